@@ -1,0 +1,1 @@
+"""Pollcast: one server-sent-events stream for every generation provider."""

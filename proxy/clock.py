@@ -1,0 +1,33 @@
+"""Time, handed in: whoever waits or stamps takes a `Clock`, so that tests do not wait."""
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What time it is, and how to let some pass."""
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Return when that much of this clock's time has passed."""
+
+
+class SystemClock:
+    """The machine's own time."""
+
+    def now(self) -> float:
+        """Seconds since the epoch, from the system."""
+        return time.time()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep in real seconds."""
+        await asyncio.sleep(seconds)
+
+
+def rfc3339(at: float) -> str:
+    """Write seconds since the epoch as RFC 3339 in UTC, to the millisecond: `2026-11-20T12:00:00.000Z`."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,1 @@
+"""What remembers: accounts, tokens, jobs, events, assets."""

@@ -1,0 +1,253 @@
+"""The Store's contract: what every backend promises, and the records that pass through it.
+
+`api` and `runner` meet only here. Each method is one transaction: it happens whole or not at all, and once it has
+returned, its effect survives a crash and a loss of power. Times are seconds since the epoch, taken from the clock
+that the store was opened with; tokens are whole numbers. A backend that cannot serve raises `errors.Unavailable`.
+
+The promises, which `tests/store/contract.py` holds every backend to:
+
+1. Events of a job are numbered 1, 2, 3 ... without gaps; exactly one is final, and it is the last.
+2. Tokens move only in `admit` (charge), `append` (refund) and `grant`, each in the transaction of its cause; a job is
+   charged once and refunded at most once; a balance equals the sum of its ledger entries and is never below zero.
+3. Only the holder of a job's claim can change the job. A claim that was lost raises `ClaimLost` and changes nothing.
+4. A change is told by `changes()` only after it can be read.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from types import TracebackType
+from typing import Generic, Protocol, Self, TypeVar
+
+from proxy.job import Draft, Event, Job, Order, Status, Ticket
+
+T = TypeVar("T")
+
+
+class ClaimLost(Exception):
+    """The job was taken over, or is over: whoever held this claim must stop, and has changed nothing."""
+
+
+class Cause(StrEnum):
+    """Why tokens moved."""
+
+    GRANT = "grant"
+    CHARGE = "charge"
+    REFUND = "refund"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who calls, and the tokens it holds."""
+
+    id: str
+    name: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A bearer key of an account, without its secret: the store keeps only its digest (SHA-256)."""
+
+    id: str
+    account: str
+    name: str
+    """The account's name."""
+    created_at: float
+    revoked_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of an account's ledger; `tokens` is signed."""
+
+    id: str
+    tokens: int
+    cause: Cause
+    job: str | None
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """Bytes that a client brought in; `blob` is their name in the blob storage."""
+
+    id: str
+    account: str
+    type: str
+    size: int
+    blob: str
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """An order at the door: who orders, what, at which price, and the client's `Idempotency-Key` if it sent one.
+
+    `fingerprint` stands for the body as parsed JSON; equal bodies have equal fingerprints. `assets` are the ids of the
+    account's assets that the order names: they are held until the job is over.
+    """
+
+    account: str
+    key: str
+    order: Order
+    tokens: int
+    idempotency_key: str | None = None
+    fingerprint: bytes = b""
+    assets: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The job that an admission made, or (`replayed`) had made before."""
+
+    job: Job
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The sole right to change a job, until it lapses; `epoch` grows with every claim of the same job."""
+
+    job: Job
+    node: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Event `n` of `job` can be read now."""
+
+    account: str
+    job: str
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A stretch of a list, newest first; `next` is the value of `before` for the following stretch, None at the end."""
+
+    items: Sequence[T]
+    next: str | None
+
+
+class Store(Protocol):
+    """What remembers accounts, keys, tokens, jobs, events and assets."""
+
+    async def __aenter__(self) -> Self:
+        """Open: create or migrate what is missing. A node that runs jobs enters; commands beside it enter too."""
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Finish what was begun, then let go of every resource."""
+
+    async def ping(self) -> None:
+        """Prove that a transaction can be written now; errors.Unavailable when not."""
+
+    async def secret(self, name: str) -> bytes:
+        """The 32 random bytes kept under `name`, made at the first call and the same for ever after."""
+
+    # --- accounts, keys, ledger ---
+
+    async def create_key(self, name: str, digest: bytes, tokens: int = 0) -> Key:
+        """Add a key to the account called `name`, made if it does not exist, and grant it `tokens` (when not 0)."""
+
+    async def key(self, digest: bytes) -> Key | None:
+        """The key of that digest, revoked or not. A change made by another process is seen within a second."""
+
+    async def key_by_id(self, key_id: str) -> Key | None:
+        """The key of that id, revoked or not; seen as by `key`."""
+
+    async def keys(self) -> Sequence[Key]:
+        """All keys, oldest first."""
+
+    async def revoke_key(self, key_id: str) -> Key | None:
+        """Revoke a key, once and for ever; None when there is no such key. Repeating changes nothing."""
+
+    async def grant(self, name: str, tokens: int) -> Account | None:
+        """Add `tokens` (negative: take) to the account called `name`; None when there is none.
+
+        Raises errors.InsufficientTokens rather than letting the balance go below zero.
+        """
+
+    async def account(self, account_id: str) -> Account | None:
+        """The account with its balance now."""
+
+    async def accounts(self) -> Sequence[Account]:
+        """All accounts, by name."""
+
+    async def ledger(self, account: str, limit: int, before: str | None = None) -> Page[Entry]:
+        """The account's ledger entries, newest first; an unknown `before` is read as a place in time, not refused."""
+
+    # --- jobs and events ---
+
+    async def admit(self, admission: Admission) -> Admitted:
+        """Record a new job: idempotency key, charge, job and its event 1, in one transaction.
+
+        The same idempotency key with the same fingerprint returns the job it made, charging nothing.
+        Raises errors.InsufficientTokens; errors.IdempotencyConflict for another fingerprint; errors.NotFound where the
+        job that the key made has been deleted, or where a named asset is gone. A refused order records nothing, its
+        idempotency key included.
+        """
+
+    async def claim(self, node: str, limit: int) -> Sequence[Claim]:
+        """Take up to `limit` unfinished jobs that nobody holds, oldest first.
+
+        A claim holds until its job is over, it is released, or its lease lapses without `renew`.
+        """
+
+    async def renew(self, node: str) -> None:
+        """Prolong the leases of all the node's claims."""
+
+    async def release(self, claim: Claim) -> None:
+        """Give the job back unfinished, so that any node may claim it at once; nothing if the claim was lost."""
+
+    async def intend(self, claim: Claim) -> Job:
+        """Record that the order is about to be sent. Raises ClaimLost."""
+
+    async def append(self, claim: Claim, draft: Draft, ticket: Ticket | None = None) -> Job:
+        """Record the job's next event, with the refund it causes and the new `ticket` (None: as it was).
+
+        Returns the job as it is now. Raises ClaimLost when the claim is no longer held or the job is over, and
+        ValueError when the table of state changes forbids the draft.
+        """
+
+    async def request_cancel(self, account: str, job_id: str) -> Job | None:
+        """Note that the client wants the job to stop; the holder of its claim sees it. None: no such job."""
+
+    async def job(self, account: str, job_id: str) -> Job | None:
+        """The account's job; None when there is none, or it is another account's."""
+
+    async def jobs(
+        self,
+        account: str,
+        limit: int,
+        before: str | None = None,
+        status: Status | None = None,
+        model: str | None = None,
+    ) -> Page[Job]:
+        """The account's jobs, newest first; an unknown `before` is read as a place in time, not refused."""
+
+    async def read(self, job_id: str, after: int) -> Sequence[Event]:
+        """The job's events numbered above `after`, in order; the one read that serves live streams and replays."""
+
+    def changes(self) -> AsyncIterator[Change]:
+        """Tell every event recorded from this call on, after its commit; any number may listen.
+
+        The listening begins at the call itself, not at the first step of the iterator. It ends when the store closes.
+        """
+
+    # --- assets ---
+
+    async def add_asset(self, asset: Asset) -> None:
+        """Record an asset whose bytes are already stored."""
+
+    async def asset(self, account: str, asset_id: str) -> Asset | None:
+        """The account's asset; None when there is none, or it is another account's."""
+
+    async def delete_asset(self, account: str, asset_id: str) -> Asset | None:
+        """Forget the asset and return it, so that its bytes can go; None when there is none.
+
+        Raises errors.Conflict while an unfinished job of the account names it.
+        """
