@@ -95,13 +95,14 @@ class Order:
 class Output:
     """One thing the provider made, or failed to make.
 
-    `url` is an address that anyone can open, or None while the bytes are ours to serve: `blob` names them in our own
+    `n` is its place among the job's outputs. `url` is an address that anyone can open, or None while the bytes are ours to serve: `blob` names them in our own
     storage, `relayed` says they are fetched from the provider with its key. `ids` are the provider's own (strings).
     A failed item has `status` Error and a `message`.
     """
 
     role: Role
     type: str
+    n: int = 0
     url: str | None = None
     blob: str | None = None
     relayed: bool = False

@@ -1,0 +1,230 @@
+"""Reading URLs that strangers give, without letting them reach into our network.
+
+A client's URL, and a URL that a provider answers with, may point anywhere: at this machine, at a cloud's metadata
+address, at a name that resolves to one of them. Every address is checked at the moment it is connected to (the
+resolver hands aiohttp checked addresses only, so a second look-up cannot answer differently), and every redirect is
+a new request with the same checks. The one exception is a provider's own configured origin (`Own`), which is given
+its credential and may be anywhere; the credential is dropped as soon as a redirect leaves that origin.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from types import TracebackType
+from typing import Final, Self
+
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, TCPConnector
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import DefaultResolver
+from yarl import URL
+
+from proxy.media_types import sniff
+
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_HOPS: Final = 5
+_TIMEOUT: Final = ClientTimeout(total=300, connect=10, sock_read=30)
+_LOOK_UP: Final = 3.0
+"""Seconds that a look-up may take while a client waits for the answer to its order."""
+_NAT64: Final = IPv6Network("64:ff9b::/96")
+
+
+class NotPublic(Exception):
+    """A URL that is not public https; the message names what about it is not."""
+
+
+class FetchFailed(Exception):
+    """A public URL whose bytes could not be had; `reached` tells whether its host answered at all."""
+
+    def __init__(self, message: str, *, reached: bool) -> None:
+        super().__init__(message)
+        self.reached = reached
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the open internet's, looked at through every IPv6 disguise of an IPv4 one."""
+    ip = ip_address(address.split("%")[0])
+    if isinstance(ip, IPv6Address):
+        inner = _disguised(ip)
+        if inner is not None:
+            return is_public(str(inner))
+    return ip.is_global and not ip.is_multicast
+
+
+def _disguised(ip: IPv6Address) -> IPv4Address | None:
+    if ip in _NAT64:
+        return IPv4Address(int(ip) & 0xFFFFFFFF)
+    return ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+
+
+def check_url(text: str) -> URL:
+    """Parse a stranger's URL; raises NotPublic unless it is https, and its host no address of a private network."""
+    try:
+        url = URL(text)
+    except ValueError:
+        raise NotPublic(f"{text[:200]!r} is not a URL.") from None
+    if url.scheme != "https" or not url.host or url.user is not None:
+        raise NotPublic("Only public https:// URLs without a password are fetched.")
+    _check_literal(url)
+    return url
+
+
+def _check_literal(url: URL) -> None:
+    # aiohttp connects to a literal address without asking the resolver, so the resolver's check is not enough.
+    try:
+        public = is_public(url.host or "")
+    except ValueError:
+        return
+    if not public:
+        raise NotPublic(f"{url.host} is an address of a private network.")
+
+
+async def check_public(text: str) -> None:
+    """Like `check_url`, and look the name up: raises NotPublic when any of its addresses is private.
+
+    A name that cannot be looked up now passes: the fetch itself will tell, and some providers fetch it themselves.
+    """
+    url = check_url(text)
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(_LOOK_UP):
+            found = await loop.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
+    except (OSError, TimeoutError, UnicodeError):
+        return
+    if not all(is_public(str(address[0])) for *_, address in found):
+        raise NotPublic(f"{url.host} is a name in a private network.")
+
+
+class _PublicResolver(AbstractResolver):
+    """The system's resolver, refusing names that point anywhere but to the open internet."""
+
+    def __init__(self) -> None:
+        self._inner = DefaultResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await self._inner.resolve(host, port, family)
+        if not all(is_public(address["host"]) for address in found):
+            raise NotPublic(f"{host} is a name in a private network.")
+        return found
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """A provider's configured origin and the headers that prove who asks there."""
+
+    origin: URL
+    credential: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def covers(self, url: URL) -> bool:
+        """Whether `url` is on that very origin."""
+        return url.origin() == self.origin.origin()
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Bytes brought in from a URL, with the type that they themselves show (None: none of ours)."""
+
+    data: bytes
+    type: str | None
+
+
+class Fetcher:
+    """The client for strangers' URLs: no cookies, no proxies from the environment, no connection kept."""
+
+    def __init__(self) -> None:
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        public = TCPConnector(resolver=_PublicResolver(), force_close=True, limit=64)
+        self._public = await self._stack.enter_async_context(ClientSession(connector=public, timeout=_TIMEOUT))
+        own = TCPConnector(limit=64)
+        self._own = await self._stack.enter_async_context(ClientSession(connector=own, timeout=_TIMEOUT))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    @asynccontextmanager
+    async def open(
+        self, text: str, *, method: str = "GET", headers: Mapping[str, str] | None = None, own: Own | None = None
+    ) -> AsyncIterator[ClientResponse]:
+        """Open a URL and follow its redirects; yields the first answer that is not one, whatever its status.
+
+        Raises NotPublic, and FetchFailed when there is no answer.
+        """
+        url = URL(text)
+        for _ in range(_HOPS):
+            async with self._request(method, url, dict(headers or {}), own) as response:
+                location = response.headers.get("Location")
+                if response.status not in _REDIRECTS or location is None:
+                    yield response
+                    return
+                url = url.join(URL(location))
+        raise FetchFailed(f"{_shown(text)} redirects more than {_HOPS} times.", reached=True)
+
+    @asynccontextmanager
+    async def _request(
+        self, method: str, url: URL, headers: dict[str, str], own: Own | None
+    ) -> AsyncIterator[ClientResponse]:
+        session = self._public
+        if own is not None and own.covers(url):
+            session = self._own
+            headers |= own.credential
+        else:
+            _check_stranger(url)
+        # Identity: a body that is relayed must be the bytes that Content-Length and ranges speak of.
+        headers["Accept-Encoding"] = "identity"
+        try:
+            response = await session.request(method, url, headers=headers, allow_redirects=False)
+        except (ClientError, TimeoutError, OSError) as error:
+            raise _failure(url, error) from None
+        async with response:
+            yield response
+
+    async def read(self, text: str, limit: int) -> Fetched:
+        """Read a client's public https URL, at most `limit` bytes. Raises NotPublic and FetchFailed."""
+        check_url(text)
+        try:
+            async with self.open(text) as response:
+                if response.status != 200:
+                    raise FetchFailed(f"{_shown(text)} answered {response.status}.", reached=True)
+                data = await _read(response, limit)
+        except (ClientError, TimeoutError, OSError) as error:
+            raise FetchFailed(f"{_shown(text)} broke off: {type(error).__name__}.", reached=True) from None
+        return Fetched(data, sniff(data[:512]))
+
+
+def _check_stranger(url: URL) -> None:
+    # A provider's results may be on plain http; where they may point is checked all the same.
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise NotPublic(f"{_shown(str(url))} is not a URL that can be fetched.")
+    _check_literal(url)
+
+
+def _failure(url: URL, error: BaseException) -> Exception:
+    if isinstance(error, NotPublic):
+        return error
+    return FetchFailed(f"{url.host} cannot be reached: {type(error).__name__}.", reached=False)
+
+
+async def _read(response: ClientResponse, limit: int) -> bytes:
+    data = bytearray()
+    async for chunk in response.content.iter_chunked(1 << 16):
+        data += chunk
+        if len(data) > limit:
+            raise FetchFailed(f"The file is larger than {limit} bytes.", reached=True)
+    return bytes(data)
+
+
+def _shown(text: str) -> str:
+    # A query may hold somebody's signature.
+    return text.split("?")[0][:200]

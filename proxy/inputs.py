@@ -1,0 +1,59 @@
+"""What a client brought, in the form a provider wants: bytes, an upload's id, or a URL."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from proxy.blobs import Blobs
+from proxy.errors import UpstreamRejected, UpstreamUnreachable
+from proxy.fetch import Fetcher, FetchFailed, NotPublic
+from proxy.job import Job
+from proxy.links import Links
+from proxy.media_types import extension
+from proxy.providers.base import is_asset
+from proxy.store.base import Store
+from proxy.upstream import File
+
+Uploaded = TypeVar("Uploaded")
+
+
+@dataclass(frozen=True, slots=True)
+class JobInputs:
+    """The inputs of one job: its account's assets, and URLs of at most `limit` bytes."""
+
+    job: Job
+    store: Store
+    blobs: Blobs
+    fetcher: Fetcher
+    links: Links
+    limit: int
+
+    async def file(self, ref: str) -> File:
+        """The bytes behind an asset id or URL; a JobError when they cannot be had (nothing was sent then)."""
+        return await (self._asset(ref) if is_asset(ref) else self._fetched(ref))
+
+    async def uploaded(self, ref: str, upload: Callable[[File], Awaitable[Uploaded]]) -> Uploaded:
+        """What the provider's `upload` makes of the bytes behind `ref`."""
+        return await upload(await self.file(ref))
+
+    def url(self, ref: str) -> str:
+        """A Link to the asset, or the URL as it is."""
+        return self.links.sign(f"/api/assets/{ref}/content", self.job.key) if is_asset(ref) else ref
+
+    async def _asset(self, ref: str) -> File:
+        asset = await self.store.asset(self.job.account, ref)
+        if asset is None:
+            raise UpstreamRejected(f"{ref} is gone; nothing was sent.")
+        return File(ref + extension(asset.type), asset.type, await self.blobs.read(asset.blob))
+
+    async def _fetched(self, ref: str) -> File:
+        try:
+            fetched = await self.fetcher.read(ref, self.limit)
+        except NotPublic as error:
+            raise UpstreamRejected(f"{error} Nothing was sent.") from None
+        except FetchFailed as error:
+            kind = UpstreamRejected if error.reached else UpstreamUnreachable
+            raise kind(f"{error} Nothing was sent.") from None
+        if fetched.type is None:
+            raise UpstreamRejected("The URL's bytes are no image, audio or video that is known. Nothing was sent.")
+        return File("input" + extension(fetched.type), fetched.type, fetched.data)

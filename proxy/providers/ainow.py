@@ -1,0 +1,182 @@
+"""AI-Now: suno, luma, pika, run. Written from the provider's API documentation.
+
+One POST answers with a stream of bare `data:` frames, from `Processing started` to `Completed` with a url. There is no
+job id and no way back into a stream that broke. Before the stream, errors are JSON with 401, 418 (no tokens) or 500.
+Assumed (the page does not show it): an error inside the stream is `{"status":"Error","message":...}`.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import orjson
+from pydantic import Field, field_validator
+from pydantic_settings import SettingsConfigDict
+
+from proxy.clock import Clock
+from proxy.errors import Interrupted, OutcomeUnknown, UpstreamFailed
+from proxy.fetch import Fetcher
+from proxy.job import Kind, Order, Output, Role, Status
+from proxy.media_types import by_url
+from proxy.providers.base import Fields, Inputs, Made, Model, Provider, Text, Update, bearer, wrong
+from proxy.settings import ProviderSettings
+from proxy.sse import Message
+from proxy.upstream import Answer, Request, Upstream, message_of
+
+PIKA_STYLES: Mapping[str, str] = {
+    "1": "Anime",
+    "2": "Moody",
+    "3": "3D",
+    "4": "Watercolor",
+    "5": "Natural",
+    "6": "Claymation",
+    "7": "Black & White",
+}
+
+RUN_STYLES: Mapping[str, str] = {
+    "abandoned": "Abandoned",
+    "abstract_sculpture": "Abstract Sculpture",
+    "anime": "Anime",
+    "cartoon": "Cartoon",
+    "cine_lens": "Cine Lens",
+    "claymation": "Claymation",
+    "concept_art": "Concept Art",
+    "digital_art": "Digital Art",
+    "forestpunk": "Forestpunk",
+    "frost": "Frost",
+    "graphic_novel": "Graphic Novel",
+    "graphite": "Graphite",
+    "isometric_3d": "Isometric 3D",
+    "low_poly_3d": "Low Poly 3D",
+    "marker_drawing": "Marker Drawing",
+    "moody_film": "Moody Film",
+    "pixel_art": "Pixel Art",
+    "retro": "Retro",
+    "sci_fi_art": "Sci-fi Art",
+    "stickers": "Stickers",
+    "storyboard": "Storyboard",
+    "thriller": "Thriller",
+    "3d_cartoon": "3D Cartoon",
+    "3d_render": "3D Render",
+    "80s_vaporwave": "80s Vaporwave",
+}
+
+
+class AiNowSettings(ProviderSettings):
+    """`AINOW_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="AINOW_")
+
+    base_url: str = "https://api.ai-now.space"
+    deadline: float = Field(default=900, gt=0)
+
+
+class PromptFields(Fields):
+    """suno and luma: a prompt."""
+
+    prompt: Text
+
+
+class PikaFields(PromptFields):
+    """pika: a prompt and one of seven styles."""
+
+    style: str | None = Field(default=None, json_schema_extra={"enum": [*PIKA_STYLES]})
+
+    @field_validator("style")
+    @classmethod
+    def _known(cls, style: str | None) -> str | None:
+        return _style(style, PIKA_STYLES)
+
+
+class RunFields(PromptFields):
+    """run: a prompt and one of 25 styles."""
+
+    style: str | None = Field(default=None, json_schema_extra={"enum": [*RUN_STYLES]})
+
+    @field_validator("style")
+    @classmethod
+    def _known(cls, style: str | None) -> str | None:
+        return _style(style, RUN_STYLES)
+
+
+def _style(style: str | None, known: Mapping[str, str]) -> str | None:
+    if style is not None and style not in known:
+        names = ", ".join(f"{value} ({name})" for value, name in known.items())
+        raise wrong("", f"{style!r} is no style of this model; there are {names}")
+    return style
+
+
+_SENDS = frozenset({"model", "prompt", "style"})
+
+
+def _model(name: str, kind: Kind, tokens: int, fields: type[Fields] = PromptFields, **more: Any) -> Model:
+    return Model(name, kind, tokens, fields, _SENDS, typical_seconds=(60, 180), streamed=True, **more)
+
+
+class AiNow(Provider):
+    """The adapter for https://api.ai-now.space."""
+
+    name = "AI-Now"
+    models = (
+        _model("suno", Kind.AUDIO, 10),
+        _model("luma", Kind.VIDEO, 30, note="May fail at peak hours."),
+        _model("pika", Kind.VIDEO, 10, PikaFields, styles=PIKA_STYLES),
+        _model("run", Kind.VIDEO, 30, RunFields, styles=RUN_STYLES),
+    )
+    settings_type = AiNowSettings
+
+    def connect(self, fetcher: Fetcher, clock: Clock) -> Upstream:
+        """418 is this provider's word for an empty account."""
+        return Upstream(self.settings.base_url, bearer(self.settings), fetcher, clock)
+
+    async def prepare(self, order: Order, inputs: Inputs) -> Request:
+        """`{model, prompt, style?}`."""
+        del inputs
+        return Request("/api/generate", json={"model": order.model, **order.fields, **order.extra})
+
+    async def stream(self, request: Request) -> AsyncIterator[Update]:
+        """Every word but `Completed` and `Error` means still working."""
+        role = Role.AUDIO if request.json["model"] == "suno" else Role.VIDEO
+        async with self.upstream.open_stream(request) as messages:
+            if isinstance(messages, Answer):
+                raise self._not_a_stream(messages)
+            async for message in messages:
+                update = self._update(message, role)
+                if update is not None:
+                    yield update
+                if update is not None and update.status is not None:
+                    return
+        raise Interrupted("AI-Now's stream ended without a result; it cannot be resumed.")
+
+    def _not_a_stream(self, answer: Answer) -> Exception:
+        words = self.upstream.words(answer)
+        if words:
+            return self.upstream.refused(orjson.loads(answer.body))
+        return OutcomeUnknown("AI-Now took the order, but its answer is not a stream.")
+
+    def _update(self, message: Message, role: Role) -> Update | None:
+        frame = _parsed(message.data)
+        word = frame.get("status")
+        match word:
+            case "Completed" if isinstance(frame.get("url"), str) and frame["url"]:
+                return Update(status=Status.COMPLETED, outputs=[_made(frame["url"], role)])
+            case "Completed":
+                return Update(status=Status.ERROR, error=UpstreamFailed("AI-Now says Completed without a url."))
+            case "Error":
+                reason = self.upstream.shown(message_of(frame) or "AI-Now gave no reason.")
+                return Update(status=Status.ERROR, error=UpstreamFailed(reason))
+            case str() if word.strip():
+                return Update(detail=self.upstream.shown(word))
+        return None
+
+
+def _parsed(data: str) -> dict[str, Any]:
+    # A frame that cannot be read says nothing; the stream may go on to say how the work ended.
+    try:
+        frame = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return {}
+    return frame if isinstance(frame, dict) else {}
+
+
+def _made(url: str, role: Role) -> Made:
+    return Made(Output(role, by_url(url, role), url=url))

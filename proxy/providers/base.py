@@ -1,0 +1,249 @@
+"""The contract between the core and an adapter: Provider, Model, Fields, Update.
+
+An adapter translates between one provider's words and ours. It never sleeps, retries, logs or touches tokens; a field
+that the provider cannot carry is refused by name. Money sits between its steps: `prepare` is unpaid and repeatable,
+`submit` (or `stream`) is paid and called once, `check` is free.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
+
+from proxy.clock import Clock
+from proxy.errors import FieldError, JobError
+from proxy.fetch import Fetcher
+from proxy.job import Kind, Order, Output, Status, Ticket
+from proxy.settings import ProviderSettings
+from proxy.upstream import File, Request, Upstream
+
+# --- what a client may order ---
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """Marks a field that takes an asset's id or an https URL, and the kinds of media it may be."""
+
+    kinds: frozenset[Kind]
+
+
+ImageRef = Annotated[str, StringConstraints(min_length=1, max_length=2048), Media(frozenset({Kind.IMAGE}))]
+AudioRef = Annotated[str, StringConstraints(min_length=1, max_length=2048), Media(frozenset({Kind.AUDIO}))]
+VisualRef = Annotated[str, StringConstraints(min_length=1, max_length=2048), Media(frozenset({Kind.IMAGE, Kind.VIDEO}))]
+Text = Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]
+"""Text that is not blank."""
+AspectRatio = Annotated[str, StringConstraints(pattern=r"^\d{1,2}:\d{1,2}$")]
+Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
+def wrong(field_name: str, message: str) -> PydanticCustomError:
+    """The error of a rule over several fields, laid at the door of one of them; to be raised in a validator."""
+    return PydanticCustomError("order", "{message}", {"field": field_name, "message": message})
+
+
+class Fields(BaseModel):
+    """A model's own fields; unknown ones are refused by name, and no type is guessed from another."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """One media reference in an order: where it stands (`chunks.0.audio`), what it may be, and the id or URL."""
+
+    field: str
+    kinds: frozenset[Kind]
+    ref: str
+
+
+def references(fields: BaseModel, prefix: str = "") -> Iterator[Reference]:
+    """Every asset id and URL that an order names, found by the `Media` marks of its fields."""
+    for name, info in type(fields).model_fields.items():
+        value = getattr(fields, name)
+        marks = [mark for mark in (*info.metadata, *_inner_marks(info.annotation)) if isinstance(mark, Media)]
+        for place, item in _items(prefix + name, value):
+            if isinstance(item, BaseModel):
+                yield from references(item, f"{place}.")
+            elif marks and isinstance(item, str) and not item.startswith("#"):
+                yield Reference(place, marks[0].kinds, item)
+
+
+def _items(name: str, value: object) -> list[tuple[str, object]]:
+    if isinstance(value, list):
+        return [(f"{name}.{index}", item) for index, item in enumerate(value)]
+    return [(name, value)]
+
+
+def _inner_marks(annotation: Any) -> Iterator[object]:
+    yield from getattr(annotation, "__metadata__", ())
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _inner_marks(inner)
+
+
+def is_asset(ref: str) -> bool:
+    """Whether a media reference is an asset's id; otherwise it is a URL."""
+    return ref.startswith("asset_")
+
+
+def _one(_: Mapping[str, Any]) -> int:
+    return 1
+
+
+Extra = Literal["any", "scalars", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What a client asks for by name."""
+
+    name: str
+    kind: Kind
+    tokens: int
+    """The price of one unit; settings may say otherwise."""
+    fields: type[Fields]
+    sends: frozenset[str]
+    """The names in the provider's request body that Pollcast itself sends: `extra` may not name them."""
+    typical_seconds: tuple[int, int]
+    note: str = ""
+    styles: Mapping[str, str] = field(default_factory=dict)
+    """From a style's value to its name."""
+    extra: Extra = "any"
+    units: Callable[[Mapping[str, Any]], int] = _one
+    """How many units an order of these fields is."""
+    streamed: bool = False
+    """Whether the provider answers with a stream of updates (`stream`), or with a ticket (`submit`)."""
+    bulk: bool = False
+    """Whether an order is many items, each paid and refunded on its own."""
+
+
+# --- what an adapter learns ---
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """An output as the adapter learns of it; inline results bring their bytes in `data`.
+
+    Outputs of a final update are numbered as they stand; those of an earlier one bring their final `n`.
+    """
+
+    output: Output
+    data: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What an adapter has just learnt: the whole state where polled, the next piece where streamed.
+
+    `outputs` are those finished since the last update (of the ticket given); on a final update that is Completed, all.
+    `status` is None while the work goes on; on Error, `error` says why. `wait` is the provider's hint for the next poll
+    in seconds. `ticket` replaces the ticket, for providers whose work is over bit by bit. `delta` is streamed text.
+    """
+
+    detail: str | None = None
+    progress: float | None = None
+    outputs: Sequence[Made] = ()
+    status: Status | None = None
+    error: JobError | None = None
+    message: str | None = None
+    wait: float | None = None
+    ticket: Ticket | None = None
+    delta: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where an output's bytes are now; `keyed` when only the provider's key opens them."""
+
+    url: str
+    keyed: bool = False
+
+
+class Inputs(Protocol):
+    """What a client brought, in the form a provider wants; a dry run gives placeholders instead."""
+
+    async def file(self, ref: str) -> File:
+        """The bytes behind an asset id or URL. Raises a JobError when they cannot be had."""
+
+    async def uploaded(self, ref: str, upload: Callable[[File], Any]) -> Any:
+        """The provider's own id for the bytes behind `ref`: `upload` is awaited with them."""
+
+    def url(self, ref: str) -> str:
+        """A URL from which the provider can read them: a Link for an asset, a URL as it is."""
+
+
+class Provider(ABC):
+    """One provider: its models, and the steps from an order to its end."""
+
+    name: ClassVar[str]
+    models: ClassVar[tuple[Model, ...]]
+    settings_type: ClassVar[type[ProviderSettings]]
+
+    def __init__(self, settings: ProviderSettings, fetcher: Fetcher, clock: Clock, public_url: str) -> None:
+        self.settings = settings
+        self.public_url = public_url
+        self.upstream = self.connect(fetcher, clock)
+
+    @abstractmethod
+    def connect(self, fetcher: Fetcher, clock: Clock) -> Upstream:
+        """The provider's API, with its credential and its words for errors."""
+
+    def opened(self) -> AbstractAsyncContextManager[object]:
+        """Holds the provider's connections open."""
+        return self.upstream
+
+    @property
+    def configured(self) -> bool:
+        """Whether the operator has given a key for it."""
+        return bool(self.settings.key)
+
+    def refuse(self, order: Order) -> Sequence[FieldError]:
+        """What this installation's settings make impossible about an otherwise valid order."""
+        del order
+        return ()
+
+    async def offered(self) -> frozenset[str] | None:
+        """The models that the provider lists now, where it tells; None: all. Raises ReadFailed."""
+        return None
+
+    @abstractmethod
+    async def prepare(self, order: Order, inputs: Inputs) -> Request:
+        """Turn an order into the request to be sent: uploads and fetches, unpaid and repeatable.
+
+        Raises ReadFailed where it may be repeated, and a JobError where it is hopeless.
+        """
+
+    async def submit(self, request: Request) -> Ticket:
+        """Send a paid request, once. Raises NotTaken when it may be sent again, else a JobError."""
+        raise NotImplementedError(f"{self.name} streams; see `stream`.")
+
+    def stream(self, request: Request) -> AsyncIterator[Update]:
+        """Send a paid request, once, and yield updates as they come. Raises as `submit`, and Interrupted."""
+        raise NotImplementedError(f"{self.name} is polled; see `submit` and `check`.")
+
+    async def check(self, ticket: Ticket) -> Update:
+        """Ask how the work stands. Raises ReadFailed when no answer could be read."""
+        raise NotImplementedError(f"{self.name} streams; see `stream`.")
+
+    def overdue(self, ticket: Ticket, reason: str) -> Update | None:
+        """What is left, for `reason`, of work that is over bit by bit; None: nothing, the job has failed."""
+        del ticket, reason
+        return None
+
+    async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
+        """Where the bytes of output `n` are now, asked anew where its URL expires. Raises ReadFailed."""
+        del ticket, n
+        return Source(output.url or "")
+
+
+def bearer(settings: ProviderSettings) -> dict[str, str]:
+    """The credential of most providers."""
+    return {"Authorization": f"Bearer {settings.key}"}
+
+
+def dropped(**fields: Any) -> dict[str, Any]:
+    """A request body without the fields that are absent."""
+    return {name: value for name, value in fields.items() if value is not None}

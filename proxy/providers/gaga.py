@@ -1,0 +1,237 @@
+"""Gaga: gaga-1 and the avatar models. Written from the provider's "Get Started" page.
+
+Assets are uploaded first (there is no upload by URL); a generation is submitted with their ids and polled until
+`Success`, `Fail` or `Canceled` (the page's own sample loop never ends on the last). Ids are 64-bit integers: strings in
+our JSON. The page shows no error body; the shapes read are those of `message_of` (assumed: FastAPI's `detail`).
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from proxy.clock import Clock
+from proxy.errors import OutcomeUnknown, UpstreamFailed
+from proxy.fetch import Fetcher
+from proxy.job import Kind, Order, Output, Role, Status, Ticket
+from proxy.media_types import by_url
+from proxy.providers.base import (
+    AspectRatio,
+    AudioRef,
+    Fields,
+    ImageRef,
+    Inputs,
+    Made,
+    Model,
+    Provider,
+    Seed,
+    Text,
+    Update,
+    bearer,
+    dropped,
+    wrong,
+)
+from proxy.settings import ProviderSettings
+from proxy.upstream import File, Nonsense, Request, Upstream
+
+Duration = Annotated[float, Field(gt=0, le=600)]
+
+
+class GagaSettings(ProviderSettings):
+    """`GAGA_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="GAGA_")
+
+    base_url: str = "https://api.gaga.art"
+    deadline: float = Field(default=1800, gt=0)
+
+
+class SpokenChunk(Fields):
+    """A stretch of a gaga-1 video: its dialogue, and what is heard."""
+
+    prompt: Text
+    audio: AudioRef | None = None
+    duration: Duration = 10
+
+
+class AvatarChunk(Fields):
+    """A stretch of an avatar video: its audio, and words for emotion and action."""
+
+    audio: AudioRef
+    prompt: Text | None = None
+    duration: Duration = 5
+
+
+class _GagaFields(Fields):
+    resolution: Text = "720p"
+    aspect_ratio: AspectRatio = "16:9"
+    seed: Seed | None = None
+    enhance_prompt: bool = True
+
+
+class GagaFields(_GagaFields):
+    """gaga-1: dialogue is required, image and audio are optional."""
+
+    prompt: Text | None = None
+    chunks: Annotated[list[SpokenChunk], Field(min_length=1)] | None = None
+    image: ImageRef | None = None
+    audio: AudioRef | None = None
+    duration: Duration | None = Field(default=None, description="Seconds; 10 when absent.")
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "GagaFields":
+        _flat_or_chunks(self, required="prompt", flat=("prompt", "audio", "duration"))
+        return self
+
+    def parts(self) -> Sequence[SpokenChunk | AvatarChunk]:
+        """The order as chunks, whichever form it was written in."""
+        return self.chunks or [SpokenChunk(prompt=self.prompt or "", audio=self.audio, duration=self.duration or 10)]
+
+
+class AvatarFields(_GagaFields):
+    """avatar-h1 and avatar-h1-pro: image and audio are required, a prompt is optional."""
+
+    image: ImageRef
+    audio: AudioRef | None = None
+    chunks: Annotated[list[AvatarChunk], Field(min_length=1)] | None = None
+    prompt: Text | None = None
+    duration: Duration | None = Field(default=None, description="Seconds; 5 when absent.")
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "AvatarFields":
+        _flat_or_chunks(self, required="audio", flat=("audio", "prompt", "duration"))
+        return self
+
+    def parts(self) -> Sequence[SpokenChunk | AvatarChunk]:
+        """The order as chunks, whichever form it was written in."""
+        return self.chunks or [AvatarChunk(audio=self.audio or "", prompt=self.prompt, duration=self.duration or 5)]
+
+
+def _flat_or_chunks(fields: Any, required: str, flat: Sequence[str]) -> None:
+    given = [name for name in flat if getattr(fields, name) is not None]
+    if fields.chunks is not None and given:
+        raise wrong(given[0], f"chunks goes without {', '.join(given)}: put them into the chunks")
+    if fields.chunks is None and required not in given:
+        raise wrong(required, f"{required} is required (or chunks)")
+
+
+_SENDS = frozenset({"model", "resolution", "aspectRatio", "source", "chunks", "seed", "enablePromptEnhancement"})
+
+
+def _avatar(name: str, tokens: int) -> Model:
+    return Model(name, Kind.VIDEO, tokens, AvatarFields, _SENDS, typical_seconds=(60, 300))
+
+
+class Gaga(Provider):
+    """The adapter for https://api.gaga.art."""
+
+    name = "Gaga"
+    models = (
+        Model("gaga-1", Kind.VIDEO, 20, GagaFields, _SENDS, typical_seconds=(60, 300)),
+        _avatar("avatar-h1", 20),
+        _avatar("avatar-h1-pro", 30),
+    )
+    settings_type = GagaSettings
+
+    def connect(self, fetcher: Fetcher, clock: Clock) -> Upstream:
+        """The page names the errors for an empty account, but not their HTTP status."""
+        return Upstream(
+            self.settings.base_url,
+            bearer(self.settings),
+            fetcher,
+            clock,
+            no_credit=("insufficient credits", "account balance is zero"),
+        )
+
+    async def prepare(self, order: Order, inputs: Inputs) -> Request:
+        """Upload what is named, then build the body as the page's example for that model has it."""
+        if order.model == "gaga-1":
+            body = await self._spoken(GagaFields(**order.fields), inputs)
+        else:
+            body = await self._avatar(AvatarFields(**order.fields), inputs)
+        return Request("/v1/generations", json={"model": order.model, **body, **order.extra})
+
+    async def _spoken(self, fields: GagaFields, inputs: Inputs) -> dict[str, Any]:
+        # In the gaga-1 example the source's id is a string, and the enhancement stands at the top level.
+        image = await inputs.uploaded(fields.image, self._upload) if fields.image else None
+        return _body(
+            fields,
+            source={"type": "image", "content": str(image)} if image is not None else None,
+            chunks=[await self._chunk(part, inputs) for part in fields.parts()],
+            enablePromptEnhancement=fields.enhance_prompt,
+        )
+
+    async def _avatar(self, fields: AvatarFields, inputs: Inputs) -> dict[str, Any]:
+        # In the avatar example the source's id is an integer, and the enhancement stands inside the chunk.
+        image = await inputs.uploaded(fields.image, self._upload)
+        chunks = [await self._chunk(part, inputs) for part in fields.parts()]
+        return _body(
+            fields,
+            source={"type": "image", "content": image},
+            chunks=[{**chunk, "enablePromptEnhancement": fields.enhance_prompt} for chunk in chunks],
+        )
+
+    async def _chunk(self, part: SpokenChunk | AvatarChunk, inputs: Inputs) -> dict[str, Any]:
+        conditions = []
+        if part.audio:
+            audio = await inputs.uploaded(part.audio, self._upload)
+            conditions.append({"type": "audio", "content": str(audio)})
+        if part.prompt:
+            conditions.append({"type": "text", "content": part.prompt})
+        return {"duration": _whole(part.duration), "conditions": conditions}
+
+    async def _upload(self, file: File) -> int | str:
+        reply = (await self.upstream.upload("/v1/assets", "file", file)).object()
+        found = reply.get("id")
+        if not isinstance(found, int | str):
+            raise Nonsense("Gaga's answer to the upload names no id.")
+        return int(found) if str(found).isdigit() else found
+
+    async def submit(self, request: Request) -> Ticket:
+        """The reply is `{"id": 123456789}`."""
+        answer = await self.upstream.submit(request)
+        try:
+            found = answer.object().get("id")
+        except Nonsense:
+            found = None
+        if not isinstance(found, int | str) or found == "":
+            raise OutcomeUnknown("Gaga took the order, but its reply names no id.")
+        return {"id": str(found)}
+
+    async def check(self, ticket: Ticket) -> Update:
+        """`PreProcessing`, `Pending`, `Running` go on, as does every word that is not known to end."""
+        answer = await self.upstream.get(f"/v1/generations/{ticket['id']}")
+        body = answer.object()
+        word = body.get("status")
+        if not isinstance(word, str):
+            raise Nonsense("Gaga's answer to a poll has no status.")
+        match word.lower():
+            case "success":
+                return Update(detail=word, status=Status.COMPLETED, outputs=[_video(body)])
+            case "fail" | "failed" | "error":  # the last two were seen, not documented
+                reason = self.upstream.words(answer) or "Gaga gave no reason."
+                return Update(detail=word, status=Status.ERROR, error=UpstreamFailed(reason))
+            case "canceled" | "cancelled":
+                return Update(detail=word, status=Status.CANCELED, message="Gaga canceled the generation.")
+        return Update(detail=self.upstream.shown(word), wait=answer.wait)
+
+
+def _whole(seconds: float) -> float:
+    """10.0 as 10: the page's examples have integers."""
+    return int(seconds) if seconds == int(seconds) else seconds
+
+
+def _body(fields: _GagaFields, **rest: Any) -> dict[str, Any]:
+    return dropped(resolution=fields.resolution, aspectRatio=fields.aspect_ratio, seed=fields.seed, **rest)
+
+
+def _video(body: dict[str, Any]) -> Made:
+    inner = body.get("result")
+    places = (body.get("resultVideoURL"), inner.get("videoURL") if isinstance(inner, dict) else None)
+    # The last two places were seen, not documented.
+    url = next((url for url in (*places, body.get("url"), body.get("video_url")) if isinstance(url, str) and url), None)
+    if url is None:
+        raise Nonsense("Gaga says Success without a video's URL.")
+    ids = {"id": str(body["resultVideoId"])} if body.get("resultVideoId") is not None else {}
+    return Made(Output(Role.VIDEO, by_url(url, Role.VIDEO), url=url, ids=ids))

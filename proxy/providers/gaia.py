@@ -1,0 +1,395 @@
+"""Gaia Video Factory: async video, async image, streamed text. Written from the provider's developer page.
+
+Video is submitted as multipart, image as JSON; each answers with a job id that is polled, and its result is read with
+the same key, so that clients get a Link. Text is OpenAI's chat completions.
+The page shows no job object; assumed is OpenAI's video object, and tolerated are the spellings seen at such gateways:
+`id|job_id|jobId|task_id`, states in any case, progress as `"45%"`, everything inside `{code, message, data}`, results
+as `url` (also relative to the origin), as `b64_json`, or as the bytes themselves.
+"""
+
+import base64
+import binascii
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import Field, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from proxy.clock import Clock
+from proxy.errors import Interrupted, OutcomeUnknown, UpstreamFailed
+from proxy.fetch import Fetcher
+from proxy.job import Kind, Order, Output, Role, Status, Ticket
+from proxy.media_types import TEXT, UNKNOWN, by_url, sniff
+from proxy.providers.base import (
+    Fields,
+    ImageRef,
+    Inputs,
+    Made,
+    Model,
+    Provider,
+    Source,
+    Text,
+    Update,
+    bearer,
+    dropped,
+    wrong,
+)
+from proxy.settings import ProviderSettings
+from proxy.upstream import Answer, File, Missing, Nonsense, Request, Transient, Upstream, message_of
+
+Size = Annotated[str, Field(pattern=r"^(auto|\d{2,5}x\d{2,5})$")]
+
+_VIDEOS = "/v1/videos/async"
+_IMAGES = "/v1/images/generations/async"
+_CHAT = "/v1/chat/completions"
+
+_ENDED_WELL = frozenset({"completed", "succeeded", "success", "done"})
+_ENDED_BADLY = frozenset({"failed", "error", "expired"})
+_CANCELED = frozenset({"cancelled", "canceled"})
+
+
+class GaiaSettings(ProviderSettings):
+    """`GAIA_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="GAIA_")
+
+    base_url: str = "https://api.gaiavideofactory.com"
+    deadline: float = Field(default=1800, gt=0)
+
+
+class VideoFields(Fields):
+    """grok-imagine-video: a prompt, and reference images."""
+
+    prompt: Text
+    images: Annotated[list[ImageRef], Field(max_length=16)] | None = None
+    duration: Annotated[int, Field(ge=1, le=60)] = Field(default=6, description="Seconds.")
+    size: Size = "1280x720"
+    resolution: Text = "720p"
+    preset: Text = "normal"
+
+
+class ImageFields(Fields):
+    """gpt-image-2 (also called image2): a prompt, and reference images."""
+
+    prompt: Text
+    size: Size = "1024x1024"
+    n: Annotated[int, Field(ge=1, le=10)] = 1
+    quality: Text | None = None
+    images: Annotated[list[ImageRef], Field(max_length=16)] | None = None
+
+
+class ChatMessage(Fields):
+    """One turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text
+
+
+class TextFields(Fields):
+    """gpt-5.4-mini: a prompt, or a conversation."""
+
+    prompt: Text | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "TextFields":
+        if (self.prompt is None) == (self.messages is None):
+            raise wrong("prompt", "exactly one of prompt and messages is required")
+        return self
+
+
+def _images(fields: Mapping[str, Any]) -> int:
+    return int(fields["n"])
+
+
+def _image_model(name: str) -> Model:
+    sends = frozenset({"model", "prompt", "size", "n", "quality", "image", "images"})
+    return Model(name, Kind.IMAGE, 5, ImageFields, sends, typical_seconds=(20, 120), units=_images)
+
+
+class Gaia(Provider):
+    """The adapter for https://api.gaiavideofactory.com."""
+
+    name = "Gaia"
+    models = (
+        Model(
+            "grok-imagine-video",
+            Kind.VIDEO,
+            30,
+            VideoFields,
+            frozenset({"model", "prompt", "seconds", "size", "resolution_name", "preset", "input_reference[]"}),
+            typical_seconds=(60, 300),
+            note="Grok models want at least one reference image at some gateways.",
+            extra="scalars",
+        ),
+        _image_model("gpt-image-2"),
+        _image_model("image2"),
+        Model(
+            "gpt-5.4-mini",
+            Kind.TEXT,
+            1,
+            TextFields,
+            frozenset({"model", "messages", "temperature", "max_tokens", "stream"}),
+            typical_seconds=(2, 30),
+            streamed=True,
+        ),
+    )
+    settings_type = GaiaSettings
+
+    def connect(self, fetcher: Fetcher, clock: Clock) -> Upstream:
+        """The codes for an empty account are those of OpenAI-compatible gateways."""
+        return Upstream(
+            self.settings.base_url,
+            bearer(self.settings),
+            fetcher,
+            clock,
+            no_credit=("insufficient_user_quota", "insufficient_quota"),
+        )
+
+    async def offered(self) -> frozenset[str] | None:
+        """`GET /v1/models`, in OpenAI's list shape; a list of any other shape says nothing."""
+        listed = (await self.upstream.get("/v1/models")).object().get("data")
+        if not isinstance(listed, list) or not listed:
+            return None
+        return frozenset(str(model.get("id")) for model in listed if isinstance(model, dict))
+
+    # --- the order ---
+
+    async def prepare(self, order: Order, inputs: Inputs) -> Request:
+        """Multipart for video, JSON for image and text."""
+        if order.model == "grok-imagine-video":
+            return await self._video(order, VideoFields(**order.fields), inputs)
+        if order.model == "gpt-5.4-mini":
+            return self._text(order, TextFields(**order.fields))
+        return await self._image(order, ImageFields(**order.fields), inputs)
+
+    async def _video(self, order: Order, fields: VideoFields, inputs: Inputs) -> Request:
+        form: list[tuple[str, str | File]] = [
+            ("model", order.model),
+            ("prompt", fields.prompt),
+            ("seconds", str(fields.duration)),
+            ("size", fields.size),
+            ("resolution_name", fields.resolution),
+            ("preset", fields.preset),
+        ]
+        form += [(name, _form_text(value)) for name, value in order.extra.items()]
+        form += [("input_reference[]", await inputs.file(ref)) for ref in fields.images or ()]
+        return Request(_VIDEOS, form=tuple(form))
+
+    async def _image(self, order: Order, fields: ImageFields, inputs: Inputs) -> Request:
+        # One reference goes into `image`, several into `images`, as data URLs (seen, not documented).
+        references = [_data_url(await inputs.file(ref)) for ref in fields.images or ()]
+        body = dropped(
+            model=order.model,
+            prompt=fields.prompt,
+            size=fields.size,
+            n=fields.n if fields.n > 1 else None,  # the page's example has no n
+            quality=fields.quality,
+            image=references[0] if len(references) == 1 else None,
+            images=references if len(references) > 1 else None,
+        )
+        return Request(_IMAGES, json={**body, **order.extra})
+
+    def _text(self, order: Order, fields: TextFields) -> Request:
+        turns = fields.messages or [ChatMessage(role="user", content=fields.prompt or "")]
+        body = dropped(
+            model=order.model,
+            messages=[turn.model_dump() for turn in turns],
+            temperature=fields.temperature,
+            max_tokens=fields.max_tokens,
+            stream=True,
+        )
+        return Request(_CHAT, json={**body, **order.extra})
+
+    async def submit(self, request: Request) -> Ticket:
+        """The reply is the job; its id and nothing else of it matters."""
+        answer = await self.upstream.submit(request)
+        try:
+            body = _unwrapped(answer.object())
+        except Nonsense:
+            body = {}
+        found = next((body[name] for name in ("id", "job_id", "jobId", "task_id") if body.get(name)), None)
+        if not isinstance(found, str | int):
+            raise OutcomeUnknown("Gaia took the order, but its reply names no job.")
+        return {"id": str(found), "path": request.path}
+
+    # --- the polls ---
+
+    async def check(self, ticket: Ticket) -> Update:
+        """Only words that are known to end do; a result that is not there yet is waited for."""
+        answer = await self.upstream.get(f"{ticket['path']}/{ticket['id']}")
+        body = _unwrapped(answer.object())
+        word = body.get("status") or body.get("state")
+        if not isinstance(word, str):
+            raise Nonsense("Gaia's answer to a poll has no status.")
+        match word.lower():
+            case ended if ended in _ENDED_WELL:
+                return await self._completed(ticket, body, word)
+            case ended if ended in _ENDED_BADLY:
+                reason = message_of(body) or "Gaia gave no reason."
+                return Update(detail=word, status=Status.ERROR, error=UpstreamFailed(self.upstream.shown(reason)))
+            case ended if ended in _CANCELED:
+                return Update(detail=word, status=Status.CANCELED, message="Gaia canceled the job.")
+        return Update(detail=self.upstream.shown(word), progress=_progress(body.get("progress")), wait=answer.wait)
+
+    async def _completed(self, ticket: Ticket, body: dict[str, Any], word: str) -> Update:
+        if ticket["path"] == _VIDEOS:
+            made = [Made(Output(Role.VIDEO, "video/mp4", relayed=True, ids={"id": ticket["id"]}))]
+            place = _result_url(body)
+            kept = {**ticket, "urls": [self.upstream.absolute(place)]} if place else ticket
+            return Update(detail=word, status=Status.COMPLETED, outputs=made, ticket=kept)
+        try:
+            answer = await self.upstream.get(f"{_IMAGES}/{ticket['id']}/result")
+        except Missing as error:
+            raise Transient(f"Gaia says {word}, but has no result yet: {error.message}") from None
+        return self._images(ticket, answer, word)
+
+    def _images(self, ticket: Ticket, answer: Answer, word: str) -> Update:
+        if sniff(answer.body[:512]):
+            return Update(detail=word, status=Status.COMPLETED, outputs=[_inline(answer.body)])
+        results = _unwrapped_list(answer.json())
+        made, urls = [], []
+        for result in results:
+            output, url = self._image_result(result)
+            made.append(output)
+            urls.append(url)
+        if not made:
+            raise Nonsense("Gaia's result holds no image.")
+        return Update(detail=word, status=Status.COMPLETED, outputs=made, ticket={**ticket, "urls": urls})
+
+    def _image_result(self, result: object) -> tuple[Made, str | None]:
+        body = result if isinstance(result, dict) else {"url": result}
+        inline, url = body.get("b64_json"), body.get("url")
+        if isinstance(url, str) and url.startswith("data:"):
+            inline = url.partition(",")[2]
+        if isinstance(inline, str) and inline:
+            return _inline(_decoded(inline)), None
+        if not isinstance(url, str) or not url:
+            raise Nonsense("Gaia's result holds neither a url nor an image.")
+        absolute = self.upstream.absolute(url)
+        media_type = by_url(absolute, Role.IMAGE)
+        if self.upstream.is_own(absolute):
+            # On the provider's own origin it may well demand the key, as the result itself does.
+            return Made(Output(Role.IMAGE, media_type, relayed=True)), absolute
+        return Made(Output(Role.IMAGE, media_type, url=absolute)), absolute
+
+    async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
+        """`/content` for video; where the result named a URL, that one. The key goes to Gaia's origin alone."""
+        urls = ticket.get("urls") or []
+        if output.url:
+            return Source(output.url)
+        if n < len(urls) and urls[n]:
+            return Source(urls[n], keyed=True)
+        return Source(self.upstream.absolute(f"{_VIDEOS}/{ticket['id']}/content"), keyed=True)
+
+    # --- text ---
+
+    async def stream(self, request: Request) -> AsyncIterator[Update]:
+        """`chat.completion.chunk` objects until `[DONE]`; a whole completion where the gateway does not stream."""
+        text: list[str] = []
+        async with self.upstream.open_stream(request) as messages:
+            if isinstance(messages, Answer):
+                yield self._whole(messages)
+                return
+            finished = False
+            async for message in messages:
+                if message.data.strip() == "[DONE]":
+                    finished = True
+                    break
+                delta, ended = self._delta(message.data)
+                finished = finished or ended
+                if delta:
+                    text.append(delta)
+                    yield Update(delta=delta)
+        if not finished:
+            raise Interrupted("Gaia's stream ended in the middle of the text; it cannot be resumed.")
+        yield _written("".join(text))
+
+    def _delta(self, data: str) -> tuple[str, bool]:
+        body = _parsed(data)
+        if body.get("error"):
+            raise UpstreamFailed(self.upstream.shown(message_of(body) or "Gaia gave no reason."))
+        choice = _first_choice(body)
+        delta = choice.get("delta")
+        content = delta.get("content") if isinstance(delta, dict) else None
+        return content if isinstance(content, str) else "", bool(choice.get("finish_reason"))
+
+    def _whole(self, answer: Answer) -> Update:
+        body = _parsed(answer.body.decode(errors="replace"))
+        message = _first_choice(body).get("message")
+        content = message.get("content") if isinstance(message, dict) else None
+        if body.get("error"):
+            raise self.upstream.refused(body)
+        if not isinstance(content, str):
+            raise OutcomeUnknown("Gaia took the order, but its answer holds no text.")
+        return _written(content)
+
+
+def _written(text: str) -> Update:
+    return Update(status=Status.COMPLETED, outputs=[Made(Output(Role.TEXT, TEXT), text.encode())])
+
+
+def _first_choice(body: Mapping[str, Any]) -> dict[str, Any]:
+    choices = body.get("choices")
+    return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+
+
+def _parsed(data: str) -> dict[str, Any]:
+    try:
+        body = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _form_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _data_url(file: File) -> str:
+    return f"data:{file.type};base64,{base64.b64encode(file.data).decode()}"
+
+
+def _inline(data: bytes) -> Made:
+    return Made(Output(Role.IMAGE, sniff(data[:512]) or UNKNOWN), data)
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=False)
+    except (binascii.Error, ValueError):
+        raise Nonsense("Gaia's result holds an image that is not base64.") from None
+
+
+def _unwrapped(body: dict[str, Any]) -> dict[str, Any]:
+    """The object inside `{code, message, data}`, where a gateway wraps."""
+    inner = body.get("data")
+    return inner if isinstance(inner, dict) else body
+
+
+def _unwrapped_list(body: object) -> list[Any]:
+    """OpenAI's `data` list, wherever a wrapping gateway has put it."""
+    while isinstance(body, dict):
+        body = body.get("data") or body.get("images") or body.get("result")
+    return body if isinstance(body, list) else []
+
+
+def _result_url(body: Mapping[str, Any]) -> str | None:
+    """A result's own URL, where the job names one (seen; relative to the origin)."""
+    found = next((body[name] for name in ("result_url", "content_url") if body.get(name)), None)
+    return found if isinstance(found, str) else None
+
+
+def _progress(value: object) -> float | None:
+    """A percentage, from 45, 45.5 or "45%"; None for anything else."""
+    if isinstance(value, str):
+        try:
+            value = float(value.strip().removesuffix("%"))
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
+        return None
+    return value

@@ -1,0 +1,228 @@
+"""Gan.ai Studio: bulk personalised video. Written from the provider's `create_video/bulk` and inference pages.
+
+One POST of an array makes one video an item. Its reply already holds every URL, but nothing exists behind them yet:
+only `gen_status`, asked for one inference at a time, says when an item is over. One job is one order; its items finish,
+and fail, one by one.
+Assumed (the page does not say): what an item's error looks like beyond an object, null or the text "None"; that an item
+which the reply leaves out was not taken.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+from pydantic_settings import SettingsConfigDict
+
+from proxy.clock import Clock
+from proxy.errors import FieldError, OutcomeUnknown, UpstreamFailed
+from proxy.fetch import Fetcher
+from proxy.job import Kind, Order, Output, Role, Status, Ticket
+from proxy.media_types import by_url
+from proxy.providers.base import Fields, Inputs, Made, Model, Provider, Source, Text, Update, bearer, wrong
+from proxy.settings import ProviderSettings
+from proxy.upstream import Missing, Nonsense, ReadFailed, Request, Upstream, message_of
+
+_BAD_ENDS = frozenset({"FAILED", "BLOCKED", "DELETED", "REGENERATE_REQUIRED"})
+"""FAILED is the page's word; that the other three end badly is our reading of theirs."""
+_URLS = ("video_url", "audio_url", "thumbnail_url", "smart_url", "permalink")
+_IDS = ("inference_id", "project_id")
+_AT_ONCE = 16
+"""Status calls under way at once for one job."""
+
+
+class GanAiSettings(ProviderSettings):
+    """`GANAI_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="GANAI_")
+
+    base_url: str = "https://api.gan.ai"
+    poll_interval: float = Field(default=5, gt=0)
+    deadline: float = Field(default=7200, gt=0)
+    project_id: str = ""
+
+
+class GanAiFields(Fields):
+    """ganai-bulk: the items (the project's tags, each with its own `unique_id`), and the project."""
+
+    items: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=200)] = Field(
+        description="Objects of the project's tags (texts, numbers, booleans), each with its own unique_id."
+    )
+    project_id: Text | None = None
+
+    @field_validator("items")
+    @classmethod
+    def _each_its_own(cls, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        seen: set[str] = set()
+        for index, item in enumerate(items):
+            unique_id = item.get("unique_id")
+            if not isinstance(unique_id, str) or not unique_id.strip():
+                raise wrong(f"{index}.unique_id", "every item needs a unique_id (text)")
+            if unique_id in seen:
+                raise wrong(f"{index}.unique_id", f"{unique_id!r} names two items; each needs its own")
+            seen.add(unique_id)
+            nested = [tag for tag, value in item.items() if not isinstance(value, str | int | float)]
+            if nested:
+                raise wrong(f"{index}.{nested[0]}", "a tag is a text, a number or a boolean")
+        return items
+
+
+def _units(fields: Mapping[str, Any]) -> int:
+    return len(fields["items"])
+
+
+class GanAi(Provider):
+    """The adapter for https://api.gan.ai."""
+
+    name = "Gan.ai"
+    models = (
+        Model(
+            "ganai-bulk",
+            Kind.VIDEO,
+            10,
+            GanAiFields,
+            frozenset(),
+            typical_seconds=(120, 1200),
+            note="The price is for each item; items that fail are refunded at the end.",
+            extra="refused",
+            units=_units,
+            bulk=True,
+        ),
+    )
+    settings_type = GanAiSettings
+    settings: GanAiSettings
+
+    def connect(self, fetcher: Fetcher, clock: Clock) -> Upstream:
+        """The page names no codes for an empty account."""
+        return Upstream(self.settings.base_url, bearer(self.settings), fetcher, clock)
+
+    def refuse(self, order: Order) -> Sequence[FieldError]:
+        """The project is the order's, or the installation's."""
+        if order.fields.get("project_id") or self.settings.project_id:
+            return ()
+        return [FieldError("project_id", "project_id is required: this installation has none (GANAI_PROJECT_ID)")]
+
+    async def prepare(self, order: Order, inputs: Inputs) -> Request:
+        """The array as it is; the project in the query."""
+        del inputs
+        project = order.fields.get("project_id") or self.settings.project_id
+        return Request("/create_video/bulk", json=list(order.fields["items"]), query={"project_id": project})
+
+    async def submit(self, request: Request) -> Ticket:
+        """The reply is an array, told apart by `unique_id`; its URLs are kept, not believed."""
+        answer = await self.upstream.submit(request)
+        try:
+            reply = answer.json()
+        except Nonsense:
+            reply = None
+        if not isinstance(reply, list):
+            raise OutcomeUnknown("Gan.ai took the order, but its reply is not the list of its inferences.")
+        known = {str(entry.get("unique_id")): entry for entry in reply if isinstance(entry, dict)}
+        project = request.query["project_id"]
+        items = [_item(entry["unique_id"], known.get(entry["unique_id"]), project) for entry in request.json]
+        return {"items": items}
+
+    async def check(self, ticket: Ticket) -> Update:
+        """One status call for each item that is not over; a call that fails leaves its item as it was."""
+        items = [dict(item) for item in ticket["items"]]
+        open_items = [item for item in items if not item.get("over")]
+        gate = asyncio.Semaphore(_AT_ONCE)
+        failures = list(filter(None, await asyncio.gather(*(self._ask(item, gate) for item in open_items))))
+        if failures and len(failures) == len(open_items):
+            raise failures[0]
+        return _update(items, open_items)
+
+    async def _ask(self, item: dict[str, Any], gate: asyncio.Semaphore) -> ReadFailed | None:
+        if not item.get("inference_id"):
+            item |= {"over": "failed", "message": item.get("message") or "Gan.ai's reply left this item out."}
+            return None
+        path = f"/projects/{item['project_id']}/inference/{item['inference_id']}/video_status"
+        try:
+            async with gate:
+                answer = await self.upstream.get(path)
+            self._learn(item, answer.object())
+        except ReadFailed as error:
+            return error
+        return None
+
+    def _learn(self, item: dict[str, Any], body: dict[str, Any]) -> None:
+        word = body.get("gen_status")
+        if not isinstance(word, str):
+            raise Nonsense("Gan.ai's answer to a poll has no gen_status.")
+        # Decided on the word alone: the URLs are there from the start.
+        item["word"] = self.upstream.shown(word)
+        item |= {name: body[name] for name in _URLS if isinstance(body.get(name), str) and body[name]}
+        if word.upper() == "SUCCEEDED":
+            item["over"] = "succeeded"
+        elif word.upper() in _BAD_ENDS:
+            item |= {"over": "failed", "message": self.upstream.shown(_reason(body.get("error")) or f"Gan.ai: {word}")}
+
+    def overdue(self, ticket: Ticket, reason: str) -> Update | None:
+        """Unfinished items count as failed; what has succeeded stays."""
+        items = [dict(item) for item in ticket["items"]]
+        late = [item for item in items if not item.get("over")]
+        for item in late:
+            item |= {"over": "failed", "message": reason}
+        return _update(items, late) if any(item["over"] == "succeeded" for item in items) else None
+
+    async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
+        """The file, not the permalink (which may be a page): `video_url`, renewed by the status call."""
+        item = dict(ticket["items"][n])
+        failure = await self._ask(item, asyncio.Semaphore(1))
+        if isinstance(failure, Missing):
+            raise failure
+        return Source(item.get("video_url") or output.url or "")
+
+
+def _item(unique_id: str, entry: Mapping[str, Any] | None, project: str) -> dict[str, Any]:
+    if entry is None:
+        return {"unique_id": unique_id, "message": "Gan.ai's reply left this item out."}
+    item = {name: entry[name] for name in _URLS if isinstance(entry.get(name), str)}
+    item |= {name: str(entry[name]) for name in _IDS if entry.get(name) is not None}
+    if "inference_id" not in item:
+        item["message"] = "Gan.ai's reply gave this item no inference_id."
+    return {"unique_id": unique_id, "project_id": project} | item
+
+
+def _reason(error: object) -> str | None:
+    """An object, null, or the text "None"."""
+    return None if error == "None" else message_of(error)
+
+
+def _update(items: list[dict[str, Any]], asked: list[dict[str, Any]]) -> Update:
+    if any(not item.get("over") for item in items):
+        finished = [_made(n, item) for n, item in enumerate(items) if item in asked and item.get("over")]
+        return Update(detail=_words(items), outputs=finished, ticket={"items": items})
+    outputs = [_made(n, item) for n, item in enumerate(items)]
+    if all(made.output.failed for made in outputs):
+        reason = next(made.output.message for made in outputs)
+        error = UpstreamFailed(f"All {len(items)} items failed; the first: {reason}")
+        return Update(status=Status.ERROR, error=error, outputs=outputs, ticket={"items": items})
+    return Update(status=Status.COMPLETED, outputs=outputs, ticket={"items": items})
+
+
+def _words(items: Sequence[Mapping[str, Any]]) -> str | None:
+    """The provider's words for the items under way: one word, or each with its count."""
+    words = Counter(item["word"] for item in items if item.get("word") and not item.get("over"))
+    if len(words) <= 1:
+        return next(iter(words), None)
+    return ", ".join(f"{word} ({count})" for word, count in sorted(words.items()))
+
+
+def _made(n: int, item: Mapping[str, Any]) -> Made:
+    failed = item["over"] == "failed"
+    shown = () if failed else ("video_url", "audio_url", "smart_url", "permalink")
+    url = None if failed else item.get("permalink") or item.get("video_url")
+    output = Output(
+        Role.VIDEO,
+        by_url(item.get("video_url", ""), Role.VIDEO),
+        n=n,
+        url=url,
+        unique_id=item["unique_id"],
+        status=Status.ERROR if failed else Status.COMPLETED,
+        message=item.get("message") if failed else None,
+        thumbnail_url=None if failed else item.get("thumbnail_url"),
+        ids={name: item[name] for name in (*shown, *_IDS) if item.get(name)},
+    )
+    return Made(output)

@@ -1,0 +1,293 @@
+"""HeyGen v1: avatar clips. Written from the provider's v1 reference page.
+
+An order is one or more clips; the reply's `video_id` is polled. The envelope is `{code, message, data}`: success of a
+call is `code == 100`, whatever the HTTP status, and a failed video is HTTP 200 with `data.error`. Video URLs expire, but every
+status call signs fresh ones. The API is deprecated: 404, 405 or 410 at submit means that it is gone.
+Seen, not on the page: the reply's envelope, `voice_id`, the states `pending` and `waiting`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from proxy.clock import Clock
+from proxy.errors import FieldError, OutcomeUnknown, UpstreamFailed
+from proxy.fetch import Fetcher
+from proxy.job import Kind, Order, Output, Role, Status, Ticket
+from proxy.media_types import by_url
+from proxy.providers.base import (
+    AudioRef,
+    Fields,
+    Inputs,
+    Made,
+    Model,
+    Provider,
+    Source,
+    Text,
+    Update,
+    VisualRef,
+    dropped,
+    is_asset,
+    references,
+    wrong,
+)
+from proxy.settings import ProviderSettings, is_loopback
+from proxy.upstream import Answer, Nonsense, Request, Upstream
+
+Style = Literal["normal", "circle"]
+
+_OK = 100
+
+
+class HeyGenSettings(ProviderSettings):
+    """`HEYGEN_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="HEYGEN_")
+
+    base_url: str = "https://api.heygen.com"
+    poll_interval: float = Field(default=5, gt=0)
+    deadline: float = Field(default=3600, gt=0)
+
+
+class Offset(Fields):
+    """Where the avatar stands: 0 is the centre, -0.5 the left or top edge of the screen."""
+
+    x: float = 0
+    y: float = 0
+
+
+class Clip(Fields):
+    """One clip: who speaks (avatar or talking photo), and what (prompt or audio)."""
+
+    prompt: Text | None = None
+    audio: AudioRef | None = None
+    avatar_id: Text | None = None
+    talking_photo_id: Text | None = None
+    avatar_style: Style | None = None
+    talking_photo_style: Style | None = None
+    voice_id: Text | None = None
+    scale: Annotated[float, Field(gt=0)] | None = None
+    offset: Offset | None = None
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> "Clip":
+        _check_clip(self)
+        return self
+
+
+def _check_clip(fields: Fields) -> None:
+    _exactly_one(fields, "prompt", "audio")
+    _exactly_one(fields, "avatar_id", "talking_photo_id")
+    _only_with(fields, "avatar_style", "avatar_id")
+    _only_with(fields, "talking_photo_style", "talking_photo_id")
+    _only_with(fields, "voice_id", "prompt")
+
+
+def _exactly_one(fields: Fields, one: str, other: str) -> None:
+    if (getattr(fields, one) is None) == (getattr(fields, other) is None):
+        raise wrong(one, f"exactly one of {one} and {other} is required")
+
+
+def _only_with(fields: Fields, name: str, needed: str) -> None:
+    if getattr(fields, name) is not None and getattr(fields, needed) is None:
+        raise wrong(name, f"{name} goes with {needed} only")
+
+
+_FLAT = tuple(Clip.model_fields)
+
+
+class HeyGenFields(Fields):
+    """heygen-v1: the flat fields of one clip, or `clips`; and what holds for the whole video."""
+
+    prompt: Text | None = None
+    audio: AudioRef | None = None
+    avatar_id: Text | None = None
+    talking_photo_id: Text | None = None
+    avatar_style: Style | None = None
+    talking_photo_style: Style | None = None
+    voice_id: Text | None = None
+    scale: Annotated[float, Field(gt=0)] | None = None
+    offset: Offset | None = None
+    clips: Annotated[list[Clip], Field(min_length=1)] | None = None
+    background: VisualRef | None = Field(
+        default=None, description="An image or mp4 (asset id or public URL), or a colour such as #FAFAFA."
+    )
+    aspect_ratio: Literal["16:9", "9:16"] | None = None
+    test: bool = False
+    captions: bool = False
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "HeyGenFields":
+        given = [name for name in _FLAT if getattr(self, name) is not None]
+        if self.clips is None:
+            _check_clip(self)
+        elif given:
+            raise wrong(given[0], f"clips goes without {', '.join(given)}: put them into the clips")
+        if self.captions and any(clip.prompt is None for clip in self.parts()):
+            raise wrong("captions", "captions goes with prompt only: the provider captions no audio")
+        return self
+
+    @field_validator("background")
+    @classmethod
+    def _color(cls, background: str | None) -> str | None:
+        if background and background.startswith("#") and not re.fullmatch("#[0-9A-Fa-f]{6}", background):
+            raise wrong("", "a colour is written with six hexadecimal digits, such as #FAFAFA")
+        return background
+
+    def parts(self) -> Sequence[Clip]:
+        """The order as clips, whichever form it was written in."""
+        return self.clips or [Clip(**{name: getattr(self, name) for name in _FLAT})]
+
+
+def _units(fields: Mapping[str, Any]) -> int:
+    return 0 if fields.get("test") else 1
+
+
+class HeyGen(Provider):
+    """The adapter for https://api.heygen.com, v1."""
+
+    name = "HeyGen"
+    models = (
+        Model(
+            "heygen-v1",
+            Kind.VIDEO,
+            20,
+            HeyGenFields,
+            frozenset({"background", "ratio", "test", "version", "caption_open", "clips"}),
+            typical_seconds=(300, 900),
+            note="Avatars made after 2024-03-21 are refused by the provider, which has announced the end of v1.",
+            units=_units,
+        ),
+    )
+    settings_type = HeyGenSettings
+
+    def connect(self, fetcher: Fetcher, clock: Clock) -> Upstream:
+        """The codes are those that clients have seen: 40009 credits, 400112 and 401057 a bad key."""
+        return Upstream(
+            self.settings.base_url,
+            {"X-Api-Key": self.settings.key},
+            fetcher,
+            clock,
+            no_credit=("40009",),
+            refused_key=("400112", "401057"),
+            retired=(404, 405, 410),
+        )
+
+    def refuse(self, order: Order) -> Sequence[FieldError]:
+        """HeyGen fetches media itself: an asset's Link must be one that it can open."""
+        if not is_loopback(self.public_url) or is_loopback(self.settings.base_url):
+            return ()
+        return [
+            FieldError(
+                reference.field,
+                "HeyGen would have to fetch this asset, but POLLCAST_PUBLIC_URL is a loopback address: set it to one "
+                "that HeyGen can open, or give a public https URL.",
+            )
+            for reference in references(HeyGenFields(**order.fields))
+            if is_asset(reference.ref)
+        ]
+
+    async def prepare(self, order: Order, inputs: Inputs) -> Request:
+        """Flat fields become the one clip; assets travel as Links."""
+        fields = HeyGenFields(**order.fields)
+        background = fields.background
+        if background and not background.startswith("#"):
+            background = inputs.url(background)
+        body = dropped(
+            background=background,
+            ratio=fields.aspect_ratio,
+            test=fields.test,
+            version="v1alpha",
+            caption_open=fields.captions,
+            clips=[_clip(part, inputs) for part in fields.parts()],
+        )
+        return Request("/v1/video.generate", json={**body, **order.extra})
+
+    async def submit(self, request: Request) -> Ticket:
+        """The reply is `{code: 100, data: {video_id}}`; any other code is a refusal, whatever the HTTP status."""
+        answer = await self.upstream.submit(request)
+        try:
+            body = answer.object()
+        except Nonsense:
+            body = {}
+        if body.get("code", _OK) not in {_OK, str(_OK)}:
+            raise self.upstream.refused(body)
+        video = _data(body).get("video_id")
+        if not isinstance(video, str | int) or video == "":
+            raise OutcomeUnknown("HeyGen took the order, but its reply names no video_id.")
+        return {"video_id": str(video)}
+
+    async def check(self, ticket: Ticket) -> Update:
+        """`completed` and `failed` end; every other word goes on."""
+        answer, data = await self._status(ticket)
+        word = data.get("status")
+        if not isinstance(word, str):
+            raise Nonsense("HeyGen's answer to a poll has no status.")
+        match word.lower():
+            case "completed":
+                return Update(detail=word, status=Status.COMPLETED, outputs=_videos(data))
+            case "failed":
+                reason = _reason(data.get("error")) or "HeyGen gave no reason."
+                return Update(detail=word, status=Status.ERROR, error=UpstreamFailed(self.upstream.shown(reason)))
+        return Update(detail=self.upstream.shown(word), wait=answer.wait)
+
+    async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
+        """URLs expire after days; the status call signs fresh ones."""
+        _, data = await self._status(ticket)
+        fresh = _videos(data)
+        return Source((fresh[n].output.url if n < len(fresh) else output.url) or "")
+
+    async def _status(self, ticket: Ticket) -> tuple[Answer, dict[str, Any]]:
+        answer = await self.upstream.get("/v1/video_status.get", {"video_id": ticket["video_id"]})
+        body = answer.object()
+        code = body.get("code", _OK)
+        if code not in {_OK, str(_OK)}:
+            raise Nonsense(f"HeyGen answers a poll with code {code}: {self.upstream.words(answer)}")
+        return answer, _data(body)
+
+
+def _clip(part: Clip, inputs: Inputs) -> dict[str, Any]:
+    return dropped(
+        avatar_id=part.avatar_id,
+        avatar_style=part.avatar_style,
+        talking_photo_id=part.talking_photo_id,
+        talking_photo_style=part.talking_photo_style,
+        input_text=part.prompt,
+        input_audio=inputs.url(part.audio) if part.audio else None,
+        voice_id=part.voice_id,
+        scale=part.scale,
+        offset=part.offset.model_dump() if part.offset else None,
+    )
+
+
+def _data(body: dict[str, Any]) -> dict[str, Any]:
+    """The object inside the envelope; the page's own table shows it without one."""
+    data = body.get("data", body)
+    return data if isinstance(data, dict) else {}
+
+
+def _reason(error: object) -> str | None:
+    """`{code, message, detail}`, or a text."""
+    if isinstance(error, dict):
+        texts = [str(error[name]) for name in ("message", "detail", "code") if error.get(name)]
+        return ": ".join(texts[:2]) or None
+    return str(error) if error else None
+
+
+def _videos(data: dict[str, Any]) -> list[Made]:
+    made = []
+    for name in ("video_url", "video_url_caption"):
+        url = data.get(name)
+        if isinstance(url, str) and url:
+            made.append(Made(Output(Role.VIDEO, by_url(url, Role.VIDEO), url=url, thumbnail_url=_thumbnail(data))))
+    if not made:
+        raise Nonsense("HeyGen says completed without a video's URL.")
+    return made
+
+
+def _thumbnail(data: dict[str, Any]) -> str | None:
+    url = data.get("thumbnail_url")
+    return url if isinstance(url, str) and url else None

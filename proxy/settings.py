@@ -1,0 +1,121 @@
+"""The one reader of the environment and of `.env`; a bad value is one line that names its variable.
+
+`Settings` is the installation's own; every provider has a `ProviderSettings` of its own in its adapter, with its
+defaults and its prefix.
+"""
+
+import re
+from ipaddress import ip_address
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+
+AnySettings = TypeVar("AnySettings", bound=BaseSettings)
+
+
+class BadSetting(Exception):
+    """A setting that stops the start; the message names it and says what would be right."""
+
+
+def _seconds(value: Any) -> Any:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", value.strip()) if isinstance(value, str) else None
+    if match is None:
+        return value
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+def _comma_list(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Duration = Annotated[float, BeforeValidator(_seconds)]
+"""Seconds, also written `90s`, `15m`, `12h`, `7d`."""
+
+_ENVIRONMENT = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True, frozen=True)
+
+
+class Settings(BaseSettings):
+    """The installation's settings: `POLLCAST_*`."""
+
+    model_config = SettingsConfigDict(**_ENVIRONMENT | {"env_prefix": "POLLCAST_"})
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    public_url: str = ""
+    store: str = "sqlite:///var/pollcast.db"
+    assets: str = "var/assets"
+    asset_limit: int = Field(default=64 << 20, gt=0)
+    """The largest asset, in bytes."""
+    secret: SecretStr | None = None
+    cors_origins: Annotated[list[str], NoDecode, BeforeValidator(_comma_list)] = Field(default_factory=list)
+    heartbeat: float = Field(default=4, gt=0)
+    retention: Duration = Field(default=7 * 86400.0, gt=0)
+    results: Literal["direct", "relay"] = "direct"
+    drain: float = Field(default=0, ge=0)
+    tokens: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+
+    @field_validator("public_url")
+    @classmethod
+    def _absolute(cls, url: str) -> str:
+        if url and urlsplit(url).scheme not in {"http", "https"}:
+            raise ValueError("must be an absolute http or https URL, such as https://cast.example.com")
+        return url.rstrip("/")
+
+    @property
+    def base_url(self) -> str:
+        """The base of every Link: `public_url`, or the address that is listened on."""
+        return self.public_url or f"http://{self.host}:{self.port}"
+
+
+class ProviderSettings(BaseSettings):
+    """What every provider can be told; a subclass gives the prefix, the base URL and other defaults."""
+
+    model_config = _ENVIRONMENT
+
+    api_key: SecretStr | None = None
+    base_url: str
+    poll_interval: float = Field(default=2, gt=0)
+    """Seconds before the first poll and between the next; grows while nothing changes."""
+    deadline: float = Field(default=1800, gt=0)
+    """Seconds from acceptance to the end that Pollcast itself makes."""
+    concurrency: int = Field(default=64, gt=0)
+    """Orders under way at the provider at once; the next one waits."""
+    rate: float = Field(default=50, gt=0)
+    """Requests per second."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _origin(cls, url: str) -> str:
+        if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
+            raise ValueError("must be an origin such as https://api.example.com, without /v1")
+        return url.rstrip("/")
+
+    @property
+    def key(self) -> str:
+        """The provider's key; empty when it has none here."""
+        return self.api_key.get_secret_value() if self.api_key else ""
+
+
+def read(kind: type[AnySettings], **given: Any) -> AnySettings:
+    """Read settings from the environment, `given` values first; raises BadSetting."""
+    prefix = kind.model_config.get("env_prefix", "")
+    try:
+        return kind(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = f"{prefix}{first['loc'][0] if first['loc'] else ''}".upper()
+        raise BadSetting(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
+    except SettingsError as error:
+        named = re.search(r'field "(\w+)"', str(error))
+        raise BadSetting(f"{prefix}{named[1] if named else ''}".upper() + ": must be JSON") from None
+
+
+def is_loopback(url: str) -> bool:
+    """Whether the URL's host is this machine's own, so that nobody else can open it."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

@@ -1,0 +1,99 @@
+"""The wire format: events to bytes, and bytes to messages.
+
+`frame` is how every event leaves; `Parser` is how AI-Now-style upstreams and the command-line client are read. Both
+follow the WHATWG standard, section 9.2 (https://html.spec.whatwg.org/multipage/server-sent-events.html).
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+RETRY: Final = b"retry: 2000\n"
+"""The first line of every connection: how long a browser waits before it reconnects, in milliseconds."""
+
+HEARTBEAT: Final = b": keep-alive\n"
+"""What an idle stream says. No blank line after it: a block without data is an empty message to some clients."""
+
+
+def frame(data: bytes, n: int) -> bytes:
+    """Write one event as a frame; ValueError when `data` holds a line end, which would break the frame.
+
+    `data` stands before `id`: a client that is cut inside the frame must not have taken the id yet.
+    """
+    if b"\n" in data or b"\r" in data:
+        raise ValueError("An event's data must be one line: encode line ends, as JSON does.")
+    return b"data: %s\nid: %d\n\n" % (data, n)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What a client's `onmessage` would see."""
+
+    data: str
+    event: str = "message"
+    id: str = ""
+
+
+class MessageTooLong(ValueError):
+    """A message that grew over the parser's limit without ending."""
+
+
+class Parser:
+    """Reads a byte stream in pieces of any size; `limit` bounds one message, in bytes."""
+
+    def __init__(self, limit: int = 1 << 20) -> None:
+        self._limit = limit
+        self._rest = b""
+        self._after_cr = False
+        self._first = True
+        self._size = 0
+        self._data: list[str] = []
+        self._event = ""
+        self._id = ""
+
+    def feed(self, chunk: bytes) -> Iterator[Message]:
+        """Take the next bytes and yield the messages that they complete. Raises MessageTooLong."""
+        for line in self._lines(chunk):
+            self._size += len(line)
+            self._check_size()
+            if line:
+                self._field(line)
+            else:
+                yield from self._dispatch()
+        self._check_size()
+
+    def _lines(self, chunk: bytes) -> list[bytes]:
+        # A CR ends its line at once; should a LF be the next byte, it belongs to that same line end.
+        if self._after_cr and chunk:
+            chunk = chunk.removeprefix(b"\n")
+            self._after_cr = False
+        if chunk.endswith(b"\r"):
+            self._after_cr = True
+        *lines, self._rest = _LINE_END.split(self._rest + chunk)
+        if lines and self._first:
+            lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")
+            self._first = False
+        return lines
+
+    def _check_size(self) -> None:
+        if self._size + len(self._rest) > self._limit:
+            raise MessageTooLong(f"A message is longer than {self._limit} bytes.")
+
+    def _field(self, line: bytes) -> None:
+        name, _, value = line.decode(errors="replace").partition(":")
+        value = value.removeprefix(" ")
+        if name == "data":
+            self._data.append(value)
+        elif name == "event":
+            self._event = value
+        elif name == "id" and "\0" not in value:
+            self._id = value
+
+    def _dispatch(self) -> Iterator[Message]:
+        if self._data:
+            yield Message("\n".join(self._data), self._event or "message", self._id)
+        self._data, self._event, self._size = [], "", 0
+
+
+_LINE_END: Final = re.compile(rb"\r\n|\n|\r")

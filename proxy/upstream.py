@@ -1,0 +1,435 @@
+"""A provider's HTTP API as its adapter sees it: one origin, its key, time-outs, limits, JSON, and errors by meaning.
+
+Reads (`get`) may be repeated and say which way they failed: `Transient`, `CredentialRefused` or `Missing`. Submits
+(`submit`, `open_stream`) cost money: they use a fresh connection (a pooled one that the provider has just closed would
+look like a lost answer), follow no redirect, and distinguish what surely was not taken (`NotTaken`: may be sent again)
+from what may have been (a `JobError`: never again).
+"""
+
+import re
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from types import SimpleNamespace, TracebackType
+from typing import Any, Final, Self
+
+import orjson
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, FormData, TCPConnector, TraceConfig
+from aiohttp.typedefs import LooseHeaders
+from yarl import URL
+
+from proxy import errors, sse
+from proxy.clock import Clock
+from proxy.fetch import Fetcher, Own
+
+_ANSWER_LIMIT: Final = 48 << 20
+"""Bytes of one answer that are read: inline base64 results are the largest."""
+_MESSAGE_LIMIT: Final = 500
+_HINT_LIMIT: Final = 120.0
+"""Seconds that a provider's hint to wait is believed."""
+_PASSING: Final = frozenset({408, 409, 425, 429})
+"""4xx answers to a read that are likely to pass."""
+_READ: Final = ClientTimeout(total=60, connect=10, sock_read=30)
+_SUBMIT: Final = ClientTimeout(total=180, connect=10, sock_read=120)
+_STREAM: Final = ClientTimeout(total=None, connect=10, sock_read=180)
+
+
+class NotTaken(Exception):
+    """The order surely was not taken; it may be sent again after `wait` seconds (None: as you like).
+
+    `error` is how the job ends if it is never taken.
+    """
+
+    def __init__(self, error: errors.JobError, wait: float | None = None) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.wait = wait
+
+
+class ReadFailed(Exception):
+    """A read that brought no usable answer; `wait` is the provider's hint, in seconds."""
+
+    def __init__(self, message: str, wait: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.wait = wait
+
+
+class Transient(ReadFailed):
+    """Network, 5xx, 429: likely to pass."""
+
+
+class Nonsense(ReadFailed):
+    """An answer that cannot be understood: malformed, of the wrong types, or refused with no sense in it."""
+
+
+class CredentialRefused(ReadFailed):
+    """401 or 403: the operator's key does not work now."""
+
+
+class Missing(ReadFailed):
+    """404, 410 or 400: the provider does not know the thing asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """Bytes on their way to a provider."""
+
+    name: str
+    type: str
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A paid request, ready to be sent: JSON, or multipart `form` (name and text or file, in order)."""
+
+    path: str
+    json: Any = None
+    form: tuple[tuple[str, str | File], ...] = ()
+    query: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer: status, headers (names in lower case), body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+    at: float
+    """When it came, in seconds since the epoch."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the status is a success."""
+        return 200 <= self.status < 300
+
+    @property
+    def type(self) -> str:
+        """The bare media type that the answer claims."""
+        return self.headers.get("content-type", "").split(";")[0].strip().lower()
+
+    def json(self) -> Any:
+        """The body as JSON; raises Nonsense when it is none."""
+        try:
+            return orjson.loads(self.body)
+        except orjson.JSONDecodeError:
+            raise Nonsense(f"The provider's answer ({self.status}, {self.type or 'no type'}) is not JSON.") from None
+
+    def object(self) -> dict[str, Any]:
+        """The body as a JSON object; raises Nonsense when it is none."""
+        found = self.json()
+        if not isinstance(found, dict):
+            raise Nonsense(f"The provider's answer is {type(found).__name__}, not an object.")
+        return found
+
+    @property
+    def wait(self) -> float | None:
+        """How many seconds the provider asks us to wait: `openai-poll-after-ms`, or `Retry-After` in either form."""
+        milliseconds = self.headers.get("openai-poll-after-ms", "")
+        if milliseconds.isdigit():
+            return min(int(milliseconds) / 1000, _HINT_LIMIT)
+        return _retry_after(self.headers.get("retry-after", ""), self.at)
+
+
+def _retry_after(value: str, now: float) -> float | None:
+    if re.fullmatch(r"\d+(\.\d+)?", value.strip()):
+        return min(float(value), _HINT_LIMIT)
+    try:
+        return min(max(parsedate_to_datetime(value).timestamp() - now, 0), _HINT_LIMIT)
+    except ValueError:
+        return None
+
+
+def message_of(body: object) -> str | None:
+    """The provider's own words in an error body, in any of the shapes that these APIs use; None when there are none."""
+    if isinstance(body, str):
+        return body.strip() or None
+    if isinstance(body, list):
+        return "; ".join(filter(None, map(message_of, body))) or None
+    if not isinstance(body, dict):
+        return None
+    for name in ("message", "error", "detail", "msg", "failReason", "reason"):
+        found = message_of(body.get(name))
+        if found:
+            return f"{found} ({_place(body['loc'])})" if name == "msg" and body.get("loc") else found
+    return None
+
+
+def _place(loc: object) -> str:
+    return ".".join(map(str, loc)) if isinstance(loc, list) else str(loc)
+
+
+def _codes(body: object) -> set[str]:
+    if not isinstance(body, dict):
+        return set()
+    here = {str(body[name]) for name in ("code", "type") if body.get(name) is not None}
+    return here.union(*(_codes(body.get(name)) for name in ("error", "data", "detail")))
+
+
+class Upstream:
+    """One provider's API. `credential` are the headers that hold its key; they are sent to its origin alone.
+
+    `no_credit` are the provider's codes (whole) and phrases (anywhere in its message, in lower case) for an empty
+    account. `retired` are the statuses by which a deprecated submit says that it is gone.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        credential: Mapping[str, str],
+        fetcher: Fetcher,
+        clock: Clock,
+        *,
+        no_credit: Collection[str] = (),
+        refused_key: Collection[str] = (),
+        retired: Collection[int] = (),
+    ) -> None:
+        self.base_url = base_url
+        self._own = Own(URL(base_url), credential)
+        self._secrets = [part for value in credential.values() for part in value.split() if part != "Bearer"]
+        self._fetcher = fetcher
+        self._clock = clock
+        self._no_credit = frozenset(no_credit)
+        self._refused_key = frozenset(refused_key)
+        self._retired = frozenset(retired)
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        reads = ClientSession(connector=TCPConnector(limit=32), timeout=_READ, auto_decompress=True)
+        self._reads = await self._stack.enter_async_context(reads)
+        paid = ClientSession(
+            connector=TCPConnector(force_close=True, limit=0), timeout=_SUBMIT, trace_configs=[_sent_trace()]
+        )
+        self._paid = await self._stack.enter_async_context(paid)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    # --- reads: free, repeatable ---
+
+    async def get(self, path: str, query: Mapping[str, str] | None = None) -> Answer:
+        """Read a path; returns a success, or raises a ReadFailed of the kind that fits."""
+        return self._readable(await self._read("GET", path, query=query))
+
+    async def upload(self, path: str, name: str, file: File) -> Answer:
+        """Post one file as multipart: unpaid, so that it may be repeated.
+
+        Raises Transient where repeating may help, else the JobError that the refusal means.
+        """
+        answer = await self._read("POST", path, data=_form(((name, file),)))
+        if answer.status >= 500 or answer.status in _PASSING:
+            raise Transient(self._explained(answer), answer.wait)
+        if not answer.ok:
+            raise self.refusal(answer)
+        return answer
+
+    async def _read(
+        self, method: str, path: str, query: Mapping[str, str] | None = None, data: FormData | None = None
+    ) -> Answer:
+        headers = dict(self._own.credential)
+        try:
+            async with self._reads.request(
+                method, self._url(path), params=query or {}, data=data, headers=headers, allow_redirects=False
+            ) as response:
+                return await self._answer(response)
+        except (ClientError, TimeoutError, OSError) as error:
+            raise Transient(f"The provider cannot be reached ({type(error).__name__}).") from None
+
+    def _readable(self, answer: Answer) -> Answer:
+        if answer.ok:
+            return answer
+        message = self._explained(answer)
+        if answer.status in {401, 403}:
+            raise CredentialRefused(message)
+        if answer.status in {400, 404, 410}:
+            raise Missing(message)
+        if answer.status >= 500 or answer.status in _PASSING:
+            raise Transient(message, answer.wait)
+        raise Nonsense(message)
+
+    # --- submits: paid, sent once ---
+
+    async def submit(self, request: Request) -> Answer:
+        """Send a paid request once; returns a success, or raises NotTaken or the JobError that its fate is."""
+        async with self._send(request, _SUBMIT) as response:
+            answer = await self._whole(response)
+        if not answer.ok:
+            raise self.refusal(answer)
+        return answer
+
+    @asynccontextmanager
+    async def open_stream(self, request: Request) -> AsyncIterator[AsyncIterator[sse.Message] | Answer]:
+        """Send a paid request once whose answer is a stream; yields its messages, or the Answer if it is not one.
+
+        Raises as `submit` does. While the messages are read: Interrupted when the stream breaks.
+        """
+        async with self._send(request, _STREAM) as response:
+            if response.status == 200 and response.content_type == "text/event-stream":
+                yield self._messages(response)
+                return
+            answer = await self._whole(response)
+            if not answer.ok:
+                raise self.refusal(answer)
+            yield answer
+
+    @asynccontextmanager
+    async def _send(self, request: Request, bounds: ClientTimeout) -> AsyncIterator[ClientResponse]:
+        body: dict[str, Any] = {"data": _form(request.form)} if request.form else _json(request.json)
+        headers: LooseHeaders = {**self._own.credential, **body.pop("headers", {})}
+        progress = SimpleNamespace(sent=False)
+        try:
+            response = await self._paid.post(
+                self._url(request.path),
+                params=request.query,
+                headers=headers,
+                allow_redirects=False,
+                timeout=bounds,
+                trace_request_ctx=progress,
+                **body,
+            )
+        except (ClientError, TimeoutError, OSError) as error:
+            raise _lost(error, sent=progress.sent) from None
+        async with response:
+            yield response
+
+    async def _whole(self, response: ClientResponse) -> Answer:
+        try:
+            return await self._answer(response)
+        except (Nonsense, ClientError, TimeoutError, OSError) as error:
+            raise errors.OutcomeUnknown(
+                f"The provider's answer ({response.status}) broke off ({type(error).__name__}): "
+                "the order may have been taken, so it is not sent again."
+            ) from None
+
+    async def _messages(self, response: ClientResponse) -> AsyncIterator[sse.Message]:
+        parser = sse.Parser()
+        try:
+            async for chunk in response.content.iter_any():
+                for message in parser.feed(chunk):
+                    yield message
+        except (ClientError, TimeoutError, OSError, sse.MessageTooLong) as error:
+            raise errors.Interrupted(
+                f"The provider's stream broke ({type(error).__name__}); it cannot be resumed."
+            ) from None
+
+    def refusal(self, answer: Answer) -> Exception:
+        """What a submit's answer that is no success means for the order: a JobError, or NotTaken."""
+        status, message = answer.status, self._explained(answer)
+        if status in self._retired:
+            return errors.UpstreamRetired(f"The provider has retired this API: {message}")
+        if status in {402, 418} or self._says(answer, self._no_credit):
+            return errors.UpstreamCredits(message)
+        if status == 401 or self._says(answer, self._refused_key):
+            return errors.UpstreamAuth(message)
+        if status == 429:
+            return NotTaken(errors.UpstreamRejected(message), answer.wait)
+        if status == 503 and answer.wait is not None:
+            return NotTaken(errors.UpstreamFailed(message), answer.wait)
+        if 400 <= status < 500:
+            return errors.UpstreamRejected(message)
+        if status in {301, 302, 307, 308}:
+            return errors.UpstreamRejected(f"The provider redirects elsewhere; check its base URL. {message}")
+        if status >= 500 and self.words(answer):
+            return errors.UpstreamFailed(message)
+        return errors.OutcomeUnknown(f"The order may have been taken, so it is not sent again: {message}")
+
+    def _says(self, answer: Answer, words: Collection[str]) -> bool:
+        body = _loads(answer.body)
+        message = (message_of(body) or "").lower()
+        return bool(_codes(body) & frozenset(words)) or any(word in message for word in words if " " in word)
+
+    def refused(self, body: object, status: int = 400) -> errors.JobError:
+        """What an error body means that came with HTTP 200, as if it had come with `status`."""
+        answer = Answer(status, {"content-type": "application/json"}, orjson.dumps(body), self._clock.now())
+        error = self.refusal(answer)
+        return error if isinstance(error, errors.JobError) else errors.UpstreamRejected(str(error))
+
+    # --- content ---
+
+    @property
+    def own(self) -> Own:
+        """The provider's origin with its credential, for reading results that demand the key."""
+        return self._own
+
+    def absolute(self, path: str) -> str:
+        """A result's URL, which providers also give relative to their origin, as an absolute one."""
+        return str(URL(self.base_url + "/").join(URL(path)))
+
+    def is_own(self, url: str) -> bool:
+        """Whether a URL is on the provider's configured origin."""
+        return self._own.covers(URL(url))
+
+    # --- shared ---
+
+    def words(self, answer: Answer) -> str | None:
+        """The provider's own words in an answer, fit to be shown: bounded, one line, without its key."""
+        message = message_of(_loads(answer.body))
+        return self.shown(message) if message else None
+
+    def _explained(self, answer: Answer) -> str:
+        return f"{self.words(answer) or 'The provider gave no explanation'} (HTTP {answer.status})"
+
+    def shown(self, text: str) -> str:
+        """A provider's text, fit to be shown: bounded, one line, without its key."""
+        for secret in self._secrets:
+            text = text.replace(secret, "[key]")
+        return " ".join(text.split())[:_MESSAGE_LIMIT]
+
+    def _url(self, path: str) -> URL:
+        return URL(self.base_url + path)
+
+    async def _answer(self, response: ClientResponse) -> Answer:
+        body = bytearray()
+        async for chunk in response.content.iter_any():
+            body += chunk
+            if len(body) > _ANSWER_LIMIT:
+                raise Nonsense(f"The provider's answer is larger than {_ANSWER_LIMIT} bytes.")
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return Answer(response.status, headers, bytes(body), self._clock.now())
+
+
+def _loads(body: bytes) -> object:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _json(body: Any) -> dict[str, Any]:
+    return {"data": orjson.dumps(body), "headers": {"Content-Type": "application/json"}}
+
+
+def _form(parts: tuple[tuple[str, str | File], ...]) -> FormData:
+    form = FormData(default_to_multipart=True)
+    for name, value in parts:
+        if isinstance(value, File):
+            form.add_field(name, value.data, filename=value.name, content_type=value.type)
+        else:
+            form.add_field(name, value)
+    return form
+
+
+def _sent_trace() -> TraceConfig:
+    """Note on each request's own context that its headers left: from then on the provider may have it."""
+    trace = TraceConfig()
+
+    async def sent(_: ClientSession, context: SimpleNamespace, __: object) -> None:
+        context.trace_request_ctx.sent = True
+
+    trace.on_request_headers_sent.append(sent)
+    return trace
+
+
+def _lost(error: BaseException, *, sent: bool) -> Exception:
+    reason = type(error).__name__
+    if not sent:
+        return NotTaken(errors.UpstreamUnreachable(f"The provider cannot be reached ({reason}); nothing was sent."))
+    return errors.OutcomeUnknown(
+        f"The order was sent, but no answer came back ({reason}): it may have been taken, so it is not sent again."
+    )
