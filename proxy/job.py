@@ -95,8 +95,9 @@ class Order:
 class Output:
     """One thing the provider made, or failed to make.
 
-    `n` is its place among the job's outputs. `url` is an address that anyone can open, or None while the bytes are ours to serve: `blob` names them in our own
-    storage, `relayed` says they are fetched from the provider with its key. `ids` are the provider's own (strings).
+    `n` is its place among the job's outputs. `url` is an address that anyone can open, or None while the bytes are ours
+    to serve: `blob` names them in our own storage, `relayed` says they are fetched from the provider with its key.
+    `ids` are the provider's own, as text.
     A failed item has `status` Error and a `message`.
     """
 

@@ -48,7 +48,7 @@ class Links:
         return self.absolute(f"{path}?{urlencode([*pairs, ('signature', signature)])}")
 
     def to_output(self, job_id: str, output: Output, key_id: str) -> str | None:
-        """Where a client opens an output: the provider's public URL, or a Link to our content; None for a failed one."""
+        """Where a client opens an output: the provider's public URL, or a Link to our content; None: nowhere."""
         if output.failed:
             return None
         if output.url and not self._relay:

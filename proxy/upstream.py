@@ -357,6 +357,11 @@ class Upstream:
         """The provider's origin with its credential, for reading results that demand the key."""
         return self._own
 
+    @property
+    def own_address(self) -> Own:
+        """The provider's origin without its credential, for reading what it serves to everyone."""
+        return Own(self._own.origin)
+
     def absolute(self, path: str) -> str:
         """A result's URL, which providers also give relative to their origin, as an absolute one."""
         return str(URL(self.base_url + "/").join(URL(path)))

@@ -5,7 +5,7 @@ job id and no way back into a stream that broke. Before the stream, errors are J
 Assumed (the page does not show it): an error inside the stream is `{"status":"Error","message":...}`.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import orjson
@@ -133,7 +133,7 @@ class AiNow(Provider):
         del inputs
         return Request("/api/generate", json={"model": order.model, **order.fields, **order.extra})
 
-    async def stream(self, request: Request) -> AsyncIterator[Update]:
+    async def stream(self, request: Request) -> AsyncGenerator[Update]:
         """Every word but `Completed` and `Error` means still working."""
         role = Role.AUDIO if request.json["model"] == "suno" else Role.VIDEO
         async with self.upstream.open_stream(request) as messages:

@@ -6,7 +6,7 @@ that the provider cannot carry is refused by name. Money sits between its steps:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, Protocol
@@ -220,7 +220,7 @@ class Provider(ABC):
         """Send a paid request, once. Raises NotTaken when it may be sent again, else a JobError."""
         raise NotImplementedError(f"{self.name} streams; see `stream`.")
 
-    def stream(self, request: Request) -> AsyncIterator[Update]:
+    def stream(self, request: Request) -> AsyncGenerator[Update]:
         """Send a paid request, once, and yield updates as they come. Raises as `submit`, and Interrupted."""
         raise NotImplementedError(f"{self.name} is polled; see `submit` and `check`.")
 

@@ -9,7 +9,7 @@ as `url` (also relative to the origin), as `b64_json`, or as the bytes themselve
 
 import base64
 import binascii
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -287,7 +287,7 @@ class Gaia(Provider):
 
     # --- text ---
 
-    async def stream(self, request: Request) -> AsyncIterator[Update]:
+    async def stream(self, request: Request) -> AsyncGenerator[Update]:
         """`chat.completion.chunk` objects until `[DONE]`; a whole completion where the gateway does not stream."""
         text: list[str] = []
         async with self.upstream.open_stream(request) as messages:

@@ -1,8 +1,8 @@
 """HeyGen v1: avatar clips. Written from the provider's v1 reference page.
 
 An order is one or more clips; the reply's `video_id` is polled. The envelope is `{code, message, data}`: success of a
-call is `code == 100`, whatever the HTTP status, and a failed video is HTTP 200 with `data.error`. Video URLs expire, but every
-status call signs fresh ones. The API is deprecated: 404, 405 or 410 at submit means that it is gone.
+call is `code == 100`, whatever the HTTP status, and a failed video is HTTP 200 with `data.error`. Video URLs expire,
+but every status call signs fresh ones. The API is deprecated: 404, 405 or 410 at submit means that it is gone.
 Seen, not on the page: the reply's envelope, `voice_id`, the states `pending` and `waiting`.
 """
 

@@ -1,0 +1,202 @@
+"""The composition root: the only place that knows everyone.
+
+`Pollcast` is the ASGI application. What it is made of is opened when the server starts and closed when it stops.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from proxy import errors
+from proxy.api import Api
+from proxy.auth import Auth
+from proxy.blobs import Blobs
+from proxy.catalogue import Catalogue
+from proxy.clock import Clock, SystemClock
+from proxy.feed import Feed
+from proxy.fetch import Fetcher
+from proxy.links import Links
+from proxy.providers import PROVIDERS, by_model
+from proxy.providers.base import Provider
+from proxy.runner import Runner, Tools
+from proxy.settings import ProviderSettings, Settings, read
+from proxy.store import open_store
+from proxy.store.base import Store
+
+log = logging.getLogger(__name__)
+
+_ALLOWED: Final = ("Authorization", "Content-Type", "Last-Event-ID", "Idempotency-Key", "Range", "X-Request-Id")
+_EXPOSED: Final = (
+    "Location",
+    "Retry-After",
+    "Idempotency-Replayed",
+    "X-Request-Id",
+    "RateLimit",
+    "RateLimit-Policy",
+    "Content-Range",
+    "Content-Disposition",
+    "ETag",
+)
+
+
+class Pollcast:
+    """The application. `providers` are the settings of each provider by its name; those not given are read."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        providers: Mapping[str, ProviderSettings] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._settings = settings
+        given = providers or {}
+        self._providers = {kind: given.get(kind.name) or read(kind.settings_type) for kind in PROVIDERS}
+        self._clock = clock or SystemClock()
+        self._feed: Feed | None = None
+        self._app = Starlette(lifespan=self._lifespan, exception_handlers=_HANDLERS)
+        # Slashes are not forgiven: a redirect would lose the body of a POST, and a Link its signature.
+        self._app.router.redirect_slashes = False
+        self._asgi: ASGIApp = _with_cors(self._app, settings.cors_origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection of an ASGI server."""
+        await self._asgi(scope, receive, send)
+
+    def stop_streams(self) -> None:
+        """Break off every stream, so that the server, which waits for them, can stop; to be called before that wait."""
+        if self._feed is not None:
+            self._feed.stopping.set()
+
+    @asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            api = await self._opened(stack)
+            # Only now is there something for the routes to speak with.
+            app.router.routes.extend(api.routes())
+            yield
+            self.stop_streams()
+
+    async def _opened(self, stack: AsyncExitStack) -> Api:
+        settings, clock = self._settings, self._clock
+        store = await stack.enter_async_context(open_store(settings.store, clock, exclusive=True))
+        blobs = Blobs(settings.assets)
+        fetcher = await stack.enter_async_context(Fetcher())
+        links = Links(
+            [await _secret(settings, store)],
+            settings.base_url,
+            clock,
+            ttl=settings.retention,
+            relay=settings.results == "relay",
+        )
+        providers = by_model([await self._provider(stack, kind, fetcher) for kind in PROVIDERS])
+        self._feed = Feed(store)
+        tools = Tools(store, blobs, fetcher, links, clock, providers, settings.asset_limit)
+        runner = Runner(tools, node=f"{socket.gethostname()}:{os.getpid()}")
+        await stack.enter_async_context(_running(self._feed.run(), runner.run()))
+        return Api(
+            store,
+            blobs,
+            self._feed,
+            links,
+            Auth(store, links),
+            Catalogue(providers, settings.tokens, clock),
+            fetcher,
+            clock,
+            heartbeat=settings.heartbeat,
+            asset_limit=settings.asset_limit,
+            relay=settings.results == "relay",
+        )
+
+    async def _provider(self, stack: AsyncExitStack, kind: type[Provider], fetcher: Fetcher) -> Provider:
+        provider = kind(self._providers[kind], fetcher, self._clock, self._settings.base_url)
+        await stack.enter_async_context(provider.opened())
+        return provider
+
+
+async def _secret(settings: Settings, store: Store) -> bytes:
+    if settings.secret is not None:
+        return settings.secret.get_secret_value().encode()
+    return await store.secret("links")
+
+
+@asynccontextmanager
+async def _running(*work: Any) -> AsyncIterator[None]:
+    """Run coroutines beside the body; cancelled, and waited for, at its end."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(coroutine) for coroutine in work]
+        yield
+        for task in tasks:
+            task.cancel()
+
+
+def _with_cors(app: ASGIApp, origins: list[str]) -> ASGIApp:
+    """Outside of everything, so that errors carry the headers too. No cookies are used, so none are allowed."""
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=("GET", "HEAD", "POST", "DELETE"),
+        allow_headers=_ALLOWED,
+        expose_headers=_EXPOSED,
+    )
+
+
+# --- errors, all in one form (contract, section 4) ---
+
+
+def _answer(error: errors.PollcastError, headers: Mapping[str, str] | None = None) -> Response:
+    body: dict[str, Any] = {"status": "Error", "message": error.message, "code": error.code}
+    if isinstance(error, errors.InvalidRequest):
+        body["errors"] = [{"field": fault.field, "message": fault.message} for fault in error.errors]
+    return Response(
+        orjson.dumps(body),
+        error.status,
+        {"Content-Type": "application/json", "Cache-Control": "no-store", **(headers or {})},
+    )
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, errors.PollcastError)  # noqa: S101 - registered for these only
+    return _answer(error, error.headers if isinstance(error, errors.RequestError) else None)
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for these only
+    path = request.scope["path"][:200]
+    match error.status_code:
+        case 404:
+            return _answer(errors.NotFound(f"There is nothing at {path}."))
+        case 405:
+            allowed = (error.headers or {}).get("Allow", "")
+            message = f"{request.method} is not for {path}; it takes {allowed}."
+            return _answer(errors.MethodNotAllowed(message), error.headers)
+    return _answer(errors.BadRequest(error.detail), error.headers)
+
+
+async def _left(_: Request, __: Exception) -> Response:
+    return _answer(errors.BadRequest("The body broke off."))
+
+
+async def _internal(_: Request, __: Exception) -> Response:
+    return _answer(errors.Internal("Pollcast met a fault of its own; the log has the details."))
+
+
+_HANDLERS: Final = {
+    errors.PollcastError: _refused,
+    HTTPException: _http,
+    ClientDisconnect: _left,
+    Exception: _internal,
+}

@@ -1,0 +1,36 @@
+"""Who calls: a bearer key, or a Link."""
+
+from starlette.requests import Request
+
+from proxy import tokens
+from proxy.errors import Unauthorized
+from proxy.links import Links
+from proxy.store.base import Key, Store
+
+
+class Auth:
+    """Reads a request's key or Link; every failure is the same 401 to whoever has neither."""
+
+    def __init__(self, store: Store, links: Links) -> None:
+        self._store = store
+        self._links = links
+
+    async def key(self, request: Request) -> Key:
+        """The key in `Authorization: Bearer`. Raises Unauthorized."""
+        scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not secret.strip():
+            raise Unauthorized("Send your key as `Authorization: Bearer <key>`.")
+        return _valid(await self._store.key(tokens.digest(secret.strip())))
+
+    async def key_or_link(self, request: Request) -> Key:
+        """The key in the header, or the one that made the Link which this URL is. Raises Unauthorized."""
+        if "Authorization" in request.headers or "signature" not in request.query_params:
+            return await self.key(request)
+        key_id = self._links.check(request.scope["path"], request.url.query)
+        return _valid(await self._store.key_by_id(key_id))
+
+
+def _valid(key: Key | None) -> Key:
+    if key is None or key.revoked_at is not None:
+        raise Unauthorized("This key is unknown or was revoked.")
+    return key

@@ -1,0 +1,347 @@
+"""Runs jobs: claims them, drives their providers, records what is learnt, and brings each to its one end.
+
+A `Runner` is one node's share of the work; a `_Drive` is one job under way. The order of steps is what makes money
+safe: inputs are prepared (unpaid), the intent is recorded, the order is submitted (paid, once), the ticket is recorded
+before anything else happens, and only then is the provider polled.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
+
+from proxy import tokens
+from proxy.blobs import Blobs
+from proxy.clock import Clock
+from proxy.errors import (
+    DeadlineExceeded,
+    Internal,
+    Interrupted,
+    JobError,
+    OutcomeUnknown,
+    Unavailable,
+    UpstreamRejected,
+    UpstreamUnreachable,
+)
+from proxy.fetch import Fetcher
+from proxy.inputs import JobInputs
+from proxy.job import Draft, Job, Output, Role, Status, Ticket
+from proxy.links import Links
+from proxy.providers import MODELS
+from proxy.providers.base import Made, Provider, Update
+from proxy.providers.polled import poll
+from proxy.store.base import Claim, ClaimLost, Store
+from proxy.upstream import NotTaken, ReadFailed, Request, Transient
+
+log = logging.getLogger(__name__)
+
+Written = TypeVar("Written")
+
+_AT_ONCE: Final = 100
+"""Jobs claimed in one transaction."""
+_LOOK: Final = 1.0
+"""Seconds between looks for jobs that another node has let go of."""
+_RENEW: Final = 10.0
+"""Seconds between renewals of the leases; a third of what they last."""
+_TEXT_GAP: Final = 0.2
+"""Seconds between two events of streamed text: at most five a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What driving a job takes, besides the job."""
+
+    store: Store
+    blobs: Blobs
+    fetcher: Fetcher
+    links: Links
+    clock: Clock
+    providers: Mapping[str, Provider]
+    """By model."""
+    asset_limit: int
+
+
+class Runner:
+    """One node's share of the work; `run` goes on until it is cancelled, then gives its jobs back."""
+
+    def __init__(self, tools: Tools, node: str) -> None:
+        self._tools = tools
+        self._store = tools.store
+        self._node = node
+        self._wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Claim and drive jobs."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listen())
+            tasks.create_task(self._renew())
+            while True:
+                self._wake.clear()
+                for claim in await self._claim():
+                    tasks.create_task(self._drive(claim), name=claim.job.id)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK):
+                        await self._wake.wait()
+
+    async def _claim(self) -> list[Claim]:
+        claims: list[Claim] = []
+        full = True
+        try:
+            while full:
+                found = await self._store.claim(self._node, _AT_ONCE)
+                claims += found
+                full = len(found) == _AT_ONCE
+        except Unavailable as error:
+            log.warning("Cannot claim jobs: %s", error.message)
+        return claims
+
+    async def _listen(self) -> None:
+        async for change in self._store.changes():
+            if change.n == 1:
+                self._wake.set()
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(_RENEW)
+            try:
+                await self._store.renew(self._node)
+            except Unavailable as error:
+                log.warning("Cannot renew leases: %s", error.message)
+
+    async def _drive(self, claim: Claim) -> None:
+        try:
+            await _Drive(self._tools, claim).run()
+        except ClaimLost:
+            log.warning("%s was taken over; leaving it alone.", claim.job.id)
+        except asyncio.CancelledError:
+            # Stopping: whoever starts next takes the job up where the record stands.
+            with contextlib.suppress(Unavailable):
+                await asyncio.shield(self._store.release(claim))
+            raise
+        except Exception:
+            log.exception("%s cannot be driven.", claim.job.id)
+
+
+class _Drive:
+    """One job under way, held by one claim."""
+
+    def __init__(self, tools: Tools, claim: Claim) -> None:
+        self._tools = tools
+        self._claim = claim
+        self._job = claim.job
+        self._model = MODELS[claim.job.model]
+        self._provider = tools.providers[claim.job.model]
+        self._deadline = claim.job.created_at + self._provider.settings.deadline
+        self._text = 0
+
+    async def run(self) -> None:
+        """Take the job from where its record stands to its end."""
+        try:
+            async with aclosing(self._updates()) as updates, aclosing(_joined(updates)) as joined:
+                async for update in self._bounded(joined):
+                    await self._record(update)
+        except (JobError, ReadFailed) as error:
+            await self._fail(error if isinstance(error, JobError) else UpstreamRejected(error.message))
+        except (ClaimLost, asyncio.CancelledError):
+            raise
+        except Exception:
+            log.exception("%s met a fault of ours.", self._job.id)
+            await self._end(Update(status=Status.ERROR, error=Internal("Pollcast met a fault of its own.")))
+
+    # --- where updates come from ---
+
+    async def _bounded(self, updates: AsyncIterator[Update]) -> AsyncIterator[Update]:
+        """The updates until one is final. Raises DeadlineExceeded."""
+        while True:
+            left = self._deadline - self._tools.clock.now()
+            try:
+                async with asyncio.timeout(max(left, 0)) as bound:
+                    update = await anext(updates)
+            except TimeoutError:
+                if not bound.expired():
+                    raise
+                raise DeadlineExceeded(
+                    f"{self._provider.name} did not finish within {self._provider.settings.deadline:g} seconds."
+                ) from None
+            yield update
+            if update.status is not None:
+                return
+
+    async def _updates(self) -> AsyncGenerator[Update]:
+        """Every step from where the job's record stands, in the order that keeps money safe."""
+        job = self._job
+        if job.ticket is None and job.intended_at is not None:
+            raise _cut_short(job, streamed=self._model.streamed)
+        ticket = job.ticket
+        if ticket is None:
+            request = await self._prepared()
+            self._job = await self._persist(lambda: self._tools.store.intend(self._claim))
+            async with aclosing(self._ordered(request)) as steps:
+                async for step in steps:
+                    yield step
+                    ticket = step.ticket
+        if ticket is not None:
+            async for update in self._polled(ticket, resumed=job.ticket is not None):
+                yield update
+
+    def _ordered(self, request: Request) -> AsyncGenerator[Update]:
+        return self._provider.stream(request) if self._model.streamed else self._submitted(request)
+
+    async def _prepared(self) -> Request:
+        tools = self._tools
+        inputs = JobInputs(self._job, tools.store, tools.blobs, tools.fetcher, tools.links, tools.asset_limit)
+        for pause in _pauses():
+            try:
+                return await self._provider.prepare(self._job.order, inputs)
+            except Transient as error:
+                failure = error
+            if tools.clock.now() + pause > self._deadline:
+                break
+            await tools.clock.sleep(max(pause, failure.wait or 0))
+        raise UpstreamUnreachable(f"{failure.message} Nothing was ordered.")
+
+    async def _submitted(self, request: Request) -> AsyncGenerator[Update]:
+        """Send the order until it is taken, sending again only what surely was not; the last update has the ticket."""
+        clock = self._tools.clock
+        for pause in _pauses():
+            try:
+                ticket = await self._provider.submit(request)
+            except NotTaken as refusal:
+                wait = max(pause, refusal.wait or 0)
+                if clock.now() + wait > self._deadline:
+                    raise refusal.error from None
+                yield Update(detail=f"Waiting to be taken: {refusal.error.message}")
+                await clock.sleep(wait)
+            else:
+                yield Update(ticket=ticket)
+                return
+
+    def _polled(self, ticket: Ticket, *, resumed: bool) -> AsyncIterator[Update]:
+        since = self._job.intended_at or self._job.created_at
+        return poll(self._provider, ticket, self._tools.clock, submitted_at=since, resumed=resumed)
+
+    # --- what becomes of them ---
+
+    async def _record(self, update: Update) -> None:
+        if update.status is not None:
+            await self._end(update)
+            return
+        draft = await self._news(update)
+        accepted = update.ticket is not None and self._job.ticket is None
+        if draft.fields or accepted:
+            await self._append(draft, update.ticket)
+
+    async def _news(self, update: Update) -> Draft:
+        """What the job's record does not say yet."""
+        job = self._job
+        fields: dict[str, Any] = {}
+        if update.detail and update.detail != job.detail:
+            fields["detail"] = update.detail
+        if update.progress is not None and (job.progress is None or update.progress > job.progress):
+            fields["progress"] = update.progress
+        if update.delta:
+            fields |= {"delta": update.delta, "offset": self._text}
+            self._text += len(update.delta)
+        outputs = tuple([await self._stored(made, made.output.n) for made in update.outputs])
+        if outputs:
+            fields["outputs"] = self._shown(outputs)
+        return Draft(Status.PROCESSING, fields, outputs)
+
+    async def _end(self, update: Update) -> None:
+        job, status = self._job, update.status or Status.ERROR
+        outputs = tuple([await self._stored(made, n) for n, made in enumerate(update.outputs)])
+        refund = tokens.refund(job.tokens, status, outputs, bulk=self._model.bulk)
+        fields: dict[str, Any] = {}
+        if status is Status.COMPLETED:
+            shown = self._shown(outputs)
+            fields = {"url": next(output["url"] for output in shown if "url" in output), "outputs": shown}
+            fields |= _text(update.outputs)
+            if refund:
+                fields["refunded"] = refund
+        elif update.error is not None:
+            fields = {"message": update.error.message, "code": update.error.code, "refunded": refund}
+        else:
+            fields = {"message": update.message or "Canceled.", "refunded": refund}
+        if job.order.metadata:
+            fields["metadata"] = job.order.metadata
+        await self._append(Draft(status, fields, outputs, refund), update.ticket)
+
+    async def _fail(self, error: JobError) -> None:
+        """End in `error`, unless a part of the work is done and worth keeping."""
+        ticket = self._job.ticket
+        left = self._provider.overdue(ticket, error.message) if ticket else None
+        await self._end(left or Update(status=Status.ERROR, error=error))
+
+    def _shown(self, outputs: tuple[Output, ...]) -> list[dict[str, Any]]:
+        to_output = self._tools.links.to_output
+        return [output.as_json(to_output(self._job.id, output, self._job.key)) for output in outputs]
+
+    async def _stored(self, made: Made, n: int) -> Output:
+        if made.data is None:
+            return replace(made.output, n=n)
+        name, data = f"outputs/{self._job.id}/{n}", made.data
+        await self._persist(lambda: self._tools.blobs.put(name, data))
+        return replace(made.output, n=n, blob=name)
+
+    async def _append(self, draft: Draft, ticket: Ticket | None) -> None:
+        self._job = await self._persist(lambda: self._tools.store.append(self._claim, draft, ticket))
+
+    async def _persist(self, write: Callable[[], Awaitable[Written]]) -> Written:
+        """Write, and write again while the storage is away: what is known must not be lost with this process alive."""
+        for pause in _pauses():
+            try:
+                return await write()
+            except Unavailable as error:
+                log.warning("%s cannot be recorded now, trying again: %s", self._job.id, error.message)
+                await asyncio.sleep(pause)
+        raise AssertionError("_pauses never ends")
+
+
+def _cut_short(job: Job, *, streamed: bool) -> JobError:
+    """Pollcast stopped between the intent and the ticket, or within a stream that cannot be resumed."""
+    if streamed and job.status is Status.PROCESSING:
+        return Interrupted("Pollcast stopped while it read the provider's stream, which cannot be resumed.")
+    return OutcomeUnknown("Pollcast stopped while it sent the order, which may have been taken: it is not sent again.")
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds to wait between tries: 1, 2, 4, 8, 16, 30, 30, ..."""
+    pause = 1.0
+    while True:
+        yield pause
+        pause = min(pause * 2, 30.0)
+
+
+def _text(outputs: Any) -> dict[str, str]:
+    made = next((made for made in outputs if made.output.role is Role.TEXT and made.data is not None), None)
+    return {"text": made.data.decode()} if made else {}
+
+
+async def _joined(updates: AsyncIterator[Update]) -> AsyncGenerator[Update]:
+    """Join streamed text, so that at most one update in `_TEXT_GAP` seconds comes of it; the rest passes as it is."""
+    clock = asyncio.get_running_loop().time
+    pending, due = "", 0.0
+    coming = asyncio.ensure_future(anext(updates, None))
+    try:
+        while True:
+            done, _ = await asyncio.wait({coming}, timeout=max(due - clock(), 0) if pending else None)
+            failed = bool(done) and coming.exception() is not None
+            update = coming.result() if done and not failed else None
+            pending += update.delta if update else ""
+            more_text = update is not None and update.delta
+            if pending and (clock() >= due or (done and not more_text)):
+                yield Update(delta=pending)
+                pending, due = "", clock() + _TEXT_GAP
+            if update is not None and not update.delta:
+                yield update
+            if done and update is None:
+                coming.result()  # raises what the provider's stream raised
+                return
+            if done:
+                coming = asyncio.ensure_future(anext(updates, None))
+    finally:
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)

@@ -1,0 +1,120 @@
+"""The response that a stream is: one job's feed, written to one client."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sse_starlette import EventSourceResponse
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from proxy import sse
+from proxy.feed import Feed, Tail
+
+_HEADERS: Final = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-store, no-transform",
+    "X-Accel-Buffering": "no",
+}
+_JOINED: Final = 1 << 16
+"""Bytes of waiting frames that are joined into one write, at the most (a longer frame goes alone)."""
+_COME_BACK: Final = 5000
+"""Milliseconds after which a client that was turned away may try again."""
+
+
+class FeedResponse(EventSourceResponse):
+    """An `EventSourceResponse` that drives its body itself.
+
+    The parent runs four or five tasks for each stream (body, ping, disconnect, two for shutdown), encodes for each
+    client, and sends its ping on a fixed beat. Replaced are: the body (a cursor in a shared list of encoded frames),
+    the ping (only after silence, never inside a frame) and the end: a stream that stops before the job's final event is
+    broken off without the last chunk, so that clients see a break and come back. Kept are headers, HEAD, and the
+    response's place in Starlette.
+    """
+
+    def __init__(
+        self, feed: Feed, job: str, *, known: int, after: int, heartbeat: float, headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(iter(()), headers=_HEADERS | dict(headers))
+        self._feed = feed
+        self._job = job
+        self._known = known
+        self._cursor = after
+        self._heartbeat = heartbeat
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the stream to one client, until the job's end, the client's, or the server's."""
+        if scope["method"] == "HEAD":
+            await super().__call__(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        over: asyncio.Future[Any] = asyncio.ensure_future(_disconnected(receive))
+        stopping: asyncio.Future[Any] = asyncio.ensure_future(self._feed.stopping.wait())
+        try:
+            async with self._feed.watch(self._job, self._known) as tail:
+                if await self._follow(tail, send, {over, stopping}):
+                    await send(_body(b"", more=False))
+        finally:
+            over.cancel()
+            stopping.cancel()
+            await asyncio.gather(over, stopping, return_exceptions=True)
+
+    async def _follow(self, tail: Tail, send: Send, ends: "set[asyncio.Future[Any]]") -> bool:
+        """Write what comes; True when the final event has been written, False when the stream must break."""
+        await send(_body(sse.RETRY))
+        while not any(end.done() for end in ends):
+            written = await self._catch_up(tail, send)
+            if tail.ended and self._cursor >= len(tail.frames):
+                return True
+            if not written and not await self._woken(tail, ends):
+                await send(_body(sse.HEARTBEAT))
+        return False
+
+    async def _catch_up(self, tail: Tail, send: Send) -> bool:
+        waiting: list[bytes] = []
+        size = 0
+        for frame in tail.frames[self._cursor :]:
+            if waiting and size + len(frame) > _JOINED:
+                break
+            waiting.append(frame)
+            size += len(frame)
+        if waiting:
+            await send(_body(b"".join(waiting)))
+            self._cursor += len(waiting)
+        return bool(waiting)
+
+    async def _woken(self, tail: Tail, ends: "set[asyncio.Future[Any]]") -> bool:
+        """Wait for more, or for an end; False after a heartbeat's time of silence."""
+        waiter = tail.wait()
+        try:
+            done, _ = await asyncio.wait({waiter, *ends}, timeout=self._heartbeat, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            tail.forget(waiter)
+        return bool(done)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _body(data: bytes, *, more: bool = True) -> Message:
+    return {"type": "http.response.body", "body": data, "more_body": more}
+
+
+class BrokenOff(Response):
+    """The answer of an event endpoint to a condition that will pass: 200, why, when to come back, and a break."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(headers=_HEADERS)
+        del self.headers["Content-Length"]
+        self._why = " ".join(why.split())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Say why, and break off without the last chunk."""
+        del receive
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        if scope["method"] == "HEAD":
+            await send(_body(b"", more=False))
+        else:
+            await send(_body(f": {self._why}\nretry: {_COME_BACK}\n".encode()))
