@@ -96,8 +96,7 @@ class Api:
 
     async def readyz(self, _: Request) -> Response:
         """Work can be taken: the store can be written, and the server is not stopping."""
-        if self.feed.stopping.is_set():
-            raise Unavailable("The server is stopping.")
+        self._check_running()
         await self.store.ping()
         return _json({"status": "ok"})
 
@@ -149,8 +148,7 @@ class Api:
         return _json({"jobs": [self._job(job, key) for job in page.items], "next": page.next})
 
     async def _admit(self, request: Request, key: Key) -> Admitted:
-        if self.feed.stopping.is_set():
-            raise Unavailable("The server is stopping; no job was made.")
+        self._check_running()
         idempotency_key = _idempotency_key(request)
         reading = orders.read(await _body(request))
         admission = Admission(
@@ -198,6 +196,7 @@ class Api:
     async def events(self, request: Request) -> Response:
         """The feed: replay, then live, closing after the final event; 204 for who has it already."""
         try:
+            self._check_running()
             key = await self.auth.key_or_link(request)
             job = await self._found(request, key)
         except Unavailable as error:
@@ -228,6 +227,10 @@ class Api:
         if self.relay or source.keyed:
             return await media.relayed(request, self.fetcher, provider, source, f"{job.id}-{n}")
         return media.redirect(source.url)
+
+    def _check_running(self) -> None:
+        if self.feed.stopping.is_set():
+            raise Unavailable("The server is stopping.")
 
     async def _found(self, request: Request, key: Key) -> Job:
         job_id = request.path_params["job"]

@@ -7,8 +7,8 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, Final
 
 import orjson
@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from proxy import errors
 from proxy.api import Api
 from proxy.auth import Auth
-from proxy.blobs import Blobs
+from proxy.blobs import Blobs, BlobsError
 from proxy.catalogue import Catalogue
 from proxy.clock import Clock, SystemClock
 from proxy.feed import Feed
@@ -31,7 +31,7 @@ from proxy.links import Links
 from proxy.providers import PROVIDERS, by_model
 from proxy.providers.base import Provider
 from proxy.runner import Runner, Tools
-from proxy.settings import ProviderSettings, Settings, read
+from proxy.settings import BadSetting, ProviderSettings, Settings, read
 from proxy.store import open_store
 from proxy.store.base import Store
 
@@ -65,7 +65,7 @@ class Pollcast:
         self._providers = {kind: given.get(kind.name) or read(kind.settings_type) for kind in PROVIDERS}
         self._clock = clock or SystemClock()
         self._feed: Feed | None = None
-        self._app = Starlette(lifespan=self._lifespan, exception_handlers=_HANDLERS)
+        self._app = Starlette(lifespan=lambda _: self.opened(), exception_handlers=_HANDLERS)
         # Slashes are not forgiven: a redirect would lose the body of a POST, and a Link its signature.
         self._app.router.redirect_slashes = False
         self._asgi: ASGIApp = _with_cors(self._app, settings.cors_origins)
@@ -80,18 +80,22 @@ class Pollcast:
             self._feed.stopping.set()
 
     @asynccontextmanager
-    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+    async def opened(self) -> AsyncIterator[None]:
+        """Open the store and the providers, and run jobs, for as long as the body lasts. It is the ASGI lifespan."""
         async with AsyncExitStack() as stack:
-            api = await self._opened(stack)
+            api = await self._api(stack)
             # Only now is there something for the routes to speak with.
-            app.router.routes.extend(api.routes())
+            self._app.router.routes.extend(api.routes())
             yield
             self.stop_streams()
 
-    async def _opened(self, stack: AsyncExitStack) -> Api:
+    async def _api(self, stack: AsyncExitStack) -> Api:
         settings, clock = self._settings, self._clock
-        store = await stack.enter_async_context(open_store(settings.store, clock, exclusive=True))
-        blobs = Blobs(settings.assets)
+        with _naming("POLLCAST_STORE"):
+            opened = open_store(settings.store, clock, exclusive=True)
+        with _naming("POLLCAST_ASSETS"):
+            blobs = Blobs(settings.assets)
+        store = await stack.enter_async_context(opened)
         fetcher = await stack.enter_async_context(Fetcher())
         links = Links(
             [await _secret(settings, store)],
@@ -123,6 +127,15 @@ class Pollcast:
         provider = kind(self._providers[kind], fetcher, self._clock, self._settings.base_url)
         await stack.enter_async_context(provider.opened())
         return provider
+
+
+@contextmanager
+def _naming(setting: str) -> Iterator[None]:
+    """Lay what goes wrong at a setting's door."""
+    try:
+        yield
+    except (ValueError, OSError, BlobsError) as error:
+        raise BadSetting(f"{setting}: {error}") from None
 
 
 async def _secret(settings: Settings, store: Store) -> bytes:

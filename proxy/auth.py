@@ -23,8 +23,11 @@ class Auth:
         return _valid(await self._store.key(tokens.digest(secret.strip())))
 
     async def key_or_link(self, request: Request) -> Key:
-        """The key in the header, or the one that made the Link which this URL is. Raises Unauthorized."""
-        if "Authorization" in request.headers or "signature" not in request.query_params:
+        """The key that made the Link which this URL is, or the one in the header. Raises Unauthorized.
+
+        A Link counts before a header: a proxy in front may add an `Authorization` of its own.
+        """
+        if "signature" not in request.query_params:
             return await self.key(request)
         key_id = self._links.check(request.scope["path"], request.url.query)
         return _valid(await self._store.key_by_id(key_id))

@@ -10,6 +10,9 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from proxy.errors import Unavailable
 
+BlobsError = BaseError
+"""What the storage library raises for a place that it cannot open."""
+
 _CHUNK: Final = 1 << 18
 
 

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ from proxy.settings import BadSetting, ProviderSettings, Settings, read
 from proxy.simulator import DEFAULT_KEYS, Simulator
 from proxy.store import open_store
 from proxy.store.base import Store
+
+log = logging.getLogger(__name__)
 
 _DEMO: Final = Path("var/demo")
 _DEMO_TOKENS: Final = 10_000
@@ -40,8 +43,9 @@ def main() -> None:
 def serve(*, demo: bool) -> None:
     """Serve the API, with settings from the environment or .env."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(_broken_on_purpose)
-    _run(_serve_demo() if demo else _serve(read(Settings)))
+    _run(_serve_demo if demo else lambda: _serve(read(Settings)))
 
 
 def _broken_on_purpose(record: logging.LogRecord) -> bool:
@@ -49,8 +53,12 @@ def _broken_on_purpose(record: logging.LogRecord) -> bool:
     return record.getMessage() != "ASGI callable returned without completing response."
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, breaking off our streams before it waits for them to end, and telling when it listens."""
+class Server(uvicorn.Server):
+    """uvicorn, with our life around its own.
+
+    The application is opened before it listens (what stops that is raised as it is), its streams are broken off before
+    it waits for them to end, and it is closed before the signal that stopped it is raised again.
+    """
 
     def __init__(self, app: Pollcast, settings: Settings, ready: Callable[[], None] | None = None) -> None:
         super().__init__(
@@ -60,7 +68,7 @@ class _Server(uvicorn.Server):
                 port=settings.port,
                 http="httptools",
                 ws="none",
-                lifespan="on",
+                lifespan="off",
                 access_log=False,
                 log_config=None,
                 server_header=False,
@@ -71,15 +79,26 @@ class _Server(uvicorn.Server):
         )
         self._app = app
         self._ready = ready
+        self._open = AsyncExitStack()
+        self._address = (settings.host, settings.port, settings.base_url)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self._ready is not None and not self.should_exit:
+        """Open the application, then listen."""
+        await self._open.enter_async_context(self._app.opened())
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            await self._open.aclose()
+            raise
+        log.info("Pollcast listens on %s:%s; clients reach it at %s.", *self._address)
+        if self._ready is not None:
             self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let the clients go, stop listening, then close the application."""
         self._app.stop_streams()
         await super().shutdown(sockets)
+        await self._open.aclose()
 
 
 async def _serve(
@@ -87,7 +106,7 @@ async def _serve(
     providers: dict[str, ProviderSettings] | None = None,
     ready: Callable[[], None] | None = None,
 ) -> None:
-    await _Server(Pollcast(settings, providers), settings, ready).serve()
+    await Server(Pollcast(settings, providers), settings, ready).serve()
 
 
 async def _serve_demo() -> None:
@@ -101,7 +120,7 @@ async def _serve_demo() -> None:
             kind.name: read(kind.settings_type, base_url=simulator.origin, api_key=_demo_key(kind), project_id="demo")
             for kind in PROVIDERS
         }
-        logging.getLogger(__name__).info("Upstreams are simulated at %s; no provider is called.", simulator.origin)
+        log.info("Upstreams are simulated at %s; no provider is called.", simulator.origin)
         await _serve(settings, providers, lambda: _print_demo(settings.base_url, key))
 
 
@@ -174,14 +193,14 @@ def _with_store(work: Callable[[Store], Awaitable[Any]]) -> Any:
         async with open_store(read(Settings).store, SystemClock()) as store:
             return await work(store)
 
-    return _run(opened())
+    return _run(opened)
 
 
-def _run(work: Any) -> Any:
+def _run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     """Run a command; what stops it is one line on standard error."""
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(work)
+            return runner.run(work())
     except (BadSetting, PollcastError, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:

@@ -1,0 +1,155 @@
+"""AI-Now (`/api/ping`, `/api/generate`): one POST that answers by a stream of its progress. Written from its wiki page.
+
+Doc: the frames, models, prices, styles, the error body and 401, 418, 500. Guess: the error frame inside a stream,
+and the status of a parameter error, which the page leaves out.
+"""
+
+import json
+import re
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Annotated, ClassVar, Literal
+
+from aiohttp import web
+from pydantic import Field
+
+from .files import Sample
+from .messages import Answer, Frames, Operation, Received, Role
+from .provider import Provider, Strict
+from .words import UNDOCUMENTED, Word
+from .world import Job, Outcome
+
+PRICES = {"suno": 10, "luma": 30, "pika": 10, "run": 30}
+RUN_STYLES = frozenset(
+    [
+        "abandoned",
+        "abstract_sculpture",
+        "anime",
+        "cartoon",
+        "cine_lens",
+        "claymation",
+        "concept_art",
+        "digital_art",
+        "forestpunk",
+        "frost",
+        "graphic_novel",
+        "graphite",
+        "isometric_3d",
+        "low_poly_3d",
+        "marker_drawing",
+        "moody_film",
+        "pixel_art",
+        "retro",
+        "sci_fi_art",
+        "stickers",
+        "storyboard",
+        "thriller",
+        "3d_cartoon",
+        "3d_render",
+        "80s_vaporwave",
+    ]
+)
+STYLES: Mapping[str, frozenset[str]] = {"pika": frozenset("1234567"), "run": RUN_STYLES}
+BEGINNING = ("Processing started", "Processing", "Cookie generated")
+
+
+class Order(Strict):
+    """The body of a generation."""
+
+    model: Literal["suno", "luma", "pika", "run"]
+    prompt: Annotated[str, Field(min_length=1)]
+    style: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class AINow(Provider):
+    """The pretend AI-Now. `tokens` is what the account has left."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: {"suno": 7, "luma": 9, "pika": 6, "run": 8})
+    tokens: int = 1_000_000
+    frame_every: float = 1.0
+    peak_hours: bool = False
+    line_end: Literal["\n", "\r\n", "\r"] = "\n"
+    chance: Random = field(init=False)
+
+    name: ClassVar[str] = "ainow"
+    invalid_status: ClassVar[int] = 400
+    messages: ClassVar[Mapping[int, str]] = {
+        401: "Unauthorized: missing or invalid API key",
+        402: "Insufficient tokens",
+        418: "Insufficient tokens",
+        500: "Internal Server Error",
+    }
+
+    def __post_init__(self) -> None:
+        self.chance = self.world.random(self.name)
+
+    def operations(self) -> tuple[Operation, ...]:
+        """The routes of the page."""
+        return (
+            Operation("ainow.ping", "GET", "/api/ping", self.ping),
+            Operation("ainow.generate", "POST", "/api/generate", self.generate, Role.STREAM),
+        )
+
+    def error(self, status: int, message: str = "") -> web.Response:
+        """Doc: the error body."""
+        return web.json_response({"status": "Error", "message": self.message(status, message)}, status=status)
+
+    def no_credit(self) -> web.Response:
+        """Doc: 418."""
+        return self.error(418)
+
+    async def ping(self, _received: Received) -> Answer:
+        """Doc: `pong`."""
+        return web.Response(text="pong")
+
+    async def generate(self, received: Received) -> Answer:
+        """Take the tokens and stream the progress."""
+        order = self.parsed(Order, received.body)
+        if order.style is not None and order.style not in STYLES.get(order.model, frozenset()):
+            raise self.refuse(self.invalid_status, f"Invalid style for {order.model}: {order.style}")
+        if self.tokens < PRICES[order.model]:
+            raise self.refuse(418)
+        self.tokens -= PRICES[order.model]
+        job = Job(
+            provider=self.name,
+            id=f"{slug(order.prompt)}_{self.chance.randrange(10000, 100000)}",
+            model=order.model,
+            prompt=order.prompt,
+            made_at=self.world.time(),
+            seconds=self.world.take(self.seconds[order.model], order.prompt, self.chance),
+        )
+        self.world.add(job)
+        return Frames(self._frames(job))
+
+    async def _frames(self, job: Job) -> AsyncGenerator[bytes]:
+        number = max(len(BEGINNING) + 1, round(job.seconds / self.frame_every))
+        gap = job.seconds / number
+        at = 0
+        while at < number or Word.STUCK in job.words:
+            yield self._frame(status=self._word(job, at))
+            await self.world.pause(gap)
+            at += 1
+        yield self._last(job)
+
+    def _word(self, job: Job, at: int) -> str:
+        if at < len(BEGINNING):
+            return BEGINNING[at]
+        return UNDOCUMENTED if Word.UNKNOWN in job.words and at == len(BEGINNING) else "Processing"
+
+    def _last(self, job: Job) -> bytes:
+        if job.outcome is not Outcome.SUCCEEDED:
+            return self._frame(status="Error", message="Generation failed: the prompt was not accepted by the model")
+        if self.peak_hours and job.model == "luma":
+            return self._frame(status="Error", message="Luma is overloaded, try again later")
+        sample, extension = (Sample.AUDIO, "mp3") if job.model == "suno" else (Sample.VIDEO, "mp4")
+        return self._frame(status="Completed", url=self.files.publish(f"ainow/{job.id}.{extension}", sample))
+
+    def _frame(self, **document: str) -> bytes:
+        return f"data: {json.dumps(document)}{self.line_end * 2}".encode()
+
+
+def slug(prompt: str) -> str:
+    """A file name made of the prompt's words, as in the page's examples."""
+    return "_".join(re.findall(r"[a-z0-9]+", prompt.lower())[:4]) or "result"

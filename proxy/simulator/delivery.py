@@ -1,0 +1,261 @@
+"""How an answer goes over the wire, whole or broken: one function per fault, and the table that names them.
+
+`gate` decides which; nothing here knows a provider.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+import orjson
+from aiohttp import web
+from multidict import CIMultiDict
+
+from .faults import Fault, Kind
+from .messages import Answer, File, Frames
+from .words import UNDOCUMENTED
+from .world import World
+
+FRAMES_BEFORE_A_BREAK = 2
+STATUS_FIELDS = frozenset({"status", "gen_status"})
+PAGE = "<!DOCTYPE html><html><head><title>{title}</title></head><body><h1>{title}</h1><hr>nginx</body></html>"
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request that waits for its answer."""
+
+    request: web.Request
+    answer: Answer
+    world: World
+    fault: Fault | None = None
+
+    def whole(self) -> tuple[int, CIMultiDict[str], bytes]:
+        """The plain answer as status, headers and body."""
+        if isinstance(self.answer, File):
+            return 200, CIMultiDict({"Content-Type": self.answer.content_type}), self.answer.path.read_bytes()
+        if isinstance(self.answer, Frames):
+            return 200, CIMultiDict({"Content-Type": self.answer.content_type}), b""
+        body = self.answer.body
+        headers = CIMultiDict(self.answer.headers)
+        headers.pop("Content-Length", None)
+        return self.answer.status, headers, bytes(body) if isinstance(body, bytes | bytearray) else b""
+
+    async def open(self, length: int | None = None) -> web.StreamResponse:
+        """Send the headers; without a length the body is chunked."""
+        status, headers, _ = self.whole()
+        response = web.StreamResponse(status=status, headers=headers)
+        response.content_length = length
+        await response.prepare(self.request)
+        return response
+
+    def hang_up(self) -> web.StreamResponse:
+        """Close the connection: what is said so far is all that will be said."""
+        if self.request.transport is not None:
+            self.request.transport.close()
+        return web.Response()
+
+    def abort(self) -> web.StreamResponse:
+        """Tear the connection down."""
+        if self.request.transport is not None:
+            self.request.transport.abort()
+        return web.Response()
+
+
+Delivery = Callable[[Exchange], Awaitable[web.StreamResponse]]
+Change = Callable[[bytes], bytes]
+
+
+def page(status: int, title: str) -> web.Response:
+    """An HTML page where JSON was expected, as proxies in front of an API send it."""
+    return web.Response(status=status, text=PAGE.format(title=title), content_type="text/html")
+
+
+async def deliver(exchange: Exchange) -> web.StreamResponse:
+    """Answer, in the way that the fault asks for."""
+    kind = exchange.fault.kind if exchange.fault else None
+    delivery = BROKEN.get(kind, normally) if kind else normally
+    try:
+        return await delivery(exchange)
+    finally:
+        if isinstance(exchange.answer, Frames):
+            await exchange.answer.pieces.aclose()
+
+
+async def normally(exchange: Exchange) -> web.StreamResponse:
+    """Answer as it should be."""
+    answer = exchange.answer
+    if isinstance(answer, File):
+        return web.FileResponse(answer.path, headers={"Content-Type": answer.content_type})
+    if isinstance(answer, web.Response):
+        return answer
+    return await _stream(exchange, answer.pieces)
+
+
+async def drop(exchange: Exchange) -> web.StreamResponse:
+    """Close without a word, after the request was obeyed."""
+    return exchange.hang_up()
+
+
+async def timeout(exchange: Exchange) -> web.StreamResponse:
+    """Never answer, after the request was obeyed."""
+    await exchange.world.stopping.wait()
+    return exchange.hang_up()
+
+
+async def cut(exchange: Exchange) -> web.StreamResponse:
+    """Send a half of the body, or some frames and half of the next, and hang up."""
+    response = await _half(exchange)
+    exchange.hang_up()
+    return response
+
+
+async def stall(exchange: Exchange) -> web.StreamResponse:
+    """Send a half and then nothing more, with the connection open."""
+    response = await _half(exchange)
+    await exchange.world.stopping.wait()
+    exchange.hang_up()
+    return response
+
+
+async def unfinished(exchange: Exchange) -> web.StreamResponse:
+    """End a stream cleanly before its last frame."""
+    if not isinstance(exchange.answer, Frames):
+        return await normally(exchange)
+    return await _stream(exchange, _first(exchange.answer.pieces, FRAMES_BEFORE_A_BREAK))
+
+
+async def drip(exchange: Exchange) -> web.StreamResponse:
+    """Send one byte at a time."""
+    if isinstance(exchange.answer, Frames):
+        return await _stream(exchange, _single_bytes(exchange.answer.pieces))
+    _, _, body = exchange.whole()
+    response = await exchange.open(len(body))
+    for at in range(len(body)):
+        await response.write(body[at : at + 1])
+    return response
+
+
+async def huge(exchange: Exchange) -> web.StreamResponse:
+    """Send a body, or a frame, of many megabytes."""
+    response = await exchange.open()
+    size = exchange.fault.size if exchange.fault else 0
+    await response.write(b'data: {"padding": "' if isinstance(exchange.answer, Frames) else b'{"padding": "')
+    for _ in range(size // 65536):
+        await response.write(b"x" * 65536)
+    await response.write(b'"}\n\n')
+    return response
+
+
+def changed(change: Change) -> Delivery:
+    """Answer with every body, or every frame's data, changed."""
+
+    async def delivery(exchange: Exchange) -> web.StreamResponse:
+        if isinstance(exchange.answer, Frames):
+            return await _stream(exchange, _changed_frames(exchange.answer.pieces, change))
+        status, headers, body = exchange.whole()
+        return web.Response(status=status, headers=headers, body=change(body))
+
+    return delivery
+
+
+def changed_json(change: Callable[[object], object]) -> Delivery:
+    """Answer with the parsed JSON changed; what is no JSON stays as it is."""
+
+    def change_bytes(body: bytes) -> bytes:
+        try:
+            return orjson.dumps(change(orjson.loads(body)))
+        except orjson.JSONDecodeError:
+            return body
+
+    return changed(change_bytes)
+
+
+def wrong_types(value: object) -> object:
+    """The same document, with every value of another type."""
+    match value:
+        case dict():
+            return {key: wrong_types(inner) for key, inner in value.items()}
+        case list():
+            return {"0": [wrong_types(inner) for inner in value]}
+        case str():
+            return [len(value)]
+        case None:
+            return {}
+        case _:
+            return {"value": value}
+
+
+def unknown_status(value: object) -> object:
+    """The same document, with every status word one that nobody knows."""
+    if isinstance(value, list):
+        return [unknown_status(inner) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: UNDOCUMENTED if key in STATUS_FIELDS and isinstance(inner, str) else unknown_status(inner)
+        for key, inner in value.items()
+    }
+
+
+BROKEN: Mapping[Kind, Delivery] = {
+    Kind.DROP: drop,
+    Kind.TIMEOUT: timeout,
+    Kind.CUT: cut,
+    Kind.STALL: stall,
+    Kind.UNFINISHED: unfinished,
+    Kind.DRIP: drip,
+    Kind.HUGE: huge,
+    Kind.MALFORMED: changed(lambda body: body[: len(body) // 2]),
+    Kind.EMPTY: changed(lambda _: b""),
+    Kind.WRONG_TYPES: changed_json(wrong_types),
+    Kind.UNKNOWN_STATUS: changed_json(unknown_status),
+}
+"""How each fault looks on the wire; a kind that is not here is answered normally, by something else."""
+
+
+async def _stream(exchange: Exchange, pieces: AsyncIterator[bytes]) -> web.StreamResponse:
+    response = await exchange.open()
+    async for piece in pieces:
+        await response.write(piece)
+    return response
+
+
+async def _half(exchange: Exchange) -> web.StreamResponse:
+    if isinstance(exchange.answer, Frames):
+        return await _stream(exchange, _broken_in_a_frame(exchange.answer.pieces))
+    _, _, body = exchange.whole()
+    response = await exchange.open(len(body))
+    await response.write(body[: len(body) // 2])
+    return response
+
+
+async def _first(pieces: AsyncIterator[bytes], number: int) -> AsyncIterator[bytes]:
+    seen = 0
+    async for piece in pieces:
+        if seen == number:
+            return
+        seen += 1
+        yield piece
+
+
+async def _broken_in_a_frame(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    seen = 0
+    async for piece in pieces:
+        if seen == FRAMES_BEFORE_A_BREAK:
+            yield piece[: len(piece) // 2]
+            return
+        seen += 1
+        yield piece
+
+
+async def _single_bytes(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for piece in pieces:
+        for at in range(len(piece)):
+            yield piece[at : at + 1]
+
+
+async def _changed_frames(pieces: AsyncIterator[bytes], change: Change) -> AsyncIterator[bytes]:
+    async for piece in pieces:
+        body = change(piece.strip().removeprefix(b"data: "))
+        if body:
+            yield b"data: " + body + b"\n\n"

@@ -1,0 +1,201 @@
+"""Gan.ai Studio (`/create_video/bulk`, `.../video_status`): a list in, a list of URLs out that lead nowhere yet.
+
+Doc: both paths, the reply's fields, the status words, the text "None" for no error. Guess: every HTTP error's body
+(FastAPI's), the order in which the words pass, what a project demands of its tags.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Annotated, ClassVar, Literal
+
+from aiohttp import web
+from pydantic import ConfigDict, Field, RootModel, ValidationError
+
+from .files import Inline, Sample
+from .messages import Answer, Operation, Received, Refused, Role
+from .provider import Provider, Strict, details
+from .world import Job, Outcome, Timeline
+
+SIMPLE = Timeline(((0.1, "PENDING"), (0.4, "PROCESSING"), (0.7, "LIPSYNC_PENDING"), (1.0, "FFMPEG_PENDING")))
+LONG = Timeline(
+    (
+        (0.1, "PENDING"),
+        (0.25, "PROCESSING"),
+        (0.4, "WEBSITE_SCROLLING_PENDING"),
+        (0.6, "LIPSYNC_PENDING"),
+        (0.75, "NEXRENDER_PENDING"),
+        (0.9, "FFMPEG_PENDING"),
+        (0.95, "INFERENCE_POST_PROCESSING"),
+        (1.0, "WEBHOOK_TRIGGERED"),
+    )
+)
+PAGE = "<!DOCTYPE html><html><body><video controls src='{url}'></video></body></html>"
+
+
+class Item(Strict):
+    """One video: its own `unique_id` and the project's tags, whatever they are called."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, str | int | float | bool]
+
+    unique_id: Annotated[str, Field(min_length=1)]
+
+
+class Items(RootModel[Annotated[list[Item], Field(min_length=1)]]):
+    """The body: a list, even for one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inference(Job):
+    """One item of a list, with a clock of its own."""
+
+    project: str
+    unique_id: str
+    timeline: Timeline
+
+
+@dataclass(slots=True, kw_only=True)
+class GanAI(Provider):
+    """The pretend Gan.ai. The sets and `ends` name items by their unique_id."""
+
+    seconds: tuple[float, float] = (5.0, 10.0)
+    projects: set[str] = field(default_factory=set)
+    tags: set[str] = field(default_factory=set)
+    omitted: set[str] = field(default_factory=set)
+    without_inference: set[str] = field(default_factory=set)
+    reply_reversed: bool = False
+    ends: dict[str, str] = field(default_factory=dict)
+    spelling: dict[str, str] = field(default_factory=dict)
+    no_error: str | None = "None"
+    error_form: Literal["object", "text"] = "object"
+    links_last: float | None = None
+    chance: Random = field(init=False)
+
+    name: ClassVar[str] = "ganai"
+    messages: ClassVar[Mapping[int, str]] = {
+        401: "Could not validate credentials",
+        402: "Insufficient credits",
+        404: "Not Found",
+        500: "Internal Server Error",
+    }
+
+    def __post_init__(self) -> None:
+        self.chance = self.world.random(self.name)
+
+    def operations(self) -> tuple[Operation, ...]:
+        """The routes of the pages."""
+        status = "/projects/{project}/inference/{job}/video_status"
+        return (
+            Operation("ganai.submit", "POST", "/create_video/bulk", self.submit, Role.SUBMIT),
+            Operation("ganai.check", "GET", status, self.check, Role.CHECK),
+        )
+
+    def error(self, status: int, message: str = "") -> web.Response:
+        """FastAPI's error (guess)."""
+        return web.json_response({"detail": self.message(status, message)}, status=status)
+
+    def invalid(self, error: ValidationError) -> web.Response:
+        """FastAPI's 422 (guess)."""
+        return web.json_response({"detail": details(error)}, status=422)
+
+    def rejected(self) -> web.Response:
+        """FastAPI's 422 about the first item."""
+        return self._invalid("Value error, tag is not valid", "value_error", "body", 0).response
+
+    async def submit(self, received: Received) -> Answer:
+        """Begin a video for every item; the reply has all URLs, and none of them works yet."""
+        project = received.query.get("project_id")
+        if not project:
+            raise self._invalid("Field required", "missing", "query", "project_id")
+        if self.projects and project not in self.projects:
+            raise self.refuse(404, "Project not found")
+        items = self.parsed(Items, received.body).root
+        self._check_tags(items)
+        replies = [self._reply(self._add(project, item)) for item in items if item.unique_id not in self.omitted]
+        return web.json_response(replies[::-1] if self.reply_reversed else replies)
+
+    async def check(self, received: Received) -> Answer:
+        """Tell how one item stands. Doc: `error` is the text "None" while there is none."""
+        job = self.job_of(received)
+        if not isinstance(job, Inference) or job.project != received.params["project"]:
+            raise self.refuse(404, "Inference not found")
+        status = self._status(job)
+        urls = self._urls(job)
+        document: dict[str, object] = {
+            "gen_status": self.spelling.get(status, status),
+            **{name: urls[name] for name in ("video_url", "permalink", "thumbnail_url", "smart_url")},
+            "error": self._error() if self._broken(job) else self.no_error,
+        }
+        return web.json_response(document)
+
+    def _status(self, job: Inference) -> str:
+        word = job.timeline.word(job, self.world.share(job))
+        if word is not None:
+            return word
+        if job.unique_id in self.ends:
+            return self.ends[job.unique_id]
+        return "SUCCEEDED" if job.outcome is Outcome.SUCCEEDED else "FAILED"
+
+    def _exists(self, job: Inference) -> bool:
+        return self.world.done(job) and self._status(job) == "SUCCEEDED"
+
+    def _broken(self, job: Inference) -> bool:
+        return self.world.share(job) >= 1 and not self._exists(job)
+
+    def _error(self) -> object:
+        text = "Lip sync failed: no voice was found"
+        return {"status_code": 500, "message": text} if self.error_form == "object" else text
+
+    def _add(self, project: str, item: Item) -> Inference:
+        prompt = "\n".join(value for value in item.__pydantic_extra__.values() if isinstance(value, str))
+        job = Inference(
+            provider=self.name,
+            id=f"{self.chance.getrandbits(96):024x}",
+            model="bulk",
+            prompt=prompt,
+            made_at=self.world.time(),
+            seconds=self.world.take(self.chance.uniform(*self.seconds), prompt, self.chance),
+            project=project,
+            unique_id=item.unique_id,
+            timeline=self.chance.choice((SIMPLE, LONG)),
+        )
+        self.world.add(job)
+        self._publish(job)
+        return job
+
+    def _publish(self, job: Inference) -> None:
+        def ready() -> bool:
+            return self._exists(job)
+
+        base = f"ganai/{job.id}"
+        page = PAGE.format(url=self.files.url(f"{base}/permalink.mp4")).encode()
+        self.files.publish(f"{base}/video.mp4", Sample.VIDEO, ready=ready, signed=self.links_last is not None)
+        self.files.publish(f"{base}/audio.mp3", Sample.AUDIO, ready=ready)
+        self.files.publish(f"{base}/thumbnail.jpg", Sample.THUMBNAIL, ready=ready)
+        self.files.publish(f"{base}/permalink.mp4", Sample.VIDEO, ready=ready)
+        self.files.publish(f"{base}/page.html", Inline(page, "text/html"), ready=ready)
+
+    def _urls(self, job: Inference) -> dict[str, str]:
+        base = f"ganai/{job.id}"
+        signed = self.files.link(f"{base}/video.mp4", self.links_last) if self.links_last is not None else None
+        return {
+            "video_url": signed or self.files.url(f"{base}/video.mp4"),
+            "audio_url": self.files.url(f"{base}/audio.mp3"),
+            "smart_url": self.files.url(f"{base}/page.html"),
+            "permalink": self.files.url(f"{base}/permalink.mp4"),
+            "thumbnail_url": self.files.url(f"{base}/thumbnail.jpg"),
+        }
+
+    def _reply(self, job: Inference) -> dict[str, object]:
+        inference = None if job.unique_id in self.without_inference else job.id
+        ids = {"inference_id": inference, "project_id": job.project, "unique_id": job.unique_id}
+        return {**self._urls(job), **ids}
+
+    def _check_tags(self, items: list[Item]) -> None:
+        for at, item in enumerate(items):
+            for tag in sorted(self.tags - set(item.__pydantic_extra__)):
+                raise self._invalid("Field required", "missing", "body", at, tag)
+
+    def _invalid(self, message: str, kind: str, *loc: str | int) -> Refused:
+        return Refused(web.json_response({"detail": [{"loc": loc, "msg": message, "type": kind}]}, status=422))

@@ -1,0 +1,225 @@
+"""HeyGen v1 (`/v1/video.generate`, `/v1/video_status.get`): clips in, a video out. Written from its v1 reference.
+
+Doc: the request's table, the status object, the codes, `X-Api-Key`. Seen: `voice_id`, and the envelope
+`{code, message, data}` where 100 is success. Guess: which HTTP status goes with which code.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Annotated, ClassVar, Literal, Self
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from .files import Sample
+from .messages import Answer, Operation, Received, Refused, Role
+from .provider import Provider, Strict
+from .world import Job, Outcome, Timeline
+
+STATES = Timeline(((0.1, "pending"), (0.25, "waiting"), (1.0, "processing")))
+WEEK = 7 * 24 * 3600.0
+SUCCESS = 100
+LONGEST_TEXT = 5000
+
+
+def public_url(value: str) -> str:
+    """Doc: a public HTTP link."""
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must be an http or https URL")
+    return value
+
+
+def colour_or_url(value: str) -> str:
+    """Doc: `#FAFAFA`, or a link to an image or a video."""
+    return value if re.fullmatch(r"#[0-9a-fA-F]{6}", value) else public_url(value)
+
+
+class Offset(Strict):
+    """Where the avatar stands; 0 is the centre."""
+
+    x: float = 0
+    y: float = 0
+
+
+class Clip(Strict):
+    """A stretch of the video: one of two figures says or mimes one of two things."""
+
+    avatar_id: Annotated[str, Field(min_length=1)] | None = None
+    avatar_style: Literal["normal", "circle"] | None = None
+    talking_photo_id: Annotated[str, Field(min_length=1)] | None = None
+    talking_photo_style: Literal["normal", "circle"] | None = None
+    input_text: str | None = None
+    input_audio: Annotated[str, AfterValidator(public_url)] | None = None
+    voice_id: Annotated[str, Field(min_length=1)] | None = None
+    scale: Annotated[float, Field(gt=0)] = 1
+    offset: Offset | None = None
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Self:
+        if (self.avatar_id is None) == (self.talking_photo_id is None):
+            raise ValueError("exactly one of avatar_id and talking_photo_id is needed")
+        if (self.input_text is None) == (self.input_audio is None):
+            raise ValueError("exactly one of input_text and input_audio is needed")
+        return self
+
+
+class Video(Strict):
+    """The body of a generation."""
+
+    version: Literal["v1alpha"]
+    clips: Annotated[list[Clip], Field(min_length=1)]
+    background: Annotated[str, AfterValidator(colour_or_url)] | None = None
+    ratio: Literal["16:9", "9:16"] = "16:9"
+    test: bool = False
+    caption_open: bool = False
+
+    @model_validator(mode="after")
+    def _captions_need_text(self) -> Self:
+        if self.caption_open and any(clip.input_text is None for clip in self.clips):
+            raise ValueError("caption_open needs input_text")
+        return self
+
+    @property
+    def prompt(self) -> str:
+        """Everything that is said."""
+        return "\n".join(clip.input_text for clip in self.clips if clip.input_text is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendering(Job):
+    """A video, and whether it has captions."""
+
+    captions: bool
+
+
+@dataclass(slots=True, kw_only=True)
+class HeyGen(Provider):
+    """The pretend HeyGen."""
+
+    seconds: float = 9
+    spelling: dict[str, str] = field(default_factory=dict)
+    links_last: float = WEEK
+    wrapped: bool = True
+    id_field: Literal["id", "video_id"] = "id"
+    error_form: Literal["object", "text"] = "object"
+    bad_key_code: int = 400112
+    credits_status: int = 400
+    blocked_words: set[str] = field(default_factory=lambda: {"blockedword"})
+    chance: Random = field(init=False)
+
+    name: ClassVar[str] = "heygen"
+    invalid_status: ClassVar[int] = 400
+    messages: ClassVar[Mapping[int, str]] = {
+        400: "Invalid parameters",
+        401: "Unauthorized",
+        402: "Insufficient credit",
+        404: "Video not found",
+        429: "Too many requests",
+        500: "Internal error",
+    }
+
+    def __post_init__(self) -> None:
+        self.chance = self.world.random(self.name)
+
+    def operations(self) -> tuple[Operation, ...]:
+        """The routes of the reference."""
+        return (
+            Operation("heygen.submit", "POST", "/v1/video.generate", self.submit, Role.SUBMIT),
+            Operation("heygen.check", "GET", "/v1/video_status.get", self.check, Role.CHECK),
+        )
+
+    def credential(self, received: Received) -> str | None:
+        """Doc: its own header."""
+        return received.headers.get("X-Api-Key")
+
+    def job_of(self, received: Received) -> Job | None:
+        """Doc: the id is in the query."""
+        return self.world.jobs.get((self.name, received.query.get("video_id", "")))
+
+    def error(self, status: int, message: str = "") -> web.Response:
+        """An error with the code that goes with a status."""
+        codes = {400: 40001, 401: self.bad_key_code, 402: 40009, 404: 40040, 422: 400175, 429: 40029}
+        return self._coded(status, codes.get(status, status * 100), self.message(status, message))
+
+    def invalid(self, error: ValidationError) -> web.Response:
+        """Doc: 40001 for a field's value, 400175 for fields that do not go together."""
+        first = error.errors(include_url=False, include_context=False)[0]
+        code = 400175 if first["type"] == "value_error" else 40001
+        where = ".".join(map(str, first["loc"]))
+        return self._coded(400, code, f"{where} is invalid: {first['msg']}" if where else first["msg"])
+
+    def no_credit(self) -> web.Response:
+        """Doc: 40009."""
+        return self._coded(self.credits_status, 40009, "Insufficient credit")
+
+    async def submit(self, received: Received) -> Answer:
+        """Begin a video."""
+        order = self.parsed(Video, received.body)
+        self._check_texts(order)
+        job = Rendering(
+            provider=self.name,
+            id=f"{self.chance.getrandbits(128):032x}",
+            model="v1alpha",
+            prompt=order.prompt,
+            made_at=self.world.time(),
+            seconds=self.world.take(self.seconds, order.prompt, self.chance),
+            captions=order.caption_open,
+        )
+        self.world.add(job)
+        base = f"heygen/{job.id}"
+        self.files.publish(f"{base}/video.mp4", Sample.VIDEO, signed=True)
+        self.files.publish(f"{base}/captions.mp4", Sample.VIDEO, signed=True)
+        self.files.publish(f"{base}/preview.gif", Sample.PREVIEW, signed=True)
+        self.files.publish(f"{base}/thumbnail.jpg", Sample.THUMBNAIL, signed=True)
+        return web.json_response({"code": SUCCESS, "message": "Success", "data": {"video_id": job.id}})
+
+    async def check(self, received: Received) -> Answer:
+        """Tell how a video stands. Doc: a failed one is still HTTP 200; links are signed anew by every call."""
+        if not received.query.get("video_id"):
+            raise self.refuse(400, "video_id is required")
+        job = self.job_of(received)
+        if not isinstance(job, Rendering):
+            raise self.refuse(404)
+        document = self._document(job)
+        if not self.wrapped:
+            return web.json_response(document)
+        return web.json_response({"code": SUCCESS, "message": "Success", "data": document})
+
+    def _document(self, job: Rendering) -> dict[str, object]:
+        share = self.world.share(job)
+        ends = "completed" if job.outcome is Outcome.SUCCEEDED else "failed"  # it has no word for canceled
+        status = STATES.word(job, share) or ends
+        done = self.world.done(job)
+        return {
+            self.id_field: job.id,
+            "status": self.spelling.get(status, status),
+            "video_url": self._link(job, "video.mp4") if done else None,
+            "video_url_caption": self._link(job, "captions.mp4") if done and job.captions else None,
+            "gif_url": self._link(job, "preview.gif") if done else None,
+            "thumbnail_url": self._link(job, "thumbnail.jpg") if done else None,
+            "duration": 2.0 if done else None,
+            "error": self._failure() if share >= 1 and not done else None,
+        }
+
+    def _link(self, job: Rendering, name: str) -> str:
+        return self.files.link(f"heygen/{job.id}/{name}", self.links_last)
+
+    def _failure(self) -> object:
+        detail = "The avatar could not be rendered"
+        if self.error_form == "text":
+            return detail
+        return {"code": 40119, "message": "Video generation failed", "detail": detail}
+
+    def _check_texts(self, order: Video) -> None:
+        texts = [clip.input_text for clip in order.clips if clip.input_text is not None]
+        if any(not text.strip() or len(text) > LONGEST_TEXT for text in texts):
+            raise Refused(self._coded(400, 40039, "input_text is empty or too long"))
+        if any(word in text.lower() for text in texts for word in self.blocked_words):
+            raise Refused(self._coded(400, 400105, "input_text contains blocked words"))
+
+    def _coded(self, status: int, code: int, message: str) -> web.Response:
+        return web.json_response({"code": code, "message": message}, status=status)

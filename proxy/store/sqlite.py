@@ -1,0 +1,769 @@
+"""The embedded store: one SQLite file, one server that runs jobs, any number of commands beside it.
+
+Two threads own one connection each. Writes that wait together are committed together, so that a hundred events cost
+one fsync; reads have a thread of their own and never wait for a write. Whatever a write returned survives a loss of
+power (`synchronous=FULL`). The public methods only choose the thread: the SQL stands in the functions below them.
+"""
+
+import asyncio
+import fcntl
+import os
+import secrets
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+from types import TracebackType
+from typing import Any, BinaryIO, Concatenate, Final, ParamSpec, Self, TypeVar
+from weakref import WeakSet
+
+import orjson
+
+from proxy import errors
+from proxy.clock import Clock, SystemClock
+from proxy.job import Draft, Event, Job, Order, Output, Status, Ticket, encode, new_id
+from proxy.store.base import Account, Admission, Admitted, Asset, Cause, Change, Claim, ClaimLost, Entry, Key, Page
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_Task = tuple[asyncio.Future[Any], Callable[[], Any]]
+
+_PATIENCE: Final = 5.0
+"""Seconds to wait for another process's write: a command's, which takes milliseconds."""
+_PRAGMAS: Final = """
+    PRAGMA journal_mode = WAL;
+    PRAGMA synchronous = FULL;
+    PRAGMA fullfsync = ON; -- macOS: without it, fsync stops short of the disk
+    PRAGMA foreign_keys = ON;
+"""
+_MARK: Final = 0x506F6C6C
+"""SQLite's application id of our files: "Poll"."""
+_NEWEST: Final = "~"
+"""Sorts after every id."""
+
+_SCHEMA: Final = (
+    """CREATE TABLE account (
+        id TEXT PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        tokens INTEGER NOT NULL DEFAULT 0 CHECK (tokens >= 0),
+        head INTEGER NOT NULL DEFAULT 0, -- position of the newest event in the account's feed
+        floor INTEGER NOT NULL DEFAULT 0 -- positions up to here may have been deleted
+    )""",
+    """CREATE TABLE api_key (
+        id TEXT PRIMARY KEY,
+        account TEXT NOT NULL REFERENCES account,
+        digest BLOB NOT NULL UNIQUE,
+        created_at REAL NOT NULL,
+        revoked_at REAL
+    )""",
+    # No reference to the job: a ledger entry outlives it. One charge and one refund per job, whatever the code does.
+    """CREATE TABLE entry (
+        id TEXT PRIMARY KEY,
+        account TEXT NOT NULL REFERENCES account,
+        tokens INTEGER NOT NULL,
+        cause TEXT NOT NULL,
+        job TEXT,
+        at REAL NOT NULL,
+        UNIQUE (job, cause)
+    )""",
+    "CREATE INDEX entry_by_account ON entry (account, id)",
+    # The balance is moved by the entry itself, so that it cannot differ from the ledger's sum.
+    """CREATE TRIGGER entry_moves_tokens AFTER INSERT ON entry BEGIN
+        UPDATE account SET tokens = tokens + NEW.tokens WHERE id = NEW.account;
+    END""",
+    "CREATE TRIGGER entry_is_kept BEFORE DELETE ON entry BEGIN SELECT RAISE(ABORT, 'The ledger is append-only.'); END",
+    "CREATE TRIGGER entry_is_fixed BEFORE UPDATE ON entry BEGIN SELECT RAISE(ABORT, 'The ledger is append-only.'); END",
+    # `record` is the whole job as JSON; what lists are filtered by stands beside it.
+    """CREATE TABLE job (
+        id TEXT PRIMARY KEY,
+        account TEXT NOT NULL REFERENCES account,
+        model TEXT NOT NULL,
+        status TEXT NOT NULL,
+        record TEXT NOT NULL
+    )""",
+    # Status and model are in it so that a filtered list is found without reading the rows that it leaves out.
+    "CREATE INDEX job_by_account ON job (account, id, status, model)",
+    """CREATE TABLE event (
+        job TEXT NOT NULL REFERENCES job ON DELETE CASCADE,
+        n INTEGER NOT NULL,
+        account TEXT NOT NULL,
+        position INTEGER NOT NULL,
+        final INTEGER NOT NULL,
+        data BLOB NOT NULL,
+        PRIMARY KEY (job, n)
+    ) WITHOUT ROWID""",
+    "CREATE UNIQUE INDEX event_by_position ON event (account, position)",
+    # One row per unfinished job, and so small, however many finished jobs are kept: who holds it, until when.
+    """CREATE TABLE work (
+        job TEXT PRIMARY KEY REFERENCES job ON DELETE CASCADE,
+        node TEXT,
+        epoch INTEGER NOT NULL DEFAULT 0,
+        lapses_at REAL NOT NULL DEFAULT 0
+    ) WITHOUT ROWID""",
+    "CREATE INDEX work_by_lapse ON work (lapses_at)",
+    "CREATE INDEX work_by_node ON work (node)",
+    """CREATE TABLE asset (
+        id TEXT PRIMARY KEY,
+        account TEXT NOT NULL REFERENCES account,
+        type TEXT NOT NULL,
+        size INTEGER NOT NULL,
+        blob TEXT NOT NULL,
+        created_at REAL NOT NULL
+    )""",
+    # The assets that unfinished jobs name; a row goes with its job's row in `work`.
+    """CREATE TABLE hold (
+        job TEXT NOT NULL REFERENCES work ON DELETE CASCADE,
+        asset TEXT NOT NULL REFERENCES asset,
+        PRIMARY KEY (job, asset)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX hold_by_asset ON hold (asset)",
+    # No reference to the job: where it was deleted, its key must not make another.
+    """CREATE TABLE idempotency (
+        account TEXT NOT NULL REFERENCES account,
+        "key" TEXT NOT NULL,
+        fingerprint BLOB NOT NULL,
+        job TEXT NOT NULL,
+        at REAL NOT NULL,
+        PRIMARY KEY (account, "key")
+    ) WITHOUT ROWID""",
+    "CREATE TABLE secret (name TEXT PRIMARY KEY, value BLOB NOT NULL)",
+)
+_MIGRATIONS: Final = (_SCHEMA,)
+"""Each takes a database from one version (its place here) to the next; released ones are never edited."""
+
+
+class SqliteStore:
+    """The `Store` in one SQLite file; `exclusive` is for the one process that runs jobs."""
+
+    def __init__(
+        self, path: str | Path, clock: Clock | None = None, *, lease: float = 30.0, exclusive: bool = False
+    ) -> None:
+        self._path = Path(path)
+        self._clock = clock or SystemClock()
+        self._lease = lease
+        self._exclusive = exclusive
+        self._listeners: WeakSet[_Listener] = WeakSet()
+
+    async def __aenter__(self) -> Self:
+        """Open the file, made or migrated where needed; errors.Unavailable when that cannot be."""
+        try:
+            writer, reader = await asyncio.to_thread(self._open)
+        except (OSError, sqlite3.Error) as error:
+            raise errors.Unavailable(f"The store {self._path} cannot be opened: {error}.") from error
+        self._writer = _Lane(writer, "BEGIN IMMEDIATE", self._tell)
+        self._reader = _Lane(reader, "BEGIN", self._tell)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Finish the calls that were made, then end every listener and close the file."""
+        self._writer.stop()
+        self._reader.stop()
+        await asyncio.to_thread(self._close)
+        for listener in self._listeners:
+            listener.put(None)
+
+    async def ping(self) -> None:
+        """Prove that a transaction can be written now."""
+        await self._writer.run(_ping)
+
+    async def secret(self, name: str) -> bytes:
+        """The 32 random bytes kept under `name`."""
+        return await self._writer.run(_secret, name)
+
+    # --- accounts, keys, ledger ---
+
+    async def create_key(self, name: str, digest: bytes, tokens: int = 0) -> Key:
+        """Add a key to the account called `name`."""
+        return await self._writer.run(_create_key, name, digest, tokens, self._clock.now())
+
+    async def key(self, digest: bytes) -> Key | None:
+        """The key of that digest, as the file says now."""
+        return await self._reader.run(_key_by_digest, digest)
+
+    async def key_by_id(self, key_id: str) -> Key | None:
+        """The key of that id, as the file says now."""
+        return await self._reader.run(_key, key_id)
+
+    async def keys(self) -> Sequence[Key]:
+        """All keys, oldest first."""
+        return await self._reader.run(_keys)
+
+    async def revoke_key(self, key_id: str) -> Key | None:
+        """Revoke a key, once and for ever."""
+        return await self._writer.run(_revoke_key, key_id, self._clock.now())
+
+    async def grant(self, name: str, tokens: int) -> Account | None:
+        """Add `tokens` to the account called `name`."""
+        return await self._writer.run(_grant, name, tokens, self._clock.now())
+
+    async def account(self, account_id: str) -> Account | None:
+        """The account with its balance now."""
+        return await self._reader.run(_account, account_id)
+
+    async def accounts(self) -> Sequence[Account]:
+        """All accounts, by name."""
+        return await self._reader.run(_accounts)
+
+    async def ledger(self, account: str, limit: int, before: str | None = None) -> Page[Entry]:
+        """The account's ledger entries, newest first."""
+        return await self._reader.run(_ledger, account, limit, before)
+
+    # --- jobs and events ---
+
+    async def admit(self, admission: Admission) -> Admitted:
+        """Record a new job, or find the one that its idempotency key made."""
+        return await self._writer.run(_admit, admission, self._clock.now())
+
+    async def claim(self, node: str, limit: int) -> Sequence[Claim]:
+        """Take up to `limit` unfinished jobs that nobody holds, oldest first."""
+        now = self._clock.now()
+        return await self._writer.run(_claim, node, limit, now, now + self._lease)
+
+    async def renew(self, node: str) -> None:
+        """Prolong the leases of all the node's claims."""
+        await self._writer.run(_renew, node, self._clock.now() + self._lease)
+
+    async def release(self, claim: Claim) -> None:
+        """Give the job back unfinished."""
+        await self._writer.run(_release, claim)
+
+    async def intend(self, claim: Claim) -> Job:
+        """Record that the order is about to be sent."""
+        return await self._writer.run(_intend, claim, self._clock.now())
+
+    async def append(self, claim: Claim, draft: Draft, ticket: Ticket | None = None) -> Job:
+        """Record the job's next event, the refund that it causes and the new ticket."""
+        return await self._writer.run(_append, claim, draft, ticket, self._clock.now())
+
+    async def request_cancel(self, account: str, job_id: str) -> Job | None:
+        """Note that the client wants the job to stop."""
+        return await self._writer.run(_request_cancel, account, job_id)
+
+    async def job(self, account: str, job_id: str) -> Job | None:
+        """The account's job."""
+        return await self._reader.run(_job, account, job_id)
+
+    async def jobs(
+        self,
+        account: str,
+        limit: int,
+        before: str | None = None,
+        status: Status | None = None,
+        model: str | None = None,
+    ) -> Page[Job]:
+        """The account's jobs, newest first."""
+        return await self._reader.run(_jobs, account, limit, before, status=status, model=model)
+
+    async def read(self, job_id: str, after: int) -> Sequence[Event]:
+        """The job's events numbered above `after`, in order."""
+        return await self._reader.run(_read, job_id, after)
+
+    def changes(self) -> AsyncIterator[Change]:
+        """Tell every event recorded from this call on, after its commit.
+
+        Only events recorded through this object are told: no other process on the file records any.
+        """
+        listener = _Listener()
+        self._listeners.add(listener)
+        return listener
+
+    # --- assets ---
+
+    async def add_asset(self, asset: Asset) -> None:
+        """Record an asset whose bytes are already stored."""
+        await self._writer.run(_add_asset, asset)
+
+    async def asset(self, account: str, asset_id: str) -> Asset | None:
+        """The account's asset."""
+        return await self._reader.run(_asset, account, asset_id)
+
+    async def delete_asset(self, account: str, asset_id: str) -> Asset | None:
+        """Forget the asset and return it."""
+        return await self._writer.run(_delete_asset, account, asset_id)
+
+    # --- the file and the threads ---
+
+    def _open(self) -> "tuple[_Connection, _Connection]":
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _turn(self._path.parent), ExitStack() as stack:
+            if self._exclusive:
+                _lock(self._path, stack.enter_context(Path(f"{self._path}.lock").open("wb")))
+            writer = stack.enter_context(closing(self._connect()))
+            writer.executescript(_PRAGMAS)
+            _migrate(writer, self._path)
+            if self._exclusive:  # whoever held the claims is dead: the lock was free
+                writer.execute("UPDATE work SET node = NULL, lapses_at = 0")
+            reader = stack.enter_context(closing(self._connect()))
+            reader.executescript(_PRAGMAS + "PRAGMA query_only = ON;")
+            self._opened = stack.pop_all()
+        return writer, reader
+
+    def _connect(self) -> "_Connection":
+        self._path.touch(mode=0o600)  # before SQLite makes it: it holds secrets, and its WAL gets the same mode
+        return sqlite3.connect(
+            self._path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False, factory=_Connection
+        )
+
+    def _close(self) -> None:
+        self._writer.join()
+        self._reader.join()
+        self._opened.close()
+
+    def _tell(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            for listener in self._listeners:
+                listener.put(change)
+
+
+class _Listener:
+    """One iterator over the changes; the store knows it weakly, so one that is dropped leaves nothing behind."""
+
+    def __init__(self) -> None:
+        self._queue = asyncio.Queue[Change | None]()
+        self.put = self._queue.put_nowait
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Change:
+        if change := await self._queue.get():
+            return change
+        self.put(None)  # the end stays the end
+        raise StopAsyncIteration
+
+
+class _Connection(sqlite3.Connection):
+    """A connection, and what its transaction will have to tell once it is committed."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.row_factory = sqlite3.Row
+        self.told: list[Change] = []
+
+
+class _Lane:
+    """One thread with one connection: what waits is run in one transaction and answered in one call of the loop.
+
+    Each task has its own savepoint: one that raises is undone alone.
+    """
+
+    def __init__(self, db: _Connection, begin: str, tell: Callable[[Iterable[Change]], None]) -> None:
+        self._db = db
+        self._begin = begin
+        self._tell = tell
+        self._loop = asyncio.get_running_loop()
+        self._waiting = SimpleQueue[_Task | None]()
+        self._stopped = False
+        self._thread = Thread(target=self._serve, name=f"store: {begin}", daemon=True)
+        self._thread.start()
+
+    def run(
+        self, work: Callable[Concatenate[_Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Future[T]:
+        """Let the thread run `work`; the future is answered after the commit."""
+        if self._stopped:
+            raise errors.Unavailable("The store is closed.")
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._waiting.put((future, partial(work, self._db, *args, **kwargs)))
+        return future
+
+    def stop(self) -> None:
+        """Take no more; what was taken is still done."""
+        self._stopped = True
+        self._waiting.put(None)
+
+    def join(self) -> None:
+        """Wait until all is done."""
+        self._thread.join()
+
+    def _serve(self) -> None:
+        while batch := self._take():
+            outcomes = self._transact(batch)
+            told, self._db.told = self._db.told, []
+            self._loop.call_soon_threadsafe(self._answer, batch, outcomes, told)
+
+    def _take(self) -> list[_Task]:
+        """Wait for a task, then take all that wait; nothing once stopped."""
+        batch: list[_Task] = []
+        task = self._waiting.get()
+        with suppress(Empty):
+            while task:
+                batch.append(task)
+                task = self._waiting.get_nowait()
+            self._waiting.put(None)  # stopped: `None` is the last there is, and is met again after this batch
+        return batch
+
+    def _transact(self, batch: list[_Task]) -> list[Any]:
+        try:
+            self._db.execute(self._begin)
+            outcomes = [self._attempt(work) for _, work in batch]
+            self._db.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001 -- the thread goes on, whatever became of this batch
+            self._undo()
+            return [_unavailable(error) for _ in batch]
+        return outcomes
+
+    def _attempt(self, work: Callable[[], Any]) -> Any:
+        """Do `work` and return what came of it: its result, or the exception that undid it."""
+        kept = len(self._db.told)
+        self._db.execute("SAVEPOINT task")
+        try:
+            outcome = work()
+        except Exception as error:
+            del self._db.told[kept:]
+            if not self._db.in_transaction:  # a full disk makes SQLite undo the whole of it: the batch fails
+                raise
+            self._db.execute("ROLLBACK TO task")
+            outcome = _unavailable(error) if isinstance(error, sqlite3.OperationalError) else error
+        self._db.execute("RELEASE task")
+        return outcome
+
+    def _undo(self) -> None:
+        self._db.told.clear()
+        with suppress(sqlite3.Error):
+            self._db.execute("ROLLBACK")
+
+    def _answer(self, batch: list[_Task], outcomes: list[Any], told: list[Change]) -> None:
+        self._tell(told)
+        for (future, _), outcome in zip(batch, outcomes, strict=True):
+            if future.done():  # its caller was canceled; what it asked for has happened nevertheless
+                continue
+            if isinstance(outcome, Exception):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+
+def _unavailable(error: Exception) -> errors.Unavailable:
+    unavailable = errors.Unavailable(f"The store cannot serve now: {error}.")
+    unavailable.__cause__ = error
+    return unavailable
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """Let one at a time open a store in `folder`: alone among SQLite's steps, the change to WAL does not wait."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _lock(path: Path, file: BinaryIO) -> None:
+    """Take the lock that one server per store holds until it ends, however it ends."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise errors.Unavailable(f"Another server runs on the store {path}: stop it, or use another store.") from error
+
+
+def _migrate(db: _Connection, path: Path) -> None:
+    if _version(db) == len(_MIGRATIONS):
+        return
+    db.execute("BEGIN IMMEDIATE")  # and look again: a server and a command may meet in a new file
+    found = _version(db)
+    if found > len(_MIGRATIONS):
+        raise errors.Unavailable(
+            f"A newer Pollcast wrote the store {path}: its schema is {found}, this one knows {len(_MIGRATIONS)}."
+        )
+    for migration in _MIGRATIONS[found:]:
+        for statement in migration:
+            db.execute(statement)
+    db.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+    db.execute("COMMIT")
+
+
+def _version(db: _Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _ping(db: _Connection) -> None:
+    db.execute(f"PRAGMA application_id = {_MARK}")  # the smallest write there is: it rewrites the file's header
+
+
+def _secret(db: _Connection, name: str) -> bytes:
+    db.execute("INSERT OR IGNORE INTO secret (name, value) VALUES (?, ?)", (name, secrets.token_bytes(32)))
+    return bytes(db.execute("SELECT value FROM secret WHERE name = ?", (name,)).fetchone()["value"])
+
+
+# --- accounts, keys, ledger ---
+
+
+def _create_key(db: _Connection, name: str, digest: bytes, tokens: int, now: float) -> Key:
+    db.execute("INSERT OR IGNORE INTO account (id, name) VALUES (?, ?)", (new_id("acct"), name))
+    account = db.execute("SELECT id FROM account WHERE name = ?", (name,)).fetchone()["id"]
+    key = Key(new_id("key"), account, name, now)
+    db.execute(
+        "INSERT INTO api_key (id, account, digest, created_at) VALUES (?, ?, ?, ?)", (key.id, account, digest, now)
+    )
+    _grant(db, name, tokens, now)
+    return key
+
+
+_KEYS: Final = """
+    SELECT api_key.id, account, name, created_at, revoked_at FROM api_key JOIN account ON account.id = api_key.account
+"""
+
+
+def _keys(db: _Connection) -> list[Key]:
+    return [Key(**row) for row in db.execute(_KEYS + "ORDER BY api_key.id")]
+
+
+def _key(db: _Connection, key_id: str) -> Key | None:
+    row = db.execute(_KEYS + "WHERE api_key.id = ?", (key_id,)).fetchone()
+    return Key(**row) if row else None
+
+
+def _key_by_digest(db: _Connection, digest: bytes) -> Key | None:
+    row = db.execute(_KEYS + "WHERE digest = ?", (digest,)).fetchone()
+    return Key(**row) if row else None
+
+
+def _revoke_key(db: _Connection, key_id: str, now: float) -> Key | None:
+    db.execute("UPDATE api_key SET revoked_at = coalesce(revoked_at, ?) WHERE id = ?", (now, key_id))
+    return _key(db, key_id)
+
+
+def _grant(db: _Connection, name: str, tokens: int, now: float) -> Account | None:
+    row = db.execute("SELECT id, name, tokens FROM account WHERE name = ?", (name,)).fetchone()
+    if row is None:
+        return None
+    account = Account(**row)
+    if account.tokens + tokens < 0:
+        raise errors.InsufficientTokens(-tokens, account.tokens)
+    _enter(db, account.id, Entry(new_id("entry"), tokens, Cause.GRANT, None, now))
+    return replace(account, tokens=account.tokens + tokens)
+
+
+def _enter(db: _Connection, account: str, entry: Entry) -> None:
+    """Write the ledger; the balance follows by itself. Nothing else moves tokens."""
+    if not entry.tokens:
+        return
+    row = (entry.id, account, entry.tokens, entry.cause, entry.job, entry.at)
+    db.execute("INSERT INTO entry (id, account, tokens, cause, job, at) VALUES (?, ?, ?, ?, ?, ?)", row)
+
+
+def _account(db: _Connection, account_id: str) -> Account | None:
+    row = db.execute("SELECT id, name, tokens FROM account WHERE id = ?", (account_id,)).fetchone()
+    return Account(**row) if row else None
+
+
+def _accounts(db: _Connection) -> list[Account]:
+    return [Account(**row) for row in db.execute("SELECT id, name, tokens FROM account ORDER BY name")]
+
+
+def _ledger(db: _Connection, account: str, limit: int, before: str | None) -> Page[Entry]:
+    rows = db.execute(
+        "SELECT id, tokens, cause, job, at FROM entry WHERE account = ? AND id < ? ORDER BY id DESC LIMIT ?",
+        (account, before or _NEWEST, limit + 1),
+    )
+    return _page(rows, limit, lambda row: Entry(**{**row, "cause": Cause(row["cause"])}))
+
+
+def _page(rows: Iterable[sqlite3.Row], limit: int, record: Callable[[sqlite3.Row], T]) -> Page[T]:
+    """Make a page of `limit` rows; one more was asked for, to know whether the list goes on."""
+    found = list(rows)
+    after = found[limit - 1]["id"] if len(found) > limit else None
+    return Page([record(row) for row in found[:limit]], after)
+
+
+# --- jobs and events ---
+
+
+def _admit(db: _Connection, admission: Admission, now: float) -> Admitted:
+    if earlier := _replay(db, admission):
+        return Admitted(earlier, replayed=True)
+    _require_assets(db, admission)
+    job = Job(new_id("job"), admission.account, admission.key, admission.order, admission.tokens, now, now)
+    _charge(db, job)
+    row = (job.id, job.account, job.model, job.status, _record_of(job))
+    db.execute("INSERT INTO job (id, account, model, status, record) VALUES (?, ?, ?, ?, ?)", row)
+    db.execute("INSERT INTO work (job) VALUES (?)", (job.id,))
+    _publish(db, job, Draft(job.status), now)
+    db.executemany("INSERT INTO hold (job, asset) VALUES (?, ?)", [(job.id, asset) for asset in set(admission.assets)])
+    if admission.idempotency_key is not None:
+        db.execute(
+            'INSERT INTO idempotency (account, "key", fingerprint, job, at) VALUES (?, ?, ?, ?, ?)',
+            (job.account, admission.idempotency_key, admission.fingerprint, job.id, now),
+        )
+    return Admitted(job)
+
+
+def _replay(db: _Connection, admission: Admission) -> Job | None:
+    """Find the job that the admission's idempotency key made before."""
+    row = db.execute(
+        'SELECT fingerprint, job FROM idempotency WHERE account = ? AND "key" = ?',
+        (admission.account, admission.idempotency_key),
+    ).fetchone()
+    if row is None:
+        return None
+    if row["fingerprint"] != admission.fingerprint:
+        raise errors.IdempotencyConflict("This Idempotency-Key was used for another order: send a new one.")
+    job = _job(db, admission.account, row["job"])
+    if job is None:
+        raise errors.NotFound("The job that this Idempotency-Key made has been deleted.")
+    return job
+
+
+def _require_assets(db: _Connection, admission: Admission) -> None:
+    for asset in admission.assets:
+        if _asset(db, admission.account, asset) is None:
+            raise errors.NotFound(f"There is no asset {asset}.")
+
+
+def _charge(db: _Connection, job: Job) -> None:
+    account = _account(db, job.account)
+    if account is None:
+        raise errors.NotFound(f"There is no account {job.account}.")
+    if account.tokens < job.tokens:
+        raise errors.InsufficientTokens(job.tokens, account.tokens)
+    _enter(db, account.id, Entry(new_id("entry"), -job.tokens, Cause.CHARGE, job.id, job.created_at))
+
+
+def _claim(db: _Connection, node: str, limit: int, now: float, lapses_at: float) -> list[Claim]:
+    free = db.execute(  # by the index: left alone, SQLite walks past every job that is held, oldest first
+        "SELECT job FROM work INDEXED BY work_by_lapse WHERE lapses_at <= ? ORDER BY job LIMIT ?", (now, limit)
+    ).fetchall()
+    return [_take(db, row["job"], node, lapses_at) for row in free]
+
+
+def _take(db: _Connection, job_id: str, node: str, lapses_at: float) -> Claim:
+    """Make `node` the job's holder; whoever held it before is shut out by the new epoch."""
+    db.execute("UPDATE work SET node = ?, epoch = epoch + 1, lapses_at = ? WHERE job = ?", (node, lapses_at, job_id))
+    row = db.execute("SELECT record, epoch FROM work JOIN job ON job.id = work.job WHERE job = ?", (job_id,)).fetchone()
+    return Claim(_job_of(row), node, row["epoch"])
+
+
+def _renew(db: _Connection, node: str, lapses_at: float) -> None:
+    db.execute("UPDATE work SET lapses_at = ? WHERE node = ?", (lapses_at, node))
+
+
+def _release(db: _Connection, claim: Claim) -> None:
+    db.execute(
+        "UPDATE work SET node = NULL, lapses_at = 0 WHERE job = ? AND node = ? AND epoch = ?",
+        (claim.job.id, claim.node, claim.epoch),
+    )
+
+
+def _held(db: _Connection, claim: Claim) -> Job:
+    """The claim's job as it is now; ClaimLost when it is over or was taken over. A lapse alone loses nothing."""
+    row = db.execute(
+        "SELECT record FROM work JOIN job ON job.id = work.job WHERE job = ? AND node = ? AND epoch = ?",
+        (claim.job.id, claim.node, claim.epoch),
+    ).fetchone()
+    if row is None:
+        raise ClaimLost(f"{claim.node} does not hold {claim.job.id} any more.")
+    return _job_of(row)
+
+
+def _intend(db: _Connection, claim: Claim, now: float) -> Job:
+    return _update(db, replace(_held(db, claim), intended_at=now))
+
+
+def _append(db: _Connection, claim: Claim, draft: Draft, ticket: Ticket | None, now: float) -> Job:
+    job = _held(db, claim).after(draft, now)
+    if ticket is not None:
+        job = replace(job, ticket=ticket)
+    _update(db, job)
+    _publish(db, job, draft, now)
+    if draft.refund:
+        _refund(db, job, draft, now)
+    if job.status.final:
+        db.execute("DELETE FROM work WHERE job = ?", (job.id,))
+    return job
+
+
+def _refund(db: _Connection, job: Job, draft: Draft, now: float) -> None:
+    if not draft.status.final or not 0 < draft.refund <= job.tokens:
+        raise ValueError(f"{job.id} cost {job.tokens}: {draft.refund} cannot be refunded with {draft.status!r}.")
+    _enter(db, job.account, Entry(new_id("entry"), draft.refund, Cause.REFUND, job.id, now))
+
+
+def _update(db: _Connection, job: Job) -> Job:
+    db.execute("UPDATE job SET status = ?, record = ? WHERE id = ?", (job.status, _record_of(job), job.id))
+    return job
+
+
+def _publish(db: _Connection, job: Job, draft: Draft, now: float) -> None:
+    """Keep the job's newest event, at the next position of its account's feed, and have it told."""
+    db.execute("UPDATE account SET head = head + 1 WHERE id = ?", (job.account,))
+    db.execute(
+        """INSERT INTO event (job, n, account, position, final, data)
+           SELECT ?, ?, id, head, ?, ? FROM account WHERE id = ?""",
+        (job.id, job.event, draft.status.final, encode(job, draft, job.event, now), job.account),
+    )
+    db.told.append(Change(job.account, job.id, job.event))
+
+
+def _request_cancel(db: _Connection, account: str, job_id: str) -> Job | None:
+    job = _job(db, account, job_id)
+    if job is None or job.status.final:
+        return job
+    return _update(db, replace(job, cancel_requested=True))
+
+
+def _job(db: _Connection, account: str, job_id: str) -> Job | None:
+    row = db.execute("SELECT record FROM job WHERE id = ? AND account = ?", (job_id, account)).fetchone()
+    return _job_of(row) if row else None
+
+
+def _jobs(
+    db: _Connection, account: str, limit: int, before: str | None, *, status: Status | None, model: str | None
+) -> Page[Job]:
+    rows = db.execute(
+        """SELECT id, record FROM job WHERE account = ? AND id < ?
+           AND status = coalesce(?, status) AND model = coalesce(?, model) ORDER BY id DESC LIMIT ?""",
+        (account, before or _NEWEST, status, model, limit + 1),
+    )
+    return _page(rows, limit, _job_of)
+
+
+def _read(db: _Connection, job_id: str, after: int) -> list[Event]:
+    rows = db.execute("SELECT n, data, final FROM event WHERE job = ? AND n > ? ORDER BY n", (job_id, after))
+    return [Event(job_id, n, data, bool(final)) for n, data, final in rows]
+
+
+def _job_of(row: sqlite3.Row) -> Job:
+    record = orjson.loads(row["record"])
+    record["order"] = Order(**record["order"])
+    record["status"] = Status(record["status"])
+    record["outputs"] = tuple(Output.from_record(output) for output in record["outputs"])
+    return Job(**record)
+
+
+def _record_of(job: Job) -> str:
+    record = {field.name: getattr(job, field.name) for field in fields(job)}
+    record["outputs"] = [output.as_record() for output in job.outputs]
+    return orjson.dumps(record, default=dict).decode()  # `default`: a record's mappings need not be dictionaries
+
+
+# --- assets ---
+
+
+def _add_asset(db: _Connection, asset: Asset) -> None:
+    db.execute(
+        "INSERT INTO asset (id, account, type, size, blob, created_at) VALUES (?, ?, ?, ?, ?, ?)",
+        (asset.id, asset.account, asset.type, asset.size, asset.blob, asset.created_at),
+    )
+
+
+def _asset(db: _Connection, account: str, asset_id: str) -> Asset | None:
+    row = db.execute("SELECT * FROM asset WHERE id = ? AND account = ?", (asset_id, account)).fetchone()
+    return Asset(**row) if row else None
+
+
+def _delete_asset(db: _Connection, account: str, asset_id: str) -> Asset | None:
+    asset = _asset(db, account, asset_id)
+    if asset and db.execute("SELECT 1 FROM hold WHERE asset = ?", (asset_id,)).fetchone():
+        raise errors.Conflict("An unfinished job names this asset: wait for its end, or cancel it.")
+    if asset:
+        db.execute("DELETE FROM asset WHERE id = ?", (asset_id,))
+    return asset

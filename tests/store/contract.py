@@ -1,0 +1,715 @@
+"""The promises of `proxy.store.base`, each a test; a backend subclasses `StoreContract` and says how to open itself.
+
+Subclasses define the fixture `opened`: called, it gives a new handle, not yet entered, on the test's one set of data.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any
+
+import orjson
+import pytest
+
+from proxy import errors
+from proxy.job import Draft, Job, Order, Output, Role, Status
+from proxy.store.base import Admission, Asset, Cause, Change, Claim, ClaimLost, Key, Store
+
+Opened = Callable[[], Store]
+
+LEASE = 30.0
+PROGRESS = Draft(Status.PROCESSING, {"detail": "Rendering"})
+DONE = Draft(Status.COMPLETED, {"url": "https://example.com/cat.mp4"})
+FAILED = Draft(Status.ERROR, {"message": "It broke.", "code": "upstream_failed", "refunded": 20}, refund=20)
+
+
+class ManualClock:
+    """A clock that stands still until it is told otherwise."""
+
+    def __init__(self) -> None:
+        self.time = 1_790_000_000.0
+
+    def now(self) -> float:
+        return self.time
+
+    async def sleep(self, seconds: float) -> None:
+        self.time += seconds
+
+
+@dataclass(frozen=True)
+class Caller:
+    """An account at work: what the tests do most, in short words."""
+
+    store: Store
+    key: Key
+
+    @property
+    def account(self) -> str:
+        return self.key.account
+
+    def order(self, tokens: int = 20, **admission: Any) -> Admission:
+        order = admission.pop("order", Order("gaga-1", {"prompt": "A cat"}))
+        return Admission(self.account, self.key.id, order, tokens, **admission)
+
+    async def admit(self, tokens: int = 20, **admission: Any) -> Job:
+        return (await self.store.admit(self.order(tokens, **admission))).job
+
+    async def balance(self) -> int:
+        account = await self.store.account(self.account)
+        assert account
+        return account.tokens
+
+    async def ledger(self) -> list[int]:
+        """The amounts of the whole ledger, oldest first."""
+        return [entry.tokens for entry in reversed((await self.store.ledger(self.account, 1000)).items)]
+
+
+_digests = (number.to_bytes(32, "big") for number in count())
+
+
+async def new_caller(store: Store, name: str = "web", tokens: int = 100) -> Caller:
+    return Caller(store, await store.create_key(name, next(_digests), tokens))
+
+
+async def claim_one(store: Store, node: str = "node-a") -> Claim:
+    (claim,) = await store.claim(node, 1)
+    return claim
+
+
+def new_asset(account: str, name: str = "asset_1", created_at: float = 5.0) -> Asset:
+    return Asset(name, account, "image/png", 10, f"blob-of-{name}", created_at)
+
+
+async def soon(changes: AsyncIterator[Change]) -> Change:
+    async with asyncio.timeout(5):
+        return await anext(changes)
+
+
+class StoreContract:
+    @pytest.fixture
+    def clock(self) -> ManualClock:
+        return ManualClock()
+
+    @pytest.fixture
+    def opened(self) -> Opened:
+        raise NotImplementedError
+
+    @pytest.fixture
+    async def store(self, opened: Opened) -> AsyncIterator[Store]:
+        async with opened() as store:
+            yield store
+
+    @pytest.fixture
+    async def caller(self, store: Store) -> Caller:
+        return await new_caller(store)
+
+    # --- opening and closing ---
+
+    async def test_an_open_store_answers_ping(self, store: Store) -> None:
+        await store.ping()
+
+    async def test_a_secret_is_32_bytes_and_its_own_for_every_name(self, store: Store) -> None:
+        links, other = await store.secret("links"), await store.secret("other")
+        assert len(links) == len(other) == 32
+        assert links != other
+
+    async def test_a_secret_is_the_same_for_ever(self, opened: Opened) -> None:
+        async with opened() as store:
+            first = await store.secret("links")
+            assert await store.secret("links") == first
+        async with opened() as store:
+            assert await store.secret("links") == first
+
+    async def test_everything_is_there_after_reopening(self, opened: Opened) -> None:
+        async with opened() as store:
+            caller = await new_caller(store)
+            await caller.admit(idempotency_key="once", fingerprint=b"1")
+            claim = await claim_one(store)
+            job = await store.append(claim, PROGRESS, ticket={"id": "t-1"})
+            events = await store.read(job.id, 0)
+        async with opened() as store:
+            again = Caller(store, caller.key)
+            assert await store.job(caller.account, job.id) == job
+            assert await store.read(job.id, 0) == events
+            assert await again.balance() == 80
+            assert (await store.admit(again.order(idempotency_key="once", fingerprint=b"1"))).replayed
+
+    async def test_calls_in_flight_are_finished_at_the_close(self, opened: Opened) -> None:
+        async with opened() as store:
+            caller = await new_caller(store)
+            calls = [asyncio.create_task(caller.admit(1)) for _ in range(20)]
+            await asyncio.sleep(0)
+        jobs = [(await call).id for call in calls]
+        async with opened() as store:
+            assert [job.id for job in (await store.jobs(caller.account, 50)).items] == jobs[::-1]
+
+    async def test_a_closed_store_is_unavailable(self, opened: Opened) -> None:
+        async with opened() as store:
+            pass
+        with pytest.raises(errors.Unavailable):
+            await store.ping()
+
+    # --- accounts and keys ---
+
+    async def test_a_key_is_found_by_its_digest_and_by_its_id(self, store: Store) -> None:
+        key = await store.create_key("web", b"digest")
+        assert (key.name, key.revoked_at) == ("web", None)
+        assert await store.key(b"digest") == await store.key_by_id(key.id) == key
+
+    async def test_an_unknown_key_is_none(self, store: Store) -> None:
+        assert await store.key(b"unknown") is None
+        assert await store.key_by_id("key_unknown") is None
+        assert await store.revoke_key("key_unknown") is None
+
+    async def test_a_second_key_of_a_name_belongs_to_the_same_account(self, store: Store) -> None:
+        first = await store.create_key("web", b"1", 100)
+        second = await store.create_key("web", b"2", 50)
+        assert first.account == second.account
+        assert first.id != second.id
+        assert [account.tokens for account in await store.accounts()] == [150]
+
+    async def test_keys_come_oldest_first_and_accounts_by_name(self, store: Store) -> None:
+        made = [await store.create_key(name, name.encode()) for name in ("web", "app", "cli")]
+        assert await store.keys() == made
+        assert [account.name for account in await store.accounts()] == ["app", "cli", "web"]
+
+    async def test_a_key_is_revoked_once_and_for_ever(self, store: Store, clock: ManualClock) -> None:
+        key = await store.create_key("web", b"1")
+        revoked = await store.revoke_key(key.id)
+        assert revoked == replace(key, revoked_at=clock.now())
+        clock.time += 60
+        assert await store.revoke_key(key.id) == await store.key(b"1") == revoked
+
+    async def test_a_key_made_revoked_or_granted_by_another_handle_is_seen(self, store: Store, opened: Opened) -> None:
+        async with opened() as beside:
+            key = await beside.create_key("web", b"1", 5)
+            assert await store.key(b"1") == key
+            assert await store.account(key.account) == await beside.grant("web", 0)
+            assert await store.revoke_key(key.id) == await beside.key(b"1")
+
+    # --- tokens ---
+
+    async def test_tokens_are_granted_and_taken(self, store: Store, caller: Caller) -> None:
+        assert await store.grant("web", 50) == await store.account(caller.account)
+        assert await caller.balance() == 150
+        await store.grant("web", -150)
+        assert await caller.balance() == 0
+        assert await caller.ledger() == [100, 50, -150]
+
+    async def test_a_grant_to_nobody_is_none(self, store: Store) -> None:
+        assert await store.grant("nobody", 5) is None
+        assert await store.account("acct_nobody") is None
+
+    async def test_no_grant_takes_more_than_there_is(self, store: Store, caller: Caller) -> None:
+        with pytest.raises(errors.InsufficientTokens, match=r"101.*100"):
+            await store.grant("web", -101)
+        assert await caller.ledger() == [100]
+
+    async def test_a_new_key_without_tokens_writes_no_entry(self, store: Store) -> None:
+        assert await (await new_caller(store, tokens=0)).ledger() == []
+
+    async def test_a_job_is_charged_its_price(self, store: Store, caller: Caller, clock: ManualClock) -> None:
+        job = await caller.admit(20)
+        assert job.tokens == 20
+        assert await caller.balance() == 80
+        entry = (await store.ledger(caller.account, 1)).items[0]
+        assert (entry.tokens, entry.cause, entry.job, entry.at) == (-20, Cause.CHARGE, job.id, clock.now())
+
+    async def test_what_moves_no_tokens_writes_no_entry(self, store: Store, caller: Caller) -> None:
+        await caller.admit(0)
+        await store.grant("web", 0)
+        assert await caller.ledger() == [100]
+
+    async def test_an_order_above_the_balance_is_refused_and_leaves_nothing(self, store: Store, caller: Caller) -> None:
+        changes = store.changes()
+        with pytest.raises(errors.InsufficientTokens, match=r"101.*100"):
+            await caller.admit(101, idempotency_key="once")
+        assert await caller.ledger() == [100]
+        assert (await store.jobs(caller.account, 50)).items == []
+        assert await store.claim("node-a", 10) == []
+        job = await caller.admit(100, idempotency_key="once")
+        assert await soon(changes) == Change(caller.account, job.id, 1)
+
+    async def test_concurrent_spends_never_go_below_zero(self, store: Store, caller: Caller) -> None:
+        results = await asyncio.gather(*(caller.admit(7) for _ in range(50)), return_exceptions=True)
+        assert sum(isinstance(result, Job) for result in results) == 14
+        assert sum(isinstance(result, errors.InsufficientTokens) for result in results) == 36
+        assert await caller.balance() == sum(await caller.ledger()) == 2
+        assert len((await store.jobs(caller.account, 50)).items) == 14
+
+    async def test_a_refund_comes_with_the_final_event(self, store: Store, caller: Caller) -> None:
+        await caller.admit(20)
+        job = await store.append(await claim_one(store), FAILED)
+        assert job.refunded == 20
+        assert await caller.balance() == 100
+        entry = (await store.ledger(caller.account, 1)).items[0]
+        assert (entry.tokens, entry.cause, entry.job) == (20, Cause.REFUND, job.id)
+
+    async def test_a_part_can_be_refunded(self, store: Store, caller: Caller) -> None:
+        await caller.admit(20)
+        await store.append(await claim_one(store), replace(DONE, refund=5))
+        assert await caller.ledger() == [100, -20, 5]
+
+    async def test_a_job_is_refunded_at_most_once(self, store: Store, caller: Caller) -> None:
+        await caller.admit(20)
+        claim = await claim_one(store)
+        results = await asyncio.gather(*(store.append(claim, FAILED) for _ in range(10)), return_exceptions=True)
+        assert sum(isinstance(result, ClaimLost) for result in results) == 9
+        assert await caller.ledger() == [100, -20, 20]
+
+    @pytest.mark.parametrize("draft", [replace(PROGRESS, refund=5), replace(FAILED, refund=21)])
+    async def test_no_refund_before_the_end_nor_above_the_price(
+        self, store: Store, caller: Caller, draft: Draft
+    ) -> None:
+        job = await caller.admit(20)
+        with pytest.raises(ValueError, match="refunded"):
+            await store.append(await claim_one(store), draft)
+        assert await caller.ledger() == [100, -20]
+        assert await store.job(caller.account, job.id) == job
+        assert len(await store.read(job.id, 0)) == 1
+
+    async def test_the_ledger_is_paged_newest_first(self, store: Store, caller: Caller) -> None:
+        for tokens in (1, 2, 3):
+            await store.grant("web", tokens)
+        first = await store.ledger(caller.account, 2)
+        assert [entry.tokens for entry in first.items] == [3, 2]
+        second = await store.ledger(caller.account, 2, first.next)
+        assert [entry.tokens for entry in second.items] == [1, 100]
+        assert second.next is None
+
+    async def test_a_ledger_is_its_account_s_own(self, store: Store, caller: Caller) -> None:
+        other = await new_caller(store, "app", 7)
+        assert await other.ledger() == [7]
+        assert await caller.ledger() == [100]
+
+    # --- admission ---
+
+    async def test_an_admitted_job_is_what_was_ordered(self, store: Store, caller: Caller, clock: ManualClock) -> None:
+        order = Order("suno", {"prompt": "Ünïcode ♥", "offset": {"x": 0.5}}, {"mine": "1"}, {"seed": 7})
+        job = await caller.admit(20, order=order)
+        assert job == Job(job.id, caller.account, caller.key.id, order, 20, clock.now(), clock.now())
+        assert await store.job(caller.account, job.id) == job
+
+    async def test_the_first_event_says_that_processing_started(self, store: Store, caller: Caller) -> None:
+        job = await caller.admit()
+        (event,) = await store.read(job.id, 0)
+        assert (event.job, event.n, event.final) == (job.id, 1, False)
+        assert event.data.startswith(b'{"status":"Processing started"')
+        data = orjson.loads(event.data)
+        assert (data["job"], data["model"], data["n"]) == (job.id, "gaga-1", 1)
+
+    async def test_the_same_idempotency_key_gives_the_same_job_and_one_charge(self, caller: Caller) -> None:
+        order = caller.order(idempotency_key="once", fingerprint=b"body")
+        first = await caller.store.admit(order)
+        second = await caller.store.admit(order)
+        assert (first.replayed, second.replayed) == (False, True)
+        assert first.job == second.job
+        assert await caller.ledger() == [100, -20]
+
+    async def test_a_replay_shows_the_job_as_it_is_now_whatever_the_balance(self, store: Store, caller: Caller) -> None:
+        order = caller.order(100, idempotency_key="once")
+        await store.admit(order)
+        job = await store.append(await claim_one(store), DONE)
+        assert (await store.admit(order)).job == job
+
+    async def test_the_same_idempotency_key_for_another_body_is_a_conflict(self, store: Store, caller: Caller) -> None:
+        await caller.admit(idempotency_key="once", fingerprint=b"body")
+        with pytest.raises(errors.IdempotencyConflict):
+            await caller.admit(idempotency_key="once", fingerprint=b"another")
+        assert len((await store.jobs(caller.account, 50)).items) == 1
+
+    async def test_an_idempotency_key_is_its_account_s_own(self, store: Store, caller: Caller) -> None:
+        other = await new_caller(store, "app")
+        mine = await caller.admit(idempotency_key="once", fingerprint=b"1")
+        theirs = await other.admit(idempotency_key="once", fingerprint=b"2")
+        assert mine.id != theirs.id
+
+    async def test_orders_without_an_idempotency_key_are_all_new(self, caller: Caller) -> None:
+        assert (await caller.admit()).id != (await caller.admit()).id
+
+    async def test_a_refused_order_burns_no_idempotency_key(self, store: Store, caller: Caller) -> None:
+        with pytest.raises(errors.InsufficientTokens):
+            await caller.admit(1000, idempotency_key="once", fingerprint=b"dear")
+        with pytest.raises(errors.NotFound):
+            await caller.admit(20, idempotency_key="once", fingerprint=b"no asset", assets=["asset_gone"])
+        admitted = await store.admit(caller.order(20, idempotency_key="once", fingerprint=b"cheap"))
+        assert not admitted.replayed
+
+    async def test_fifty_identical_orders_at_once_make_one_job_and_one_charge(
+        self, store: Store, caller: Caller
+    ) -> None:
+        order = caller.order(idempotency_key="once", fingerprint=b"body")
+        admitted = await asyncio.gather(*(store.admit(order) for _ in range(50)))
+        assert len({each.job.id for each in admitted}) == 1
+        assert sum(not each.replayed for each in admitted) == 1
+        assert await caller.ledger() == [100, -20]
+
+    async def test_an_order_of_an_unknown_account_is_refused(self, store: Store) -> None:
+        with pytest.raises(errors.NotFound):
+            await store.admit(Admission("acct_nobody", "key_nobody", Order("suno"), 0))
+
+    # --- events ---
+
+    async def test_events_are_numbered_without_gaps(self, store: Store, caller: Caller) -> None:
+        jobs = [await caller.admit(1) for _ in range(3)]
+        claims = await store.claim("node-a", 3)
+        await asyncio.gather(*(store.append(claim, PROGRESS) for _ in range(10) for claim in claims))
+        for job in jobs:
+            events = await store.read(job.id, 0)
+            assert [event.n for event in events] == list(range(1, 12))
+            assert [orjson.loads(event.data)["n"] for event in events] == list(range(1, 12))
+
+    async def test_append_returns_the_job_as_it_is_now(self, store: Store, caller: Caller, clock: ManualClock) -> None:
+        before = await caller.admit()
+        claim = await claim_one(store)
+        clock.time += 5
+        job = await store.append(claim, Draft(Status.PROCESSING, {"detail": "Rendering", "progress": 40.5}))
+        assert job == replace(
+            before, status=Status.PROCESSING, event=2, detail="Rendering", progress=40.5, updated_at=clock.now()
+        )
+        assert await store.job(caller.account, job.id) == job
+
+    async def test_an_event_holds_the_draft_s_fields(self, store: Store, caller: Caller) -> None:
+        job = await caller.admit()
+        await store.append(await claim_one(store), FAILED)
+        event = (await store.read(job.id, 1))[0]
+        assert event.final
+        assert orjson.loads(event.data).items() >= {"status": "Error", "message": "It broke.", "refunded": 20}.items()
+
+    async def test_nothing_follows_the_final_event(self, store: Store, caller: Caller) -> None:
+        job = await caller.admit()
+        claim = await claim_one(store)
+        results = await asyncio.gather(
+            *(store.append(claim, draft) for draft in (DONE, PROGRESS, DONE, FAILED)), return_exceptions=True
+        )
+        assert sum(isinstance(result, ClaimLost) for result in results) == 3
+        assert [event.final for event in await store.read(job.id, 0)] == [False, True]
+        with pytest.raises(ClaimLost):
+            await store.intend(claim)
+
+    async def test_a_draft_that_the_table_forbids_changes_nothing(self, store: Store, caller: Caller) -> None:
+        job = await caller.admit()
+        with pytest.raises(ValueError, match="cannot follow"):
+            await store.append(await claim_one(store), Draft(Status.STARTED))
+        assert len(await store.read(job.id, 0)) == 1
+
+    async def test_a_draft_that_is_no_json_changes_nothing(self, store: Store, caller: Caller) -> None:
+        job = await caller.admit()
+        claim = await claim_one(store)
+        with pytest.raises(TypeError):
+            await store.append(claim, Draft(Status.ERROR, {"detail": object()}, refund=20))
+        assert await store.job(caller.account, job.id) == job
+        assert (await store.append(claim, PROGRESS)).event == 2
+
+    async def test_outputs_are_gathered_until_the_final_event_names_them_all(
+        self, store: Store, caller: Caller
+    ) -> None:
+        first = Output(Role.VIDEO, "video/mp4", url="https://example.com/1", ids={"id": "9007199254740993"})
+        second = Output(Role.IMAGE, "image/png", blob="b", relayed=True, status=Status.ERROR, message="No.")
+        job = await caller.admit()
+        claim = await claim_one(store)
+        await store.append(claim, replace(PROGRESS, outputs=(first,)))
+        await store.append(claim, replace(PROGRESS, outputs=(second,)))
+        now = await store.job(caller.account, job.id)
+        assert now
+        assert now.outputs == (first, second)
+        assert (await store.append(claim, replace(DONE, outputs=(second, first)))).outputs == (second, first)
+
+    async def test_the_ticket_is_kept_until_another_comes(self, store: Store, caller: Caller) -> None:
+        await caller.admit()
+        claim = await claim_one(store)
+        await store.append(claim, PROGRESS, ticket={"id": "t-1", "items": [1, 2]})
+        assert (await store.append(claim, PROGRESS)).ticket == {"id": "t-1", "items": [1, 2]}
+        assert (await store.append(claim, PROGRESS, ticket={"id": "t-2"})).ticket == {"id": "t-2"}
+
+    async def test_reading_begins_after_the_given_number(self, store: Store, caller: Caller) -> None:
+        job = await caller.admit()
+        claim = await claim_one(store)
+        for draft in (PROGRESS, PROGRESS, DONE):
+            await store.append(claim, draft)
+        assert [event.n for event in await store.read(job.id, 0)] == [1, 2, 3, 4]
+        assert [event.n for event in await store.read(job.id, 2)] == [3, 4]
+        assert await store.read(job.id, 4) == await store.read(job.id, 99) == await store.read("job_unknown", 0) == []
+
+    async def test_a_recorded_event_never_changes(self, store: Store, caller: Caller) -> None:
+        job = await caller.admit()
+        first = await store.read(job.id, 0)
+        await store.append(await claim_one(store), DONE)
+        assert (await store.read(job.id, 0))[:1] == first
+
+    # --- changes ---
+
+    async def test_a_change_is_told_to_every_listener_once_it_can_be_read(self, store: Store, caller: Caller) -> None:
+        listeners = [store.changes(), store.changes()]
+        job = await caller.admit()
+        await store.append(await claim_one(store), DONE)
+        for changes in listeners:
+            for n in (1, 2):
+                assert await soon(changes) == Change(caller.account, job.id, n)
+                assert (await store.read(job.id, n - 1))[0].n == n
+
+    async def test_listening_begins_at_the_call_and_not_before(self, store: Store, caller: Caller) -> None:
+        await caller.admit()
+        changes = store.changes()
+        job = await caller.admit()
+        await store.intend(await claim_one(store))
+        assert await soon(changes) == Change(caller.account, job.id, 1)
+
+    async def test_a_replay_or_a_refusal_is_no_change(self, store: Store, caller: Caller) -> None:
+        await caller.admit(idempotency_key="once")
+        changes = store.changes()
+        await caller.admit(idempotency_key="once")
+        with pytest.raises(ClaimLost):
+            await store.append(replace(await claim_one(store), epoch=99), DONE)
+        with pytest.raises(errors.InsufficientTokens):
+            await caller.admit(1000)
+        await caller.admit(0)
+        with pytest.raises(ValueError, match="refunded"):
+            await store.append(await claim_one(store), FAILED)
+        job = await caller.admit()
+        assert [(await soon(changes)).n for _ in range(2)] == [1, 1]
+        assert (await store.job(caller.account, job.id)) == job
+
+    async def test_a_listener_that_stops_hinders_nobody(self, store: Store, caller: Caller) -> None:
+        stopped = asyncio.create_task(soon(store.changes()))
+        await asyncio.sleep(0)
+        stopped.cancel()
+        with suppress(asyncio.CancelledError):
+            await stopped
+        changes = store.changes()
+        job = await caller.admit()
+        assert (await soon(changes)).job == job.id
+
+    async def test_a_canceled_caller_takes_no_change_from_the_listeners(self, store: Store, caller: Caller) -> None:
+        changes = store.changes()
+        call = asyncio.create_task(caller.admit())
+        await asyncio.sleep(0)
+        call.cancel()
+        await store.ping()
+        jobs = (await store.jobs(caller.account, 50)).items
+        if jobs:  # it had begun: then it happened whole
+            assert (await soon(changes)).job == jobs[0].id
+        assert await caller.balance() == 100 - 20 * len(jobs)
+
+    async def test_listening_ends_when_the_store_closes(self, opened: Opened) -> None:
+        async with opened() as store:
+            caller = await new_caller(store)
+            changes = store.changes()
+            job = await caller.admit()
+        assert [change.job async for change in changes] == [job.id]
+        assert [change async for change in changes] == []
+
+    # --- claims ---
+
+    async def test_unfinished_jobs_are_claimed_oldest_first(self, store: Store, caller: Caller) -> None:
+        jobs = [await caller.admit(1) for _ in range(3)]
+        claims = await store.claim("node-a", 2)
+        assert [claim.job for claim in claims] == jobs[:2]
+        assert [claim.job for claim in await store.claim("node-b", 2)] == jobs[2:]
+        assert await store.claim("node-a", 2) == []
+
+    async def test_two_nodes_never_claim_the_same_job(self, store: Store, caller: Caller) -> None:
+        for _ in range(20):
+            await caller.admit(1)
+        taken = await asyncio.gather(*(store.claim(f"node-{n}", 3) for n in range(10)))
+        jobs = [claim.job.id for claims in taken for claim in claims]
+        assert len(jobs) == len(set(jobs)) == 20
+
+    async def test_a_finished_job_is_claimed_by_nobody(self, store: Store, caller: Caller, clock: ManualClock) -> None:
+        await caller.admit()
+        await store.append(await claim_one(store), DONE)
+        clock.time += LEASE
+        assert await store.claim("node-b", 1) == []
+
+    async def test_a_lapsed_claim_can_be_taken_over_and_shuts_its_old_holder_out(
+        self, store: Store, caller: Caller, clock: ManualClock
+    ) -> None:
+        job = await caller.admit()
+        old = await claim_one(store, "node-a")
+        clock.time += LEASE - 1
+        assert await store.claim("node-b", 1) == []
+        clock.time += 1
+        new = await claim_one(store, "node-b")
+        assert new.epoch > old.epoch
+        for draft in (PROGRESS, FAILED):
+            with pytest.raises(ClaimLost):
+                await store.append(old, draft)
+        with pytest.raises(ClaimLost):
+            await store.intend(old)
+        assert await store.job(caller.account, job.id) == job
+        assert await caller.ledger() == [100, -20]
+        assert (await store.append(new, PROGRESS)).event == 2
+
+    async def test_a_job_claimed_again_by_the_same_node_is_another_claim(
+        self, store: Store, caller: Caller, clock: ManualClock
+    ) -> None:
+        await caller.admit()
+        old = await claim_one(store)
+        clock.time += LEASE
+        await claim_one(store)
+        with pytest.raises(ClaimLost):
+            await store.append(old, PROGRESS)
+
+    async def test_a_lapse_that_nobody_used_loses_nothing(
+        self, store: Store, caller: Caller, clock: ManualClock
+    ) -> None:
+        await caller.admit()
+        claim = await claim_one(store)
+        clock.time += 10 * LEASE
+        assert (await store.append(claim, PROGRESS)).event == 2
+
+    async def test_renewing_prolongs_the_node_s_claims_only(
+        self, store: Store, caller: Caller, clock: ManualClock
+    ) -> None:
+        mine, theirs = await caller.admit(), await caller.admit()
+        await claim_one(store, "node-a")
+        await claim_one(store, "node-b")
+        clock.time += LEASE / 2
+        await store.renew("node-a")
+        clock.time += LEASE / 2
+        assert [claim.job for claim in await store.claim("node-c", 2)] == [theirs]
+        clock.time += LEASE / 2
+        assert [claim.job for claim in await store.claim("node-c", 2)] == [mine]
+
+    async def test_a_released_job_can_be_claimed_at_once(self, store: Store, caller: Caller) -> None:
+        await caller.admit()
+        old = await claim_one(store, "node-a")
+        await store.release(old)
+        new = await claim_one(store, "node-b")
+        assert new.job == old.job
+        with pytest.raises(ClaimLost):
+            await store.append(old, PROGRESS)
+
+    async def test_releasing_a_lost_claim_does_nothing(self, store: Store, caller: Caller, clock: ManualClock) -> None:
+        await caller.admit()
+        old = await claim_one(store, "node-a")
+        clock.time += LEASE
+        new = await claim_one(store, "node-b")
+        await store.release(old)
+        assert await store.claim("node-c", 1) == []
+        await store.append(new, DONE)
+        await store.release(new)
+        assert await store.claim("node-c", 1) == []
+
+    async def test_only_the_holder_changes_a_job(self, store: Store, caller: Caller) -> None:
+        job = await caller.admit()
+        for claim in (Claim(job, "node-a", 0), Claim(job, "node-a", 1)):
+            with pytest.raises(ClaimLost):
+                await store.append(claim, PROGRESS)
+        claim = await claim_one(store)
+        with pytest.raises(ClaimLost):
+            await store.append(replace(claim, node="node-b"), PROGRESS)
+        assert len(await store.read(job.id, 0)) == 1
+
+    async def test_a_claim_sees_the_job_as_it_was_left(self, store: Store, caller: Caller, clock: ManualClock) -> None:
+        await caller.admit()
+        claim = await claim_one(store)
+        intended = await store.intend(claim)
+        assert intended.intended_at == clock.now()
+        await store.append(claim, PROGRESS, ticket={"id": "t-1"})
+        await store.release(claim)
+        job = (await claim_one(store)).job
+        assert (job.intended_at, job.ticket, job.event) == (clock.now(), {"id": "t-1"}, 2)
+
+    # --- cancel ---
+
+    async def test_the_holder_sees_a_requested_cancel(self, store: Store, caller: Caller) -> None:
+        job = await caller.admit()
+        claim = await claim_one(store)
+        wanted = replace(job, cancel_requested=True)
+        assert await store.request_cancel(caller.account, job.id) == wanted
+        assert await store.request_cancel(caller.account, job.id) == wanted
+        assert await store.job(caller.account, job.id) == wanted
+        assert (await store.append(claim, PROGRESS)).cancel_requested
+
+    async def test_a_cancel_after_the_end_leaves_the_job_as_it_is(self, store: Store, caller: Caller) -> None:
+        await caller.admit()
+        job = await store.append(await claim_one(store), DONE)
+        assert await store.request_cancel(caller.account, job.id) == job
+
+    async def test_another_account_s_job_is_not_there(self, store: Store, caller: Caller) -> None:
+        other = await new_caller(store, "app")
+        job = await caller.admit()
+        assert await store.job(other.account, job.id) is None
+        assert await store.request_cancel(other.account, job.id) is None
+        assert (await store.jobs(other.account, 50)).items == []
+        assert await store.job(caller.account, job.id) == job
+        assert await store.job(caller.account, "job_unknown") is None
+
+    # --- lists of jobs ---
+
+    async def test_jobs_are_paged_newest_first(self, store: Store, caller: Caller) -> None:
+        jobs = [await caller.admit(1) for _ in range(5)]
+        seen: list[Job] = []
+        before = None
+        for expected in (2, 2, 1):
+            page = await store.jobs(caller.account, 2, before)
+            assert len(page.items) == expected
+            seen += page.items
+            before = page.next
+        assert seen == jobs[::-1]
+        assert before is None
+
+    async def test_a_full_last_page_has_no_next(self, store: Store, caller: Caller) -> None:
+        await caller.admit()
+        assert (await store.jobs(caller.account, 1)).next is None
+
+    async def test_an_unknown_before_is_a_place_in_time(self, store: Store, caller: Caller) -> None:
+        job = await caller.admit()
+        assert (await store.jobs(caller.account, 5, "job_7ZZZZZZZZZZZZZZZZZZZZZZZZZ")).items == [job]
+        assert (await store.jobs(caller.account, 5, "job_00000000000000000000000000")).items == []
+        assert len((await store.ledger(caller.account, 5, "entry_7ZZZZZZZZZZZZZZZZZZZZZZZZZ")).items) == 2
+        assert (await store.ledger(caller.account, 5, "entry_00000000000000000000000000")).items == []
+
+    async def test_jobs_are_filtered_by_status_and_model(self, store: Store, caller: Caller) -> None:
+        await caller.admit()
+        done = await store.append(await claim_one(store), DONE)
+        song = await caller.admit(order=Order("suno", {"prompt": "A song"}))
+        sung = await store.append(await claim_one(store), DONE)
+        assert song.id == sung.id
+        assert (await store.jobs(caller.account, 5, status=Status.COMPLETED)).items == [sung, done]
+        assert (await store.jobs(caller.account, 5, model="gaga-1")).items == [done]
+        assert (await store.jobs(caller.account, 5, status=Status.COMPLETED, model="suno")).items == [sung]
+        assert (await store.jobs(caller.account, 5, status=Status.ERROR)).items == []
+        page = await store.jobs(caller.account, 1, status=Status.COMPLETED)
+        assert (await store.jobs(caller.account, 1, page.next, status=Status.COMPLETED)).items == [done]
+
+    # --- assets ---
+
+    async def test_an_asset_is_its_account_s_own(self, store: Store, caller: Caller) -> None:
+        other = await new_caller(store, "app")
+        asset = new_asset(caller.account)
+        await store.add_asset(asset)
+        assert await store.asset(caller.account, asset.id) == asset
+        assert await store.asset(other.account, asset.id) is None
+        assert await store.delete_asset(other.account, asset.id) is None
+        with pytest.raises(errors.NotFound):
+            await other.admit(assets=[asset.id])
+        assert await store.asset(caller.account, asset.id) == asset
+
+    async def test_a_deleted_asset_is_gone(self, store: Store, caller: Caller) -> None:
+        asset = new_asset(caller.account)
+        await store.add_asset(asset)
+        assert await store.delete_asset(caller.account, asset.id) == asset
+        assert await store.asset(caller.account, asset.id) is None
+        assert await store.delete_asset(caller.account, asset.id) is None
+        with pytest.raises(errors.NotFound, match=asset.id):
+            await caller.admit(assets=[asset.id])
+        assert await caller.ledger() == [100]
+
+    async def test_an_asset_is_held_until_every_job_that_names_it_is_over(self, store: Store, caller: Caller) -> None:
+        asset = new_asset(caller.account)
+        await store.add_asset(asset)
+        for _ in range(2):
+            await caller.admit(assets=[asset.id, asset.id])
+        for claim in await store.claim("node-a", 2):
+            with pytest.raises(errors.Conflict):
+                await store.delete_asset(caller.account, asset.id)
+            await store.append(claim, FAILED)
+        assert await store.delete_asset(caller.account, asset.id) == asset
+
+    async def test_a_missing_asset_is_named_before_a_missing_token(self, caller: Caller) -> None:
+        with pytest.raises(errors.NotFound):
+            await caller.admit(1000, assets=["asset_gone"])

@@ -1,0 +1,432 @@
+import asyncio
+import gc
+import resource
+import sqlite3
+import stat
+import sys
+import threading
+import weakref
+from collections.abc import Awaitable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy import errors
+from proxy.job import Job, Order
+from proxy.store import open_store
+from proxy.store.base import ClaimLost
+from proxy.store.sqlite import SqliteStore
+from tests.store.contract import (
+    DONE,
+    FAILED,
+    LEASE,
+    PROGRESS,
+    ManualClock,
+    Opened,
+    StoreContract,
+    claim_one,
+    new_caller,
+)
+
+
+class WatchedStore(SqliteStore):
+    """A store whose SQL is noted, and whose transactions begin only while `gate` is open."""
+
+    pragma = ""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.statements: list[str] = []
+        self.connections: list[sqlite3.Connection] = []
+
+    def _connect(self) -> Any:
+        db = super()._connect()
+        db.executescript(self.pragma)
+        db.set_trace_callback(self._note)
+        self.connections.append(db)
+        return db
+
+    def _note(self, statement: str) -> None:
+        if statement == "BEGIN IMMEDIATE":
+            self.gate.wait(5)
+        self.statements.append(statement)
+
+
+class SmallStore(WatchedStore):
+    """A store on a disk that is soon full."""
+
+    pragma = "PRAGMA max_page_count = 60"
+
+
+class HastyStore(WatchedStore):
+    """A store that waits for nobody's write."""
+
+    pragma = "PRAGMA busy_timeout = 0"
+
+
+@contextmanager
+def files_limited_to(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond `size` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "new" / "pollcast.db"
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def wal_of(path: Path) -> Path:
+    return path.with_name(path.name + "-wal")
+
+
+class TestSqliteStore(StoreContract):
+    @pytest.fixture
+    def opened(self, path: Path, clock: ManualClock) -> Opened:
+        return lambda: SqliteStore(path, clock, lease=LEASE)
+
+
+# --- the file ---
+
+
+async def test_writes_are_synced_to_a_write_ahead_log(path: Path) -> None:
+    async with WatchedStore(path) as store:
+        for db in store.connections:
+            found = {
+                name: db.execute(f"PRAGMA {name}").fetchone()[0]
+                for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+            }
+            assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000}
+
+
+async def test_the_reading_connection_cannot_write(path: Path) -> None:
+    async with WatchedStore(path) as store:
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            store.connections[1].execute("DELETE FROM account")
+
+
+async def test_the_file_is_its_owner_s_alone(path: Path) -> None:
+    async with SqliteStore(path) as store:
+        await store.ping()
+        assert mode(path.parent) == 0o700
+        assert mode(path) == mode(wal_of(path)) == 0o600
+
+
+async def test_nothing_but_the_file_and_its_lock_is_left_after_the_close(path: Path) -> None:
+    async with SqliteStore(path, exclusive=True) as store:
+        await store.ping()
+    assert {file.name for file in path.parent.iterdir()} == {"pollcast.db", "pollcast.db.lock"}
+
+
+async def test_ping_writes(path: Path) -> None:
+    async with SqliteStore(path) as store:
+        size = wal_of(path).stat().st_size
+        await store.ping()
+        assert wal_of(path).stat().st_size > size
+
+
+async def test_a_path_that_cannot_be_opened_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a directory")
+    for path in (tmp_path / "file" / "pollcast.db", tmp_path):
+        with pytest.raises(errors.Unavailable, match="cannot be opened"):
+            async with SqliteStore(path):
+                pass
+
+
+async def test_a_file_that_is_no_database_is_unavailable_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "letter.txt"
+    path.write_text("Dear database, " * 100)
+    with pytest.raises(errors.Unavailable, match="not a database"):
+        async with SqliteStore(path):
+            pass
+    assert path.read_text() == "Dear database, " * 100
+
+
+async def test_a_newer_schema_is_refused(path: Path) -> None:
+    async with SqliteStore(path):
+        pass
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 999")
+    with pytest.raises(errors.Unavailable, match=r"newer Pollcast.*999"):
+        async with SqliteStore(path):
+            pass
+
+
+async def test_many_handles_may_meet_in_a_new_file(path: Path) -> None:
+    async def make(name: str) -> None:
+        async with SqliteStore(path) as store:
+            await store.create_key(name, name.encode())
+
+    await asyncio.gather(*(make(f"account-{n}") for n in range(8)))
+    async with SqliteStore(path) as store:
+        assert len(await store.accounts()) == 8
+
+
+# --- the ledger's own guards ---
+
+
+@pytest.mark.parametrize("statement", ["UPDATE entry SET tokens = 1", "DELETE FROM entry"])
+async def test_the_ledger_can_only_grow(path: Path, statement: str) -> None:
+    async with SqliteStore(path) as store:
+        await new_caller(store)
+    with closing(sqlite3.connect(path)) as db, pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        db.execute(statement)
+
+
+@pytest.mark.parametrize("cause", ["charge", "refund"])
+async def test_a_second_charge_or_refund_cannot_be_written(path: Path, cause: str) -> None:
+    async with SqliteStore(path) as store:
+        await (await new_caller(store)).admit()
+        await store.append(await claim_one(store), FAILED)
+    again = "INSERT INTO entry SELECT 'entry_2', account, tokens, cause, job, at FROM entry WHERE cause = ?"
+    with closing(sqlite3.connect(path)) as db, pytest.raises(sqlite3.IntegrityError, match=r"entry\.job, entry\.cause"):
+        db.execute(again, [cause])
+
+
+async def test_a_balance_below_zero_cannot_be_written(path: Path) -> None:
+    async with SqliteStore(path) as store:
+        caller = await new_caller(store, tokens=5)
+    with closing(sqlite3.connect(path)) as db, pytest.raises(sqlite3.IntegrityError, match="tokens >= 0"):
+        db.execute("INSERT INTO entry VALUES ('entry_2', ?, -6, 'grant', NULL, 0)", [caller.account])
+
+
+async def test_positions_in_an_account_s_feed_have_no_gaps(path: Path) -> None:
+    async with SqliteStore(path) as store:
+        callers = [await new_caller(store, name) for name in ("web", "app")]
+        for caller in callers * 3:
+            await caller.admit(1)
+        claims = await store.claim("node-a", 6)
+        await asyncio.gather(*(store.append(claim, PROGRESS) for claim in claims))
+    with closing(sqlite3.connect(path)) as db:
+        for caller in callers:
+            positions = db.execute("SELECT position FROM event WHERE account = ? ORDER BY 1", [caller.account])
+            assert [row[0] for row in positions] == [1, 2, 3, 4, 5, 6]
+
+
+async def test_the_idempotency_key_of_a_deleted_job_makes_no_other(path: Path) -> None:
+    async with SqliteStore(path) as store:
+        caller = await new_caller(store)
+        job = await caller.admit(idempotency_key="once")
+        await store.append(await claim_one(store), DONE)
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("PRAGMA foreign_keys = ON")
+            db.execute("DELETE FROM job WHERE id = ?", [job.id])
+        assert await store.read(job.id, 0) == []
+        with pytest.raises(errors.NotFound, match="deleted"):
+            await caller.admit(idempotency_key="once")
+        assert await caller.ledger() == [100, -20]
+
+
+# --- one server ---
+
+
+async def test_a_second_server_on_the_same_file_is_refused(path: Path) -> None:
+    async with SqliteStore(path, exclusive=True):
+        with pytest.raises(errors.Unavailable, match="Another server"):
+            async with SqliteStore(path, exclusive=True):
+                pass
+    async with SqliteStore(path, exclusive=True) as store:
+        await store.ping()
+
+
+async def test_a_new_server_takes_over_what_the_dead_one_held(path: Path, clock: ManualClock) -> None:
+    async with SqliteStore(path, clock, exclusive=True) as store:
+        await (await new_caller(store)).admit()
+        old = await claim_one(store)
+    async with SqliteStore(path, clock, exclusive=True) as store:
+        new = await claim_one(store)
+        assert new.epoch > old.epoch
+        with pytest.raises(ClaimLost):
+            await store.append(old, PROGRESS)
+
+
+async def test_a_command_beside_the_server_takes_no_claim_away(path: Path, clock: ManualClock) -> None:
+    async with SqliteStore(path, clock, exclusive=True) as store:
+        await (await new_caller(store)).admit()
+        claim = await claim_one(store)
+        async with SqliteStore(path, clock) as beside:
+            await beside.grant("web", 5)
+        assert (await store.append(claim, PROGRESS)).event == 2
+
+
+async def test_a_command_of_another_process_is_seen(path: Path) -> None:
+    async with SqliteStore(path, exclusive=True) as store:
+        script = (
+            "import asyncio, sys\n"
+            "from proxy.clock import SystemClock\n"
+            "from proxy.store import open_store\n"
+            "async def main():\n"
+            "    async with open_store(f'sqlite:///{sys.argv[1]}', SystemClock()) as store:\n"
+            "        await store.create_key('web', b'made beside', 7)\n"
+            "asyncio.run(main())\n"
+        )
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", script, str(path), cwd=Path(__file__).parents[2], stdin=asyncio.subprocess.DEVNULL
+        )
+        assert await process.wait() == 0
+        key = await store.key(b"made beside")
+        assert key
+        assert await store.accounts() == [await store.account(key.account)]
+
+
+# --- group commit ---
+
+
+async def together(store: WatchedStore, calls: list[Awaitable[Any]]) -> list[Any]:
+    """Let all the calls wait for the writer before it begins; at most the first is in a transaction of its own."""
+    store.gate.clear()
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    await asyncio.sleep(0)
+    store.statements.clear()
+    store.gate.set()
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_writes_that_wait_together_share_one_commit(path: Path) -> None:
+    async with WatchedStore(path) as store:
+        caller = await new_caller(store)
+        await together(store, [caller.admit(0) for _ in range(100)])
+        assert len((await store.jobs(caller.account, 200)).items) == 100
+        assert store.statements.count("BEGIN IMMEDIATE") <= 2
+
+
+async def test_a_write_that_fails_harms_none_of_those_it_shares_a_commit_with(path: Path) -> None:
+    async with WatchedStore(path) as store:
+        caller = await new_caller(store, tokens=10)
+        changes = store.changes()
+        results = await together(store, [caller.admit(tokens) for tokens in (0, 5, 99, 5, 99, 0)])
+        assert store.statements.count("BEGIN IMMEDIATE") <= 2
+        assert [type(result) for result in results] == [
+            Job,
+            Job,
+            errors.InsufficientTokens,
+            Job,
+            errors.InsufficientTokens,
+            Job,
+        ]
+        assert await caller.ledger() == [10, -5, -5]
+        told = [(await anext(changes)).job for _ in range(4)]
+        assert told == [result.id for result in results if isinstance(result, Job)]
+
+
+async def test_each_failed_write_has_an_exception_of_its_own(path: Path) -> None:
+    async with HastyStore(path) as store:
+        with locked(path):
+            failures = await together(store, [store.grant("web", 1) for _ in range(5)])
+        assert len({id(failure) for failure in failures}) == 5
+
+
+async def test_a_listener_that_is_dropped_leaves_nothing_behind(path: Path) -> None:
+    async with SqliteStore(path) as store:
+        changes = store.changes()
+        dropped = weakref.ref(changes)
+        del changes
+        gc.collect()
+        assert dropped() is None
+
+
+# --- when it cannot serve ---
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the write lock of the file, as another process might."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        yield
+
+
+async def test_a_locked_file_is_unavailable_to_writes_and_still_read(path: Path) -> None:
+    async with HastyStore(path) as store:
+        caller = await new_caller(store)
+        with locked(path):
+            for call in (caller.admit(), store.ping()):
+                with pytest.raises(errors.Unavailable, match="locked"):
+                    await call
+            assert await caller.balance() == 100
+        await caller.admit()
+        assert await caller.ledger() == [100, -20]
+
+
+async def test_a_full_file_refuses_orders_whole_and_can_still_be_read(path: Path) -> None:
+    async with SmallStore(path) as store:
+        caller = await new_caller(store, tokens=1000)
+        big = Order("suno", {"prompt": "la " * 5000})
+        admitted = [await caller.admit(1)]
+        claim = await claim_one(store)
+        with pytest.raises(errors.Unavailable, match="full"):  # noqa: PT012 -- which of them fails is SQLite's affair
+            while True:
+                admitted.append(await caller.admit(1, order=big))
+        assert len(admitted) > 1
+        page = await store.jobs(caller.account, 200)
+        assert [job.id for job in page.items] == [job.id for job in reversed(admitted)]
+        assert await caller.balance() == sum(await caller.ledger()) == 1000 - len(admitted)
+        assert (await store.append(claim, replace(FAILED, refund=1))).refunded == 1
+
+
+async def test_a_full_file_leaves_no_half_of_a_batch(path: Path) -> None:
+    async with SmallStore(path) as store:
+        caller = await new_caller(store, tokens=1000)
+        small, big = Order("suno", {}), Order("suno", {"prompt": "la " * 100_000})
+        results = await together(store, [caller.admit(1, order=order) for order in (small, big, small)])
+        jobs = [result for result in results if isinstance(result, Job)]
+        assert isinstance(results[1], errors.Unavailable)
+        assert "full" in results[1].message
+        assert len(jobs) == 1000 - await caller.balance() == len((await store.jobs(caller.account, 9)).items)
+
+
+async def test_a_commit_that_fails_fails_every_write_of_it_and_leaves_nothing(path: Path) -> None:
+    async with WatchedStore(path) as store:
+        caller = await new_caller(store)
+        changes = store.changes()
+        with files_limited_to(wal_of(path).stat().st_size):
+            results = await together(store, [caller.admit(1) for _ in range(5)])
+        assert [type(result) for result in results] == [errors.Unavailable] * 5
+        assert (await store.jobs(caller.account, 9)).items == []
+        assert await caller.ledger() == [100]
+        job = await caller.admit(1)
+        assert (await anext(changes)).job == job.id
+
+
+# --- open_store ---
+
+
+async def test_a_url_names_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: ManualClock) -> None:
+    monkeypatch.chdir(tmp_path)
+    for url, path in (("sqlite:///var/a.db", "var/a.db"), (f"sqlite:///{tmp_path}/b.db", "b.db")):
+        async with open_store(url, clock) as store:
+            await store.ping()
+        assert (tmp_path / path).exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "right"),
+    [
+        ("redis://localhost:6379/0", "not there yet"),
+        ("postgres://localhost/db", "sqlite:///relative/path.db"),
+        ("sqlite:///", "sqlite:///relative/path.db"),
+        ("sqlite://pollcast.db", "sqlite:///relative/path.db"),
+        ("pollcast.db", "sqlite:///relative/path.db"),
+    ],
+)
+def test_any_other_url_is_refused_with_what_would_be_right(url: str, right: str) -> None:
+    with pytest.raises(ValueError, match=right):
+        open_store(url, ManualClock())

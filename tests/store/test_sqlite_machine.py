@@ -1,0 +1,198 @@
+"""The store against a model of it: whatever is asked, in whatever order, tokens and events come out right."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from proxy import errors
+from proxy.job import Draft, Status
+from proxy.store.base import Claim, ClaimLost, Store
+from proxy.store.sqlite import SqliteStore
+from tests.store.contract import LEASE, Caller, ManualClock, new_caller
+
+T = TypeVar("T")
+
+NAMES = st.sampled_from(["web", "app"])
+NODES = st.sampled_from(["node-a", "node-b"])
+ENDS = st.sampled_from([Status.COMPLETED, Status.ERROR, Status.CANCELED])
+PICK = st.integers(0, 99)
+
+
+@dataclass
+class Expected:
+    """What the model knows of a job."""
+
+    account: str
+    tokens: int
+    events: int = 1
+    over: bool = False
+    refunded: int = 0
+    cancel: bool = False
+
+
+class SqliteMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.clock = ManualClock()
+        self.runner = asyncio.Runner()
+        self.jobs: dict[str, Expected] = {}
+        self.replays: dict[tuple[str, str], str] = {}
+        self.balances: dict[str, int] = {}
+        self.claims: list[Claim] = []
+        self.holders: dict[str, Claim] = {}
+        self.lapses: dict[str, float] = {}
+
+    def opened(self) -> Store:
+        return SqliteStore(self.folder / "pollcast.db", self.clock, lease=LEASE, exclusive=True)
+
+    def run(self, call: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(call)
+
+    @initialize()
+    def begin(self) -> None:
+        self.store = self.run(self.opened().__aenter__())
+        self.callers = {name: self.run(new_caller(self.store, name, 50)) for name in ("web", "app")}
+        self.balances = dict.fromkeys(self.callers, 50)
+
+    def teardown(self) -> None:
+        self.run(self.store.__aexit__(None, None, None))
+        self.runner.close()
+        shutil.rmtree(self.folder)
+
+    @rule()
+    def restart(self) -> None:
+        self.run(self.store.__aexit__(None, None, None))
+        self.store = self.run(self.opened().__aenter__())
+        self.callers = {name: Caller(self.store, caller.key) for name, caller in self.callers.items()}
+        self.holders.clear()
+
+    @rule(name=NAMES, tokens=st.integers(-60, 60))
+    def grant(self, name: str, tokens: int) -> None:
+        try:
+            self.run(self.store.grant(name, tokens))
+        except errors.InsufficientTokens:
+            assert self.balances[name] + tokens < 0
+        else:
+            self.balances[name] += tokens
+
+    @rule(name=NAMES, tokens=st.integers(0, 30), key=st.sampled_from([None, "1", "2"]), body=st.binary(max_size=1))
+    def admit(self, name: str, tokens: int, key: str | None, body: bytes) -> None:
+        order = self.callers[name].order(tokens, idempotency_key=key, fingerprint=body)
+        earlier = self.replays.get((name, key or ""))
+        try:
+            admitted = self.run(self.store.admit(order))
+        except errors.IdempotencyConflict:
+            assert earlier
+        except errors.InsufficientTokens:
+            assert not earlier
+            assert self.balances[name] < tokens
+        else:
+            assert admitted.replayed == bool(earlier)
+            assert earlier in {None, admitted.job.id}
+            if not admitted.replayed:
+                self.accepted(name, key, tokens, admitted.job.id)
+
+    def accepted(self, name: str, key: str | None, tokens: int, job: str) -> None:
+        self.jobs[job] = Expected(name, tokens)
+        self.balances[name] -= tokens
+        if key:
+            self.replays[name, key] = job
+
+    @rule(node=NODES, limit=st.integers(1, 3))
+    def claim(self, node: str, limit: int) -> None:
+        now = self.clock.now()
+        free = sorted(
+            job
+            for job, expected in self.jobs.items()
+            if not expected.over and (job not in self.holders or self.lapses[job] <= now)
+        )
+        claims = self.run(self.store.claim(node, limit))
+        assert [claim.job.id for claim in claims] == free[:limit]
+        for claim in claims:
+            self.holders[claim.job.id] = claim
+            self.lapses[claim.job.id] = now + LEASE
+        self.claims += claims
+
+    @rule(node=NODES)
+    def renew(self, node: str) -> None:
+        self.run(self.store.renew(node))
+        for job, claim in self.holders.items():
+            if claim.node == node:
+                self.lapses[job] = self.clock.now() + LEASE
+
+    @rule(seconds=st.sampled_from([1, LEASE / 2, LEASE]))
+    def wait(self, seconds: float) -> None:
+        self.clock.time += seconds
+
+    @precondition(lambda self: self.claims)
+    @rule(pick=PICK)
+    def release(self, pick: int) -> None:
+        claim = self.claims[pick % len(self.claims)]
+        self.run(self.store.release(claim))
+        if self.holders.get(claim.job.id) is claim:
+            del self.holders[claim.job.id]
+
+    @precondition(lambda self: self.claims)
+    @rule(pick=PICK, progress=st.floats(0, 100))
+    def progress(self, pick: int, progress: float) -> None:
+        self.append(self.claims[pick % len(self.claims)], Draft(Status.PROCESSING, {"progress": progress}))
+
+    @precondition(lambda self: self.claims)
+    @rule(pick=PICK, status=ENDS, part=st.integers(0, 4))
+    def finish(self, pick: int, status: Status, part: int) -> None:
+        claim = self.claims[pick % len(self.claims)]
+        self.append(claim, Draft(status, refund=claim.job.tokens * part // 4))
+
+    def append(self, claim: Claim, draft: Draft) -> None:
+        expected = self.jobs[claim.job.id]
+        try:
+            job = self.run(self.store.append(claim, draft))
+        except ClaimLost:
+            assert expected.over or self.holders.get(claim.job.id) is not claim
+            return
+        assert self.holders[claim.job.id] is claim
+        expected.events += 1
+        expected.over = draft.status.final
+        expected.refunded += draft.refund
+        self.balances[expected.account] += draft.refund
+        assert (job.event, job.refunded, job.status) == (expected.events, expected.refunded, draft.status)
+        if expected.over:
+            del self.holders[job.id]
+
+    @precondition(lambda self: self.jobs)
+    @rule(pick=PICK)
+    def cancel(self, pick: int) -> None:
+        job = list(self.jobs)[pick % len(self.jobs)]
+        expected = self.jobs[job]
+        expected.cancel |= not expected.over
+        found = self.run(self.store.request_cancel(self.callers[expected.account].account, job))
+        assert found
+        assert found.cancel_requested == expected.cancel
+
+    @invariant()
+    def balances_are_the_ledgers_sums(self) -> None:
+        for name, balance in self.balances.items():
+            caller = self.callers[name]
+            assert self.run(caller.balance()) == sum(self.run(caller.ledger())) == balance >= 0
+
+    @invariant()
+    def events_have_no_gaps_and_at_most_one_end(self) -> None:
+        for job, expected in self.jobs.items():
+            events = self.run(self.store.read(job, 0))
+            assert [event.n for event in events] == list(range(1, expected.events + 1))
+            assert [event.final for event in events] == [False] * (expected.events - 1) + [expected.over]
+
+
+TestSqliteMachine = SqliteMachine.TestCase
+TestSqliteMachine.settings = settings(
+    max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)

@@ -1,0 +1,187 @@
+"""The commands, each as a user runs it: in a process of its own."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+SERVER = Path(__file__).parent.parent / "server.py"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
+
+
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603
+        [sys.executable, SERVER, *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
+@contextmanager
+def serving(*arguments: str, log: Path, **environment: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """A server process that listens."""
+    port = environment["POLLCAST_PORT"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603
+            [sys.executable, SERVER, "serve", *arguments], env=os.environ | environment, stdout=output, stderr=output
+        )
+    try:
+        until = time.monotonic() + 20
+        while process.poll() is None and time.monotonic() < until:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", int(port))) == 0:
+                    break
+            time.sleep(0.02)
+        yield process
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_help_names_every_command() -> None:
+    text = command("--help").stdout
+    assert "serve" in text
+    assert "keys" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("POLLCAST_PORT", "http"),
+        ("POLLCAST_HEARTBEAT", "-1"),
+        ("POLLCAST_RETENTION", "a week"),
+        ("POLLCAST_RESULTS", "maybe"),
+        ("POLLCAST_TOKENS", "{gaga-1: 5}"),
+        ("POLLCAST_PUBLIC_URL", "cast.example.com"),
+        ("POLLCAST_STORE", "mysql://x"),
+        ("GAGA_BASE_URL", "api.gaga.art"),
+        ("HEYGEN_DEADLINE", "soon"),
+    ],
+)
+def test_a_bad_setting_stops_the_start_with_one_line_that_names_it(name: str, value: str) -> None:
+    done = command("serve", **{name: value})
+    assert done.returncode != 0
+    assert re.fullmatch(r"Error: [^\n]+\n", done.stderr), done.stderr
+    assert name in done.stderr
+
+
+def test_the_demo_prints_a_curl_command_that_streams_to_completed(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    # Provider settings of the environment must not reach a demo.
+    environment = {"POLLCAST_PORT": str(free_port()), "GAGA_API_KEY": "real", "GAGA_BASE_URL": "https://api.gaga.art"}
+    with serving("--demo", log=log, **environment):
+        text = log.read_text()
+        assert "simulated" in text
+        curl = re.search(r"curl -N [^\n]+\\\n[^\n]+", text)
+        assert curl is not None, text
+        done = subprocess.run(curl[0], shell=True, capture_output=True, text=True, timeout=60, check=True)  # noqa: S602
+        assert done.stdout.startswith('retry: 2000\ndata: {"status":"Processing started"')
+        url = re.search(r'"status":"Completed".*?"url":"([^"]+)"', done.stdout)
+        assert url is not None, done.stdout
+        assert httpx.get(url[1], trust_env=False).headers["content-type"] == "video/mp4"
+    assert (tmp_path / "var/demo/pollcast.db").exists()
+    assert not (tmp_path / "var/pollcast.db").exists()
+
+
+def test_keys_are_made_listed_granted_and_revoked_beside_a_running_server(tmp_path: Path) -> None:
+    port = str(free_port())
+    with serving(log=tmp_path / "log", POLLCAST_PORT=port):
+        made = command("keys", "create", "--name", "web", "--tokens", "500")
+        assert re.fullmatch(r"pollcast_[\w-]+\n", made.stdout)
+        key = made.stdout.strip()
+        account = httpx.Client(
+            base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {key}"}, trust_env=False
+        )
+        assert account.get("/api/account").json() == {"name": "web", "tokens": 500}
+        assert command("keys", "grant", "--name", "web", "--", "-100").stdout == "web  400 tokens\n"
+        assert account.get("/api/account").json()["tokens"] == 400
+        listed = command("keys", "list").stdout
+        assert key not in listed
+        assert "active   web  400 tokens" in listed
+        assert command("keys", "revoke", listed.split()[0]).returncode == 0
+        assert account.get("/api/account").status_code == 401
+        account.close()
+
+
+def test_a_second_key_of_an_account_spends_the_same_tokens() -> None:
+    first = command("keys", "create", "--name", "web", "--tokens", "500").stdout
+    second = command("keys", "create", "--name", "web").stdout
+    assert first != second
+    assert command("keys", "list").stdout.count("web  500 tokens") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("keys", "revoke", "key_x"), "key_x"),
+        (("keys", "grant", "--name", "nobody", "5"), "nobody"),
+    ],
+)
+def test_a_command_that_cannot_be_carried_out_says_so_in_one_line(arguments: tuple[str, ...], named: str) -> None:
+    done = command(*arguments)
+    assert done.returncode == 1
+    assert re.fullmatch(r"Error: [^\n]+\n", done.stderr)
+    assert named in done.stderr
+
+
+def test_keys_are_hashed_at_rest(tmp_path: Path) -> None:
+    key = command("keys", "create", "--name", "web").stdout.strip()
+    with sqlite3.connect(tmp_path / "var/pollcast.db") as database:
+        dump = "\n".join(database.iterdump())
+    database.close()
+    assert "web" in dump
+    assert key not in dump
+    assert key.removeprefix("pollcast_")[:43] not in dump
+
+
+def test_a_second_server_on_the_same_store_is_refused_with_one_line(tmp_path: Path) -> None:
+    with serving(log=tmp_path / "log", POLLCAST_PORT=str(free_port())):
+        done = command("serve", POLLCAST_PORT=str(free_port()))
+        assert done.returncode != 0
+        assert "Traceback" not in done.stderr
+        assert "another" in done.stderr.lower()
+
+
+def test_sigterm_ends_open_streams_and_the_server_at_once(tmp_path: Path) -> None:
+    port = str(free_port())
+    log = tmp_path / "log"
+    with serving("--demo", log=log, POLLCAST_PORT=port) as process:
+        key = re.search(r"Demo key: (\S+)", log.read_text())
+        assert key is not None
+
+        async def hold() -> bytes:
+            headers = {"Authorization": f"Bearer {key[1]}"}
+            order = {"model": "gaga-1", "prompt": "[stuck]"}
+            read = b""
+            async with (
+                httpx.AsyncClient(trust_env=False) as client,
+                client.stream("POST", f"http://127.0.0.1:{port}/api/generate", json=order, headers=headers) as answer,
+            ):
+                with pytest.raises(httpx.RemoteProtocolError):
+                    async for chunk in answer.aiter_raw():
+                        read += chunk
+                        process.send_signal(signal.SIGTERM)
+            return read
+
+        assert asyncio.run(hold()).startswith(b"retry: 2000\n")
+        assert process.wait(10) in {0, -signal.SIGTERM}
+    assert "Traceback" not in log.read_text()
+    assert "ERROR" not in log.read_text()

@@ -1,0 +1,370 @@
+"""Jobs from their order to their one end: what is sent, what is tried again, what is given back."""
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+
+from tests.world import World
+
+
+def final_of(events: list[dict[str, Any]]) -> dict[str, Any]:
+    assert [event["status"] in {"Completed", "Error", "Canceled"} for event in events].count(True) == 1
+    return events[-1]
+
+
+def details_of(events: list[dict[str, Any]]) -> list[str]:
+    return [event["detail"] for event in events if "detail" in event]
+
+
+async def reached(world: World, operation: str, times: int = 1) -> None:
+    """Wait until the provider has been called that often."""
+    while world.simulator.calls[operation] < times:
+        await asyncio.sleep(0.001)
+
+
+# --- what a submit's answer means ---
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        ("401", "upstream_auth"),
+        ("402", "upstream_credits"),
+        ("418", "upstream_credits"),
+        ("credits", "upstream_credits"),
+        ("403", "upstream_rejected"),
+        ("422", "upstream_rejected"),
+        ("redirect", "upstream_rejected"),
+        ("500", "upstream_failed"),
+        ("502 html", "outcome_unknown"),
+        ("drop", "outcome_unknown"),
+        ("cut", "outcome_unknown"),
+        ("malformed", "outcome_unknown"),
+        ("empty", "outcome_unknown"),
+        ("wrong types", "outcome_unknown"),
+        ("html", "outcome_unknown"),
+    ],
+)
+async def test_a_submit_is_sent_once_and_its_failure_is_named_and_refunded(world: World, fault: str, code: str) -> None:
+    world.simulator.fault("gaga.submit", fault)
+    final = final_of(await world.generate("gaga-1", prompt="Hello"))
+    assert (final["status"], final["code"], final["refunded"]) == ("Error", code, 20)
+    assert final["message"]
+    assert world.simulator.calls["gaga.submit"] == 1
+    assert await world.balance() == 1000
+
+
+@pytest.mark.parametrize("fault", ["429", "503"])
+async def test_what_surely_was_not_taken_is_sent_again(world: World, fault: str) -> None:
+    world.simulator.fault("gaga.submit", fault, times=2)
+    events = await world.generate("gaga-1", prompt="Hello")
+    assert final_of(events)["status"] == "Completed"
+    assert world.simulator.calls["gaga.submit"] == 3
+    assert world.simulator.submits["gaga"] == 1
+    assert details_of(events)[0].startswith("Waiting to be taken")
+
+
+async def test_a_provider_that_refuses_connections_to_the_deadline_ends_as_unreachable(unstarted: World) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    unstarted.providers["Gaga"] = {"base_url": f"http://127.0.0.1:{port}"}
+    async with unstarted as world:
+        final = final_of(await world.generate("gaga-1", prompt="Hello"))
+        assert (final["code"], final["refunded"]) == ("upstream_unreachable", 20)
+
+
+async def test_an_upload_that_fails_in_passing_is_repeated_before_anything_is_paid(world: World) -> None:
+    image = await world.asset()
+    world.simulator.fault("gaga.upload", "500", times=2)
+    events = await world.generate("gaga-1", prompt="Hello", image=image)
+    assert final_of(events)["status"] == "Completed"
+    assert world.simulator.calls["gaga.upload"] == 3
+    assert world.simulator.calls["gaga.submit"] == 1
+
+
+async def test_an_upload_that_is_refused_ends_the_job_with_nothing_sent(world: World) -> None:
+    image = await world.asset()
+    world.simulator.fault("gaga.upload", "422")
+    final = final_of(await world.generate("gaga-1", prompt="Hello", image=image))
+    assert (final["code"], final["refunded"]) == ("upstream_rejected", 20)
+    assert world.simulator.calls["gaga.submit"] == 0
+
+
+async def test_an_input_url_that_cannot_be_fetched_ends_the_job_with_nothing_sent(world: World) -> None:
+    image = "https://pollcast-test.invalid/cat.png"
+    final = final_of(await world.generate("gaga-1", prompt="Hello", image=image))
+    assert (final["code"], final["refunded"]) == ("upstream_unreachable", 20)
+    assert "Nothing was sent" in final["message"]
+    assert world.simulator.calls["gaga.submit"] == 0
+
+
+# --- polls ---
+
+
+@pytest.mark.parametrize("fault", ["500", "502 html", "503", "429", "drop", "cut", "malformed", "empty", "html"])
+async def test_polls_that_fail_in_passing_change_nothing(world: World, fault: str) -> None:
+    world.simulator.fault("gaga.check", fault, times=3)
+    events = await world.generate("gaga-1", prompt="Hello")
+    assert final_of(events)["status"] == "Completed"
+    assert await world.balance() == 980
+
+
+async def test_a_ticket_that_is_not_known_yet_is_waited_for(world: World) -> None:
+    world.simulator.fault("gaga.check", "404", times=2)
+    assert final_of(await world.generate("gaga-1", prompt="Hello"))["status"] == "Completed"
+
+
+async def test_a_ticket_that_is_no_longer_known_ends_the_job(world: World) -> None:
+    world.simulator.fault("gaga.check", "404", after=2)
+    final = final_of(await world.generate("gaga-1", prompt="[stuck]"))
+    assert (final["code"], final["refunded"]) == ("upstream_failed", 20)
+
+
+async def test_polls_that_never_make_sense_end_the_job(world: World) -> None:
+    world.simulator.fault("gaga.check", "malformed")
+    final = final_of(await world.generate("gaga-1", prompt="Hello"))
+    assert (final["code"], final["refunded"]) == ("upstream_protocol", 20)
+
+
+async def test_a_credential_that_stops_working_suspends_the_job_and_does_not_kill_it(world: World) -> None:
+    world.simulator.fault("gaga.check", "401", times=5)
+    events = await world.generate("gaga-1", prompt="Hello")
+    assert final_of(events)["status"] == "Completed"
+    assert any(detail.startswith("Suspended") for detail in details_of(events))
+
+
+async def test_an_unknown_word_is_shown_and_the_job_goes_on(world: World) -> None:
+    events = await world.generate("gaga-1", prompt="[unknown] Hello")
+    assert "Reticulating" in details_of(events)
+    assert final_of(events)["status"] == "Completed"
+
+
+async def test_a_job_that_never_ends_upstream_ends_at_its_deadline(world: World) -> None:
+    final = final_of(await world.generate("gaga-1", prompt="[stuck]"))
+    assert (final["code"], final["refunded"]) == ("deadline_exceeded", 20)
+    assert await world.balance() == 1000
+
+
+async def test_a_poll_that_learns_nothing_new_makes_no_event(world: World) -> None:
+    events = await world.generate("gaga-1", prompt="[stuck]")
+    assert world.simulator.calls["gaga.check"] > 20
+    assert len(events) < 8
+
+
+async def test_the_providers_own_cancel_is_a_full_refund(world: World) -> None:
+    final = final_of(await world.generate("gaga-1", prompt="[cancel]"))
+    assert (final["status"], final["refunded"]) == ("Canceled", 20)
+    assert await world.balance() == 1000
+
+
+# --- bulk ---
+
+
+async def test_items_that_fail_are_refunded_in_the_final_event(world: World) -> None:
+    items = [{"unique_id": "a", "names": "A"}, {"unique_id": "b", "names": "[fail]"}, {"unique_id": "c", "names": "C"}]
+    final = final_of(await world.generate("ganai-bulk", items=items))
+    assert (final["status"], final["refunded"]) == ("Completed", 10)
+    assert [(output["unique_id"], output["status"]) for output in final["outputs"]] == [
+        ("a", "Completed"),
+        ("b", "Error"),
+        ("c", "Completed"),
+    ]
+    assert await world.balance() == 1000 - 30 + 10
+
+
+async def test_at_the_deadline_unfinished_items_count_as_failed(world: World) -> None:
+    items = [{"unique_id": "a", "names": "A"}, {"unique_id": "b", "names": "[stuck]"}]
+    final = final_of(await world.generate("ganai-bulk", items=items))
+    assert (final["status"], final["refunded"]) == ("Completed", 10)
+    assert final["outputs"][1]["status"] == "Error"
+    assert await world.balance() == 990
+
+
+async def test_a_bulk_job_of_which_nothing_came_is_an_error_and_a_full_refund(world: World) -> None:
+    items = [{"unique_id": "a", "names": "[fail]"}, {"unique_id": "b", "names": "[stuck]"}]
+    final = final_of(await world.generate("ganai-bulk", items=items))
+    assert (final["status"], final["refunded"]) == ("Error", 20)
+    assert await world.balance() == 1000
+
+
+# --- streams that cannot be resumed ---
+
+
+@pytest.mark.parametrize(("model", "operation"), [("suno", "ainow.generate"), ("gpt-5.4-mini", "gaia.chat")])
+@pytest.mark.parametrize("fault", ["cut", "unfinished"])
+async def test_an_upstream_stream_that_breaks_ends_as_interrupted_and_is_not_ordered_again(
+    world: World, model: str, operation: str, fault: str
+) -> None:
+    world.simulator.fault(operation, fault)
+    final = final_of(await world.generate(model, prompt="Hello"))
+    assert final["code"] == "interrupted"
+    assert world.simulator.calls[operation] == 1
+    assert await world.balance() == 1000
+
+
+async def test_streamed_text_comes_in_pieces_that_make_up_the_whole(world: World) -> None:
+    events = await world.generate("gpt-5.4-mini", prompt="Hello")
+    pieces = [event for event in events if "delta" in event]
+    assert "".join(piece["delta"] for piece in pieces) == events[-1]["text"]
+    offset = 0
+    for piece in pieces:
+        assert piece["offset"] == offset
+        offset += len(piece["delta"])
+    assert (await world.http.get(events[-1]["url"])).text == events[-1]["text"]
+
+
+# --- restarts ---
+
+
+async def test_a_job_with_a_ticket_goes_on_after_a_restart_and_is_not_ordered_again(world: World) -> None:
+    world.simulator.fault("gaga.check", "stall", after=1, times=1)
+    job = await world.submit("gaga-1", prompt="Hello")
+    await reached(world, "gaga.check", 2)
+    before = (await world.http.get(f"/api/jobs/{job['id']}")).json()["event"]
+    await world.restart()
+    messages = await world.messages("GET", f"/api/jobs/{job['id']}/events", last=str(before))
+    assert [message.id for message in messages] == [str(before + n) for n in range(1, len(messages) + 1)]
+    assert '"Completed"' in messages[-1].data
+    assert world.simulator.submits["gaga"] == 1
+
+
+async def test_a_submit_that_was_under_way_at_a_stop_is_never_sent_again(world: World) -> None:
+    world.simulator.fault("gaga.submit", "timeout")
+    job = await world.submit("gaga-1", prompt="Hello")
+    await reached(world, "gaga.submit")
+    await world.restart()
+    ended = await world.ended(job["id"])
+    assert (ended["code"], ended["refunded"]) == ("outcome_unknown", 20)
+    assert world.simulator.calls["gaga.submit"] == 1
+    assert await world.balance() == 1000
+
+
+async def test_a_stream_that_was_being_read_at_a_stop_ends_as_interrupted(world: World) -> None:
+    world.simulator.fault("ainow.generate", "stall")
+    job = await world.submit("suno", prompt="song")
+    while (await world.http.get(f"/api/jobs/{job['id']}")).json()["event"] < 2:
+        await asyncio.sleep(0.001)
+    await world.restart()
+    assert (await world.ended(job["id"]))["code"] == "interrupted"
+    assert await world.balance() == 1000
+
+
+async def test_a_job_that_was_not_sent_before_a_stop_is_sent_after_it(world: World) -> None:
+    image = await world.asset()
+    world.simulator.fault("gaga.upload", "timeout", times=1)
+    job = await world.submit("gaga-1", prompt="Hello", image=image)
+    await reached(world, "gaga.upload")
+    await world.restart()
+    assert (await world.ended(job["id"]))["status"] == "Completed"
+    assert world.simulator.submits["gaga"] == 1
+
+
+# --- results ---
+
+
+async def test_key_protected_results_are_relayed_behind_a_link(world: World) -> None:
+    final = final_of(await world.generate("grok-imagine-video", prompt="rain"))
+    assert final["url"].startswith(f"{world.origin}/api/jobs/")
+    answer = await world.http.get(final["url"], headers={"Authorization": ""})
+    assert answer.content == world.media("video")
+    assert answer.headers["content-type"] == "video/mp4"
+    ranged = await world.http.get(final["url"], headers={"Authorization": "", "Range": "bytes=4-7"})
+    assert (ranged.status_code, ranged.content) == (206, b"ftyp")
+
+
+async def test_inline_results_are_stored_and_served(world: World) -> None:
+    final = final_of(await world.generate("gpt-image-2", prompt="[b64] cat", n=2))
+    assert len(final["outputs"]) == 2
+    for output in final["outputs"]:
+        answer = await world.http.get(output["url"])
+        assert answer.content == world.media("image")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    suffix = await world.http.get(final["url"], headers={"Range": "bytes=-4"})
+    assert (suffix.status_code, suffix.content) == (206, world.media("image")[-4:])
+    beyond = await world.http.get(final["url"], headers={"Range": "bytes=999999-"})
+    assert (beyond.status_code, beyond.json()["code"]) == (416, "range_not_satisfiable")
+
+
+async def test_public_results_are_redirected_to_afresh(world: World) -> None:
+    events = await world.generate("heygen-v1", prompt="hi", avatar_id="a")
+    job = events[0]["job"]
+    answer = await world.http.get(f"/api/jobs/{job}/content")
+    assert answer.status_code == 302
+    assert answer.headers["location"] != final_of(events)["url"]
+    assert (await world.http.get(answer.headers["location"])).content == world.media("video")
+
+
+async def test_with_results_on_relay_no_provider_url_is_shown(unstarted: World) -> None:
+    unstarted.settings["results"] = "relay"
+    async with unstarted as world:
+        final = final_of(await world.generate("gaga-1", prompt="Hello"))
+        assert final["url"].startswith(world.origin)
+        assert (await world.http.get(final["url"], headers={"Authorization": ""})).content == world.media("video")
+
+
+async def test_content_before_the_end_is_409_and_of_a_failed_job_404(world: World) -> None:
+    job = await world.submit("gpt-5.4-mini", prompt="[stuck]")
+    answer = await world.http.get(f"/api/jobs/{job['id']}/content")
+    assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+    failed = (await world.generate("gaga-1", prompt="[fail]"))[0]["job"]
+    assert (await world.http.get(f"/api/jobs/{failed}/content")).status_code == 404
+
+
+async def test_content_of_a_failed_item_and_beyond_the_last_is_404(world: World) -> None:
+    items = [{"unique_id": "a", "names": "[fail]"}, {"unique_id": "b", "names": "B"}]
+    job = (await world.generate("ganai-bulk", items=items))[0]["job"]
+    statuses = [(await world.http.get(f"/api/jobs/{job}/content/{n}")).status_code for n in (0, 1, 2)]
+    assert statuses == [404, 302, 404]
+
+
+# --- assets ---
+
+
+async def test_an_asset_is_kept_described_served_and_deleted(world: World) -> None:
+    asset = await world.asset()
+    shown = (await world.http.get(f"/api/assets/{asset}")).json()
+    assert (shown["id"], shown["type"], shown["size"]) == (asset, "image/png", len(world.media("image")))
+    assert (await world.http.get(shown["url"], headers={"Authorization": ""})).content == world.media("image")
+    head = await world.http.head(f"/api/assets/{asset}/content")
+    assert head.headers["content-length"] == str(len(world.media("image")))
+    assert (await world.http.delete(f"/api/assets/{asset}")).status_code == 204
+    assert (await world.http.get(f"/api/assets/{asset}")).status_code == 404
+
+
+async def test_an_assets_type_is_decided_by_its_bytes(world: World) -> None:
+    files = {"file": ("cat.png", b"<html><script>alert(1)</script>", "image/png")}
+    answer = await world.http.post("/api/assets", files=files)
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_type")
+
+
+async def test_an_asset_over_the_limit_is_413(unstarted: World) -> None:
+    unstarted.settings["asset_limit"] = 1000
+    async with unstarted as world:
+        for size in (2000, 200_000):
+            files = {"file": ("cat.png", b"\x89PNG\r\n\x1a\n" + b"x" * size, "image/png")}
+            answer = await world.http.post("/api/assets", files=files)
+            assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://example.com/a.png", "https://127.0.0.1/a.png", "https://localhost/", "ftp://x/", "x", ""]
+)
+async def test_an_asset_from_a_url_that_is_not_public_https_is_422(world: World, url: str) -> None:
+    answer = await world.http.post("/api/assets", json={"url": url})
+    assert (answer.status_code, [fault["field"] for fault in answer.json()["errors"]]) == (422, ["url"])
+
+
+async def test_an_asset_upload_without_its_file_says_what_is_missing(world: World) -> None:
+    answer = await world.http.post("/api/assets", files={"image": ("a.png", b"x")})
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "file")
+    assert (await world.http.post("/api/assets", content=b"\x89PNG")).status_code == 400
+
+
+async def test_an_asset_that_an_unfinished_job_names_cannot_be_deleted(world: World) -> None:
+    image = await world.asset()
+    world.simulator.fault("gaga.upload", "timeout")
+    await world.submit("gaga-1", prompt="Hello", image=image)
+    answer = await world.http.delete(f"/api/assets/{image}")
+    assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
