@@ -39,6 +39,7 @@ from proxy.upstream import NotTaken, ReadFailed, Request, Transient
 log = logging.getLogger(__name__)
 
 Written = TypeVar("Written")
+Awaited = TypeVar("Awaited")
 
 _AT_ONCE: Final = 100
 """Jobs claimed in one transaction."""
@@ -72,6 +73,8 @@ class Runner:
         self._store = tools.store
         self._node = node
         self._wake = asyncio.Event()
+        providers = {provider.name: provider.settings for provider in tools.providers.values()}
+        self._slots = {name: asyncio.Semaphore(settings.concurrency) for name, settings in providers.items()}
 
     async def run(self) -> None:
         """Claim and drive jobs."""
@@ -113,7 +116,8 @@ class Runner:
 
     async def _drive(self, claim: Claim) -> None:
         try:
-            await _Drive(self._tools, claim).run()
+            slots = self._slots[self._tools.providers[claim.job.model].name]
+            await _Drive(self._tools, claim, slots).run()
         except ClaimLost:
             log.warning("%s was taken over; leaving it alone.", claim.job.id)
         except asyncio.CancelledError:
@@ -128,21 +132,25 @@ class Runner:
 class _Drive:
     """One job under way, held by one claim."""
 
-    def __init__(self, tools: Tools, claim: Claim) -> None:
+    def __init__(self, tools: Tools, claim: Claim, slots: asyncio.Semaphore) -> None:
         self._tools = tools
         self._claim = claim
         self._job = claim.job
         self._model = MODELS[claim.job.model]
         self._provider = tools.providers[claim.job.model]
-        self._deadline = claim.job.created_at + self._provider.settings.deadline
+        # Waiting for one of the provider's slots has a deadline of its own, as long as the one for the work.
+        self._deadline = (claim.job.intended_at or claim.job.created_at) + self._provider.settings.deadline
+        self._slots = slots
         self._text = 0
 
     async def run(self) -> None:
         """Take the job from where its record stands to its end."""
         try:
-            async with aclosing(self._updates()) as updates, aclosing(_joined(updates)) as joined:
-                async for update in self._bounded(joined):
-                    await self._record(update)
+            await self._bounded(self._slots.acquire(), "had no room for this order")
+            try:
+                await self._work()
+            finally:
+                self._slots.release()
         except (JobError, ReadFailed) as error:
             await self._fail(error if isinstance(error, JobError) else UpstreamRejected(error.message))
         except (ClaimLost, asyncio.CancelledError):
@@ -151,24 +159,26 @@ class _Drive:
             log.exception("%s met a fault of ours.", self._job.id)
             await self._end(Update(status=Status.ERROR, error=Internal("Pollcast met a fault of its own.")))
 
-    # --- where updates come from ---
+    async def _work(self) -> None:
+        if self._job.intended_at is None:
+            self._deadline = self._tools.clock.now() + self._provider.settings.deadline
+        async with aclosing(self._updates()) as updates, aclosing(_joined(updates)) as joined:
+            while not self._job.status.final:
+                await self._record(await self._bounded(anext(joined), "did not finish"))
 
-    async def _bounded(self, updates: AsyncIterator[Update]) -> AsyncIterator[Update]:
-        """The updates until one is final. Raises DeadlineExceeded."""
-        while True:
-            left = self._deadline - self._tools.clock.now()
-            try:
-                async with asyncio.timeout(max(left, 0)) as bound:
-                    update = await anext(updates)
-            except TimeoutError:
-                if not bound.expired():
-                    raise
-                raise DeadlineExceeded(
-                    f"{self._provider.name} did not finish within {self._provider.settings.deadline:g} seconds."
-                ) from None
-            yield update
-            if update.status is not None:
-                return
+    async def _bounded(self, step: Awaitable[Awaited], failure: str) -> Awaited:
+        """One step, within the deadline. Raises DeadlineExceeded."""
+        left = self._deadline - self._tools.clock.now()
+        try:
+            async with asyncio.timeout(max(left, 0)) as bound:
+                return await step
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            seconds = self._provider.settings.deadline
+            raise DeadlineExceeded(f"{self._provider.name} {failure} within {seconds:g} seconds.") from None
+
+    # --- where updates come from ---
 
     async def _updates(self) -> AsyncGenerator[Update]:
         """Every step from where the job's record stands, in the order that keeps money safe."""

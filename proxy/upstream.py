@@ -173,7 +173,8 @@ class Upstream:
     """One provider's API. `credential` are the headers that hold its key; they are sent to its origin alone.
 
     `no_credit` are the provider's codes (whole) and phrases (anywhere in its message, in lower case) for an empty
-    account. `retired` are the statuses by which a deprecated submit says that it is gone.
+    account; `refused_key` likewise for a bad key. `rate` is the requests per second that are let out, evenly; those
+    over it wait. `retired` are the statuses by which a deprecated submit says that it is gone.
     """
 
     def __init__(
@@ -183,6 +184,7 @@ class Upstream:
         fetcher: Fetcher,
         clock: Clock,
         *,
+        rate: float,
         no_credit: Collection[str] = (),
         refused_key: Collection[str] = (),
         retired: Collection[int] = (),
@@ -192,6 +194,8 @@ class Upstream:
         self._secrets = [part for value in credential.values() for part in value.split() if part != "Bearer"]
         self._fetcher = fetcher
         self._clock = clock
+        self._gap = 1 / rate
+        self._free_at = 0.0
         self._no_credit = frozenset(no_credit)
         self._refused_key = frozenset(refused_key)
         self._retired = frozenset(retired)
@@ -233,6 +237,7 @@ class Upstream:
         self, method: str, path: str, query: Mapping[str, str] | None = None, data: FormData | None = None
     ) -> Answer:
         headers = dict(self._own.credential)
+        await self._turn()
         try:
             async with self._reads.request(
                 method, self._url(path), params=query or {}, data=data, headers=headers, allow_redirects=False
@@ -283,6 +288,7 @@ class Upstream:
         body: dict[str, Any] = {"data": _form(request.form)} if request.form else _json(request.json)
         headers: LooseHeaders = {**self._own.credential, **body.pop("headers", {})}
         progress = SimpleNamespace(sent=False)
+        await self._turn()
         try:
             response = await self._paid.post(
                 self._url(request.path),
@@ -385,6 +391,13 @@ class Upstream:
         for secret in self._secrets:
             text = text.replace(secret, "[key]")
         return " ".join(text.split())[:_MESSAGE_LIMIT]
+
+    async def _turn(self) -> None:
+        now = self._clock.now()
+        # A turn may be taken a little early: a burst of a tenth of a second's requests is let out at once.
+        self._free_at = max(self._free_at + self._gap, now - 0.1)
+        if self._free_at > now:
+            await self._clock.sleep(self._free_at - now)
 
     def _url(self, path: str) -> URL:
         return URL(self.base_url + path)

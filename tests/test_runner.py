@@ -1,6 +1,7 @@
 """Jobs from their order to their one end: what is sent, what is tried again, what is given back."""
 
 import asyncio
+import itertools
 import socket
 from typing import Any
 
@@ -157,6 +158,27 @@ async def test_the_providers_own_cancel_is_a_full_refund(world: World) -> None:
     final = final_of(await world.generate("gaga-1", prompt="[cancel]"))
     assert (final["status"], final["refunded"]) == ("Canceled", 20)
     assert await world.balance() == 1000
+
+
+async def test_a_provider_with_one_slot_gets_one_order_at_a_time(unstarted: World) -> None:
+    unstarted.providers["Gaga"] = {"concurrency": 1}
+    async with unstarted as world:
+        jobs = [await world.submit("gaga-1", prompt=str(n)) for n in range(3)]
+        for job in jobs:
+            assert (await world.ended(job["id"]))["status"] == "Completed"
+        asked = [request.operation for request in world.simulator.requests]
+        submits = [n for n, operation in enumerate(asked) if operation == "gaga.submit"]
+        # Between two submits the first job was polled to its end.
+        assert all("gaga.check" in asked[first:second] for first, second in itertools.pairwise(submits))
+
+
+async def test_requests_over_a_providers_rate_wait_their_turn(unstarted: World) -> None:
+    unstarted.providers["Gaga"] = {"rate": 0.1}
+    async with unstarted as world:
+        began = world.clock.now()
+        await world.generate("gaga-1", prompt="Hello")
+        requests = sum(world.simulator.calls.values())
+        assert world.clock.now() - began >= (requests - 1) * 10
 
 
 # --- bulk ---

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import orjson
 import pytest
 from hypothesis import given
@@ -36,7 +38,7 @@ def data_of(text: str) -> list[str]:
 
 def cut(stream: bytes, places: list[int]) -> list[bytes]:
     edges = [0, *sorted(place % (len(stream) + 1) for place in places), len(stream)]
-    return [stream[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [stream[start:end] for start, end in pairwise(edges)]
 
 
 def encoded(message: str) -> bytes:

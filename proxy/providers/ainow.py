@@ -126,7 +126,7 @@ class AiNow(Provider):
 
     def connect(self, fetcher: Fetcher, clock: Clock) -> Upstream:
         """418 is this provider's word for an empty account."""
-        return Upstream(self.settings.base_url, bearer(self.settings), fetcher, clock)
+        return Upstream(self.settings.base_url, bearer(self.settings), fetcher, clock, rate=self.settings.rate)
 
     async def prepare(self, order: Order, inputs: Inputs) -> Request:
         """`{model, prompt, style?}`."""

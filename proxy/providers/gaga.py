@@ -141,6 +141,7 @@ class Gaga(Provider):
             bearer(self.settings),
             fetcher,
             clock,
+            rate=self.settings.rate,
             no_credit=("insufficient credits", "account balance is zero"),
         )
 

@@ -146,6 +146,7 @@ class Gaia(Provider):
             bearer(self.settings),
             fetcher,
             clock,
+            rate=self.settings.rate,
             no_credit=("insufficient_user_quota", "insufficient_quota"),
         )
 

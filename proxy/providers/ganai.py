@@ -95,7 +95,7 @@ class GanAi(Provider):
 
     def connect(self, fetcher: Fetcher, clock: Clock) -> Upstream:
         """The page names no codes for an empty account."""
-        return Upstream(self.settings.base_url, bearer(self.settings), fetcher, clock)
+        return Upstream(self.settings.base_url, bearer(self.settings), fetcher, clock, rate=self.settings.rate)
 
     def refuse(self, order: Order) -> Sequence[FieldError]:
         """The project is the order's, or the installation's."""

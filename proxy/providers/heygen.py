@@ -171,6 +171,7 @@ class HeyGen(Provider):
             {"X-Api-Key": self.settings.key},
             fetcher,
             clock,
+            rate=self.settings.rate,
             no_credit=("40009",),
             refused_key=("400112", "401057"),
             retired=(404, 405, 410),

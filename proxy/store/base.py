@@ -194,7 +194,8 @@ class Store(Protocol):
     async def claim(self, node: str, limit: int) -> Sequence[Claim]:
         """Take up to `limit` unfinished jobs that nobody holds, oldest first.
 
-        A claim holds until its job is over, it is released, or its lease lapses without `renew`.
+        A claim holds until its job is over, it is released, or its lease lapses without `renew` and another node
+        claims it: a node never takes a job over from itself, however late it renews.
         """
 
     async def renew(self, node: str) -> None:

@@ -630,7 +630,8 @@ def _charge(db: _Connection, job: Job) -> None:
 
 def _claim(db: _Connection, node: str, limit: int, now: float, lapses_at: float) -> list[Claim]:
     free = db.execute(  # by the index: left alone, SQLite walks past every job that is held, oldest first
-        "SELECT job FROM work INDEXED BY work_by_lapse WHERE lapses_at <= ? ORDER BY job LIMIT ?", (now, limit)
+        "SELECT job FROM work INDEXED BY work_by_lapse WHERE lapses_at <= ? AND node IS NOT ? ORDER BY job LIMIT ?",
+        (now, node, limit),
     ).fetchall()
     return [_take(db, row["job"], node, lapses_at) for row in free]
 

@@ -542,12 +542,21 @@ class StoreContract:
         assert await caller.ledger() == [100, -20]
         assert (await store.append(new, PROGRESS)).event == 2
 
-    async def test_a_job_claimed_again_by_the_same_node_is_another_claim(
+    async def test_a_node_never_takes_a_job_over_from_itself(
         self, store: Store, caller: Caller, clock: ManualClock
     ) -> None:
         await caller.admit()
-        old = await claim_one(store)
+        claim = await claim_one(store)
         clock.time += LEASE
+        assert not await store.claim(claim.node, 10)
+        assert (await store.append(claim, PROGRESS)).event == 2
+
+    async def test_a_job_released_and_claimed_again_by_the_same_node_is_another_claim(
+        self, store: Store, caller: Caller
+    ) -> None:
+        await caller.admit()
+        old = await claim_one(store)
+        await store.release(old)
         await claim_one(store)
         with pytest.raises(ClaimLost):
             await store.append(old, PROGRESS)

@@ -110,17 +110,17 @@ class SqliteMachine(RuleBasedStateMachine):
     @rule(node=NODES, limit=st.integers(1, 3))
     def claim(self, node: str, limit: int) -> None:
         now = self.clock.now()
-        free = sorted(
-            job
-            for job, expected in self.jobs.items()
-            if not expected.over and (job not in self.holders or self.lapses[job] <= now)
-        )
+        free = sorted(job for job, expected in self.jobs.items() if not expected.over and self.free(job, node))
         claims = self.run(self.store.claim(node, limit))
         assert [claim.job.id for claim in claims] == free[:limit]
         for claim in claims:
             self.holders[claim.job.id] = claim
             self.lapses[claim.job.id] = now + LEASE
         self.claims += claims
+
+    def free(self, job: str, node: str) -> bool:
+        holder = self.holders.get(job)
+        return not holder or (holder.node != node and self.lapses[job] <= self.clock.now())
 
     @rule(node=NODES)
     def renew(self, node: str) -> None:

@@ -1,0 +1,275 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic_settings import SettingsConfigDict
+
+from proxy.providers.gaga import GagaSettings
+from proxy.providers.ganai import GanAiSettings
+from proxy.settings import BadSetting, ProviderSettings, Settings, is_loopback, read
+
+
+@pytest.fixture
+def env(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    return monkeypatch
+
+
+# --- values ---
+
+
+def test_the_defaults_are_those_of_the_contract() -> None:
+    settings = read(Settings)
+    assert settings.model_dump(exclude={"asset_limit"}) == {
+        "host": "127.0.0.1",
+        "port": 8000,
+        "public_url": "",
+        "store": "sqlite:///var/pollcast.db",
+        "assets": "var/assets",
+        "secret": None,
+        "cors_origins": [],
+        "heartbeat": 4,
+        "retention": 604_800,
+        "results": "direct",
+        "drain": 0,
+        "tokens": {},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("1.5m", 90), ("15m", 900), ("12h", 43_200), ("7d", 604_800), (" 7 d ", 604_800)],
+)
+def test_a_duration_is_seconds_or_has_a_unit(env: pytest.MonkeyPatch, text: str, seconds: float) -> None:
+    env.setenv("POLLCAST_RETENTION", text)
+    assert read(Settings).retention == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "origins"),
+    [
+        ("*", ["*"]),
+        ("https://a.example", ["https://a.example"]),
+        (" https://a.example ,, https://b.example:8443,", ["https://a.example", "https://b.example:8443"]),
+        (",", []),
+    ],
+)
+def test_the_origins_are_a_comma_list(env: pytest.MonkeyPatch, text: str, origins: list[str]) -> None:
+    env.setenv("POLLCAST_CORS_ORIGINS", text)
+    assert read(Settings).cors_origins == origins
+
+
+def test_the_prices_are_a_json_object(env: pytest.MonkeyPatch) -> None:
+    env.setenv("POLLCAST_TOKENS", '{"gaga-1": 25, "suno": 0}')
+    assert read(Settings).tokens == {"gaga-1": 25, "suno": 0}
+
+
+@pytest.mark.parametrize("name", ["PORT", "SECRET", "CORS_ORIGINS", "RETENTION", "TOKENS", "RESULTS", "PUBLIC_URL"])
+def test_an_empty_value_means_unset(env: pytest.MonkeyPatch, name: str) -> None:
+    env.setenv(f"POLLCAST_{name}", "")
+    assert read(Settings) == read(
+        Settings, **{name.lower(): Settings.model_fields[name.lower()].get_default(call_default_factory=True)}
+    )
+
+
+def test_a_provider_s_key_that_is_empty_is_unset(env: pytest.MonkeyPatch) -> None:
+    env.setenv("GAGA_API_KEY", "")
+    assert read(GagaSettings).key == ""
+    assert read(GagaSettings).api_key is None
+
+
+def test_the_file_dot_env_is_read_and_the_environment_wins(env: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("POLLCAST_PORT=9001\nPOLLCAST_HEARTBEAT=2\nGAGA_API_KEY=from-file\nOTHER=1\n")
+    env.setenv("POLLCAST_HEARTBEAT", "3")
+    assert (read(Settings).port, read(Settings).heartbeat) == (9001, 3)
+    assert read(GagaSettings).key == "from-file"
+
+
+def test_a_given_value_wins_over_the_environment(env: pytest.MonkeyPatch) -> None:
+    env.setenv("POLLCAST_PORT", "9001")
+    assert read(Settings, port=9002).port == 9002
+
+
+def test_links_are_based_on_the_public_url_without_its_last_slash(env: pytest.MonkeyPatch) -> None:
+    env.setenv("POLLCAST_PUBLIC_URL", "https://cast.example.com/")
+    assert read(Settings).base_url == "https://cast.example.com"
+
+
+def test_without_a_public_url_links_are_based_on_host_and_port(env: pytest.MonkeyPatch) -> None:
+    env.setenv("POLLCAST_PORT", "9001")
+    assert read(Settings).base_url == "http://127.0.0.1:9001"
+
+
+def test_an_ipv6_host_stands_in_brackets_in_the_base_url(env: pytest.MonkeyPatch) -> None:
+    # BUG: it is http://::1:8000, which no client can open.
+    env.setenv("POLLCAST_HOST", "::1")
+    assert read(Settings).base_url == "http://[::1]:8000"
+
+
+# --- a provider's ---
+
+
+def test_every_provider_reads_its_own_prefix(env: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "API_KEY": "sk-gaga",
+        "BASE_URL": "https://gaga.example/",
+        "POLL_INTERVAL": "0.5",
+        "DEADLINE": "60",
+        "CONCURRENCY": "3",
+        "RATE": "7",
+    }.items():
+        env.setenv(f"GAGA_{name}", value)
+    gaga, ganai = read(GagaSettings), read(GanAiSettings)
+    assert (gaga.key, gaga.base_url) == ("sk-gaga", "https://gaga.example")
+    assert (gaga.poll_interval, gaga.deadline, gaga.concurrency, gaga.rate) == (0.5, 60, 3, 7)
+    assert (ganai.key, ganai.base_url, ganai.project_id) == ("", "https://api.gan.ai", "")
+
+
+def test_the_project_of_gan_ai_is_a_setting(env: pytest.MonkeyPatch) -> None:
+    env.setenv("GANAI_PROJECT_ID", "p-1")
+    assert read(GanAiSettings).project_id == "p-1"
+
+
+# --- what is wrong is named ---
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("POLLCAST_PORT", "eighty"),
+        ("POLLCAST_PORT", "65536"),
+        ("POLLCAST_PORT", "-1"),
+        ("POLLCAST_TOKENS", "gaga-1=20"),
+        ("POLLCAST_TOKENS", "[1]"),
+        ("POLLCAST_TOKENS", '{"gaga-1": -1}'),
+        ("POLLCAST_TOKENS", '{"gaga-1": "twenty"}'),
+        ("POLLCAST_RETENTION", "soon"),
+        ("POLLCAST_RETENTION", "7w"),
+        ("POLLCAST_RETENTION", "0"),
+        ("POLLCAST_RETENTION", "-1d"),
+        ("POLLCAST_HEARTBEAT", "0"),
+        ("POLLCAST_RESULTS", "both"),
+        ("POLLCAST_DRAIN", "-1"),
+        ("POLLCAST_PUBLIC_URL", "cast.example.com"),
+        ("POLLCAST_PUBLIC_URL", "ftp://cast.example.com"),
+        ("POLLCAST_ASSET_LIMIT", "0"),
+    ],
+)
+def test_a_bad_setting_is_one_line_that_names_it(env: pytest.MonkeyPatch, name: str, value: str) -> None:
+    env.setenv(name, value)
+    assert complaint(Settings).startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GAGA_BASE_URL", "api.gaga.art"),
+        ("GAGA_BASE_URL", "localhost:8000"),
+        ("GAGA_BASE_URL", "https://"),
+        ("GAGA_BASE_URL", "ftp://api.gaga.art"),
+        ("GAGA_BASE_URL", "https://[::1"),
+        ("GAGA_POLL_INTERVAL", "0"),
+        ("GAGA_DEADLINE", "late"),
+        ("GAGA_CONCURRENCY", "0"),
+        ("GAGA_CONCURRENCY", "1.5"),
+        ("GAGA_RATE", "0"),
+    ],
+)
+def test_a_bad_setting_of_a_provider_is_one_line_that_names_it(env: pytest.MonkeyPatch, name: str, value: str) -> None:
+    env.setenv(name, value)
+    assert complaint(GagaSettings).startswith(f"{name}: ")
+
+
+def complaint(kind: Any) -> str:
+    with pytest.raises(BadSetting) as caught:
+        read(kind)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+def test_prices_that_are_not_json_are_told_so(env: pytest.MonkeyPatch) -> None:
+    env.setenv("POLLCAST_TOKENS", "gaga-1=20")
+    assert complaint(Settings) == "POLLCAST_TOKENS: must be JSON"
+
+
+def test_a_base_url_that_is_no_origin_is_told_what_would_be_right(env: pytest.MonkeyPatch) -> None:
+    env.setenv("GAGA_BASE_URL", "api.gaga.art")
+    assert complaint(GagaSettings) == "GAGA_BASE_URL: must be an origin such as https://api.example.com, without /v1"
+
+
+@pytest.mark.parametrize("url", ["https://api.gaga.art/v1", "https://api.gaga.art?x=1", "https://user:pw@api.gaga.art"])
+def test_a_base_url_with_more_than_an_origin_is_refused(env: pytest.MonkeyPatch, url: str) -> None:
+    # BUG: it is taken, and every request goes to /v1/v1/...
+    env.setenv("GAGA_BASE_URL", url)
+    assert complaint(GagaSettings).startswith("GAGA_BASE_URL: must be an origin")
+
+
+@pytest.mark.parametrize("url", ["https://", "https:///path", "http://[::1"])
+def test_a_public_url_needs_a_host(env: pytest.MonkeyPatch, url: str) -> None:
+    # BUG: a URL without a host is taken (the last of the three is refused already).
+    env.setenv("POLLCAST_PUBLIC_URL", url)
+    assert complaint(Settings).startswith("POLLCAST_PUBLIC_URL: ")
+
+
+# --- secrets ---
+
+
+def test_no_secret_appears_in_a_repr(env: pytest.MonkeyPatch) -> None:
+    env.setenv("POLLCAST_SECRET", "hush-1")
+    env.setenv("GAGA_API_KEY", "hush-2")
+    for settings in (read(Settings), read(GagaSettings)):
+        assert "hush" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
+    assert read(GagaSettings).key == "hush-2"
+
+
+def test_a_bad_setting_s_line_does_not_hold_the_secret_beside_it(env: pytest.MonkeyPatch) -> None:
+    env.setenv("GAGA_API_KEY", "hush-2")
+    env.setenv("GAGA_RATE", "0")
+    assert "hush" not in complaint(GagaSettings)
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings: Any = read(Settings)
+    with pytest.raises(ValueError, match="frozen"):
+        settings.port = 1
+
+
+def test_an_adapter_s_settings_keep_the_common_rules() -> None:
+    class NewSettings(ProviderSettings):
+        model_config = SettingsConfigDict(env_prefix="NEW_")
+        base_url: str = "https://api.new.example"
+
+    assert NewSettings.model_config["env_ignore_empty"]
+    assert NewSettings.model_config["env_prefix"] == "NEW_"
+
+
+# --- this machine ---
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:8000",
+        "http://127.8.8.8",
+        "http://[::1]:8000/path",
+        "http://localhost",
+        "https://LOCALHOST:8443",
+        "http://cast.localhost:8000",
+    ],
+)
+def test_this_machine_s_own_hosts_are_loopback(url: str) -> None:
+    assert is_loopback(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://cast.example.com",
+        "http://10.0.0.1",
+        "http://localhost.example.com",
+        "http://notlocalhost",
+        "",
+        "localhost",
+    ],
+)
+def test_other_hosts_are_not(url: str) -> None:
+    assert not is_loopback(url)
