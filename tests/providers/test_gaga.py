@@ -20,9 +20,7 @@ def generation(status: str, **more: Any) -> Reply:
     return said({"id": 123456789, "status": status, **more})
 
 
-SUCCESS = generation(
-    "Success", resultVideoURL=VIDEO, resultVideoId=987654321, createTime="2024-01-01T00:00:00Z"
-)
+SUCCESS = generation("Success", resultVideoURL=VIDEO, resultVideoId=987654321, createTime="2024-01-01T00:00:00Z")
 
 
 def scripted(upstream: Literal, *polls: Reply) -> None:
@@ -329,7 +327,9 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("reply", "code", "says"), REFUSALS, ids=[f"{r.status} {r.pieces[0][:40]!r}" for r, *_ in REFUSALS])
+@pytest.mark.parametrize(
+    ("reply", "code", "says"), REFUSALS, ids=[f"{r.status} {r.pieces[0][:40]!r}" for r, *_ in REFUSALS]
+)
 async def test_a_refused_order_ends_as_what_it_is_and_is_sent_once(
     world: World, upstream: Literal, reply: Reply, code: str, says: str
 ) -> None:

@@ -44,9 +44,7 @@ def scripted(upstream: Literal, *replies: dict[str, Any], **polls: list[Reply]) 
         upstream.on(*status(unique_id), *polls.get(unique_id, [state(unique_id, "SUCCEEDED")]))
 
 
-async def made(
-    world: World, upstream: Literal, *replies: dict[str, Any], **polls: list[Reply]
-) -> list[dict[str, Any]]:
+async def made(world: World, upstream: Literal, *replies: dict[str, Any], **polls: list[Reply]) -> list[dict[str, Any]]:
     scripted(upstream, *replies, **polls)
     return await world.generate("ganai-bulk", items=ITEMS, project_id="p1")
 

@@ -1,0 +1,283 @@
+"""What holds for every model, whoever makes it: over the simulator, from the order to the opened file."""
+
+import asyncio
+import json
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+from httpx_sse import EventSource
+
+from proxy.job import Kind
+from proxy.providers import MODELS, PROVIDERS
+from tests.providers.conftest import KEY, fresh_account, pointed
+from tests.providers.literal import Literal, Reply, ended, said, streamed
+from tests.world import JumpClock, World
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+TYPES = {Kind.VIDEO: "video/mp4", Kind.AUDIO: "audio/mpeg", Kind.IMAGE: "image/png", Kind.TEXT: "text/plain"}
+each_model = pytest.mark.parametrize("model", MODELS)
+
+WORDS = {
+    "Gaga": "no face was found",
+    "Gaia": "model failed to",
+    "AI-Now": "was not accepted by the model",
+    "Gan.ai": "no voice was found",
+    "HeyGen": "could not be rendered",
+}
+"""What the simulated providers say of a failure."""
+
+PROVIDER = {model.name: kind.name for kind in PROVIDERS for model in kind.models}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def simulated(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    folder = tmp_path_factory.mktemp("simulated")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # no .env here
+        async with World(folder) as world:
+            yield world
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def world(simulated: World) -> World:
+    await fresh_account(simulated)
+    return simulated
+
+
+async def fields(world: World, model: str, prompt: str = "Hello") -> dict[str, Any]:
+    """A small order that the model takes."""
+    if model.startswith("avatar"):
+        return {"image": await world.asset("image"), "audio": await world.asset("audio"), "prompt": prompt}
+    if model == "ganai-bulk":
+        return {"items": [{"unique_id": "a", "names": prompt}]}
+    return {"prompt": prompt} | ({"avatar_id": "Anna"} if model == "heygen-v1" else {})
+
+
+async def ordered(world: World, model: str, prompt: str = "Hello") -> list[dict[str, Any]]:
+    return await world.generate(model, **await fields(world, model, prompt))
+
+
+# --- it works ---
+
+
+@each_model
+async def test_it_completes_with_a_url_that_opens_without_a_key_and_plays(world: World, model: str) -> None:
+    final = ended(await ordered(world, model))
+    assert final["status"] == "Completed"
+    assert final["url"] == final["outputs"][0]["url"]
+    answer = await world.http.get(final["url"], headers={"Authorization": ""})
+    kind = MODELS[model].kind
+    assert (answer.status_code, answer.headers["Content-Type"].split(";")[0]) == (200, TYPES[kind])
+    assert answer.content == (final["text"].encode() if kind is Kind.TEXT else world.media(kind))
+
+
+@each_model
+async def test_its_content_leads_to_the_same_bytes(world: World, model: str) -> None:
+    job = ended(await ordered(world, model))["job"]
+    answer = await world.http.get(f"/api/jobs/{job}/content", follow_redirects=True)
+    kind = MODELS[model].kind
+    assert answer.status_code == 200
+    assert kind is Kind.TEXT or answer.content == world.media(kind)
+
+
+@each_model
+async def test_it_is_submitted_once_and_charged_its_price_once(world: World, model: str) -> None:
+    before = world.simulator.submits.total()
+    job = ended(await ordered(world, model))["job"]
+    assert world.simulator.submits.total() - before == 1
+    entries = (await world.http.get("/api/account/ledger")).json()["entries"]
+    assert [(entry["cause"], entry["tokens"], entry["job"]) for entry in entries][:-1] == [
+        ("charge", -MODELS[model].tokens, job)
+    ]
+    assert await world.balance() == 1000 - MODELS[model].tokens
+
+
+@each_model
+async def test_its_failure_is_an_error_with_the_providers_words_and_a_full_refund(world: World, model: str) -> None:
+    final = ended(await ordered(world, model, "x [fail]"))
+    assert (final["status"], final["code"]) == ("Error", "upstream_failed")
+    assert WORDS[PROVIDER[model]] in final["message"]
+    assert final["refunded"] == MODELS[model].tokens
+    assert await world.balance() == 1000
+
+
+@each_model
+@pytest.mark.parametrize("word", ["[unknown]", "[flaky]", "[slow]", "[429]"])
+async def test_it_lives_through_what_passes(world: World, model: str, word: str) -> None:
+    before = world.simulator.submits.total()
+    assert ended(await ordered(world, model, f"Hello {word}"))["status"] == "Completed"
+    assert world.simulator.submits.total() - before == 1
+
+
+@each_model
+@pytest.mark.parametrize(
+    ("word", "code"),
+    [("[reject]", "upstream_rejected"), ("[credits]", "upstream_credits"), ("[500]", "upstream_failed")],
+)
+async def test_its_refusal_is_told_apart_and_refunded(world: World, model: str, word: str, code: str) -> None:
+    final = ended(await ordered(world, model, f"Hello {word}"))
+    assert (final["status"], final["code"], final["refunded"]) == ("Error", code, MODELS[model].tokens)
+
+
+async def test_a_provider_that_cannot_be_reached_is_said_to_be_so(unstarted: World) -> None:
+    # BUG: NotTaken is caught around `submit` only; a streamed model ends as `internal`.
+    unstarted.provider = {"base_url": "http://127.0.0.1:9", "deadline": 40}
+    async with unstarted:
+        codes = {model: ended(await ordered(unstarted, model)).get("code") for model in MODELS}
+        assert codes == dict.fromkeys(MODELS, "upstream_unreachable")
+        assert await unstarted.balance() == 1000
+
+
+# --- it keeps the operator's key to itself ---
+
+
+async def everything_shown(world: World, events: list[dict[str, Any]]) -> str:
+    job = await world.http.get(f"/api/jobs/{events[0]['job']}")
+    content = await world.http.get(f"/api/jobs/{events[0]['job']}/content")
+    headers = "\n".join(f"{name}: {value}" for name, value in content.headers.items())
+    return "\n".join([json.dumps(events), job.text, content.text, headers])
+
+
+async def test_no_key_is_shown_by_any_model_however_it_ends(unstarted: World) -> None:
+    keys = {name: f"planted-{name}-Zq7" for name in unstarted.simulator.keys}
+    unstarted.simulator.keys.update(keys)
+    for kind in PROVIDERS:
+        prefix = str(kind.settings_type.model_config["env_prefix"])
+        unstarted.providers[kind.name] = {"api_key": keys[prefix.rstrip("_").lower()]}
+    async with unstarted:
+        shown = [(await unstarted.http.get("/api/models")).text]
+        for model in MODELS:
+            for prompt in ("Hello", "[fail]", "[reject]"):
+                shown.append(await everything_shown(unstarted, await ordered(unstarted, model, prompt)))
+        assert unstarted.simulator.submits.total() == 2 * len(MODELS)
+    assert "planted" not in "\n".join(shown)
+
+
+LEAK = f"Your key {KEY} (Authorization: Bearer {KEY}) is in trouble"
+
+SUBMITS = {
+    "gaga-1": "/v1/generations",
+    "grok-imagine-video": "/v1/videos/async",
+    "gpt-image-2": "/v1/images/generations/async",
+    "gpt-5.4-mini": "/v1/chat/completions",
+    "suno": "/api/generate",
+    "ganai-bulk": "/create_video/bulk",
+    "heygen-v1": "/v1/video.generate",
+}
+
+ENDS: dict[str, tuple[Reply, str, Reply]] = {
+    "gaga-1": (said({"id": 1}), "/v1/generations/1", said({"status": "Fail", "message": LEAK})),
+    "grok-imagine-video": (said({"id": "1"}), "/v1/videos/async/1", said({"status": "failed", "error": LEAK})),
+    "gpt-image-2": (said({"id": "1"}), "/v1/images/generations/async/1", said({"status": "failed", "error": LEAK})),
+    "gpt-5.4-mini": (streamed(b'data: {"error": {"message": "' + LEAK.encode() + b'"}}\n\n'), "", said({})),
+    "suno": (streamed(b'data: {"status": "Error", "message": "' + LEAK.encode() + b'"}\n\n'), "", said({})),
+    "ganai-bulk": (
+        said([{"unique_id": "a", "inference_id": "1", "project_id": "p"}]),
+        "/projects/p/inference/1/video_status",
+        said({"gen_status": "FAILED", "error": {"message": LEAK}}),
+    ),
+    "heygen-v1": (
+        said({"code": 100, "data": {"video_id": "1"}}),
+        "/v1/video_status.get",
+        said({"code": 100, "data": {"status": "failed", "error": {"message": LEAK}}}),
+    ),
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def telltale(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[World, Literal]]:
+    """A provider that repeats the key it was sent."""
+    folder = tmp_path_factory.mktemp("telltale")
+    async with Literal() as upstream:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            async with pointed(World(folder), upstream) as world:
+                yield world, upstream
+
+
+@pytest.mark.parametrize("model", SUBMITS)
+@pytest.mark.parametrize("status", [200, 400, 401, 402, 418, 422, 500, 503])
+async def test_a_refusal_that_repeats_the_key_is_shown_without_it(
+    telltale: tuple[World, Literal], model: str, status: int
+) -> None:
+    world, upstream = telltale
+    await fresh_account(world)
+    upstream.on("POST", SUBMITS[model], said({"status": "Error", "code": 7, "message": LEAK}, status))
+    events = await ordered(world, model)
+    assert ended(events)["status"] == "Error"
+    assert KEY not in await everything_shown(world, events)
+
+
+@pytest.mark.parametrize("model", ENDS)
+async def test_a_failure_that_repeats_the_key_is_shown_without_it(telltale: tuple[World, Literal], model: str) -> None:
+    world, upstream = telltale
+    await fresh_account(world)
+    reply, path, end = ENDS[model]
+    refused = said({"message": LEAK, "error": LEAK}, 401)
+    upstream.on("POST", SUBMITS[model], reply)
+    upstream.on("GET", path, refused, refused, end)
+    events = await ordered(world, model)
+    assert ended(events)["code"] == "upstream_failed"
+    assert "is in trouble" in ended(events)["message"]
+    assert KEY not in await everything_shown(world, events)
+
+
+# --- it asks no more for a hundred than for one ---
+
+
+class HeldClock(JumpClock):
+    """Nobody sleeps before the gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+
+    async def sleep(self, seconds: float) -> None:
+        await self.gate.wait()
+        await super().sleep(seconds)
+
+
+async def watched(http: httpx.AsyncClient, path: str, watching: asyncio.Semaphore) -> list[str]:
+    async with http.stream("GET", path) as response:
+        seen = []
+        async for message in EventSource(response).aiter_sse():
+            if not seen:
+                watching.release()
+            seen.append(message.data)
+        return seen
+
+
+async def calls_for(folder: Path, model: str, subscribers: int) -> Counter[str]:
+    """What the provider was asked while so many watched one job from its start to its end."""
+    random.seed(7)  # the poll loop's jitter
+    clock = HeldClock()
+    async with World(folder, clock=clock) as world:
+        job = await world.submit(model, **await fields(world, model))
+        watching = asyncio.Semaphore(0)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        async with httpx.AsyncClient(trust_env=False, timeout=20, limits=limits) as http:
+            watchers = [
+                asyncio.create_task(watched(http, job["links"]["events"], watching)) for _ in range(subscribers)
+            ]
+            for _ in watchers:
+                await watching.acquire()
+            clock.gate.set()
+            seen = await asyncio.gather(*watchers)
+        assert json.loads(seen[0][-1])["status"] == "Completed"
+        assert all(one == seen[0] for one in seen)
+        return Counter(world.simulator.calls)
+
+
+@pytest.mark.parametrize("model", ["gaga-1", "grok-imagine-video", "suno", "ganai-bulk", "heygen-v1"])
+async def test_a_hundred_subscribers_make_no_more_calls_than_one(tmp_path: Path, model: str) -> None:
+    one, hundred = tmp_path / "one", tmp_path / "hundred"
+    one.mkdir()
+    hundred.mkdir()
+    assert await calls_for(hundred, model, 100) == await calls_for(one, model, 1)
