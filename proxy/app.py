@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy import errors
@@ -73,6 +74,11 @@ class Pollcast:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of an ASGI server."""
         await self._asgi(scope, receive, send)
+
+    @property
+    def routes(self) -> Sequence[Route]:
+        """Every path that is served, once opened."""
+        return [route for route in self._app.routes if isinstance(route, Route)]
 
     def stop_streams(self) -> None:
         """Break off every stream, so that the server, which waits for them, can stop; to be called before that wait."""

@@ -53,7 +53,6 @@ class Settings(BaseSettings):
     heartbeat: float = Field(default=4, gt=0)
     retention: Duration = Field(default=7 * 86400.0, gt=0)
     results: Literal["direct", "relay"] = "direct"
-    drain: float = Field(default=0, ge=0)
     tokens: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
 
     @field_validator("public_url")
