@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import uvicorn
@@ -52,7 +53,7 @@ class Naive:
         queue: asyncio.Queue[dict[str, object]] = asyncio.Queue()
         self.queues.add(queue)
 
-        async def events():  # type: ignore[no-untyped-def] # noqa: ANN202
+        async def events() -> AsyncIterator[ServerSentEvent]:
             while (event := await queue.get())["n"] != EVENTS:
                 yield ServerSentEvent(json.dumps(event), id=str(event["n"]), sep="\n")
             yield ServerSentEvent(json.dumps(event), id=str(event["n"]), sep="\n")
@@ -168,14 +169,16 @@ def main() -> None:
         naive.append(delivery("naive"))
         grouped.append(asyncio.run(journalled(PRODUCERS, 6400)))
         single.append(asyncio.run(journalled(1, 1000)))
+    cheaper = statistics.median(product) / statistics.median(naive)
+    faster = statistics.median(grouped) / statistics.median(single)
     lines = [
         f"{STREAMS} streams of one job, {EVENTS} events, {ROUNDS} interleaved rounds: median (min to max)",
         f"server CPU us per delivered event, Pollcast            {spread(product)}",
         f"server CPU us per delivered event, queue per client    {spread(naive)}",
-        f"  ratio                                                {statistics.median(product) / statistics.median(naive):9.2f}",
+        f"  ratio                                                {cheaper:9.2f}",
         f"events journalled per second, {PRODUCERS} jobs at once         {spread(grouped)}",
         f"events journalled per second, one commit per event     {spread(single)}",
-        f"  ratio                                                {statistics.median(grouped) / statistics.median(single):9.2f}",
+        f"  ratio                                                {faster:9.2f}",
     ]
     print("\n".join(lines))  # noqa: T201
 

@@ -137,7 +137,7 @@ async def test_who_has_the_final_event_gets_204(world: World) -> None:
 @pytest.mark.parametrize("last", ["x", "-1", "1.5", "999", "0", "٣", "9" * 40])
 async def test_a_last_event_id_that_makes_no_sense_is_answered_from_event_1(world: World, last: str) -> None:
     job = await finished(world)
-    headers = {"Last-Event-ID": last.encode()}
+    headers = [(b"Last-Event-ID", last.encode())]
     async with world.http.stream("GET", f"/api/jobs/{job}/events", headers=headers) as response:
         messages = [message async for message in EventSource(response).aiter_sse()]
     assert messages[0].id == "1"

@@ -103,7 +103,10 @@ class World:
         def one(kind: Any) -> ProviderSettings:
             short = str(kind.settings_type.model_config["env_prefix"]).rstrip("_").lower()
             usual = {"base_url": self.simulator.origin, "api_key": DEFAULT_KEYS[short], "project_id": "demo"}
-            return read(kind.settings_type, **usual | self.provider | self.providers.get(kind.name, {}))
+            settings: ProviderSettings = read(
+                kind.settings_type, **usual | self.provider | self.providers.get(kind.name, {})
+            )
+            return settings
 
         return {kind.name: one(kind) for kind in PROVIDERS}
 
