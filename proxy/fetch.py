@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from types import TracebackType
 from typing import Final, Self
 
-from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, TCPConnector
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import DefaultResolver
 from yarl import URL
@@ -29,6 +29,8 @@ _TIMEOUT: Final = ClientTimeout(total=300, connect=10, sock_read=30)
 _LOOK_UP: Final = 3.0
 """Seconds that a look-up may take while a client waits for the answer to its order."""
 _NAT64: Final = IPv6Network("64:ff9b::/96")
+_UNICAST: Final = IPv6Network("2000::/3")
+"""All of IPv6 that is handed out for the open internet (RFC 4291, IANA); the rest has local or no meaning."""
 
 
 class NotPublic(Exception):
@@ -50,6 +52,7 @@ def is_public(address: str) -> bool:
         inner = _disguised(ip)
         if inner is not None:
             return is_public(str(inner))
+        return ip in _UNICAST and ip.is_global
     return ip.is_global and not ip.is_multicast
 
 
@@ -61,13 +64,19 @@ def _disguised(ip: IPv6Address) -> IPv4Address | None:
 
 def check_url(text: str) -> URL:
     """Parse a stranger's URL; raises NotPublic unless it is https, and its host no address of a private network."""
-    try:
-        url = URL(text)
-    except ValueError:
-        raise NotPublic(f"{text[:200]!r} is not a URL.") from None
-    if url.scheme != "https" or not url.host or url.user is not None:
+    url = _parsed(text)
+    if url.scheme != "https" or not url.host or url.user is not None or url.password is not None:
         raise NotPublic("Only public https:// URLs without a password are fetched.")
     _check_literal(url)
+    return url
+
+
+def _parsed(text: str) -> URL:
+    try:
+        url = URL(text)
+        _ = url.host, url.port  # yarl decodes them late
+    except ValueError:
+        raise NotPublic(f"{_shown(text)!r} is not a URL.") from None
     return url
 
 
@@ -124,7 +133,7 @@ class Own:
 
     def covers(self, url: URL) -> bool:
         """Whether `url` is on that very origin."""
-        return url.origin() == self.origin.origin()
+        return (url.scheme, url.host, url.port) == (self.origin.scheme, self.origin.host, self.origin.port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +152,8 @@ class Fetcher:
 
     async def __aenter__(self) -> Self:
         public = TCPConnector(resolver=_PublicResolver(), force_close=True, limit=64)
-        self._public = await self._stack.enter_async_context(ClientSession(connector=public, timeout=_TIMEOUT))
-        own = TCPConnector(limit=64)
-        self._own = await self._stack.enter_async_context(ClientSession(connector=own, timeout=_TIMEOUT))
+        self._public = await self._stack.enter_async_context(_session(public))
+        self._own = await self._stack.enter_async_context(_session(TCPConnector(limit=64)))
         return self
 
     async def __aexit__(
@@ -161,14 +169,14 @@ class Fetcher:
 
         Raises NotPublic, and FetchFailed when there is no answer.
         """
-        url = URL(text)
-        for _ in range(_HOPS):
+        url = _parsed(text)
+        for _ in range(1 + _HOPS):
             async with self._request(method, url, dict(headers or {}), own) as response:
                 location = response.headers.get("Location")
                 if response.status not in _REDIRECTS or location is None:
                     yield response
                     return
-                url = url.join(URL(location))
+                url = _parsed(str(url.join(_parsed(location))))
         raise FetchFailed(f"{_shown(text)} redirects more than {_HOPS} times.", reached=True)
 
     @asynccontextmanager
@@ -201,6 +209,10 @@ class Fetcher:
         except (ClientError, TimeoutError, OSError) as error:
             raise FetchFailed(f"{_shown(text)} broke off: {type(error).__name__}.", reached=True) from None
         return Fetched(data, sniff(data[:512]))
+
+
+def _session(connector: TCPConnector) -> ClientSession:
+    return ClientSession(connector=connector, timeout=_TIMEOUT, cookie_jar=DummyCookieJar())
 
 
 def _check_stranger(url: URL) -> None:

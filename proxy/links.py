@@ -6,15 +6,17 @@ left out of what is signed: EventSource clients append it when they reconnect. A
 which is for `auth.py` to check.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from urllib.parse import parse_qsl, urlencode
 
 from itsdangerous import Signer
 
 from proxy.clock import Clock
-from proxy.errors import Unauthorized
+from proxy.errors import InvalidRequest, Unauthorized
 from proxy.job import Output
 
+_RESERVED = frozenset({"key", "expires", "signature"})
 _UNSIGNED = frozenset({"lastEventId", "signature"})
 
 
@@ -40,10 +42,15 @@ class Links:
         return self._public_url + path
 
     def sign(self, path: str, key_id: str, ttl: float | None = None, query: str = "") -> str:
-        """Make the Link to `path` (with its own `query`, if any) for `ttl` seconds, as an absolute URL."""
+        """Make the Link to `path` (with its own `query`, if any) for `ttl` seconds, as an absolute URL.
+
+        Raises InvalidRequest when `query` holds one of the names that a Link adds.
+        """
         ttl = self._ttl if ttl is None else ttl
         pairs = parse_qsl(query, keep_blank_values=True)
-        pairs += [("key", key_id), ("expires", str(int(self._clock.now() + ttl)))]
+        if any(name in _RESERVED for name, _ in pairs):
+            raise InvalidRequest(f"A Link's own query cannot hold {', '.join(sorted(_RESERVED))}.")
+        pairs += [("key", key_id), ("expires", str(math.ceil(self._clock.now() + ttl)))]
         signature = self._signer.get_signature(_message(path, pairs)).decode()
         return self.absolute(f"{path}?{urlencode([*pairs, ('signature', signature)])}")
 

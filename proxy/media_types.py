@@ -77,7 +77,9 @@ _SIGNATURES: Final = (
 )
 
 
-def _iso_media(brand: bytes) -> str:
+def _iso_media(brand: bytes) -> str | None:
+    if brand in {b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}:
+        return None  # pictures in the same container, which no provider takes
     if brand in {b"M4A ", b"M4B "}:
         return "audio/mp4"
     return "video/quicktime" if brand == b"qt  " else "video/mp4"
@@ -85,11 +87,14 @@ def _iso_media(brand: bytes) -> str:
 
 def by_url(url: str, role: Role) -> str:
     """The media type that a URL's extension names where it fits the role, else the role's usual one."""
-    guessed, _ = mimetypes.guess_type(urlsplit(url).path)
     usual = _DEFAULTS[role]
+    try:
+        guessed, _ = mimetypes.guess_type(urlsplit(url).path)
+    except ValueError:
+        return usual
     if guessed is None or role in {Role.TEXT, Role.PAGE}:
         return usual
-    return guessed if guessed.split("/")[0] == usual.split("/")[0] else usual
+    return _ALIASES.get(guessed, guessed) if guessed.split("/")[0] == usual.split("/")[0] else usual
 
 
 def kind_of(media_type: str) -> Kind | None:

@@ -197,9 +197,6 @@ class _Drive:
             async for update in self._polled(ticket, resumed=job.ticket is not None):
                 yield update
 
-    def _ordered(self, request: Request) -> AsyncGenerator[Update]:
-        return self._provider.stream(request) if self._model.streamed else self._submitted(request)
-
     async def _prepared(self) -> Request:
         tools = self._tools
         inputs = JobInputs(self._job, tools.store, tools.blobs, tools.fetcher, tools.links, tools.asset_limit)
@@ -213,12 +210,14 @@ class _Drive:
             await tools.clock.sleep(max(pause, failure.wait or 0))
         raise UpstreamUnreachable(f"{failure.message} Nothing was ordered.")
 
-    async def _submitted(self, request: Request) -> AsyncGenerator[Update]:
-        """Send the order until it is taken, sending again only what surely was not; the last update has the ticket."""
+    async def _ordered(self, request: Request) -> AsyncGenerator[Update]:
+        """Send the order until it is taken, sending again only what surely was not; yields what comes of it."""
         clock = self._tools.clock
         for pause in _pauses():
             try:
-                ticket = await self._provider.submit(request)
+                async with aclosing(self._sent(request)) as updates:
+                    async for update in updates:
+                        yield update
             except NotTaken as refusal:
                 wait = max(pause, refusal.wait or 0)
                 if clock.now() + wait > self._deadline:
@@ -226,8 +225,16 @@ class _Drive:
                 yield Update(detail=f"Waiting to be taken: {refusal.error.message}")
                 await clock.sleep(wait)
             else:
-                yield Update(ticket=ticket)
                 return
+
+    async def _sent(self, request: Request) -> AsyncGenerator[Update]:
+        """Send the order once. A ticket is one update; a stream is many, and refuses before its first."""
+        if not self._model.streamed:
+            yield Update(ticket=await self._provider.submit(request))
+            return
+        async with aclosing(self._provider.stream(request)) as updates:
+            async for update in updates:
+                yield update
 
     def _polled(self, ticket: Ticket, *, resumed: bool) -> AsyncIterator[Update]:
         since = self._job.intended_at or self._job.created_at

@@ -58,14 +58,16 @@ class Settings(BaseSettings):
     @field_validator("public_url")
     @classmethod
     def _absolute(cls, url: str) -> str:
-        if url and urlsplit(url).scheme not in {"http", "https"}:
+        parts = urlsplit(url)
+        if url and not (parts.scheme in {"http", "https"} and parts.hostname):
             raise ValueError("must be an absolute http or https URL, such as https://cast.example.com")
         return url.rstrip("/")
 
     @property
     def base_url(self) -> str:
         """The base of every Link: `public_url`, or the address that is listened on."""
-        return self.public_url or f"http://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.public_url or f"http://{host}:{self.port}"
 
 
 class ProviderSettings(BaseSettings):
@@ -87,7 +89,10 @@ class ProviderSettings(BaseSettings):
     @field_validator("base_url")
     @classmethod
     def _origin(cls, url: str) -> str:
-        if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
+        parts = urlsplit(url)
+        plain = parts.scheme in {"http", "https"} and parts.hostname and "@" not in parts.netloc
+        # A path in front is let through: a gateway may serve several providers under one host.
+        if not plain or parts.query or parts.fragment or re.search(r"/v\d+/?$", parts.path):
             raise ValueError("must be an origin such as https://api.example.com, without /v1")
         return url.rstrip("/")
 

@@ -55,13 +55,21 @@ class Parser:
     def feed(self, chunk: bytes) -> Iterator[Message]:
         """Take the next bytes and yield the messages that they complete. Raises MessageTooLong."""
         for line in self._lines(chunk):
-            self._size += len(line)
-            self._check_size()
             if line:
                 self._field(line)
             else:
                 yield from self._dispatch()
         self._check_size()
+
+    def end(self) -> Iterator[Message]:
+        """The stream has ended cleanly: yield a last message that lacks its blank line.
+
+        The standard would drop it. The AI-Now page's examples end with their last frame, and a paid result that was
+        read whole is not thrown away.
+        """
+        if self._rest:
+            self._field(self._rest)
+        yield from self._dispatch()
 
     def _lines(self, chunk: bytes) -> list[bytes]:
         # A CR ends its line at once; should a LF be the next byte, it belongs to that same line end.
@@ -81,6 +89,10 @@ class Parser:
             raise MessageTooLong(f"A message is longer than {self._limit} bytes.")
 
     def _field(self, line: bytes) -> None:
+        if line.startswith(b":"):
+            return
+        self._size += len(line)
+        self._check_size()
         name, _, value = line.decode(errors="replace").partition(":")
         value = value.removeprefix(" ")
         if name == "data":

@@ -9,13 +9,22 @@ from what may have been (a `JobError`: never again).
 import re
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from types import SimpleNamespace, TracebackType
 from typing import Any, Final, Self
 
 import orjson
-from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, FormData, TCPConnector, TraceConfig
+from aiohttp import (
+    ClientError,
+    ClientResponse,
+    ClientSession,
+    ClientTimeout,
+    DummyCookieJar,
+    FormData,
+    TCPConnector,
+    TraceConfig,
+)
 from aiohttp.typedefs import LooseHeaders
 from yarl import URL
 
@@ -109,7 +118,7 @@ class Answer:
     @property
     def type(self) -> str:
         """The bare media type that the answer claims."""
-        return self.headers.get("content-type", "").split(";")[0].strip().lower()
+        return _text(self.headers.get("content-type", "").split(";")[0].strip().lower())
 
     def json(self) -> Any:
         """The body as JSON; raises Nonsense when it is none."""
@@ -129,18 +138,23 @@ class Answer:
     def wait(self) -> float | None:
         """How many seconds the provider asks us to wait: `openai-poll-after-ms`, or `Retry-After` in either form."""
         milliseconds = self.headers.get("openai-poll-after-ms", "")
-        if milliseconds.isdigit():
+        if re.fullmatch("[0-9]{1,9}", milliseconds):
             return min(int(milliseconds) / 1000, _HINT_LIMIT)
         return _retry_after(self.headers.get("retry-after", ""), self.at)
 
 
 def _retry_after(value: str, now: float) -> float | None:
-    if re.fullmatch(r"\d+(\.\d+)?", value.strip()):
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value.strip()):
         return min(float(value), _HINT_LIMIT)
     try:
         return min(max(parsedate_to_datetime(value).timestamp() - now, 0), _HINT_LIMIT)
     except ValueError:
         return None
+
+
+def _text(text: str) -> str:
+    """Text that JSON can hold: aiohttp hands header bytes that are no UTF-8 over as lone surrogates."""
+    return text.encode(errors="replace").decode()
 
 
 def message_of(body: object) -> str | None:
@@ -202,10 +216,13 @@ class Upstream:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        reads = ClientSession(connector=TCPConnector(limit=32), timeout=_READ, auto_decompress=True)
+        reads = ClientSession(connector=TCPConnector(limit=32), timeout=_READ, cookie_jar=DummyCookieJar())
         self._reads = await self._stack.enter_async_context(reads)
         paid = ClientSession(
-            connector=TCPConnector(force_close=True, limit=0), timeout=_SUBMIT, trace_configs=[_sent_trace()]
+            connector=TCPConnector(force_close=True, limit=0),
+            timeout=_SUBMIT,
+            cookie_jar=DummyCookieJar(),
+            trace_configs=[_sent_trace()],
         )
         self._paid = await self._stack.enter_async_context(paid)
         return self
@@ -250,7 +267,7 @@ class Upstream:
         if answer.ok:
             return answer
         message = self._explained(answer)
-        if answer.status in {401, 403}:
+        if answer.status in {401, 403} or self._says(answer, self._refused_key):
             raise CredentialRefused(message)
         if answer.status in {400, 404, 410}:
             raise Missing(message)
@@ -319,6 +336,8 @@ class Upstream:
             async for chunk in response.content.iter_any():
                 for message in parser.feed(chunk):
                     yield message
+            for message in parser.end():
+                yield message
         except (ClientError, TimeoutError, OSError, sse.MessageTooLong) as error:
             raise errors.Interrupted(
                 f"The provider's stream broke ({type(error).__name__}); it cannot be resumed."
@@ -350,11 +369,20 @@ class Upstream:
         message = (message_of(body) or "").lower()
         return bool(_codes(body) & frozenset(words)) or any(word in message for word in words if " " in word)
 
-    def refused(self, body: object, status: int = 400) -> errors.JobError:
-        """What an error body means that came with HTTP 200, as if it had come with `status`."""
-        answer = Answer(status, {"content-type": "application/json"}, orjson.dumps(body), self._clock.now())
-        error = self.refusal(answer)
+    def refused(self, answer: Answer) -> errors.JobError:
+        """What a refusal means that came with HTTP 200: as if it had come with 400."""
+        error = self.refusal(replace(answer, status=400))
         return error if isinstance(error, errors.JobError) else errors.UpstreamRejected(str(error))
+
+    def no_ticket(self, answer: Answer, missing: str) -> errors.JobError:
+        """What a success means that lacks what is `missing`: an empty account if it says so, else nobody knows."""
+        if self._says(answer, self._no_credit):
+            return errors.UpstreamCredits(self._explained(answer))
+        return errors.OutcomeUnknown(f"The provider took the order, but its answer {missing}: it is not sent again.")
+
+    def refuses_key(self, answer: Answer) -> bool:
+        """Whether an answer, whatever its HTTP status, says that the operator's key is refused."""
+        return self._says(answer, self._refused_key)
 
     # --- content ---
 
@@ -369,8 +397,18 @@ class Upstream:
         return Own(self._own.origin)
 
     def absolute(self, path: str) -> str:
-        """A result's URL, which providers also give relative to their origin, as an absolute one."""
-        return str(URL(self.base_url + "/").join(URL(path)))
+        """A result's URL, which providers also give relative to their origin, as an absolute one.
+
+        Raises Nonsense for what is no http(s) URL: nobody could open it, and some browsers would run it.
+        """
+        try:
+            url = URL(self.base_url + "/").join(URL(path))
+            usable = bool(path) and url.scheme in {"http", "https"} and bool(url.host) and url.port is not None
+        except ValueError:
+            usable = False
+        if not usable:
+            raise Nonsense(f"The provider gives a result's URL that nobody can open: {self.shown(path)[:100]}")
+        return str(url)
 
     def is_own(self, url: str) -> bool:
         """Whether a URL is on the provider's configured origin."""
@@ -390,7 +428,7 @@ class Upstream:
         """A provider's text, fit to be shown: bounded, one line, without its key."""
         for secret in self._secrets:
             text = text.replace(secret, "[key]")
-        return " ".join(text.split())[:_MESSAGE_LIMIT]
+        return " ".join(_text(text).split())[:_MESSAGE_LIMIT]
 
     async def _turn(self) -> None:
         now = self._clock.now()

@@ -255,8 +255,9 @@ async def test_a_name_that_cannot_be_looked_up_now_passes(monkeypatch: pytest.Mo
     "host", ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "0177.0.0.1", "127.1", "[::ffff:7f00:1]"]
 )
 async def test_this_machine_is_not_reached_by_a_stranger_s_url(fetcher: Fetcher, host: str) -> None:
+    # Which of the two does not matter: aiohttp itself refuses the spellings that are all digits and dots.
     async with Site(hello) as site:
-        with pytest.raises(NotPublic):
+        with pytest.raises((NotPublic, FetchFailed)):
             await text_of(fetcher.open(f"http://{host}:{site.port}/"))
         assert site.asked == []
 
@@ -315,6 +316,7 @@ async def test_another_port_of_the_own_host_is_another_origin(fetcher: Fetcher) 
 
 @pytest.mark.parametrize("url", ["https://a.example/x", "https://a.example:443/", "https://A.example"])
 def test_an_origin_is_scheme_host_and_port(url: str) -> None:
+    # BUG: yarl compares the port as it is written, so that an explicit :443 is another origin.
     assert Own(URL("https://a.example/v1")).covers(URL(url))
 
 
@@ -390,16 +392,16 @@ async def test_a_redirect_that_comes_back_to_the_own_origin_has_the_credential_a
         assert "Authorization" in site.asked[0].headers
 
 
-@pytest.mark.parametrize(
-    "location", ["ftp://example.com/", "file:///etc/passwd", "http://10.0.0.1/", "http://localhost:1/"]
-)
+@pytest.mark.parametrize("location", ["ftp://example.com/", "http://10.0.0.1/", "http://localhost:1/"])
 async def test_a_redirect_is_checked_like_any_stranger_s_url(fetcher: Fetcher, location: str) -> None:
     async with Site(redirect(location)) as site:
         with pytest.raises(NotPublic):
             await text_of(fetcher.open(f"{site.url}/", own=site.own))
 
 
-@pytest.mark.parametrize("location", ["http://[", "mailto:cat@example.com", "http://example.com:99999/"])
+@pytest.mark.parametrize(
+    "location", ["http://[", "mailto:cat@example.com", "file:///etc/passwd", "http://example.com:99999/"]
+)
 async def test_a_redirect_to_nonsense_is_not_followed(fetcher: Fetcher, location: str) -> None:
     # BUG: ValueError out of yarl; the caller of `open` expects NotPublic and FetchFailed.
     async with Site(redirect(location)) as site:

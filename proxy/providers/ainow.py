@@ -13,14 +13,14 @@ from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from proxy.clock import Clock
-from proxy.errors import Interrupted, OutcomeUnknown, UpstreamFailed
+from proxy.errors import Interrupted, UpstreamFailed
 from proxy.fetch import Fetcher
 from proxy.job import Kind, Order, Output, Role, Status
 from proxy.media_types import by_url
 from proxy.providers.base import Fields, Inputs, Made, Model, Provider, Text, Update, bearer, wrong
 from proxy.settings import ProviderSettings
 from proxy.sse import Message
-from proxy.upstream import Answer, Request, Upstream, message_of
+from proxy.upstream import Answer, Nonsense, Request, Upstream, message_of
 
 PIKA_STYLES: Mapping[str, str] = {
     "1": "Anime",
@@ -125,8 +125,15 @@ class AiNow(Provider):
     settings_type = AiNowSettings
 
     def connect(self, fetcher: Fetcher, clock: Clock) -> Upstream:
-        """418 is this provider's word for an empty account."""
-        return Upstream(self.settings.base_url, bearer(self.settings), fetcher, clock, rate=self.settings.rate)
+        """418 is this provider's status for an empty account, with the words "Insufficient tokens"."""
+        return Upstream(
+            self.settings.base_url,
+            bearer(self.settings),
+            fetcher,
+            clock,
+            rate=self.settings.rate,
+            no_credit=("insufficient tokens",),
+        )
 
     async def prepare(self, order: Order, inputs: Inputs) -> Request:
         """`{model, prompt, style?}`."""
@@ -148,25 +155,31 @@ class AiNow(Provider):
         raise Interrupted("AI-Now's stream ended without a result; it cannot be resumed.")
 
     def _not_a_stream(self, answer: Answer) -> Exception:
-        words = self.upstream.words(answer)
-        if words:
-            return self.upstream.refused(orjson.loads(answer.body))
-        return OutcomeUnknown("AI-Now took the order, but its answer is not a stream.")
+        if self.upstream.words(answer):
+            return self.upstream.refused(answer)
+        return self.upstream.no_ticket(answer, "is not a stream")
 
     def _update(self, message: Message, role: Role) -> Update | None:
         frame = _parsed(message.data)
         word = frame.get("status")
         match word:
-            case "Completed" if isinstance(frame.get("url"), str) and frame["url"]:
-                return Update(status=Status.COMPLETED, outputs=[_made(frame["url"], role)])
             case "Completed":
-                return Update(status=Status.ERROR, error=UpstreamFailed("AI-Now says Completed without a url."))
+                return self._completed(frame.get("url"), role)
             case "Error":
                 reason = self.upstream.shown(message_of(frame) or "AI-Now gave no reason.")
                 return Update(status=Status.ERROR, error=UpstreamFailed(reason))
             case str() if word.strip():
                 return Update(detail=self.upstream.shown(word))
         return None
+
+    def _completed(self, url: object, role: Role) -> Update:
+        if not isinstance(url, str) or not url:
+            return Update(status=Status.ERROR, error=UpstreamFailed("AI-Now says Completed without a url."))
+        try:
+            place = self.upstream.absolute(url)
+        except Nonsense as error:
+            return Update(status=Status.ERROR, error=UpstreamFailed(error.message))
+        return Update(status=Status.COMPLETED, outputs=[Made(Output(role, by_url(place, role), url=place))])
 
 
 def _parsed(data: str) -> dict[str, Any]:
@@ -176,7 +189,3 @@ def _parsed(data: str) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         return {}
     return frame if isinstance(frame, dict) else {}
-
-
-def _made(url: str, role: Role) -> Made:
-    return Made(Output(role, by_url(url, role), url=url))

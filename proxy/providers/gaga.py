@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from proxy.clock import Clock
-from proxy.errors import OutcomeUnknown, UpstreamFailed
+from proxy.errors import UpstreamFailed
 from proxy.fetch import Fetcher
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.media_types import by_url
@@ -197,7 +197,7 @@ class Gaga(Provider):
         except Nonsense:
             found = None
         if not isinstance(found, int | str) or found == "":
-            raise OutcomeUnknown("Gaga took the order, but its reply names no id.")
+            raise self.upstream.no_ticket(answer, "names no id")
         return {"id": str(found)}
 
     async def check(self, ticket: Ticket) -> Update:
@@ -209,13 +209,18 @@ class Gaga(Provider):
             raise Nonsense("Gaga's answer to a poll has no status.")
         match word.lower():
             case "success":
-                return Update(detail=word, status=Status.COMPLETED, outputs=[_video(body)])
+                return Update(detail=word, status=Status.COMPLETED, outputs=[self._video(body)])
             case "fail" | "failed" | "error":  # the last two were seen, not documented
                 reason = self.upstream.words(answer) or "Gaga gave no reason."
                 return Update(detail=word, status=Status.ERROR, error=UpstreamFailed(reason))
             case "canceled" | "cancelled":
                 return Update(detail=word, status=Status.CANCELED, message="Gaga canceled the generation.")
         return Update(detail=self.upstream.shown(word), wait=answer.wait)
+
+    def _video(self, body: dict[str, Any]) -> Made:
+        url = self.upstream.absolute(_place(body))
+        ids = {"id": str(body["resultVideoId"])} if body.get("resultVideoId") is not None else {}
+        return Made(Output(Role.VIDEO, by_url(url, Role.VIDEO), url=url, ids=ids))
 
 
 def _whole(seconds: float) -> float:
@@ -227,12 +232,12 @@ def _body(fields: _GagaFields, **rest: Any) -> dict[str, Any]:
     return dropped(resolution=fields.resolution, aspectRatio=fields.aspect_ratio, seed=fields.seed, **rest)
 
 
-def _video(body: dict[str, Any]) -> Made:
+def _place(body: dict[str, Any]) -> str:
     inner = body.get("result")
     places = (body.get("resultVideoURL"), inner.get("videoURL") if isinstance(inner, dict) else None)
     # The last two places were seen, not documented.
-    url = next((url for url in (*places, body.get("url"), body.get("video_url")) if isinstance(url, str) and url), None)
-    if url is None:
+    found = (url for url in (*places, body.get("url"), body.get("video_url")) if isinstance(url, str) and url)
+    place = next(found, None)
+    if place is None:
         raise Nonsense("Gaga says Success without a video's URL.")
-    ids = {"id": str(body["resultVideoId"])} if body.get("resultVideoId") is not None else {}
-    return Made(Output(Role.VIDEO, by_url(url, Role.VIDEO), url=url, ids=ids))
+    return place

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from proxy.clock import Clock
-from proxy.errors import Interrupted, OutcomeUnknown, UpstreamFailed
+from proxy.errors import Interrupted, UpstreamFailed
 from proxy.fetch import Fetcher
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.media_types import TEXT, UNKNOWN, by_url, sniff
@@ -214,7 +214,7 @@ class Gaia(Provider):
             body = {}
         found = next((body[name] for name in ("id", "job_id", "jobId", "task_id") if body.get(name)), None)
         if not isinstance(found, str | int):
-            raise OutcomeUnknown("Gaia took the order, but its reply names no job.")
+            raise self.upstream.no_ticket(answer, "names no job")
         return {"id": str(found), "path": request.path}
 
     # --- the polls ---
@@ -222,7 +222,8 @@ class Gaia(Provider):
     async def check(self, ticket: Ticket) -> Update:
         """Only words that are known to end do; a result that is not there yet is waited for."""
         answer = await self.upstream.get(f"{ticket['path']}/{ticket['id']}")
-        body = _unwrapped(answer.object())
+        whole = answer.object()
+        body = _unwrapped(whole)
         word = body.get("status") or body.get("state")
         if not isinstance(word, str):
             raise Nonsense("Gaia's answer to a poll has no status.")
@@ -230,7 +231,7 @@ class Gaia(Provider):
             case ended if ended in _ENDED_WELL:
                 return await self._completed(ticket, body, word)
             case ended if ended in _ENDED_BADLY:
-                reason = message_of(body) or "Gaia gave no reason."
+                reason = message_of(body) or message_of(whole) or "Gaia gave no reason."
                 return Update(detail=word, status=Status.ERROR, error=UpstreamFailed(self.upstream.shown(reason)))
             case ended if ended in _CANCELED:
                 return Update(detail=word, status=Status.CANCELED, message="Gaia canceled the job.")
@@ -323,9 +324,9 @@ class Gaia(Provider):
         message = _first_choice(body).get("message")
         content = message.get("content") if isinstance(message, dict) else None
         if body.get("error"):
-            raise self.upstream.refused(body)
+            raise self.upstream.refused(answer)
         if not isinstance(content, str):
-            raise OutcomeUnknown("Gaia took the order, but its answer holds no text.")
+            raise self.upstream.no_ticket(answer, "holds no text")
         return _written(content)
 
 

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from proxy.clock import Clock
-from proxy.errors import FieldError, OutcomeUnknown, UpstreamFailed
+from proxy.errors import FieldError, UpstreamFailed
 from proxy.fetch import Fetcher
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.media_types import by_url
@@ -117,7 +117,7 @@ class GanAi(Provider):
         except Nonsense:
             reply = None
         if not isinstance(reply, list):
-            raise OutcomeUnknown("Gan.ai took the order, but its reply is not the list of its inferences.")
+            raise self.upstream.no_ticket(answer, "is not the list of its inferences")
         known = {str(entry.get("unique_id")): entry for entry in reply if isinstance(entry, dict)}
         project = request.query["project_id"]
         items = [_item(entry["unique_id"], known.get(entry["unique_id"]), project) for entry in request.json]
@@ -154,9 +154,16 @@ class GanAi(Provider):
         item["word"] = self.upstream.shown(word)
         item |= {name: body[name] for name in _URLS if isinstance(body.get(name), str) and body[name]}
         if word.upper() == "SUCCEEDED":
-            item["over"] = "succeeded"
+            self._succeed(item)
         elif word.upper() in _BAD_ENDS:
             item |= {"over": "failed", "message": self.upstream.shown(_reason(body.get("error")) or f"Gan.ai: {word}")}
+
+    def _succeed(self, item: dict[str, Any]) -> None:
+        try:
+            self.upstream.absolute(item.get("permalink") or item.get("video_url") or "")
+            item["over"] = "succeeded"
+        except Nonsense as error:
+            item |= {"over": "failed", "message": error.message}
 
     def overdue(self, ticket: Ticket, reason: str) -> Update | None:
         """Unfinished items count as failed; what has succeeded stays."""

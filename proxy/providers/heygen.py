@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from proxy.clock import Clock
-from proxy.errors import FieldError, OutcomeUnknown, UpstreamFailed
+from proxy.errors import FieldError, UpstreamFailed
 from proxy.fetch import Fetcher
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.media_types import by_url
@@ -35,7 +35,7 @@ from proxy.providers.base import (
     wrong,
 )
 from proxy.settings import ProviderSettings, is_loopback
-from proxy.upstream import Answer, Nonsense, Request, Upstream
+from proxy.upstream import Answer, CredentialRefused, Nonsense, Request, Upstream
 
 Style = Literal["normal", "circle"]
 
@@ -214,11 +214,11 @@ class HeyGen(Provider):
             body = answer.object()
         except Nonsense:
             body = {}
-        if body.get("code", _OK) not in {_OK, str(_OK)}:
-            raise self.upstream.refused(body)
+        if not _is_ok(body):
+            raise self.upstream.refused(answer)
         video = _data(body).get("video_id")
         if not isinstance(video, str | int) or video == "":
-            raise OutcomeUnknown("HeyGen took the order, but its reply names no video_id.")
+            raise self.upstream.no_ticket(answer, "names no video_id")
         return {"video_id": str(video)}
 
     async def check(self, ticket: Ticket) -> Update:
@@ -229,7 +229,7 @@ class HeyGen(Provider):
             raise Nonsense("HeyGen's answer to a poll has no status.")
         match word.lower():
             case "completed":
-                return Update(detail=word, status=Status.COMPLETED, outputs=_videos(data))
+                return Update(detail=word, status=Status.COMPLETED, outputs=self._videos(ticket, data))
             case "failed":
                 reason = _reason(data.get("error")) or "HeyGen gave no reason."
                 return Update(detail=word, status=Status.ERROR, error=UpstreamFailed(self.upstream.shown(reason)))
@@ -238,16 +238,40 @@ class HeyGen(Provider):
     async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
         """URLs expire after days; the status call signs fresh ones."""
         _, data = await self._status(ticket)
-        fresh = _videos(data)
+        fresh = self._videos(ticket, data)
         return Source((fresh[n].output.url if n < len(fresh) else output.url) or "")
 
     async def _status(self, ticket: Ticket) -> tuple[Answer, dict[str, Any]]:
         answer = await self.upstream.get("/v1/video_status.get", {"video_id": ticket["video_id"]})
         body = answer.object()
-        code = body.get("code", _OK)
-        if code not in {_OK, str(_OK)}:
-            raise Nonsense(f"HeyGen answers a poll with code {code}: {self.upstream.words(answer)}")
+        if self.upstream.refuses_key(answer):
+            raise CredentialRefused(self.upstream.words(answer) or "HeyGen gave no reason.")
+        if not _is_ok(body):
+            raise Nonsense(f"HeyGen answers a poll with code {body['code']}: {self.upstream.words(answer)}")
         return answer, _data(body)
+
+    def _videos(self, ticket: Ticket, data: dict[str, Any]) -> list[Made]:
+        urls = [data[name] for name in ("video_url", "video_url_caption") if isinstance(data.get(name), str)]
+        made = [self._video(ticket, self.upstream.absolute(url), data) for url in urls if url]
+        if not made:
+            raise Nonsense("HeyGen says completed without a video's URL.")
+        return made
+
+    def _video(self, ticket: Ticket, url: str, data: dict[str, Any]) -> Made:
+        thumbnail = data.get("thumbnail_url")
+        return Made(
+            Output(
+                Role.VIDEO,
+                by_url(url, Role.VIDEO),
+                url=url,
+                thumbnail_url=thumbnail if isinstance(thumbnail, str) and thumbnail else None,
+                ids={"id": ticket["video_id"]},
+            )
+        )
+
+
+def _is_ok(body: dict[str, Any]) -> bool:
+    return str(body.get("code", _OK)) == str(_OK)
 
 
 def _clip(part: Clip, inputs: Inputs) -> dict[str, Any]:
@@ -276,19 +300,3 @@ def _reason(error: object) -> str | None:
         texts = [str(error[name]) for name in ("message", "detail", "code") if error.get(name)]
         return ": ".join(texts[:2]) or None
     return str(error) if error else None
-
-
-def _videos(data: dict[str, Any]) -> list[Made]:
-    made = []
-    for name in ("video_url", "video_url_caption"):
-        url = data.get(name)
-        if isinstance(url, str) and url:
-            made.append(Made(Output(Role.VIDEO, by_url(url, Role.VIDEO), url=url, thumbnail_url=_thumbnail(data))))
-    if not made:
-        raise Nonsense("HeyGen says completed without a video's URL.")
-    return made
-
-
-def _thumbnail(data: dict[str, Any]) -> str | None:
-    url = data.get("thumbnail_url")
-    return url if isinstance(url, str) and url else None

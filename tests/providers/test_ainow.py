@@ -150,7 +150,7 @@ async def test_a_stream_that_ends_without_a_result_is_interrupted_and_never_aske
 
 
 async def test_a_result_whose_last_blank_line_is_missing_is_still_the_result(world: World, upstream: Literal) -> None:
-    # BUG: the page's example ends with its last frame; a paid result that was read whole is thrown away.
+    # BUG (by our reading): the page shows no blank line after its last frame; a paid result is thrown away.
     assert ended(await filmed(world, upstream, streamed(STREAM, COMPLETED.rstrip())))["status"] == "Completed"
 
 

@@ -281,6 +281,20 @@ async def test_a_job_that_the_provider_has_forgotten_fails(world: World, upstrea
     assert "Job expired" in final["message"]
 
 
+HINTS = {
+    "milliseconds": said({"status": "running"}, openai_poll_after_ms="90000"),
+    "seconds": said({"status": "running"}, Retry_After="90"),
+    "refused": said({"error": {"message": "slow down"}}, 429, Retry_After="90"),
+}
+
+
+@pytest.mark.parametrize("hinting", HINTS.values(), ids=HINTS)
+async def test_a_hint_to_wait_is_heeded(world: World, upstream: Literal, hinting: Reply) -> None:
+    started = world.clock.now()
+    assert ended(await filmed(world, upstream, hinting, job("completed")))["status"] == "Completed"
+    assert 90 <= world.clock.now() - started < 100
+
+
 async def test_a_job_that_runs_for_ever_ends_at_the_deadline(unstarted: World, upstream: Literal) -> None:
     async with pointed(unstarted, upstream):
         await unstarted.stop()

@@ -251,6 +251,14 @@ async def test_an_item_whose_job_is_not_known_fails_alone(world: World, upstream
     assert "Inference not found" in final["outputs"][0]["message"]
 
 
+async def test_an_item_without_any_url_is_not_a_success(world: World, upstream: Literal) -> None:
+    # BUG: it is Completed with a Link whose content redirects to nowhere.
+    reply = {"unique_id": "abc123", "inference_id": "inf-abc123", "project_id": "p1"}
+    scripted(upstream, reply, abc123=[said({"gen_status": "SUCCEEDED", "video_url": None, "error": "None"})])
+    final = ended(await world.generate("ganai-bulk", items=ITEMS[:1], project_id="p1"))
+    assert (final["status"], final["refunded"]) == ("Error", 10)
+
+
 async def test_ids_that_are_numbers_become_texts(world: World, upstream: Literal) -> None:
     scripted(upstream, entry("abc123", inference_id=9007199254740993, project_id=7))
     upstream.on("GET", "/projects/7/inference/9007199254740993/video_status", state("abc123", "SUCCEEDED"))
