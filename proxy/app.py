@@ -94,6 +94,7 @@ class Pollcast:
             self._app.router.routes.extend(api.routes())
             yield
             self.stop_streams()
+            await self._runner.drain(self._settings.drain)
 
     async def _api(self, stack: AsyncExitStack) -> Api:
         settings, clock = self._settings, self._clock
@@ -113,8 +114,8 @@ class Pollcast:
         providers = by_model([await self._provider(stack, kind, fetcher) for kind in PROVIDERS])
         self._feed = Feed(store)
         tools = Tools(store, blobs, fetcher, links, clock, providers, settings.asset_limit)
-        runner = Runner(tools, node=f"{socket.gethostname()}:{os.getpid()}")
-        await stack.enter_async_context(_running(self._feed.run(), runner.run()))
+        self._runner = Runner(tools, node=f"{socket.gethostname()}:{os.getpid()}")
+        await stack.enter_async_context(_running(self._feed.run(), self._runner.run()))
         return Api(
             store,
             blobs,

@@ -102,7 +102,12 @@ class Feed:
     def _refresh(self, tail: Tail, known: int) -> None:
         task = asyncio.create_task(tail.refresh(self._store, known))
         self._refreshing.add(task)
-        task.add_done_callback(self._refreshing.discard)
+        task.add_done_callback(self._refreshed)
+
+    def _refreshed(self, task: "asyncio.Task[None]") -> None:
+        self._refreshing.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("A watched job cannot be read.", exc_info=error)
 
     @asynccontextmanager
     async def watch(self, job: str, known: int) -> AsyncIterator[Tail]:

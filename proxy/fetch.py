@@ -163,14 +163,22 @@ class Fetcher:
 
     @asynccontextmanager
     async def open(
-        self, text: str, *, method: str = "GET", headers: Mapping[str, str] | None = None, own: Own | None = None
+        self,
+        text: str,
+        *,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        own: Own | None = None,
+        secure: bool = False,
     ) -> AsyncIterator[ClientResponse]:
-        """Open a URL and follow its redirects; yields the first answer that is not one, whatever its status.
+        """Open a URL and follow its redirects (`secure`: to https only); yields the first answer that is none.
 
         Raises NotPublic, and FetchFailed when there is no answer.
         """
         url = _parsed(text)
         for _ in range(1 + _HOPS):
+            if secure:
+                check_url(str(url))
             async with self._request(method, url, dict(headers or {}), own) as response:
                 location = response.headers.get("Location")
                 if response.status not in _REDIRECTS or location is None:
@@ -194,15 +202,14 @@ class Fetcher:
         try:
             response = await session.request(method, url, headers=headers, allow_redirects=False)
         except (ClientError, TimeoutError, OSError) as error:
-            raise _failure(url, error) from None
+            raise FetchFailed(f"{url.host} cannot be reached: {type(error).__name__}.", reached=False) from None
         async with response:
             yield response
 
     async def read(self, text: str, limit: int) -> Fetched:
         """Read a client's public https URL, at most `limit` bytes. Raises NotPublic and FetchFailed."""
-        check_url(text)
         try:
-            async with self.open(text) as response:
+            async with self.open(text, secure=True) as response:
                 if response.status != 200:
                     raise FetchFailed(f"{_shown(text)} answered {response.status}.", reached=True)
                 data = await _read(response, limit)
@@ -220,12 +227,6 @@ def _check_stranger(url: URL) -> None:
     if url.scheme not in {"http", "https"} or not url.host:
         raise NotPublic(f"{_shown(str(url))} is not a URL that can be fetched.")
     _check_literal(url)
-
-
-def _failure(url: URL, error: BaseException) -> Exception:
-    if isinstance(error, NotPublic):
-        return error
-    return FetchFailed(f"{url.host} cannot be reached: {type(error).__name__}.", reached=False)
 
 
 async def _read(response: ClientResponse, limit: int) -> bytes:

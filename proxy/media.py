@@ -65,7 +65,8 @@ async def stored(request: Request, blobs: Blobs, blob: str, name: str, media_typ
 
 
 def _wants_range(request: Request, etag: str) -> bool:
-    return "Range" in request.headers and request.headers.get("If-Range", etag) == etag
+    # RFC 9110, section 14.2: a range is for GET alone.
+    return request.method == "GET" and "Range" in request.headers and request.headers.get("If-Range", etag) == etag
 
 
 def byte_range(header: str, size: int) -> tuple[int, int] | None:
@@ -73,7 +74,7 @@ def byte_range(header: str, size: int) -> tuple[int, int] | None:
 
     Raises RangeNotSatisfiable when it lies outside.
     """
-    match = re.fullmatch(r"bytes=(\d*)-(\d*)", header.replace(" ", ""))
+    match = re.fullmatch(r"bytes=([0-9]{0,18})-([0-9]{0,18})", header.replace(" ", ""))
     if match is None or match[0] == "bytes=-":
         return None
     first, last = match[1], match[2]
@@ -93,7 +94,7 @@ async def relayed(request: Request, fetcher: Fetcher, provider: Provider, source
 
     Raises UpstreamFailed and UpstreamUnreachable (502), and RangeNotSatisfiable.
     """
-    asked = {header: request.headers[header] for header in _ASKED if header in request.headers}
+    asked = {name: request.headers[name] for name in _ASKED if name in request.headers and request.method == "GET"}
     own = provider.upstream.own if source.keyed else provider.upstream.own_address
     held = AsyncExitStack()
     try:
@@ -106,7 +107,9 @@ async def relayed(request: Request, fetcher: Fetcher, provider: Provider, source
         await held.aclose()
         _refuse(answer.status, answer.headers)
     headers = _headers(name, answer.headers.get("Content-Type", UNKNOWN))
-    headers |= {header: answer.headers[header] for header in _RELAYED if header in answer.headers}
+    # Compressed unasked, the body is read unpacked: the length of the packed one would be wrong.
+    passed = [name for name in _RELAYED if "Content-Encoding" not in answer.headers or name != "Content-Length"]
+    headers |= {name: answer.headers[name] for name in passed if name in answer.headers}
     return _Relay(answer.status, headers, answer.content.iter_chunked(1 << 16), held)
 
 
@@ -129,6 +132,7 @@ class _Relay(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._held:
             if scope["method"] == "HEAD":
-                await Response(status_code=self.status_code, headers=dict(self.headers))(scope, receive, send)
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                await send({"type": "http.response.body", "body": b""})
             else:
                 await super().__call__(scope, receive, send)

@@ -1,6 +1,6 @@
 """From a client's JSON to an Order: the one place where an order is read, and refused by field."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated, Any, Final
@@ -55,10 +55,28 @@ def _json(body: bytes) -> dict[str, Any]:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"The body is not JSON: {error}.") from None
+    if _too_deep(parsed):
+        raise BadRequest(f"The body is nested more than {_DEEPEST} levels deep.")
     if not isinstance(parsed, dict):
         raise InvalidRequest(f"An order is a JSON object with a model, not {_JSON_NAMES.get(type(parsed), 'null')}.")
     return parsed
 
+
+def _too_deep(parsed: Any) -> bool:
+    level = [parsed]
+    for _ in range(_DEEPEST):
+        level = [inner for value in level for inner in _inside(value)]
+        if not level:
+            return False
+    return True
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+_DEEPEST: Final = 100
+"""Levels of nesting: more than any order needs, less than orjson can write and Python can walk."""
 
 _JSON_NAMES: Final = {list: "an array", str: "a text", int: "a number", float: "a number", bool: "a boolean"}
 
@@ -109,4 +127,4 @@ def _unified(value: Any) -> Any:
         return {name: _unified(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [_unified(inner) for inner in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1 << 53 else value

@@ -23,6 +23,7 @@ from proxy.errors import (
     JobError,
     OutcomeUnknown,
     Unavailable,
+    UpstreamProtocol,
     UpstreamRejected,
     UpstreamUnreachable,
 )
@@ -34,7 +35,7 @@ from proxy.providers import MODELS
 from proxy.providers.base import Made, Provider, Update
 from proxy.providers.polled import poll
 from proxy.store.base import Claim, ClaimLost, Store
-from proxy.upstream import NotTaken, ReadFailed, Request, Transient
+from proxy.upstream import Nonsense, NotTaken, ReadFailed, Request, Transient
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,8 @@ class Runner:
         self._store = tools.store
         self._node = node
         self._wake = asyncio.Event()
+        self._streamed: set[asyncio.Task[None]] = set()
+        self._draining = False
         providers = {provider.name: provider.settings for provider in tools.providers.values()}
         self._slots = {name: asyncio.Semaphore(settings.concurrency) for name, settings in providers.items()}
 
@@ -84,14 +87,23 @@ class Runner:
             while True:
                 self._wake.clear()
                 for claim in await self._claim():
-                    tasks.create_task(self._drive(claim), name=claim.job.id)
+                    task = tasks.create_task(self._drive(claim), name=claim.job.id)
+                    if MODELS[claim.job.model].streamed:
+                        self._streamed.add(task)
+                        task.add_done_callback(self._streamed.discard)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK):
                         await self._wake.wait()
 
+    async def drain(self, seconds: float) -> None:
+        """Take no new jobs, and let those finish for a while whose upstream streams cannot be resumed."""
+        self._draining = True
+        if self._streamed:
+            await asyncio.wait(self._streamed, timeout=seconds)
+
     async def _claim(self) -> list[Claim]:
         claims: list[Claim] = []
-        full = True
+        full = not self._draining
         try:
             while full:
                 found = await self._store.claim(self._node, _AT_ONCE)
@@ -151,8 +163,12 @@ class _Drive:
                 await self._work()
             finally:
                 self._slots.release()
-        except (JobError, ReadFailed) as error:
-            await self._fail(error if isinstance(error, JobError) else UpstreamRejected(error.message))
+        except JobError as error:
+            await self._fail(error)
+        except Nonsense as error:
+            await self._fail(UpstreamProtocol(error.message))
+        except ReadFailed as error:
+            await self._fail(UpstreamRejected(error.message))
         except (ClaimLost, asyncio.CancelledError):
             raise
         except Exception:

@@ -53,6 +53,8 @@ class Settings(BaseSettings):
     heartbeat: float = Field(default=4, gt=0)
     retention: Duration = Field(default=7 * 86400.0, gt=0)
     results: Literal["direct", "relay"] = "direct"
+    drain: float = Field(default=0, ge=0)
+    """Seconds that upstream streams which cannot be resumed are still read at a stop."""
     tokens: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
 
     @field_validator("public_url")
@@ -120,6 +122,7 @@ def is_loopback(url: str) -> bool:
     """Whether the URL's host is this machine's own, so that nobody else can open it."""
     host = urlsplit(url).hostname or ""
     try:
-        return ip_address(host).is_loopback
+        address = ip_address(host)
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
+    return address.is_loopback or address.is_unspecified

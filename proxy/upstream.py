@@ -125,7 +125,7 @@ class Answer:
         try:
             return orjson.loads(self.body)
         except orjson.JSONDecodeError:
-            raise Nonsense(f"The provider's answer ({self.status}, {self.type or 'no type'}) is not JSON.") from None
+            raise Nonsense(f"The provider's answer (HTTP {self.status}) is not JSON.") from None
 
     def object(self) -> dict[str, Any]:
         """The body as a JSON object; raises Nonsense when it is none."""
@@ -157,16 +157,19 @@ def _text(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def message_of(body: object) -> str | None:
-    """The provider's own words in an error body, in any of the shapes that these APIs use; None when there are none."""
+def message_of(body: object, depth: int = 6) -> str | None:
+    """The provider's own words in an error body, in any of the shapes that these APIs use; None when there are none.
+
+    `depth` bounds how far it is searched: none of them is nested as deep as six levels.
+    """
     if isinstance(body, str):
         return body.strip() or None
-    if isinstance(body, list):
-        return "; ".join(filter(None, map(message_of, body))) or None
-    if not isinstance(body, dict):
+    if depth and isinstance(body, list):
+        return "; ".join(filter(None, (message_of(inner, depth - 1) for inner in body))) or None
+    if not depth or not isinstance(body, dict):
         return None
-    for name in ("message", "error", "detail", "msg", "failReason", "reason"):
-        found = message_of(body.get(name))
+    for name in ("message", "error", "detail", "msg", "failReason", "fail_reason", "reason"):
+        found = message_of(body.get(name), depth - 1)
         if found:
             return f"{found} ({_place(body['loc'])})" if name == "msg" and body.get("loc") else found
     return None
@@ -176,11 +179,11 @@ def _place(loc: object) -> str:
     return ".".join(map(str, loc)) if isinstance(loc, list) else str(loc)
 
 
-def _codes(body: object) -> set[str]:
-    if not isinstance(body, dict):
+def _codes(body: object, depth: int = 6) -> set[str]:
+    if not depth or not isinstance(body, dict):
         return set()
     here = {str(body[name]) for name in ("code", "type") if body.get(name) is not None}
-    return here.union(*(_codes(body.get(name)) for name in ("error", "data", "detail")))
+    return here.union(*(_codes(body.get(name), depth - 1) for name in ("error", "data", "detail")))
 
 
 class Upstream:
@@ -247,7 +250,9 @@ class Upstream:
         if answer.status >= 500 or answer.status in _PASSING:
             raise Transient(self._explained(answer), answer.wait)
         if not answer.ok:
-            raise self.refusal(answer)
+            error = self.refusal(answer)
+            # Nothing is ordered by an upload: there is no outcome to be unknown.
+            raise errors.UpstreamRejected(str(error)) if isinstance(error, errors.OutcomeUnknown) else error
         return answer
 
     async def _read(
@@ -364,10 +369,13 @@ class Upstream:
             return errors.UpstreamFailed(message)
         return errors.OutcomeUnknown(f"The order may have been taken, so it is not sent again: {message}")
 
+    def failed(self, body: object, silent: str) -> errors.JobError:
+        """What a body means that says the work has failed; `silent` is said where it gives no reason."""
+        reason = self.shown(message_of(body) or silent)
+        return errors.UpstreamCredits(reason) if _says(body, self._no_credit) else errors.UpstreamFailed(reason)
+
     def _says(self, answer: Answer, words: Collection[str]) -> bool:
-        body = _loads(answer.body)
-        message = (message_of(body) or "").lower()
-        return bool(_codes(body) & frozenset(words)) or any(word in message for word in words if " " in word)
+        return _says(_loads(answer.body), words)
 
     def refused(self, answer: Answer) -> errors.JobError:
         """What a refusal means that came with HTTP 200: as if it had come with 400."""
@@ -448,6 +456,11 @@ class Upstream:
                 raise Nonsense(f"The provider's answer is larger than {_ANSWER_LIMIT} bytes.")
         headers = {name.lower(): value for name, value in response.headers.items()}
         return Answer(response.status, headers, bytes(body), self._clock.now())
+
+
+def _says(body: object, words: Collection[str]) -> bool:
+    message = (message_of(body) or "").lower()
+    return bool(_codes(body) & frozenset(words)) or any(word in message for word in words if " " in word)
 
 
 def _loads(body: bytes) -> object:

@@ -340,7 +340,6 @@ async def test_a_file_at_a_private_address_is_not_read() -> None:
 
 @pytest.mark.parametrize("url", ["", "cat.mp4", "mailto:cat@example.com", "https://["])
 async def test_a_file_at_no_address_at_all_is_not_read(url: str) -> None:
-    # BUG: ValueError out of yarl (see test_fetch), so a 500 for a URL that the provider has chosen.
     with pytest.raises(UpstreamFailed):
         await relayed_from(file(), url=url)
 

@@ -273,6 +273,16 @@ async def test_a_stream_that_was_being_read_at_a_stop_ends_as_interrupted(world:
     assert await world.balance() == 1000
 
 
+async def test_a_stop_that_drains_reads_such_a_stream_to_its_end(unstarted: World) -> None:
+    unstarted.settings["drain"] = 10
+    async with unstarted as world:
+        job = await world.submit("suno", prompt="song")
+        await reached(world, "ainow.generate")
+        await world.restart()
+        assert (await world.ended(job["id"]))["status"] == "Completed"
+        assert world.simulator.calls["ainow.generate"] == 1
+
+
 async def test_a_job_that_was_not_sent_before_a_stop_is_sent_after_it(world: World) -> None:
     image = await world.asset()
     world.simulator.fault("gaga.upload", "timeout", times=1)

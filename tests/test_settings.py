@@ -106,7 +106,6 @@ def test_without_a_public_url_links_are_based_on_host_and_port(env: pytest.Monke
 
 
 def test_an_ipv6_host_stands_in_brackets_in_the_base_url(env: pytest.MonkeyPatch) -> None:
-    # BUG: it is http://::1:8000, which no client can open.
     env.setenv("POLLCAST_HOST", "::1")
     assert read(Settings).base_url == "http://[::1]:8000"
 
@@ -203,14 +202,17 @@ def test_a_base_url_that_is_no_origin_is_told_what_would_be_right(env: pytest.Mo
 
 @pytest.mark.parametrize("url", ["https://api.gaga.art/v1", "https://api.gaga.art?x=1", "https://user:pw@api.gaga.art"])
 def test_a_base_url_with_more_than_an_origin_is_refused(env: pytest.MonkeyPatch, url: str) -> None:
-    # BUG: it is taken, and every request goes to /v1/v1/...
     env.setenv("GAGA_BASE_URL", url)
     assert complaint(GagaSettings).startswith("GAGA_BASE_URL: must be an origin")
 
 
+def test_a_base_url_may_have_a_path_in_front(env: pytest.MonkeyPatch) -> None:
+    env.setenv("GAGA_BASE_URL", "https://gateway.example/gaga/")
+    assert read(GagaSettings).base_url == "https://gateway.example/gaga"
+
+
 @pytest.mark.parametrize("url", ["https://", "https:///path", "http://[::1"])
 def test_a_public_url_needs_a_host(env: pytest.MonkeyPatch, url: str) -> None:
-    # BUG: a URL without a host is taken (the last of the three is refused already).
     env.setenv("POLLCAST_PUBLIC_URL", url)
     assert complaint(Settings).startswith("POLLCAST_PUBLIC_URL: ")
 

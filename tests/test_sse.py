@@ -181,6 +181,21 @@ def test_a_message_is_told_at_its_cr_before_the_next_byte_is_known() -> None:
     assert list(parser.feed(b"\ndata: 2\r\n\r")) == [Message("2")]
 
 
+@pytest.mark.parametrize("rest", [b"data: 2", b"data: 2\n", b"data: 2\r"])
+def test_a_stream_that_ends_cleanly_gives_its_last_message_without_the_blank_line(rest: bytes) -> None:
+    # The standard would drop it; AI-Now's page shows streams that end so.
+    parser = Parser()
+    assert list(parser.feed(b"data: 1\n\n" + rest)) == [Message("1")]
+    assert list(parser.end()) == [Message("2")]
+
+
+@pytest.mark.parametrize("stream", [b"", b"data: 1\n\n", b"data: 1\n\n: bye", b"data: 1\n\nid: 3\n"])
+def test_a_stream_that_ends_after_a_whole_message_gives_no_other(stream: bytes) -> None:
+    parser = Parser()
+    list(parser.feed(stream))
+    assert list(parser.end()) == []
+
+
 # --- reading: the limit ---
 
 
@@ -210,5 +225,4 @@ def test_the_messages_before_one_that_is_too_long_are_still_told() -> None:
 
 
 def test_heartbeats_do_not_add_up_to_a_message_that_is_too_long() -> None:
-    # BUG: comments count towards the message; a stream that idles long enough (no blank lines) is given up.
     assert list(Parser(limit=100).feed(sse.HEARTBEAT * 20)) == []

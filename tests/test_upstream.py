@@ -306,11 +306,29 @@ async def test_a_retired_api_is_told_as_such(status: int) -> None:
     assert type(await refusal(reply(status, HTML), retired=(404, 405, 410))) is errors.UpstreamRetired
 
 
-async def test_an_error_in_an_answer_of_200_means_what_it_would_mean_otherwise() -> None:
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b'{"code":40009,"message":"No."}', errors.UpstreamCredits),
+        (b'{"code":400112,"message":"No."}', errors.UpstreamAuth),
+        (b'{"code":1,"message":"No."}', errors.UpstreamRejected),
+        (HTML, errors.UpstreamRejected),
+    ],
+)
+async def test_a_refusal_that_came_with_200_means_what_it_would_with_400(
+    body: bytes, kind: type[errors.JobError]
+) -> None:
+    async with wired(hang_up, no_credit=("40009",), refused_key=("400112",)) as wire:
+        assert type(wire.upstream.refused(answer_of(body))) is kind
+
+
+async def test_a_success_without_a_ticket_is_of_unknown_outcome_unless_it_speaks_of_an_empty_account() -> None:
     async with wired(hang_up, no_credit=("40009",)) as wire:
-        assert type(wire.upstream.refused({"code": 40009, "message": "No."})) is errors.UpstreamCredits
-        assert type(wire.upstream.refused({"code": 1, "message": "No."})) is errors.UpstreamRejected
-        assert type(wire.upstream.refused({"message": "No."}, status=429)) is errors.UpstreamRejected
+        unknown = wire.upstream.no_ticket(answer_of(b"{}"), "names no id")
+        assert type(unknown) is errors.OutcomeUnknown
+        assert "its answer names no id" in unknown.message
+        empty = wire.upstream.no_ticket(answer_of(b'{"code":40009,"message":"No credit."}'), "names no id")
+        assert type(empty) is errors.UpstreamCredits
 
 
 async def test_an_order_to_a_provider_that_is_not_there_was_not_taken() -> None:
@@ -368,6 +386,12 @@ async def test_a_read_says_which_way_it_failed(status: int, kind: type[ReadFaile
     assert error.message == f"Not now. (HTTP {status})"
 
 
+async def test_a_read_knows_a_refused_key_by_its_code_too() -> None:
+    async with wired(reply(400, {"code": 400112}), refused_key=("400112",)) as wire:
+        with pytest.raises(CredentialRefused):
+            await wire.upstream.get("/")
+
+
 async def test_a_read_that_may_pass_says_when_to_come_back() -> None:
     assert (await failure(reply(429, {}, {"Retry-After": "9"}))).wait == 9
 
@@ -392,7 +416,7 @@ async def test_an_answer_that_is_no_object_is_nonsense(body: bytes) -> None:
 
 
 def test_what_an_answer_claims_to_be_can_be_told_to_a_client() -> None:
-    # BUG: aiohttp decodes header bytes with surrogateescape; JSON cannot hold the message.
+    # aiohttp decodes header bytes that are no UTF-8 to lone surrogates, which JSON cannot hold.
     with pytest.raises(Nonsense) as caught:
         answer_of(b"<", {"content-type": "text/\udcff"}).json()
     assert orjson.dumps(caught.value.message)
@@ -510,7 +534,7 @@ def test_a_hint_to_wait_is_believed_within_bounds(headers: dict[str, str], wait:
 
 
 def test_a_hint_in_digits_that_are_no_number_is_no_hint() -> None:
-    # BUG: "²".isdigit() is true, and int("²") a ValueError.
+    # "²".isdigit() is true, and int("²") a ValueError.
     assert answer_of(headers={"openai-poll-after-ms": "²"}).wait is None
 
 
@@ -603,6 +627,25 @@ async def test_a_result_s_relative_url_is_on_the_provider_s_origin() -> None:
         assert wire.upstream.absolute("https://cdn.example.com/1.mp4") == "https://cdn.example.com/1.mp4"
         assert wire.upstream.is_own(f"{origin}/files/1.mp4")
         assert not wire.upstream.is_own("https://cdn.example.com/1.mp4")
+
+
+@pytest.mark.parametrize(
+    "url", ["", "https://[", "https://", "javascript:alert(1)", "data:text/html,x", "http://a:99999/"]
+)
+async def test_a_result_s_url_that_nobody_can_open_is_nonsense(url: str) -> None:
+    async with wired(hang_up) as wire:
+        with pytest.raises(Nonsense, match="nobody can open"):
+            wire.upstream.absolute(url)
+
+
+async def test_no_cookie_is_kept_from_one_request_for_the_next() -> None:
+    async with wired(reply(200, {}, {"Set-Cookie": "who=first; Path=/"})) as wire:
+        origin = wire.site.url.replace("127.0.0.1", "localhost")
+        async with Fetcher() as fetcher, Upstream(origin, CREDENTIAL, fetcher, JumpClock(), rate=50) as upstream:
+            for _ in range(2):
+                await upstream.get("/")
+                await upstream.submit(ORDER)
+        assert [request.headers.get("Cookie") for request in wire.site.asked] == [None] * 4
 
 
 async def test_the_credential_goes_with_the_own_origin_only_where_it_is_asked_for() -> None:

@@ -80,6 +80,8 @@ class World:
 
     async def start(self) -> None:
         listening = socket.create_server(("127.0.0.1", 0))
+        # Accepted connections take it over; uvicorn sets it where it opens the port itself.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.origin = f"http://127.0.0.1:{listening.getsockname()[1]}"
         values: dict[str, Any] = {
             "store": self.store_url,

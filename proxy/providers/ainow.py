@@ -20,7 +20,7 @@ from proxy.media_types import by_url
 from proxy.providers.base import Fields, Inputs, Made, Model, Provider, Text, Update, bearer, wrong
 from proxy.settings import ProviderSettings
 from proxy.sse import Message
-from proxy.upstream import Answer, Nonsense, Request, Upstream, message_of
+from proxy.upstream import Answer, Nonsense, Request, Upstream
 
 PIKA_STYLES: Mapping[str, str] = {
     "1": "Anime",
@@ -166,8 +166,7 @@ class AiNow(Provider):
             case "Completed":
                 return self._completed(frame.get("url"), role)
             case "Error":
-                reason = self.upstream.shown(message_of(frame) or "AI-Now gave no reason.")
-                return Update(status=Status.ERROR, error=UpstreamFailed(reason))
+                return Update(status=Status.ERROR, error=self.upstream.failed(frame, "AI-Now gave no reason."))
             case str() if word.strip():
                 return Update(detail=self.upstream.shown(word))
         return None

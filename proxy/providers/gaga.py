@@ -12,7 +12,6 @@ from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from proxy.clock import Clock
-from proxy.errors import UpstreamFailed
 from proxy.fetch import Fetcher
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.media_types import by_url
@@ -211,8 +210,7 @@ class Gaga(Provider):
             case "success":
                 return Update(detail=word, status=Status.COMPLETED, outputs=[self._video(body)])
             case "fail" | "failed" | "error":  # the last two were seen, not documented
-                reason = self.upstream.words(answer) or "Gaga gave no reason."
-                return Update(detail=word, status=Status.ERROR, error=UpstreamFailed(reason))
+                return Update(status=Status.ERROR, error=self.upstream.failed(body, "Gaga gave no reason."))
             case "canceled" | "cancelled":
                 return Update(detail=word, status=Status.CANCELED, message="Gaga canceled the generation.")
         return Update(detail=self.upstream.shown(word), wait=answer.wait)

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from proxy.clock import Clock
-from proxy.errors import Interrupted, UpstreamFailed
+from proxy.errors import Interrupted
 from proxy.fetch import Fetcher
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.media_types import TEXT, UNKNOWN, by_url, sniff
@@ -231,8 +231,8 @@ class Gaia(Provider):
             case ended if ended in _ENDED_WELL:
                 return await self._completed(ticket, body, word)
             case ended if ended in _ENDED_BADLY:
-                reason = message_of(body) or message_of(whole) or "Gaia gave no reason."
-                return Update(detail=word, status=Status.ERROR, error=UpstreamFailed(self.upstream.shown(reason)))
+                words = body if message_of(body) else whole
+                return Update(status=Status.ERROR, error=self.upstream.failed(words, "Gaia gave no reason."))
             case ended if ended in _CANCELED:
                 return Update(detail=word, status=Status.CANCELED, message="Gaia canceled the job.")
         return Update(detail=self.upstream.shown(word), progress=_progress(body.get("progress")), wait=answer.wait)
@@ -313,7 +313,7 @@ class Gaia(Provider):
     def _delta(self, data: str) -> tuple[str, bool]:
         body = _parsed(data)
         if body.get("error"):
-            raise UpstreamFailed(self.upstream.shown(message_of(body) or "Gaia gave no reason."))
+            raise self.upstream.failed(body, "Gaia gave no reason.")
         choice = _first_choice(body)
         delta = choice.get("delta")
         content = delta.get("content") if isinstance(delta, dict) else None

@@ -150,7 +150,6 @@ async def test_a_stream_that_ends_without_a_result_is_interrupted_and_never_aske
 
 
 async def test_a_result_whose_last_blank_line_is_missing_is_still_the_result(world: World, upstream: Literal) -> None:
-    # BUG (by our reading): the page shows no blank line after its last frame; a paid result is thrown away.
     assert ended(await filmed(world, upstream, streamed(STREAM, COMPLETED.rstrip())))["status"] == "Completed"
 
 
@@ -188,7 +187,6 @@ async def test_an_error_before_the_stream_ends_as_what_it_is_and_is_sent_once(
 
 
 async def test_no_tokens_with_http_200_is_the_operators_empty_account(world: World, upstream: Literal) -> None:
-    # BUG: the page's own words for 418 ("Insufficient tokens") are not known when the HTTP status is 200.
     assert ended(await filmed(world, upstream, error(200, "Insufficient tokens")))["code"] == "upstream_credits"
 
 
@@ -209,7 +207,6 @@ async def test_an_answer_that_says_nothing_is_an_unknown_outcome_and_never_asked
 
 
 async def test_an_order_that_was_too_much_is_sent_again(world: World, upstream: Literal) -> None:
-    # BUG: NotTaken is caught around `submit` only; a streamed model ends as `internal`.
     upstream.on(*GENERATE, said({"status": "Error", "message": "busy"}, 429, Retry_After="2"), streamed(COMPLETED))
     assert ended(await world.generate("luma", prompt="x"))["status"] == "Completed"
     assert len(upstream.asked(*GENERATE)) == 2

@@ -138,7 +138,6 @@ async def test_its_refusal_is_told_apart_and_refunded(world: World, model: str, 
 
 
 async def test_a_provider_that_cannot_be_reached_is_said_to_be_so(unstarted: World) -> None:
-    # BUG: NotTaken is caught around `submit` only; a streamed model ends as `internal`.
     unstarted.provider = {"base_url": "http://127.0.0.1:9", "deadline": 40}
     async with unstarted:
         codes = {model: ended(await ordered(unstarted, model)).get("code") for model in MODELS}
@@ -167,7 +166,6 @@ KNOWN = {"upstream_failed", "upstream_rejected", "outcome_unknown", "interrupted
 async def test_an_answer_that_is_broken_ends_a_job_at_worst_and_is_never_asked_for_twice(
     world: World, model: str, kind: str
 ) -> None:
-    # BUG: HeyGen's `code` of another type is looked up in a set: TypeError, `internal`.
     simulator = world.simulator
     before = simulator.calls[SHAPES[model]]
     simulator.fault(SHAPES[model], kind)
@@ -182,7 +180,6 @@ async def test_an_answer_that_is_broken_ends_a_job_at_worst_and_is_never_asked_f
 
 @pytest.mark.parametrize("model", POLLED)
 async def test_a_job_lives_through_every_broken_poll(world: World, model: str) -> None:
-    # BUG: HeyGen's `code` of another type is looked up in a set: TypeError, `internal`.
     simulator = world.simulator
     check = SHAPES[model].replace("submit", "check")
     kinds = ["401", "403", "404", "429", "500", "503", "unknown status", *BROKEN]
@@ -322,7 +319,6 @@ def made_at(url: str) -> dict[str, tuple[Reply, dict[str, Reply]]]:
 async def test_a_url_that_nobody_can_open_is_the_providers_fault(
     telltale: tuple[World, Literal], model: str, url: str
 ) -> None:
-    # BUG: urlsplit and yarl raise ValueError, which ends the job as `internal`; other schemes reach the client.
     world, upstream = telltale
     await fresh_account(world)
     reply, documents = made_at(url)[model]

@@ -342,7 +342,6 @@ async def test_a_refused_order_ends_as_what_it_is_and_is_sent_once(
 async def test_an_empty_account_is_told_with_whatever_http_status(
     world: World, upstream: Literal, document: dict[str, str]
 ) -> None:
-    # BUG: HTTP 200 with the page's own words for an empty account ends as outcome_unknown.
     assert (await refused(world, upstream, said(document)))["code"] == "upstream_credits"
 
 

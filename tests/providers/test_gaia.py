@@ -212,7 +212,6 @@ async def test_a_failure_without_a_reason_still_says_something(world: World, ups
 
 
 async def test_the_reason_of_a_failure_may_stand_in_the_wrapper(world: World, upstream: Literal) -> None:
-    # BUG: `_unwrapped` drops the wrapper's message, and the job says "Gaia gave no reason."
     wrapped = said({"code": "fail", "message": "Grok is out of capacity", "data": {"status": "FAILED"}})
     assert "Grok is out of capacity" in ended(await filmed(world, upstream, wrapped))["message"]
 
@@ -539,7 +538,6 @@ async def test_an_order_that_was_too_much_is_sent_again(world: World, upstream: 
 
 @pytest.mark.parametrize("status", [429, 503])
 async def test_a_text_that_was_too_much_is_asked_for_again(world: World, upstream: Literal, status: int) -> None:
-    # BUG: NotTaken is caught around `submit` only; a streamed model ends as `internal`.
     busy = said({"error": {"message": "busy"}}, status, Retry_After="2")
     upstream.on(*CHAT, busy, streamed(chunk("Hi"), b"data: [DONE]\n\n"))
     assert ended(await world.generate("gpt-5.4-mini", prompt="x"))["status"] == "Completed"

@@ -252,7 +252,6 @@ async def test_an_item_whose_job_is_not_known_fails_alone(world: World, upstream
 
 
 async def test_an_item_without_any_url_is_not_a_success(world: World, upstream: Literal) -> None:
-    # BUG: it is Completed with a Link whose content redirects to nowhere.
     reply = {"unique_id": "abc123", "inference_id": "inf-abc123", "project_id": "p1"}
     scripted(upstream, reply, abc123=[said({"gen_status": "SUCCEEDED", "video_url": None, "error": "None"})])
     final = ended(await world.generate("ganai-bulk", items=ITEMS[:1], project_id="p1"))

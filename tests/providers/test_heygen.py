@@ -174,7 +174,6 @@ async def test_each_state_is_shown_and_completed_completes(world: World, upstrea
 
 
 async def test_an_output_carries_the_providers_id(world: World, upstream: Literal) -> None:
-    # BUG: contract 2: an output has "the provider's ids as strings (`id`, ...)"; the page's object has `id`.
     assert ended(await spoken(world, upstream))["outputs"][0]["id"] == "vid1"
 
 
@@ -245,7 +244,6 @@ async def test_a_poll_that_cannot_be_read_is_asked_again(world: World, upstream:
 async def test_a_key_refused_in_the_middle_suspends_the_job_until_it_works_again(
     world: World, upstream: Literal, http: int, code: int
 ) -> None:
-    # BUG: with HTTP 400 the code is read as "no longer knows this job", with HTTP 200 as nonsense.
     refused = [said({"code": code, "message": "Unauthorized"}, http)] * 20
     events = await spoken(world, upstream, video("processing"), *refused, COMPLETED)
     assert ended(events)["status"] == "Completed"

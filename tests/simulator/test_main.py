@@ -12,7 +12,7 @@ async def test_it_runs_alone_and_prints_its_keys_and_words(capsys: pytest.Captur
     simulator = Simulator()
     running = asyncio.create_task(run(simulator, "127.0.0.1", 0))
     async with asyncio.timeout(5):
-        while not simulator.origin:  # noqa: ASYNC110 - it has no event to tell
+        while not simulator.origin:
             await asyncio.sleep(0.001)
     headers = {"Authorization": f"Bearer {simulator.keys['ainow']}"}
     async with (

@@ -372,7 +372,7 @@ async def test_a_full_file_refuses_orders_whole_and_can_still_be_read(path: Path
         big = Order("suno", {"prompt": "la " * 5000})
         admitted = [await caller.admit(1)]
         claim = await claim_one(store)
-        with pytest.raises(errors.Unavailable, match="full"):  # noqa: PT012 -- which of them fails is SQLite's affair
+        with pytest.raises(errors.Unavailable, match="full"):
             while True:
                 admitted.append(await caller.admit(1, order=big))
         assert len(admitted) > 1
