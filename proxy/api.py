@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from proxy import media, orders
+from proxy.answers import ReadFailed
 from proxy.auth import Auth
 from proxy.blobs import Blobs
 from proxy.catalogue import Catalogue
@@ -38,7 +39,6 @@ from proxy.media_types import kind_of, sniff
 from proxy.providers.base import Reference, is_asset
 from proxy.store.base import Admission, Admitted, Asset, Key, Store
 from proxy.stream import BrokenOff, FeedResponse
-from proxy.upstream import ReadFailed
 
 _BODY_LIMIT: Final = 1 << 20
 _PAGE: Final = 50
@@ -449,5 +449,5 @@ def _url(body: bytes) -> str:
 def _known_type(head: bytes) -> str:
     media_type = sniff(head)
     if media_type is None:
-        raise UnsupportedType("The bytes are no image (JPEG, PNG, GIF, WebP), video (MP4) or audio (MP3, WAV, OGG).")
+        raise UnsupportedType("The bytes are no image (JPEG, PNG, GIF, WebP), video or audio of a known type.")
     return media_type

@@ -111,7 +111,7 @@ class Pollcast:
             ttl=settings.retention,
             relay=settings.results == "relay",
         )
-        providers = by_model([await self._provider(stack, kind, fetcher) for kind in PROVIDERS])
+        providers = by_model([await self._provider(stack, kind) for kind in PROVIDERS])
         self._feed = Feed(store)
         tools = Tools(store, blobs, fetcher, links, clock, providers, settings.asset_limit)
         self._runner = Runner(tools, node=f"{socket.gethostname()}:{os.getpid()}")
@@ -130,8 +130,8 @@ class Pollcast:
             relay=settings.results == "relay",
         )
 
-    async def _provider(self, stack: AsyncExitStack, kind: type[Provider], fetcher: Fetcher) -> Provider:
-        provider = kind(self._providers[kind], fetcher, self._clock, self._settings.base_url)
+    async def _provider(self, stack: AsyncExitStack, kind: type[Provider]) -> Provider:
+        provider = kind(self._providers[kind], self._clock, self._settings.base_url)
         await stack.enter_async_context(provider.opened())
         return provider
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from proxy.answers import ReadFailed
 from proxy.clock import Clock
 from proxy.errors import ProviderUnavailable
 from proxy.job import Order
 from proxy.providers import MODELS
 from proxy.providers.base import Model, Provider
-from proxy.upstream import ReadFailed
 
 log = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 from proxy import tokens
+from proxy.answers import Nonsense, NotTaken, ReadFailed, Transient
 from proxy.blobs import Blobs
 from proxy.clock import Clock
 from proxy.errors import (
@@ -35,7 +36,7 @@ from proxy.providers import MODELS
 from proxy.providers.base import Made, Provider, Update
 from proxy.providers.polled import poll
 from proxy.store.base import Claim, ClaimLost, Store
-from proxy.upstream import Nonsense, NotTaken, ReadFailed, Request, Transient
+from proxy.upstream import Request
 
 log = logging.getLogger(__name__)
 

@@ -6,11 +6,9 @@ look like a lost answer), follow no redirect, and distinguish what surely was no
 from what may have been (a `JobError`: never again).
 """
 
-import re
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from email.utils import parsedate_to_datetime
 from types import SimpleNamespace, TracebackType
 from typing import Any, Final, Self
 
@@ -29,56 +27,29 @@ from aiohttp.typedefs import LooseHeaders
 from yarl import URL
 
 from proxy import errors, sse
+from proxy.answers import (
+    Answer,
+    CredentialRefused,
+    Missing,
+    Nonsense,
+    NotTaken,
+    Transient,
+    loads,
+    message_of,
+    printable,
+    says,
+)
 from proxy.clock import Clock
-from proxy.fetch import Fetcher, Own
+from proxy.fetch import Own
 
 _ANSWER_LIMIT: Final = 48 << 20
 """Bytes of one answer that are read: inline base64 results are the largest."""
 _MESSAGE_LIMIT: Final = 500
-_HINT_LIMIT: Final = 120.0
-"""Seconds that a provider's hint to wait is believed."""
 _PASSING: Final = frozenset({408, 409, 425, 429})
 """4xx answers to a read that are likely to pass."""
 _READ: Final = ClientTimeout(total=60, connect=10, sock_read=30)
 _SUBMIT: Final = ClientTimeout(total=180, connect=10, sock_read=120)
 _STREAM: Final = ClientTimeout(total=None, connect=10, sock_read=180)
-
-
-class NotTaken(Exception):
-    """The order surely was not taken; it may be sent again after `wait` seconds (None: as you like).
-
-    `error` is how the job ends if it is never taken.
-    """
-
-    def __init__(self, error: errors.JobError, wait: float | None = None) -> None:
-        super().__init__(error.message)
-        self.error = error
-        self.wait = wait
-
-
-class ReadFailed(Exception):
-    """A read that brought no usable answer; `wait` is the provider's hint, in seconds."""
-
-    def __init__(self, message: str, wait: float | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.wait = wait
-
-
-class Transient(ReadFailed):
-    """Network, 5xx, 429: likely to pass."""
-
-
-class Nonsense(ReadFailed):
-    """An answer that cannot be understood: malformed, of the wrong types, or refused with no sense in it."""
-
-
-class CredentialRefused(ReadFailed):
-    """401 or 403: the operator's key does not work now."""
-
-
-class Missing(ReadFailed):
-    """404, 410 or 400: the provider does not know the thing asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,92 +71,6 @@ class Request:
     query: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer: status, headers (names in lower case), body."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes = field(repr=False)
-    at: float
-    """When it came, in seconds since the epoch."""
-
-    @property
-    def ok(self) -> bool:
-        """Whether the status is a success."""
-        return 200 <= self.status < 300
-
-    @property
-    def type(self) -> str:
-        """The bare media type that the answer claims."""
-        return _text(self.headers.get("content-type", "").split(";")[0].strip().lower())
-
-    def json(self) -> Any:
-        """The body as JSON; raises Nonsense when it is none."""
-        try:
-            return orjson.loads(self.body)
-        except orjson.JSONDecodeError:
-            raise Nonsense(f"The provider's answer (HTTP {self.status}) is not JSON.") from None
-
-    def object(self) -> dict[str, Any]:
-        """The body as a JSON object; raises Nonsense when it is none."""
-        found = self.json()
-        if not isinstance(found, dict):
-            raise Nonsense(f"The provider's answer is {type(found).__name__}, not an object.")
-        return found
-
-    @property
-    def wait(self) -> float | None:
-        """How many seconds the provider asks us to wait: `openai-poll-after-ms`, or `Retry-After` in either form."""
-        milliseconds = self.headers.get("openai-poll-after-ms", "")
-        if re.fullmatch("[0-9]{1,9}", milliseconds):
-            return min(int(milliseconds) / 1000, _HINT_LIMIT)
-        return _retry_after(self.headers.get("retry-after", ""), self.at)
-
-
-def _retry_after(value: str, now: float) -> float | None:
-    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value.strip()):
-        return min(float(value), _HINT_LIMIT)
-    try:
-        return min(max(parsedate_to_datetime(value).timestamp() - now, 0), _HINT_LIMIT)
-    except ValueError:
-        return None
-
-
-def _text(text: str) -> str:
-    """Text that JSON can hold: aiohttp hands header bytes that are no UTF-8 over as lone surrogates."""
-    return text.encode(errors="replace").decode()
-
-
-def message_of(body: object, depth: int = 6) -> str | None:
-    """The provider's own words in an error body, in any of the shapes that these APIs use; None when there are none.
-
-    `depth` bounds how far it is searched: none of them is nested as deep as six levels.
-    """
-    if isinstance(body, str):
-        return body.strip() or None
-    if depth and isinstance(body, list):
-        return "; ".join(filter(None, (message_of(inner, depth - 1) for inner in body))) or None
-    if not depth or not isinstance(body, dict):
-        return None
-    for name in ("message", "error", "detail", "msg", "failReason", "fail_reason", "reason"):
-        found = message_of(body.get(name), depth - 1)
-        if found:
-            return f"{found} ({_place(body['loc'])})" if name == "msg" and body.get("loc") else found
-    return None
-
-
-def _place(loc: object) -> str:
-    return ".".join(map(str, loc)) if isinstance(loc, list) else str(loc)
-
-
-def _codes(body: object, depth: int = 6) -> set[str]:
-    if not depth or not isinstance(body, dict):
-        return set()
-    here = {str(body[name]) for name in ("code", "type") if body.get(name) is not None}
-    return here.union(*(_codes(body.get(name), depth - 1) for name in ("error", "data", "detail")))
-
-
 class Upstream:
     """One provider's API. `credential` are the headers that hold its key; they are sent to its origin alone.
 
@@ -198,7 +83,6 @@ class Upstream:
         self,
         base_url: str,
         credential: Mapping[str, str],
-        fetcher: Fetcher,
         clock: Clock,
         *,
         rate: float,
@@ -209,7 +93,6 @@ class Upstream:
         self.base_url = base_url
         self._own = Own(URL(base_url), credential)
         self._secrets = [part for value in credential.values() for part in value.split() if part != "Bearer"]
-        self._fetcher = fetcher
         self._clock = clock
         self._gap = 1 / rate
         self._free_at = 0.0
@@ -372,10 +255,10 @@ class Upstream:
     def failed(self, body: object, silent: str) -> errors.JobError:
         """What a body means that says the work has failed; `silent` is said where it gives no reason."""
         reason = self.shown(message_of(body) or silent)
-        return errors.UpstreamCredits(reason) if _says(body, self._no_credit) else errors.UpstreamFailed(reason)
+        return errors.UpstreamCredits(reason) if says(body, self._no_credit) else errors.UpstreamFailed(reason)
 
     def _says(self, answer: Answer, words: Collection[str]) -> bool:
-        return _says(_loads(answer.body), words)
+        return says(loads(answer.body), words)
 
     def refused(self, answer: Answer) -> errors.JobError:
         """What a refusal means that came with HTTP 200: as if it had come with 400."""
@@ -426,7 +309,7 @@ class Upstream:
 
     def words(self, answer: Answer) -> str | None:
         """The provider's own words in an answer, fit to be shown: bounded, one line, without its key."""
-        message = message_of(_loads(answer.body))
+        message = message_of(loads(answer.body))
         return self.shown(message) if message else None
 
     def _explained(self, answer: Answer) -> str:
@@ -436,7 +319,7 @@ class Upstream:
         """A provider's text, fit to be shown: bounded, one line, without its key."""
         for secret in self._secrets:
             text = text.replace(secret, "[key]")
-        return " ".join(_text(text).split())[:_MESSAGE_LIMIT]
+        return " ".join(printable(text).split())[:_MESSAGE_LIMIT]
 
     async def _turn(self) -> None:
         now = self._clock.now()
@@ -456,18 +339,6 @@ class Upstream:
                 raise Nonsense(f"The provider's answer is larger than {_ANSWER_LIMIT} bytes.")
         headers = {name.lower(): value for name, value in response.headers.items()}
         return Answer(response.status, headers, bytes(body), self._clock.now())
-
-
-def _says(body: object, words: Collection[str]) -> bool:
-    message = (message_of(body) or "").lower()
-    return bool(_codes(body) & frozenset(words)) or any(word in message for word in words if " " in word)
-
-
-def _loads(body: bytes) -> object:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
 
 
 def _json(body: Any) -> dict[str, Any]:

@@ -248,7 +248,7 @@ async def relay(answer: Handler, url: str = "/cat", *, keyed: bool = True) -> As
     """A provider's site, and our answer that relays `url` from it."""
     async with Site(answer) as site, Fetcher() as fetcher:
         settings = read(GaiaSettings, base_url=site.url, api_key="sk-secret")
-        gaia = Gaia(settings, fetcher, JumpClock(), "https://cast.example.com")
+        gaia = Gaia(settings, JumpClock(), "https://cast.example.com")
         source = Source(site.url + url if url.startswith("/") else url, keyed=keyed)
         yield site, lambda request: relayed(request, fetcher, gaia, source, "job_1-0")
 
@@ -348,6 +348,6 @@ async def test_a_provider_that_is_not_there_is_unreachable() -> None:
     async with relay(file()) as (site, _):
         gone: Any = site.url
     async with Fetcher() as fetcher:
-        gaia = Gaia(read(GaiaSettings, base_url=gone, api_key="sk-secret"), fetcher, JumpClock(), "http://x.example")
+        gaia = Gaia(read(GaiaSettings, base_url=gone, api_key="sk-secret"), JumpClock(), "http://x.example")
         with pytest.raises(UpstreamUnreachable):
             await ask(lambda request: relayed(request, fetcher, gaia, Source(f"{gone}/cat", keyed=True), "job_1-0"))

@@ -8,22 +8,10 @@ import pytest
 from aiohttp import web
 
 from proxy import errors
+from proxy.answers import Answer, CredentialRefused, Missing, Nonsense, NotTaken, ReadFailed, Transient, message_of
 from proxy.clock import Clock
-from proxy.fetch import Fetcher
 from proxy.sse import Message
-from proxy.upstream import (
-    Answer,
-    CredentialRefused,
-    File,
-    Missing,
-    Nonsense,
-    NotTaken,
-    ReadFailed,
-    Request,
-    Transient,
-    Upstream,
-    message_of,
-)
+from proxy.upstream import File, Request, Upstream
 from tests.world import JumpClock
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -117,8 +105,7 @@ async def wired(
 ) -> AsyncIterator[Wire]:
     async with AsyncExitStack() as stack:
         site = await stack.enter_async_context(Site(answer))
-        fetcher = await stack.enter_async_context(Fetcher())
-        upstream = Upstream(site.url, credential, fetcher, clock or JumpClock(), **{"rate": 50, **words})
+        upstream = Upstream(site.url, credential, clock or JumpClock(), **{"rate": 50, **words})
         yield Wire(site, await stack.enter_async_context(upstream))
 
 
@@ -127,7 +114,7 @@ async def unwired() -> AsyncIterator[Upstream]:
     """A provider that is not there."""
     async with wired(hang_up) as wire:
         nowhere = wire.site.url
-    async with Fetcher() as fetcher, Upstream(nowhere, CREDENTIAL, fetcher, JumpClock(), rate=50) as upstream:
+    async with Upstream(nowhere, CREDENTIAL, JumpClock(), rate=50) as upstream:
         yield upstream
 
 
@@ -641,7 +628,7 @@ async def test_a_result_s_url_that_nobody_can_open_is_nonsense(url: str) -> None
 async def test_no_cookie_is_kept_from_one_request_for_the_next() -> None:
     async with wired(reply(200, {}, {"Set-Cookie": "who=first; Path=/"})) as wire:
         origin = wire.site.url.replace("127.0.0.1", "localhost")
-        async with Fetcher() as fetcher, Upstream(origin, CREDENTIAL, fetcher, JumpClock(), rate=50) as upstream:
+        async with Upstream(origin, CREDENTIAL, JumpClock(), rate=50) as upstream:
             for _ in range(2):
                 await upstream.get("/")
                 await upstream.submit(ORDER)

@@ -12,15 +12,15 @@ import orjson
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from proxy.answers import Answer, Nonsense
 from proxy.clock import Clock
 from proxy.errors import Interrupted, UpstreamFailed
-from proxy.fetch import Fetcher
 from proxy.job import Kind, Order, Output, Role, Status
 from proxy.media_types import by_url
 from proxy.providers.base import Fields, Inputs, Made, Model, Provider, Text, Update, bearer, wrong
 from proxy.settings import ProviderSettings
 from proxy.sse import Message
-from proxy.upstream import Answer, Nonsense, Request, Upstream
+from proxy.upstream import Request, Upstream
 
 PIKA_STYLES: Mapping[str, str] = {
     "1": "Anime",
@@ -124,12 +124,11 @@ class AiNow(Provider):
     )
     settings_type = AiNowSettings
 
-    def connect(self, fetcher: Fetcher, clock: Clock) -> Upstream:
+    def connect(self, clock: Clock) -> Upstream:
         """418 is this provider's status for an empty account, with the words "Insufficient tokens"."""
         return Upstream(
             self.settings.base_url,
             bearer(self.settings),
-            fetcher,
             clock,
             rate=self.settings.rate,
             no_credit=("insufficient tokens",),

@@ -16,7 +16,6 @@ from pydantic_core import PydanticCustomError
 
 from proxy.clock import Clock
 from proxy.errors import FieldError, JobError
-from proxy.fetch import Fetcher
 from proxy.job import Kind, Order, Output, Status, Ticket
 from proxy.settings import ProviderSettings
 from proxy.upstream import File, Request, Upstream
@@ -189,13 +188,13 @@ class Provider(ABC):
     models: ClassVar[tuple[Model, ...]]
     settings_type: ClassVar[type[ProviderSettings]]
 
-    def __init__(self, settings: ProviderSettings, fetcher: Fetcher, clock: Clock, public_url: str) -> None:
+    def __init__(self, settings: ProviderSettings, clock: Clock, public_url: str) -> None:
         self.settings = settings
         self.public_url = public_url
-        self.upstream = self.connect(fetcher, clock)
+        self.upstream = self.connect(clock)
 
     @abstractmethod
-    def connect(self, fetcher: Fetcher, clock: Clock) -> Upstream:
+    def connect(self, clock: Clock) -> Upstream:
         """The provider's API, with its credential and its words for errors."""
 
     def opened(self) -> AbstractAsyncContextManager[object]:

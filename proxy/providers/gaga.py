@@ -11,8 +11,8 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from proxy.answers import Nonsense
 from proxy.clock import Clock
-from proxy.fetch import Fetcher
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.media_types import by_url
 from proxy.providers.base import (
@@ -32,7 +32,7 @@ from proxy.providers.base import (
     wrong,
 )
 from proxy.settings import ProviderSettings
-from proxy.upstream import File, Nonsense, Request, Upstream
+from proxy.upstream import File, Request, Upstream
 
 Duration = Annotated[float, Field(gt=0, le=600)]
 
@@ -133,12 +133,11 @@ class Gaga(Provider):
     )
     settings_type = GagaSettings
 
-    def connect(self, fetcher: Fetcher, clock: Clock) -> Upstream:
+    def connect(self, clock: Clock) -> Upstream:
         """The page names the errors for an empty account, but not their HTTP status."""
         return Upstream(
             self.settings.base_url,
             bearer(self.settings),
-            fetcher,
             clock,
             rate=self.settings.rate,
             no_credit=("insufficient credits", "account balance is zero"),

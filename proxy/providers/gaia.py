@@ -16,9 +16,9 @@ import orjson
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from proxy.answers import Answer, Missing, Nonsense, Transient, message_of
 from proxy.clock import Clock
 from proxy.errors import Interrupted
-from proxy.fetch import Fetcher
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.media_types import TEXT, UNKNOWN, by_url, sniff
 from proxy.providers.base import (
@@ -36,7 +36,7 @@ from proxy.providers.base import (
     wrong,
 )
 from proxy.settings import ProviderSettings
-from proxy.upstream import Answer, File, Missing, Nonsense, Request, Transient, Upstream, message_of
+from proxy.upstream import File, Request, Upstream
 
 Size = Annotated[str, Field(pattern=r"^(auto|\d{2,5}x\d{2,5})$")]
 
@@ -139,12 +139,11 @@ class Gaia(Provider):
     )
     settings_type = GaiaSettings
 
-    def connect(self, fetcher: Fetcher, clock: Clock) -> Upstream:
+    def connect(self, clock: Clock) -> Upstream:
         """The codes for an empty account are those of OpenAI-compatible gateways."""
         return Upstream(
             self.settings.base_url,
             bearer(self.settings),
-            fetcher,
             clock,
             rate=self.settings.rate,
             no_credit=("insufficient_user_quota", "insufficient_quota"),

@@ -15,14 +15,14 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from proxy.answers import Missing, Nonsense, ReadFailed, message_of
 from proxy.clock import Clock
 from proxy.errors import FieldError, UpstreamFailed
-from proxy.fetch import Fetcher
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.media_types import by_url
 from proxy.providers.base import Fields, Inputs, Made, Model, Provider, Source, Text, Update, bearer, wrong
 from proxy.settings import ProviderSettings
-from proxy.upstream import Missing, Nonsense, ReadFailed, Request, Upstream, message_of
+from proxy.upstream import Request, Upstream
 
 _BAD_ENDS = frozenset({"FAILED", "BLOCKED", "DELETED", "REGENERATE_REQUIRED"})
 """FAILED is the page's word; that the other three end badly is our reading of theirs."""
@@ -93,9 +93,9 @@ class GanAi(Provider):
     settings_type = GanAiSettings
     settings: GanAiSettings
 
-    def connect(self, fetcher: Fetcher, clock: Clock) -> Upstream:
+    def connect(self, clock: Clock) -> Upstream:
         """The page names no codes for an empty account."""
-        return Upstream(self.settings.base_url, bearer(self.settings), fetcher, clock, rate=self.settings.rate)
+        return Upstream(self.settings.base_url, bearer(self.settings), clock, rate=self.settings.rate)
 
     def refuse(self, order: Order) -> Sequence[FieldError]:
         """The project is the order's, or the installation's."""

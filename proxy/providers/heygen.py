@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from proxy.answers import Answer, CredentialRefused, Nonsense
 from proxy.clock import Clock
 from proxy.errors import FieldError, UpstreamFailed
-from proxy.fetch import Fetcher
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.media_types import by_url
 from proxy.providers.base import (
@@ -35,7 +35,7 @@ from proxy.providers.base import (
     wrong,
 )
 from proxy.settings import ProviderSettings, is_loopback
-from proxy.upstream import Answer, CredentialRefused, Nonsense, Request, Upstream
+from proxy.upstream import Request, Upstream
 
 Style = Literal["normal", "circle"]
 
@@ -59,8 +59,8 @@ class Offset(Fields):
     y: float = 0
 
 
-class Clip(Fields):
-    """One clip: who speaks (avatar or talking photo), and what (prompt or audio)."""
+class _Speech(Fields):
+    """Who speaks (avatar or talking photo), and what (prompt or audio)."""
 
     prompt: Text | None = None
     audio: AudioRef | None = None
@@ -71,6 +71,10 @@ class Clip(Fields):
     voice_id: Text | None = None
     scale: Annotated[float, Field(gt=0)] | None = None
     offset: Offset | None = None
+
+
+class Clip(_Speech):
+    """One clip of several."""
 
     @model_validator(mode="after")
     def _one_of_each(self) -> "Clip":
@@ -78,7 +82,7 @@ class Clip(Fields):
         return self
 
 
-def _check_clip(fields: Fields) -> None:
+def _check_clip(fields: _Speech) -> None:
     _exactly_one(fields, "prompt", "audio")
     _exactly_one(fields, "avatar_id", "talking_photo_id")
     _only_with(fields, "avatar_style", "avatar_id")
@@ -86,31 +90,22 @@ def _check_clip(fields: Fields) -> None:
     _only_with(fields, "voice_id", "prompt")
 
 
-def _exactly_one(fields: Fields, one: str, other: str) -> None:
+def _exactly_one(fields: _Speech, one: str, other: str) -> None:
     if (getattr(fields, one) is None) == (getattr(fields, other) is None):
         raise wrong(one, f"exactly one of {one} and {other} is required")
 
 
-def _only_with(fields: Fields, name: str, needed: str) -> None:
+def _only_with(fields: _Speech, name: str, needed: str) -> None:
     if getattr(fields, name) is not None and getattr(fields, needed) is None:
         raise wrong(name, f"{name} goes with {needed} only")
 
 
-_FLAT = tuple(Clip.model_fields)
+_FLAT = tuple(_Speech.model_fields)
 
 
-class HeyGenFields(Fields):
+class HeyGenFields(_Speech):
     """heygen-v1: the flat fields of one clip, or `clips`; and what holds for the whole video."""
 
-    prompt: Text | None = None
-    audio: AudioRef | None = None
-    avatar_id: Text | None = None
-    talking_photo_id: Text | None = None
-    avatar_style: Style | None = None
-    talking_photo_style: Style | None = None
-    voice_id: Text | None = None
-    scale: Annotated[float, Field(gt=0)] | None = None
-    offset: Offset | None = None
     clips: Annotated[list[Clip], Field(min_length=1)] | None = None
     background: VisualRef | None = Field(
         default=None, description="An image or mp4 (asset id or public URL), or a colour such as #FAFAFA."
@@ -164,12 +159,11 @@ class HeyGen(Provider):
     )
     settings_type = HeyGenSettings
 
-    def connect(self, fetcher: Fetcher, clock: Clock) -> Upstream:
+    def connect(self, clock: Clock) -> Upstream:
         """The codes are those that clients have seen: 40009 credits, 400112 and 401057 a bad key."""
         return Upstream(
             self.settings.base_url,
             {"X-Api-Key": self.settings.key},
-            fetcher,
             clock,
             rate=self.settings.rate,
             no_credit=("40009",),

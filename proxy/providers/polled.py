@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
+from proxy.answers import CredentialRefused, Missing, Nonsense, ReadFailed
 from proxy.clock import Clock
 from proxy.errors import UpstreamFailed, UpstreamProtocol
 from proxy.job import Ticket
 from proxy.providers.base import Provider, Update
-from proxy.upstream import CredentialRefused, Missing, Nonsense, ReadFailed
 
 _GROWTH: Final = 1.25
 _SLOWEST: Final = 10.0

@@ -11,14 +11,11 @@ import os
 import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import fields, replace
-from functools import partial
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from threading import Thread
 from types import TracebackType
-from typing import Any, BinaryIO, Concatenate, Final, ParamSpec, Self, TypeVar
+from typing import BinaryIO, Final, ParamSpec, Self, TypeVar
 from weakref import WeakSet
 
 import orjson
@@ -27,10 +24,10 @@ from proxy import errors
 from proxy.clock import Clock, SystemClock
 from proxy.job import Draft, Event, Job, Order, Output, Status, Ticket, encode, new_id
 from proxy.store.base import Account, Admission, Admitted, Asset, Cause, Change, Claim, ClaimLost, Entry, Key, Page
+from proxy.store.lane import Connection, Lane, Listener
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_Task = tuple[asyncio.Future[Any], Callable[[], Any]]
 
 _PATIENCE: Final = 5.0
 """Seconds to wait for another process's write: a command's, which takes milliseconds."""
@@ -146,7 +143,7 @@ class SqliteStore:
         self._clock = clock or SystemClock()
         self._lease = lease
         self._exclusive = exclusive
-        self._listeners: WeakSet[_Listener] = WeakSet()
+        self._listeners: WeakSet[Listener] = WeakSet()
 
     async def __aenter__(self) -> Self:
         """Open the file, made or migrated where needed; errors.Unavailable when that cannot be."""
@@ -154,8 +151,8 @@ class SqliteStore:
             writer, reader = await asyncio.to_thread(self._open)
         except (OSError, sqlite3.Error) as error:
             raise errors.Unavailable(f"The store {self._path} cannot be opened: {error}.") from error
-        self._writer = _Lane(writer, "BEGIN IMMEDIATE", self._tell)
-        self._reader = _Lane(reader, "BEGIN", self._tell)
+        self._writer = Lane(writer, "BEGIN IMMEDIATE", self._tell)
+        self._reader = Lane(reader, "BEGIN", self._tell)
         return self
 
     async def __aexit__(
@@ -269,7 +266,7 @@ class SqliteStore:
 
         Only events recorded through this object are told: no other process on the file records any.
         """
-        listener = _Listener()
+        listener = Listener()
         self._listeners.add(listener)
         return listener
 
@@ -289,7 +286,7 @@ class SqliteStore:
 
     # --- the file and the threads ---
 
-    def _open(self) -> "tuple[_Connection, _Connection]":
+    def _open(self) -> "tuple[Connection, Connection]":
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _turn(self._path.parent), ExitStack() as stack:
             if self._exclusive:
@@ -304,10 +301,10 @@ class SqliteStore:
             self._opened = stack.pop_all()
         return writer, reader
 
-    def _connect(self) -> "_Connection":
+    def _connect(self) -> "Connection":
         self._path.touch(mode=0o600)  # before SQLite makes it: it holds secrets, and its WAL gets the same mode
         return sqlite3.connect(
-            self._path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False, factory=_Connection
+            self._path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False, factory=Connection
         )
 
     def _close(self) -> None:
@@ -319,131 +316,6 @@ class SqliteStore:
         for change in changes:
             for listener in self._listeners:
                 listener.put(change)
-
-
-class _Listener:
-    """One iterator over the changes; the store knows it weakly, so one that is dropped leaves nothing behind."""
-
-    def __init__(self) -> None:
-        self._queue = asyncio.Queue[Change | None]()
-        self.put = self._queue.put_nowait
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Change:
-        if change := await self._queue.get():
-            return change
-        self.put(None)  # the end stays the end
-        raise StopAsyncIteration
-
-
-class _Connection(sqlite3.Connection):
-    """A connection, and what its transaction will have to tell once it is committed."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.row_factory = sqlite3.Row
-        self.told: list[Change] = []
-
-
-class _Lane:
-    """One thread with one connection: what waits is run in one transaction and answered in one call of the loop.
-
-    Each task has its own savepoint: one that raises is undone alone.
-    """
-
-    def __init__(self, db: _Connection, begin: str, tell: Callable[[Iterable[Change]], None]) -> None:
-        self._db = db
-        self._begin = begin
-        self._tell = tell
-        self._loop = asyncio.get_running_loop()
-        self._waiting = SimpleQueue[_Task | None]()
-        self._stopped = False
-        self._thread = Thread(target=self._serve, name=f"store: {begin}", daemon=True)
-        self._thread.start()
-
-    def run(
-        self, work: Callable[Concatenate[_Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> asyncio.Future[T]:
-        """Let the thread run `work`; the future is answered after the commit."""
-        if self._stopped:
-            raise errors.Unavailable("The store is closed.")
-        future: asyncio.Future[T] = self._loop.create_future()
-        self._waiting.put((future, partial(work, self._db, *args, **kwargs)))
-        return future
-
-    def stop(self) -> None:
-        """Take no more; what was taken is still done."""
-        self._stopped = True
-        self._waiting.put(None)
-
-    def join(self) -> None:
-        """Wait until all is done."""
-        self._thread.join()
-
-    def _serve(self) -> None:
-        while batch := self._take():
-            outcomes = self._transact(batch)
-            told, self._db.told = self._db.told, []
-            self._loop.call_soon_threadsafe(self._answer, batch, outcomes, told)
-
-    def _take(self) -> list[_Task]:
-        """Wait for a task, then take all that wait; nothing once stopped."""
-        batch: list[_Task] = []
-        task = self._waiting.get()
-        with suppress(Empty):
-            while task:
-                batch.append(task)
-                task = self._waiting.get_nowait()
-            self._waiting.put(None)  # stopped: `None` is the last there is, and is met again after this batch
-        return batch
-
-    def _transact(self, batch: list[_Task]) -> list[Any]:
-        try:
-            self._db.execute(self._begin)
-            outcomes = [self._attempt(work) for _, work in batch]
-            self._db.execute("COMMIT")
-        except Exception as error:  # noqa: BLE001 -- the thread goes on, whatever became of this batch
-            self._undo()
-            return [_unavailable(error) for _ in batch]
-        return outcomes
-
-    def _attempt(self, work: Callable[[], Any]) -> Any:
-        """Do `work` and return what came of it: its result, or the exception that undid it."""
-        kept = len(self._db.told)
-        self._db.execute("SAVEPOINT task")
-        try:
-            outcome = work()
-        except Exception as error:
-            del self._db.told[kept:]
-            if not self._db.in_transaction:  # a full disk makes SQLite undo the whole of it: the batch fails
-                raise
-            self._db.execute("ROLLBACK TO task")
-            outcome = _unavailable(error) if isinstance(error, sqlite3.OperationalError) else error
-        self._db.execute("RELEASE task")
-        return outcome
-
-    def _undo(self) -> None:
-        self._db.told.clear()
-        with suppress(sqlite3.Error):
-            self._db.execute("ROLLBACK")
-
-    def _answer(self, batch: list[_Task], outcomes: list[Any], told: list[Change]) -> None:
-        self._tell(told)
-        for (future, _), outcome in zip(batch, outcomes, strict=True):
-            if future.done():  # its caller was canceled; what it asked for has happened nevertheless
-                continue
-            if isinstance(outcome, Exception):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
-
-
-def _unavailable(error: Exception) -> errors.Unavailable:
-    unavailable = errors.Unavailable(f"The store cannot serve now: {error}.")
-    unavailable.__cause__ = error
-    return unavailable
 
 
 @contextmanager
@@ -465,7 +337,7 @@ def _lock(path: Path, file: BinaryIO) -> None:
         raise errors.Unavailable(f"Another server runs on the store {path}: stop it, or use another store.") from error
 
 
-def _migrate(db: _Connection, path: Path) -> None:
+def _migrate(db: Connection, path: Path) -> None:
     if _version(db) == len(_MIGRATIONS):
         return
     db.execute("BEGIN IMMEDIATE")  # and look again: a server and a command may meet in a new file
@@ -481,15 +353,15 @@ def _migrate(db: _Connection, path: Path) -> None:
     db.execute("COMMIT")
 
 
-def _version(db: _Connection) -> int:
+def _version(db: Connection) -> int:
     return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
-def _ping(db: _Connection) -> None:
+def _ping(db: Connection) -> None:
     db.execute(f"PRAGMA application_id = {_MARK}")  # the smallest write there is: it rewrites the file's header
 
 
-def _secret(db: _Connection, name: str) -> bytes:
+def _secret(db: Connection, name: str) -> bytes:
     db.execute("INSERT OR IGNORE INTO secret (name, value) VALUES (?, ?)", (name, secrets.token_bytes(32)))
     return bytes(db.execute("SELECT value FROM secret WHERE name = ?", (name,)).fetchone()["value"])
 
@@ -497,7 +369,7 @@ def _secret(db: _Connection, name: str) -> bytes:
 # --- accounts, keys, ledger ---
 
 
-def _create_key(db: _Connection, name: str, digest: bytes, tokens: int, now: float) -> Key:
+def _create_key(db: Connection, name: str, digest: bytes, tokens: int, now: float) -> Key:
     db.execute("INSERT OR IGNORE INTO account (id, name) VALUES (?, ?)", (new_id("acct"), name))
     account = db.execute("SELECT id FROM account WHERE name = ?", (name,)).fetchone()["id"]
     key = Key(new_id("key"), account, name, now)
@@ -513,26 +385,26 @@ _KEYS: Final = """
 """
 
 
-def _keys(db: _Connection) -> list[Key]:
+def _keys(db: Connection) -> list[Key]:
     return [Key(**row) for row in db.execute(_KEYS + "ORDER BY api_key.id")]
 
 
-def _key(db: _Connection, key_id: str) -> Key | None:
+def _key(db: Connection, key_id: str) -> Key | None:
     row = db.execute(_KEYS + "WHERE api_key.id = ?", (key_id,)).fetchone()
     return Key(**row) if row else None
 
 
-def _key_by_digest(db: _Connection, digest: bytes) -> Key | None:
+def _key_by_digest(db: Connection, digest: bytes) -> Key | None:
     row = db.execute(_KEYS + "WHERE digest = ?", (digest,)).fetchone()
     return Key(**row) if row else None
 
 
-def _revoke_key(db: _Connection, key_id: str, now: float) -> Key | None:
+def _revoke_key(db: Connection, key_id: str, now: float) -> Key | None:
     db.execute("UPDATE api_key SET revoked_at = coalesce(revoked_at, ?) WHERE id = ?", (now, key_id))
     return _key(db, key_id)
 
 
-def _grant(db: _Connection, name: str, tokens: int, now: float) -> Account | None:
+def _grant(db: Connection, name: str, tokens: int, now: float) -> Account | None:
     row = db.execute("SELECT id, name, tokens FROM account WHERE name = ?", (name,)).fetchone()
     if row is None:
         return None
@@ -543,7 +415,7 @@ def _grant(db: _Connection, name: str, tokens: int, now: float) -> Account | Non
     return replace(account, tokens=account.tokens + tokens)
 
 
-def _enter(db: _Connection, account: str, entry: Entry) -> None:
+def _enter(db: Connection, account: str, entry: Entry) -> None:
     """Write the ledger; the balance follows by itself. Nothing else moves tokens."""
     if not entry.tokens:
         return
@@ -551,16 +423,16 @@ def _enter(db: _Connection, account: str, entry: Entry) -> None:
     db.execute("INSERT INTO entry (id, account, tokens, cause, job, at) VALUES (?, ?, ?, ?, ?, ?)", row)
 
 
-def _account(db: _Connection, account_id: str) -> Account | None:
+def _account(db: Connection, account_id: str) -> Account | None:
     row = db.execute("SELECT id, name, tokens FROM account WHERE id = ?", (account_id,)).fetchone()
     return Account(**row) if row else None
 
 
-def _accounts(db: _Connection) -> list[Account]:
+def _accounts(db: Connection) -> list[Account]:
     return [Account(**row) for row in db.execute("SELECT id, name, tokens FROM account ORDER BY name")]
 
 
-def _ledger(db: _Connection, account: str, limit: int, before: str | None) -> Page[Entry]:
+def _ledger(db: Connection, account: str, limit: int, before: str | None) -> Page[Entry]:
     rows = db.execute(
         "SELECT id, tokens, cause, job, at FROM entry WHERE account = ? AND id < ? ORDER BY id DESC LIMIT ?",
         (account, before or _NEWEST, limit + 1),
@@ -578,7 +450,7 @@ def _page(rows: Iterable[sqlite3.Row], limit: int, record: Callable[[sqlite3.Row
 # --- jobs and events ---
 
 
-def _admit(db: _Connection, admission: Admission, now: float) -> Admitted:
+def _admit(db: Connection, admission: Admission, now: float) -> Admitted:
     if earlier := _replay(db, admission):
         return Admitted(earlier, replayed=True)
     _require_assets(db, admission)
@@ -597,7 +469,7 @@ def _admit(db: _Connection, admission: Admission, now: float) -> Admitted:
     return Admitted(job)
 
 
-def _replay(db: _Connection, admission: Admission) -> Job | None:
+def _replay(db: Connection, admission: Admission) -> Job | None:
     """Find the job that the admission's idempotency key made before."""
     row = db.execute(
         'SELECT fingerprint, job FROM idempotency WHERE account = ? AND "key" = ?',
@@ -613,13 +485,13 @@ def _replay(db: _Connection, admission: Admission) -> Job | None:
     return job
 
 
-def _require_assets(db: _Connection, admission: Admission) -> None:
+def _require_assets(db: Connection, admission: Admission) -> None:
     for asset in admission.assets:
         if _asset(db, admission.account, asset) is None:
             raise errors.NotFound(f"There is no asset {asset}.")
 
 
-def _charge(db: _Connection, job: Job) -> None:
+def _charge(db: Connection, job: Job) -> None:
     account = _account(db, job.account)
     if account is None:
         raise errors.NotFound(f"There is no account {job.account}.")
@@ -628,7 +500,7 @@ def _charge(db: _Connection, job: Job) -> None:
     _enter(db, account.id, Entry(new_id("entry"), -job.tokens, Cause.CHARGE, job.id, job.created_at))
 
 
-def _claim(db: _Connection, node: str, limit: int, now: float, lapses_at: float) -> list[Claim]:
+def _claim(db: Connection, node: str, limit: int, now: float, lapses_at: float) -> list[Claim]:
     free = db.execute(  # by the index: left alone, SQLite walks past every job that is held, oldest first
         "SELECT job FROM work INDEXED BY work_by_lapse WHERE lapses_at <= ? AND node IS NOT ? ORDER BY job LIMIT ?",
         (now, node, limit),
@@ -636,25 +508,25 @@ def _claim(db: _Connection, node: str, limit: int, now: float, lapses_at: float)
     return [_take(db, row["job"], node, lapses_at) for row in free]
 
 
-def _take(db: _Connection, job_id: str, node: str, lapses_at: float) -> Claim:
+def _take(db: Connection, job_id: str, node: str, lapses_at: float) -> Claim:
     """Make `node` the job's holder; whoever held it before is shut out by the new epoch."""
     db.execute("UPDATE work SET node = ?, epoch = epoch + 1, lapses_at = ? WHERE job = ?", (node, lapses_at, job_id))
     row = db.execute("SELECT record, epoch FROM work JOIN job ON job.id = work.job WHERE job = ?", (job_id,)).fetchone()
     return Claim(_job_of(row), node, row["epoch"])
 
 
-def _renew(db: _Connection, node: str, lapses_at: float) -> None:
+def _renew(db: Connection, node: str, lapses_at: float) -> None:
     db.execute("UPDATE work SET lapses_at = ? WHERE node = ?", (lapses_at, node))
 
 
-def _release(db: _Connection, claim: Claim) -> None:
+def _release(db: Connection, claim: Claim) -> None:
     db.execute(
         "UPDATE work SET node = NULL, lapses_at = 0 WHERE job = ? AND node = ? AND epoch = ?",
         (claim.job.id, claim.node, claim.epoch),
     )
 
 
-def _held(db: _Connection, claim: Claim) -> Job:
+def _held(db: Connection, claim: Claim) -> Job:
     """The claim's job as it is now; ClaimLost when it is over or was taken over. A lapse alone loses nothing."""
     row = db.execute(
         "SELECT record FROM work JOIN job ON job.id = work.job WHERE job = ? AND node = ? AND epoch = ?",
@@ -665,11 +537,11 @@ def _held(db: _Connection, claim: Claim) -> Job:
     return _job_of(row)
 
 
-def _intend(db: _Connection, claim: Claim, now: float) -> Job:
+def _intend(db: Connection, claim: Claim, now: float) -> Job:
     return _update(db, replace(_held(db, claim), intended_at=now))
 
 
-def _append(db: _Connection, claim: Claim, draft: Draft, ticket: Ticket | None, now: float) -> Job:
+def _append(db: Connection, claim: Claim, draft: Draft, ticket: Ticket | None, now: float) -> Job:
     job = _held(db, claim).after(draft, now)
     if ticket is not None:
         job = replace(job, ticket=ticket)
@@ -682,18 +554,18 @@ def _append(db: _Connection, claim: Claim, draft: Draft, ticket: Ticket | None, 
     return job
 
 
-def _refund(db: _Connection, job: Job, draft: Draft, now: float) -> None:
+def _refund(db: Connection, job: Job, draft: Draft, now: float) -> None:
     if not draft.status.final or not 0 < draft.refund <= job.tokens:
         raise ValueError(f"{job.id} cost {job.tokens}: {draft.refund} cannot be refunded with {draft.status!r}.")
     _enter(db, job.account, Entry(new_id("entry"), draft.refund, Cause.REFUND, job.id, now))
 
 
-def _update(db: _Connection, job: Job) -> Job:
+def _update(db: Connection, job: Job) -> Job:
     db.execute("UPDATE job SET status = ?, record = ? WHERE id = ?", (job.status, _record_of(job), job.id))
     return job
 
 
-def _publish(db: _Connection, job: Job, draft: Draft, now: float) -> None:
+def _publish(db: Connection, job: Job, draft: Draft, now: float) -> None:
     """Keep the job's newest event, at the next position of its account's feed, and have it told."""
     db.execute("UPDATE account SET head = head + 1 WHERE id = ?", (job.account,))
     db.execute(
@@ -704,20 +576,20 @@ def _publish(db: _Connection, job: Job, draft: Draft, now: float) -> None:
     db.told.append(Change(job.account, job.id, job.event))
 
 
-def _request_cancel(db: _Connection, account: str, job_id: str) -> Job | None:
+def _request_cancel(db: Connection, account: str, job_id: str) -> Job | None:
     job = _job(db, account, job_id)
     if job is None or job.status.final:
         return job
     return _update(db, replace(job, cancel_requested=True))
 
 
-def _job(db: _Connection, account: str, job_id: str) -> Job | None:
+def _job(db: Connection, account: str, job_id: str) -> Job | None:
     row = db.execute("SELECT record FROM job WHERE id = ? AND account = ?", (job_id, account)).fetchone()
     return _job_of(row) if row else None
 
 
 def _jobs(
-    db: _Connection, account: str, limit: int, before: str | None, *, status: Status | None, model: str | None
+    db: Connection, account: str, limit: int, before: str | None, *, status: Status | None, model: str | None
 ) -> Page[Job]:
     rows = db.execute(
         """SELECT id, record FROM job WHERE account = ? AND id < ?
@@ -727,7 +599,7 @@ def _jobs(
     return _page(rows, limit, _job_of)
 
 
-def _read(db: _Connection, job_id: str, after: int) -> list[Event]:
+def _read(db: Connection, job_id: str, after: int) -> list[Event]:
     rows = db.execute("SELECT n, data, final FROM event WHERE job = ? AND n > ? ORDER BY n", (job_id, after))
     return [Event(job_id, n, data, bool(final)) for n, data, final in rows]
 
@@ -749,19 +621,19 @@ def _record_of(job: Job) -> str:
 # --- assets ---
 
 
-def _add_asset(db: _Connection, asset: Asset) -> None:
+def _add_asset(db: Connection, asset: Asset) -> None:
     db.execute(
         "INSERT INTO asset (id, account, type, size, blob, created_at) VALUES (?, ?, ?, ?, ?, ?)",
         (asset.id, asset.account, asset.type, asset.size, asset.blob, asset.created_at),
     )
 
 
-def _asset(db: _Connection, account: str, asset_id: str) -> Asset | None:
+def _asset(db: Connection, account: str, asset_id: str) -> Asset | None:
     row = db.execute("SELECT * FROM asset WHERE id = ? AND account = ?", (asset_id, account)).fetchone()
     return Asset(**row) if row else None
 
 
-def _delete_asset(db: _Connection, account: str, asset_id: str) -> Asset | None:
+def _delete_asset(db: Connection, account: str, asset_id: str) -> Asset | None:
     asset = _asset(db, account, asset_id)
     if asset and db.execute("SELECT 1 FROM hold WHERE asset = ?", (asset_id,)).fetchone():
         raise errors.Conflict("An unfinished job names this asset: wait for its end, or cancel it.")

@@ -1,0 +1,146 @@
+"""What a provider answers: a whole answer, the kinds of failed reads, and the provider's own words in a body."""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+import orjson
+
+from proxy.errors import JobError
+
+_HINT_LIMIT: Final = 120.0
+"""Seconds that a provider's hint to wait is believed."""
+
+
+class NotTaken(Exception):
+    """The order surely was not taken; it may be sent again after `wait` seconds (None: as you like).
+
+    `error` is how the job ends if it is never taken.
+    """
+
+    def __init__(self, error: JobError, wait: float | None = None) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.wait = wait
+
+
+class ReadFailed(Exception):
+    """A read that brought no usable answer; `wait` is the provider's hint, in seconds."""
+
+    def __init__(self, message: str, wait: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.wait = wait
+
+
+class Transient(ReadFailed):
+    """Network, 5xx, 429: likely to pass."""
+
+
+class Nonsense(ReadFailed):
+    """An answer that cannot be understood: malformed, of the wrong types, or refused with no sense in it."""
+
+
+class CredentialRefused(ReadFailed):
+    """401 or 403: the operator's key does not work now."""
+
+
+class Missing(ReadFailed):
+    """404, 410 or 400: the provider does not know the thing asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer: status, headers (names in lower case), body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+    at: float
+    """When it came, in seconds since the epoch."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the status is a success."""
+        return 200 <= self.status < 300
+
+    def json(self) -> Any:
+        """The body as JSON; raises Nonsense when it is none."""
+        try:
+            return orjson.loads(self.body)
+        except orjson.JSONDecodeError:
+            raise Nonsense(f"The provider's answer (HTTP {self.status}) is not JSON.") from None
+
+    def object(self) -> dict[str, Any]:
+        """The body as a JSON object; raises Nonsense when it is none."""
+        found = self.json()
+        if not isinstance(found, dict):
+            raise Nonsense(f"The provider's answer is {type(found).__name__}, not an object.")
+        return found
+
+    @property
+    def wait(self) -> float | None:
+        """How many seconds the provider asks us to wait: `openai-poll-after-ms`, or `Retry-After` in either form."""
+        milliseconds = self.headers.get("openai-poll-after-ms", "")
+        if re.fullmatch("[0-9]{1,9}", milliseconds):
+            return min(int(milliseconds) / 1000, _HINT_LIMIT)
+        return _retry_after(self.headers.get("retry-after", ""), self.at)
+
+
+def _retry_after(value: str, now: float) -> float | None:
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value.strip()):
+        return min(float(value), _HINT_LIMIT)
+    try:
+        return min(max(parsedate_to_datetime(value).timestamp() - now, 0), _HINT_LIMIT)
+    except ValueError:
+        return None
+
+
+def printable(text: str) -> str:
+    """Text that JSON can hold: aiohttp hands header bytes that are no UTF-8 over as lone surrogates."""
+    return text.encode(errors="replace").decode()
+
+
+def message_of(body: object, depth: int = 6) -> str | None:
+    """The provider's own words in an error body, in any of the shapes that these APIs use; None when there are none.
+
+    `depth` bounds how far it is searched: none of them is nested as deep as six levels.
+    """
+    if isinstance(body, str):
+        return body.strip() or None
+    if depth and isinstance(body, list):
+        return "; ".join(filter(None, (message_of(inner, depth - 1) for inner in body))) or None
+    if not depth or not isinstance(body, dict):
+        return None
+    for name in ("message", "error", "detail", "msg", "failReason", "fail_reason", "reason"):
+        found = message_of(body.get(name), depth - 1)
+        if found:
+            return f"{found} ({_place(body['loc'])})" if name == "msg" and body.get("loc") else found
+    return None
+
+
+def _place(loc: object) -> str:
+    return ".".join(map(str, loc)) if isinstance(loc, list) else str(loc)
+
+
+def _codes(body: object, depth: int = 6) -> set[str]:
+    if not depth or not isinstance(body, dict):
+        return set()
+    here = {str(body[name]) for name in ("code", "type") if body.get(name) is not None}
+    return here.union(*(_codes(body.get(name), depth - 1) for name in ("error", "data", "detail")))
+
+
+def says(body: object, words: Collection[str]) -> bool:
+    """Whether a body holds one of `words`: a code as it is, a phrase (one with a space) anywhere in its message."""
+    message = (message_of(body) or "").lower()
+    return bool(_codes(body) & frozenset(words)) or any(word in message for word in words if " " in word)
+
+
+def loads(body: bytes) -> object:
+    """The body as JSON; None when it is none."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None

@@ -1,0 +1,147 @@
+"""One thread with one SQLite connection, and those who listen to what it commits.
+
+`sqlite.py` has two lanes, one that writes and one that reads. What waits in a lane is run in one transaction and
+answered in one call of the event loop, so that a hundred writes cost one fsync.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from proxy import errors
+from proxy.store.base import Change
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_Task = tuple[asyncio.Future[Any], Callable[[], Any]]
+
+
+class Listener:
+    """One iterator over the changes; the store knows it weakly, so one that is dropped leaves nothing behind."""
+
+    def __init__(self) -> None:
+        self._queue = asyncio.Queue[Change | None]()
+        self.put = self._queue.put_nowait
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Change:
+        if change := await self._queue.get():
+            return change
+        self.put(None)  # the end stays the end
+        raise StopAsyncIteration
+
+
+class Connection(sqlite3.Connection):
+    """A connection, and what its transaction will have to tell once it is committed."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.row_factory = sqlite3.Row
+        self.told: list[Change] = []
+
+
+class Lane:
+    """One thread with one connection: what waits is run in one transaction and answered in one call of the loop.
+
+    Each task has its own savepoint: one that raises is undone alone.
+    """
+
+    def __init__(self, db: Connection, begin: str, tell: Callable[[Iterable[Change]], None]) -> None:
+        self._db = db
+        self._begin = begin
+        self._tell = tell
+        self._loop = asyncio.get_running_loop()
+        self._waiting = SimpleQueue[_Task | None]()
+        self._stopped = False
+        self._thread = Thread(target=self._serve, name=f"store: {begin}", daemon=True)
+        self._thread.start()
+
+    def run(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Future[T]:
+        """Let the thread run `work`; the future is answered after the commit."""
+        if self._stopped:
+            raise errors.Unavailable("The store is closed.")
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._waiting.put((future, partial(work, self._db, *args, **kwargs)))
+        return future
+
+    def stop(self) -> None:
+        """Take no more; what was taken is still done."""
+        self._stopped = True
+        self._waiting.put(None)
+
+    def join(self) -> None:
+        """Wait until all is done."""
+        self._thread.join()
+
+    def _serve(self) -> None:
+        while batch := self._take():
+            outcomes = self._transact(batch)
+            told, self._db.told = self._db.told, []
+            self._loop.call_soon_threadsafe(self._answer, batch, outcomes, told)
+
+    def _take(self) -> list[_Task]:
+        """Wait for a task, then take all that wait; nothing once stopped."""
+        batch: list[_Task] = []
+        task = self._waiting.get()
+        with suppress(Empty):
+            while task:
+                batch.append(task)
+                task = self._waiting.get_nowait()
+            self._waiting.put(None)  # stopped: `None` is the last there is, and is met again after this batch
+        return batch
+
+    def _transact(self, batch: list[_Task]) -> list[Any]:
+        try:
+            self._db.execute(self._begin)
+            outcomes = [self._attempt(work) for _, work in batch]
+            self._db.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001 -- the thread goes on, whatever became of this batch
+            self._undo()
+            return [unavailable(error) for _ in batch]
+        return outcomes
+
+    def _attempt(self, work: Callable[[], Any]) -> Any:
+        """Do `work` and return what came of it: its result, or the exception that undid it."""
+        kept = len(self._db.told)
+        self._db.execute("SAVEPOINT task")
+        try:
+            outcome = work()
+        except Exception as error:
+            del self._db.told[kept:]
+            if not self._db.in_transaction:  # a full disk makes SQLite undo the whole of it: the batch fails
+                raise
+            self._db.execute("ROLLBACK TO task")
+            outcome = unavailable(error) if isinstance(error, sqlite3.OperationalError) else error
+        self._db.execute("RELEASE task")
+        return outcome
+
+    def _undo(self) -> None:
+        self._db.told.clear()
+        with suppress(sqlite3.Error):
+            self._db.execute("ROLLBACK")
+
+    def _answer(self, batch: list[_Task], outcomes: list[Any], told: list[Change]) -> None:
+        self._tell(told)
+        for (future, _), outcome in zip(batch, outcomes, strict=True):
+            if future.done():  # its caller was canceled; what it asked for has happened nevertheless
+                continue
+            if isinstance(outcome, Exception):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+
+def unavailable(error: Exception) -> errors.Unavailable:
+    """SQLite's own error as ours, with its reason."""
+    said = errors.Unavailable(f"The store cannot serve now: {error}.")
+    said.__cause__ = error
+    return said
