@@ -1,44 +1,22 @@
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Self
+from typing import Any
 
 import pytest
 from aiohttp import ClientResponse, web
 from yarl import URL
 
 from proxy.fetch import Fetched, Fetcher, FetchFailed, NotPublic, Own, check_public, check_url, is_public
+from tests.site import Handler, Site
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
 CREDENTIAL = {"Authorization": "Bearer sk-secret"}
 
 
-class Site:
-    """A web server on a port of its own that keeps what it was asked."""
-
-    def __init__(self, answer: Handler) -> None:
-        self._answer = answer
-        self.asked: list[web.Request] = []
-
-    async def __aenter__(self) -> Self:
-        app = web.Application()
-        app.router.add_route("*", "/{path:.*}", self._handle)
-        self._runner = web.AppRunner(app)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.port = self._runner.addresses[0][1]
-        self.url = URL(f"http://127.0.0.1:{self.port}")
-        self.own = Own(self.url, CREDENTIAL)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._runner.cleanup()
-
-    async def _handle(self, request: web.Request) -> web.StreamResponse:
-        self.asked.append(request)
-        return await self._answer(request)
+def own_of(site: Site) -> Own:
+    return Own(URL(site.url), CREDENTIAL)
 
 
 async def hello(request: web.Request) -> web.Response:
@@ -296,7 +274,7 @@ async def test_what_has_no_origin_is_not_opened_beside_an_own_one(fetcher: Fetch
 
 async def test_the_own_origin_is_opened_wherever_it_is_and_is_given_its_credential(fetcher: Fetcher) -> None:
     async with Site(hello) as site:
-        opened = fetcher.open(f"{site.url}/cat?size=1", headers={"Range": "bytes=0-1"}, own=site.own)
+        opened = fetcher.open(f"{site.url}/cat?size=1", headers={"Range": "bytes=0-1"}, own=own_of(site))
         assert await text_of(opened) == "Hello from /cat?size=1"
         (request,) = site.asked
         assert request.headers["Authorization"] == "Bearer sk-secret"
@@ -307,7 +285,7 @@ async def test_the_own_origin_is_opened_wherever_it_is_and_is_given_its_credenti
 async def test_another_port_of_the_own_host_is_another_origin(fetcher: Fetcher) -> None:
     async with Site(hello) as own, Site(hello) as other:
         with pytest.raises(NotPublic):
-            await text_of(fetcher.open(f"{other.url}/", own=own.own))
+            await text_of(fetcher.open(f"{other.url}/", own=own_of(own)))
         assert other.asked == []
 
 
@@ -348,7 +326,7 @@ async def test_a_relative_redirect_is_followed_with_credential_and_headers(fetch
         return await (hello if request.path == "/b/new" else redirect("../b/new?x=1", status))(request)
 
     async with Site(answer) as site:
-        opened = fetcher.open(f"{site.url}/a/old", headers={"Range": "bytes=0-"}, own=site.own)
+        opened = fetcher.open(f"{site.url}/a/old", headers={"Range": "bytes=0-"}, own=own_of(site))
         assert await text_of(opened) == "Hello from /b/new?x=1"
         assert [request.headers["Authorization"] for request in site.asked] == ["Bearer sk-secret"] * 2
         assert [request.headers["Range"] for request in site.asked] == ["bytes=0-"] * 2
@@ -356,14 +334,14 @@ async def test_a_relative_redirect_is_followed_with_credential_and_headers(fetch
 
 async def test_a_head_request_stays_one_over_redirects(fetcher: Fetcher) -> None:
     async with Site(countdown) as site:
-        await text_of(fetcher.open(f"{site.url}/1", method="HEAD", own=site.own))
+        await text_of(fetcher.open(f"{site.url}/1", method="HEAD", own=own_of(site)))
         assert [request.method for request in site.asked] == ["HEAD", "HEAD"]
 
 
 async def test_a_redirect_to_another_origin_of_this_machine_is_not_followed(fetcher: Fetcher) -> None:
     async with Site(hello) as inside, Site(redirect(f"{inside.url}/secrets")) as site:
         with pytest.raises(NotPublic):
-            await text_of(fetcher.open(f"{site.url}/", own=site.own))
+            await text_of(fetcher.open(f"{site.url}/", own=own_of(site)))
         assert len(site.asked) == 1
         assert inside.asked == []
 
@@ -373,7 +351,7 @@ async def test_a_redirect_to_another_origin_goes_without_the_credential(
 ) -> None:
     monkeypatch.setattr("proxy.fetch.is_public", lambda _: True)  # this machine stands for the internet
     async with Site(hello) as elsewhere, Site(redirect(f"{elsewhere.url}/cat")) as site:
-        assert await text_of(fetcher.open(f"{site.url}/", own=site.own)) == "Hello from /cat"
+        assert await text_of(fetcher.open(f"{site.url}/", own=own_of(site))) == "Hello from /cat"
         assert "Authorization" in site.asked[0].headers
         assert "Authorization" not in elsewhere.asked[0].headers
 
@@ -383,7 +361,7 @@ async def test_a_redirect_that_comes_back_to_the_own_origin_has_the_credential_a
 ) -> None:
     monkeypatch.setattr("proxy.fetch.is_public", lambda _: True)
     async with Site(hello) as site, Site(redirect(f"{site.url}/back")) as elsewhere:
-        assert await text_of(fetcher.open(f"{elsewhere.url}/", own=site.own)) == "Hello from /back"
+        assert await text_of(fetcher.open(f"{elsewhere.url}/", own=own_of(site))) == "Hello from /back"
         assert "Authorization" not in elsewhere.asked[0].headers
         assert "Authorization" in site.asked[0].headers
 
@@ -392,7 +370,7 @@ async def test_a_redirect_that_comes_back_to_the_own_origin_has_the_credential_a
 async def test_a_redirect_is_checked_like_any_stranger_s_url(fetcher: Fetcher, location: str) -> None:
     async with Site(redirect(location)) as site:
         with pytest.raises(NotPublic):
-            await text_of(fetcher.open(f"{site.url}/", own=site.own))
+            await text_of(fetcher.open(f"{site.url}/", own=own_of(site)))
 
 
 @pytest.mark.parametrize(
@@ -401,26 +379,26 @@ async def test_a_redirect_is_checked_like_any_stranger_s_url(fetcher: Fetcher, l
 async def test_a_redirect_to_nonsense_is_not_followed(fetcher: Fetcher, location: str) -> None:
     async with Site(redirect(location)) as site:
         with pytest.raises((NotPublic, FetchFailed)):
-            await text_of(fetcher.open(f"{site.url}/", own=site.own))
+            await text_of(fetcher.open(f"{site.url}/", own=own_of(site)))
 
 
 async def test_a_redirect_without_a_location_is_the_answer(fetcher: Fetcher) -> None:
     async def answer(_: web.Request) -> web.Response:
         return web.Response(status=302, text="nowhere")
 
-    async with Site(answer) as site, fetcher.open(f"{site.url}/", own=site.own) as response:
+    async with Site(answer) as site, fetcher.open(f"{site.url}/", own=own_of(site)) as response:
         assert response.status == 302
 
 
 async def test_five_redirects_are_followed(fetcher: Fetcher) -> None:
     async with Site(countdown) as site:
-        assert await text_of(fetcher.open(f"{site.url}/5", own=site.own)) == "here"
+        assert await text_of(fetcher.open(f"{site.url}/5", own=own_of(site))) == "here"
 
 
 async def test_more_than_five_redirects_are_not_followed(fetcher: Fetcher) -> None:
     async with Site(countdown) as site:
         with pytest.raises(FetchFailed, match="redirects more than 5 times") as caught:
-            await text_of(fetcher.open(f"{site.url}/100", own=site.own))
+            await text_of(fetcher.open(f"{site.url}/100", own=own_of(site)))
         assert caught.value.reached
         assert len(site.asked) <= 6
 
@@ -432,7 +410,7 @@ async def test_a_host_where_nobody_listens_was_not_reached(fetcher: Fetcher) -> 
     async with Site(hello) as site:
         pass
     with pytest.raises(FetchFailed, match="cannot be reached") as caught:
-        await text_of(fetcher.open(f"{site.url}/", own=site.own))
+        await text_of(fetcher.open(f"{site.url}/", own=own_of(site)))
     assert not caught.value.reached
 
 
@@ -440,7 +418,7 @@ async def test_an_answer_of_any_status_is_an_answer(fetcher: Fetcher) -> None:
     async def answer(_: web.Request) -> web.Response:
         return web.Response(status=404)
 
-    async with Site(answer) as site, fetcher.open(f"{site.url}/", own=site.own) as response:
+    async with Site(answer) as site, fetcher.open(f"{site.url}/", own=own_of(site)) as response:
         assert response.status == 404
 
 
@@ -458,8 +436,8 @@ class Rerouted(Fetcher):
     async def _request(
         self, method: str, url: URL, headers: dict[str, str], own: Own | None
     ) -> AsyncIterator[ClientResponse]:
-        here = self._site.url.join(url.relative())
-        async with super()._request(method, here, headers, own or Own(self._site.url)) as response:
+        here = URL(self._site.url).join(url.relative())
+        async with super()._request(method, here, headers, own or Own(URL(self._site.url))) as response:
             yield response
 
 

@@ -2,7 +2,7 @@ import gzip
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx
 import pytest
@@ -18,10 +18,10 @@ from proxy.media import byte_range, redirect, relayed, stored
 from proxy.providers.base import Source
 from proxy.providers.gaia import Gaia, GaiaSettings
 from proxy.settings import read
+from tests.site import Handler, Site
 from tests.world import JumpClock
 
 Answer = Callable[[Request], Awaitable[Response]]
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 DIGITS = b"0123456789"
 
 
@@ -199,30 +199,6 @@ def test_a_redirect_is_asked_afresh_each_time() -> None:
 
 
 # --- a provider's bytes ---
-
-
-class Site:
-    """The provider's server, on a port of its own; it keeps what it was asked."""
-
-    def __init__(self, answer: Handler) -> None:
-        self._answer = answer
-        self.asked: list[web.Request] = []
-
-    async def __aenter__(self) -> Self:
-        app = web.Application()
-        app.router.add_route("*", "/{path:.*}", self._handle)
-        self._runner = web.AppRunner(app)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._runner.cleanup()
-
-    async def _handle(self, request: web.Request) -> web.StreamResponse:
-        self.asked.append(request)
-        return await self._answer(request)
 
 
 def file(status: int = 200, body: bytes = DIGITS, **headers: str) -> Handler:

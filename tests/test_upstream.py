@@ -1,7 +1,7 @@
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import orjson
 import pytest
@@ -12,40 +12,14 @@ from proxy.answers import Answer, CredentialRefused, Missing, Nonsense, NotTaken
 from proxy.clock import Clock
 from proxy.sse import Message
 from proxy.upstream import File, Request, Upstream
+from tests.site import Handler, Site
 from tests.world import JumpClock
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 KEY = "sk-secret-123"
 CREDENTIAL = {"Authorization": f"Bearer {KEY}"}
 ORDER = Request("/v1/generations", json={"prompt": "A cat"})
 HTML = b"<html><h1>Internal Server Error</h1></html>"
 PNG = File("cat.png", "image/png", b"\x89PNG\r\n\x1a\n")
-
-
-class Site:
-    """A provider's server on a port of its own that keeps what it was asked."""
-
-    def __init__(self, answer: Handler) -> None:
-        self._answer = answer
-        self.asked: list[web.Request] = []
-        self.bodies: list[bytes] = []
-
-    async def __aenter__(self) -> Self:
-        app = web.Application()
-        app.router.add_route("*", "/{path:.*}", self._handle)
-        self._runner = web.AppRunner(app)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._runner.cleanup()
-
-    async def _handle(self, request: web.Request) -> web.StreamResponse:
-        self.asked.append(request)
-        self.bodies.append(await request.read())
-        return await self._answer(request)
 
 
 def reply(status: int = 200, body: object = None, headers: Mapping[str, str] | None = None) -> Handler:

@@ -1,0 +1,35 @@
+"""A web server of a few lines at the other end of a real socket, for what is smaller than a provider."""
+
+from collections.abc import Awaitable, Callable
+from typing import Self
+
+from aiohttp import web
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Site:
+    """One answer on a port of its own; it keeps what it was asked."""
+
+    def __init__(self, answer: Handler) -> None:
+        self._answer = answer
+        self.asked: list[web.Request] = []
+        self.bodies: list[bytes] = []
+
+    async def __aenter__(self) -> Self:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        self._runner = web.AppRunner(app)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.port = self._runner.addresses[0][1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(request)
+        self.bodies.append(await request.read())
+        return await self._answer(request)
