@@ -1,9 +1,13 @@
 """A web server of a few lines at the other end of a real socket, for what is smaller than a provider."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Self
 
-from aiohttp import web
+from aiohttp import ClientResponse, web
+from yarl import URL
+
+from proxy.fetch import Fetcher, Own
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -33,3 +37,20 @@ class Site:
         self.asked.append(request)
         self.bodies.append(await request.read())
         return await self._answer(request)
+
+
+class Rerouted(Fetcher):
+    """A fetcher to which one site is all of the open internet; a provider's own origin stays where it is."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self._site = URL(site.url)
+
+    @asynccontextmanager
+    async def _request(
+        self, method: str, url: URL, headers: dict[str, str], own: Own | None
+    ) -> AsyncIterator[ClientResponse]:
+        if own is None or not own.covers(url):
+            url, own = self._site.join(url.relative()), Own(self._site)
+        async with super()._request(method, url, headers, own) as response:
+            yield response

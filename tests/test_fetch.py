@@ -1,7 +1,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
@@ -9,7 +9,7 @@ from aiohttp import ClientResponse, web
 from yarl import URL
 
 from proxy.fetch import Fetched, Fetcher, FetchFailed, NotPublic, Own, check_public, check_url, is_public
-from tests.site import Handler, Site
+from tests.site import Handler, Rerouted, Site
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
 CREDENTIAL = {"Authorization": "Bearer sk-secret"}
@@ -423,22 +423,6 @@ async def test_an_answer_of_any_status_is_an_answer(fetcher: Fetcher) -> None:
 
 
 # --- reading a client's URL ---
-
-
-class Rerouted(Fetcher):
-    """A fetcher to which one site is all of https."""
-
-    def __init__(self, site: Site) -> None:
-        super().__init__()
-        self._site = site
-
-    @asynccontextmanager
-    async def _request(
-        self, method: str, url: URL, headers: dict[str, str], own: Own | None
-    ) -> AsyncIterator[ClientResponse]:
-        here = URL(self._site.url).join(url.relative())
-        async with super()._request(method, here, headers, own or Own(URL(self._site.url))) as response:
-            yield response
 
 
 async def read(answer: Handler, url: str = "https://example.com/cat.png?signature=hush", limit: int = 1000) -> Fetched:
