@@ -75,10 +75,11 @@ class Api:
             _route("GET", "/api/account/ledger", self.ledger),
             _route("POST", "/api/generate", self.generate),
             Route("/api/jobs", self.jobs, methods=["GET", "POST"]),
-            _route("GET", "/api/jobs/{job}", self.job),
+            Route("/api/jobs/{job}", self.job, methods=["GET", "DELETE"]),
             _route("GET", "/api/jobs/{job}/events", self.events),
             _route("GET", "/api/jobs/{job}/content", self.content),
             _route("GET", "/api/jobs/{job}/content/{n:int}", self.content),
+            _route("POST", "/api/jobs/{job}/cancel", self.cancel),
             _route("POST", "/api/assets", self.add_asset),
             Route("/api/assets/{asset}", self.asset, methods=["GET", "DELETE"]),
             _route("GET", "/api/assets/{asset}/content", self.asset_content),
@@ -160,6 +161,9 @@ class Api:
             reading.fingerprint,
             tuple({reference.ref for reference in reading.references if is_asset(reference.ref)}),
         )
+        earlier = await self.store.replay(admission) if idempotency_key is not None else None
+        if earlier is not None:
+            return Admitted(earlier, replayed=True)
         await self._check(key, reading.order, reading.references)
         return await self.store.admit(admission)
 
@@ -189,9 +193,25 @@ class Api:
     # --- a job ---
 
     async def job(self, request: Request) -> Response:
-        """The job now."""
+        """GET: the job now. DELETE: forget it, its events and outputs."""
         key = await self.auth.key(request)
+        if request.method == "DELETE":
+            return await self._delete(request, key)
         return _json(self._job(await self._found(request, key), key))
+
+    async def _delete(self, request: Request, key: Key) -> Response:
+        job = await self._found(request, key)
+        for blob in await self.store.delete_job(key.account, job.id) or ():
+            await self.blobs.delete(blob)
+        return Response(status_code=204)
+
+    async def cancel(self, request: Request) -> Response:
+        """Ask for a job's end: a request, which the job's own end may overtake."""
+        key = await self.auth.key(request)
+        job = await self._found(request, key)
+        if job.status.final:
+            raise Conflict(f"{job.id} is over: it is {job.status}.")
+        return _json(self._job(await self.store.request_cancel(key.account, job.id) or job, key), 202)
 
     async def events(self, request: Request) -> Response:
         """The feed: replay, then live, closing after the final event; 204 for who has it already."""

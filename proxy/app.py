@@ -113,7 +113,7 @@ class Pollcast:
         )
         providers = by_model([await self._provider(stack, kind) for kind in PROVIDERS])
         self._feed = Feed(store)
-        tools = Tools(store, blobs, fetcher, links, clock, providers, settings.asset_limit)
+        tools = Tools(store, blobs, fetcher, links, clock, providers, settings.asset_limit, settings.retention)
         self._runner = Runner(tools, node=f"{socket.gethostname()}:{os.getpid()}")
         await stack.enter_async_context(_running(self._feed.run(), self._runner.run()))
         return Api(

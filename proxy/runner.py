@@ -30,12 +30,12 @@ from proxy.errors import (
 )
 from proxy.fetch import Fetcher
 from proxy.inputs import JobInputs
-from proxy.job import Draft, Job, Output, Role, Status, Ticket
+from proxy.job import Draft, Output, Role, Status, Ticket
 from proxy.links import Links
 from proxy.providers import MODELS
 from proxy.providers.base import Made, Provider, Update
 from proxy.providers.polled import poll
-from proxy.store.base import Claim, ClaimLost, Store
+from proxy.store.base import Claim, ClaimLost, Store, Swept
 from proxy.upstream import Request
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,14 @@ _LOOK: Final = 1.0
 """Seconds between looks for jobs that another node has let go of."""
 _RENEW: Final = 10.0
 """Seconds between renewals of the leases; a third of what they last."""
+_SWEEP: Final = 60.0
+"""Seconds between looks for what is older than the retention."""
+_SWEPT: Final = 50
+"""Jobs forgotten in one transaction."""
+_BREATH: Final = 0.05
+"""Seconds between two such transactions, for the writers that wait."""
+_CANCEL: Final = 10.0
+"""Seconds that a provider's cancel call may take."""
 _TEXT_GAP: Final = 0.2
 """Seconds between two events of streamed text: at most five a second."""
 
@@ -65,6 +73,8 @@ class Tools:
     providers: Mapping[str, Provider]
     """By model."""
     asset_limit: int
+    retention: float
+    """Seconds that finished jobs and assets are kept."""
 
 
 class Runner:
@@ -77,6 +87,7 @@ class Runner:
         self._wake = asyncio.Event()
         self._streamed: set[asyncio.Task[None]] = set()
         self._draining = False
+        self._drives: dict[str, _Drive] = {}
         providers = {provider.name: provider.settings for provider in tools.providers.values()}
         self._slots = {name: asyncio.Semaphore(settings.concurrency) for name, settings in providers.items()}
 
@@ -85,6 +96,7 @@ class Runner:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen())
             tasks.create_task(self._renew())
+            tasks.create_task(self._sweep())
             while True:
                 self._wake.clear()
                 for claim in await self._claim():
@@ -116,7 +128,9 @@ class Runner:
 
     async def _listen(self) -> None:
         async for change in self._store.changes():
-            if change.n == 1:
+            if change.cancel and change.job in self._drives:
+                self._drives[change.job].cancel.set()
+            elif change.n == 1:
                 self._wake.set()
 
     async def _renew(self) -> None:
@@ -127,10 +141,23 @@ class Runner:
             except Unavailable as error:
                 log.warning("Cannot renew leases: %s", error.message)
 
+    async def _sweep(self) -> None:
+        """Forget what is older than the retention, in steps so small that no writer waits for one."""
+        while True:
+            try:
+                swept = await self._store.sweep(self._tools.clock.now() - self._tools.retention, _SWEPT)
+                for name in swept.blobs:
+                    await self._tools.blobs.delete(name)
+            except Unavailable as error:
+                log.warning("Cannot forget what is old: %s", error.message)
+                swept = Swept(0, ())
+            await asyncio.sleep(_BREATH if swept.forgotten else _SWEEP)
+
     async def _drive(self, claim: Claim) -> None:
         try:
             slots = self._slots[self._tools.providers[claim.job.model].name]
-            await _Drive(self._tools, claim, slots).run()
+            self._drives[claim.job.id] = drive = _Drive(self._tools, claim, slots)
+            await drive.run()
         except ClaimLost:
             log.warning("%s was taken over; leaving it alone.", claim.job.id)
         except asyncio.CancelledError:
@@ -140,6 +167,8 @@ class Runner:
             raise
         except Exception:
             log.exception("%s cannot be driven.", claim.job.id)
+        finally:
+            self._drives.pop(claim.job.id, None)
 
 
 class _Drive:
@@ -155,15 +184,26 @@ class _Drive:
         self._deadline = (claim.job.intended_at or claim.job.created_at) + self._provider.settings.deadline
         self._slots = slots
         self._text = 0
+        self.cancel = asyncio.Event()
+        """Set when the client asks for the job's end."""
+        if claim.job.cancel_requested:
+            self.cancel.set()
+        self._sending = False
+        """A paid request is under way: it is waited for, whatever else happens."""
+        self._taken = claim.job.ticket is not None
+        """The provider may have the order."""
 
     async def run(self) -> None:
         """Take the job from where its record stands to its end."""
         try:
+            self._check_record()
             await self._bounded(self._slots.acquire(), "had no room for this order")
             try:
                 await self._work()
             finally:
                 self._slots.release()
+        except _Canceled:
+            await self._cancel()
         except JobError as error:
             await self._fail(error)
         except Nonsense as error:
@@ -176,6 +216,17 @@ class _Drive:
             log.exception("%s met a fault of ours.", self._job.id)
             await self._end(Update(status=Status.ERROR, error=Internal("Pollcast met a fault of its own.")))
 
+    def _check_record(self) -> None:
+        """Raises how a job ends that was cut short between its intent and its ticket, or within its stream."""
+        job = self._job
+        if job.ticket is not None or job.intended_at is None:
+            return
+        if self._model.streamed and job.status is Status.PROCESSING:
+            raise Interrupted("Pollcast stopped while it read the provider's stream, which cannot be resumed.")
+        raise OutcomeUnknown(
+            "Pollcast stopped while it sent the order, which may have been taken: it is not sent again."
+        )
+
     async def _work(self) -> None:
         if self._job.intended_at is None:
             self._deadline = self._tools.clock.now() + self._provider.settings.deadline
@@ -184,28 +235,60 @@ class _Drive:
                 await self._record(await self._bounded(anext(joined), "did not finish"))
 
     async def _bounded(self, step: Awaitable[Awaited], failure: str) -> Awaited:
-        """One step, within the deadline. Raises DeadlineExceeded."""
+        """One step, within the deadline. Raises DeadlineExceeded, and _Canceled when the client wants the end."""
         left = self._deadline - self._tools.clock.now()
         try:
             async with asyncio.timeout(max(left, 0)) as bound:
-                return await step
+                return await self._unless_canceled(step)
         except TimeoutError:
             if not bound.expired():
                 raise
             seconds = self._provider.settings.deadline
             raise DeadlineExceeded(f"{self._provider.name} {failure} within {seconds:g} seconds.") from None
 
+    async def _unless_canceled(self, step: Awaitable[Awaited]) -> Awaited:
+        """One step, unless the client wants the end; a submit that is under way is waited for all the same."""
+        coming, canceled = asyncio.ensure_future(step), asyncio.ensure_future(self.cancel.wait())
+        try:
+            await asyncio.wait({coming, canceled}, return_when=asyncio.FIRST_COMPLETED)
+            if self._sending:
+                await asyncio.wait({coming})
+            if not coming.done():
+                raise _Canceled
+            return coming.result()
+        finally:
+            coming.cancel()
+            canceled.cancel()
+            await asyncio.gather(coming, canceled, return_exceptions=True)
+
+    async def _cancel(self) -> None:
+        """End as the client wants it; tokens come back only if nothing was sent."""
+        job = self._job
+        if job.ticket is not None:
+            await self._provider_cancel(job.ticket)
+        message, refund = f"Canceled before anything was sent: {job.tokens} tokens are given back.", job.tokens
+        if self._taken:
+            message, refund = "Canceled after the provider had taken the order: its tokens are not given back.", 0
+        fields: dict[str, Any] = {"message": message, "refunded": refund}
+        if job.order.metadata:
+            fields["metadata"] = job.order.metadata
+        await self._append(Draft(Status.CANCELED, fields, job.outputs, refund), None)
+
+    async def _provider_cancel(self, ticket: Ticket) -> None:
+        try:
+            async with asyncio.timeout(_CANCEL):
+                await self._provider.cancel(ticket)
+        except (ReadFailed, TimeoutError) as error:
+            log.warning("%s: the provider could not be told to stop: %s", self._job.id, error)
+
     # --- where updates come from ---
 
     async def _updates(self) -> AsyncGenerator[Update]:
         """Every step from where the job's record stands, in the order that keeps money safe."""
         job = self._job
-        if job.ticket is None and job.intended_at is not None:
-            raise _cut_short(job, streamed=self._model.streamed)
         ticket = job.ticket
         if ticket is None:
             request = await self._prepared()
-            self._job = await self._persist(lambda: self._tools.store.intend(self._claim))
             async with aclosing(self._ordered(request)) as steps:
                 async for step in steps:
                     yield step
@@ -228,14 +311,20 @@ class _Drive:
         raise UpstreamUnreachable(f"{failure.message} Nothing was ordered.")
 
     async def _ordered(self, request: Request) -> AsyncGenerator[Update]:
-        """Send the order until it is taken, sending again only what surely was not; yields what comes of it."""
+        """Send the order until it is taken, sending again only what surely was not; yields what comes of it.
+
+        Each try is announced in the record before it, and withdrawn from it when it surely came to nothing.
+        """
         clock = self._tools.clock
         for pause in _pauses():
+            self._job = await self._persist(lambda: self._tools.store.intend(self._claim))
             try:
                 async with aclosing(self._sent(request)) as updates:
                     async for update in updates:
                         yield update
             except NotTaken as refusal:
+                self._taken = False
+                self._job = await self._persist(lambda: self._tools.store.withdraw(self._claim))
                 wait = max(pause, refusal.wait or 0)
                 if clock.now() + wait > self._deadline:
                     raise refusal.error from None
@@ -246,12 +335,19 @@ class _Drive:
 
     async def _sent(self, request: Request) -> AsyncGenerator[Update]:
         """Send the order once. A ticket is one update; a stream is many, and refuses before its first."""
-        if not self._model.streamed:
-            yield Update(ticket=await self._provider.submit(request))
-            return
-        async with aclosing(self._provider.stream(request)) as updates:
-            async for update in updates:
-                yield update
+        self._sending = self._taken = True
+        try:
+            if not self._model.streamed:
+                ticket = await self._provider.submit(request)
+                self._sending = False
+                yield Update(ticket=ticket)
+                return
+            async with aclosing(self._provider.stream(request)) as updates:
+                async for update in updates:
+                    self._sending = False
+                    yield update
+        finally:
+            self._sending = False
 
     def _polled(self, ticket: Ticket, *, resumed: bool) -> AsyncIterator[Update]:
         since = self._job.intended_at or self._job.created_at
@@ -334,11 +430,8 @@ class _Drive:
         raise AssertionError("_pauses never ends")
 
 
-def _cut_short(job: Job, *, streamed: bool) -> JobError:
-    """Pollcast stopped between the intent and the ticket, or within a stream that cannot be resumed."""
-    if streamed and job.status is Status.PROCESSING:
-        return Interrupted("Pollcast stopped while it read the provider's stream, which cannot be resumed.")
-    return OutcomeUnknown("Pollcast stopped while it sent the order, which may have been taken: it is not sent again.")
+class _Canceled(Exception):
+    """The client wants the job's end."""
 
 
 def _pauses() -> Iterator[float]:

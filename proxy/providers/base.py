@@ -234,6 +234,10 @@ class Provider(ABC):
         """Ask how the work stands. Raises ReadFailed when no answer could be read."""
         raise NotImplementedError(f"{self.name} streams; see `stream`.")
 
+    async def cancel(self, ticket: Ticket) -> None:
+        """Ask the provider to stop. None of the five documents such a call, so the default does nothing."""
+        del ticket
+
     def overdue(self, ticket: Ticket, reason: str) -> Update | None:
         """What is left, for `reason`, of work that is over bit by bit; None: nothing, the job has failed."""
         del ticket, reason

@@ -116,11 +116,12 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Event `n` of `job` can be read now."""
+    """Event `n` of `job` can be read now; or, with `cancel`, its client asks for its end (`n` is the newest event)."""
 
     account: str
     job: str
     n: int
+    cancel: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,14 @@ class Page(Generic[T]):
 
     items: Sequence[T]
     next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a step of retention forgot: how many jobs and assets, and the names of the blobs that were theirs."""
+
+    forgotten: int
+    blobs: Sequence[str]
 
 
 class Store(Protocol):
@@ -191,6 +200,9 @@ class Store(Protocol):
         idempotency key included.
         """
 
+    async def replay(self, admission: Admission) -> Job | None:
+        """The job that the admission's idempotency key made before; None when it made none. Raises as `admit` does."""
+
     async def claim(self, node: str, limit: int) -> Sequence[Claim]:
         """Take up to `limit` unfinished jobs that nobody holds, oldest first.
 
@@ -207,6 +219,9 @@ class Store(Protocol):
     async def intend(self, claim: Claim) -> Job:
         """Record that the order is about to be sent. Raises ClaimLost."""
 
+    async def withdraw(self, claim: Claim) -> Job:
+        """Record that the order surely was not taken after all: the job stands as before `intend`. Raises ClaimLost."""
+
     async def append(self, claim: Claim, draft: Draft, ticket: Ticket | None = None) -> Job:
         """Record the job's next event, with the refund it causes and the new `ticket` (None: as it was).
 
@@ -215,7 +230,10 @@ class Store(Protocol):
         """
 
     async def request_cancel(self, account: str, job_id: str) -> Job | None:
-        """Note that the client wants the job to stop; the holder of its claim sees it. None: no such job."""
+        """Note that the client wants the job to stop, and tell it as a Change; nothing when it is over.
+
+        Returns the job; None when there is no such job.
+        """
 
     async def job(self, account: str, job_id: str) -> Job | None:
         """The account's job; None when there is none, or it is another account's."""
@@ -229,6 +247,19 @@ class Store(Protocol):
         model: str | None = None,
     ) -> Page[Job]:
         """The account's jobs, newest first; an unknown `before` is read as a place in time, not refused."""
+
+    async def delete_job(self, account: str, job_id: str) -> Sequence[str] | None:
+        """Forget a finished job, its events and outputs; returns the names of its blobs. None: no such job.
+
+        Its ledger entries and its idempotency key stay. Raises errors.Conflict while it runs.
+        """
+
+    async def sweep(self, before: float, limit: int) -> Swept:
+        """Forget up to `limit` jobs that ended, and as many assets that were made, before `before`.
+
+        Never an unfinished job, an asset that one names, or a ledger entry. Idempotency keys go after their jobs, but
+        not within 24 hours.
+        """
 
     async def read(self, job_id: str, after: int) -> Sequence[Event]:
         """The job's events numbered above `after`, in order; the one read that serves live streams and replays."""

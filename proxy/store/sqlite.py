@@ -23,7 +23,20 @@ import orjson
 from proxy import errors
 from proxy.clock import Clock, SystemClock
 from proxy.job import Draft, Event, Job, Order, Output, Status, Ticket, encode, new_id
-from proxy.store.base import Account, Admission, Admitted, Asset, Cause, Change, Claim, ClaimLost, Entry, Key, Page
+from proxy.store.base import (
+    Account,
+    Admission,
+    Admitted,
+    Asset,
+    Cause,
+    Change,
+    Claim,
+    ClaimLost,
+    Entry,
+    Key,
+    Page,
+    Swept,
+)
 from proxy.store.lane import Connection, Lane, Listener
 
 P = ParamSpec("P")
@@ -39,6 +52,8 @@ _PRAGMAS: Final = """
 """
 _MARK: Final = 0x506F6C6C
 """SQLite's application id of our files: "Poll"."""
+_KEY_LIFE: Final = 24 * 3600.0
+"""Seconds that an idempotency key is kept at the least (contract, section 3)."""
 _NEWEST: Final = "~"
 """Sorts after every id."""
 
@@ -129,7 +144,15 @@ _SCHEMA: Final = (
     ) WITHOUT ROWID""",
     "CREATE TABLE secret (name TEXT PRIMARY KEY, value BLOB NOT NULL)",
 )
-_MIGRATIONS: Final = (_SCHEMA,)
+_ENDS: Final = (
+    "ALTER TABLE job ADD COLUMN ended_at REAL",
+    """UPDATE job SET ended_at = json_extract(record, '$.updated_at')
+       WHERE NOT EXISTS (SELECT 1 FROM work WHERE work.job = job.id)""",
+    "CREATE INDEX job_by_end ON job (ended_at) WHERE ended_at IS NOT NULL",
+    "CREATE INDEX asset_by_age ON asset (created_at)",
+    "CREATE INDEX idempotency_by_job ON idempotency (job)",
+)
+_MIGRATIONS: Final = (_SCHEMA, _ENDS)
 """Each takes a database from one version (its place here) to the next; released ones are never edited."""
 
 
@@ -217,6 +240,10 @@ class SqliteStore:
         """Record a new job, or find the one that its idempotency key made."""
         return await self._writer.run(_admit, admission, self._clock.now())
 
+    async def replay(self, admission: Admission) -> Job | None:
+        """The job that the admission's idempotency key made before."""
+        return await self._reader.run(_replay, admission)
+
     async def claim(self, node: str, limit: int) -> Sequence[Claim]:
         """Take up to `limit` unfinished jobs that nobody holds, oldest first."""
         now = self._clock.now()
@@ -234,6 +261,10 @@ class SqliteStore:
         """Record that the order is about to be sent."""
         return await self._writer.run(_intend, claim, self._clock.now())
 
+    async def withdraw(self, claim: Claim) -> Job:
+        """Record that the order surely was not taken."""
+        return await self._writer.run(_intend, claim, None)
+
     async def append(self, claim: Claim, draft: Draft, ticket: Ticket | None = None) -> Job:
         """Record the job's next event, the refund that it causes and the new ticket."""
         return await self._writer.run(_append, claim, draft, ticket, self._clock.now())
@@ -241,6 +272,14 @@ class SqliteStore:
     async def request_cancel(self, account: str, job_id: str) -> Job | None:
         """Note that the client wants the job to stop."""
         return await self._writer.run(_request_cancel, account, job_id)
+
+    async def delete_job(self, account: str, job_id: str) -> Sequence[str] | None:
+        """Forget a finished job, its events and outputs."""
+        return await self._writer.run(_delete_job, account, job_id)
+
+    async def sweep(self, before: float, limit: int) -> Swept:
+        """Forget some of the jobs that ended, and assets that were made, before `before`."""
+        return await self._writer.run(_sweep, before, min(before, self._clock.now() - _KEY_LIFE), limit)
 
     async def job(self, account: str, job_id: str) -> Job | None:
         """The account's job."""
@@ -537,7 +576,7 @@ def _held(db: Connection, claim: Claim) -> Job:
     return _job_of(row)
 
 
-def _intend(db: Connection, claim: Claim, now: float) -> Job:
+def _intend(db: Connection, claim: Claim, now: float | None) -> Job:
     return _update(db, replace(_held(db, claim), intended_at=now))
 
 
@@ -551,6 +590,7 @@ def _append(db: Connection, claim: Claim, draft: Draft, ticket: Ticket | None, n
         _refund(db, job, draft, now)
     if job.status.final:
         db.execute("DELETE FROM work WHERE job = ?", (job.id,))
+        db.execute("UPDATE job SET ended_at = ? WHERE id = ?", (now, job.id))
     return job
 
 
@@ -580,7 +620,43 @@ def _request_cancel(db: Connection, account: str, job_id: str) -> Job | None:
     job = _job(db, account, job_id)
     if job is None or job.status.final:
         return job
+    db.told.append(Change(job.account, job.id, job.event, cancel=True))
     return _update(db, replace(job, cancel_requested=True))
+
+
+def _delete_job(db: Connection, account: str, job_id: str) -> list[str] | None:
+    job = _job(db, account, job_id)
+    if job is None:
+        return None
+    if not job.status.final:
+        raise errors.Conflict(f"{job_id} still runs: wait for its end, or cancel it.")
+    return _forget(db, job)
+
+
+def _forget(db: Connection, job: Job) -> list[str]:
+    """Delete a finished job with its events; cursors at or below them are told to begin anew (`floor`)."""
+    db.execute(
+        """UPDATE account SET floor = max(floor, (SELECT max(position) FROM event WHERE job = ?)) WHERE id = ?""",
+        (job.id, job.account),
+    )
+    db.execute("DELETE FROM job WHERE id = ?", (job.id,))
+    return [output.blob for output in job.outputs if output.blob]
+
+
+def _sweep(db: Connection, before: float, keys_before: float, limit: int) -> Swept:
+    jobs = db.execute("SELECT record FROM job WHERE ended_at < ? ORDER BY ended_at LIMIT ?", (before, limit)).fetchall()
+    blobs = [blob for row in jobs for blob in _forget(db, _job_of(row))]
+    assets = db.execute(
+        """SELECT * FROM asset WHERE created_at < ? AND NOT EXISTS (SELECT 1 FROM hold WHERE asset = asset.id)
+           ORDER BY created_at LIMIT ?""",
+        (before, limit),
+    ).fetchall()
+    db.executemany("DELETE FROM asset WHERE id = ?", [(row["id"],) for row in assets])
+    db.execute(
+        "DELETE FROM idempotency WHERE at < ? AND NOT EXISTS (SELECT 1 FROM job WHERE job.id = idempotency.job)",
+        (keys_before,),
+    )
+    return Swept(len(jobs) + len(assets), blobs + [row["blob"] for row in assets])
 
 
 def _job(db: Connection, account: str, job_id: str) -> Job | None:

@@ -722,3 +722,107 @@ class StoreContract:
     async def test_a_missing_asset_is_named_before_a_missing_token(self, caller: Caller) -> None:
         with pytest.raises(errors.NotFound):
             await caller.admit(1000, assets=["asset_gone"])
+
+    # --- replaying, withdrawing ---
+
+    async def test_a_replay_finds_the_job_without_making_one(self, store: Store, caller: Caller) -> None:
+        order = caller.order(idempotency_key="once", fingerprint=b"1")
+        assert await store.replay(order) is None
+        job = (await store.admit(order)).job
+        assert await store.replay(order) == job
+        with pytest.raises(errors.IdempotencyConflict):
+            await store.replay(replace(order, fingerprint=b"2"))
+        assert await caller.ledger() == [100, -20]
+
+    async def test_an_intent_that_came_to_nothing_can_be_withdrawn(self, store: Store, caller: Caller) -> None:
+        await caller.admit()
+        claim = await claim_one(store)
+        assert (await store.intend(claim)).intended_at is not None
+        assert (await store.withdraw(claim)).intended_at is None
+        await store.release(claim)
+        with pytest.raises(ClaimLost):
+            await store.withdraw(claim)
+
+    async def test_a_cancel_is_told_as_a_change_that_is_no_event(self, store: Store, caller: Caller) -> None:
+        job = await caller.admit()
+        changes = store.changes()
+        await store.request_cancel(caller.account, job.id)
+        assert await soon(changes) == Change(caller.account, job.id, 1, cancel=True)
+        assert len(await store.read(job.id, 0)) == 1
+
+    # --- forgetting ---
+
+    async def done(self, store: Store, caller: Caller, blob: str = "", **admission: Any) -> Job:
+        await caller.admit(**admission)
+        outputs = (Output(Role.IMAGE, "image/png", blob=blob),) if blob else ()
+        return await store.append(await claim_one(store), replace(DONE, outputs=outputs))
+
+    async def test_a_deleted_job_is_gone_and_names_its_blobs(self, store: Store, caller: Caller) -> None:
+        job = await self.done(store, caller, blob="outputs/1")
+        assert await store.delete_job(caller.account, job.id) == ["outputs/1"]
+        assert await store.job(caller.account, job.id) is None
+        assert await store.read(job.id, 0) == []
+        assert (await store.jobs(caller.account, 10)).items == []
+        assert await store.delete_job(caller.account, job.id) is None
+        assert await caller.ledger() == [100, -20]
+
+    async def test_a_running_job_is_not_deleted(self, store: Store, caller: Caller) -> None:
+        job = await caller.admit()
+        with pytest.raises(errors.Conflict):
+            await store.delete_job(caller.account, job.id)
+        assert await store.job(caller.account, job.id) == job
+
+    async def test_another_accounts_job_is_not_deleted(self, store: Store, caller: Caller) -> None:
+        job = await self.done(store, caller)
+        other = await new_caller(store, "app")
+        assert await store.delete_job(other.account, job.id) is None
+        assert await store.job(caller.account, job.id) == job
+
+    async def test_the_idempotency_key_of_a_deleted_job_makes_no_other(self, store: Store, caller: Caller) -> None:
+        job = await self.done(store, caller, idempotency_key="once")
+        await store.delete_job(caller.account, job.id)
+        for ask in (store.admit, store.replay):
+            with pytest.raises(errors.NotFound, match="deleted"):
+                await ask(caller.order(idempotency_key="once"))
+        assert await caller.ledger() == [100, -20]
+
+    async def test_a_sweep_forgets_what_ended_before_and_keeps_the_rest(
+        self, store: Store, caller: Caller, clock: ManualClock
+    ) -> None:
+        old = await self.done(store, caller, blob="outputs/old")
+        clock.time += 100
+        since = clock.now()
+        new = await self.done(store, caller)
+        running = await caller.admit()
+        swept = await store.sweep(since, 10)
+        assert (swept.forgotten, swept.blobs) == (1, ["outputs/old"])
+        assert [job.id for job in (await store.jobs(caller.account, 10)).items] == [running.id, new.id]
+        assert await store.job(caller.account, old.id) is None
+        assert await caller.ledger() == [100, -20, -20, -20]
+
+    async def test_a_sweep_goes_in_steps(self, store: Store, caller: Caller, clock: ManualClock) -> None:
+        for _ in range(3):
+            await self.done(store, caller)
+        clock.time += 1
+        assert [(await store.sweep(clock.now(), 2)).forgotten for _ in range(3)] == [2, 1, 0]
+
+    async def test_a_sweep_forgets_old_assets_but_none_that_an_unfinished_job_names(
+        self, store: Store, caller: Caller
+    ) -> None:
+        for name in ("asset_free", "asset_held"):
+            await store.add_asset(new_asset(caller.account, name))
+        await caller.admit(assets=("asset_held",))
+        assert list((await store.sweep(6.0, 10)).blobs) == ["blob-of-asset_free"]
+        assert await store.asset(caller.account, "asset_held")
+
+    async def test_idempotency_keys_outlive_their_jobs_by_a_day_at_the_least(
+        self, store: Store, caller: Caller, clock: ManualClock
+    ) -> None:
+        await self.done(store, caller, idempotency_key="once")
+        clock.time += 3600
+        await store.sweep(clock.now(), 10)
+        with pytest.raises(errors.NotFound):
+            await store.replay(caller.order(idempotency_key="once"))
+        clock.time += 24 * 3600
+        await store.sweep(clock.now(), 10)
+        assert await store.replay(caller.order(idempotency_key="once")) is None

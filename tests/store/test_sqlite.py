@@ -221,18 +221,21 @@ async def test_positions_in_an_account_s_feed_have_no_gaps(path: Path) -> None:
             assert [row[0] for row in positions] == [1, 2, 3, 4, 5, 6]
 
 
-async def test_the_idempotency_key_of_a_deleted_job_makes_no_other(path: Path) -> None:
-    async with SqliteStore(path) as store:
+async def test_a_database_of_the_first_schema_is_migrated_with_its_ends(path: Path, clock: ManualClock) -> None:
+    async with SqliteStore(path, clock) as store:
         caller = await new_caller(store)
-        job = await caller.admit(idempotency_key="once")
+        done = await caller.admit()
         await store.append(await claim_one(store), DONE)
-        with closing(sqlite3.connect(path, isolation_level=None)) as db:
-            db.execute("PRAGMA foreign_keys = ON")
-            db.execute("DELETE FROM job WHERE id = ?", [job.id])
-        assert await store.read(job.id, 0) == []
-        with pytest.raises(errors.NotFound, match="deleted"):
-            await caller.admit(idempotency_key="once")
-        assert await caller.ledger() == [100, -20]
+        await caller.admit()
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:  # back to what the first schema was
+        for index in ("job_by_end", "asset_by_age", "idempotency_by_job"):
+            db.execute(f"DROP INDEX {index}")
+        db.execute("ALTER TABLE job DROP COLUMN ended_at")
+        db.execute("PRAGMA user_version = 1")
+    async with SqliteStore(path, clock) as store:
+        clock.time += 10
+        assert (await store.sweep(clock.now(), 10)).forgotten == 1
+        assert await store.job(caller.account, done.id) is None
 
 
 # --- one server ---
