@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -55,6 +56,10 @@ class Catalogue:
         provider = self._providers[model]
         if not provider.configured:
             raise ProviderUnavailable(f"{model} cannot be ordered here: this installation has no {provider.name} key.")
+        wait = math.ceil(provider.upstream.breaker.wait)
+        if wait:
+            message = f"{model} cannot be ordered now: {provider.name} fails again and again. Try in {wait} seconds."
+            raise ProviderUnavailable(message, headers={"Retry-After": str(wait)})
         if not await self._listed(provider, model):
             raise ProviderUnavailable(f"{model} cannot be ordered now: {provider.name} does not list it.")
 
@@ -70,12 +75,15 @@ class Catalogue:
             "provider": provider.name,
             "kind": model.kind,
             "tokens": self._unit_price(model),
-            "available": provider.configured and await self._listed(provider, model.name),
+            "available": await self._is_available(provider, model.name),
             "note": model.note,
             "typical_seconds": model.typical_seconds,
             "fields": _without_nulls(model.fields.model_json_schema()),
             "styles": [{"value": value, "name": name} for value, name in model.styles.items()],
         }
+
+    async def _is_available(self, provider: Provider, model: str) -> bool:
+        return provider.configured and not provider.upstream.breaker.wait and await self._listed(provider, model)
 
     def _unit_price(self, model: Model) -> int:
         return self._prices.get(model.name, model.tokens)

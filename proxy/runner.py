@@ -35,6 +35,7 @@ from proxy.links import Links
 from proxy.providers import MODELS
 from proxy.providers.base import Made, Provider, Update
 from proxy.providers.polled import poll
+from proxy.slots import Slots
 from proxy.store.base import Claim, ClaimLost, Store, Swept
 from proxy.upstream import Request
 
@@ -89,7 +90,7 @@ class Runner:
         self._draining = False
         self._drives: dict[str, _Drive] = {}
         providers = {provider.name: provider.settings for provider in tools.providers.values()}
-        self._slots = {name: asyncio.Semaphore(settings.concurrency) for name, settings in providers.items()}
+        self._slots = {name: Slots(settings.concurrency) for name, settings in providers.items()}
 
     async def run(self) -> None:
         """Claim and drive jobs."""
@@ -174,7 +175,7 @@ class Runner:
 class _Drive:
     """One job under way, held by one claim."""
 
-    def __init__(self, tools: Tools, claim: Claim, slots: asyncio.Semaphore) -> None:
+    def __init__(self, tools: Tools, claim: Claim, slots: Slots) -> None:
         self._tools = tools
         self._claim = claim
         self._job = claim.job
@@ -197,7 +198,7 @@ class _Drive:
         """Take the job from where its record stands to its end."""
         try:
             self._check_record()
-            await self._bounded(self._slots.acquire(), "had no room for this order")
+            await self._bounded(self._slots.acquire(self._job.account), "had no room for this order")
             try:
                 await self._work()
             finally:

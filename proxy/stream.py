@@ -1,6 +1,8 @@
 """The response that a stream is: one job's feed, written to one client."""
 
 import asyncio
+import logging
+import random
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -11,6 +13,8 @@ from starlette.types import Message, Receive, Scope, Send
 from proxy import sse
 from proxy.feed import Feed, Tail
 
+log = logging.getLogger(__name__)
+
 _HEADERS: Final = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-store, no-transform",
@@ -18,6 +22,10 @@ _HEADERS: Final = {
 }
 _JOINED: Final = 1 << 16
 """Bytes of waiting frames that are joined into one write, at the most (a longer frame goes alone)."""
+_WRITE: Final = 60.0
+"""Seconds that one write may wait for a client that reads nothing."""
+_SPREAD: Final = (500, 5000)
+"""Milliseconds, from and to, over which the clients of a server that stops come back."""
 _COME_BACK: Final = 5000
 """Milliseconds after which a client that was turned away may try again."""
 
@@ -52,8 +60,14 @@ class FeedResponse(EventSourceResponse):
         stopping: asyncio.Future[Any] = asyncio.ensure_future(self._feed.stopping.wait())
         try:
             async with self._feed.watch(self._job, self._known) as tail:
-                if await self._follow(tail, send, {over, stopping}):
+                async with asyncio.timeout(None) as patience:
+                    ended = await self._follow(tail, _impatient(send, patience), {over, stopping})
+                if ended:
                     await send(_body(b"", more=False))
+                elif stopping.done():
+                    await send(_body(b"retry: %d\n" % random.randint(*_SPREAD)))
+        except TimeoutError:
+            log.info("A client of %s read nothing for %d seconds; its stream is dropped.", self._job, _WRITE)
         finally:
             over.cancel()
             stopping.cancel()
@@ -91,6 +105,17 @@ class FeedResponse(EventSourceResponse):
         finally:
             tail.forget(waiter)
         return bool(done)
+
+
+def _impatient(send: Send, patience: asyncio.Timeout) -> Send:
+    """A `send` with a time-out: a client that has stopped reading does not hold its stream for ever."""
+
+    async def sending(message: Message) -> None:
+        patience.reschedule(asyncio.get_running_loop().time() + _WRITE)
+        await send(message)
+        patience.reschedule(None)
+
+    return sending
 
 
 async def _disconnected(receive: Receive) -> None:

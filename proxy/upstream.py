@@ -39,6 +39,7 @@ from proxy.answers import (
     printable,
     says,
 )
+from proxy.breaker import Breaker
 from proxy.clock import Clock
 from proxy.fetch import Own
 
@@ -47,6 +48,7 @@ _ANSWER_LIMIT: Final = 48 << 20
 _MESSAGE_LIMIT: Final = 500
 _PASSING: Final = frozenset({408, 409, 425, 429})
 """4xx answers to a read that are likely to pass."""
+_RESTING: Final = "The provider fails again and again; it is left alone for some seconds."
 _READ: Final = ClientTimeout(total=60, connect=10, sock_read=30)
 _SUBMIT: Final = ClientTimeout(total=180, connect=10, sock_read=120)
 _STREAM: Final = ClientTimeout(total=None, connect=10, sock_read=180)
@@ -94,6 +96,7 @@ class Upstream:
         self._own = Own(URL(base_url), credential)
         self._secrets = [part for value in credential.values() for part in value.split() if part != "Bearer"]
         self._clock = clock
+        self.breaker = Breaker(clock)
         self._gap = 1 / rate
         self._free_at = 0.0
         self._no_credit = frozenset(no_credit)
@@ -142,6 +145,8 @@ class Upstream:
         self, method: str, path: str, query: Mapping[str, str] | None = None, data: FormData | None = None
     ) -> Answer:
         headers = dict(self._own.credential)
+        if self.breaker.wait:
+            raise Transient(_RESTING, self.breaker.wait)
         await self._turn()
         try:
             async with self._reads.request(
@@ -149,6 +154,7 @@ class Upstream:
             ) as response:
                 return await self._answer(response)
         except (ClientError, TimeoutError, OSError) as error:
+            self.breaker.failed()
             raise Transient(f"The provider cannot be reached ({type(error).__name__}).") from None
 
     def _readable(self, answer: Answer) -> Answer:
@@ -193,6 +199,8 @@ class Upstream:
         body: dict[str, Any] = {"data": _form(request.form)} if request.form else _json(request.json)
         headers: LooseHeaders = {**self._own.credential, **body.pop("headers", {})}
         progress = SimpleNamespace(sent=False)
+        if self.breaker.wait:
+            raise NotTaken(errors.UpstreamUnreachable(_RESTING), self.breaker.wait)
         await self._turn()
         try:
             response = await self._paid.post(
@@ -205,6 +213,7 @@ class Upstream:
                 **body,
             )
         except (ClientError, TimeoutError, OSError) as error:
+            self.breaker.failed()
             raise _lost(error, sent=progress.sent) from None
         async with response:
             yield response
@@ -332,6 +341,10 @@ class Upstream:
         return URL(self.base_url + path)
 
     async def _answer(self, response: ClientResponse) -> Answer:
+        if response.status >= 500:
+            self.breaker.failed()
+        else:
+            self.breaker.succeeded()
         body = bytearray()
         async for chunk in response.content.iter_any():
             body += chunk

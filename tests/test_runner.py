@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from proxy.clock import SystemClock
 from tests.world import World
 
 
@@ -179,6 +180,40 @@ async def test_requests_over_a_providers_rate_wait_their_turn(unstarted: World) 
         await world.generate("gaga-1", prompt="Hello")
         requests = sum(world.simulator.calls.values())
         assert world.clock.now() - began > (requests - 1) * 10 - 1
+
+
+async def test_a_dead_provider_is_left_alone_and_its_running_jobs_wait(world: World) -> None:
+    world.simulator.fault("gaga.check", "500", times=12)
+    events = await world.generate("gaga-1", prompt="Hello")
+    assert final_of(events)["status"] == "Completed"
+
+
+async def test_orders_for_a_dead_provider_are_refused_until_it_is_tried_again(unstarted: World) -> None:
+    unstarted.providers["Gaga"] = {"poll_interval": 0.01}
+    unstarted.clock = SystemClock()
+    async with unstarted as world:
+        world.simulator.fault("gaga.check", "500")
+        job = await world.submit("gaga-1", prompt="Hello")
+        await reached(world, "gaga.check", 5)
+        await asyncio.sleep(0.05)
+        answer = await world.http.post("/api/jobs", json={"model": "gaga-1", "prompt": "Hello"})
+        assert (answer.status_code, answer.json()["code"]) == (503, "provider_unavailable")
+        assert 0 < int(answer.headers["retry-after"]) <= 10
+        models = {model["id"]: model for model in (await world.http.get("/api/models")).json()["models"]}
+        assert (models["gaga-1"]["available"], models["suno"]["available"]) == (False, True)
+        assert (await world.http.get(f"/api/jobs/{job['id']}")).json()["status"] == "Processing"
+        assert world.simulator.calls["gaga.check"] == 5
+
+
+async def test_one_account_with_many_jobs_does_not_starve_anothers_one(unstarted: World) -> None:
+    unstarted.providers["Gaga"] = {"concurrency": 1}
+    async with unstarted as world:
+        many = [await world.submit("gaga-1", prompt=str(n)) for n in range(8)]
+        other = {"Authorization": f"Bearer {await world.new_key('other', 100)}"}
+        one = (await world.http.post("/api/jobs", json={"model": "gaga-1", "prompt": "one"}, headers=other)).json()
+        await world.messages("GET", f"/api/jobs/{one['id']}/events", headers=other)
+        last = (await world.http.get(f"/api/jobs/{many[-1]['id']}")).json()
+        assert last["status"] == "Processing started"
 
 
 # --- bulk ---

@@ -47,7 +47,7 @@ class World:
     """One server, one store, five pretend providers. `settings` and `provider` are given to the next `start`."""
 
     folder: Path
-    clock: JumpClock = field(default_factory=JumpClock)
+    clock: Any = field(default_factory=JumpClock)
     settings: dict[str, Any] = field(default_factory=dict)
     provider: dict[str, Any] = field(default_factory=dict)
     providers: dict[str, dict[str, Any]] = field(default_factory=dict)
