@@ -69,7 +69,7 @@ class Answer:
     def json(self) -> Any:
         """The body as JSON; raises Nonsense when it is none."""
         try:
-            return orjson.loads(self.body)
+            return orjson.loads(self.body.removeprefix(b"\xef\xbb\xbf"))
         except orjson.JSONDecodeError:
             raise Nonsense(f"The provider's answer (HTTP {self.status}) is not JSON.") from None
 

@@ -78,7 +78,7 @@ class Api:
             Route("/api/jobs/{job}", self.job, methods=["GET", "DELETE"]),
             _route("GET", "/api/jobs/{job}/events", self.events),
             _route("GET", "/api/jobs/{job}/content", self.content),
-            _route("GET", "/api/jobs/{job}/content/{n:int}", self.content),
+            _route("GET", "/api/jobs/{job}/content/{n}", self.content),
             _route("POST", "/api/jobs/{job}/cancel", self.cancel),
             _route("POST", "/api/assets", self.add_asset),
             Route("/api/assets/{asset}", self.asset, methods=["GET", "DELETE"]),
@@ -150,6 +150,8 @@ class Api:
 
     async def _admit(self, request: Request, key: Key) -> Admitted:
         self._check_running()
+        if "dry_run" in request.query_params:
+            _refuse_fields([FieldError("dry_run", "this version cannot do that yet; no job was made")])
         idempotency_key = _idempotency_key(request)
         reading = orders.read(await _body(request))
         admission = Admission(
@@ -233,7 +235,7 @@ class Api:
         job = await self._found(request, key)
         if not job.status.final:
             raise Conflict(f"{job.id} is not over: there is no content yet.")
-        n = request.path_params.get("n", 0)
+        n = _output_number(request.path_params.get("n", "0"))
         if n >= len(job.outputs) or job.outputs[n].failed:
             raise NotFound(f"{job.id} has no output {n}." + (f" {job.message}" if job.message else ""))
         output = job.outputs[n]
@@ -245,7 +247,9 @@ class Api:
         except ReadFailed as error:
             raise UpstreamFailed(f"The provider does not say where the content is: {error.message}") from None
         if self.relay or source.keyed:
-            return await media.relayed(request, self.fetcher, provider, source, f"{job.id}-{n}")
+            return await media.relayed(
+                request, self.fetcher, provider, source, name=f"{job.id}-{n}", media_type=output.type
+            )
         return media.redirect(source.url)
 
     def _check_running(self) -> None:
@@ -299,7 +303,7 @@ class Api:
         key = await self.auth.key(request)
         asset_id = new_id("asset")
         blob = f"assets/{asset_id}"
-        if request.headers.get("Content-Type", "").startswith("multipart/form-data"):
+        if request.headers.get("Content-Type", "").lower().startswith("multipart/form-data"):
             media_type, size = await self._upload(request, blob)
         else:
             media_type, size = await self._fetch(await _body(request), blob)
@@ -431,6 +435,12 @@ def _last_event_id(request: Request) -> int:
     """The id of the last event the client has; 0 for none, and for what is no number of ours."""
     text = request.headers.get("Last-Event-ID") or request.query_params.get("lastEventId") or ""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
+
+
+def _output_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 9):
+        raise NotFound("Outputs are numbered 0, 1, 2 ...")
+    return int(text)
 
 
 def _idempotency_key(request: Request) -> str | None:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import orjson
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
@@ -29,7 +30,7 @@ from proxy.clock import Clock, SystemClock
 from proxy.feed import Feed
 from proxy.fetch import Fetcher
 from proxy.links import Links
-from proxy.providers import PROVIDERS, by_model
+from proxy.providers import MODELS, PROVIDERS, by_model
 from proxy.providers.base import Provider
 from proxy.runner import Runner, Tools
 from proxy.settings import BadSetting, ProviderSettings, Settings, read
@@ -53,7 +54,7 @@ _EXPOSED: Final = (
 
 
 class Pollcast:
-    """The application. `providers` are the settings of each provider by its name; those not given are read."""
+    """The application; raises BadSetting. `providers` are settings by a provider's name; those not given are read."""
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class Pollcast:
         clock: Clock | None = None,
     ) -> None:
         self._settings = settings
+        self._prices = _prices(settings)
         given = providers or {}
         self._providers = {kind: given.get(kind.name) or read(kind.settings_type) for kind in PROVIDERS}
         self._clock = clock or SystemClock()
@@ -122,7 +124,7 @@ class Pollcast:
             self._feed,
             links,
             Auth(store, links),
-            Catalogue(providers, settings.tokens, clock),
+            Catalogue(providers, self._prices, clock),
             fetcher,
             clock,
             heartbeat=settings.heartbeat,
@@ -145,6 +147,13 @@ def _naming(setting: str) -> Iterator[None]:
         raise BadSetting(f"{setting}: {error}") from None
 
 
+def _prices(settings: Settings) -> Mapping[str, int]:
+    unknown = [model for model in settings.tokens if model not in MODELS]
+    if unknown:
+        raise BadSetting(f"POLLCAST_TOKENS: there is no model {unknown[0]!r}; there are {', '.join(MODELS)}")
+    return settings.tokens
+
+
 async def _secret(settings: Settings, store: Store) -> bytes:
     if settings.secret is not None:
         return settings.secret.get_secret_value().encode()
@@ -165,13 +174,26 @@ def _with_cors(app: ASGIApp, origins: list[str]) -> ASGIApp:
     """Outside of everything, so that errors carry the headers too. No cookies are used, so none are allowed."""
     if not origins:
         return app
-    return CORSMiddleware(
+    return _Cors(
         app,
         allow_origins=origins,
         allow_methods=("GET", "HEAD", "POST", "DELETE"),
         allow_headers=_ALLOWED,
         expose_headers=_EXPOSED,
     )
+
+
+class _Cors(CORSMiddleware):
+    """Starlette's, refusing in our form."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """Answer a preflight."""
+        response = super().preflight_response(request_headers)
+        if response.status_code == 200:
+            return response
+        refusal = _answer(errors.BadRequest(f"{bytes(response.body).decode()}; see POLLCAST_CORS_ORIGINS."))
+        refusal.headers.update({name: value for name, value in response.headers.items() if name.startswith("access")})
+        return refusal
 
 
 # --- errors, all in one form (contract, section 4) ---

@@ -29,7 +29,7 @@ class Auth:
         """
         if "signature" not in request.query_params:
             return await self.key(request)
-        key_id = self._links.check(request.scope["path"], request.url.query)
+        key_id = self._links.check(request.scope["path"], request.scope["query_string"].decode("latin-1"))
         return _valid(await self._store.key_by_id(key_id))
 
 

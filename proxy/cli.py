@@ -15,6 +15,7 @@ from proxy import tokens
 from proxy.app import Pollcast
 from proxy.clock import SystemClock
 from proxy.errors import PollcastError
+from proxy.http import Http
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Provider
 from proxy.settings import BadSetting, ProviderSettings, Settings, read
@@ -26,6 +27,10 @@ log = logging.getLogger(__name__)
 
 _DEMO: Final = Path("var/demo")
 _DEMO_TOKENS: Final = 10_000
+_PATIENCE: Final = 1
+"""Seconds that a stop waits for clients that neither read nor leave."""
+_MOST_TOKENS: Final = 1 << 53
+"""The largest whole number that every JSON reader keeps exactly."""
 _KEEP_ALIVE: Final = 75
 """Seconds that an idle connection is kept: longer than the proxies in front usually do."""
 
@@ -49,7 +54,9 @@ def serve(*, demo: bool) -> None:
 
 
 def _broken_on_purpose(record: logging.LogRecord) -> bool:
-    """A stream that must not end cleanly is broken off; uvicorn takes that for a mistake."""
+    """A stream that must not end cleanly is broken off, and so is whoever holds up a stop; neither is a mistake."""
+    if record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError):
+        return False
     return record.getMessage() != "ASGI callable returned without completing response."
 
 
@@ -66,13 +73,14 @@ class Server(uvicorn.Server):
                 app,
                 host=settings.host,
                 port=settings.port,
-                http="httptools",
+                http=Http,
                 ws="none",
                 lifespan="off",
                 access_log=False,
                 log_config=None,
                 server_header=False,
                 timeout_keep_alive=_KEEP_ALIVE,
+                timeout_graceful_shutdown=_PATIENCE,
                 # Links are made from POLLCAST_PUBLIC_URL, never from what a request claims.
                 proxy_headers=False,
             )
@@ -106,7 +114,21 @@ async def _serve(
     providers: dict[str, ProviderSettings] | None = None,
     ready: Callable[[], None] | None = None,
 ) -> None:
-    await Server(Pollcast(settings, providers), settings, ready).serve()
+    app = Pollcast(settings, providers)
+    with listen(settings.host, settings.port) as listening:
+        await Server(app, settings, ready).serve(sockets=[listening])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind the address to serve at; raises BadSetting when it cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family, backlog=4096)
+    except OSError as error:
+        raise BadSetting(f"POLLCAST_HOST, POLLCAST_PORT: cannot listen on {host}:{port}: {error.strerror}") from None
+    # Accepted connections take it over: an event must not wait for the acknowledgement of the one before.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 async def _serve_demo() -> None:
@@ -140,14 +162,20 @@ def _print_demo(url: str, key: str) -> None:
 # --- keys ---
 
 
+def _not_blank(_: click.Context, __: click.Parameter, name: str) -> str:
+    if not name.strip():
+        raise click.BadParameter("an account needs a name that is not blank")
+    return name.strip()
+
+
 @main.group()
 def keys() -> None:
     """Accounts' keys and tokens; works while the server runs."""
 
 
 @keys.command()
-@click.option("--name", required=True, help="The account; one that exists gets one more key.")
-@click.option("--tokens", "granted", type=click.IntRange(min=0), default=0, help="Tokens to grant with it.")
+@click.option("--name", required=True, callback=_not_blank, help="The account; one that exists gets one more key.")
+@click.option("--tokens", "granted", type=click.IntRange(0, _MOST_TOKENS), default=0, help="Tokens to grant with it.")
 def create(name: str, granted: int) -> None:
     """Make a key and print it, alone, on standard output. It is not shown again."""
     secret = tokens.new_key()
@@ -175,11 +203,12 @@ def revoke(key_id: str) -> None:
     """Revoke a key by its id; its Links die with it."""
     if _with_store(lambda store: store.revoke_key(key_id)) is None:
         raise click.ClickException(f"There is no key {key_id}; `keys list` shows them.")
+    click.echo(f"{key_id}  revoked")
 
 
 @keys.command()
 @click.option("--name", required=True, help="The account.")
-@click.argument("amount", type=int)
+@click.argument("amount", type=click.IntRange(-_MOST_TOKENS, _MOST_TOKENS))
 def grant(name: str, amount: int) -> None:
     """Add tokens to an account (a negative AMOUNT takes)."""
     account = _with_store(lambda store: store.grant(name, amount))

@@ -25,7 +25,10 @@ from proxy.media_types import sniff
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _HOPS: Final = 5
-_TIMEOUT: Final = ClientTimeout(total=300, connect=10, sock_read=30)
+_TIMEOUT: Final = ClientTimeout(total=None, connect=10, sock_read=60)
+"""No total: a long video on a slow line is relayed for as long as its reader takes."""
+_READ_TIME: Final = 120.0
+"""Seconds that reading a client's URL may take in all."""
 _LOOK_UP: Final = 3.0
 """Seconds that a look-up may take while a client waits for the answer to its order."""
 _NAT64: Final = IPv6Network("64:ff9b::/96")
@@ -209,7 +212,7 @@ class Fetcher:
     async def read(self, text: str, limit: int) -> Fetched:
         """Read a client's public https URL, at most `limit` bytes. Raises NotPublic and FetchFailed."""
         try:
-            async with self.open(text, secure=True) as response:
+            async with asyncio.timeout(_READ_TIME), self.open(text, secure=True) as response:
                 if response.status != 200:
                     raise FetchFailed(f"{_shown(text)} answered {response.status}.", reached=True)
                 data = await _read(response, limit)

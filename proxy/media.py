@@ -89,10 +89,13 @@ def byte_range(header: str, size: int) -> tuple[int, int] | None:
     return start, end
 
 
-async def relayed(request: Request, fetcher: Fetcher, provider: Provider, source: Source, name: str) -> Response:
+async def relayed(
+    request: Request, fetcher: Fetcher, provider: Provider, source: Source, *, name: str, media_type: str = UNKNOWN
+) -> Response:
     """A provider's bytes, through us: with its key where that is demanded, and the client's range passed on.
 
-    Raises UpstreamFailed and UpstreamUnreachable (502), and RangeNotSatisfiable.
+    `media_type` is what they are served as where the provider does not tell. Raises UpstreamFailed and
+    UpstreamUnreachable (502), and RangeNotSatisfiable.
     """
     asked = {name: request.headers[name] for name in _ASKED if name in request.headers and request.method == "GET"}
     own = provider.upstream.own if source.keyed else provider.upstream.own_address
@@ -106,7 +109,8 @@ async def relayed(request: Request, fetcher: Fetcher, provider: Provider, source
     if answer.status not in {200, 206}:
         await held.aclose()
         _refuse(answer.status, answer.headers)
-    headers = _headers(name, answer.headers.get("Content-Type", UNKNOWN))
+    told = answer.headers.get("Content-Type", UNKNOWN)
+    headers = _headers(name, media_type if told == UNKNOWN else told)
     # Compressed unasked, the body is read unpacked: the length of the packed one would be wrong.
     passed = [name for name in _RELAYED if "Content-Encoding" not in answer.headers or name != "Content-Length"]
     headers |= {name: answer.headers[name] for name in passed if name in answer.headers}

@@ -56,6 +56,8 @@ _SWEPT: Final = 50
 """Jobs forgotten in one transaction."""
 _BREATH: Final = 0.05
 """Seconds between two such transactions, for the writers that wait."""
+_LAST_LOOK: Final = 60.0
+"""Seconds that a job which is taken up again has at the least, whatever its deadline was."""
 _CANCEL: Final = 10.0
 """Seconds that a provider's cancel call may take."""
 _TEXT_GAP: Final = 0.2
@@ -102,7 +104,7 @@ class Runner:
                 self._wake.clear()
                 for claim in await self._claim():
                     task = tasks.create_task(self._drive(claim), name=claim.job.id)
-                    if MODELS[claim.job.model].streamed:
+                    if (model := MODELS.get(claim.job.model)) and model.streamed:
                         self._streamed.add(task)
                         task.add_done_callback(self._streamed.discard)
                 with contextlib.suppress(TimeoutError):
@@ -183,6 +185,9 @@ class _Drive:
         self._provider = tools.providers[claim.job.model]
         # Waiting for one of the provider's slots has a deadline of its own, as long as the one for the work.
         self._deadline = (claim.job.intended_at or claim.job.created_at) + self._provider.settings.deadline
+        if claim.job.ticket is not None:
+            # It may have been over for long, with nobody here to see it: it is looked at before the deadline counts.
+            self._deadline = max(self._deadline, tools.clock.now() + _LAST_LOOK)
         self._slots = slots
         self._text = 0
         self.cancel = asyncio.Event()
@@ -198,7 +203,7 @@ class _Drive:
         """Take the job from where its record stands to its end."""
         try:
             self._check_record()
-            await self._bounded(self._slots.acquire(self._job.account), "had no room for this order")
+            await self._bounded(self._slots.acquire(self._job.account), "could not take this order")
             try:
                 await self._work()
             finally:
@@ -339,9 +344,8 @@ class _Drive:
         self._sending = self._taken = True
         try:
             if not self._model.streamed:
-                ticket = await self._provider.submit(request)
-                self._sending = False
-                yield Update(ticket=ticket)
+                # Still "sending" while it is recorded: a cancel that came between would lose the ticket.
+                yield Update(ticket=await self._provider.submit(request))
                 return
             async with aclosing(self._provider.stream(request)) as updates:
                 async for update in updates:

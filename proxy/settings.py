@@ -33,7 +33,9 @@ def _comma_list(value: Any) -> Any:
 Duration = Annotated[float, BeforeValidator(_seconds)]
 """Seconds, also written `90s`, `15m`, `12h`, `7d`."""
 
-_ENVIRONMENT = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True, frozen=True)
+_ENVIRONMENT = SettingsConfigDict(
+    env_file=".env", extra="ignore", env_ignore_empty=True, frozen=True, allow_inf_nan=False
+)
 
 
 class Settings(BaseSettings):
@@ -63,7 +65,24 @@ class Settings(BaseSettings):
         parts = urlsplit(url)
         if url and not (parts.scheme in {"http", "https"} and parts.hostname):
             raise ValueError("must be an absolute http or https URL, such as https://cast.example.com")
+        if parts.query or parts.fragment:
+            raise ValueError("must be a URL without ? and #: paths are added to it")
         return url.rstrip("/")
+
+    @field_validator("secret")
+    @classmethod
+    def _not_blank(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and not secret.get_secret_value().strip():
+            raise ValueError("must not be blank: whoever guesses it can forge Links")
+        return secret
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, origins: list[str]) -> list[str]:
+        for origin in origins:
+            if origin != "*" and not re.fullmatch(r"https?://[^/?#@\s]+", origin):
+                raise ValueError(f"{origin!r} is no origin: write https://app.example.com, without a path, or *")
+        return origins
 
     @property
     def base_url(self) -> str:
@@ -97,6 +116,13 @@ class ProviderSettings(BaseSettings):
         if not plain or parts.query or parts.fragment or re.search(r"/v\d+/?$", parts.path):
             raise ValueError("must be an origin such as https://api.example.com, without /v1")
         return url.rstrip("/")
+
+    @field_validator("api_key")
+    @classmethod
+    def _one_word(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and not re.fullmatch(r"[\x21-\x7e]*", key.get_secret_value()):
+            raise ValueError("must be one word of printable ASCII, as a header can carry it")
+        return key
 
     @property
     def key(self) -> str:

@@ -44,6 +44,8 @@ class FeedResponse(EventSourceResponse):
         self, feed: Feed, job: str, *, known: int, after: int, heartbeat: float, headers: Mapping[str, str]
     ) -> None:
         super().__init__(iter(()), headers=_HEADERS | dict(headers))
+        # A server's own affair, which it says itself where it must: to HTTP/1.0, and to who asked for a close.
+        del self.headers["Connection"]
         self._feed = feed
         self._job = job
         self._known = known
@@ -67,6 +69,8 @@ class FeedResponse(EventSourceResponse):
                 elif stopping.done():
                     await send(_body(b"retry: %d\n" % random.randint(*_SPREAD)))
         except TimeoutError:
+            # A close would wait for the client to read what is still to be written.
+            scope.get("state", {}).get("abort", _nothing)()
             log.info("A client of %s read nothing for %d seconds; its stream is dropped.", self._job, _WRITE)
         finally:
             over.cancel()
@@ -105,6 +109,10 @@ class FeedResponse(EventSourceResponse):
         finally:
             tail.forget(waiter)
         return bool(done)
+
+
+def _nothing() -> None:
+    """Stand in for the abort that other servers do not offer."""
 
 
 def _impatient(send: Send, patience: asyncio.Timeout) -> Send:

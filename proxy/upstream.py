@@ -48,6 +48,8 @@ _ANSWER_LIMIT: Final = 48 << 20
 _MESSAGE_LIMIT: Final = 500
 _PASSING: Final = frozenset({408, 409, 425, 429})
 """4xx answers to a read that are likely to pass."""
+_STREAMS: Final = frozenset({"text/event-stream", "text/plain", "application/octet-stream"})
+"""What a stream may call itself; the last is what aiohttp says where nothing is said."""
 _RESTING: Final = "The provider fails again and again; it is left alone for some seconds."
 _READ: Final = ClientTimeout(total=60, connect=10, sock_read=30)
 _SUBMIT: Final = ClientTimeout(total=180, connect=10, sock_read=120)
@@ -186,7 +188,7 @@ class Upstream:
         Raises as `submit` does. While the messages are read: Interrupted when the stream breaks.
         """
         async with self._send(request, _STREAM) as response:
-            if response.status == 200 and response.content_type == "text/event-stream":
+            if response.status == 200 and response.content_type in _STREAMS:
                 yield self._messages(response)
                 return
             answer = await self._whole(response)
@@ -309,6 +311,17 @@ class Upstream:
         if not usable:
             raise Nonsense(f"The provider gives a result's URL that nobody can open: {self.shown(path)[:100]}")
         return str(url)
+
+    def usable(self, url: object) -> str | None:
+        """A URL that comes beside a result, as an absolute one; None when it is none that can be opened."""
+        try:
+            return self.absolute(url) if isinstance(url, str) else None
+        except Nonsense:
+            return None
+
+    def at(self, path: str) -> str:
+        """The URL of one of the API's own paths."""
+        return self.base_url + path
 
     def is_own(self, url: str) -> bool:
         """Whether a URL is on the provider's configured origin."""

@@ -1,5 +1,6 @@
 """The endpoints of contract section 3, and every bad input that they are to refuse (section 4)."""
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -83,6 +84,47 @@ async def test_an_unknown_method_is_405_and_says_what_is_right(
     assert response.status_code == 405
     assert error_of(response)["code"] == "method_not_allowed"
     assert sorted(response.headers["allow"].split(", ")) == sorted(allowed.split(", "))
+
+
+async def test_an_output_number_of_thousands_of_digits_is_404(world: World) -> None:
+    job = (await world.generate("suno", prompt="song"))[0]["job"]
+    for n in ("9" * 5000, "-1", "x"):
+        response = await world.http.get(f"/api/jobs/{job}/content/{n}")
+        assert (response.status_code, error_of(response)["code"]) == (404, "not_found")
+
+
+async def raw(world: World, request: bytes) -> bytes:
+    """What comes back for these very bytes, to the end of the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(world.origin.rsplit(":", 1)[1]))
+    writer.write(request)
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+@pytest.mark.parametrize("request_line", [b"GET /caf\xc3\xa9 HTTP/1.1", b"NONSENSE", b"BREW /api/ping HTTP/1.1"])
+async def test_what_is_no_http_is_400_in_json(world: World, request_line: bytes) -> None:
+    answer = await raw(world, request_line + b"\r\nHost: x\r\n\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"application/json" in head
+    assert orjson.loads(body)["code"] == "bad_request"
+
+
+async def test_an_offer_of_http2_does_not_lose_the_order(world: World) -> None:
+    body = orjson.dumps(GAGA)
+    answer = await raw(
+        world,
+        b"POST /api/jobs HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\n"
+        b"HTTP2-Settings: AAEAAEAAAAIAAAAB\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n%s"
+        % (world.key.encode(), len(body), body),
+    )
+    assert answer.startswith(b"HTTP/1.1 202 ")
+
+
+async def test_a_dry_run_makes_no_job_and_charges_nothing(world: World) -> None:
+    assert fields_of(await world.http.post("/api/jobs", json=GAGA, params={"dry_run": "1"})) == ["dry_run"]
+    await nothing_happened(world)
 
 
 # --- orders that are refused: a clear 4xx, no job, no token ---
@@ -459,3 +501,11 @@ async def test_a_preflight_allows_what_the_clients_send(unstarted: World) -> Non
         assert response.status_code == 200
         assert response.headers["access-control-allow-origin"] == "*"
         assert "access-control-allow-credentials" not in response.headers
+
+
+async def test_a_preflight_from_elsewhere_is_refused_in_json(unstarted: World) -> None:
+    unstarted.settings["cors_origins"] = "https://app.example.com"
+    async with unstarted as world:
+        headers = {"Origin": "https://evil.example.com", "Access-Control-Request-Method": "POST"}
+        response = await world.http.options("/api/generate", headers=headers)
+        assert (response.status_code, error_of(response)["code"]) == (400, "bad_request")

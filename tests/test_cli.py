@@ -1,6 +1,7 @@
 """The commands, each as a user runs it: in a process of its own."""
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -46,8 +47,8 @@ def serving(*arguments: str, log: Path, **environment: str) -> Iterator["subproc
     try:
         until = time.monotonic() + 20
         while process.poll() is None and time.monotonic() < until:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", int(port))) == 0:
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).status_code == 200:
                     break
             time.sleep(0.02)
         yield process
@@ -72,6 +73,8 @@ def test_help_names_every_command() -> None:
         ("POLLCAST_TOKENS", "{gaga-1: 5}"),
         ("POLLCAST_PUBLIC_URL", "cast.example.com"),
         ("POLLCAST_STORE", "mysql://x"),
+        ("POLLCAST_TOKENS", '{"gagaa": 5}'),
+        ("POLLCAST_HOST", "192.0.2.1"),
         ("GAGA_BASE_URL", "api.gaga.art"),
         ("HEYGEN_DEADLINE", "soon"),
     ],
@@ -140,6 +143,31 @@ def test_a_command_that_cannot_be_carried_out_says_so_in_one_line(arguments: tup
     assert done.returncode == 1
     assert re.fullmatch(r"Error: [^\n]+\n", done.stderr)
     assert named in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--name", " "), ("--name", "web", "--tokens", "-1"), ("--name", "web", "--tokens", "9" * 20)]
+)
+def test_a_key_for_nobody_or_for_more_than_can_be_counted_is_not_made(arguments: tuple[str, ...]) -> None:
+    done = command("keys", "create", *arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert not done.stdout
+
+
+def test_a_client_that_falls_silent_does_not_hold_up_a_stop(tmp_path: Path) -> None:
+    port = str(free_port())
+    log = tmp_path / "log"
+    with serving("--demo", log=log, POLLCAST_PORT=port) as process, socket.socket() as silent:
+        key = re.search(r"Demo key: (\S+)", log.read_text())
+        assert key is not None
+        silent.connect(("127.0.0.1", int(port)))
+        head = f"POST /api/jobs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key[1]}\r\nContent-Length: 99\r\n\r\n"
+        silent.sendall(head.encode() + b"{")  # half an order, and no more
+        time.sleep(0.2)
+        process.terminate()
+        process.wait(5)
+    assert "Traceback" not in log.read_text()
 
 
 def test_keys_are_hashed_at_rest(tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ async def relay(answer: Handler, url: str = "/cat", *, keyed: bool = True) -> As
         settings = read(GaiaSettings, base_url=site.url, api_key="sk-secret")
         gaia = Gaia(settings, JumpClock(), "https://cast.example.com")
         source = Source(site.url + url if url.startswith("/") else url, keyed=keyed)
-        yield site, lambda request: relayed(request, fetcher, gaia, source, "job_1-0")
+        yield site, lambda request: relayed(request, fetcher, gaia, source, name="job_1-0")
 
 
 async def relayed_from(answer: Handler, method: str = "GET", url: str = "/cat", **headers: str) -> httpx.Response:
@@ -326,4 +326,6 @@ async def test_a_provider_that_is_not_there_is_unreachable() -> None:
     async with Fetcher() as fetcher:
         gaia = Gaia(read(GaiaSettings, base_url=gone, api_key="sk-secret"), JumpClock(), "http://x.example")
         with pytest.raises(UpstreamUnreachable):
-            await ask(lambda request: relayed(request, fetcher, gaia, Source(f"{gone}/cat", keyed=True), "job_1-0"))
+            await ask(
+                lambda request: relayed(request, fetcher, gaia, Source(f"{gone}/cat", keyed=True), name="job_1-0")
+            )

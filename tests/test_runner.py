@@ -287,6 +287,16 @@ async def test_a_job_with_a_ticket_goes_on_after_a_restart_and_is_not_ordered_ag
     assert world.simulator.submits["gaga"] == 1
 
 
+async def test_a_job_that_was_over_while_nobody_was_here_to_see_it_is_looked_at(world: World) -> None:
+    world.simulator.fault("gaga.check", "timeout", times=1)
+    job = await world.submit("gaga-1", prompt="Hello")
+    await reached(world, "gaga.check")
+    await world.stop()
+    world.clock.at += 10 * 3600  # long past its deadline
+    await world.start()
+    assert (await world.ended(job["id"]))["status"] == "Completed"
+
+
 async def test_a_submit_that_was_under_way_at_a_stop_is_never_sent_again(world: World) -> None:
     world.simulator.fault("gaga.submit", "timeout")
     job = await world.submit("gaga-1", prompt="Hello")

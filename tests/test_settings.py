@@ -217,6 +217,27 @@ def test_a_public_url_needs_a_host(env: pytest.MonkeyPatch, url: str) -> None:
     assert complaint(Settings).startswith("POLLCAST_PUBLIC_URL: ")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("POLLCAST_SECRET", " "),
+        ("POLLCAST_CORS_ORIGINS", "app.example.com"),
+        ("POLLCAST_CORS_ORIGINS", "https://app.example.com/"),
+        ("POLLCAST_PUBLIC_URL", "https://cast.example.com/?a=b"),
+        ("POLLCAST_HEARTBEAT", "inf"),
+    ],
+)
+def test_a_value_that_would_only_fail_later_is_refused_now(env: pytest.MonkeyPatch, name: str, value: str) -> None:
+    env.setenv(name, value)
+    assert complaint(Settings).startswith(f"{name}: ")
+
+
+def test_a_provider_key_that_no_header_can_carry_is_refused_without_showing_it(env: pytest.MonkeyPatch) -> None:
+    env.setenv("GAGA_API_KEY", "sk-one\ntwo")
+    assert complaint(GagaSettings).startswith("GAGA_API_KEY: ")
+    assert "sk-one" not in complaint(GagaSettings)
+
+
 # --- secrets ---
 
 

@@ -1,7 +1,6 @@
 """A whole Pollcast on a real port, with the simulated providers at its other end, and a clock that does not wait."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from httpx_sse import EventSource, ServerSentEvent
 
 from proxy import tokens
 from proxy.app import Pollcast
-from proxy.cli import Server
+from proxy.cli import Server, listen
 from proxy.providers import PROVIDERS
 from proxy.settings import ProviderSettings, Settings, read
 from proxy.simulator import DEFAULT_KEYS, Simulator
@@ -79,9 +78,7 @@ class World:
         return key
 
     async def start(self) -> None:
-        listening = socket.create_server(("127.0.0.1", 0))
-        # Accepted connections take it over; uvicorn sets it where it opens the port itself.
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listening = listen("127.0.0.1", 0)
         self.origin = f"http://127.0.0.1:{listening.getsockname()[1]}"
         values: dict[str, Any] = {
             "store": self.store_url,

@@ -7,6 +7,7 @@ our JSON. The page shows no error body; the shapes read are those of `message_of
 
 from collections.abc import Sequence
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -200,7 +201,7 @@ class Gaga(Provider):
 
     async def check(self, ticket: Ticket) -> Update:
         """`PreProcessing`, `Pending`, `Running` go on, as does every word that is not known to end."""
-        answer = await self.upstream.get(f"/v1/generations/{ticket['id']}")
+        answer = await self.upstream.get(f"/v1/generations/{quote(ticket['id'], safe='')}")
         body = answer.object()
         word = body.get("status")
         if not isinstance(word, str):

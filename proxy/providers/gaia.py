@@ -11,6 +11,7 @@ import base64
 import binascii
 from collections.abc import AsyncGenerator, Mapping
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 import orjson
 from pydantic import Field, model_validator
@@ -220,7 +221,7 @@ class Gaia(Provider):
 
     async def check(self, ticket: Ticket) -> Update:
         """Only words that are known to end do; a result that is not there yet is waited for."""
-        answer = await self.upstream.get(f"{ticket['path']}/{ticket['id']}")
+        answer = await self.upstream.get(_place(ticket))
         whole = answer.object()
         body = _unwrapped(whole)
         word = body.get("status") or body.get("state")
@@ -243,7 +244,7 @@ class Gaia(Provider):
             kept = {**ticket, "urls": [self.upstream.absolute(place)]} if place else ticket
             return Update(detail=word, status=Status.COMPLETED, outputs=made, ticket=kept)
         try:
-            answer = await self.upstream.get(f"{_IMAGES}/{ticket['id']}/result")
+            answer = await self.upstream.get(f"{_place(ticket)}/result")
         except Missing as error:
             raise Transient(f"Gaia says {word}, but has no result yet: {error.message}") from None
         return self._images(ticket, answer, word)
@@ -284,7 +285,7 @@ class Gaia(Provider):
             return Source(output.url)
         if n < len(urls) and urls[n]:
             return Source(urls[n], keyed=True)
-        return Source(self.upstream.absolute(f"{_VIDEOS}/{ticket['id']}/content"), keyed=True)
+        return Source(self.upstream.at(f"{_place(ticket)}/content"), keyed=True)
 
     # --- text ---
 
@@ -327,6 +328,10 @@ class Gaia(Provider):
         if not isinstance(content, str):
             raise self.upstream.no_ticket(answer, "holds no text")
         return _written(content)
+
+
+def _place(ticket: Ticket) -> str:
+    return f"{ticket['path']}/{quote(ticket['id'], safe='')}"
 
 
 def _written(text: str) -> Update:

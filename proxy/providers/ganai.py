@@ -11,6 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
@@ -120,8 +121,17 @@ class GanAi(Provider):
             raise self.upstream.no_ticket(answer, "is not the list of its inferences")
         known = {str(entry.get("unique_id")): entry for entry in reply if isinstance(entry, dict)}
         project = request.query["project_id"]
-        items = [_item(entry["unique_id"], known.get(entry["unique_id"]), project) for entry in request.json]
+        items = [self._item(entry["unique_id"], known.get(entry["unique_id"]), project) for entry in request.json]
         return {"items": items}
+
+    def _item(self, unique_id: str, entry: Mapping[str, Any] | None, project: str) -> dict[str, Any]:
+        if entry is None:
+            return {"unique_id": unique_id, "message": "Gan.ai's reply left this item out."}
+        item = {name: url for name in _URLS if (url := self.upstream.usable(entry.get(name)))}
+        item |= {name: str(entry[name]) for name in _IDS if entry.get(name) is not None}
+        if "inference_id" not in item:
+            item["message"] = "Gan.ai's reply gave this item no inference_id."
+        return {"unique_id": unique_id, "project_id": project} | item
 
     async def check(self, ticket: Ticket) -> Update:
         """One status call for each item that is not over; a call that fails leaves its item as it was."""
@@ -137,7 +147,8 @@ class GanAi(Provider):
         if not item.get("inference_id"):
             item |= {"over": "failed", "message": item.get("message") or "Gan.ai's reply left this item out."}
             return None
-        path = f"/projects/{item['project_id']}/inference/{item['inference_id']}/video_status"
+        project, inference = (quote(item[name], safe="") for name in ("project_id", "inference_id"))
+        path = f"/projects/{project}/inference/{inference}/video_status"
         try:
             async with gate:
                 answer = await self.upstream.get(path)
@@ -152,18 +163,11 @@ class GanAi(Provider):
             raise Nonsense("Gan.ai's answer to a poll has no gen_status.")
         # Decided on the word alone: the URLs are there from the start.
         item["word"] = self.upstream.shown(word)
-        item |= {name: body[name] for name in _URLS if isinstance(body.get(name), str) and body[name]}
+        item |= {name: url for name in _URLS if (url := self.upstream.usable(body.get(name)))}
         if word.upper() == "SUCCEEDED":
-            self._succeed(item)
+            _succeed(item)
         elif word.upper() in _BAD_ENDS:
             item |= {"over": "failed", "message": self.upstream.shown(_reason(body.get("error")) or f"Gan.ai: {word}")}
-
-    def _succeed(self, item: dict[str, Any]) -> None:
-        try:
-            self.upstream.absolute(item.get("permalink") or item.get("video_url") or "")
-            item["over"] = "succeeded"
-        except Nonsense as error:
-            item |= {"over": "failed", "message": error.message}
 
     def overdue(self, ticket: Ticket, reason: str) -> Update | None:
         """Unfinished items count as failed; what has succeeded stays."""
@@ -182,14 +186,11 @@ class GanAi(Provider):
         return Source(item.get("video_url") or output.url or "")
 
 
-def _item(unique_id: str, entry: Mapping[str, Any] | None, project: str) -> dict[str, Any]:
-    if entry is None:
-        return {"unique_id": unique_id, "message": "Gan.ai's reply left this item out."}
-    item = {name: entry[name] for name in _URLS if isinstance(entry.get(name), str)}
-    item |= {name: str(entry[name]) for name in _IDS if entry.get(name) is not None}
-    if "inference_id" not in item:
-        item["message"] = "Gan.ai's reply gave this item no inference_id."
-    return {"unique_id": unique_id, "project_id": project} | item
+def _succeed(item: dict[str, Any]) -> None:
+    if item.get("permalink") or item.get("video_url"):
+        item["over"] = "succeeded"
+    else:
+        item |= {"over": "failed", "message": "Gan.ai says SUCCEEDED without a URL that can be opened."}
 
 
 def _reason(error: object) -> str | None:

@@ -252,13 +252,12 @@ class HeyGen(Provider):
         return made
 
     def _video(self, ticket: Ticket, url: str, data: dict[str, Any]) -> Made:
-        thumbnail = data.get("thumbnail_url")
         return Made(
             Output(
                 Role.VIDEO,
                 by_url(url, Role.VIDEO),
                 url=url,
-                thumbnail_url=thumbnail if isinstance(thumbnail, str) and thumbnail else None,
+                thumbnail_url=self.upstream.usable(data.get("thumbnail_url")),
                 ids={"id": ticket["video_id"]},
             )
         )
