@@ -56,6 +56,8 @@ _SWEPT: Final = 50
 """Jobs forgotten in one transaction."""
 _BREATH: Final = 0.05
 """Seconds between two such transactions, for the writers that wait."""
+_MOST_TEXT: Final = 2_000_000
+"""Characters of one streamed text: more than any model writes, less than a memory holds."""
 _LAST_LOOK: Final = 60.0
 """Seconds that a job which is taken up again has at the least, whatever its deadline was."""
 _CANCEL: Final = 10.0
@@ -380,6 +382,8 @@ class _Drive:
         if update.delta:
             fields |= {"delta": update.delta, "offset": self._text}
             self._text += len(update.delta)
+            if self._text > _MOST_TEXT:
+                raise UpstreamProtocol(f"The provider's text is longer than {_MOST_TEXT} characters; it is given up.")
         outputs = tuple([await self._stored(made, made.output.n) for made in update.outputs])
         if outputs:
             fields["outputs"] = self._shown(outputs)

@@ -57,17 +57,11 @@ class FeedResponse(EventSourceResponse):
         if scope["method"] == "HEAD":
             await super().__call__(scope, receive, send)
             return
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         over: asyncio.Future[Any] = asyncio.ensure_future(_disconnected(receive))
         stopping: asyncio.Future[Any] = asyncio.ensure_future(self._feed.stopping.wait())
         try:
-            async with self._feed.watch(self._job, self._known) as tail:
-                async with asyncio.timeout(None) as patience:
-                    ended = await self._follow(tail, _impatient(send, patience), {over, stopping})
-                if ended:
-                    await send(_body(b"", more=False))
-                elif stopping.done():
-                    await send(_body(b"retry: %d\n" % random.randint(*_SPREAD)))
+            async with asyncio.timeout(None) as patience, self._feed.watch(self._job, self._known) as tail:
+                await self._serve(tail, _impatient(send, patience), over, stopping)
         except TimeoutError:
             # A close would wait for the client to read what is still to be written.
             scope.get("state", {}).get("abort", _nothing)()
@@ -76,6 +70,15 @@ class FeedResponse(EventSourceResponse):
             over.cancel()
             stopping.cancel()
             await asyncio.gather(over, stopping, return_exceptions=True)
+
+    async def _serve(
+        self, tail: Tail, send: Send, over: "asyncio.Future[Any]", stopping: "asyncio.Future[Any]"
+    ) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        if await self._follow(tail, send, {over, stopping}):
+            await send(_body(b"", more=False))
+        elif stopping.done():
+            await send(_body(b"retry: %d\n" % random.randint(*_SPREAD)))
 
     async def _follow(self, tail: Tail, send: Send, ends: "set[asyncio.Future[Any]]") -> bool:
         """Write what comes; True when the final event has been written, False when the stream must break."""

@@ -1,6 +1,9 @@
 """The endpoints of contract section 3, and every bad input that they are to refuse (section 4)."""
 
 import asyncio
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import httpx
@@ -509,3 +512,46 @@ async def test_a_preflight_from_elsewhere_is_refused_in_json(unstarted: World) -
         headers = {"Origin": "https://evil.example.com", "Access-Control-Request-Method": "POST"}
         response = await world.http.options("/api/generate", headers=headers)
         assert (response.status_code, error_of(response)["code"]) == (400, "bad_request")
+
+
+# --- the store away ---
+
+
+@contextmanager
+def locked(world: World) -> Iterator[None]:
+    """Another process holds the store's write lock."""
+    with closing(sqlite3.connect(world.folder / "pollcast.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+async def test_an_order_that_cannot_be_recorded_is_503_and_no_job(
+    unstarted: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.store.sqlite._PATIENCE", 0.05)
+    async with unstarted as world:
+        with locked(world):
+            for path in ("/api/jobs", "/api/generate"):
+                response = await world.http.post(path, json=GAGA)
+                assert (response.status_code, error_of(response)["code"]) == (503, "unavailable")
+            assert (await world.http.get("/readyz")).status_code == 503
+            assert (await world.http.get("/healthz")).status_code == 200
+        assert (await world.http.get("/readyz")).status_code == 200
+        await nothing_happened(world)
+
+
+async def test_a_running_job_waits_for_the_store_and_loses_nothing(
+    unstarted: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.store.sqlite._PATIENCE", 0.05)
+    async with unstarted as world:
+        world.simulator.fault("gaga.submit", "slow", seconds=1, times=1)
+        job = await world.submit("gaga-1", prompt="Hello")
+        while not world.simulator.calls["gaga.submit"]:
+            await asyncio.sleep(0.001)
+        with locked(world):
+            await asyncio.sleep(0.2)
+        assert (await world.ended(job["id"]))["status"] == "Completed"
+        assert world.simulator.submits["gaga"] == 1
+        assert await world.balance() == 980

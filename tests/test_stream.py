@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 
 import httpx
 import orjson
@@ -285,3 +286,44 @@ async def test_a_stopping_server_turns_stream_clients_away_so_that_they_come_bac
             async for chunk in response.aiter_raw():
                 read += chunk
     assert re.fullmatch(rb": [^\n]+\nretry: \d+\n", read)
+
+
+async def test_clients_that_come_and_go_leave_nothing_behind(world: World) -> None:
+    job = await world.submit("gaga-1", prompt="[stuck]")
+    path = f"/api/jobs/{job['id']}/events"
+
+    async def visit() -> None:
+        async with world.open("GET", path) as response:
+            await anext(response.aiter_raw())
+
+    await visit()
+    await asyncio.sleep(0.05)
+    before = len(asyncio.all_tasks())
+    for _ in range(10):
+        await asyncio.gather(*(visit() for _ in range(20)))
+    async with asyncio.timeout(5):
+        while len(asyncio.all_tasks()) > before:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_client_that_reads_nothing_is_dropped_and_blocks_nobody(
+    unstarted: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.stream._WRITE", 0.1)
+    async with unstarted as world:
+        final = await world.generate("suno", prompt="song", metadata={str(n): "x" * 512 for n in range(16)})
+        path = f"/api/jobs/{final[0]['job']}/events"
+        stalled = socket.socket()
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        stalled.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(stalled, ("127.0.0.1", int(world.origin.rsplit(":", 1)[1])))
+        request = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {world.key}\r\n\r\n"
+        # Pipelined a thousand times: far more than the buffers of both ends hold.
+        sending = asyncio.ensure_future(loop.sock_sendall(stalled, request.encode() * 1000))
+        assert len(await world.messages("GET", path)) == len(final)
+        async with asyncio.timeout(10):
+            while len(world.connections) > 1:  # the test's own client keeps one
+                await asyncio.sleep(0.01)
+        stalled.close()
+        await asyncio.gather(sending, return_exceptions=True)

@@ -1,7 +1,7 @@
 """A whole Pollcast on a real port, with the simulated providers at its other end, and a clock that does not wait."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,6 +117,11 @@ class World:
     async def restart(self) -> None:
         await self.stop()
         await self.start()
+
+    @property
+    def connections(self) -> Collection[object]:
+        """The connections that are open at the server's end."""
+        return self._server.server_state.connections
 
     # --- what tests do with it ---
 
