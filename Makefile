@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check fix cover bench clean
+.PHONY: help install run test check fix cover bench chaos clean
 
 help:  ## what there is to do
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
@@ -42,6 +42,9 @@ cover: $(READY)  ## all tests, with the lines and branches they did not reach
 
 bench: $(READY)  ## what an event, a poll and a journalled event cost here
 	$(BIN)/python -m tests.bench
+
+chaos: $(READY)  ## kill the server and break its providers, hundreds of times, and check what must hold
+	$(BIN)/python -m tests.chaos
 
 clean:  ## remove what was built, not what was stored (var/)
 	rm -rf .venv dist build .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

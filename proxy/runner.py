@@ -229,7 +229,7 @@ class _Drive:
         job = self._job
         if job.ticket is not None or job.intended_at is None:
             return
-        if self._model.streamed and job.status is Status.PROCESSING:
+        if self._model.streamed and job.updated_at > job.intended_at:
             raise Interrupted("Pollcast stopped while it read the provider's stream, which cannot be resumed.")
         raise OutcomeUnknown(
             "Pollcast stopped while it sent the order, which may have been taken: it is not sent again."
@@ -265,6 +265,7 @@ class _Drive:
                 raise _Canceled
             return coming.result()
         finally:
+            self._sending = False
             coming.cancel()
             canceled.cancel()
             await asyncio.gather(coming, canceled, return_exceptions=True)
@@ -331,7 +332,7 @@ class _Drive:
                     async for update in updates:
                         yield update
             except NotTaken as refusal:
-                self._taken = False
+                self._sending = self._taken = False
                 self._job = await self._persist(lambda: self._tools.store.withdraw(self._claim))
                 wait = max(pause, refusal.wait or 0)
                 if clock.now() + wait > self._deadline:
@@ -343,18 +344,15 @@ class _Drive:
 
     async def _sent(self, request: Request) -> AsyncGenerator[Update]:
         """Send the order once. A ticket is one update; a stream is many, and refuses before its first."""
+        if self.cancel.is_set():
+            raise _Canceled
         self._sending = self._taken = True
-        try:
-            if not self._model.streamed:
-                # Still "sending" while it is recorded: a cancel that came between would lose the ticket.
-                yield Update(ticket=await self._provider.submit(request))
-                return
-            async with aclosing(self._provider.stream(request)) as updates:
-                async for update in updates:
-                    self._sending = False
-                    yield update
-        finally:
-            self._sending = False
+        if not self._model.streamed:
+            yield Update(ticket=await self._provider.submit(request))
+            return
+        async with aclosing(self._provider.stream(request)) as updates:
+            async for update in updates:
+                yield update
 
     def _polled(self, ticket: Ticket, *, resumed: bool) -> AsyncIterator[Update]:
         since = self._job.intended_at or self._job.created_at

@@ -208,6 +208,8 @@ class HeyGen(Provider):
             body = answer.object()
         except Nonsense:
             body = {}
+        if not isinstance(body.get("code", _OK), int | str):
+            raise self.upstream.no_ticket(answer, "cannot be understood")
         if not _is_ok(body):
             raise self.upstream.refused(answer)
         video = _data(body).get("video_id")
