@@ -1,0 +1,52 @@
+"""`python -m tests.chaos`: nothing is lost and nothing bought twice, whatever is killed and whatever upstreams answer.
+
+A bounded campaign of two parts, each with a summary line; the exit status is 1 when an invariant was broken, and then
+the evidence is printed. Everything stays on loopback and in a temporary folder.
+"""
+
+import argparse
+import asyncio
+import logging
+import secrets
+import sys
+from collections.abc import Awaitable, Callable
+
+import uvloop
+
+from tests.chaos import exchanges, kills
+from tests.chaos.verdict import Verdict
+
+Part = Callable[[int, int], Awaitable[tuple[Verdict, str]]]
+
+
+def main() -> int:
+    """Run the parts that are asked for; gives the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--kills", type=int, default=200, help="kills of a real server process (0: none)")
+    parser.add_argument("--exchanges", type=int, default=10_000, help="randomised upstream exchanges (0: none)")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="of all that is chosen by chance")
+    chosen = parser.parse_args()
+    logging.disable(logging.CRITICAL)  # what the server has to say about such upstreams fills screens
+    say(f"seed {chosen.seed}")
+    parts: tuple[tuple[Part, int], ...] = ((kills.run, chosen.kills), (exchanges.run, chosen.exchanges))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        held = [runner.run(_told(part, number, chosen.seed)) for part, number in parts if number]
+    return 0 if all(held) else 1
+
+
+async def _told(part: Part, number: int, seed: int) -> bool:
+    """Run a part and print its line; gives whether all invariants held."""
+    verdict, line = await part(number, seed)
+    say(line)
+    if verdict.findings:
+        say(f"\n{verdict.evidence()}\n")
+    return not verdict.findings
+
+
+def say(text: str) -> None:
+    """Print, at once."""
+    print(text, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,349 @@
+"""Part 1: a real server process, killed again and again, while all providers' jobs are in flight.
+
+The providers live here and so survive; they count what was bought. A kill comes at random, or at a step of a job's
+life: in the moment in which the upstream hears a request, or shortly after it, or while a client orders.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from fnmatch import fnmatchcase
+from pathlib import Path
+from random import Random
+from time import monotonic, time
+
+from proxy import tokens
+from proxy.clock import SystemClock
+from proxy.simulator import DEFAULT_KEYS, Fault, Received, Simulator
+from proxy.store import open_store
+from tests.chaos.clients import Client, connected
+from tests.chaos.ear import ASKS_AGAIN, Ear, Mischief
+from tests.chaos.orders import Order, Orders
+from tests.chaos.verdict import Broken, Event, Verdict, end_of
+
+SERVER = Path(__file__).parents[2] / "server.py"
+ACCOUNTS, UNDER_WAY, IDENTICAL = 3, 24, 50
+GRANTED = 10_000_000
+SPEED = 16.0
+"""How much faster the providers work than real ones: a job takes about half a second."""
+DEADLINE = 20.0
+PATIENCE = 90.0
+"""Seconds in which everything must be over after the last kill."""
+EVERY = 25
+"""Kills between two rounds of identical orders."""
+_OURS = ("POLLCAST_", "GAGA_", "GAIA_", "AINOW_", "GANAI_", "HEYGEN_")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A moment in a job's life: what is heard then, and how many seconds after it the kill comes."""
+
+    name: str
+    heard: tuple[str, ...]
+    seconds: tuple[float, float] = (0, 0)
+
+    def met(self, operation: str) -> bool:
+        """Whether what was heard is this step's."""
+        return any(fnmatchcase(operation, pattern) for pattern in self.heard)
+
+
+STREAMS = ("ainow.generate", "gaia.chat")
+PAID = ("*.submit", *STREAMS)
+START = Step("start", ("server.start",), (0.25, 0.6))
+STEPS = (
+    Step("order being taken", ("client.order",), (0, 0.01)),
+    Step("upload", ("gaga.upload",), (0, 0.004)),
+    Step("submit sent", ("*.submit",)),
+    Step("submit answered", ("*.submit",), (0.001, 0.012)),
+    Step("poll sent", ("*.check",)),
+    Step("poll answered", ("*.check",), (0.001, 0.012)),
+    Step("result read", ("gaia.result",), (0, 0.01)),
+    Step("stream asked for", STREAMS),
+    Step("stream begun", STREAMS, (0.002, 0.03)),
+    Step("middle of a stream", STREAMS, (0.05, 0.4)),
+    Step("cancel being taken", ("client.cancel",), (0, 0.01)),
+    Step("final event", ("client.final",), (0, 0.002)),
+    START,
+)
+
+
+class Server:
+    """The process, restarted on the same port and store."""
+
+    def __init__(self, folder: Path, origin: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            self._port = listening.getsockname()[1]
+        self.origin = f"http://127.0.0.1:{self._port}"
+        self.store = f"sqlite:///{folder}/pollcast.db"
+        self.log = folder / "server.log"
+        self.kills: list[float] = []
+        """The time of day of each."""
+        self._folder = folder
+        self._environment = _environment(origin) | {
+            "POLLCAST_PORT": str(self._port),
+            "POLLCAST_STORE": self.store,
+            "POLLCAST_ASSETS": f"{folder}/assets",
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; it does not listen yet."""
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(  # noqa: S603
+                [sys.executable, SERVER, "serve"],
+                env=self._environment,
+                cwd=self._folder,
+                stdout=output,
+                stderr=output,
+            )
+
+    async def listens(self) -> None:
+        """Wait until it takes connections."""
+        async with asyncio.timeout(30):
+            while not self._answers():
+                if self._process is None or self._process.poll() is not None:
+                    raise RuntimeError(f"The server did not start:\n{self.log.read_text()[-2000:]}")
+                await asyncio.sleep(0.005)
+
+    def kill(self) -> None:
+        """Kill it with SIGKILL, now."""
+        if self._process is None or self._process.returncode is not None:
+            return
+        self._process.send_signal(signal.SIGKILL)
+        self.kills.append(time())
+        self._process.wait()
+
+    def stop(self) -> None:
+        """End it as an operator does."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.terminate()
+            self._process.wait(20)
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self._port)) == 0
+
+
+def _refusing(chance: Random) -> Mischief:
+    """Some submits are refused for now, so that kills also fall between two tries."""
+
+    def mischief(received: Received) -> Fault | None:
+        refused = any(fnmatchcase(received.operation, pattern) for pattern in PAID) and chance.random() < 0.1
+        return Fault(received.operation, chance.choice(ASKS_AGAIN)) if refused else None
+
+    return mischief
+
+
+def _environment(origin: str) -> dict[str, str]:
+    """This process's, without settings of a real installation, and with the simulator's for every provider."""
+    found = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    for provider, key in DEFAULT_KEYS.items():
+        settings: Mapping[str, object] = {
+            "BASE_URL": origin,
+            "API_KEY": key,
+            "POLL_INTERVAL": 0.05,
+            "DEADLINE": DEADLINE,
+            "RATE": 2000,
+        }
+        found |= {f"{provider.upper()}_{name}": str(value) for name, value in settings.items()}
+    return found | {"GANAI_PROJECT_ID": "demo"}
+
+
+@dataclass(slots=True)
+class Kills:
+    """The campaign."""
+
+    number: int
+    server: Server
+    verdict: Verdict
+    orders: Orders
+    clients: list[Client]
+    chance: Random
+    at_steps: Counter[str] = field(default_factory=Counter)
+    _coming: list[Step] = field(default_factory=list)
+    _armed: Step | None = None
+    _met: asyncio.Event = field(default_factory=asyncio.Event)
+    """The step has come; the kill may be a moment later."""
+    _struck: asyncio.Event = field(default_factory=asyncio.Event)
+    _ending: bool = False
+
+    async def run(self) -> None:
+        """Order and kill, wait for everything to finish, and inspect."""
+        each = min(UNDER_WAY, 4 * self.number) // ACCOUNTS
+        work = [asyncio.create_task(self._work(client)) for client in self.clients for _ in range(each)]
+        crowds = []
+        for kill in range(self.number):
+            if kill % EVERY == 0:
+                crowds.append(asyncio.create_task(self._identical(self.chance.choice(self.clients))))
+            await self._kill()
+        self._ending = True
+        await self.server.listens()
+        await self._finish([*work, *crowds])
+        for client in self.clients:
+            await self.verdict.inspect(client, self._truth)
+        self._check_log()
+
+    async def _work(self, client: Client) -> None:
+        while not self._ending:
+            await client.carry_out(self.orders.new(client.assets))
+
+    async def _identical(self, client: Client) -> None:
+        """Many identical orders with one Idempotency-Key, at once, whatever is killed meanwhile."""
+        order = self.orders.new(client.assets)
+        client.orders.append(order)
+        copies = [replace(order) for _ in range(IDENTICAL)]
+        await asyncio.gather(*(client.place(copy) for copy in copies))
+        made = {copy.job for copy in copies}
+        order.job = copies[0].job
+        if len(made) != 1:
+            self.verdict.note(Broken.LOST, f"{IDENTICAL} identical orders made {made}", order)
+        await client.follow(order)
+
+    async def _finish(self, work: list["asyncio.Task[None]"]) -> None:
+        done, late = await asyncio.wait(work, timeout=PATIENCE)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        for task in done:
+            task.result()
+        for order in self.orders.made:
+            if order.watched and not order.over and late:
+                self.verdict.note(Broken.UNFINISHED, f"not over {PATIENCE:g} s after the last kill", order)
+        await self._unwatched()
+
+    async def _unwatched(self) -> None:
+        """Wait for the jobs that nobody watches."""
+        until = monotonic() + DEADLINE
+        for client in self.clients:
+            for order in client.orders:
+                async with asyncio.timeout(max(until - monotonic(), 1)):
+                    if order.job and not order.over:
+                        await client.events(order.job)
+
+    # --- kills ---
+
+    def tell(self, operation: str) -> None:
+        """Hear of a request; the step that is waited for has come with it, or has not."""
+        step = self._armed
+        if step is None or not step.met(operation):
+            return
+        self._armed = None
+        self._met.set()
+        self.at_steps[step.name] += 1
+        seconds = self.chance.uniform(*step.seconds)
+        if seconds:
+            asyncio.get_running_loop().call_later(seconds, self._strike)
+        else:
+            self._strike()
+
+    def _strike(self) -> None:
+        self.server.kill()
+        self._struck.set()
+
+    async def _kill(self) -> None:
+        """Kill once, and start again."""
+        step = self._next_step() if self.chance.random() < 0.7 else None
+        self._met.clear()
+        self._struck.clear()
+        if step is not START:
+            await self.server.listens()
+            await asyncio.sleep(self.chance.uniform(0, 0.2 if step else 0.5))
+        self._armed = step
+        if step is START:
+            self.tell("server.start")
+        await self._wait()
+        self.server.start()
+
+    def _next_step(self) -> Step:
+        """Each step once, in any order, then each once more."""
+        if not self._coming:
+            self._coming = self.chance.sample(STEPS, len(STEPS))
+        return self._coming.pop()
+
+    async def _wait(self) -> None:
+        """Wait for the kill; one whose step does not come, or that has none, is made now."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2 if self._armed else 0):
+                await self._met.wait()
+        if not self._met.is_set():
+            self._armed = None
+            self._strike()
+        await self._struck.wait()
+
+    # --- what is true of an end ---
+
+    def _truth(self, order: Order, events: Sequence[Event], *, bought: bool) -> str | None:
+        final = events[-1]
+        end = end_of(final)
+        if end == order.end or (end == "Canceled" and order.cancels):
+            return None
+        if end == "outcome_unknown" and self.verdict.ear.polled(order.token):
+            return "its outcome is called unknown, and yet its ticket was polled"
+        in_flight = end == "outcome_unknown" or (end == "interrupted" and order.streamed and bought)
+        if in_flight and any(_time(events[0]) - 0.1 <= kill <= _time(final) for kill in self.server.kills):
+            return None
+        return f"ended as {end}, not as {order.end}, and was not in flight at a kill that could explain it"
+
+    def _check_log(self) -> None:
+        log = self.server.log.read_text()
+        if "Traceback" in log:
+            self.verdict.note(Broken.ANSWER, f"the server's log: ...{log[log.index('Traceback') :][:3000]}")
+
+
+def _time(event: Event) -> float:
+    return datetime.fromisoformat(str(event["at"])).timestamp()
+
+
+@asynccontextmanager
+async def _opened(number: int, seed: int) -> AsyncIterator[Kills]:
+    chance = Random(seed)
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+        simulator = await stack.enter_async_context(Simulator(seed=seed, speed=SPEED))
+        ear = Ear(simulator, _refusing(chance))
+        server = Server(folder, simulator.origin)
+        stack.callback(server.stop)
+        kills = Kills(number, server, Verdict(ear), Orders(chance, trouble=0.35, stuck=False), [], chance)
+        ear.tell = kills.tell
+        keys = await _keys(server.store)
+        server.start()
+        await server.listens()
+        for key in keys:
+            kills.clients.append(await _client(stack, kills, key))
+        yield kills
+
+
+async def _keys(store_url: str) -> list[str]:
+    keys = [tokens.new_key() for _ in range(ACCOUNTS)]
+    async with open_store(store_url, SystemClock()) as store:
+        for n, key in enumerate(keys):
+            await store.create_key(f"account-{n}", tokens.digest(key), GRANTED)
+    return keys
+
+
+async def _client(stack: AsyncExitStack, kills: Kills, key: str) -> Client:
+    http = await stack.enter_async_context(connected(kills.server.origin, key))
+    client = Client(http, kills.verdict, kills.chance, kills.tell)
+    await client.bring_assets()
+    return client
+
+
+async def run(number: int, seed: int) -> tuple[Verdict, str]:
+    """Kill a server so many times; gives the findings and the summary line."""
+    began = monotonic()
+    async with _opened(number, seed) as kills:
+        await kills.run()
+        verdict = kills.verdict
+    unsure = f"{verdict.ends['outcome_unknown']} of unknown outcome, {verdict.ends['interrupted']} interrupted"
+    done = f"{len(kills.server.kills)} kills ({kills.at_steps.total()} at {len(kills.at_steps)} recorded steps)"
+    return verdict, f"kills: seed {seed}, {done}, {verdict.summary}, {unsure}, {monotonic() - began:.0f} s"

@@ -1,0 +1,131 @@
+"""The orders of a campaign: any model, any trouble that a prompt can ask for, each with a token that nothing else has.
+
+The token stands in the prompt (for Gan.ai in a tag of every item), so that the upstream's log tells whose order it is.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Final
+
+from proxy.providers import MODELS
+from proxy.simulator import Word
+
+FINAL: Final = frozenset({"Completed", "Error", "Canceled"})
+_WORDS: Final = tuple(word for word in Word if word is not Word.TOO_MANY)
+"""The campaigns choose by themselves whom they refuse by 429, to know which submits were refused."""
+_TOKEN: Final = re.compile(r"order-\d{6}")
+_CANCELED_BY_WORD: Final = frozenset(
+    {"gaga-1", "avatar-h1", "avatar-h1-pro", "grok-imagine-video", "gpt-image-2", "image2"}
+)
+"""Models whose provider has a word for a job that it canceled; the others fail it."""
+_ENDS: Final[Mapping[Word, str]] = {
+    Word.FAIL: "upstream_failed",
+    Word.CANCEL: "upstream_failed",
+    Word.STUCK: "deadline_exceeded",
+    Word.SERVER_ERROR: "upstream_failed",
+    Word.REJECT: "upstream_rejected",
+    Word.CREDITS: "upstream_credits",
+}
+_OF_ONE_ITEM: Final = frozenset({Word.FAIL, Word.CANCEL, Word.STUCK})
+"""What befalls one item of a list, and not the others."""
+
+
+def token_in(text: str) -> str | None:
+    """The token of the order that a text belongs to."""
+    found = _TOKEN.search(text)
+    return found[0] if found else None
+
+
+@dataclass(slots=True)
+class Order:
+    """An order, what its client has seen of it, and how it may end."""
+
+    token: str
+    body: dict[str, Any]
+    word: Word | None
+    by_generate: bool
+    """Ordered by POST /api/generate, and reconnected to by it at times."""
+    watched: bool
+    cancels: bool
+    """Its client asks for its end, at some moment."""
+    job: str | None = None
+    seen: list[dict[str, Any]] = field(default_factory=list)
+    refused: bool = False
+    """Turned away until its client gave up: there must be no job."""
+
+    @property
+    def model(self) -> str:
+        """The name of the ordered model."""
+        return str(self.body["model"])
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the provider answers with a stream that cannot be resumed."""
+        return MODELS[self.model].streamed
+
+    @property
+    def over(self) -> bool:
+        """Whether its client has seen the final event."""
+        return bool(self.seen) and self.seen[-1]["status"] in FINAL
+
+    @property
+    def end(self) -> str:
+        """How it ends when all goes as asked for: `Completed`, `Canceled`, or an Error's code."""
+        if self.word is Word.CUT and self.streamed:
+            return "interrupted"
+        if self.word is Word.CANCEL and self.model in _CANCELED_BY_WORD:
+            return "Canceled"
+        if self.word is None or (self.word in _OF_ONE_ITEM and len(self.body.get("items", ())) > 1):
+            return "Completed"
+        return _ENDS.get(self.word, "Completed")
+
+
+@dataclass(slots=True)
+class Orders:
+    """Makes orders, each with the next token; `trouble` is the share of them that ask for some."""
+
+    chance: Random
+    trouble: float
+    stuck: bool = True
+    """Whether some may ask never to end."""
+    made: list[Order] = field(default_factory=list)
+
+    def new(self, assets: Mapping[str, str]) -> Order:
+        """An order of any model; `assets` are an image's and an audio's id."""
+        model = self.chance.choice(tuple(MODELS))
+        token = f"order-{len(self.made) + 1:06}"
+        word = self._word()
+        body = {"model": model, **self._fields(model, f"{token} {word or ''} A lake", assets)}
+        by_generate, watched, cancels = (self.chance.random() < share for share in (0.3, 0.9, 0.1))
+        # Where the provider cancels by itself, nobody could tell whose cancel it was.
+        order = Order(token, body, word, by_generate, watched, cancels and word is not Word.CANCEL)
+        self.made.append(order)
+        return order
+
+    def _word(self) -> Word | None:
+        word = self.chance.choice(_WORDS)
+        wanted = self.chance.random() < self.trouble and (self.stuck or word is not Word.STUCK)
+        return word if wanted else None
+
+    def _fields(self, model: str, prompt: str, assets: Mapping[str, str]) -> dict[str, Any]:
+        some = self.chance.random() < 0.5
+        image, audio = assets["image"], assets["audio"]
+        match model:
+            case "avatar-h1" | "avatar-h1-pro":
+                return {"image": image, "audio": audio, "prompt": prompt}
+            case "gaga-1":
+                return {"chunks": [{"prompt": prompt, "audio": audio}]} if some else {"prompt": prompt}
+            case "grok-imagine-video" | "gpt-image-2" | "image2":
+                return {"prompt": prompt, **({"images": [image]} if some else {})}
+            case "ganai-bulk":
+                return {"items": self._items(prompt)}
+            case "heygen-v1":
+                return {"prompt": prompt, "avatar_id": "Angela", **({"background": image} if some else {})}
+        return {"prompt": prompt}
+
+    def _items(self, prompt: str) -> list[dict[str, str]]:
+        plain = token_in(prompt) or ""
+        others = [{"unique_id": f"item-{n}", "name": plain} for n in range(2, 2 + self.chance.randrange(3))]
+        return [{"unique_id": "item-1", "name": prompt}, *others]
