@@ -8,9 +8,10 @@ before anything else happens, and only then is the provider polled.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 from proxy import tokens
@@ -58,6 +59,8 @@ _BREATH: Final = 0.05
 """Seconds between two such transactions, for the writers that wait."""
 _MOST_TEXT: Final = 2_000_000
 """Characters of one streamed text: more than any model writes, less than a memory holds."""
+_MOST_WORDS: Final = 200
+"""Unknown words that are counted: what a provider makes up must not fill the memory."""
 _LAST_LOOK: Final = 60.0
 """Seconds that a job which is taken up again has at the least, whatever its deadline was."""
 _CANCEL: Final = 10.0
@@ -80,6 +83,8 @@ class Tools:
     asset_limit: int
     retention: float
     """Seconds that finished jobs and assets are kept."""
+    unknown_words: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """How often each provider has used a word for a state that its page does not name."""
 
 
 class Runner:
@@ -369,8 +374,20 @@ class _Drive:
         if draft.fields or accepted:
             await self._append(draft, update.ticket)
 
+    def _count(self, words: Sequence[str]) -> None:
+        """Count words that the provider's page does not name, and say so when one is new: the provider has changed."""
+        counter = self._tools.unknown_words
+        for word in words:
+            known = (self._provider.name, word)
+            if known not in counter and len(counter) < _MOST_WORDS:
+                log.warning("%s uses a word that its page does not name: %r.", *known)
+                counter[known] = 0
+            if known in counter:
+                counter[known] += 1
+
     async def _news(self, update: Update) -> Draft:
         """What the job's record does not say yet."""
+        self._count(update.unknown)
         job = self._job
         fields: dict[str, Any] = {}
         if update.detail and update.detail != job.detail:

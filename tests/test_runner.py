@@ -143,6 +143,25 @@ async def test_an_unknown_word_is_shown_and_the_job_goes_on(world: World) -> Non
     assert final_of(events)["status"] == "Completed"
 
 
+@pytest.mark.parametrize(
+    "order",
+    [
+        {"model": "gaga-1", "prompt": "[unknown]"},
+        {"model": "grok-imagine-video", "prompt": "[unknown]"},
+        {"model": "heygen-v1", "prompt": "[unknown]", "avatar_id": "a"},
+        {"model": "ganai-bulk", "items": [{"unique_id": "a", "names": "[unknown]"}]},
+    ],
+)
+async def test_unknown_words_are_told_in_the_log_once_and_known_ones_never(
+    world: World, caplog: pytest.LogCaptureFixture, order: dict[str, Any]
+) -> None:
+    for _ in range(2):
+        await world.generate(**order)
+    told = [record.getMessage() for record in caplog.records if "does not name" in record.getMessage()]
+    assert len(told) == 1
+    assert "'Reticulating'" in told[0]
+
+
 async def test_a_job_that_never_ends_upstream_ends_at_its_deadline(world: World) -> None:
     final = final_of(await world.generate("gaga-1", prompt="[stuck]"))
     assert (final["code"], final["refunded"]) == ("deadline_exceeded", 20)

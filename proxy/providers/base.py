@@ -147,6 +147,7 @@ class Update:
     `outputs` are those finished since the last update (of the ticket given); on a final update that is Completed, all.
     `status` is None while the work goes on; on Error, `error` says why. `wait` is the provider's hint for the next poll
     in seconds. `ticket` replaces the ticket, for providers whose work is over bit by bit. `delta` is streamed text.
+    `unknown` are words for a state that the provider's page does not name: shown, counted, and bounded by the deadline.
     """
 
     detail: str | None = None
@@ -158,6 +159,7 @@ class Update:
     wait: float | None = None
     ticket: Ticket | None = None
     delta: str = ""
+    unknown: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,6 +116,7 @@ def _flat_or_chunks(fields: Any, required: str, flat: Sequence[str]) -> None:
         raise wrong(required, f"{required} is required (or chunks)")
 
 
+_GOING_ON = frozenset({"preprocessing", "pending", "running"})
 _SENDS = frozenset({"model", "resolution", "aspectRatio", "source", "chunks", "seed", "enablePromptEnhancement"})
 
 
@@ -213,7 +214,8 @@ class Gaga(Provider):
                 return Update(status=Status.ERROR, error=self.upstream.failed(body, "Gaga gave no reason."))
             case "canceled" | "cancelled":
                 return Update(detail=word, status=Status.CANCELED, message="Gaga canceled the generation.")
-        return Update(detail=self.upstream.shown(word), wait=answer.wait)
+        shown = self.upstream.shown(word)
+        return Update(detail=shown, wait=answer.wait, unknown=() if word.lower() in _GOING_ON else (shown,))
 
     def _video(self, body: dict[str, Any]) -> Made:
         url = self.upstream.absolute(_place(body))

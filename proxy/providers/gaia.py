@@ -45,6 +45,7 @@ _VIDEOS = "/v1/videos/async"
 _IMAGES = "/v1/images/generations/async"
 _CHAT = "/v1/chat/completions"
 
+_GOING_ON = frozenset({"queued", "pending", "running", "processing", "in_progress"})
 _ENDED_WELL = frozenset({"completed", "succeeded", "success", "done"})
 _ENDED_BADLY = frozenset({"failed", "error", "expired"})
 _CANCELED = frozenset({"cancelled", "canceled"})
@@ -235,7 +236,13 @@ class Gaia(Provider):
                 return Update(status=Status.ERROR, error=self.upstream.failed(words, "Gaia gave no reason."))
             case ended if ended in _CANCELED:
                 return Update(detail=word, status=Status.CANCELED, message="Gaia canceled the job.")
-        return Update(detail=self.upstream.shown(word), progress=_progress(body.get("progress")), wait=answer.wait)
+        shown = self.upstream.shown(word)
+        return Update(
+            detail=shown,
+            progress=_progress(body.get("progress")),
+            wait=answer.wait,
+            unknown=() if word.lower() in _GOING_ON else (shown,),
+        )
 
     async def _completed(self, ticket: Ticket, body: dict[str, Any], word: str) -> Update:
         if ticket["path"] == _VIDEOS:

@@ -25,6 +25,19 @@ from proxy.providers.base import Fields, Inputs, Made, Model, Provider, Source, 
 from proxy.settings import ProviderSettings
 from proxy.upstream import Request, Upstream
 
+_GOING_ON = frozenset(
+    {
+        "PENDING",
+        "PROCESSING",
+        "LIPSYNC_PENDING",
+        "WEBSITE_SCROLLING_PENDING",
+        "NEXRENDER_PENDING",
+        "FFMPEG_PENDING",
+        "INFERENCE_POST_PROCESSING",
+        "WEBHOOK_TRIGGERED",
+        "UNKNOWN",
+    }
+)
 _BAD_ENDS = frozenset({"FAILED", "BLOCKED", "DELETED", "REGENERATE_REQUIRED"})
 """FAILED is the page's word; that the other three end badly is our reading of theirs."""
 _URLS = ("video_url", "audio_url", "thumbnail_url", "smart_url", "permalink")
@@ -201,7 +214,9 @@ def _reason(error: object) -> str | None:
 def _update(items: list[dict[str, Any]], asked: list[dict[str, Any]]) -> Update:
     if any(not item.get("over") for item in items):
         finished = [_made(n, item) for n, item in enumerate(items) if item in asked and item.get("over")]
-        return Update(detail=_words(items), outputs=finished, ticket={"items": items})
+        words = {item["word"] for item in items if item.get("word") and not item.get("over")}
+        unknown = tuple(sorted(word for word in words if word.upper() not in _GOING_ON))
+        return Update(detail=_words(items), outputs=finished, ticket={"items": items}, unknown=unknown)
     outputs = [_made(n, item) for n, item in enumerate(items)]
     if all(made.output.failed for made in outputs):
         reason = next(made.output.message for made in outputs)

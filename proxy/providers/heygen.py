@@ -40,6 +40,7 @@ from proxy.upstream import Request, Upstream
 Style = Literal["normal", "circle"]
 
 _OK = 100
+_GOING_ON = frozenset({"pending", "waiting", "processing"})
 
 
 class HeyGenSettings(ProviderSettings):
@@ -229,7 +230,8 @@ class HeyGen(Provider):
             case "failed":
                 reason = _reason(data.get("error")) or "HeyGen gave no reason."
                 return Update(detail=word, status=Status.ERROR, error=UpstreamFailed(self.upstream.shown(reason)))
-        return Update(detail=self.upstream.shown(word), wait=answer.wait)
+        shown = self.upstream.shown(word)
+        return Update(detail=shown, wait=answer.wait, unknown=() if word.lower() in _GOING_ON else (shown,))
 
     async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
         """URLs expire after days; the status call signs fresh ones."""
