@@ -57,6 +57,8 @@ _SWEPT: Final = 50
 """Jobs forgotten in one transaction."""
 _BREATH: Final = 0.05
 """Seconds between two such transactions, for the writers that wait."""
+_MOST_EVENTS: Final = 20_000
+"""Events of one job: an upstream that never stops talking must not fill the log."""
 _MOST_TEXT: Final = 2_000_000
 """Characters of one streamed text: more than any model writes, less than a memory holds."""
 _MOST_WORDS: Final = 200
@@ -369,6 +371,8 @@ class _Drive:
         if update.status is not None:
             await self._end(update)
             return
+        if self._job.event >= _MOST_EVENTS:
+            raise UpstreamProtocol(f"The provider has made {_MOST_EVENTS} events of one job; it is given up.")
         draft = await self._news(update)
         accepted = update.ticket is not None and self._job.ticket is None
         if draft.fields or accepted:

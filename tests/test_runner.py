@@ -6,8 +6,10 @@ import socket
 from typing import Any
 
 import pytest
+from aiohttp import ClientTimeout, web
 
 from proxy.clock import SystemClock
+from tests.site import Site
 from tests.world import World
 
 
@@ -278,6 +280,45 @@ async def test_an_upstream_stream_that_breaks_ends_as_interrupted_and_is_not_ord
     assert final["code"] == "interrupted"
     assert world.simulator.calls[operation] == 1
     assert await world.balance() == 1000
+
+
+async def test_an_upstream_that_never_stops_talking_is_given_up(
+    unstarted: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.runner._MOST_EVENTS", 50)
+
+    async def chatter(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for n in range(10_000):
+            await response.write(b'data: {"status": "Step %d"}\n\n' % n)
+        return response
+
+    async with Site(chatter) as site:
+        unstarted.providers["AI-Now"] = {"base_url": site.url}
+        async with unstarted as world:
+            events = await world.generate("suno", prompt="song")
+            assert (final_of(events)["code"], len(events)) == ("upstream_protocol", 51)
+            assert await world.balance() == 1000
+
+
+async def test_text_without_end_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.runner._MOST_TEXT", 20)
+    final = final_of(await world.generate("gpt-5.4-mini", prompt="Hello"))
+    assert (final["code"], final["refunded"]) == ("upstream_protocol", 1)
+
+
+async def test_an_answer_that_drips_is_not_waited_for_for_ever(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.upstream._READ", ClientTimeout(total=0.05))
+    await world.restart()  # its sessions are made with the time-outs of the moment
+    world.simulator.fault("gaga.check", "drip", times=2)
+    assert final_of(await world.generate("gaga-1", prompt="Hello"))["status"] == "Completed"
+
+
+async def test_an_answer_of_any_size_is_not_read_to_its_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.upstream._ANSWER_LIMIT", 1 << 20)
+    world.simulator.fault("gaga.check", "huge", times=1)
+    assert final_of(await world.generate("gaga-1", prompt="Hello"))["status"] == "Completed"
 
 
 async def test_streamed_text_comes_in_pieces_that_make_up_the_whole(world: World) -> None:
