@@ -253,7 +253,7 @@ class Api:
         return media.redirect(source.url)
 
     def _check_running(self) -> None:
-        if self.feed.stopping.is_set():
+        if self.feed.stopping:
             raise Unavailable("The server is stopping.")
 
     async def _found(self, request: Request, key: Key) -> Job:

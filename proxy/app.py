@@ -85,7 +85,7 @@ class Pollcast:
     def stop_streams(self) -> None:
         """Break off every stream, so that the server, which waits for them, can stop; to be called before that wait."""
         if self._feed is not None:
-            self._feed.stopping.set()
+            self._feed.stop()
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:

@@ -31,15 +31,15 @@ class Tail:
         self.watchers = 0
         self._known = 0
         self._reading = False
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: set[asyncio.Future[bool]] = set()
 
-    def wait(self) -> "asyncio.Future[None]":
-        """A future that is done when there is more than at the time of the call; `forget` it when not awaited."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def wait(self) -> "asyncio.Future[bool]":
+        """A future that becomes True when there is more than at the time of the call; `forget` it in the end."""
+        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.add(waiter)
         return waiter
 
-    def forget(self, waiter: "asyncio.Future[None]") -> None:
+    def forget(self, waiter: "asyncio.Future[bool]") -> None:
         """Let go of a waiter."""
         self._waiting.discard(waiter)
 
@@ -67,12 +67,13 @@ class Tail:
         for event in events:
             self.frames.append(sse.frame(event.data, event.n))
             self.ended = event.final
-        self._wake()
+        self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Wake who waits."""
         for waiter in self._waiting:
             if not waiter.done():
-                waiter.set_result(None)
+                waiter.set_result(True)
         self._waiting.clear()
 
 
@@ -83,8 +84,8 @@ class Feed:
         self._store = store
         self._tails: dict[str, Tail] = {}
         self._refreshing: set[asyncio.Task[None]] = set()
-        self.stopping = asyncio.Event()
-        """Set when the server stops: every stream breaks off, so that its client comes back elsewhere or later."""
+        self.stopping = False
+        """The server stops: every stream breaks off, so that its client comes back elsewhere or later."""
 
     async def run(self) -> None:
         """Tell the tails what the store records."""
@@ -98,6 +99,12 @@ class Feed:
                 task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.gather(*self._refreshing, return_exceptions=True)
+
+    def stop(self) -> None:
+        """Have every stream break off, and every new one too."""
+        self.stopping = True
+        for tail in self._tails.values():
+            tail.wake()
 
     def _refresh(self, tail: Tail, known: int) -> None:
         task = asyncio.create_task(tail.refresh(self._store, known))

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from sse_starlette import EventSourceResponse
 from starlette.responses import Response
@@ -51,43 +51,41 @@ class FeedResponse(EventSourceResponse):
         self._known = known
         self._cursor = after
         self._heartbeat = heartbeat
+        self._waiter: asyncio.Future[bool] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the stream to one client, until the job's end, the client's, or the server's."""
         if scope["method"] == "HEAD":
             await super().__call__(scope, receive, send)
             return
-        over: asyncio.Future[Any] = asyncio.ensure_future(_disconnected(receive))
-        stopping: asyncio.Future[Any] = asyncio.ensure_future(self._feed.stopping.wait())
+        over = asyncio.ensure_future(_disconnected(receive))
+        over.add_done_callback(self._wake)
         try:
             async with asyncio.timeout(None) as patience, self._feed.watch(self._job, self._known) as tail:
-                await self._serve(tail, _impatient(send, patience), over, stopping)
+                await self._serve(tail, _impatient(send, patience), over)
         except TimeoutError:
             # A close would wait for the client to read what is still to be written.
             scope.get("state", {}).get("abort", _nothing)()
             log.info("A client of %s read nothing for %d seconds; its stream is dropped.", self._job, _WRITE)
         finally:
             over.cancel()
-            stopping.cancel()
-            await asyncio.gather(over, stopping, return_exceptions=True)
+            await asyncio.gather(over, return_exceptions=True)
 
-    async def _serve(
-        self, tail: Tail, send: Send, over: "asyncio.Future[Any]", stopping: "asyncio.Future[Any]"
-    ) -> None:
+    async def _serve(self, tail: Tail, send: Send, over: "asyncio.Future[None]") -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        if await self._follow(tail, send, {over, stopping}):
+        if await self._follow(tail, send, over):
             await send(_body(b"", more=False))
-        elif stopping.done():
+        elif self._feed.stopping:
             await send(_body(b"retry: %d\n" % random.randint(*_SPREAD)))
 
-    async def _follow(self, tail: Tail, send: Send, ends: "set[asyncio.Future[Any]]") -> bool:
+    async def _follow(self, tail: Tail, send: Send, over: "asyncio.Future[None]") -> bool:
         """Write what comes; True when the final event has been written, False when the stream must break."""
         await send(_body(sse.RETRY))
-        while not any(end.done() for end in ends):
+        while not (over.done() or self._feed.stopping):
             written = await self._catch_up(tail, send)
             if tail.ended and self._cursor >= len(tail.frames):
                 return True
-            if not written and not await self._woken(tail, ends):
+            if not written and not await self._woken(tail):
                 await send(_body(sse.HEARTBEAT))
         return False
 
@@ -104,14 +102,24 @@ class FeedResponse(EventSourceResponse):
             self._cursor += len(waiting)
         return bool(waiting)
 
-    async def _woken(self, tail: Tail, ends: "set[asyncio.Future[Any]]") -> bool:
+    async def _woken(self, tail: Tail) -> bool:
         """Wait for more, or for an end; False after a heartbeat's time of silence."""
-        waiter = tail.wait()
+        self._waiter = waiter = tail.wait()
+        silence = asyncio.get_running_loop().call_later(self._heartbeat, _settle, waiter, False)
         try:
-            done, _ = await asyncio.wait({waiter, *ends}, timeout=self._heartbeat, return_when=asyncio.FIRST_COMPLETED)
+            return await waiter
         finally:
+            silence.cancel()
             tail.forget(waiter)
-        return bool(done)
+
+    def _wake(self, _: object) -> None:
+        if self._waiter is not None:
+            _settle(self._waiter, True)
+
+
+def _settle(waiter: "asyncio.Future[bool]", woken: bool) -> None:
+    if not waiter.done():
+        waiter.set_result(woken)
 
 
 def _nothing() -> None:

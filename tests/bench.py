@@ -97,7 +97,7 @@ async def serve(kind: str, port: int) -> None:
             await asyncio.sleep(0.3)
             after = resource.getrusage(resource.RUSAGE_SELF)
             print(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)  # noqa: T201
-            feed.stopping.set()
+            feed.stop()
             server.should_exit = server.force_exit = True
             following.cancel()
             await serving
