@@ -134,7 +134,7 @@ class Pollcast:
 
     async def _provider(self, stack: AsyncExitStack, kind: type[Provider]) -> Provider:
         provider = kind(self._providers[kind], self._clock, self._settings.base_url)
-        await stack.enter_async_context(provider.opened())
+        await stack.enter_async_context(provider.upstream)
         return provider
 
 

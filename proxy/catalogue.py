@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from proxy.answers import ReadFailed
@@ -12,7 +13,7 @@ from proxy.clock import Clock
 from proxy.errors import ProviderUnavailable
 from proxy.job import Order
 from proxy.providers import MODELS
-from proxy.providers.base import Model, Provider
+from proxy.providers.base import Fields, Model, Provider
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class Catalogue:
             "available": await self._is_available(provider, model.name),
             "note": model.note,
             "typical_seconds": model.typical_seconds,
-            "fields": _without_nulls(model.fields.model_json_schema()),
+            "fields": _schema(model.fields),
             "styles": [{"value": value, "name": name} for value, name in model.styles.items()],
         }
 
@@ -110,6 +111,11 @@ class Catalogue:
             # What was last known stands; a provider that cannot list its models may well serve them.
             log.warning("%s does not list its models now: %s", provider.name, error)
             listing.until = self._clock.now() + _RETRY
+
+
+@cache
+def _schema(fields: type[Fields]) -> Any:
+    return _without_nulls(fields.model_json_schema())
 
 
 def _without_nulls(schema: Any) -> Any:

@@ -71,8 +71,6 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                host=settings.host,
-                port=settings.port,
                 http=Http,
                 ws="none",
                 lifespan="off",
@@ -95,7 +93,7 @@ class Server(uvicorn.Server):
         await self._open.enter_async_context(self._app.opened())
         try:
             await super().startup(sockets)
-        except SystemExit:
+        except BaseException:
             await self._open.aclose()
             raise
         log.info("Pollcast listens on %s:%s; clients reach it at %s.", *self._address)

@@ -285,10 +285,8 @@ class _Drive:
         message, refund = f"Canceled before anything was sent: {job.tokens} tokens are given back.", job.tokens
         if self._taken:
             message, refund = "Canceled after the provider had taken the order: its tokens are not given back.", 0
-        fields: dict[str, Any] = {"message": message, "refunded": refund}
-        if job.order.metadata:
-            fields["metadata"] = job.order.metadata
-        await self._append(Draft(Status.CANCELED, fields, job.outputs, refund), None)
+        fields = {"message": message, "refunded": refund}
+        await self._close(Draft(Status.CANCELED, fields, job.outputs, refund), None)
 
     async def _provider_cancel(self, ticket: Ticket) -> None:
         try:
@@ -423,9 +421,13 @@ class _Drive:
             fields = {"message": update.error.message, "code": update.error.code, "refunded": refund}
         else:
             fields = {"message": update.message or "Canceled.", "refunded": refund}
-        if job.order.metadata:
-            fields["metadata"] = job.order.metadata
-        await self._append(Draft(status, fields, outputs, refund), update.ticket)
+        await self._close(Draft(status, fields, outputs, refund), update.ticket)
+
+    async def _close(self, draft: Draft, ticket: Ticket | None) -> None:
+        """Record the final event, which echoes the client's metadata."""
+        metadata = self._job.order.metadata
+        echoed = {"metadata": metadata} if metadata else {}
+        await self._append(replace(draft, fields={**draft.fields, **echoed}), ticket)
 
     async def _fail(self, error: JobError) -> None:
         """End in `error`, unless a part of the work is done and worth keeping."""

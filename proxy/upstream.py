@@ -95,7 +95,8 @@ class Upstream:
         retired: Collection[int] = (),
     ) -> None:
         self.base_url = base_url
-        self._own = Own(URL(base_url), credential)
+        self.own = Own(URL(base_url), credential)
+        """The origin with its credential, for reading results that demand the key."""
         self._secrets = [part for value in credential.values() for part in value.split() if part != "Bearer"]
         self._clock = clock
         self.breaker = Breaker(clock)
@@ -135,7 +136,7 @@ class Upstream:
         Raises Transient where repeating may help, else the JobError that the refusal means.
         """
         answer = await self._read("POST", path, data=_form(((name, file),)))
-        if answer.status >= 500 or answer.status in _PASSING:
+        if _passes(answer):
             raise Transient(self._explained(answer), answer.wait)
         if not answer.ok:
             error = self.refusal(answer)
@@ -146,13 +147,13 @@ class Upstream:
     async def _read(
         self, method: str, path: str, query: Mapping[str, str] | None = None, data: FormData | None = None
     ) -> Answer:
-        headers = dict(self._own.credential)
+        headers = dict(self.own.credential)
         if self.breaker.wait:
             raise Transient(_RESTING, self.breaker.wait)
         await self._turn()
         try:
             async with self._reads.request(
-                method, self._url(path), params=query or {}, data=data, headers=headers, allow_redirects=False
+                method, URL(self.at(path)), params=query or {}, data=data, headers=headers, allow_redirects=False
             ) as response:
                 return await self._answer(response)
         except (ClientError, TimeoutError, OSError) as error:
@@ -167,7 +168,7 @@ class Upstream:
             raise CredentialRefused(message)
         if answer.status in {400, 404, 410}:
             raise Missing(message)
-        if answer.status >= 500 or answer.status in _PASSING:
+        if _passes(answer):
             raise Transient(message, answer.wait)
         raise Nonsense(message)
 
@@ -199,14 +200,14 @@ class Upstream:
     @asynccontextmanager
     async def _send(self, request: Request, bounds: ClientTimeout) -> AsyncIterator[ClientResponse]:
         body: dict[str, Any] = {"data": _form(request.form)} if request.form else _json(request.json)
-        headers: LooseHeaders = {**self._own.credential, **body.pop("headers", {})}
+        headers: LooseHeaders = {**self.own.credential, **body.pop("headers", {})}
         progress = SimpleNamespace(sent=False)
         if self.breaker.wait:
             raise NotTaken(errors.UpstreamUnreachable(_RESTING), self.breaker.wait)
         await self._turn()
         try:
             response = await self._paid.post(
-                self._url(request.path),
+                URL(self.at(request.path)),
                 params=request.query,
                 headers=headers,
                 allow_redirects=False,
@@ -289,14 +290,9 @@ class Upstream:
     # --- content ---
 
     @property
-    def own(self) -> Own:
-        """The provider's origin with its credential, for reading results that demand the key."""
-        return self._own
-
-    @property
     def own_address(self) -> Own:
         """The provider's origin without its credential, for reading what it serves to everyone."""
-        return Own(self._own.origin)
+        return Own(self.own.origin)
 
     def absolute(self, path: str) -> str:
         """A result's URL, which providers also give relative to their origin, as an absolute one.
@@ -325,7 +321,7 @@ class Upstream:
 
     def is_own(self, url: str) -> bool:
         """Whether a URL is on the provider's configured origin."""
-        return self._own.covers(URL(url))
+        return self.own.covers(URL(url))
 
     # --- shared ---
 
@@ -350,9 +346,6 @@ class Upstream:
         if self._free_at > now:
             await self._clock.sleep(self._free_at - now)
 
-    def _url(self, path: str) -> URL:
-        return URL(self.base_url + path)
-
     async def _answer(self, response: ClientResponse) -> Answer:
         if response.status >= 500:
             self.breaker.failed()
@@ -365,6 +358,11 @@ class Upstream:
                 raise Nonsense(f"The provider's answer is larger than {_ANSWER_LIMIT} bytes.")
         headers = {name.lower(): value for name, value in response.headers.items()}
         return Answer(response.status, headers, bytes(body), self._clock.now())
+
+
+def _passes(answer: Answer) -> bool:
+    """Whether a refused read is likely to be answered later."""
+    return answer.status >= 500 or answer.status in _PASSING
 
 
 def _json(body: Any) -> dict[str, Any]:

@@ -6,14 +6,14 @@ that the provider cannot carry is refused by name. Money sits between its steps:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
+from proxy.answers import Answer
 from proxy.clock import Clock
 from proxy.errors import FieldError, JobError
 from proxy.job import Kind, Order, Output, Status, Ticket
@@ -199,10 +199,6 @@ class Provider(ABC):
     def connect(self, clock: Clock) -> Upstream:
         """The provider's API, with its credential and its words for errors."""
 
-    def opened(self) -> AbstractAsyncContextManager[object]:
-        """Holds the provider's connections open."""
-        return self.upstream
-
     @property
     def configured(self) -> bool:
         """Whether the operator has given a key for it."""
@@ -239,6 +235,12 @@ class Provider(ABC):
     async def cancel(self, ticket: Ticket) -> None:
         """Ask the provider to stop. None of the five documents such a call, so the default does nothing."""
         del ticket
+
+    def under_way(self, word: str, known: Collection[str], answer: Answer, progress: float | None = None) -> Update:
+        """The update of a state that goes on: the provider's `word`, and whether its page names it (in lower case)."""
+        shown = self.upstream.shown(word)
+        unknown = () if word.lower() in known else (shown,)
+        return Update(detail=shown, progress=progress, wait=answer.wait, unknown=unknown)
 
     def overdue(self, ticket: Ticket, reason: str) -> Update | None:
         """What is left, for `reason`, of work that is over bit by bit; None: nothing, the job has failed."""

@@ -214,8 +214,7 @@ class Gaga(Provider):
                 return Update(status=Status.ERROR, error=self.upstream.failed(body, "Gaga gave no reason."))
             case "canceled" | "cancelled":
                 return Update(detail=word, status=Status.CANCELED, message="Gaga canceled the generation.")
-        shown = self.upstream.shown(word)
-        return Update(detail=shown, wait=answer.wait, unknown=() if word.lower() in _GOING_ON else (shown,))
+        return self.under_way(word, _GOING_ON, answer)
 
     def _video(self, body: dict[str, Any]) -> Made:
         url = self.upstream.absolute(_place(body))

@@ -236,13 +236,7 @@ class Gaia(Provider):
                 return Update(status=Status.ERROR, error=self.upstream.failed(words, "Gaia gave no reason."))
             case ended if ended in _CANCELED:
                 return Update(detail=word, status=Status.CANCELED, message="Gaia canceled the job.")
-        shown = self.upstream.shown(word)
-        return Update(
-            detail=shown,
-            progress=_progress(body.get("progress")),
-            wait=answer.wait,
-            unknown=() if word.lower() in _GOING_ON else (shown,),
-        )
+        return self.under_way(word, _GOING_ON, answer, _progress(body.get("progress")))
 
     async def _completed(self, ticket: Ticket, body: dict[str, Any], word: str) -> Update:
         if ticket["path"] == _VIDEOS:

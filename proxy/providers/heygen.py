@@ -230,8 +230,7 @@ class HeyGen(Provider):
             case "failed":
                 reason = _reason(data.get("error")) or "HeyGen gave no reason."
                 return Update(detail=word, status=Status.ERROR, error=UpstreamFailed(self.upstream.shown(reason)))
-        shown = self.upstream.shown(word)
-        return Update(detail=shown, wait=answer.wait, unknown=() if word.lower() in _GOING_ON else (shown,))
+        return self.under_way(word, _GOING_ON, answer)
 
     async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
         """URLs expire after days; the status call signs fresh ones."""
