@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 
 from tests.site import Site
-from tests.test_runner import details_of, reached
+from tests.test_runner import reached
 from tests.world import World
 
 
@@ -229,13 +229,3 @@ async def test_what_is_older_than_the_retention_is_forgotten_and_the_ledger_is_n
         assert (await world.http.get(f"/api/assets/{held}")).status_code == 200
         assert [path.name for path in (world.folder / "assets" / "assets").iterdir()] == [held]
         assert await world.balance() == 975
-
-
-async def test_a_wait_to_be_taken_is_over_at_a_restart_and_the_order_is_sent(world: World) -> None:
-    world.simulator.fault("gaga.submit", "503", times=1, retry_after=1)
-    world.simulator.fault("gaga.submit", "timeout", times=1)
-    job = await world.submit("gaga-1", prompt="Hello")
-    await reached(world, "gaga.submit", 2)
-    await world.restart()
-    assert (await world.ended(job["id"]))["code"] == "outcome_unknown"
-    assert details_of([await world.ended(job["id"])])[0].startswith("Waiting")

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from aiohttp import ClientTimeout, web
 
 from proxy.clock import SystemClock
 from tests.site import Site
-from tests.world import World
+from tests.world import JumpClock, World
 
 
 def final_of(events: list[dict[str, Any]]) -> dict[str, Any]:
@@ -355,6 +356,27 @@ async def test_a_job_that_was_over_while_nobody_was_here_to_see_it_is_looked_at(
     world.clock.at += 10 * 3600  # long past its deadline
     await world.start()
     assert (await world.ended(job["id"]))["status"] == "Completed"
+
+
+class LongNight(JumpClock):
+    """Whoever sleeps for long does not wake before the stop."""
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds >= 100:
+            await asyncio.Event().wait()
+        await super().sleep(seconds)
+
+
+async def test_an_order_that_waited_to_be_taken_at_a_stop_is_sent_after_it(tmp_path: Path) -> None:
+    async with World(tmp_path, clock=LongNight()) as world:
+        world.simulator.fault("gaga.submit", "503", times=1, retry_after=100)
+        job = await world.submit("gaga-1", prompt="Hello")
+        while (await world.http.get(f"/api/jobs/{job['id']}")).json()["event"] < 2:
+            await asyncio.sleep(0.001)
+        await world.restart()
+        assert (await world.ended(job["id"]))["status"] == "Completed"
+        assert world.simulator.calls["gaga.submit"] == 2
+        assert world.simulator.submits["gaga"] == 1
 
 
 async def test_a_submit_that_was_under_way_at_a_stop_is_never_sent_again(world: World) -> None:
