@@ -21,8 +21,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy import errors
-from proxy.api import Api
+from proxy import api, errors
+from proxy.api.services import Services
 from proxy.auth import Auth
 from proxy.blobs import Blobs, BlobsError
 from proxy.catalogue import Catalogue
@@ -91,14 +91,14 @@ class Pollcast:
     async def opened(self) -> AsyncIterator[None]:
         """Open the store and the providers, and run jobs, for as long as the body lasts. It is the ASGI lifespan."""
         async with AsyncExitStack() as stack:
-            api = await self._api(stack)
+            services = await self._services(stack)
             # Only now is there something for the routes to speak with.
-            self._app.router.routes.extend(api.routes())
+            self._app.router.routes.extend(api.routes(services))
             yield
             self.stop_streams()
             await self._runner.drain(self._settings.drain)
 
-    async def _api(self, stack: AsyncExitStack) -> Api:
+    async def _services(self, stack: AsyncExitStack) -> Services:
         settings, clock = self._settings, self._clock
         with _naming("POLLCAST_STORE"):
             opened = open_store(settings.store, clock, exclusive=True)
@@ -118,7 +118,7 @@ class Pollcast:
         tools = Tools(store, blobs, fetcher, links, clock, providers, settings.asset_limit, settings.retention)
         self._runner = Runner(tools, node=f"{socket.gethostname()}:{os.getpid()}")
         await stack.enter_async_context(_running(self._feed.run(), self._runner.run()))
-        return Api(
+        return Services(
             store,
             blobs,
             self._feed,

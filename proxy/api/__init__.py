@@ -1,0 +1,43 @@
+"""The HTTP API of contract section 3: requests in, orders admitted, jobs and streams out.
+
+It knows the store, never the runner: an admitted job is found there by whichever node has room for it.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from proxy.api.about import About
+from proxy.api.account import Accounts
+from proxy.api.assets import Assets
+from proxy.api.jobs import Jobs
+from proxy.api.services import Services
+
+
+def routes(services: Services) -> list[Route]:
+    """Every path of the API; GET routes answer HEAD too."""
+    about, accounts, jobs, assets = About(services), Accounts(services), Jobs(services), Assets(services)
+    return [
+        _route("GET", "/api/ping", about.ping),
+        _route("GET", "/healthz", about.healthz),
+        _route("GET", "/readyz", about.readyz),
+        _route("GET", "/api/models", about.models),
+        _route("GET", "/api/account", accounts.account),
+        _route("GET", "/api/account/ledger", accounts.ledger),
+        _route("POST", "/api/generate", jobs.generate),
+        Route("/api/jobs", jobs.jobs, methods=["GET", "POST"]),
+        Route("/api/jobs/{job}", jobs.job, methods=["GET", "DELETE"]),
+        _route("GET", "/api/jobs/{job}/events", jobs.events),
+        _route("GET", "/api/jobs/{job}/content", jobs.content),
+        _route("GET", "/api/jobs/{job}/content/{n}", jobs.content),
+        _route("POST", "/api/jobs/{job}/cancel", jobs.cancel),
+        _route("POST", "/api/assets", assets.add_asset),
+        Route("/api/assets/{asset}", assets.asset, methods=["GET", "DELETE"]),
+        _route("GET", "/api/assets/{asset}/content", assets.asset_content),
+    ]
+
+
+def _route(method: str, path: str, endpoint: Callable[[Request], Awaitable[Response]]) -> Route:
+    return Route(path, endpoint, methods=[method])

@@ -1,0 +1,34 @@
+"""What anyone may ask, without a key: alive, ready, the models."""
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from proxy.api.reading import answer
+from proxy.api.services import Services
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """The endpoints without a key."""
+
+    services: Services
+
+    async def ping(self, _: Request) -> Response:
+        """AI-Now's own: `pong`."""
+        return PlainTextResponse("pong")
+
+    async def healthz(self, _: Request) -> Response:
+        """The process is alive."""
+        return answer({"status": "ok"})
+
+    async def readyz(self, _: Request) -> Response:
+        """Work can be taken: the store can be written, and the server is not stopping."""
+        self.services.check_running()
+        await self.services.store.ping()
+        return answer({"status": "ok"})
+
+    async def models(self, _: Request) -> Response:
+        """The catalogue."""
+        return answer({"models": await self.services.catalogue.as_json()})

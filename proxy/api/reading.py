@@ -1,0 +1,70 @@
+"""How the endpoints read requests and write answers."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, Final, NoReturn
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from proxy.errors import BadRequest, FieldError, InvalidRequest, TooLarge
+
+_BODY_LIMIT: Final = 1 << 20
+_PAGE: Final = 50
+_LONGEST_PAGE: Final = 200
+
+
+def answer(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Write a JSON answer."""
+    # Answers hold balances and Links: no cache may keep them.
+    own = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+    return Response(orjson.dumps(content), status, own | dict(headers or {}))
+
+
+def refuse_fields(faults: Sequence[FieldError]) -> NoReturn:
+    """Raises InvalidRequest for these fields."""
+    raise InvalidRequest("; ".join(f"{fault.field}: {fault.message}" for fault in faults[:5]), faults)
+
+
+async def limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+    """The body as it comes. Raises TooLarge as soon as it is known to be longer than `limit` bytes."""
+    announced = request.headers.get("Content-Length", "")
+    size = int(announced) if announced.isdigit() else 0
+    _check_size(size, limit)
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        _check_size(size, limit)
+        yield chunk
+
+
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise TooLarge(f"The body is longer than {limit} bytes.")
+
+
+async def body(request: Request) -> bytes:
+    """The whole body. Raises TooLarge over 1 MiB."""
+    return b"".join([chunk async for chunk in limited(request, _BODY_LIMIT)])
+
+
+def last_event_id(request: Request) -> int:
+    """The id of the last event the client has; 0 for none, and for what is no number of ours."""
+    text = request.headers.get("Last-Event-ID") or request.query_params.get("lastEventId") or ""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The client's `Idempotency-Key`, if it sent one. Raises BadRequest."""
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not (0 < len(key) <= 255 and key.isprintable()):
+        raise BadRequest("Idempotency-Key takes 1 to 255 printable characters.")
+    return key
+
+
+def limit(request: Request) -> int:
+    """How many entries a page may have. Raises InvalidRequest."""
+    text = request.query_params.get("limit", str(_PAGE))
+    if not (text.isascii() and text.isdigit() and len(text) < 9 and 1 <= int(text) <= _LONGEST_PAGE):
+        refuse_fields([FieldError("limit", f"a whole number from 1 to {_LONGEST_PAGE}")])
+    return int(text)

@@ -1,0 +1,35 @@
+"""What the endpoints need, made once by the composition root."""
+
+from dataclasses import dataclass
+
+from proxy.auth import Auth
+from proxy.blobs import Blobs
+from proxy.catalogue import Catalogue
+from proxy.clock import Clock
+from proxy.errors import Unavailable
+from proxy.feed import Feed
+from proxy.fetch import Fetcher
+from proxy.links import Links
+from proxy.store.base import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The store and what stands beside it; `heartbeat` is in seconds, `asset_limit` in bytes."""
+
+    store: Store
+    blobs: Blobs
+    feed: Feed
+    links: Links
+    auth: Auth
+    catalogue: Catalogue
+    fetcher: Fetcher
+    clock: Clock
+    heartbeat: float
+    asset_limit: int
+    relay: bool
+
+    def check_running(self) -> None:
+        """Raises Unavailable when the server is stopping."""
+        if self.feed.stopping:
+            raise Unavailable("The server is stopping.")
