@@ -160,12 +160,17 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A draft once recorded: numbered, timed, never changed; `data` is its JSON, encoded once."""
+    """A draft once recorded: numbered, timed, never changed; `data` is its JSON, encoded once.
+
+    `position` is its place in the account's feed; a `delta` is a piece of streamed text.
+    """
 
     job: str
     n: int
     data: bytes
     final: bool
+    position: int
+    delta: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,13 @@ The promises, which `tests/store/contract.py` holds every backend to:
 2. Tokens move only in `admit` (charge), `append` (refund) and `grant`, each in the transaction of its cause; a job is
    charged once and refunded at most once; a balance equals the sum of its ledger entries and is never below zero.
 3. Only the holder of a job's claim can change the job. A claim that was lost raises `ClaimLost` and changes nothing.
-4. A change is told by `changes()` only after it can be read.
+4. A change is told by `changes()` only after it can be read; the changes of an account are told in the order of their
+   positions.
+5. Every event has a position in its account's feed: 1 more than the last. An account's positions begin at a random
+   number, so that a cursor of another account (or of a job) is almost surely none of its own.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
@@ -85,7 +88,7 @@ class Admission:
     """An order at the door: who orders, what, at which price, and the client's `Idempotency-Key` if it sent one.
 
     `fingerprint` stands for the body as parsed JSON; equal bodies have equal fingerprints. `assets` are the ids of the
-    account's assets that the order names: they are held until the job is over.
+    account's assets that the order names: they are held until the job is over. Jobs of one `queue` share its room.
     """
 
     account: str
@@ -95,6 +98,7 @@ class Admission:
     idempotency_key: str | None = None
     fingerprint: bytes = b""
     assets: Sequence[str] = ()
+    queue: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,14 @@ class Admitted:
 
     job: Job
     replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many jobs of a queue may be under way at once, on all nodes together; others wait, for `patience` seconds."""
+
+    limit: int
+    patience: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +128,29 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Event `n` of `job` can be read now; or, with `cancel`, its client asks for its end (`n` is the newest event)."""
+    """Event `n` of `job` can be read now; or, with `cancel`, its client asks for its end (`n` is the newest event).
+
+    `event` is that event, as it would be read. With `lost` (and no account or job) changes may have gone untold: whoever
+    follows reads anew what it watches.
+    """
 
     account: str
     job: str
     n: int
     cancel: bool = False
+    event: Event | None = None
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Events of an account's feed in ascending position, without those of streamed text; `head` is the newest position.
+
+    Both were read in one transaction.
+    """
+
+    events: Sequence[Event]
+    head: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +232,12 @@ class Store(Protocol):
     async def replay(self, admission: Admission) -> Job | None:
         """The job that the admission's idempotency key made before; None when it made none. Raises as `admit` does."""
 
-    async def claim(self, node: str, limit: int) -> Sequence[Claim]:
-        """Take up to `limit` unfinished jobs that nobody holds, oldest first.
+    async def claim(self, node: str, rooms: Mapping[str, Room], limit: int) -> Sequence[Claim]:
+        """Take up to `limit` unfinished jobs that nobody holds, of the queues in `rooms`.
+
+        First, oldest first, those that were claimed before, and those that wait no longer: their client wants their
+        end, or the queue's patience is over. Then those that still wait, as far as their queue has room, the accounts
+        taking turns: one with many waiting jobs does not hold up another's first.
 
         A claim holds until its job is over, it is released, or its lease lapses without `renew` and another node
         claims it: a node never takes a job over from itself, however late it renews.
@@ -214,7 +247,10 @@ class Store(Protocol):
         """Prolong the leases of all the node's claims."""
 
     async def release(self, claim: Claim) -> None:
-        """Give the job back unfinished, so that any node may claim it at once; nothing if the claim was lost."""
+        """Give the job back unfinished, so that any node may claim it at once; nothing if the claim was lost.
+
+        One that was never announced as sent (`intend`) waits again, in its old turn, and its room is free.
+        """
 
     async def intend(self, claim: Claim) -> Job:
         """Record that the order is about to be sent. Raises ClaimLost."""
@@ -263,6 +299,15 @@ class Store(Protocol):
 
     async def read(self, job_id: str, after: int) -> Sequence[Event]:
         """The job's events numbered above `after`, in order; the one read that serves live streams and replays."""
+
+    async def read_account(self, account: str, after: int, limit: int) -> Stretch | None:
+        """Up to `limit` events of the account's feed at positions above `after`.
+
+        None where `after` is no position of this account, or events above it may have been deleted.
+        """
+
+    async def snapshot(self, account: str, jobs: Collection[str] | None = None) -> Stretch:
+        """The newest event of every unfinished job of the account, or of every one of `jobs` that it has."""
 
     def changes(self) -> AsyncIterator[Change]:
         """Tell every event recorded from this call on, after its commit; any number may listen.
