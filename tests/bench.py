@@ -29,7 +29,7 @@ from starlette.routing import Route
 from proxy import tokens
 from proxy.feed import Feed
 from proxy.job import Draft, Order, Status
-from proxy.store.base import Admission, Claim
+from proxy.store.base import Admission, Claim, Room
 from proxy.store.sqlite import SqliteStore
 from proxy.stream import FeedResponse
 
@@ -40,7 +40,7 @@ DRAFT = Draft(Status.PROCESSING, {"detail": "Running", "progress": 50})
 async def new_claim(store: SqliteStore) -> Claim:
     key = await store.create_key("bench", tokens.digest(tokens.new_key()))
     await store.admit(Admission(key.account, key.id, Order("gaga-1", {"prompt": "x"}), 0))
-    return (await store.claim("bench", 1))[0]
+    return (await store.claim("bench", {"": Room(1000, 60)}, 1))[0]
 
 
 class Naive:
