@@ -28,10 +28,11 @@ from starlette.routing import Route
 
 from proxy import tokens
 from proxy.feed import Feed
+from proxy.http import Http
 from proxy.job import Draft, Order, Status
 from proxy.store.base import Admission, Claim, Room
 from proxy.store.sqlite import SqliteStore
-from proxy.stream import FeedResponse
+from proxy.stream import FeedResponse, JobStream, Unwound
 
 STREAMS, EVENTS, ROUNDS, PRODUCERS = 200, 200, 3, 64
 DRAFT = Draft(Status.PROCESSING, {"detail": "Running", "progress": 50})
@@ -77,11 +78,11 @@ async def serve(kind: str, port: int) -> None:
             async def product(_: Request) -> Response:
                 nonlocal watching
                 watching += 1
-                return FeedResponse(feed, claim.job.id, known=1, after=1, heartbeat=4, headers={})
+                return FeedResponse(JobStream(feed, claim.job.id, known=1, after=1))
 
             app = Starlette(routes=[Route("/", product if kind == "product" else naive.endpoint)])
             config = uvicorn.Config(
-                app, port=port, http="httptools", loop="uvloop", log_level="critical", lifespan="off"
+                Unwound(app), port=port, http=Http, loop="uvloop", log_level="critical", lifespan="off"
             )
             server = uvicorn.Server(config)
             serving = asyncio.create_task(server.serve())
