@@ -9,7 +9,7 @@ from proxy import sse
 from proxy.errors import Unavailable
 from proxy.feed import Feed, Tail
 from proxy.job import Draft, Event, Job, Order, Status
-from proxy.store.base import Admission, Claim
+from proxy.store.base import Admission, Claim, Room
 from proxy.store.sqlite import SqliteStore
 from tests.world import JumpClock
 
@@ -53,7 +53,7 @@ async def start(store: SqliteStore) -> Claim:
     digest = str(len(await store.keys())).encode()
     key = await store.create_key("web", digest, 100)
     await store.admit(Admission(key.account, key.id, Order("suno", {"prompt": "A song"}), 1))
-    (claim,) = await store.claim("node", 1)
+    (claim,) = await store.claim("node", {"": Room(1, 60)}, 1)
     return claim
 
 

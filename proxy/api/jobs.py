@@ -65,6 +65,7 @@ class Jobs:
             repeated,
             reading.fingerprint,
             tuple({reference.ref for reference in reading.references if is_asset(reference.ref)}),
+            self.services.catalogue.provider(reading.order.model).name,
         )
         earlier = await self.services.store.replay(admission) if repeated is not None else None
         if earlier is not None:
