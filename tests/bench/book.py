@@ -1,13 +1,13 @@
 """What was measured: values by name, in rounds; and the goals, as ratios between two of them."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 Name = tuple[str, ...]
+_LIMIT = 0.85
+"""The share of its core above which the load generator may have been what was measured."""
 
 
 @dataclass(slots=True)
@@ -39,6 +39,8 @@ class Book:
     def __init__(self) -> None:
         self.figures: dict[Name, Figure] = {}
         self.notes: list[str] = []
+        self.near_limit: list[str] = []
+        """When the load generator may have been the bottleneck."""
 
     def add(self, name: Name, unit: str, value: float) -> None:
         self.figures.setdefault(name, Figure(unit)).values.append(value)
@@ -46,6 +48,12 @@ class Book:
     def note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
+
+    def check_load(self, when: str, share: float) -> None:
+        """Note the share of its core that the load generator used, and say where that was nearly all of it."""
+        self.add(("load generator",), "share of its core", share)
+        if share > _LIMIT:
+            self.near_limit.append(f"{when} ({share:.0%})")
 
     def under(self, *prefix: str) -> Iterator[tuple[Name, Figure]]:
         for name, figure in self.figures.items():

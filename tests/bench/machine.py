@@ -41,7 +41,8 @@ def memory(*pids: int) -> float:
 
 
 def descriptors(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    """How many descriptors a process holds."""
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def allow_descriptors() -> int:
@@ -60,6 +61,16 @@ def allow_descriptors() -> int:
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         return int(listening.getsockname()[1])
+
+
+def children(pid: int) -> list[int]:
+    """The processes that one has started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_root() -> bool:
+    """Whether this process may do what it wants."""
+    return os.geteuid() == 0
 
 
 def description() -> dict[str, str]:

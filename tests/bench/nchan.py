@@ -78,7 +78,7 @@ async def serving(folder: Path, port: int) -> AsyncIterator[tuple[int, Process]]
         folder=folder,
         port=port,
         descriptors=machine.allow_descriptors(),
-        user="user root;" if Path("/proc/self").owner() == "root" else "",
+        user="user root;" if machine.is_root() else "",
     )
     configuration.write_text(text)
     async with (
@@ -86,9 +86,17 @@ async def serving(folder: Path, port: int) -> AsyncIterator[tuple[int, Process]]
         started(sys.executable, "-m", __name__, str(port), core=load, folder=folder, name="publisher") as publisher,
     ):
         await nginx.listens(port)
-        worker = int(Path(f"/proc/{nginx.pid}/task/{nginx.pid}/children").read_text().split()[0])
+        worker = await _worker(nginx.pid)
         machine.pin(worker, server)
         yield worker, publisher
+
+
+async def _worker(master: int) -> int:
+    """The worker's process id: nginx listens before it has one."""
+    async with asyncio.timeout(10):
+        while not (found := machine.children(master)):
+            await asyncio.sleep(0.01)
+    return found[0]
 
 
 class Posting:

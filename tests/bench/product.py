@@ -6,18 +6,18 @@ journal. This file is the only one of the benchmark that knows anything of Pollc
 """
 
 import asyncio
+import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
-import proxy.app
-from proxy import cli, tokens
-from proxy.clock import SystemClock
+from proxy import app, cli, tokens
+from proxy.clock import Clock, SystemClock
 from proxy.job import Draft, Event, Order, Status, encode
 from proxy.links import Links
 from proxy.settings import Settings, read
-from proxy.store.base import Admission, Change, Claim
+from proxy.store.base import Admission, Change, Claim, Room
 from proxy.store.sqlite import SqliteStore
 from tests.bench.publish import fields, obey
 
@@ -36,13 +36,15 @@ class Store(SqliteStore):
         self._obeying = asyncio.create_task(obey(Publishing(self)))
         return self
 
-    async def __aexit__(self, *error: Any) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._obeying.cancel()
-        await super().__aexit__(*error)
+        await super().__aexit__(kind, error, trace)
 
-    async def claim(self, node: str, *rest: Any) -> Sequence[Claim]:
+    async def claim(self, node: str, rooms: Mapping[str, Room], limit: int) -> Sequence[Claim]:
         """The benchmark holds all jobs; the runner finds none."""
-        return await super().claim(node, *rest) if node == NODE else ()
+        return await super().claim(node, rooms, limit) if node == NODE else ()
 
     async def read(self, job_id: str, after: int) -> Sequence[Event]:
         unrecorded = self._unrecorded.get(job_id)
@@ -56,7 +58,7 @@ class Store(SqliteStore):
     def tell_unrecorded(self, account: str, events: Sequence[Event]) -> None:
         for event in events:
             self._unrecorded[event.job].append(event)
-        self._tell([Change(account, event.job, event.n) for event in events])
+        self._tell([Change(account, event.job, event.n, event=event) for event in events])
 
 
 class Publishing:
@@ -65,14 +67,14 @@ class Publishing:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._claims: list[Claim] = []
-        self._jobs: list[int] = []
+        self._newest: list[int] = []
         """The number of each job's newest event."""
 
     async def open(self, topics: int) -> Sequence[str]:
         key = await self._store.create_key("bench", tokens.digest(tokens.new_key()))
         admission = Admission(key.account, key.id, Order("gaga-1", {"prompt": "bench"}), 0)
         await asyncio.gather(*(self._store.admit(admission) for _ in range(topics)))
-        while claims := await self._store.claim(NODE, 1000):
+        while claims := await self._store.claim(NODE, {"": Room(topics, 60)}, 1000):
             self._claims += claims
         self._newest = [claim.job.event for claim in self._claims]
         settings = read(Settings)
@@ -94,14 +96,14 @@ class Publishing:
     def _unrecorded(self, topic: int) -> Event:
         job = self._claims[topic].job
         self._newest[topic] = n = self._newest[topic] + 1
-        data = encode(job, Draft(Status.PROCESSING, fields()), n, self._store._clock.now())
-        return Event(job.id, n, data, final=False)
+        data = encode(job, Draft(Status.PROCESSING, fields()), n, time.time())
+        return Event(job.id, n, data, final=False, position=n)
 
 
-def _open_store(url: str, clock: SystemClock, *, exclusive: bool = False) -> Store:
+def _open_store(url: str, clock: Clock, *, exclusive: bool = False) -> Store:
     return Store(url.removeprefix("sqlite:///"), clock, exclusive=exclusive)
 
 
 if __name__ == "__main__":
-    proxy.app.open_store = _open_store  # type: ignore[assignment]
+    app.open_store = _open_store  # type: ignore[attr-defined]  # the one seam: a store that tells what it is told
     cli.main(["serve"])

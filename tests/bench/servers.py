@@ -31,7 +31,6 @@ class Serving:
 @asynccontextmanager
 async def serving(name: str, folder: Path) -> AsyncIterator[Serving]:
     """One of `ALL`, with its files in a folder of its own."""
-    folder.mkdir(parents=True)
     port, core = machine.free_port(), machine.cores()[0]
     if name == "nchan":
         async with nchan.serving(folder, port) as (worker, publisher):
