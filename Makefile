@@ -8,7 +8,7 @@ READY := .venv/.ready
 .PHONY: help install run test check fix cover bench bench-quick bench-compare chaos clean
 
 help:  ## what there is to do
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 22
 
 install: $(READY)  ## set up .venv with everything the project and its tests need
 
