@@ -27,12 +27,13 @@ from proxy.auth import Auth
 from proxy.blobs import Blobs, BlobsError
 from proxy.catalogue import Catalogue
 from proxy.clock import Clock, SystemClock
+from proxy.drive import Tools
 from proxy.feed import Feed
 from proxy.fetch import Fetcher
 from proxy.links import Links
 from proxy.providers import MODELS, PROVIDERS, by_model
 from proxy.providers.base import Provider
-from proxy.runner import Runner, Tools
+from proxy.runner import Runner
 from proxy.settings import BadSetting, ProviderSettings, Settings, read
 from proxy.store import open_store
 from proxy.store.base import Store

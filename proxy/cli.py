@@ -124,11 +124,6 @@ async def _serve(
     providers: dict[str, ProviderSettings] | None = None,
     ready: Callable[[], None] | None = None,
 ) -> None:
-    import gc
-
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 1000)
     app = Pollcast(settings, providers)
     _spare_the_collector()
     with listen(settings.host, settings.port) as listening:

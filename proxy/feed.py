@@ -354,9 +354,9 @@ class Feed:
 
     def _drop(self, tail: JobTail | AccountTail) -> None:
         if isinstance(tail, JobTail):
-            del self._jobs[tail.account, tail.job]
+            self._jobs.pop((tail.account, tail.job), None)
         else:
-            del self._accounts[tail.account]
+            self._accounts.pop(tail.account, None)
 
     def _refresh(self, tail: JobTail, known: int = 0) -> None:
         task = asyncio.create_task(tail.refresh(self._store, known))
@@ -387,6 +387,12 @@ class Feed:
                 tail.take(event)
             tail.publish(self.tick)
         return tail if tail.head else None
+
+    def forget(self, account: str, job: str) -> None:
+        """A job was deleted: its streams end, and nobody finds its tail any more."""
+        if tail := self._jobs.pop((account, job), None):
+            tail.ended = True
+            tail.wake()
 
     def account(self, account: str) -> AccountTail:
         """The tail of an account, shared with all who watch it; dropped some seconds after its last watcher."""

@@ -33,6 +33,7 @@ from proxy.answers import (
     Missing,
     Nonsense,
     NotTaken,
+    Seen,
     Transient,
     loads,
     message_of,
@@ -126,9 +127,15 @@ class Upstream:
 
     # --- reads: free, repeatable ---
 
-    async def get(self, path: str, query: Mapping[str, str] | None = None) -> Answer:
-        """Read a path; returns a success, or raises a ReadFailed of the kind that fits."""
-        return self._readable(await self._read("GET", path, query=query))
+    async def get(self, path: str, query: Mapping[str, str] | None = None, seen: Seen | None = None) -> Answer:
+        """Read a path; returns a success, or raises a ReadFailed of the kind that fits.
+
+        With `seen`, raises Unchanged for an answer that is the same as before.
+        """
+        answer = self._readable(await self._read("GET", path, query=query))
+        if seen is not None:
+            seen.compare(path, answer)
+        return answer
 
     async def upload(self, path: str, name: str, file: File) -> Answer:
         """Post one file as multipart: unpaid, so that it may be repeated.

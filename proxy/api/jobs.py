@@ -118,7 +118,9 @@ class Jobs:
 
     async def _delete(self, request: Request, key: Key) -> Response:
         job = await self._found(request, key)
-        for blob in await self.services.store.delete_job(key.account, job.id) or ():
+        blobs = await self.services.store.delete_job(key.account, job.id)
+        self.services.feed.forget(key.account, job.id)
+        for blob in blobs or ():
             await self.services.blobs.delete(blob)
         return Response(status_code=204)
 

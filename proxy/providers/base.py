@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from proxy.answers import Answer
+from proxy.answers import Answer, Seen
 from proxy.clock import Clock
 from proxy.errors import FieldError, JobError
 from proxy.job import Kind, Order, Output, Status, Ticket
@@ -228,8 +228,11 @@ class Provider(ABC):
         """Send a paid request, once, and yield updates as they come. Raises as `submit`, and Interrupted."""
         raise NotImplementedError(f"{self.name} is polled; see `submit` and `check`.")
 
-    async def check(self, ticket: Ticket) -> Update:
-        """Ask how the work stands. Raises ReadFailed when no answer could be read."""
+    async def check(self, ticket: Ticket, seen: Seen) -> Update:
+        """Ask how the work stands. Raises ReadFailed when no answer could be read.
+
+        `seen` goes with each read: what has answered the same before raises Unchanged, and need not be parsed.
+        """
         raise NotImplementedError(f"{self.name} streams; see `stream`.")
 
     async def cancel(self, ticket: Ticket) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Nonsense
+from proxy.answers import Nonsense, Seen
 from proxy.clock import Clock
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.media_types import by_url
@@ -200,9 +200,9 @@ class Gaga(Provider):
             raise self.upstream.no_ticket(answer, "names no id")
         return {"id": str(found)}
 
-    async def check(self, ticket: Ticket) -> Update:
+    async def check(self, ticket: Ticket, seen: Seen) -> Update:
         """`PreProcessing`, `Pending`, `Running` go on, as does every word that is not known to end."""
-        answer = await self.upstream.get(f"/v1/generations/{quote(ticket['id'], safe='')}")
+        answer = await self.upstream.get(f"/v1/generations/{quote(ticket['id'], safe='')}", seen=seen)
         body = answer.object()
         word = body.get("status")
         if not isinstance(word, str):

@@ -17,7 +17,7 @@ import orjson
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Answer, Missing, Nonsense, Transient, message_of
+from proxy.answers import Answer, Missing, Nonsense, Seen, Transient, message_of
 from proxy.clock import Clock
 from proxy.errors import Interrupted
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
@@ -220,9 +220,9 @@ class Gaia(Provider):
 
     # --- the polls ---
 
-    async def check(self, ticket: Ticket) -> Update:
+    async def check(self, ticket: Ticket, seen: Seen) -> Update:
         """Only words that are known to end do; a result that is not there yet is waited for."""
-        answer = await self.upstream.get(_place(ticket))
+        answer = await self.upstream.get(_place(ticket), seen=seen)
         whole = answer.object()
         body = _unwrapped(whole)
         word = body.get("status") or body.get("state")
