@@ -17,11 +17,18 @@ from pathlib import Path
 
 import uvloop
 
-from tests.bench import delivery, load, machine, report, servers
+from tests.bench import delivery, jobs, journal, lag, load, machine, orders, report, servers, stopping
 from tests.bench.book import Book
 from tests.bench.plan import Plan
 
-ROWS = {"delivery": delivery.run}
+ROWS = {
+    "delivery": delivery.run,
+    "orders": orders.run,
+    "jobs": jobs.run,
+    "lag": lag.run,
+    "journal": journal.run,
+    "stop": stopping.run,
+}
 
 
 def main() -> int:
@@ -70,7 +77,7 @@ def _plan(arguments: argparse.Namespace, folder: Path, book: Book) -> Plan:
         tuple(name for name in found if name in (arguments.servers or found)),
         rounds=arguments.rounds or (1 if quick else 3),
         streams=arguments.streams or ((1000,) if quick else (100, 1000, 10_000)),
-        jobs=arguments.jobs or ((500,) if quick else (100, 1000, 10_000)),
+        jobs=arguments.jobs or ((1000,) if quick else (100, 1000, 10_000)),
         quick=quick,
     )
 

@@ -6,12 +6,13 @@ all has been published.
 """
 
 import asyncio
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 import orjson
+
+from tests.bench.process import lines
 
 CHUNK: Final = 32
 """Topics that get their event at once, where there are many."""
@@ -29,10 +30,7 @@ class Publisher(Protocol):
 
 async def obey(publisher: Publisher) -> None:
     """Do what standard input says, until it ends."""
-    reader = asyncio.StreamReader(limit=1 << 20)
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    while line := await reader.readline():
-        order = orjson.loads(line)
+    async for order in lines():
         answer: dict[str, Any] = {}
         match order.pop("do"):
             case "open":
