@@ -124,7 +124,7 @@ class Pollcast:
             blobs,
             self._feed,
             links,
-            Auth(store, links),
+            Auth(store, links, clock),
             Catalogue(providers, self._prices, clock),
             fetcher,
             clock,

@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from typing import Final, Protocol, cast
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, Protocol, TypeVar, cast
 
 from proxy import sse
 from proxy.errors import Unavailable
@@ -52,8 +52,11 @@ class Subscriber(Protocol):
 class Tail:
     """What the tails of jobs and of accounts share: who is live, and how frames reach them."""
 
-    def __init__(self) -> None:
+    def __init__(self, account: str) -> None:
+        self.account = account
         self.watchers = 0
+        self.left_at = 0.0
+        """The feed's tick in which it was last looked for, or left."""
         self.live: set[Subscriber] = set()
 
     @contextmanager
@@ -74,8 +77,8 @@ class Tail:
 class JobTail(Tail):
     """One watched job: `frames[n - 1]` is event n; those up to `head` have been published. Grows at its end only."""
 
-    def __init__(self, job: str) -> None:
-        super().__init__()
+    def __init__(self, account: str, job: str) -> None:
+        super().__init__(account)
         self.job = job
         self.frames: list[bytes] = []
         self.head = 0
@@ -99,7 +102,7 @@ class JobTail(Tail):
         # Far too much for one write goes the way that waits for the client.
         chunk, small = sse.chunk(joined), len(joined) <= _JOINED
         delivered = 0
-        for subscriber in self.live:
+        for subscriber in self.live if joined else ():
             # One that came back with a cursor may have been here before the frames were.
             if small and subscriber.cursor == start and subscriber.push(chunk):
                 subscriber.cursor = self.head
@@ -126,12 +129,13 @@ class JobTail(Tail):
         return self.ended and subscriber.cursor >= self.head
 
     async def refresh(self, store: Store, known: int) -> None:
-        """Read on until event `known` is here; one read at a time, whoever asks."""
+        """Read what there is, on until event `known` is here; one read at a time, whoever asks."""
         self._known = max(self._known, known)
         if self._reading:
             return
         self._reading = True
         try:
+            await self._read(store)
             while len(self.frames) < self._known:
                 await self._read(store)
         finally:
@@ -139,11 +143,11 @@ class JobTail(Tail):
 
     async def _read(self, store: Store) -> None:
         try:
-            events = await store.read(self.job, after=len(self.frames))
+            events = await store.read(self.job, len(self.frames), self.account)
         except Unavailable:
             await asyncio.sleep(_AGAIN)
             return
-        if not events:
+        if not events and len(self.frames) < self._known:
             # Told of events that cannot be read: the job was deleted meanwhile.
             self._known, self.ended = len(self.frames), True
         for event in events:
@@ -162,8 +166,7 @@ class AccountTail(Tail):
     """One watched account. Frames are not kept: who lags reads the store."""
 
     def __init__(self, account: str, store: Store) -> None:
-        super().__init__()
-        self.account = account
+        super().__init__(account)
         self._store = store
         self._head = -1
         """The newest position that was told; below 0: none yet."""
@@ -248,6 +251,9 @@ def _frames(events: Sequence[Event], jobs: Collection[str] | None) -> bytes:
     return b"".join(sse.frame(event.data, event.position) for event in events if jobs is None or event.job in jobs)
 
 
+AnyTail = TypeVar("AnyTail", bound=Tail)
+
+
 class _Waiter:
     """Who only wants to know that something came."""
 
@@ -271,7 +277,7 @@ class Feed:
         self._store = store
         self.heartbeat = heartbeat
         """Seconds of silence after which a stream says something."""
-        self._jobs: dict[str, JobTail] = {}
+        self._jobs: dict[tuple[str, str], JobTail] = {}
         self._accounts: dict[str, AccountTail] = {}
         self._unpublished: set[JobTail | AccountTail] = set()
         self._published_at = 0.0
@@ -307,7 +313,7 @@ class Feed:
             self._read_anew()
         if change.event is None:
             return
-        if (tail := self._jobs.get(change.job)) is not None:
+        if (tail := self._jobs.get((change.account, change.job))) is not None:
             if tail.take(change.event):
                 self._publish_soon(tail)
             else:
@@ -319,7 +325,7 @@ class Feed:
     def _read_anew(self) -> None:
         """Changes went untold: whoever lags is found by reading."""
         for job in self._jobs.values():
-            self._refresh(job, len(job.frames) + 1)
+            self._refresh(job)
         for account in self._accounts.values():
             self._hold(asyncio.create_task(account.refresh()))
 
@@ -344,15 +350,24 @@ class Feed:
             self.tick += 1
             # One tick more, because a stream's last write lies somewhere within its tick.
             silent = self.tick - _TICKS - 1
-            for tail in (*self._jobs.values(), *self._accounts.values()):
+            tails: list[JobTail | AccountTail] = [*self._jobs.values(), *self._accounts.values()]
+            for tail in tails:
                 for subscriber in tail.live:
                     if subscriber.at > silent:
                         continue
                     subscriber.at = self.tick
                     if not subscriber.push(chunk):
                         subscriber.wake()
+                if not tail.watchers and tail.left_at < silent:
+                    self._drop(tail)
 
-    def _refresh(self, tail: JobTail, known: int) -> None:
+    def _drop(self, tail: JobTail | AccountTail) -> None:
+        if isinstance(tail, JobTail):
+            del self._jobs[tail.account, tail.job]
+        else:
+            del self._accounts[tail.account]
+
+    def _refresh(self, tail: JobTail, known: int = 0) -> None:
         task = asyncio.create_task(tail.refresh(self._store, known))
         task.add_done_callback(lambda _: self._publish_soon(tail))
         self._hold(task)
@@ -366,38 +381,51 @@ class Feed:
         if not task.cancelled() and (error := task.exception()):
             log.error("What is watched cannot be read.", exc_info=error)
 
-    @asynccontextmanager
-    async def watch(self, job: str, known: int) -> AsyncIterator[JobTail]:
-        """The tail of a job, from its first event up to at least event `known`, and on; shared with all who watch."""
-        tail = self._jobs.setdefault(job, JobTail(job))
+    async def job(self, account: str, job: str) -> JobTail | None:
+        """The tail of an account's job, from its first event on, shared with all who watch; None: no such job.
+
+        It follows the log from now on, and is dropped some seconds after its last watcher. Raises Unavailable.
+        """
+        tail = self._jobs.get((account, job))
+        if tail is None:
+            # Registered before the read: what is recorded from now on is told to it.
+            tail = self._jobs[account, job] = JobTail(account, job)
+        tail.left_at = self.tick
+        if not tail.head:
+            for event in await self._store.read(job, 0, account):
+                tail.take(event)
+            tail.publish(self.tick)
+        return tail if tail.head else None
+
+    @contextmanager
+    def watching_job(self, tail: JobTail) -> Iterator[JobTail]:
+        """Keep a job's tail for as long as the body lasts; should it have been dropped, it catches up."""
+        if (tail.account, tail.job) not in self._jobs:
+            self._refresh(tail)
+        with self._watched(self._jobs.setdefault((tail.account, tail.job), tail)) as kept:
+            yield kept
+
+    @contextmanager
+    def watching_account(self, account: str) -> Iterator[AccountTail]:
+        """Keep the tail of an account, shared with all who watch it, for as long as the body lasts."""
+        with self._watched(self._accounts.setdefault(account, AccountTail(account, self._store))) as tail:
+            yield tail
+
+    @contextmanager
+    def _watched(self, tail: AnyTail) -> Iterator[AnyTail]:
         tail.watchers += 1
         try:
-            if len(tail.frames) < known:
-                self._refresh(tail, known)
             yield tail
         finally:
             tail.watchers -= 1
-            if not tail.watchers:
-                del self._jobs[job]
+            tail.left_at = self.tick
 
-    @asynccontextmanager
-    async def watch_account(self, account: str) -> AsyncIterator[AccountTail]:
-        """The tail of an account, shared with all who watch it."""
-        tail = self._accounts.setdefault(account, AccountTail(account, self._store))
-        tail.watchers += 1
-        try:
-            yield tail
-        finally:
-            tail.watchers -= 1
-            if not tail.watchers:
-                del self._accounts[account]
-
-    async def reached(self, job: str, known: int, beyond: int, seconds: float) -> None:
+    async def reached(self, tail: JobTail, beyond: int, seconds: float) -> None:
         """Wait until the job has an event above `beyond`, or is over, or `seconds` have passed, or the server stops."""
         waiter = _Waiter()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds), self.watch(job, known) as tail:
-                while not (tail.head > beyond or tail.ended or self.stopping):
+        with contextlib.suppress(TimeoutError), self.watching_job(tail) as kept:
+            async with asyncio.timeout(seconds):
+                while not (kept.head > beyond or kept.ended or self.stopping):
                     waiter.came.clear()
-                    with tail.following(waiter):
+                    with kept.following(waiter):
                         await waiter.came.wait()

@@ -170,17 +170,17 @@ def _cannot(_: bytes) -> bool:
 
 
 class JobStream(Stream):
-    """A job's feed after event `after`, up to at least `known`, the newest event that was seen, and on."""
+    """A job's feed after event `after`."""
 
-    __slots__ = ("_job", "_known")
+    __slots__ = ("_tail",)
 
-    def __init__(self, feed: Feed, job: str, *, known: int, after: int, idle: float | None = None) -> None:
-        super().__init__(feed, after, idle)
-        self._job = job
-        self._known = known
+    def __init__(self, feed: Feed, tail: JobTail, after: int, idle: float | None = None) -> None:
+        # An id from the future, or of some other stream, is answered from the beginning.
+        super().__init__(feed, after if after <= tail.head else 0, idle)
+        self._tail = tail
 
     async def _watch(self, receive: Receive, send: Send) -> bool:
-        async with self._feed.watch(self._job, self._known) as tail:
+        with self._feed.watching_job(self._tail) as tail:
             return await self._follow(tail, receive, send)
 
 
@@ -189,8 +189,8 @@ class LineStream(JobStream):
 
     __slots__ = ("_last", "_parser")
 
-    def __init__(self, feed: Feed, job: str, *, known: int, after: int) -> None:
-        super().__init__(feed, job, known=known, after=after, idle=_REPEAT)
+    def __init__(self, feed: Feed, tail: JobTail, after: int) -> None:
+        super().__init__(feed, tail, after, idle=_REPEAT)
         self._parser = sse.Parser()
         self._last = b""
 
@@ -199,7 +199,7 @@ class LineStream(JobStream):
 
     def _opening(self) -> bytes:
         # The first event names the job by itself; a client that comes back gets the name again.
-        return b"" if self.cursor == 0 else f"Job {self._job}\n".encode()
+        return b"" if self.cursor == 0 else f"Job {self._tail.job}\n".encode()
 
     def _shown(self, frames: bytes) -> bytes:
         lines = [line(orjson.loads(message.data)) for message in self._parser.feed(frames)]
@@ -257,7 +257,7 @@ class AccountStream(Stream):
         self._deadline = asyncio.get_running_loop().time() + ends_in
 
     async def _watch(self, receive: Receive, send: Send) -> bool:
-        async with self._feed.watch_account(self._account) as tail:
+        with self._feed.watching_account(self._account) as tail:
             return await self._follow(tail, receive, send)
 
     def _leash_length(self) -> float | None:

@@ -13,6 +13,7 @@ from proxy.api.reading import answer, body, idempotency_key, last_event_id, limi
 from proxy.api.services import Services
 from proxy.clock import rfc3339
 from proxy.errors import Conflict, FieldError, NotFound, Unavailable, UpstreamFailed
+from proxy.feed import JobTail
 from proxy.fetch import NotPublic, check_public
 from proxy.job import Job, Order, Status
 from proxy.media_types import kind_of
@@ -38,7 +39,8 @@ class Jobs:
         if "Last-Event-ID" in request.headers and "Idempotency-Key" not in request.headers:
             raise Conflict("A reconnecting POST needs the Idempotency-Key of its first try; no job was made.")
         admitted = await self._admit(request, key)
-        return self._feed(request, admitted.job, after, _admitted_headers(admitted))
+        tail = await self._tail(admitted.job.id, key)
+        return self._feed(request, tail, after, _admitted_headers(admitted))
 
     async def jobs(self, request: Request) -> Response:
         """POST: admit an order. GET: the account's own jobs."""
@@ -110,7 +112,7 @@ class Jobs:
         job = await self._found(request, key)
         seconds, beyond = number(request, "wait", 0, _LONGEST_WAIT), number(request, "after", job.event, _MOST)
         if seconds and job.event <= beyond and not job.status.final:
-            await self.services.feed.reached(job.id, job.event, beyond, seconds)
+            await self.services.feed.reached(await self._tail(job.id, key), beyond, seconds)
             job = await self._found(request, key)
         return answer(self._job(job, key))
 
@@ -133,14 +135,14 @@ class Jobs:
         try:
             self.services.check_running()
             key = await self.services.auth.key_or_link(request)
-            job = await self._found(request, key)
+            tail = await self._tail(request.path_params["job"], key)
         except Unavailable as error:
             # EventSource gives up for good on any status but 200, and this will pass.
             return BrokenOff(error.message)
         after = last_event_id(request)
-        if job.status.final and after == job.event:
+        if tail.ended and after == tail.head:
             return Response(status_code=204)
-        return self._feed(request, job, after, {})
+        return self._feed(request, tail, after, {})
 
     async def content(self, request: Request) -> Response:
         """Output n: our bytes, the provider's relayed, or a redirect to where they are now."""
@@ -172,11 +174,15 @@ class Jobs:
             raise NotFound(f"There is no job {job_id[:100]}.")
         return job
 
-    def _feed(self, request: Request, job: Job, after: int, headers: Mapping[str, str]) -> Response:
+    async def _tail(self, job_id: str, key: Key) -> JobTail:
+        tail = await self.services.feed.job(key.account, job_id)
+        if tail is None:
+            raise NotFound(f"There is no job {job_id[:100]}.")
+        return tail
+
+    def _feed(self, request: Request, tail: JobTail, after: int, headers: Mapping[str, str]) -> Response:
         kind = LineStream if wants_lines(request) else JobStream
-        # An id from the future, or of some other stream, is answered from the beginning.
-        cursor = after if after <= job.event else 0
-        return FeedResponse(kind(self.services.feed, job.id, known=job.event, after=cursor), headers)
+        return FeedResponse(kind(self.services.feed, tail, after), headers)
 
     def _job(self, job: Job, key: Key) -> dict[str, Any]:
         outputs = [output.as_json(self.services.links.to_output(job.id, output, key.id)) for output in job.outputs]

@@ -46,14 +46,14 @@ class Store(SqliteStore):
         """The benchmark holds all jobs; the runner finds none."""
         return await super().claim(node, rooms, limit) if node == NODE else ()
 
-    async def read(self, job_id: str, after: int) -> Sequence[Event]:
+    async def read(self, job_id: str, after: int, account: str | None = None) -> Sequence[Event]:
         unrecorded = self._unrecorded.get(job_id)
         if not unrecorded:
-            return await super().read(job_id, after)
+            return await super().read(job_id, after, account)
         recorded = unrecorded[0].n - 1
         if after >= recorded:
             return unrecorded[after - recorded :]
-        return [*await super().read(job_id, after), *unrecorded]
+        return [*await super().read(job_id, after, account), *unrecorded]
 
     def tell_unrecorded(self, account: str, events: Sequence[Event]) -> None:
         for event in events:
@@ -105,5 +105,5 @@ def _open_store(url: str, clock: Clock, *, exclusive: bool = False) -> Store:
 
 
 if __name__ == "__main__":
-    app.open_store = _open_store  # type: ignore[attr-defined]  # the one seam: a store that tells what it is told
+    app.open_store = _open_store  # type: ignore[assignment, attr-defined]  # the one seam: a store that tells what it is told
     cli.main(["serve"])
