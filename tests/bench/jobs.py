@@ -15,10 +15,10 @@ from tests.bench.process import Process, python, started
 
 WARM = 400
 """Jobs that are taken in before memory is looked at."""
-PACE = 10
-"""Seconds between two polls of a job that has been under way for long, and of one that has just begun."""
-HURRY = 2
-"""The same for one that has just begun, in a quick run."""
+PACE = {False: 10.0, True: 2.0}
+"""Seconds between a job's order and its first poll, and between the polls of one that goes on for long; by `quick`."""
+COUNTED = {False: 20.0, True: 5.0}
+"""Seconds in which polls are counted."""
 LOOPS = (TASKS, "bare loop, in turns")
 
 
@@ -39,33 +39,24 @@ class _Row:
     plan: Plan
     jobs: int
 
-    @property
-    def pace(self) -> float:
-        return HURRY if self.plan.quick else PACE
-
-    @property
-    def seconds(self) -> float:
-        """How long polls are counted."""
-        return 5 if self.plan.quick else 20
-
     def _add(self, what: str, unit: str, who: str, value: float) -> None:
         self.plan.book.add(("jobs", f"{self.jobs:,} under way", what, who), unit, value)
 
     async def ours(self) -> float:
         """Take in the jobs and watch them being polled; gives the polls in a second."""
-        settings = {**pollcast.WITHOUT_BOUNDS, "POLL_INTERVAL": self.pace}
+        settings = {**pollcast.WITHOUT_BOUNDS, "POLL_INTERVAL": PACE[self.plan.quick]}
         async with pollcast.serving(self.plan.place(), settings) as server:
             await self._take_in(server, WARM, "warm")
             before = machine.memory(server.pid)
             await self._take_in(server, self.jobs, "jobs")
-            await asyncio.sleep(1.2 * self.pace)  # every job has been polled once
+            await asyncio.sleep(1.2 * PACE[self.plan.quick])  # every job has been polled once
             self._add("memory", "KiB per job", OURS, (machine.memory(server.pid) - before) / self.jobs)
             began, cpu = await server.asked(), machine.cpu(server.pid)
-            await asyncio.sleep(self.seconds)
+            await asyncio.sleep(COUNTED[self.plan.quick])
             polls = (await server.asked())["polls"] - began["polls"]
             self._add("cpu", "us per poll", OURS, (machine.cpu(server.pid) - cpu) / polls * 1e6)
-            self._add("polls", "1/s", OURS, polls / self.seconds)
-            return float(polls / self.seconds)
+            self._add("polls", "1/s", OURS, polls / COUNTED[self.plan.quick])
+            return float(polls / COUNTED[self.plan.quick])
 
     async def _take_in(self, server: pollcast.Pollcast, number: int, name: str) -> None:
         """Order so many jobs of all shapes, and wait until the providers have them."""
@@ -90,8 +81,8 @@ class _Row:
         order = {"do": "order", "jobs": self.jobs + WARM, "rate": 1000, "manner": name.rpartition(", ")[2]}
         await loop.ask(order)
         before = await loop.ask({"do": "stats"})
-        await asyncio.sleep(self.seconds)
+        await asyncio.sleep(COUNTED[self.plan.quick])
         after = await loop.ask({"do": "stats"})
         polls = after["polls"] - before["polls"]
         self._add("cpu", "us per poll", name, (after["cpu"] - before["cpu"]) / polls * 1e6)
-        self._add("polls", "1/s", name, polls / self.seconds)
+        self._add("polls", "1/s", name, polls / COUNTED[self.plan.quick])

@@ -25,17 +25,17 @@ from tests.bench.plan import Plan
 from tests.bench.process import python, started
 
 PRODUCERS = 64
+EVENTS = {False: 20_000, True: 3_000}
 DRAFT = Draft(Status.PROCESSING, {"detail": "Running", "progress": 50})
 WAYS = {OURS: PRODUCERS, "one commit per event, Pollcast's store": 1, EACH: PRODUCERS}
 
 
 async def run(plan: Plan) -> None:
     """Each way in a process of its own, in turns."""
-    events = 3_000 if plan.quick else 20_000
     for round_ in range(plan.rounds):
         for way in WAYS:
             plan.say(f"journal, round {round_ + 1}: {way}")
-            command = python("journal", way, events)
+            command = python("journal", way, EVENTS[plan.quick])
             async with started(*command, core=machine.cores()[0], folder=plan.place(), name="journal") as process:
                 found = await process.said()
             case = f"{PRODUCERS} jobs at once"

@@ -8,11 +8,12 @@ from tests.bench.load import request
 from tests.bench.plan import Plan
 
 CONCURRENCY = 100
+NUMBER = {False: 5000, True: 1000}
 
 
 async def run(plan: Plan) -> None:
     """`GET /api/ping` and both ways to order, `CONCURRENCY` at once."""
-    number = 1000 if plan.quick else 5000
+    number = NUMBER[plan.quick]
     for round_ in range(plan.rounds):
         plan.say(f"orders, round {round_ + 1}")
         async with pollcast.serving(plan.place()) as server:
@@ -34,7 +35,7 @@ class _Row:
     async def measure(self, what: str, sent: bytes, number: int, *, keep_alive: bool = False) -> None:
         load, server, book = self._plan.load, self._server, self._plan.book
         await load.requests(server.port, [sent.replace(b"-@", b"-warm-@")], 100, in_flight=10)
-        cpu = machine.cpu(server.pid)
+        meter = machine.Meter(server.pid)
         answer = await load.requests(server.port, [sent], number, in_flight=CONCURRENCY, keep_alive=keep_alive)
         if answer["refused"] or answer["broken"]:
             raise RuntimeError(f"{what}: not all were answered: {answer}")
@@ -42,5 +43,6 @@ class _Row:
         book.add(("orders", case, "first byte, p50", what), "ms", answer["p50"] / 1e3)
         book.add(("orders", case, "first byte, p99", what), "ms", answer["p99"] / 1e3)
         book.add(("orders", case, "answered", what), "1/s", answer["answered"] / answer["seconds"])
-        book.add(("orders", case, "cpu", what), "us each", (machine.cpu(server.pid) - cpu) / number * 1e6)
+        book.add(("orders", case, "cpu", what), "us each", meter.cpu / number * 1e6)
+        book.check_core(meter)
         book.check_load(what, answer["cpu"] / answer["wall"])

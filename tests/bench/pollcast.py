@@ -1,7 +1,7 @@
 """Pollcast as a user starts it, beside an upstream that costs nearly nothing."""
 
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,8 @@ SAYING_WHEN: Final = ORDERS[:3]
 """Those whose result's URL is the provider's own, and so says when the provider had finished."""
 WITHOUT_BOUNDS: Final[Mapping[str, object]] = {"RATE": 100_000, "CONCURRENCY": 100_000, "DEADLINE": 86_400}
 """Settings of every provider by which no job waits for another."""
+SERVE: Final = (sys.executable, str(ROOT / "server.py"), "serve")
+CREATE: Final = (*SERVE[:2], "keys", "create", "--name", "bench", "--tokens", str(10**12))
 _PROVIDERS: Final = ("GAGA", "GAIA", "AINOW", "GANAI", "HEYGEN")
 
 
@@ -74,16 +76,21 @@ async def upstream(folder: Path) -> AsyncIterator[tuple[int, Process]]:
 
 
 @asynccontextmanager
-async def serving(folder: Path, provider: Mapping[str, object] | None = None) -> AsyncIterator[Pollcast]:
-    """`python server.py serve`, on the server's core; `provider` are settings of every provider."""
+async def serving(
+    folder: Path,
+    provider: Mapping[str, object] | None = None,
+    own: Mapping[str, str] | None = None,
+    command: Sequence[str] = SERVE,
+) -> AsyncIterator[Pollcast]:
+    """Pollcast on the server's core; `provider` are settings of every provider, `own` those of the installation."""
     port = machine.free_port()
     async with upstream(folder) as (upstream_port, answering):
-        environment = _environment(port, upstream_port, folder, provider or {})
-        create = ("keys", "create", "--name", "bench", "--tokens", str(10**12))
-        async with _server(folder, environment, create) as creating:
+        environment = _environment(port, upstream_port, folder, provider or {}) | dict(own or {})
+        pinned: dict[str, Any] = {"core": machine.cores()[0], "folder": folder, "environment": environment}
+        async with started(*CREATE, **pinned, name="keys") as creating:
             key = await creating.word()
             await creating.ended()
-        async with _server(folder, environment, ("serve",)) as process:
+        async with started(*command, **pinned, name="server") as process:
             await process.listens(port)
             yield Pollcast(port, process, key, answering)
 
@@ -96,11 +103,3 @@ def _environment(port: int, upstream_port: int, folder: Path, provider: Mapping[
         "POLLCAST_STORE": f"sqlite:///{folder}/pollcast.db",
         "POLLCAST_ASSETS": f"{folder}/assets",
     }
-
-
-@asynccontextmanager
-async def _server(folder: Path, environment: Mapping[str, str], words: tuple[str, ...]) -> AsyncIterator[Process]:
-    command: tuple[str | Path, ...] = (sys.executable, ROOT / "server.py", *words)
-    core = machine.cores()[0]
-    async with started(*command, core=core, folder=folder, environment=environment, name="server") as process:
-        yield process

@@ -2,10 +2,11 @@
 
 The server publishes from within, as Pollcast's runner does; for nchan a process beside it posts. Lines in, lines out:
 `{"do": "open", "topics": N}` is answered by the request targets of the topics, `{"do": "publish", ...}` by `{}` once
-all has been published.
+all has been published, `{"do": "stats"}` by how many tasks and allocated blocks there are.
 """
 
 import asyncio
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
@@ -35,6 +36,8 @@ async def obey(publisher: Publisher) -> None:
         match order.pop("do"):
             case "open":
                 answer = {"targets": await publisher.open(**order)}
+            case "stats":
+                answer = {"tasks": len(asyncio.all_tasks()), "blocks": sys.getallocatedblocks()}
             case "publish":
                 await _publish(publisher, **order)
         print(orjson.dumps(answer).decode(), flush=True)  # noqa: T201
