@@ -9,7 +9,7 @@ from typing import Final
 from tests.bench import machine, nchan
 from tests.bench.process import Process, python, started
 
-PEERS: Final = ("naive", "bare", "nchan")
+PEERS: Final = ("naive", "bare", "nchan", "floor")
 ALL: Final = ("pollcast", *PEERS)
 
 
