@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from proxy import media, orders
 from proxy.answers import ReadFailed
+from proxy.api import dry_run
 from proxy.api.reading import answer, body, idempotency_key, last_event_id, limit, refuse_fields
 from proxy.api.services import Services
 from proxy.clock import rfc3339
@@ -30,6 +31,7 @@ class Jobs:
     async def generate(self, request: Request) -> Response:
         """Admit an order and answer with its feed; the job goes on if the client leaves."""
         key = await self.services.auth.key(request)
+        dry_run.refuse(request)
         after = last_event_id(request)
         if "Last-Event-ID" in request.headers and "Idempotency-Key" not in request.headers:
             raise Conflict("A reconnecting POST needs the Idempotency-Key of its first try; no job was made.")
@@ -41,6 +43,8 @@ class Jobs:
         key = await self.services.auth.key(request)
         if request.method != "POST":
             return await self._list(request, key)
+        if dry_run.is_asked(request):
+            return await self._dry_run(request, key)
         admitted = await self._admit(request, key)
         return answer(self._job(admitted.job, key), 202, _admitted_headers(admitted))
 
@@ -53,8 +57,6 @@ class Jobs:
 
     async def _admit(self, request: Request, key: Key) -> Admitted:
         self.services.check_running()
-        if "dry_run" in request.query_params:
-            refuse_fields([FieldError("dry_run", "this version cannot do that yet; no job was made")])
         repeated = idempotency_key(request)
         reading = orders.read(await body(request))
         admission = Admission(
@@ -70,15 +72,21 @@ class Jobs:
         if earlier is not None:
             return Admitted(earlier, replayed=True)
         await self._check(key, reading.order, reading.references)
+        await self.services.catalogue.check_available(reading.order.model)
         return await self.services.store.admit(admission)
 
+    async def _dry_run(self, request: Request, key: Key) -> Response:
+        """Show what an order would send and cost; it is checked like any other, but its provider is not asked."""
+        reading = orders.read(await body(request))
+        await self._check(key, reading.order, reading.references)
+        return answer(await dry_run.shown(self.services, key.account, reading.order))
+
     async def _check(self, key: Key, order: Order, references: Sequence[Reference]) -> None:
-        """What about an order depends on this installation and account. Raises InvalidRequest, ProviderUnavailable."""
+        """What about an order depends on this installation and account. Raises InvalidRequest."""
         faults = [fault for reference in references if (fault := await self._media_fault(key, reference))]
         faults += self.services.catalogue.provider(order.model).refuse(order)
         if faults:
             refuse_fields(faults)
-        await self.services.catalogue.check_available(order.model)
 
     async def _media_fault(self, key: Key, reference: Reference) -> FieldError | None:
         if not is_asset(reference.ref):

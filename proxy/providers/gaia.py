@@ -183,7 +183,7 @@ class Gaia(Provider):
 
     async def _image(self, order: Order, fields: ImageFields, inputs: Inputs) -> Request:
         # One reference goes into `image`, several into `images`, as data URLs (seen, not documented).
-        references = [_data_url(await inputs.file(ref)) for ref in fields.images or ()]
+        references = [(await inputs.file(ref)).data_url() for ref in fields.images or ()]
         body = dropped(
             model=order.model,
             prompt=fields.prompt,
@@ -354,10 +354,6 @@ def _parsed(data: str) -> dict[str, Any]:
 
 def _form_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _data_url(file: File) -> str:
-    return f"data:{file.type};base64,{base64.b64encode(file.data).decode()}"
 
 
 def _inline(data: bytes) -> Made:
