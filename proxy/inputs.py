@@ -1,8 +1,8 @@
 """What a client brought, in the form a provider wants: bytes, an upload's id, or a URL; or what stands for them."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from proxy.blobs import Blobs
 from proxy.errors import NotFound, UpstreamRejected, UpstreamUnreachable
@@ -27,14 +27,18 @@ class JobInputs:
     fetcher: Fetcher
     links: Links
     limit: int
+    _uploads: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     async def file(self, ref: str) -> File:
         """The bytes behind an asset id or URL; a JobError when they cannot be had (nothing was sent then)."""
         return await (self._asset(ref) if is_asset(ref) else self._fetched(ref))
 
     async def uploaded(self, ref: str, upload: Callable[[File], Awaitable[Uploaded]]) -> Uploaded:
-        """What the provider's `upload` makes of the bytes behind `ref`."""
-        return await upload(await self.file(ref))
+        """What the provider's `upload` makes of the bytes behind `ref`; they are uploaded once for the job."""
+        if ref not in self._uploads:
+            self._uploads[ref] = await upload(await self.file(ref))
+        uploaded: Uploaded = self._uploads[ref]
+        return uploaded
 
     def url(self, ref: str) -> str:
         """A Link to the asset, or the URL as it is."""

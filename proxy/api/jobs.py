@@ -1,8 +1,9 @@
 """Jobs: ordered, listed, watched, canceled, forgotten; and what they made."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,6 +21,9 @@ from proxy.media_types import kind_of
 from proxy.providers.base import Reference, is_asset
 from proxy.store.base import Admission, Admitted, Key
 from proxy.stream import BrokenOff, FeedResponse
+
+_LOOK_UPS: Final = 4
+"""Names that one order has looked up at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +87,17 @@ class Jobs:
 
     async def _check(self, key: Key, order: Order, references: Sequence[Reference]) -> None:
         """What about an order depends on this installation and account. Raises InvalidRequest."""
-        faults = [fault for reference in references if (fault := await self._media_fault(key, reference))]
-        faults += self.services.catalogue.provider(order.model).refuse(order)
+        gate = asyncio.Semaphore(_LOOK_UPS)
+        found = await asyncio.gather(*(self._media_fault(key, reference, gate) for reference in references))
+        faults = [*filter(None, found), *self.services.catalogue.provider(order.model).refuse(order)]
         if faults:
             refuse_fields(faults)
 
-    async def _media_fault(self, key: Key, reference: Reference) -> FieldError | None:
+    async def _media_fault(self, key: Key, reference: Reference, gate: asyncio.Semaphore) -> FieldError | None:
         if not is_asset(reference.ref):
             try:
-                await check_public(reference.ref)
+                async with gate:
+                    await check_public(reference.ref)
             except NotPublic as error:
                 return FieldError(reference.field, f"neither an asset's id nor a public https URL: {error}")
             return None

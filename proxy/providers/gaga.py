@@ -17,6 +17,7 @@ from proxy.clock import Clock
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.media_types import by_url
 from proxy.providers.base import (
+    MOST_PARTS,
     AspectRatio,
     AudioRef,
     Fields,
@@ -74,7 +75,7 @@ class GagaFields(_GagaFields):
     """gaga-1: dialogue is required, image and audio are optional."""
 
     prompt: Text | None = None
-    chunks: Annotated[list[SpokenChunk], Field(min_length=1)] | None = None
+    chunks: Annotated[list[SpokenChunk], Field(min_length=1, max_length=MOST_PARTS)] | None = None
     image: ImageRef | None = None
     audio: AudioRef | None = None
     duration: Duration | None = Field(default=None, description="Seconds; 10 when absent.")
@@ -94,7 +95,7 @@ class AvatarFields(_GagaFields):
 
     image: ImageRef
     audio: AudioRef | None = None
-    chunks: Annotated[list[AvatarChunk], Field(min_length=1)] | None = None
+    chunks: Annotated[list[AvatarChunk], Field(min_length=1, max_length=MOST_PARTS)] | None = None
     prompt: Text | None = None
     duration: Duration | None = Field(default=None, description="Seconds; 5 when absent.")
 
