@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -61,7 +61,7 @@ class Blobs:
         except (BaseError, OSError) as error:
             raise _unavailable(error) from None
 
-    async def stream(self, name: str, start: int, end: int) -> AsyncIterator[bytes]:
+    async def stream(self, name: str, start: int, end: int) -> AsyncGenerator[bytes]:
         """The bytes from `start` up to, not including, `end`, in pieces. Raises as `read`."""
         if start >= end:
             return

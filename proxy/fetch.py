@@ -167,6 +167,39 @@ class Fetched:
     type: str | None
 
 
+class Remote:
+    """An answer that has begun: its status, headers, and body as it comes."""
+
+    def __init__(self, response: ClientResponse) -> None:
+        self._response = response
+        self.status = response.status
+        self.headers: Mapping[str, str] = response.headers
+        """Their names are read in any case."""
+        self.length = response.content_length
+        """How many bytes it says it has, if it does."""
+
+    @property
+    def packed(self) -> bool:
+        """Whether the body is compressed, unasked; it is unpacked as it is read, and of another length then."""
+        return self.headers.get("Content-Encoding", "identity").lower() != "identity"
+
+    async def pieces(self, until: float | None = None) -> AsyncGenerator[bytes]:
+        """The body as it comes, until that time of the loop's; as fast as it is read, so that little of it is held.
+
+        Raises FetchFailed where it breaks off, or stalls.
+        """
+        while True:
+            try:
+                async with asyncio.timeout_at(until):
+                    piece = await self._response.content.read(_PIECE)
+            except (ClientError, TimeoutError, OSError) as error:
+                place = _shown(str(self._response.url))
+                raise FetchFailed(f"{place} broke off: {type(error).__name__}.", reached=True) from None
+            if not piece:
+                return
+            yield piece
+
+
 class Fetcher:
     """The client for strangers' URLs: no cookies, no proxies from the environment, no connection kept."""
 
@@ -193,7 +226,7 @@ class Fetcher:
         headers: Mapping[str, str] | None = None,
         own: Own | None = None,
         secure: bool = False,
-    ) -> AsyncIterator[ClientResponse]:
+    ) -> AsyncIterator[Remote]:
         """Open a URL and follow its redirects (`secure`: to https only); yields the first answer that is none.
 
         Raises NotPublic, and FetchFailed when there is no answer.
@@ -205,7 +238,7 @@ class Fetcher:
             async with self._request(method, url, dict(headers or {}), own) as response:
                 location = response.headers.get("Location")
                 if response.status not in _REDIRECTS or location is None:
-                    yield response
+                    yield Remote(response)
                     return
                 url = _parsed(str(url.join(_parsed(location))))
         raise FetchFailed(f"{_shown(text)} redirects more than {_HOPS} times.", reached=True)
@@ -235,19 +268,19 @@ class Fetcher:
         May be iterated by several tasks in turn.
         """
         until = asyncio.get_running_loop().time() + _READ_TIME
-        size = 0
         async with AsyncExitStack() as held:
             try:
                 async with asyncio.timeout_at(until):
-                    response = await held.enter_async_context(self.open(text, secure=True))
+                    remote = await held.enter_async_context(self.open(text, secure=True))
             except TimeoutError:
                 raise FetchFailed(f"{_shown(text)} does not answer.", reached=False) from None
-            if response.status != 200:
-                raise FetchFailed(f"{_shown(text)} answered {response.status}.", reached=True)
-            async with aclosing(pieces(response, until)) as chunks:
+            if remote.status != 200:
+                raise FetchFailed(f"{_shown(text)} answered {remote.status}.", reached=True)
+            size = 0
+            async with aclosing(remote.pieces(until)) as chunks:
                 async for chunk in chunks:
                     size += len(chunk)
-                    if max(size, response.content_length or 0) > limit:
+                    if max(size, remote.length or 0) > limit:
                         raise FileTooLarge(f"The file is larger than {limit} bytes.", reached=True)
                     yield chunk
 
@@ -256,23 +289,6 @@ class Fetcher:
         async with aclosing(self.stream(text, limit)) as chunks:
             data = b"".join([chunk async for chunk in chunks])
         return Fetched(data, sniff(data[:512]))
-
-
-async def pieces(response: ClientResponse, until: float | None = None) -> AsyncGenerator[bytes]:
-    """A body as it comes, until that time of the loop's; as fast as it is read, so that little of it is held.
-
-    Raises FetchFailed where it breaks off, or stalls.
-    """
-    while True:
-        try:
-            async with asyncio.timeout_at(until):
-                piece = await response.content.read(_PIECE)
-        except (ClientError, TimeoutError, OSError) as error:
-            place = _shown(str(response.url))
-            raise FetchFailed(f"{place} broke off: {type(error).__name__}.", reached=True) from None
-        if not piece:
-            return
-        yield piece
 
 
 def _session(connector: TCPConnector) -> ClientSession:

@@ -6,10 +6,21 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
-from aiohttp import ClientResponse, web
+from aiohttp import web
 from yarl import URL
 
-from proxy.fetch import Fetched, Fetcher, FetchFailed, FileTooLarge, NotPublic, Own, check_public, check_url, is_public
+from proxy.fetch import (
+    Fetched,
+    Fetcher,
+    FetchFailed,
+    FileTooLarge,
+    NotPublic,
+    Own,
+    Remote,
+    check_public,
+    check_url,
+    is_public,
+)
 from tests.site import Handler, Rerouted, Site
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
@@ -49,9 +60,9 @@ async def fetcher() -> AsyncIterator[Fetcher]:
         yield fetcher
 
 
-async def text_of(opened: AbstractAsyncContextManager[ClientResponse]) -> str:
-    async with opened as response:
-        return await response.text()
+async def text_of(opened: AbstractAsyncContextManager[Remote]) -> str:
+    async with opened as remote:
+        return b"".join([piece async for piece in remote.pieces()]).decode()
 
 
 def names(monkeypatch: pytest.MonkeyPatch, *answers: str | OSError) -> None:

@@ -1,4 +1,4 @@
-"""Jobs: ordered, listed, watched, canceled, forgotten; and what they made."""
+"""Jobs: ordered, listed, watched, canceled, forgotten."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -8,13 +8,12 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from proxy import media, orders
-from proxy.answers import ReadFailed
+from proxy import orders
 from proxy.api import dry_run
 from proxy.api.reading import answer, body, idempotency_key, last_event_id, limit, refuse_fields
 from proxy.api.services import Services
 from proxy.clock import rfc3339
-from proxy.errors import Conflict, FieldError, NotFound, Unavailable, UpstreamFailed
+from proxy.errors import Conflict, FieldError, Unavailable
 from proxy.fetch import NotPublic, check_public
 from proxy.job import Job, Order, Status
 from proxy.media_types import kind_of
@@ -146,35 +145,8 @@ class Jobs:
             return Response(status_code=204)
         return self._feed(job, after, {})
 
-    async def content(self, request: Request) -> Response:
-        """Output n: our bytes, the provider's relayed, or a redirect to where they are now."""
-        key = await self.services.auth.key_or_link(request)
-        job = await self._found(request, key)
-        if not job.status.final:
-            raise Conflict(f"{job.id} is not over: there is no content yet.")
-        n = _output_number(request.path_params.get("n", "0"))
-        if n >= len(job.outputs) or job.outputs[n].failed:
-            raise NotFound(f"{job.id} has no output {n}." + (f" {job.message}" if job.message else ""))
-        output = job.outputs[n]
-        if output.blob:
-            return await media.stored(request, self.services.blobs, output.blob, f"{job.id}-{n}", output.type)
-        provider = self.services.catalogue.provider(job.model)
-        try:
-            source = await provider.content(job.ticket or {}, output, n)
-        except ReadFailed as error:
-            raise UpstreamFailed(f"The provider does not say where the content is: {error.message}") from None
-        if self.services.relay or source.keyed:
-            return await media.relayed(
-                request, self.services.fetcher, provider, source, name=f"{job.id}-{n}", media_type=output.type
-            )
-        return media.redirect(source.url)
-
     async def _found(self, request: Request, key: Key) -> Job:
-        job_id = request.path_params["job"]
-        job = await self.services.store.job(key.account, job_id)
-        if job is None:
-            raise NotFound(f"There is no job {job_id[:100]}.")
-        return job
+        return await self.services.job(key, request.path_params["job"])
 
     def _feed(self, job: Job, after: int, headers: Mapping[str, str]) -> Response:
         # An id from the future, or of some other stream, is answered from the beginning.
@@ -220,12 +192,6 @@ class Jobs:
 def _admitted_headers(admitted: Admitted) -> dict[str, str]:
     replayed = {"Idempotency-Replayed": "true"} if admitted.replayed else {}
     return {"Location": f"/api/jobs/{admitted.job.id}"} | replayed
-
-
-def _output_number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 9):
-        raise NotFound("Outputs are numbered 0, 1, 2 ...")
-    return int(text)
 
 
 def _status(text: str | None) -> Status | None:

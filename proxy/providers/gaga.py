@@ -12,7 +12,7 @@ from urllib.parse import quote
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Nonsense
+from proxy.answers import Answer, Missing, Nonsense
 from proxy.clock import Clock
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.media_types import by_url
@@ -27,6 +27,7 @@ from proxy.providers.base import (
     Model,
     Provider,
     Seed,
+    Source,
     Text,
     Update,
     bearer,
@@ -203,7 +204,7 @@ class Gaga(Provider):
 
     async def check(self, ticket: Ticket) -> Update:
         """`PreProcessing`, `Pending`, `Running` go on, as does every word that is not known to end."""
-        answer = await self.upstream.get(f"/v1/generations/{quote(ticket['id'], safe='')}")
+        answer = await self._status(ticket)
         body = answer.object()
         word = body.get("status")
         if not isinstance(word, str):
@@ -216,6 +217,17 @@ class Gaga(Provider):
             case "canceled" | "cancelled":
                 return Update(detail=word, status=Status.CANCELED, message="Gaga canceled the generation.")
         return self.under_way(word, _GOING_ON, answer)
+
+    async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
+        """The status call names the URL anew; where it no longer does, the URL as it was."""
+        del n
+        try:
+            return Source(self.upstream.absolute(_place((await self._status(ticket)).object())))
+        except (Missing, Nonsense):
+            return Source(output.url or "")
+
+    async def _status(self, ticket: Ticket) -> Answer:
+        return await self.upstream.get(f"/v1/generations/{quote(ticket['id'], safe='')}")
 
     def _video(self, body: dict[str, Any]) -> Made:
         url = self.upstream.absolute(_place(body))
