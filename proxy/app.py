@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy import api, errors
+from proxy import api, errors, orphans
 from proxy.api.services import Services
 from proxy.auth import Auth
 from proxy.blobs import Blobs, BlobsError
@@ -119,6 +119,7 @@ class Pollcast:
         self._feed = Feed(store, settings.heartbeat)
         tools = Tools(store, blobs, fetcher, links, clock, providers, settings.asset_limit, settings.retention)
         self._runner = Runner(tools, node=f"{socket.gethostname()}:{os.getpid()}")
+        await stack.enter_async_context(_running(orphans.keep_sweeping(store, blobs)))
         await stack.enter_async_context(_running(self._feed.run(), self._runner.run()))
         return Services(
             store,

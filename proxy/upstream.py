@@ -6,6 +6,7 @@ look like a lost answer), follow no redirect, and distinguish what surely was no
 from what may have been (a `JobError`: never again).
 """
 
+import base64
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -64,6 +65,10 @@ class File:
     name: str
     type: str
     data: bytes = field(repr=False)
+
+    def data_url(self) -> str:
+        """The bytes as they stand in JSON."""
+        return f"data:{self.type};base64,{base64.b64encode(self.data).decode()}"
 
 
 @dataclass(frozen=True, slots=True)

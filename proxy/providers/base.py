@@ -8,7 +8,7 @@ that the provider cannot carry is refused by name. Money sits between its steps:
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Final, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
@@ -36,6 +36,8 @@ VisualRef = Annotated[str, StringConstraints(min_length=1, max_length=2048), Med
 Text = Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]
 """Text that is not blank."""
 AspectRatio = Annotated[str, StringConstraints(pattern=r"^\d{1,2}:\d{1,2}$")]
+MOST_PARTS: Final = 50
+"""Chunks or clips in one order: each may name files to be looked at, fetched and uploaded."""
 Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 

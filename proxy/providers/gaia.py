@@ -183,7 +183,7 @@ class Gaia(Provider):
 
     async def _image(self, order: Order, fields: ImageFields, inputs: Inputs) -> Request:
         # One reference goes into `image`, several into `images`, as data URLs (seen, not documented).
-        references = [_data_url(await inputs.file(ref)) for ref in fields.images or ()]
+        references = [(await inputs.file(ref)).data_url() for ref in fields.images or ()]
         body = dropped(
             model=order.model,
             prompt=fields.prompt,
@@ -280,13 +280,25 @@ class Gaia(Provider):
         return Made(Output(Role.IMAGE, media_type, url=absolute)), absolute
 
     async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
-        """`/content` for video; where the result named a URL, that one. The key goes to Gaia's origin alone."""
+        """`/content` for video; where the result names a URL, that one. The key goes to Gaia's origin alone."""
         urls = ticket.get("urls") or []
+        if ticket["path"] == _IMAGES:
+            urls = await self._named_anew(ticket) or urls
+        url = urls[n] if n < len(urls) else None
+        if url:
+            return Source(url, keyed=output.relayed or self.upstream.is_own(url))
         if output.url:
             return Source(output.url)
-        if n < len(urls) and urls[n]:
-            return Source(urls[n], keyed=True)
         return Source(self.upstream.at(f"{_place(ticket)}/content"), keyed=True)
+
+    async def _named_anew(self, ticket: Ticket) -> list[str | None]:
+        """The images' URLs as the result names them now; nothing once the provider has forgotten the job."""
+        try:
+            update = self._images(ticket, await self.upstream.get(f"{_place(ticket)}/result"), "")
+        except (Missing, Nonsense):
+            return []
+        urls: list[str | None] = (update.ticket or {}).get("urls", [])
+        return urls
 
     # --- text ---
 
@@ -354,10 +366,6 @@ def _parsed(data: str) -> dict[str, Any]:
 
 def _form_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _data_url(file: File) -> str:
-    return f"data:{file.type};base64,{base64.b64encode(file.data).decode()}"
 
 
 def _inline(data: bytes) -> Made:

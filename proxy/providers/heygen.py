@@ -19,6 +19,7 @@ from proxy.errors import FieldError, UpstreamFailed
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.media_types import by_url
 from proxy.providers.base import (
+    MOST_PARTS,
     AudioRef,
     Fields,
     Inputs,
@@ -107,7 +108,7 @@ _FLAT = tuple(_Speech.model_fields)
 class HeyGenFields(_Speech):
     """heygen-v1: the flat fields of one clip, or `clips`; and what holds for the whole video."""
 
-    clips: Annotated[list[Clip], Field(min_length=1)] | None = None
+    clips: Annotated[list[Clip], Field(min_length=1, max_length=MOST_PARTS)] | None = None
     background: VisualRef | None = Field(
         default=None, description="An image or mp4 (asset id or public URL), or a colour such as #FAFAFA."
     )
