@@ -39,26 +39,23 @@ class Follower:
         self._last = since
         self._listeners: WeakKeyDictionary[Listener, int] = WeakKeyDictionary()
         self._moved = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._task = asyncio.create_task(self._follow(), name="store: changes")
 
     def listen(self, after: int) -> Listener:
-        """A listener that is told the changes above number `after`, as long as somebody holds it."""
+        """A listener that is told the changes to come above number `after`, as long as somebody holds it."""
         listener = Listener()
         self._listeners[listener] = after
-        if self._task is None:
-            self._task = asyncio.create_task(self._follow(), name="store: changes")
         return listener
 
     async def close(self, upto: int) -> None:
         """Tell what was recorded up to number `upto`, then end every listener."""
-        if self._task is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_DRAIN):
-                    while self._last < upto:
-                        await self._moved.wait()
-            while not self._task.done():  # before Python 3.12, `wait_for` in the client may swallow a cancel
-                self._task.cancel()
-                await asyncio.wait({self._task}, timeout=0.1)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN):
+                while self._listeners and self._last < upto:
+                    await self._moved.wait()
+        while not self._task.done():  # before Python 3.12, `wait_for` in the client may swallow a cancel
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=0.1)
         await self._wire.close()
         for listener in list(self._listeners):
             listener.put(None)

@@ -162,8 +162,8 @@ class Line:
         return answers
 
     def served_for(self) -> float:
-        """Seconds since Redis came back, without end if it was never away."""
-        return time.monotonic() - self._well_since
+        """Seconds since Redis came back: 0 while it is away, without end if it never was."""
+        return time.monotonic() - self._well_since if self._well else 0.0
 
 
 async def _ignore(_: Exception) -> None:
