@@ -36,8 +36,7 @@ from proxy.links import Links
 from proxy.providers import MODELS
 from proxy.providers.base import Made, Provider, Update
 from proxy.providers.polled import poll
-from proxy.slots import Slots
-from proxy.store.base import Claim, ClaimLost, Store, Swept
+from proxy.store.base import Claim, ClaimLost, Room, Store, Swept
 from proxy.upstream import Request
 
 log = logging.getLogger(__name__)
@@ -101,7 +100,8 @@ class Runner:
         self._draining = False
         self._drives: dict[str, _Drive] = {}
         providers = {provider.name: provider.settings for provider in tools.providers.values()}
-        self._slots = {name: Slots(settings.concurrency) for name, settings in providers.items()}
+        # Waiting for room at a provider has a deadline of its own, as long as the one for the work.
+        self._rooms = {name: Room(settings.concurrency, settings.deadline) for name, settings in providers.items()}
 
     async def run(self) -> None:
         """Claim and drive jobs."""
@@ -131,7 +131,7 @@ class Runner:
         full = not self._draining
         try:
             while full:
-                found = await self._store.claim(self._node, _AT_ONCE)
+                found = await self._store.claim(self._node, self._rooms, _AT_ONCE)
                 claims += found
                 full = len(found) == _AT_ONCE
         except Unavailable as error:
@@ -142,7 +142,8 @@ class Runner:
         async for change in self._store.changes():
             if change.cancel and change.job in self._drives:
                 self._drives[change.job].cancel.set()
-            elif change.n == 1:
+            elif change.cancel or change.lost or (change.event and (change.n == 1 or change.event.final)):
+                # An order to take, room for one, or one that need not wait for it any more.
                 self._wake.set()
 
     async def _renew(self) -> None:
@@ -167,8 +168,7 @@ class Runner:
 
     async def _drive(self, claim: Claim) -> None:
         try:
-            slots = self._slots[self._tools.providers[claim.job.model].name]
-            self._drives[claim.job.id] = drive = _Drive(self._tools, claim, slots)
+            self._drives[claim.job.id] = drive = _Drive(self._tools, claim)
             await drive.run()
         except ClaimLost:
             log.warning("%s was taken over; leaving it alone.", claim.job.id)
@@ -186,18 +186,16 @@ class Runner:
 class _Drive:
     """One job under way, held by one claim."""
 
-    def __init__(self, tools: Tools, claim: Claim, slots: Slots) -> None:
+    def __init__(self, tools: Tools, claim: Claim) -> None:
         self._tools = tools
         self._claim = claim
         self._job = claim.job
         self._model = MODELS[claim.job.model]
         self._provider = tools.providers[claim.job.model]
-        # Waiting for one of the provider's slots has a deadline of its own, as long as the one for the work.
         self._deadline = (claim.job.intended_at or claim.job.created_at) + self._provider.settings.deadline
         if claim.job.ticket is not None:
             # It may have been over for long, with nobody here to see it: it is looked at before the deadline counts.
             self._deadline = max(self._deadline, tools.clock.now() + _LAST_LOOK)
-        self._slots = slots
         self._text = 0
         self.cancel = asyncio.Event()
         """Set when the client asks for the job's end."""
@@ -212,11 +210,7 @@ class _Drive:
         """Take the job from where its record stands to its end."""
         try:
             self._check_record()
-            await self._bounded(self._slots.acquire(self._job.account), "could not take this order")
-            try:
-                await self._work()
-            finally:
-                self._slots.release()
+            await self._work()
         except _Canceled:
             await self._cancel()
         except JobError as error:
@@ -234,13 +228,24 @@ class _Drive:
     def _check_record(self) -> None:
         """Raises how a job ends that was cut short between its intent and its ticket, or within its stream."""
         job = self._job
-        if job.ticket is not None or job.intended_at is None:
+        if job.ticket is not None:
+            return
+        if job.intended_at is None:
+            self._check_patience()
             return
         if self._model.streamed and job.updated_at > job.intended_at:
             raise Interrupted("Pollcast stopped while it read the provider's stream, which cannot be resumed.")
         raise OutcomeUnknown(
             "Pollcast stopped while it sent the order, which may have been taken: it is not sent again."
         )
+
+    def _check_patience(self) -> None:
+        """Raises DeadlineExceeded for an order that has waited too long for room (and was not canceled)."""
+        if self._tools.clock.now() >= self._deadline and not self.cancel.is_set():
+            raise self._overdue("could not take this order")
+
+    def _overdue(self, failure: str) -> DeadlineExceeded:
+        return DeadlineExceeded(f"{self._provider.name} {failure} within {self._provider.settings.deadline:g} seconds.")
 
     async def _work(self) -> None:
         if self._job.intended_at is None:
@@ -258,8 +263,7 @@ class _Drive:
         except TimeoutError:
             if not bound.expired():
                 raise
-            seconds = self._provider.settings.deadline
-            raise DeadlineExceeded(f"{self._provider.name} {failure} within {seconds:g} seconds.") from None
+            raise self._overdue(failure) from None
 
     async def _unless_canceled(self, step: Awaitable[Awaited]) -> Awaited:
         """One step, unless the client wants the end; a submit that is under way is waited for all the same."""

@@ -28,10 +28,11 @@ from starlette.routing import Route
 
 from proxy import tokens
 from proxy.feed import Feed
+from proxy.http import Http
 from proxy.job import Draft, Order, Status
-from proxy.store.base import Admission, Claim
+from proxy.store.base import Admission, Claim, Room
 from proxy.store.sqlite import SqliteStore
-from proxy.stream import FeedResponse
+from proxy.stream import FeedResponse, JobStream, Unwound
 
 STREAMS, EVENTS, ROUNDS, PRODUCERS = 200, 200, 3, 64
 DRAFT = Draft(Status.PROCESSING, {"detail": "Running", "progress": 50})
@@ -40,7 +41,7 @@ DRAFT = Draft(Status.PROCESSING, {"detail": "Running", "progress": 50})
 async def new_claim(store: SqliteStore) -> Claim:
     key = await store.create_key("bench", tokens.digest(tokens.new_key()))
     await store.admit(Admission(key.account, key.id, Order("gaga-1", {"prompt": "x"}), 0))
-    return (await store.claim("bench", 1))[0]
+    return (await store.claim("bench", {"": Room(1000, 60)}, 1))[0]
 
 
 class Naive:
@@ -77,11 +78,11 @@ async def serve(kind: str, port: int) -> None:
             async def product(_: Request) -> Response:
                 nonlocal watching
                 watching += 1
-                return FeedResponse(feed, claim.job.id, known=1, after=1, heartbeat=4, headers={})
+                return FeedResponse(JobStream(feed, claim.job.id, known=1, after=1))
 
             app = Starlette(routes=[Route("/", product if kind == "product" else naive.endpoint)])
             config = uvicorn.Config(
-                app, port=port, http="httptools", loop="uvloop", log_level="critical", lifespan="off"
+                Unwound(app), port=port, http=Http, loop="uvloop", log_level="critical", lifespan="off"
             )
             server = uvicorn.Server(config)
             serving = asyncio.create_task(server.serve())

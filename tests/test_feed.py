@@ -1,5 +1,7 @@
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import math
+import re
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -7,9 +9,9 @@ import pytest
 
 from proxy import sse
 from proxy.errors import Unavailable
-from proxy.feed import Feed, Tail
+from proxy.feed import AccountTail, Feed, JobTail
 from proxy.job import Draft, Event, Job, Order, Status
-from proxy.store.base import Admission, Claim
+from proxy.store.base import Admission, Change, Claim, Room
 from proxy.store.sqlite import SqliteStore
 from tests.world import JumpClock
 
@@ -53,7 +55,7 @@ async def start(store: SqliteStore) -> Claim:
     digest = str(len(await store.keys())).encode()
     key = await store.create_key("web", digest, 100)
     await store.admit(Admission(key.account, key.id, Order("suno", {"prompt": "A song"}), 1))
-    (claim,) = await store.claim("node", 1)
+    (claim,) = await store.claim("node", {"": Room(100, 60)}, 1)
     return claim
 
 
@@ -62,11 +64,37 @@ async def logged(store: SqliteStore, job: Job) -> list[bytes]:
     return [sse.frame(event.data, event.n) for event in await store.read(job.id, 0)]
 
 
-async def reached(tail: Tail, n: int) -> None:
-    """Wait until event `n` is in the tail."""
+async def reached(tail: JobTail, n: int) -> None:
+    """Wait until event `n` is published."""
     async with asyncio.timeout(5):
-        while len(tail.frames) < n:
-            await tail.wait()
+        while tail.head < n:
+            await asyncio.sleep(0.001)
+
+
+class Reader:
+    """A subscriber that takes what is pushed, unless it is told to be slow."""
+
+    def __init__(self, cursor: int = 0, *, slow: bool = False, jobs: Collection[str] | None = None) -> None:
+        self.cursor = cursor
+        self.at = math.inf
+        self.jobs = jobs
+        self.fresh = True
+        self.slow = slow
+        self.pushed: list[bytes] = []
+        self.woken = 0
+
+    def push(self, chunk: bytes) -> bool:
+        if not self.slow:
+            self.pushed.append(chunk)
+        return not self.slow
+
+    def wake(self) -> None:
+        self.woken += 1
+
+
+def numbers(data: bytes) -> list[int]:
+    """The ids of frames."""
+    return [int(number) for number in re.findall(rb"^id: (\d+)$", data, re.MULTILINE)]
 
 
 async def test_a_tail_reads_what_was_there_before_it(store: WatchedStore, feed: Feed) -> None:
@@ -135,27 +163,236 @@ async def test_two_watchers_share_one_tail_and_one_read(store: WatchedStore, fee
         assert store.reads == 1
 
 
-async def test_one_event_wakes_all_who_wait(store: WatchedStore, feed: Feed) -> None:
+async def test_who_is_live_gets_what_comes_in_one_chunk_made_once(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
     async with feed.watch(claim.job.id, 1) as tail:
         await reached(tail, 1)
-        waiters = [tail.wait() for _ in range(10)]
+        readers = [Reader(cursor=1) for _ in range(3)]
+        for reader in readers:
+            tail.live.add(reader)
         await store.append(claim, PROGRESS)
-        async with asyncio.timeout(5):
-            await asyncio.gather(*waiters)
+        await reached(tail, 2)
+        (chunk,) = readers[0].pushed
+        assert chunk == sse.chunk((await logged(store, claim.job))[1])
+        assert all(reader.pushed[0] is chunk and reader.cursor == 2 for reader in readers)
+        assert not any(reader.woken for reader in readers)
 
 
-async def test_a_waiter_that_was_let_go_or_cancelled_is_in_nobody_s_way(store: WatchedStore, feed: Feed) -> None:
+async def test_who_cannot_take_what_comes_is_woken_and_finds_it_behind_its_cursor(
+    store: WatchedStore, feed: Feed
+) -> None:
     claim = await start(store)
     async with feed.watch(claim.job.id, 1) as tail:
         await reached(tail, 1)
-        forgotten, cancelled, waiter = tail.wait(), tail.wait(), tail.wait()
-        tail.forget(forgotten)
-        cancelled.cancel()
+        reader = Reader(cursor=1, slow=True)
+        tail.live.add(reader)
         await store.append(claim, PROGRESS)
-        async with asyncio.timeout(5):
-            await waiter
-        assert not forgotten.done()
+        await store.append(claim, PROGRESS)
+        await reached(tail, 3)
+        assert (reader.cursor, reader.woken > 0) == (1, True)
+        assert numbers(await tail.after(reader)) == [2, 3]
+        assert await tail.after(reader) == b""
+
+
+async def test_who_comes_with_a_cursor_before_the_log_is_read_gets_nothing_twice(
+    store: WatchedStore, feed: Feed
+) -> None:
+    claim = await start(store)
+    for _ in range(3):
+        await store.append(claim, PROGRESS)
+    async with feed.watch(claim.job.id, 4) as tail:
+        reader = Reader(cursor=2)
+        tail.live.add(reader)
+        await reached(tail, 4)
+        assert reader.pushed == []
+        assert numbers(await tail.after(reader)) == [3, 4]
+
+
+async def test_a_log_too_long_for_one_write_is_read_in_pieces(store: WatchedStore, feed: Feed) -> None:
+    claim = await start(store)
+    for _ in range(20):
+        await store.append(claim, Draft(Status.PROCESSING, {"detail": "x" * 10_000}))
+    async with feed.watch(claim.job.id, 21) as tail:
+        reader = Reader()
+        tail.live.add(reader)
+        await reached(tail, 21)
+        assert reader.pushed == []
+        pieces = [await tail.after(reader) for _ in range(5)]
+        assert [number for piece in pieces for number in numbers(piece)] == list(range(1, 22))
+        assert all(len(piece) <= 1 << 16 for piece in pieces)
+
+
+async def test_the_end_wakes_everybody_so_that_streams_can_end(store: WatchedStore, feed: Feed) -> None:
+    claim = await start(store)
+    async with feed.watch(claim.job.id, 1) as tail:
+        await reached(tail, 1)
+        reader = Reader(cursor=1)
+        tail.live.add(reader)
+        await store.append(claim, DONE)
+        await reached(tail, 2)
+        assert numbers(reader.pushed[0]) == [2]
+        assert reader.woken
+        assert tail.over(reader)
+
+
+async def test_events_that_come_together_are_pushed_together(store: WatchedStore, feed: Feed) -> None:
+    claim = await start(store)
+    async with feed.watch(claim.job.id, 1) as tail:
+        await reached(tail, 1)
+        reader = Reader(cursor=1)
+        tail.live.add(reader)
+        await asyncio.gather(*(store.append(claim, PROGRESS) for _ in range(50)))
+        await reached(tail, 51)
+        assert [number for chunk in reader.pushed for number in numbers(chunk)] == list(range(2, 52))
+        assert len(reader.pushed) < 25
+
+
+async def test_changes_that_went_untold_are_read(store: WatchedStore) -> None:
+    class Forgetful(WatchedStore):
+        async def changes(self) -> AsyncIterator[Change]:
+            await forgot.wait()
+            yield Change("", "", 0, lost=True)
+            await asyncio.Event().wait()
+
+    forgot = asyncio.Event()
+    store.__class__ = Forgetful
+    feed = Feed(store)
+    running = asyncio.create_task(feed.run())
+    claim = await start(store)
+    async with feed.watch(claim.job.id, 1) as tail, feed.watch_account(claim.job.account) as account:
+        await reached(tail, 1)
+        reader = Reader(cursor=-1)
+        await account.after(reader)
+        account.live.add(reader)
+        await store.append(claim, PROGRESS)
+        forgot.set()
+        await reached(tail, 2)
+        while not reader.woken:
+            await asyncio.sleep(0.001)
+        assert b'"n":2' in await account.after(reader)
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+
+
+# --- accounts ---
+
+
+@pytest.fixture
+async def claim(store: WatchedStore) -> Claim:
+    return await start(store)
+
+
+@pytest.fixture
+async def account(feed: Feed, claim: Claim) -> AsyncIterator[AccountTail]:
+    async with feed.watch_account(claim.job.account) as tail:
+        yield tail
+
+
+async def live(account: AccountTail, reader: Reader) -> bytes:
+    """Let a reader catch up, and be live."""
+    caught = b""
+    while frames := await account.after(reader):
+        caught += frames
+    account.live.add(reader)
+    return caught
+
+
+async def until(reader: Reader, count: int) -> None:
+    async with asyncio.timeout(5):
+        while len(reader.pushed) < count:
+            await asyncio.sleep(0.001)
+
+
+async def test_an_account_s_feed_begins_with_a_snapshot_and_goes_on_live(
+    store: WatchedStore, account: AccountTail, claim: Claim
+) -> None:
+    reader = Reader(cursor=-1)
+    caught = await live(account, reader)
+    first, head = numbers(caught)
+    assert caught.endswith(b"event: ready\ndata: {}\nid: %d\n\n" % head)
+    assert first == head == reader.cursor
+    await store.append(claim, PROGRESS)
+    await until(reader, 1)
+    assert numbers(reader.pushed[0]) == [head + 1]
+
+
+async def test_an_account_s_feed_goes_on_after_a_position(
+    store: WatchedStore, account: AccountTail, claim: Claim
+) -> None:
+    head = (await store.snapshot(claim.job.account)).head
+    for _ in range(3):
+        await store.append(claim, PROGRESS)
+    assert numbers(await live(account, Reader(cursor=head + 1))) == [head + 2, head + 3]
+
+
+async def test_a_position_that_is_not_kept_is_a_reset(account: AccountTail) -> None:
+    caught = await live(account, Reader(cursor=7))
+    assert caught.startswith(b"event: reset\ndata: {}\n\ndata: ")
+    assert b"event: ready\n" in caught
+
+
+async def test_a_feed_of_named_jobs_has_theirs_alone(store: WatchedStore, account: AccountTail, claim: Claim) -> None:
+    other = await start(store)
+    named, all_of_them = Reader(cursor=-1, jobs=[claim.job.id]), Reader(cursor=-1)
+    assert len(numbers(await live(account, named))) == 2
+    assert len(numbers(await live(account, all_of_them))) == 3
+    await store.append(other, PROGRESS)
+    await store.append(claim, PROGRESS)
+    await until(named, 1)
+    assert other.job.id.encode() not in b"".join(named.pushed)
+    assert named.cursor == all_of_them.cursor == (await store.snapshot(claim.job.account)).head
+
+
+async def test_streamed_text_is_left_out_and_holds_nobody_up(
+    store: WatchedStore, account: AccountTail, claim: Claim
+) -> None:
+    reader = Reader(cursor=-1)
+    await live(account, reader)
+    await store.append(claim, Draft(Status.PROCESSING, {"delta": "Hi", "offset": 0}))
+    await store.append(claim, PROGRESS)
+    await until(reader, 1)
+    assert b"delta" not in b"".join(reader.pushed)
+    assert not reader.woken
+
+
+async def test_a_slow_reader_of_an_account_finds_all_behind_its_cursor(
+    store: WatchedStore, account: AccountTail, claim: Claim
+) -> None:
+    reader = Reader(cursor=-1, slow=True)
+    _, head = numbers(await live(account, reader))
+    for _ in range(300):
+        await store.append(claim, PROGRESS)
+    assert reader.woken
+    found = numbers(await live(account, reader))
+    assert found == list(range(head + 1, head + 301))
+
+
+async def test_who_joins_while_events_come_misses_and_repeats_none(
+    store: WatchedStore, account: AccountTail, claim: Claim
+) -> None:
+    async def write() -> None:
+        for _ in range(100):
+            await store.append(claim, PROGRESS)
+
+    writing = asyncio.create_task(write())
+    readers = []
+    while not writing.done():
+        reader = Reader(cursor=-1)
+        caught = await live(account, reader)
+        readers.append((reader, numbers(caught)[-1]))
+        await asyncio.sleep(0.002)
+    await writing
+    await asyncio.sleep(0.01)
+    end = (await store.snapshot(claim.job.account)).head
+    for reader, ready in readers:
+        seen = [number for chunk in reader.pushed for number in numbers(chunk)]
+        while frames := await account.after(reader):
+            seen += numbers(frames)
+        assert seen == list(range(ready + 1, end + 1))
+
+
+# --- who watches ---
 
 
 async def test_a_tail_stays_while_one_still_watches(store: WatchedStore, feed: Feed) -> None:
@@ -195,7 +432,7 @@ async def test_a_job_that_nobody_watches_is_not_read(store: WatchedStore, feed: 
         await store.append(claim, DONE)
         await store.append(watched, DONE)
         await reached(tail, 3)
-        assert store.reads == reads + 1
+        assert store.reads == reads
 
 
 async def test_a_store_that_is_away_is_asked_again(
@@ -211,8 +448,8 @@ async def test_a_store_that_is_away_is_asked_again(
 
 async def test_a_tail_that_was_told_of_what_cannot_be_read_has_ended(feed: Feed) -> None:
     async with feed.watch("job_deleted", 3) as tail, asyncio.timeout(5):
-        await tail.wait()
-        assert tail.ended
+        while not tail.ended:
+            await asyncio.sleep(0.001)
         assert tail.frames == []
 
 

@@ -17,7 +17,7 @@ The promises, which `tests/store/contract.py` holds every backend to:
 """
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
@@ -130,15 +130,15 @@ class Claim:
 class Change:
     """Event `n` of `job` can be read now; or, with `cancel`, its client asks for its end (`n` is the newest event).
 
-    `event` is that event, as it would be read. With `lost` (and no account or job) changes may have gone untold: whoever
-    follows reads anew what it watches.
+    `event` is that event, as it would be read. With `lost` (and no account or job) changes may have gone untold:
+    whoever follows reads anew what it watches.
     """
 
     account: str
     job: str
     n: int
     cancel: bool = False
-    event: Event | None = None
+    event: Event | None = field(default=None, compare=False)
     lost: bool = False
 
 
