@@ -99,7 +99,7 @@ class JobTail(Tail):
         # Far too much for one write goes the way that waits for the client.
         chunk, small = sse.chunk(joined), len(joined) <= _JOINED
         delivered = 0
-        for subscriber in self.live:
+        for subscriber in self.live if joined else ():
             # One that came back with a cursor may have been here before the frames were.
             if small and subscriber.cursor == start and subscriber.push(chunk):
                 subscriber.cursor = self.head
@@ -126,12 +126,13 @@ class JobTail(Tail):
         return self.ended and subscriber.cursor >= self.head
 
     async def refresh(self, store: Store, known: int) -> None:
-        """Read on until event `known` is here; one read at a time, whoever asks."""
+        """Read what there is, on until event `known` is here; one read at a time, whoever asks."""
         self._known = max(self._known, known)
         if self._reading:
             return
         self._reading = True
         try:
+            await self._read(store)
             while len(self.frames) < self._known:
                 await self._read(store)
         finally:
@@ -143,7 +144,7 @@ class JobTail(Tail):
         except Unavailable:
             await asyncio.sleep(_AGAIN)
             return
-        if not events:
+        if not events and len(self.frames) < self._known:
             # Told of events that cannot be read: the job was deleted meanwhile.
             self._known, self.ended = len(self.frames), True
         for event in events:
@@ -319,7 +320,7 @@ class Feed:
     def _read_anew(self) -> None:
         """Changes went untold: whoever lags is found by reading."""
         for job in self._jobs.values():
-            self._refresh(job, len(job.frames) + 1)
+            self._refresh(job)
         for account in self._accounts.values():
             self._hold(asyncio.create_task(account.refresh()))
 
@@ -352,7 +353,7 @@ class Feed:
                     if not subscriber.push(chunk):
                         subscriber.wake()
 
-    def _refresh(self, tail: JobTail, known: int) -> None:
+    def _refresh(self, tail: JobTail, known: int = 0) -> None:
         task = asyncio.create_task(tail.refresh(self._store, known))
         task.add_done_callback(lambda _: self._publish_soon(tail))
         self._hold(task)

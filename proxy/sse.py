@@ -27,7 +27,12 @@ def frame(data: bytes, n: int) -> bytes:
 
 
 def chunk(data: bytes) -> bytes:
-    """Write bytes as a chunk of HTTP/1.1 (RFC 9112, section 7.1), once for all connections that get them."""
+    """Write bytes as a chunk of HTTP/1.1 (RFC 9112, section 7.1), once for all connections that get them.
+
+    No bytes are no chunk: an empty one would end the body.
+    """
+    if not data:
+        return b""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 

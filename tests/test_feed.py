@@ -235,6 +235,16 @@ async def test_the_end_wakes_everybody_so_that_streams_can_end(store: WatchedSto
         assert tail.over(reader)
 
 
+async def test_a_read_that_finds_nothing_new_pushes_nothing(store: WatchedStore, feed: Feed) -> None:
+    claim = await start(store)
+    async with feed.watch(claim.job.id, 1) as tail:
+        await reached(tail, 1)
+        reader = Reader(cursor=1)
+        tail.live.add(reader)
+        assert tail.publish(1) == 0
+        assert (reader.pushed, reader.woken) == ([], 0)
+
+
 async def test_events_that_come_together_are_pushed_together(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
     async with feed.watch(claim.job.id, 1) as tail:
@@ -247,7 +257,8 @@ async def test_events_that_come_together_are_pushed_together(store: WatchedStore
         assert len(reader.pushed) < 25
 
 
-async def test_changes_that_went_untold_are_read(store: WatchedStore) -> None:
+@pytest.mark.parametrize("untold", [0, 1])
+async def test_changes_that_went_untold_are_read(store: WatchedStore, untold: int) -> None:
     class Forgetful(WatchedStore):
         async def changes(self) -> AsyncIterator[Change]:
             await forgot.wait()
@@ -264,12 +275,15 @@ async def test_changes_that_went_untold_are_read(store: WatchedStore) -> None:
         reader = Reader(cursor=-1)
         await account.after(reader)
         account.live.add(reader)
-        await store.append(claim, PROGRESS)
+        reads = store.reads
+        for _ in range(untold):
+            await store.append(claim, PROGRESS)
         forgot.set()
-        await reached(tail, 2)
-        while not reader.woken:
+        while store.reads == reads or reader.woken < untold:
             await asyncio.sleep(0.001)
-        assert b'"n":2' in await account.after(reader)
+        await reached(tail, 1 + untold)
+        assert not tail.ended
+        assert numbers(await account.after(reader)) == [reader.cursor] * untold
     running.cancel()
     with suppress(asyncio.CancelledError):
         await running
