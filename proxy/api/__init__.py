@@ -13,12 +13,14 @@ from proxy.api.about import About
 from proxy.api.account import Accounts
 from proxy.api.assets import Assets
 from proxy.api.jobs import Jobs
+from proxy.api.links import LinkMaking
 from proxy.api.services import Services
 
 
 def routes(services: Services) -> list[Route]:
     """Every path of the API; GET routes answer HEAD too."""
     about, accounts, jobs, assets = About(services), Accounts(services), Jobs(services), Assets(services)
+    links = LinkMaking(services)
     return [
         _route("GET", "/api/ping", about.ping),
         _route("GET", "/healthz", about.healthz),
@@ -34,6 +36,7 @@ def routes(services: Services) -> list[Route]:
         _route("GET", "/api/jobs/{job}/content", jobs.content),
         _route("GET", "/api/jobs/{job}/content/{n}", jobs.content),
         _route("POST", "/api/jobs/{job}/cancel", jobs.cancel),
+        _route("POST", "/api/links", links.add_link),
         _route("POST", "/api/assets", assets.add_asset),
         Route("/api/assets/{asset}", assets.asset, methods=["GET", "DELETE"]),
         _route("GET", "/api/assets/{asset}/content", assets.asset_content),

@@ -1,13 +1,17 @@
 """How the endpoints read requests and write answers."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 import orjson
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from proxy.bodies import json_object, validated
 from proxy.errors import BadRequest, FieldError, InvalidRequest, TooLarge
+
+Read = TypeVar("Read", bound=BaseModel)
 
 _BODY_LIMIT: Final = 1 << 20
 _PAGE: Final = 50
@@ -46,6 +50,15 @@ def _check_size(size: int, limit: int) -> None:
 async def body(request: Request) -> bytes:
     """The whole body. Raises TooLarge over 1 MiB."""
     return b"".join([chunk async for chunk in limited(request, _BODY_LIMIT)])
+
+
+async def record(request: Request, kind: type[Read], what: str) -> Read:
+    """The body as a record of that kind, where null means absent; `what` says what it ought to be.
+
+    Raises TooLarge, BadRequest, and InvalidRequest with every field at fault.
+    """
+    parsed = json_object(await body(request), what)
+    return validated(kind, {name: value for name, value in parsed.items() if value is not None})
 
 
 def last_event_id(request: Request) -> int:
