@@ -73,11 +73,11 @@ class Fault extends Error {
 
 /** What most orders say stands at the top; what has a default, or is rarely said, behind "More options". */
 function parted(schema, children) {
-  const rare = (name, { type, default: usual, items }) =>
+  const isRare = ([name, { type, default: usual, items }]) =>
     !schema.required?.includes(name) &&
-    (usual !== undefined || ["number", "integer", "object", undefined].includes(type) || (items && !items["x-media"]));
+    (usual !== undefined || !["string", "array"].includes(type) || Boolean(items && !items["x-media"]));
   const all = Object.entries(schema.properties);
-  const pick = (wanted) => all.filter(([name, inner]) => rare(name, inner) === wanted).map(([name]) => children[name]);
+  const pick = (wanted) => all.filter((entry) => isRare(entry) === wanted).map(([name]) => children[name]);
   return [pick(false), pick(true)];
 }
 

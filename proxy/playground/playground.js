@@ -296,9 +296,10 @@ function ask(message) {
   find("key").focus();
 }
 
-async function tryKey(key) {
+async function tryKey(key, { typed }) {
   try {
     await enter(key);
+    if (typed) find("model").focus();
   } catch (error) {
     ask(error.status ? error.message : "The server cannot be reached. Is it running?");
     find("key").value = key;
@@ -309,10 +310,10 @@ find("leave").addEventListener("click", () => leave());
 find("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const key = find("key").value.trim();
-  if (/^[\x21-\x7e]+$/.test(key)) tryKey(key);
+  if (/^[\x21-\x7e]+$/.test(key)) tryKey(key, { typed: true });
   else ask(key ? "A key is one word of plain letters, digits and signs." : "Put in a key first.");
 });
 
 const kept = sessionStorage.getItem(KEY);
-if (kept) tryKey(kept);
+if (kept) tryKey(kept, { typed: false });
 else ask("");

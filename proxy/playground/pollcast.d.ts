@@ -157,8 +157,8 @@ export interface Options {
 
 export interface Pollcast {
   /**
-   * Orders, and watches the job. While the server is away it goes on trying, always with the same Idempotency-Key, so
-   * that the job is made once; an order that is refused rejects. After a reload see resume().
+   * Orders, and watches the job. While the server is away, or a limit is reached, it goes on trying, always with the same
+   * Idempotency-Key, so that the job is made once; an order that is refused rejects. After a reload see resume().
    */
   generate(order: Order, options?: WatchOptions & { idempotencyKey?: string }): Watch;
 

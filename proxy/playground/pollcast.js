@@ -10,9 +10,9 @@
 
 const FINAL = new Set(["Completed", "Error", "Canceled"]);
 const RETRY = 2_000; // ms before a reconnect, until a stream says otherwise
-const SLOWEST = 30_000; // ms between attempts to reach a server that is away
+const [FIRST, SLOWEST] = [1_000, 30_000]; // ms between attempts to reach a server that is away
 const SILENCE = 60_000; // ms without even a heartbeat, after which a connection is dead
-const EARLY = 60_000; // ms before a Link's end at which it is no longer used
+const EARLY = 10_000; // ms before a Link's end at which it is no longer used
 const KEPT = 86_400_000; // ms for which the server is sure to remember an Idempotency-Key
 
 export const connect = (options) => new Pollcast(options);
@@ -230,29 +230,26 @@ class Pollcast {
 
   /** The messages of a stream, on every connection after the id that `last()` gives, until the server says it is over. */
   async *#stream(path, last, signal) {
-    for (let failures = 0, pause = RETRY, refused = false; ; ) {
+    for (let pause = RETRY; ; await sleep(pause, signal)) {
+      const response = await patiently(signal, this.#report, () => this.#open(path, last(), signal));
+      if (response.status === 204) return;
       try {
-        const link = await this.#linked(path, refused);
-        const id = last();
-        // The id stands in the query, since a header would cost a preflight.
-        const url = id === undefined ? link : `${link}&lastEventId=${id}`;
-        const response = await fetch(url, { cache: "no-store", referrerPolicy: "no-referrer", signal });
-        if (response.status === 204) return;
-        if (response.status === 401 && !refused && this.#newLink) {
-          refused = true;
-          continue;
-        }
-        if (!response.ok) throw await refusal(response);
-        refused = false;
-        failures = 0;
-        this.#report(true);
         yield* messages(response.body, (ms) => (pause = ms));
       } catch (error) {
         if (signal.aborted || !isPassing(error)) throw error;
-        failures += 1;
       }
       this.#report(false);
-      await sleep(backoff(pause, failures), signal);
+    }
+  }
+
+  async #open(path, last, signal) {
+    for (let refused = false; ; refused = true) {
+      const link = await this.#linked(path, refused);
+      // The id stands in the query, since a header would cost a preflight.
+      const url = last === undefined ? link : `${link}&lastEventId=${last}`;
+      const response = await fetch(url, { cache: "no-store", referrerPolicy: "no-referrer", signal });
+      if (response.ok) return response;
+      if (response.status !== 401 || refused || !this.#newLink) throw await refusal(response);
     }
   }
 
@@ -581,17 +578,17 @@ async function timely(reading) {
   }
 }
 
-/** Asks until there is an answer, or a refusal that will not pass. */
+/** Asks, ever more seldom, until there is an answer or a refusal that will not pass. */
 async function patiently(signal, report, ask) {
-  for (let failures = 1; ; failures++) {
+  for (let pause = FIRST; ; pause = Math.min(2 * pause, SLOWEST)) {
     try {
       const answer = await ask();
       report(true);
       return answer;
     } catch (error) {
       if (signal.aborted || !isPassing(error)) throw error;
-      report(false);
-      await sleep(error.retryAfter * 1000 || backoff(RETRY / 2, failures), signal);
+      report(error.status === 429);
+      await sleep(error.retryAfter * 1000 || pause * (0.75 + Math.random() / 2), signal);
     }
   }
 }
@@ -603,14 +600,9 @@ async function refusal(response) {
   return new PollcastError(message, { ...told, status: response.status, retryAfter });
 }
 
-/** The network, or a server (or a proxy before it) that is away; not a provider. */
+/** The network, a limit, or a server (or a proxy before it) that is away; not a provider. */
 function isPassing({ name, status, code }) {
-  return name === "TypeError" || ([502, 503, 504].includes(status) && code !== "provider_unavailable");
-}
-
-/** A stream that was open is opened again after its pause; attempts that fail are made ever more seldom. */
-function backoff(pause, failures) {
-  return failures ? Math.min(pause * 2 ** (failures - 1), SLOWEST) * (0.75 + Math.random() / 2) : pause;
+  return name === "TypeError" || ([429, 502, 503, 504].includes(status) && code !== "provider_unavailable");
 }
 
 /** Waits, but not longer than until the browser is online again. */

@@ -39,7 +39,7 @@ export class Stage {
     this.#node.hidden = false;
     const onEvent = (event) => {
       view.add(event);
-      cancel.hidden = FINAL.has(event.status);
+      if (FINAL.has(event.status)) cancel.remove();
     };
     this.#pollcast.watch(job.id, { onEvent, signal: left.signal }).catch((error) => {
       if (!left.signal.aborted && !error.event) view.fail(error.message);
@@ -93,13 +93,15 @@ class View {
   #last;
   #eta;
   #timer;
-  #began;
+  #began; // by this machine's clock
+  #recorded; // by the server's
   #model;
 
   constructor(job, model) {
     this.job = job;
     this.#model = model;
-    this.#began = Date.parse(job.created_at);
+    this.#recorded = Date.parse(job.created_at);
+    this.#began = Math.min(this.#recorded, Date.now());
     this.frames = make("pre", { tabindex: 0, "aria-label": "Raw frames" });
     this.raw = make("details", {}, make("summary", {}, "Raw frames"), this.frames);
     this.actions = make("p", { class: "actions" });
@@ -116,21 +118,19 @@ class View {
       make("p", { class: "hint" }, `${job.id}, ${paid}`),
     ];
     this.#state("Processing started");
+    if (job.eta) this.#expect(job.eta);
     this.#timer = setInterval(() => this.#tick(), 1000);
     this.#tick();
   }
 
   add(event) {
     this.#last = event;
-    if (event.eta) this.#eta = { ...event.eta, at: Date.now() };
-    if (event.n === 1) this.#began = Math.min(Date.parse(event.at), Date.now()); // the clocks may differ
+    if (event.eta) this.#expect(event.eta);
     this.#state(event.status);
     if (event.delta !== undefined) this.#written(event);
     else this.#list(event);
-    for (const output of event.outputs ?? []) if (!FINAL.has(event.status)) this.#result.append(shown(output, this.job, this.#result.children.length));
-    this.#detail.textContent = event.detail ?? this.#detail.textContent;
     if (FINAL.has(event.status)) this.#over(event);
-    else this.#tick();
+    else this.#goesOn(event);
   }
 
   fail(message) {
@@ -152,8 +152,18 @@ class View {
   #list(event) {
     const { status, detail, progress, message, at, refunded } = event;
     const words = [detail, progress === undefined ? undefined : `${progress} %`, message, refunded ? `${refunded} tokens back` : undefined];
-    const time = make("time", { datetime: at }, clock((Date.parse(at) - this.#began) / 1000));
+    const time = make("time", { datetime: at }, clock((Date.parse(at) - this.#recorded) / 1000));
     this.#events.append(make("li", { "data-status": status }, time, make("strong", {}, status), words.filter(Boolean).join(", ")));
+  }
+
+  #expect(eta) {
+    this.#eta = { ...eta, at: Date.now() };
+  }
+
+  #goesOn({ detail, outputs = [] }) {
+    if (detail !== undefined) this.#detail.textContent = detail;
+    for (const output of outputs) this.#result.append(shown(output, this.job, this.#result.children.length));
+    this.#tick();
   }
 
   #written({ delta }) {
@@ -185,7 +195,8 @@ class View {
     this.#bar.classList.remove("estimate");
     this.#bar.hidden = event.status !== "Completed";
     this.#bar.value = 100;
-    this.#time.textContent = `took ${clock((Date.parse(event.at) - this.#began) / 1000)}`;
+    this.#detail.textContent = event.detail ?? "";
+    this.#time.textContent = `took ${clock((Date.parse(event.at) - this.#recorded) / 1000)}`;
     if (event.status !== "Completed") {
       const back = event.refunded ? ` ${event.refunded} tokens were given back.` : "";
       this.#message.textContent = `${event.message ?? event.status}${back}`;
