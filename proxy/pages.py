@@ -21,26 +21,15 @@ _TYPES: Final = {
     ".ts": "application/typescript; charset=utf-8",
 }
 _COMMON: Final = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
-_PAGE: Final = {
-    # Results are the providers' URLs, http among them in a demo. Nothing else comes from another host, no text becomes
-    # HTML or script (trusted types, of which there are none), and nobody frames a page that holds a key.
-    "Content-Security-Policy": "; ".join(
-        (
-            "default-src 'none'",
-            "script-src 'self'",
-            "style-src 'self'",
-            "connect-src 'self'",
-            "img-src 'self' https: http: data: blob:",
-            "media-src 'self' https: http: data: blob:",
-            "form-action 'none'",
-            "frame-ancestors 'none'",
-            "base-uri 'none'",
-            "require-trusted-types-for 'script'",
-            "trusted-types 'none'",
-        )
-    ),
-    "Referrer-Policy": "no-referrer",
-}
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' https: http: data: blob:; media-src 'self' https: http: data: blob:; "
+    "form-action 'none'; frame-ancestors 'none'; base-uri 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
+"""Nothing comes from another host but results, which stand where providers put them (in a demo behind plain http); no
+text becomes markup or script, since there are no trusted types; and nobody frames a page that holds a key."""
+_PAGE: Final = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer"}
 _ANY_ORIGIN: Final = {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"}
 
 
@@ -79,5 +68,5 @@ class _File:
 
 
 def _names(header: str, etag: str) -> bool:
-    """Whether an `If-None-Match` names the tag: by weak comparison (RFC 9110, section 13.1.2), as proxies weaken tags."""
+    """Whether an `If-None-Match` names the tag, by weak comparison (RFC 9110, section 13.1.2): proxies weaken tags."""
     return header.strip() == "*" or etag in re.findall(r'"[^"]*"', header)

@@ -86,7 +86,9 @@ async def test_every_file_that_the_page_names_is_served(world: World) -> None:
     assert set(named) <= {route.path for route in routes(playground=True)}
 
 
-@pytest.mark.parametrize("path", ["/playground/", "/playground/index.html", "/playground/pollcast.js", "/playground/../pages.py"])
+@pytest.mark.parametrize(
+    "path", ["/playground/", "/playground/index.html", "/playground/pollcast.js", "/playground/../pages.py"]
+)
 async def test_nothing_else_of_the_folder_is_served(world: World, path: str) -> None:
     assert (await get(world, path)).status_code == 404
 
@@ -101,5 +103,7 @@ async def test_the_types_name_what_the_client_exports(world: World) -> None:
     exported = r"^export (?:declare )?(?:const|class|function|async function\*) (\w+)"
     script, types = [(await get(world, f"/pollcast.{end}")).text for end in ("js", "d.ts")]
     assert set(re.findall(exported, script, re.MULTILINE)) == set(re.findall(exported, types, re.MULTILINE))
-    for method in re.findall(r"^  (?:async )?([a-z]\w+)\(.*\) \{$", script.split("class Pollcast {")[1].split("\n}")[0], re.MULTILINE):
+    for method in re.findall(
+        r"^  (?:async )?([a-z]\w+)\(.*\) \{$", script.split("class Pollcast {")[1].split("\n}")[0], re.MULTILINE
+    ):
         assert method == "constructor" or re.search(rf"^  {method}[<(]", types, re.MULTILINE), method

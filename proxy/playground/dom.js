@@ -96,4 +96,4 @@ console.log(url);
 `;
 }
 
-const anyKey = () => Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+const anyKey = () => crypto.getRandomValues(new Uint32Array(3)).join("-");

@@ -1,5 +1,5 @@
-// The order's form, made from a model's JSON Schema (GET /api/models). Every field can `read()` its value (undefined when
-// left as it is), `find()` the field of a path such as ["chunks", "0", "audio"], and show a `fault()`.
+// The order's form, made from a model's JSON Schema (GET /api/models). Every field can `read()` its value (undefined
+// when left as it is), `find()` the field of a path such as ["chunks", "0", "audio"], and show a `fault()`.
 
 import { make, spoken } from "./dom.js";
 
@@ -160,7 +160,8 @@ class Numeric extends Field {
     if (this.input.validity.badInput) throw new Fault(this, "This is no number.");
     if (this.input.value === "") return undefined;
     const number = Number(this.input.value);
-    if (Number.isInteger(number) && !Number.isSafeInteger(number)) throw new Fault(this, "Too many digits for a browser.");
+    if (Number.isInteger(number) && !Number.isSafeInteger(number))
+      throw new Fault(this, "Too many digits for a browser.");
     return number;
   }
 }
@@ -213,7 +214,12 @@ class Media extends Field {
 
   control() {
     const typed = () => this.#forget();
-    return make("input", { type: "text", placeholder: "Drop a file, or paste a URL", autocomplete: "off", input: typed });
+    return make("input", {
+      type: "text",
+      placeholder: "Drop a file, or paste a URL",
+      autocomplete: "off",
+      input: typed,
+    });
   }
 
   arranged(label, input) {
@@ -267,9 +273,9 @@ class Media extends Field {
   #show(file, { type }) {
     this.shown = URL.createObjectURL(file);
     const kind = type.split("/")[0];
-    const picture = kind === "image" ? make("img", { alt: "" }) : make(kind === "video" ? "video" : "audio", { controls: true });
-    picture.src = this.shown;
-    this.preview.replaceChildren(picture, make("span", {}, `${file.name}, ${Math.ceil(file.size / 1024)} KiB`));
+    const tag = { image: "img", video: "video" }[kind] ?? "audio";
+    const played = make(tag, { src: this.shown, alt: kind === "image" ? "" : undefined, controls: kind !== "image" });
+    this.preview.replaceChildren(played, make("span", {}, `${file.name}, ${Math.ceil(file.size / 1024)} KiB`));
   }
 
   #forget() {
@@ -286,7 +292,10 @@ class Group {
   constructor(schema, context, name = "") {
     const required = new Set(schema.required);
     this.children = Object.fromEntries(
-      Object.entries(schema.properties).map(([name, inner]) => [name, fieldOf(name, inner, context, required.has(name))]),
+      Object.entries(schema.properties).map(([name, inner]) => [
+        name,
+        fieldOf(name, inner, context, required.has(name)),
+      ]),
     );
     const hint = schema.description ? make("p", { class: "hint" }, schema.description) : "";
     this.told = make("p", { class: "fault" });

@@ -57,7 +57,8 @@ class Studio {
 
   #offer(models) {
     const kinds = Map.groupBy ? Map.groupBy(models, ({ kind }) => kind) : new Map([["all", models]]);
-    const named = ({ id, available }) => make("option", { value: id, disabled: !available }, available ? id : `${id} (not available)`);
+    const named = ({ id, available }) =>
+      make("option", { value: id, disabled: !available }, available ? id : `${id} (not available)`);
     find("model").replaceChildren(
       ...[...kinds].map(([kind, offered]) => make("optgroup", { label: kind }, ...offered.map(named))),
     );

@@ -147,7 +147,7 @@ export interface Options {
   /** The account's key. Without one only watch() and watchAll() work, by Links. */
   key?: string;
   /**
-   * Gives a Link to a path (`/api/events`, `/api/jobs/.../events`): asks your backend for one, when there is no key here.
+   * Gives a Link to a path (`/api/events`, `/api/jobs/.../events`): asks your backend for one, where there is no key.
    * It is called again shortly before a Link expires, and when one is refused.
    */
   link?: (path: string) => string | Promise<string>;
@@ -157,8 +157,8 @@ export interface Options {
 
 export interface Pollcast {
   /**
-   * Orders, and watches the job. While the server is away, or a limit is reached, it goes on trying, always with the same
-   * Idempotency-Key, so that the job is made once; an order that is refused rejects. After a reload see resume().
+   * Orders, and watches the job. While the server is away, or a limit is reached, it goes on trying, always with the
+   * same Idempotency-Key, so that the job is made once; an order that is refused rejects. After a reload see resume().
    */
   generate(order: Order, options?: WatchOptions & { idempotencyKey?: string }): Watch;
 
@@ -191,7 +191,7 @@ export interface Pollcast {
   /** Makes a Link to an `events`, `content` or asset path; `ttl` in seconds, 3600 by default. */
   link(path: string, ttl?: number): Promise<{ url: string; expires_at: string }>;
 
-  /** Any other call of the API, such as `request("/api/account")`: JSON in (as `body`) and out, errors as PollcastError. */
+  /** Any other call of the API, such as `request("/api/account")`: JSON in (`body`) and out; may reject. */
   request<Answer = any>(path: string, options?: Omit<RequestInit, "body"> & { body?: unknown }): Promise<Answer>;
 
   /** Ends all watching. */
@@ -208,4 +208,7 @@ export interface Message {
 }
 
 /** The messages of a text/event-stream body, read as the WHATWG standard has it, for streams of your own. */
-export function messages(body: ReadableStream<Uint8Array>, onRetry?: (milliseconds: number) => void): AsyncGenerator<Message, void>;
+export function messages(
+  body: ReadableStream<Uint8Array>,
+  onRetry?: (milliseconds: number) => void,
+): AsyncGenerator<Message, void>;

@@ -1,10 +1,10 @@
-// The browser client of Pollcast: one ES module without dependencies. pollcast.d.ts says what each thing takes and gives.
+// The browser client of Pollcast: one ES module without dependencies. pollcast.d.ts says what it takes and gives.
 //
-// - generate() sends an Idempotency-Key with every order, so the order can be sent again after a lost answer or a reload:
-//   the same key is the same job. Orders that are not over are kept in sessionStorage, without the API key.
-// - All jobs share one connection, GET /api/events, and so do all tabs: the tab that holds a Web Lock reads it and tells
-//   the others over a BroadcastChannel. When it closes, the next one goes on after the last position that it heard of.
-// - The pieces of a text are not in that feed, so a text model's job is read from its own stream; and so is what a job's
+// - generate() sends an Idempotency-Key with every order, so it can be sent again after a lost answer or a reload: the
+//   same key is the same job. Orders that are not over are kept in sessionStorage, without the API key.
+// - All jobs share one connection, GET /api/events, and so do all tabs: the tab that holds a Web Lock reads it and
+//   tells the others over a BroadcastChannel. When it closes, the next one goes on after the last position it heard of.
+// - The pieces of a text are not in that feed, so a text model's job is read from its own stream; so is what a job's
 //   reader finds missing (a job's events are numbered 1, 2, 3 ...), and a job of which only a Link is known.
 // - Streams are opened by Links, which expire: a new one is asked for shortly before that, and when one is refused.
 
@@ -156,7 +156,7 @@ class Pollcast {
   async *#inFeed(feed, job, n, { all, signal }) {
     // One that the feed does not hold was over before it began, or is so new that it is still to come.
     const isBehind = () => (this.#hub.newest.get(job)?.n ?? Infinity) > n;
-    for (let missing = !all && isBehind(); ; ) {
+    for (let missing = !all && isBehind(); ;) {
       if (missing) {
         for await (const event of this.#own(job, n, signal)) {
           yield event;
@@ -195,7 +195,9 @@ class Pollcast {
           continue;
         }
         const over = [...known].filter(([job]) => !this.#hub.newest.has(job));
-        for (const [job, n] of over) for await (const event of this.#end(job, n, signal)) if (isNews(event)) yield event;
+        for (const [job, n] of over) {
+          for await (const event of this.#end(job, n, signal)) if (isNews(event)) yield event;
+        }
         onReady?.();
       }
     } finally {
@@ -228,7 +230,7 @@ class Pollcast {
     }
   }
 
-  /** The messages of a stream, on every connection after the id that `last()` gives, until the server says it is over. */
+  /** The messages of a stream, on every connection after the id that `last()` gives, until the server says the end. */
   async *#stream(path, last, signal) {
     for (let pause = RETRY; ; await sleep(pause, signal)) {
       const response = await patiently(signal, this.#report, () => this.#open(path, last(), signal));
@@ -257,7 +259,7 @@ class Pollcast {
     const known = this.#links.get(path);
     const expires = Number(/[?&]expires=(\d+)/.exec(known)?.[1] ?? Infinity) * 1000;
     if (known && !refused && (Date.now() < expires - EARLY || !this.#newLink)) return known;
-    if (!this.#newLink) throw new PollcastError(`There is neither a key nor a Link for ${path}.`, { code: "unauthorized" });
+    if (!this.#newLink) throw new PollcastError(`There is no key, and no Link to ${path}.`, { code: "unauthorized" });
     this.#links.set(path, await this.#newLink(path));
     return this.#links.get(path);
   }
@@ -293,7 +295,7 @@ class Pollcast {
   };
 }
 
-/** A promise of the Completed event that is an async iterable of all events, too. `open` gives them until its signal. */
+/** A promise of the Completed event and an async iterable of all events, which `open` gives until its signal. */
 function watching(open, { onEvent, signal, endless = false, order }) {
   const history = [];
   const readers = new Set();
@@ -309,17 +311,20 @@ function watching(open, { onEvent, signal, endless = false, order }) {
       onEvent?.(last);
     }
     if (last?.status === "Completed") return last;
-    const { message = "The stream is over, and had no final event.", status = "", code = status.toLowerCase() } = last ?? {};
-    throw new PollcastError(message, { code, event: last });
+    const message = last?.message ?? "The stream is over, and had no final event.";
+    throw new PollcastError(message, { code: last?.code ?? last?.status.toLowerCase(), event: last });
   };
 
   async function* events() {
     const reader = new Queue(history);
     readers.add(reader);
     // A reader sees a final event of any kind; only what keeps it from that is thrown.
-    watch.then(() => reader.end(), (error) => reader.end(error.event ? undefined : error));
+    watch.then(
+      () => reader.end(),
+      (error) => reader.end(error.event ? undefined : error),
+    );
     try {
-      for (let event; (event = await reader.take()); ) yield event;
+      for (let event; (event = await reader.take());) yield event;
     } finally {
       readers.delete(reader);
       if (endless) left.abort();
@@ -331,7 +336,7 @@ function watching(open, { onEvent, signal, endless = false, order }) {
   return Object.assign(watch, { order, job: undefined, [Symbol.asyncIterator]: events });
 }
 
-/** What is pushed in at one end can be taken at the other; after the end, take() throws the error or gives undefined. */
+/** What is pushed in at one end is taken at the other; after the end, take() throws its error or gives undefined. */
 class Queue {
   #items;
   #end;
@@ -365,7 +370,7 @@ class Queue {
   }
 }
 
-/** The account's feed, which one tab reads for all. Its members take notices: { event }, and { ready } after a snapshot. */
+/** The account's feed, read by one tab for all. Its members take notices: { event }, and { ready } after a snapshot. */
 class Hub {
   newest = new Map(); // job -> its newest event, while it is not over
   #position; // undefined until the snapshot is complete, and again after a reset

@@ -28,11 +28,11 @@ export class Stage {
     const left = (this.#left = new AbortController());
     const view = (this.#view = new View(job, model));
     const cancel = make("button", { type: "button", click: () => this.#cancel(job.id, cancel) }, "Cancel");
-    view.actions.append(
-      cancel,
-      make("button", { type: "button", class: "quiet", click: (event) => copy(asCurl(this.#base, job.order), event.target) }, "Copy as curl"),
-      make("button", { type: "button", class: "quiet", click: (event) => copy(asJavaScript(this.#base, job.order), event.target) }, "Copy as JavaScript"),
-    );
+    const copier = (label, write) => {
+      const click = ({ target }) => copy(write(this.#base, job.order), target);
+      return make("button", { type: "button", class: "quiet", click }, label);
+    };
+    view.actions.append(cancel, copier("Copy as curl", asCurl), copier("Copy as JavaScript", asJavaScript));
     view.raw.addEventListener("toggle", () => this.#frames(job.id, view));
     left.signal.addEventListener("abort", () => view.close());
     this.#node.replaceChildren(...view.parts);
@@ -73,7 +73,7 @@ export class Stage {
       const { url } = await this.#pollcast.link(`/api/jobs/${job}/events`);
       const response = await fetch(url, { cache: "no-store", signal });
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-      for (let read; !(read = await reader.read()).done; ) view.frames.append(read.value);
+      for (let read; !(read = await reader.read()).done;) view.frames.append(read.value);
     } catch (error) {
       if (!signal.aborted) view.frames.append(`\n(${error.message})`);
     }
@@ -151,9 +151,12 @@ class View {
 
   #list(event) {
     const { status, detail, progress, message, at, refunded } = event;
-    const words = [detail, progress === undefined ? undefined : `${progress} %`, message, refunded ? `${refunded} tokens back` : undefined];
+    const share = progress === undefined ? "" : `${progress} %`;
+    const words = [detail, share, message, refunded ? `${refunded} tokens back` : ""];
     const time = make("time", { datetime: at }, clock((Date.parse(at) - this.#recorded) / 1000));
-    this.#events.append(make("li", { "data-status": status }, time, make("strong", {}, status), words.filter(Boolean).join(", ")));
+    this.#events.append(
+      make("li", { "data-status": status }, time, make("strong", {}, status), words.filter(Boolean).join(", ")),
+    );
   }
 
   #expect(eta) {
@@ -221,7 +224,8 @@ function shown(output, job, n) {
   const { role, type, unique_id: name, status, message } = output;
   const url = webUrl(output.url);
   if (status === "Error" || !url) {
-    return make("figure", {}, make("figcaption", {}, [name, message ?? "There is no web address."].filter(Boolean).join(": ")));
+    const why = message ?? "There is no web address.";
+    return make("figure", {}, make("figcaption", {}, name ? `${name}: ${why}` : why));
   }
   const label = [name, `${spoken(role)}, ${type}`].filter(Boolean).join(": ");
   const open = make("a", { href: url, target: "_blank", rel: "noopener noreferrer" }, "Open");
@@ -229,9 +233,9 @@ function shown(output, job, n) {
 }
 
 function player({ role, thumbnail_url: thumbnail }, url, job, n) {
-  const preload = n < PRELOADED ? "metadata" : "none";
-  if (role === "video") return make("video", { src: url, controls: true, playsinline: true, preload, poster: webUrl(thumbnail) });
-  if (role === "audio") return make("audio", { src: url, controls: true, preload });
-  if (role === "image" || role === "thumbnail") return make("img", { src: url, alt: said(job.order) || "The result", loading: "lazy" });
-  return "";
+  const played = { src: url, controls: true, preload: n < PRELOADED ? "metadata" : "none" };
+  if (role === "video") return make("video", { ...played, playsinline: true, poster: webUrl(thumbnail) });
+  if (role === "audio") return make("audio", played);
+  if (role === "page" || role === "text") return "";
+  return make("img", { src: url, alt: said(job.order) || "The result", loading: "lazy" });
 }

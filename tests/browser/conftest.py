@@ -1,4 +1,4 @@
-"""A real Chromium, one for each worker; a world whose time can be told how fast to pass; pages that must not complain."""
+"""A real Chromium, one for each worker; a world whose time passes as fast as it is told; pages that do not complain."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ from typing import NoReturn
 import pytest
 import pytest_asyncio
 from aiohttp import web
-from playwright.async_api import Browser, BrowserContext, Error, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Error, Page, Request, async_playwright
 
 from tests.site import Site
 from tests.world import World
@@ -28,6 +28,8 @@ ARGUMENTS = [
 ]
 PATIENCE = 10_000
 """Milliseconds."""
+SLOW = 3
+"""A pace at which a job runs for seconds, and can be held in its middle."""
 
 Open = Callable[[str], Awaitable[Page]]
 
@@ -82,7 +84,9 @@ async def elsewhere() -> AsyncIterator[str]:
     """The URL of an empty page on another origin."""
 
     async def page(_: web.Request) -> web.StreamResponse:
-        return web.Response(text="<!doctype html><link rel=icon href=data:,><title>Elsewhere</title>", content_type="text/html")
+        return web.Response(
+            text="<!doctype html><link rel=icon href=data:,><title>Elsewhere</title>", content_type="text/html"
+        )
 
     async with Site(page) as site:
         yield site.url
@@ -97,13 +101,30 @@ def complaints() -> list[str]:
 @pytest_asyncio.fixture(loop_scope="session")
 async def context(browser: Browser, complaints: list[str]) -> AsyncIterator[BrowserContext]:
     """One visitor, with a storage and a clipboard of its own. At the end no page of it may have complained."""
+
+    def heard(message: ConsoleMessage) -> None:
+        if message.type == "error":
+            complaints.append(message.text)
+
     context = await browser.new_context(permissions=["clipboard-read", "clipboard-write"])
     context.set_default_timeout(PATIENCE)
-    context.on("console", lambda message: message.type == "error" and complaints.append(message.text))
+    context.on("console", heard)
     context.on("weberror", lambda error: complaints.append(str(error.error)))
     yield context
     await context.close()
     assert complaints == []
+
+
+@pytest.fixture
+def asked(context: BrowserContext) -> list[Request]:
+    """What the visitor's pages asked for."""
+    requests: list[Request] = []
+
+    def note(request: Request) -> None:
+        requests.append(request)
+
+    context.on("request", note)
+    return requests
 
 
 @pytest_asyncio.fixture(loop_scope="session")

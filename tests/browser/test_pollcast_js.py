@@ -1,16 +1,20 @@
 """pollcast.js in a page of another origin, which loads it from the server."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 import pytest
 import pytest_asyncio
 from playwright.async_api import BrowserContext, Error, Page, Request, Route
+from yarl import URL
 
 from proxy.http import Http
-from tests.browser.conftest import Open, PacedClock
+from tests.browser.conftest import SLOW, Open, PacedClock
 from tests.world import World
+
+Streams = Callable[[], list[str]]
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -52,17 +56,9 @@ async def caller(world: World, open_page: Open, elsewhere: str) -> Caller:
 
 
 @pytest.fixture
-def streams(context: BrowserContext) -> list[str]:
+def streams(asked: list[Request]) -> Callable[[], list[str]]:
     """The paths of the streams that were asked for, one for each request."""
-    paths: list[str] = []
-
-    def note(request: Request) -> None:
-        path = request.url.split("?")[0]
-        if path.endswith("/events") and request.method == "GET":
-            paths.append(path[path.index("/api/") :])
-
-    context.on("request", note)
-    return paths
+    return lambda: [URL(request.url).path for request in asked if request.method == "GET" and "/events?" in request.url]
 
 
 def numbers(events: list[dict[str, Any]], job: str) -> list[int]:
@@ -100,11 +96,10 @@ async def test_generate_is_an_iterable_of_all_events_too(caller: Caller) -> None
     assert numbers(events, events[0]["job"]) == list(range(1, len(events) + 1))
 
 
-async def test_every_order_carries_an_idempotency_key_of_its_own(caller: Caller, context: BrowserContext) -> None:
-    keys: list[str] = []
-    context.on("request", lambda r: r.method == "POST" and "idempotency-key" in r.headers and keys.append(r.headers["idempotency-key"]))
+async def test_every_order_carries_an_idempotency_key_of_its_own(caller: Caller, asked: list[Request]) -> None:
     await caller.run('await Promise.all([1, 2].map(() => pollcast.generate({ model: "suno", prompt: "A song" })))')
-    assert len(keys) == len(set(keys)) == 2
+    posted = [request for request in asked if request.method == "POST" and request.url.endswith("/api/jobs")]
+    assert len({request.headers["idempotency-key"] for request in posted}) == len(posted) == 2
 
 
 async def test_a_refused_order_rejects_and_names_the_field(caller: Caller, complaints: list[str]) -> None:
@@ -146,7 +141,8 @@ async def test_a_canceled_job_rejects_as_canceled(world: World, caller: Caller) 
 async def test_an_aborted_signal_ends_the_watching_and_not_the_job(world: World, caller: Caller) -> None:
     name, job = await caller.run("""
       const left = new AbortController();
-      const watch = pollcast.generate({ model: "gaga-1", prompt: "[slow]" }, { onEvent: () => left.abort(), signal: left.signal });
+      const options = { onEvent: () => left.abort(), signal: left.signal };
+      const watch = pollcast.generate({ model: "gaga-1", prompt: "[slow]" }, options);
       return [await watch.catch((error) => error.name), watch.job];
     """)
     assert name == "AbortError"
@@ -176,7 +172,7 @@ async def test_a_wrong_key_rejects_as_unauthorized(world: World, caller: Caller,
 # --- one connection ---
 
 
-async def test_thirty_orders_of_a_page_need_one_connection(caller: Caller, streams: list[str]) -> None:
+async def test_thirty_orders_of_a_page_need_one_connection(caller: Caller, streams: Streams) -> None:
     done = await caller.run("""
       await new Promise((onReady) => pollcast.watchAll({ onReady }));
       const order = { model: "gaga-1", prompt: "Hello" };
@@ -185,11 +181,11 @@ async def test_thirty_orders_of_a_page_need_one_connection(caller: Caller, strea
     events = await caller.seen()
     for final in done:
         assert numbers(events, final["job"]) == list(range(1, final["n"] + 1))
-    assert streams == ["/api/events"]
+    assert streams() == ["/api/events"]
 
 
 async def test_orders_that_are_made_before_the_one_connection_stands_miss_nothing(
-    caller: Caller, streams: list[str]
+    caller: Caller, streams: Streams
 ) -> None:
     done = await caller.run("""
       const order = { model: "gaga-1", prompt: "Hello" };
@@ -198,11 +194,11 @@ async def test_orders_that_are_made_before_the_one_connection_stands_miss_nothin
     events = await caller.seen()
     for final in done:
         assert numbers(events, final["job"]) == list(range(1, final["n"] + 1))
-    assert streams.count("/api/events") == 1
+    assert streams().count("/api/events") == 1
 
 
 async def test_two_tabs_share_one_connection_and_both_see_everything(
-    world: World, caller: Caller, streams: list[str], open_page: Open, elsewhere: str
+    world: World, caller: Caller, streams: Streams, open_page: Open, elsewhere: str
 ) -> None:
     other = await Caller(await open_page(elsewhere), world).connect()
     for tab in (caller, other):
@@ -212,36 +208,38 @@ async def test_two_tabs_share_one_connection_and_both_see_everything(
         await tab.until('seen.filter(({ status }) => status === "Completed").length === 3')
         for job in jobs:
             assert numbers(await tab.seen(), job) == list(range(1, len(numbers(await tab.seen(), job)) + 1))
-    assert streams == ["/api/events"]
+    assert streams() == ["/api/events"]
 
 
 async def test_a_tab_that_comes_later_is_told_what_runs(
-    world: World, caller: Caller, streams: list[str], open_page: Open, elsewhere: str
+    world: World, caller: Caller, streams: Streams, open_page: Open, elsewhere: str
 ) -> None:
     await caller.run("await new Promise((onReady) => pollcast.watchAll({ onReady }))")
     job = (await world.submit("gaga-1", prompt="[stuck]"))["id"]
     other = await Caller(await open_page(elsewhere), world).connect()
     await other.run("await new Promise((onReady) => pollcast.watchAll({ onEvent, onReady }))")
     await other.until("seen.some(({ job }) => job === given)", job)
-    assert streams == ["/api/events"]
+    assert streams() == ["/api/events"]
 
 
 async def test_when_the_reading_tab_closes_the_next_goes_on_without_a_gap(
-    world: World, caller: Caller, streams: list[str], open_page: Open, elsewhere: str
+    world: World, caller: Caller, streams: Streams, open_page: Open, elsewhere: str
 ) -> None:
     clock: PacedClock = world.clock
     other = await Caller(await open_page(elsewhere), world).connect()
     for tab in (caller, other):
         await tab.run("await new Promise((onReady) => pollcast.watchAll({ onEvent, onReady }))")
+    clock.run(SLOW)
     job = (await world.submit("gaga-1", prompt="Hello"))["id"]
     await other.until("seen.length > 1")
     clock.run(0)
+    assert (await other.seen())[-1]["status"] == "Processing"
     await caller.page.close()
     clock.run(30)
     await other.until('seen.at(-1).status === "Completed"')
     events = numbers(await other.seen(), job)
     assert events == list(range(1, len(events) + 1))
-    assert streams == ["/api/events", "/api/events"]
+    assert streams() == ["/api/events", "/api/events"]
 
 
 async def test_watch_reads_a_job_from_its_first_event_whenever_it_comes(world: World, caller: Caller) -> None:
@@ -267,13 +265,16 @@ async def test_a_restarted_server_costs_no_event_and_repeats_none(
     world: World, caller: Caller, complaints: list[str]
 ) -> None:
     clock: PacedClock = world.clock
+    clock.run(SLOW)
     await caller.run("""
       await new Promise((onReady) => pollcast.watchAll({ onEvent, onReady }));
       window.generated = [];
-      window.watch = pollcast.generate({ model: "gaga-1", prompt: "Hello" }, { onEvent: (event) => generated.push(event) });
+      const options = { onEvent: (event) => generated.push(event) };
+      window.watch = pollcast.generate({ model: "gaga-1", prompt: "Hello" }, options);
     """)
     await caller.until("seen.length > 1")
     clock.run(0)
+    assert (await caller.seen())[-1]["status"] == "Processing"
     await world.restart(same_port=True)
     await caller.until("states?.includes(false)")
     clock.run(30)
@@ -311,10 +312,12 @@ async def test_an_order_whose_answer_is_lost_in_a_reload_is_sent_again_and_made_
 
 async def test_a_running_job_is_watched_on_after_a_reload_from_its_last_event(world: World, caller: Caller) -> None:
     clock: PacedClock = world.clock
+    clock.run(SLOW)
     await caller.run('window.watch = pollcast.generate({ model: "gaga-1", prompt: "Hello" }, { onEvent })')
     await caller.until("seen.length > 1")
     clock.run(0)
     before = await caller.seen()
+    assert before[-1]["status"] == "Processing"
     await caller.page.reload()
     await caller.connect()
     clock.run(30)
@@ -384,7 +387,9 @@ async def test_a_link_that_nothing_can_replace_rejects_when_it_is_refused(
     complaints.clear()
 
 
-async def test_the_account_s_stream_goes_on_when_its_link_expires(world: World, caller: Caller, streams: list[str], complaints: list[str]) -> None:
+async def test_the_account_s_stream_goes_on_when_its_link_expires(
+    world: World, caller: Caller, streams: Streams, complaints: list[str]
+) -> None:
     clock: PacedClock = world.clock
     clock.run(1)
     await caller.run("""
@@ -392,7 +397,7 @@ async def test_the_account_s_stream_goes_on_when_its_link_expires(world: World, 
       await new Promise((onReady) => connect({ link }).watchAll({ onEvent, onReady }));
     """)
     async with asyncio.timeout(10):
-        while len(streams) < 2:
+        while len(streams()) < 2:
             await asyncio.sleep(0.01)
     clock.run(30)
     job = (await world.submit("gaga-1", prompt="Hello"))["id"]
@@ -406,7 +411,7 @@ async def test_the_account_s_stream_goes_on_when_its_link_expires(world: World, 
 
 STREAM = (
     "\ufeff: a comment\r\nretry: 250\r\n\r\ndata: one\r\nid: 1\r\n\r\nevent: ready\rdata:two\rdata\rdata:  lines\r\r"
-    "id: 3\n\nid: bad\0\nretry: soon\nno field\ndata: {\"a\": \"\u00e9\U0001f600\"}\n\ndata: unfinished\nid: 9\n"
+    'id: 3\n\nid: bad\0\nretry: soon\nno field\ndata: {"a": "\u00e9\U0001f600"}\n\ndata: unfinished\nid: 9\n'
 )
 MESSAGES = [
     {"id": "1", "type": "message", "data": "one"},
@@ -443,7 +448,10 @@ async def test_the_module_loads_on_an_origin_that_may_not_call_the_api(
     world.settings["cors_origins"] = []
     await world.restart()
     page = await open_page(elsewhere)
-    assert await page.evaluate("async (url) => typeof (await import(url)).connect", f"{world.origin}/pollcast.js") == "function"
+    assert (
+        await page.evaluate("async (url) => typeof (await import(url)).connect", f"{world.origin}/pollcast.js")
+        == "function"
+    )
     with pytest.raises(Error, match="Failed to fetch"):
         await page.evaluate("async (url) => (await fetch(url)).status", f"{world.origin}/api/ping")
     complaints.clear()
