@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy import api, errors, orphans
+from proxy import api, errors, orphans, pages
 from proxy.api.services import Services
 from proxy.auth import Auth
 from proxy.blobs import Blobs, BlobsError
@@ -96,6 +96,7 @@ class Pollcast:
             services = await self._services(stack)
             # Only now is there something for the routes to speak with.
             self._app.router.routes.extend(api.routes(services))
+            self._app.router.routes.extend(pages.routes(playground=self._settings.playground == "on"))
             yield
             self.stop_streams()
             await self._runner.drain(self._settings.drain)

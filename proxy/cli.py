@@ -164,7 +164,7 @@ def _demo_key(kind: type[Provider]) -> str:
 
 def _print_demo(url: str, key: str) -> None:
     click.echo(
-        f"\nDemo key: {key}\n\nWatch a stream (any model of {url}/api/models):\n\n"
+        f"\nDemo key: {key}\n\nTry it at {url}/, or watch a stream (any model of {url}/api/models):\n\n"
         f"curl -N {url}/api/generate -H 'Authorization: Bearer {key}' \\\n"
         """  -d '{"model": "gaga-1", "prompt": "Hello, World!"}'\n"""
     )

@@ -67,9 +67,7 @@ async def test_a_missing_or_unknown_key_is_401(world: World, method: str, path: 
     assert response.headers["www-authenticate"] == "Bearer"
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/api", "/api/job", "/api/jobs/", "/api/jobs/x/y", "/favicon.ico", "/%00", "/..%2f"]
-)
+@pytest.mark.parametrize("path", ["/api", "/api/job", "/api/jobs/", "/api/jobs/x/y", "/favicon.ico", "/%00", "/..%2f"])
 async def test_an_unknown_path_is_404_in_json(world: World, path: str) -> None:
     response = await world.http.get(path)
     assert response.status_code == 404

@@ -10,8 +10,9 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapp
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Final, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from proxy.answers import Answer, Seen
 from proxy.clock import Clock
@@ -28,6 +29,10 @@ class Media:
     """Marks a field that takes an asset's id or an https URL, and the kinds of media it may be."""
 
     kinds: frozenset[Kind]
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The kinds in the catalogue's schema, so that a form knows where a file may be dropped."""
+        return handler(schema) | {"x-media": sorted(self.kinds)}
 
 
 ImageRef = Annotated[str, StringConstraints(min_length=1, max_length=2048), Media(frozenset({Kind.IMAGE}))]
