@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 import orjson
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from proxy.answers import Answer, Missing, Nonsense, Transient, message_of
@@ -90,6 +90,8 @@ class ChatMessage(Fields):
 
 class TextFields(Fields):
     """gpt-5.4-mini: a prompt, or a conversation."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["prompt"]}, {"required": ["messages"]}]})
 
     prompt: Text | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None

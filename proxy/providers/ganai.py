@@ -61,7 +61,15 @@ class GanAiFields(Fields):
     """ganai-bulk: the items (the project's tags, each with its own `unique_id`), and the project."""
 
     items: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=200)] = Field(
-        description="Objects of the project's tags (texts, numbers, booleans), each with its own unique_id."
+        description="Objects of the project's tags (texts, numbers, booleans), each with its own unique_id.",
+        json_schema_extra={
+            "items": {
+                "type": "object",
+                "required": ["unique_id"],
+                "properties": {"unique_id": {"type": "string", "pattern": "\\S"}},
+                "additionalProperties": {"type": ["string", "number", "boolean"]},
+            }
+        },
     )
     project_id: Text | None = None
 
