@@ -36,6 +36,7 @@ from proxy.runner import Runner, Tools
 from proxy.settings import BadSetting, ProviderSettings, Settings, read
 from proxy.store import open_store
 from proxy.store.base import Store
+from proxy.stream import Unwound
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Pollcast:
         self._app = Starlette(lifespan=lambda _: self.opened(), exception_handlers=_HANDLERS)
         # Slashes are not forgiven: a redirect would lose the body of a POST, and a Link its signature.
         self._app.router.redirect_slashes = False
-        self._asgi: ASGIApp = _with_cors(self._app, settings.cors_origins)
+        self._asgi = Unwound(_with_cors(self._app, settings.cors_origins))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of an ASGI server."""
@@ -114,7 +115,7 @@ class Pollcast:
             relay=settings.results == "relay",
         )
         providers = by_model([await self._provider(stack, kind) for kind in PROVIDERS])
-        self._feed = Feed(store)
+        self._feed = Feed(store, settings.heartbeat)
         tools = Tools(store, blobs, fetcher, links, clock, providers, settings.asset_limit, settings.retention)
         self._runner = Runner(tools, node=f"{socket.gethostname()}:{os.getpid()}")
         await stack.enter_async_context(_running(self._feed.run(), self._runner.run()))
@@ -123,11 +124,10 @@ class Pollcast:
             blobs,
             self._feed,
             links,
-            Auth(store, links),
+            Auth(store, links, clock),
             Catalogue(providers, self._prices, clock),
             fetcher,
             clock,
-            heartbeat=settings.heartbeat,
             asset_limit=settings.asset_limit,
             relay=settings.results == "relay",
         )

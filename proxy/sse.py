@@ -26,6 +26,16 @@ def frame(data: bytes, n: int) -> bytes:
     return b"data: %s\nid: %d\n\n" % (data, n)
 
 
+def chunk(data: bytes) -> bytes:
+    """Write bytes as a chunk of HTTP/1.1 (RFC 9112, section 7.1), once for all connections that get them.
+
+    No bytes are no chunk: an empty one would end the body.
+    """
+    if not data:
+        return b""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """What a client's `onmessage` would see."""

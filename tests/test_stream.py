@@ -178,7 +178,7 @@ async def test_a_hundred_subscribers_see_the_same_bytes_and_make_no_more_polls(w
         answers = await asyncio.gather(*(many.get(path, timeout=20) for _ in range(100)))
     bodies = {answer.content.replace(b": keep-alive\n", b"") for answer in answers}
     assert len(bodies) == 1
-    assert abs(world.simulator.calls["gaga.check"] - alone) <= 1  # the pace is jittered
+    assert world.simulator.calls["gaga.check"] <= alone + 1  # the pace is jittered
 
 
 async def test_a_reconnecting_post_without_a_key_of_its_first_try_makes_no_job(world: World) -> None:

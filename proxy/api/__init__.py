@@ -28,6 +28,7 @@ def routes(services: Services) -> list[Route]:
         _route("GET", "/api/models", about.models),
         _route("GET", "/api/account", accounts.account),
         _route("GET", "/api/account/ledger", accounts.ledger),
+        _route("GET", "/api/events", accounts.events),
         _route("POST", "/api/generate", jobs.generate),
         Route("/api/jobs", jobs.jobs, methods=["GET", "POST"]),
         Route("/api/jobs/{job}", jobs.job, methods=["GET", "DELETE"]),

@@ -2,23 +2,28 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from proxy import media, orders
 from proxy.answers import ReadFailed
-from proxy.api.reading import answer, body, idempotency_key, last_event_id, limit, refuse_fields
+from proxy.api.reading import answer, body, idempotency_key, last_event_id, limit, number, refuse_fields, wants_lines
 from proxy.api.services import Services
 from proxy.clock import rfc3339
 from proxy.errors import Conflict, FieldError, NotFound, Unavailable, UpstreamFailed
+from proxy.feed import JobTail
 from proxy.fetch import NotPublic, check_public
 from proxy.job import Job, Order, Status
 from proxy.media_types import kind_of
 from proxy.providers.base import Reference, is_asset
 from proxy.store.base import Admission, Admitted, Key
-from proxy.stream import BrokenOff, FeedResponse
+from proxy.stream import BrokenOff, FeedResponse, JobStream, LineStream
+
+_LONGEST_WAIT: Final = 60
+"""Seconds."""
+_MOST: Final = 1 << 53
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +39,8 @@ class Jobs:
         if "Last-Event-ID" in request.headers and "Idempotency-Key" not in request.headers:
             raise Conflict("A reconnecting POST needs the Idempotency-Key of its first try; no job was made.")
         admitted = await self._admit(request, key)
-        return self._feed(admitted.job, after, _admitted_headers(admitted))
+        tail = await self._tail(admitted.job.id, key)
+        return self._feed(request, tail, after, _admitted_headers(admitted))
 
     async def jobs(self, request: Request) -> Response:
         """POST: admit an order. GET: the account's own jobs."""
@@ -103,11 +109,16 @@ class Jobs:
     # --- a job ---
 
     async def job(self, request: Request) -> Response:
-        """GET: the job now. DELETE: forget it, its events and outputs."""
+        """GET: the job now, or with `wait` as soon as it has an event above `after` or is over. DELETE: forget it."""
         key = await self.services.auth.key(request)
         if request.method == "DELETE":
             return await self._delete(request, key)
-        return answer(self._job(await self._found(request, key), key))
+        job = await self._found(request, key)
+        seconds, beyond = number(request, "wait", 0, _LONGEST_WAIT), number(request, "after", job.event, _MOST)
+        if seconds and job.event <= beyond and not job.status.final:
+            await self.services.feed.reached(await self._tail(job.id, key), beyond, seconds)
+            job = await self._found(request, key)
+        return answer(self._job(job, key))
 
     async def _delete(self, request: Request, key: Key) -> Response:
         job = await self._found(request, key)
@@ -128,14 +139,14 @@ class Jobs:
         try:
             self.services.check_running()
             key = await self.services.auth.key_or_link(request)
-            job = await self._found(request, key)
+            tail = await self._tail(request.path_params["job"], key)
         except Unavailable as error:
             # EventSource gives up for good on any status but 200, and this will pass.
             return BrokenOff(error.message)
         after = last_event_id(request)
-        if job.status.final and after == job.event:
+        if tail.ended and after == tail.head:
             return Response(status_code=204)
-        return self._feed(job, after, {})
+        return self._feed(request, tail, after, {})
 
     async def content(self, request: Request) -> Response:
         """Output n: our bytes, the provider's relayed, or a redirect to where they are now."""
@@ -167,17 +178,15 @@ class Jobs:
             raise NotFound(f"There is no job {job_id[:100]}.")
         return job
 
-    def _feed(self, job: Job, after: int, headers: Mapping[str, str]) -> Response:
-        # An id from the future, or of some other stream, is answered from the beginning.
-        cursor = after if after <= job.event else 0
-        return FeedResponse(
-            self.services.feed,
-            job.id,
-            known=job.event,
-            after=cursor,
-            heartbeat=self.services.heartbeat,
-            headers=headers,
-        )
+    async def _tail(self, job_id: str, key: Key) -> JobTail:
+        tail = await self.services.feed.job(key.account, job_id)
+        if tail is None:
+            raise NotFound(f"There is no job {job_id[:100]}.")
+        return tail
+
+    def _feed(self, request: Request, tail: JobTail, after: int, headers: Mapping[str, str]) -> Response:
+        kind = LineStream if wants_lines(request) else JobStream
+        return FeedResponse(kind(self.services.feed, tail, after), headers)
 
     def _job(self, job: Job, key: Key) -> dict[str, Any]:
         outputs = [output.as_json(self.services.links.to_output(job.id, output, key.id)) for output in job.outputs]

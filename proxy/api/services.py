@@ -15,7 +15,7 @@ from proxy.store.base import Store
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The store and what stands beside it; `heartbeat` is in seconds, `asset_limit` in bytes."""
+    """The store and what stands beside it; `asset_limit` is in bytes."""
 
     store: Store
     blobs: Blobs
@@ -25,7 +25,6 @@ class Services:
     catalogue: Catalogue
     fetcher: Fetcher
     clock: Clock
-    heartbeat: float
     asset_limit: int
     relay: bool
 

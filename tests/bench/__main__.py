@@ -1,0 +1,106 @@
+"""The benchmark: `python -m tests.bench` measures Pollcast beside its peers in one run and prints the ratios.
+
+    python -m tests.bench                              every row (bounded; some half an hour)
+    python -m tests.bench --quick                      every row, small: under two minutes
+    python -m tests.bench delivery --streams 1000      one row, at that size
+    python -m tests.bench --json FILE                  keep the figures
+    python -m tests.bench compare A B                  two kept runs beside each other
+
+Everything is on loopback; the server has one core, the load another. No figure is asserted: read the ratios.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import uvloop
+
+from tests.bench import delivery, load, machine, report, servers
+from tests.bench.book import Book
+from tests.bench.plan import Plan
+
+ROWS = {"delivery": delivery.run}
+
+
+def main() -> int:
+    arguments = _arguments()
+    if arguments.row == "compare":
+        _print(report.compared(*arguments.files))
+        return 0
+    machine.allow_descriptors()
+    description = machine.description()
+    machine.pin(os.getpid(), machine.cores()[1])
+    book = Book()
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
+        plan = _plan(arguments, Path(folder), book)
+        rows = [arguments.row] if arguments.row else list(ROWS)
+        failed = [row for row in rows if not uvloop.run(_carried_out(row, plan))]
+    _print(report.written(book, description))
+    if arguments.json:
+        report.keep(arguments.json, book, description)
+    return 1 if failed else 0
+
+
+async def _carried_out(row: str, plan: Plan) -> bool:
+    """Run a row; one that fails says why and leaves the others their turn."""
+    try:
+        await ROWS[row](plan)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other rows' figures are worth having
+        plan.book.note(f"FAILED: {row}: {type(error).__name__}: {error}")
+        return False
+    return True
+
+
+def _plan(arguments: argparse.Namespace, folder: Path, book: Book) -> Plan:
+    found, left_out = servers.available()
+    for note in left_out:
+        book.note(note)
+    generator = load.built(folder, fallback=arguments.fallback)
+    if not generator.compiled:
+        book.note("The load generator is the one in Python: it is the bottleneck of whatever is faster than itself.")
+    if len(set(machine.cores())) == 1:
+        book.note("There is one core only: server and load share it, and no figure is worth much.")
+    quick = arguments.quick
+    return Plan(
+        generator,
+        folder,
+        book,
+        tuple(name for name in found if name in (arguments.servers or found)),
+        rounds=arguments.rounds or (1 if quick else 3),
+        streams=arguments.streams or ((1000,) if quick else (100, 1000, 10_000)),
+        jobs=arguments.jobs or ((500,) if quick else (100, 1000, 10_000)),
+        quick=quick,
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("row", nargs="?", choices=[*ROWS, "compare"], help="the one row to run (none: all)")
+    parser.add_argument("files", nargs="*", type=Path, help="compare: two files that --json has written")
+    parser.add_argument("--quick", action="store_true", help="small sizes, one round")
+    parser.add_argument("--streams", type=_sizes, help="sizes of the rows of streams, such as 100,1000")
+    parser.add_argument("--jobs", type=_sizes, help="sizes of the rows of jobs")
+    parser.add_argument("--rounds", type=int, help="rounds, interleaved over the servers")
+    parser.add_argument("--servers", type=lambda text: text.split(","), help=f"of {','.join(servers.ALL)}")
+    parser.add_argument("--fallback", action="store_true", help="use the load generator in Python")
+    parser.add_argument("--json", type=Path, help="keep the figures in this file")
+    arguments = parser.parse_args()
+    if arguments.row == "compare" and len(arguments.files) != 2:
+        parser.error("compare takes two files")
+    return arguments
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(int(part.replace("_", "")) for part in text.split(","))
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
