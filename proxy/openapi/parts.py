@@ -117,10 +117,8 @@ PARAMETERS: Final[Mapping[str, Json]] = {
         _parameter("model", "query", "Only jobs of this model."),
         _parameter("limit", "query", "How many, at most.", type="integer", minimum=1, maximum=200, default=50),
         _parameter("before", "query", "The `next` of the page before."),
-        _parameter("after", "query", "The newest event's number that you know.", type="integer", minimum=0, default=0),
-        _parameter(
-            "wait", "query", "Seconds to wait for a newer one.", type="number", minimum=0, maximum=60, default=0
-        ),
+        _parameter("after", "query", "An event's number; the newest when absent.", type="integer", minimum=0),
+        _parameter("wait", "query", "Seconds, at most.", type="integer", minimum=0, maximum=60, default=0),
         _parameter("jobs", "query", "Only these jobs: ids, with commas between. Unknown ones are skipped."),
         _parameter("dry_run", "query", "Make and charge nothing; say what would be sent.", type="string", enum=["1"]),
     )

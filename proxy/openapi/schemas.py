@@ -1,6 +1,6 @@
 """The schemas of the document: answers and events from `shapes`, orders from the models that validate them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -53,9 +53,11 @@ def schemas() -> Json:
     return {
         "Order": _any_order(orders),
         **orders,
-        "Message": _message(ref(shapes.Event), "message"),
-        # The two named events are marks in the stream; they carry no event of a job.
-        "AccountMessage": _message({"anyOf": [ref(shapes.Event), {"type": "object"}]}, "message", "ready", "reset"),
+        "Message": _message(ref(shapes.Event), ["message"], required=["data", "id"]),
+        # The two named events are marks in the stream: they carry no event of a job, and `reset` no position.
+        "AccountMessage": _message(
+            {"anyOf": [ref(shapes.Event), {"type": "object"}]}, ["message", "ready", "reset"], required=["data"]
+        ),
         **found,
     }
 
@@ -97,11 +99,11 @@ def _extra(model: Model, schema: Json) -> Json | None:
     return schema | scalars | own | {"description": "Merged into the provider's request: what is not named here."}
 
 
-def _message(data: Json, *names: str) -> Json:
+def _message(data: Json, names: Sequence[str], *, required: Sequence[str]) -> Json:
     return {
         "type": "object",
         "description": "One frame of a stream, as a parser of server-sent events gives it.",
-        "required": ["data", "id"],
+        "required": list(required),
         "properties": {
             "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": data},
             "id": {"type": "string", "pattern": "^[0-9]+$"},
