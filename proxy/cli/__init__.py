@@ -1,0 +1,17 @@
+"""The commands."""
+
+import click
+
+from proxy.cli.keys import keys
+from proxy.cli.serve import Server, listen, serve
+
+__all__ = ["Server", "listen", "main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Pollcast: one server-sent-events stream for every generation provider."""
+
+
+for command in (serve, keys):
+    main.add_command(command)
