@@ -2,6 +2,7 @@
 
 import click
 
+from proxy.cli.check import check
 from proxy.cli.keys import keys
 from proxy.cli.serve import Server, listen, serve
 
@@ -13,5 +14,5 @@ def main() -> None:
     """Pollcast: one server-sent-events stream for every generation provider."""
 
 
-for command in (serve, keys):
+for command in (serve, keys, check):
     main.add_command(command)

@@ -160,6 +160,12 @@ class Gaia(Provider):
             return None
         return frozenset(str(model.get("id")) for model in listed if isinstance(model, dict))
 
+    async def prove(self) -> str:
+        """The list of models; it may lack some of ours."""
+        listed = await self.offered()
+        missing = [model.name for model in self.models if listed is not None and model.name not in listed]
+        return f"it does not list {', '.join(missing)}" if missing else ""
+
     # --- the order ---
 
     async def prepare(self, order: Order, inputs: Inputs) -> Request:

@@ -215,6 +215,11 @@ class HeyGen(Provider):
             if is_asset(reference.ref)
         ]
 
+    async def prove(self) -> str:
+        """The status of a video that does not exist."""
+        await self.upstream.prove("/v1/video_status.get", {"video_id": "0" * 32})
+        return ""
+
     async def prepare(self, order: Order, inputs: Inputs) -> Request:
         """Flat fields become the one clip; assets travel as Links."""
         fields = HeyGenFields(**order.fields)
