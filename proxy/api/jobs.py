@@ -60,7 +60,11 @@ class Jobs:
     async def _list(self, request: Request, key: Key) -> Response:
         query = request.query_params
         page = await self.services.store.jobs(
-            key.account, limit(request), query.get("before"), _status(query.get("status")), query.get("model")
+            key.account,
+            limit(request),
+            query.get("before") or None,
+            _status(query.get("status")),
+            query.get("model") or None,
         )
         return answer({"jobs": [self._job(job, key) for job in page.items], "next": page.next})
 
