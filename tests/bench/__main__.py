@@ -82,11 +82,12 @@ def _plan(arguments: argparse.Namespace, folder: Path, book: Book) -> Plan:
     if len(set(machine.cores())) == 1:
         book.note("There is one core only: server and load share it, and no figure is worth much.")
     quick = arguments.quick
+    wanted = arguments.servers or (servers.QUICK if quick else servers.ALL)
     return Plan(
         generator,
         folder,
         book,
-        tuple(name for name in found if name in (arguments.servers or found)),
+        tuple(name for name in found if name in wanted),
         rounds=arguments.rounds or (1 if quick else 3),
         streams=arguments.streams or ((1000,) if quick else (100, 1000, 10_000)),
         jobs=arguments.jobs or ((1000,) if quick else (100, 1000, 10_000)),
