@@ -3,6 +3,7 @@
 import click
 
 from proxy.cli.check import check
+from proxy.cli.client import generate, jobs, models, watch
 from proxy.cli.keys import keys
 from proxy.cli.serve import Server, listen, serve
 
@@ -14,5 +15,5 @@ def main() -> None:
     """Pollcast: one server-sent-events stream for every generation provider."""
 
 
-for command in (serve, keys, check):
+for command in (serve, keys, check, generate, watch, jobs, models):
     main.add_command(command)

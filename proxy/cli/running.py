@@ -13,7 +13,7 @@ from proxy.settings import BadSetting
 def run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     """Run a command; what stops it is one line on standard error."""
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(work())
     except (BadSetting, PollcastError, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from None
@@ -21,7 +21,8 @@ def run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         return None
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """The fast loop's, where there is one."""
     try:
         import uvloop  # noqa: PLC0415 - not there on Windows
     except ImportError:

@@ -30,7 +30,7 @@ Next = Annotated[str | None, OrNull, Field(description="The `before` of the next
 class Shape(BaseModel):
     """An answer, or a part of one."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    model_config = ConfigDict(use_attribute_docstrings=True, defer_build=True)
 
 
 # --- errors ---
