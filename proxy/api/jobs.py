@@ -91,6 +91,7 @@ class Jobs:
 
     async def _dry_run(self, request: Request, key: Key) -> Response:
         """Show what an order would send and cost; it is checked like any other, but its provider is not asked."""
+        idempotency_key(request)
         reading = orders.read(await body(request))
         await self._check(key, reading.order, reading.references)
         return answer(await dry_run.shown(self.services, key.account, reading.order))

@@ -6,6 +6,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
+from proxy.bodies import AssetPlace, LinkWish
 from proxy.catalogue import without_nulls
 from proxy.openapi import shapes
 from proxy.openapi.parts import Json, ref
@@ -16,7 +17,6 @@ from proxy.providers.base import Model
 _ROOTS: Final[tuple[type[BaseModel], ...]] = (
     shapes.Account,
     shapes.Asset,
-    shapes.AssetByUrl,
     shapes.Catalogue,
     shapes.DryRun,
     shapes.Error,
@@ -26,7 +26,8 @@ _ROOTS: Final[tuple[type[BaseModel], ...]] = (
     shapes.Jobs,
     shapes.Ledger,
     shapes.Link,
-    shapes.LinkRequest,
+    AssetPlace,
+    LinkWish,
 )
 
 
