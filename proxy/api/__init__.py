@@ -29,6 +29,7 @@ def routes(services: Services) -> list[Route]:
         _route("GET", "/openapi.json", about.openapi),
         _route("GET", "/docs", about.docs),
         _route("GET", "/api/models", about.models),
+        _route("GET", "/metrics", about.metrics),
         _route("GET", "/api/account", accounts.account),
         _route("GET", "/api/account/ledger", accounts.ledger),
         _route("GET", "/api/events", accounts.events),

@@ -7,6 +7,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from proxy.api.reading import answer
 from proxy.api.services import Services
+from proxy.metrics import CONTENT_TYPE
 from proxy.openapi import document
 from proxy.openapi import page as docs
 
@@ -34,6 +35,11 @@ class About:
     async def models(self, _: Request) -> Response:
         """The catalogue."""
         return answer({"models": await self.services.catalogue.as_json()})
+
+    async def metrics(self, request: Request) -> Response:
+        """What Prometheus reads."""
+        self.services.auth.check_scraper(request)
+        return Response(self.services.metrics.scrape(), headers={"Content-Type": CONTENT_TYPE})
 
     async def openapi(self, _: Request) -> Response:
         """The API described, for programs."""
