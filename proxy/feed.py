@@ -10,9 +10,8 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from typing import Final, Protocol, cast
+from collections.abc import Collection, Sequence
+from typing import Final, Protocol, TypeVar, cast
 
 from proxy import sse
 from proxy.errors import Unavailable
@@ -52,18 +51,13 @@ class Subscriber(Protocol):
 class Tail:
     """What the tails of jobs and of accounts share: who is live, and how frames reach them."""
 
-    def __init__(self) -> None:
+    def __init__(self, account: str) -> None:
+        self.account = account
         self.watchers = 0
+        self.left_at = 0.0
+        """The feed's tick in which it was last looked for, or left."""
         self.live: set[Subscriber] = set()
-
-    @contextmanager
-    def following(self, subscriber: Subscriber) -> Iterator[None]:
-        """Be live for as long as the body lasts; to be entered in the tick in which the cursor is at the head."""
-        self.live.add(subscriber)
-        try:
-            yield
-        finally:
-            self.live.discard(subscriber)
+        """To be joined in the tick in which the cursor is at the head."""
 
     def wake(self) -> None:
         """Send everybody to its own task."""
@@ -74,8 +68,8 @@ class Tail:
 class JobTail(Tail):
     """One watched job: `frames[n - 1]` is event n; those up to `head` have been published. Grows at its end only."""
 
-    def __init__(self, job: str) -> None:
-        super().__init__()
+    def __init__(self, account: str, job: str) -> None:
+        super().__init__(account)
         self.job = job
         self.frames: list[bytes] = []
         self.head = 0
@@ -140,7 +134,7 @@ class JobTail(Tail):
 
     async def _read(self, store: Store) -> None:
         try:
-            events = await store.read(self.job, after=len(self.frames))
+            events = await store.read(self.job, len(self.frames), self.account)
         except Unavailable:
             await asyncio.sleep(_AGAIN)
             return
@@ -163,8 +157,7 @@ class AccountTail(Tail):
     """One watched account. Frames are not kept: who lags reads the store."""
 
     def __init__(self, account: str, store: Store) -> None:
-        super().__init__()
-        self.account = account
+        super().__init__(account)
         self._store = store
         self._head = -1
         """The newest position that was told; below 0: none yet."""
@@ -249,6 +242,9 @@ def _frames(events: Sequence[Event], jobs: Collection[str] | None) -> bytes:
     return b"".join(sse.frame(event.data, event.position) for event in events if jobs is None or event.job in jobs)
 
 
+AnyTail = TypeVar("AnyTail", JobTail, AccountTail)
+
+
 class _Waiter:
     """Who only wants to know that something came."""
 
@@ -272,7 +268,7 @@ class Feed:
         self._store = store
         self.heartbeat = heartbeat
         """Seconds of silence after which a stream says something."""
-        self._jobs: dict[str, JobTail] = {}
+        self._jobs: dict[tuple[str, str], JobTail] = {}
         self._accounts: dict[str, AccountTail] = {}
         self._unpublished: set[JobTail | AccountTail] = set()
         self._published_at = 0.0
@@ -308,7 +304,7 @@ class Feed:
             self._read_anew()
         if change.event is None:
             return
-        if (tail := self._jobs.get(change.job)) is not None:
+        if (tail := self._jobs.get((change.account, change.job))) is not None:
             if tail.take(change.event):
                 self._publish_soon(tail)
             else:
@@ -345,13 +341,22 @@ class Feed:
             self.tick += 1
             # One tick more, because a stream's last write lies somewhere within its tick.
             silent = self.tick - _TICKS - 1
-            for tail in (*self._jobs.values(), *self._accounts.values()):
+            tails: list[JobTail | AccountTail] = [*self._jobs.values(), *self._accounts.values()]
+            for tail in tails:
                 for subscriber in tail.live:
                     if subscriber.at > silent:
                         continue
                     subscriber.at = self.tick
                     if not subscriber.push(chunk):
                         subscriber.wake()
+                if not tail.watchers and tail.left_at < silent:
+                    self._drop(tail)
+
+    def _drop(self, tail: JobTail | AccountTail) -> None:
+        if isinstance(tail, JobTail):
+            self._jobs.pop((tail.account, tail.job), None)
+        else:
+            self._accounts.pop(tail.account, None)
 
     def _refresh(self, tail: JobTail, known: int = 0) -> None:
         task = asyncio.create_task(tail.refresh(self._store, known))
@@ -367,38 +372,61 @@ class Feed:
         if not task.cancelled() and (error := task.exception()):
             log.error("What is watched cannot be read.", exc_info=error)
 
-    @asynccontextmanager
-    async def watch(self, job: str, known: int) -> AsyncIterator[JobTail]:
-        """The tail of a job, from its first event up to at least event `known`, and on; shared with all who watch."""
-        tail = self._jobs.setdefault(job, JobTail(job))
-        tail.watchers += 1
-        try:
-            if len(tail.frames) < known:
-                self._refresh(tail, known)
-            yield tail
-        finally:
-            tail.watchers -= 1
-            if not tail.watchers:
-                del self._jobs[job]
+    async def job(self, account: str, job: str) -> JobTail | None:
+        """The tail of an account's job, from its first event on, shared with all who watch; None: no such job.
 
-    @asynccontextmanager
-    async def watch_account(self, account: str) -> AsyncIterator[AccountTail]:
-        """The tail of an account, shared with all who watch it."""
+        It follows the log from now on, and is dropped some seconds after its last watcher. Raises Unavailable.
+        """
+        tail = self._jobs.get((account, job))
+        if tail is None:
+            # Registered before the read: what is recorded from now on is told to it.
+            tail = self._jobs[account, job] = JobTail(account, job)
+        tail.left_at = self.tick
+        if not tail.head:
+            for event in await self._store.read(job, 0, account):
+                tail.take(event)
+            tail.publish(self.tick)
+        return tail if tail.head else None
+
+    def forget(self, account: str, job: str) -> None:
+        """A job was deleted: its streams end, and nobody finds its tail any more."""
+        if tail := self._jobs.pop((account, job), None):
+            tail.ended = True
+            tail.wake()
+
+    def account(self, account: str) -> AccountTail:
+        """The tail of an account, shared with all who watch it; dropped some seconds after its last watcher."""
         tail = self._accounts.setdefault(account, AccountTail(account, self._store))
-        tail.watchers += 1
-        try:
-            yield tail
-        finally:
-            tail.watchers -= 1
-            if not tail.watchers:
-                del self._accounts[account]
+        tail.left_at = self.tick
+        return tail
 
-    async def reached(self, job: str, known: int, beyond: int, seconds: float) -> None:
+    def join(self, tail: AnyTail) -> AnyTail:
+        """Watch a tail, until `leave`; gives the one to follow, should this one have been dropped meanwhile."""
+        if isinstance(tail, AccountTail):
+            kept = self._accounts.setdefault(tail.account, tail)
+        else:
+            if (tail.account, tail.job) not in self._jobs:
+                self._refresh(tail)
+            kept = self._jobs.setdefault((tail.account, tail.job), tail)
+        kept.watchers += 1
+        return kept
+
+    def leave(self, tail: JobTail | AccountTail) -> None:
+        """Watch a tail no more."""
+        tail.watchers -= 1
+        tail.left_at = self.tick
+
+    async def reached(self, tail: JobTail, beyond: int, seconds: float) -> None:
         """Wait until the job has an event above `beyond`, or is over, or `seconds` have passed, or the server stops."""
-        waiter = _Waiter()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds), self.watch(job, known) as tail:
-                while not (tail.head > beyond or tail.ended or self.stopping):
+        waiter, kept = _Waiter(), self.join(tail)
+        kept.live.add(waiter)
+        try:
+            async with asyncio.timeout(seconds):
+                while not (kept.head > beyond or kept.ended or self.stopping):
                     waiter.came.clear()
-                    with tail.following(waiter):
-                        await waiter.came.wait()
+                    await waiter.came.wait()
+        except TimeoutError:
+            return
+        finally:
+            kept.live.discard(waiter)
+            self.leave(kept)

@@ -123,11 +123,6 @@ async def test_an_offer_of_http2_does_not_lose_the_order(world: World) -> None:
     assert answer.startswith(b"HTTP/1.1 202 ")
 
 
-async def test_a_dry_run_makes_no_job_and_charges_nothing(world: World) -> None:
-    assert fields_of(await world.http.post("/api/jobs", json=GAGA, params={"dry_run": "1"})) == ["dry_run"]
-    await nothing_happened(world)
-
-
 # --- orders that are refused: a clear 4xx, no job, no token ---
 
 GAGA = {"model": "gaga-1", "prompt": "Hello"}

@@ -2,7 +2,7 @@ import asyncio
 import math
 import re
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -25,12 +25,12 @@ class WatchedStore(SqliteStore):
     reads = 0
     away = 0
 
-    async def read(self, job_id: str, after: int) -> Sequence[Event]:
+    async def read(self, job_id: str, after: int, account: str | None = None) -> Sequence[Event]:
         self.reads += 1
         if self.away:
             self.away -= 1
             raise Unavailable("The store is away.")
-        return await super().read(job_id, after)
+        return await super().read(job_id, after, account)
 
 
 @pytest.fixture
@@ -71,6 +71,18 @@ async def reached(tail: JobTail, n: int) -> None:
             await asyncio.sleep(0.001)
 
 
+@asynccontextmanager
+async def watch(feed: Feed, claim: Claim) -> AsyncIterator[JobTail]:
+    """The tail of a claim's job, watched."""
+    tail = await feed.job(claim.job.account, claim.job.id)
+    assert tail is not None
+    kept = feed.join(tail)
+    try:
+        yield kept
+    finally:
+        feed.leave(kept)
+
+
 class Reader:
     """A subscriber that takes what is pushed, unless it is told to be slow."""
 
@@ -100,7 +112,7 @@ def numbers(data: bytes) -> list[int]:
 async def test_a_tail_reads_what_was_there_before_it(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
     await store.append(claim, PROGRESS)
-    async with feed.watch(claim.job.id, 2) as tail:
+    async with watch(feed, claim) as tail:
         await reached(tail, 2)
         assert tail.frames == await logged(store, claim.job)
         assert not tail.ended
@@ -108,7 +120,7 @@ async def test_a_tail_reads_what_was_there_before_it(store: WatchedStore, feed: 
 
 async def test_a_tail_reads_what_comes_after(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
-    async with feed.watch(claim.job.id, 1) as tail:
+    async with watch(feed, claim) as tail:
         await reached(tail, 1)
         await store.append(claim, PROGRESS)
         await reached(tail, 2)
@@ -122,7 +134,7 @@ async def test_a_tail_reads_what_comes_after(store: WatchedStore, feed: Feed) ->
 async def test_a_tail_of_a_job_that_is_over_has_ended(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
     await store.append(claim, DONE)
-    async with feed.watch(claim.job.id, 2) as tail:
+    async with watch(feed, claim) as tail:
         await reached(tail, 2)
         assert tail.ended
 
@@ -131,15 +143,14 @@ async def test_an_event_between_the_look_at_the_job_and_the_watch_is_not_missed(
     store: WatchedStore, feed: Feed
 ) -> None:
     claim = await start(store)
-    known = claim.job.event
     await store.append(claim, PROGRESS)
-    async with feed.watch(claim.job.id, known) as tail:
+    async with watch(feed, claim) as tail:
         await reached(tail, 2)
 
 
 async def test_many_events_come_whole_and_in_order(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
-    async with feed.watch(claim.job.id, 1) as tail:
+    async with watch(feed, claim) as tail:
         await asyncio.gather(*(store.append(claim, PROGRESS) for _ in range(50)))
         await reached(tail, 51)
         assert tail.frames == await logged(store, claim.job)
@@ -147,7 +158,7 @@ async def test_many_events_come_whole_and_in_order(store: WatchedStore, feed: Fe
 
 async def test_a_tail_holds_no_other_job_s_events(store: WatchedStore, feed: Feed) -> None:
     one, other = await start(store), await start(store)
-    async with feed.watch(one.job.id, 1) as tail, feed.watch(other.job.id, 1) as beside:
+    async with watch(feed, one) as tail, watch(feed, other) as beside:
         await store.append(other, DONE)
         await reached(beside, 2)
         await reached(tail, 1)
@@ -156,7 +167,7 @@ async def test_a_tail_holds_no_other_job_s_events(store: WatchedStore, feed: Fee
 
 async def test_two_watchers_share_one_tail_and_one_read(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
-    async with feed.watch(claim.job.id, 1) as one, feed.watch(claim.job.id, 1) as other:
+    async with watch(feed, claim) as one, watch(feed, claim) as other:
         assert one is other
         assert one.watchers == 2
         await reached(one, 1)
@@ -165,7 +176,7 @@ async def test_two_watchers_share_one_tail_and_one_read(store: WatchedStore, fee
 
 async def test_who_is_live_gets_what_comes_in_one_chunk_made_once(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
-    async with feed.watch(claim.job.id, 1) as tail:
+    async with watch(feed, claim) as tail:
         await reached(tail, 1)
         readers = [Reader(cursor=1) for _ in range(3)]
         for reader in readers:
@@ -182,7 +193,7 @@ async def test_who_cannot_take_what_comes_is_woken_and_finds_it_behind_its_curso
     store: WatchedStore, feed: Feed
 ) -> None:
     claim = await start(store)
-    async with feed.watch(claim.job.id, 1) as tail:
+    async with watch(feed, claim) as tail:
         await reached(tail, 1)
         reader = Reader(cursor=1, slow=True)
         tail.live.add(reader)
@@ -194,37 +205,35 @@ async def test_who_cannot_take_what_comes_is_woken_and_finds_it_behind_its_curso
         assert await tail.after(reader) == b""
 
 
-async def test_who_comes_with_a_cursor_before_the_log_is_read_gets_nothing_twice(
-    store: WatchedStore, feed: Feed
-) -> None:
+async def test_who_comes_with_a_cursor_before_the_log_is_read_gets_nothing_twice(store: WatchedStore) -> None:
     claim = await start(store)
     for _ in range(3):
         await store.append(claim, PROGRESS)
-    async with feed.watch(claim.job.id, 4) as tail:
-        reader = Reader(cursor=2)
-        tail.live.add(reader)
-        await reached(tail, 4)
-        assert reader.pushed == []
-        assert numbers(await tail.after(reader)) == [3, 4]
+    tail, reader = JobTail(claim.job.account, claim.job.id), Reader(cursor=2)
+    tail.live.add(reader)
+    await tail.refresh(store, 4)
+    tail.publish(0)
+    assert reader.pushed == []
+    assert numbers(await tail.after(reader)) == [3, 4]
 
 
-async def test_a_log_too_long_for_one_write_is_read_in_pieces(store: WatchedStore, feed: Feed) -> None:
+async def test_a_log_too_long_for_one_write_is_read_in_pieces(store: WatchedStore) -> None:
     claim = await start(store)
     for _ in range(20):
         await store.append(claim, Draft(Status.PROCESSING, {"detail": "x" * 10_000}))
-    async with feed.watch(claim.job.id, 21) as tail:
-        reader = Reader()
-        tail.live.add(reader)
-        await reached(tail, 21)
-        assert reader.pushed == []
-        pieces = [await tail.after(reader) for _ in range(5)]
-        assert [number for piece in pieces for number in numbers(piece)] == list(range(1, 22))
-        assert all(len(piece) <= 1 << 16 for piece in pieces)
+    tail, reader = JobTail(claim.job.account, claim.job.id), Reader()
+    tail.live.add(reader)
+    await tail.refresh(store, 21)
+    tail.publish(0)
+    assert reader.pushed == []
+    pieces = [await tail.after(reader) for _ in range(5)]
+    assert [number for piece in pieces for number in numbers(piece)] == list(range(1, 22))
+    assert all(len(piece) <= 1 << 16 for piece in pieces)
 
 
 async def test_the_end_wakes_everybody_so_that_streams_can_end(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
-    async with feed.watch(claim.job.id, 1) as tail:
+    async with watch(feed, claim) as tail:
         await reached(tail, 1)
         reader = Reader(cursor=1)
         tail.live.add(reader)
@@ -237,7 +246,7 @@ async def test_the_end_wakes_everybody_so_that_streams_can_end(store: WatchedSto
 
 async def test_a_read_that_finds_nothing_new_pushes_nothing(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
-    async with feed.watch(claim.job.id, 1) as tail:
+    async with watch(feed, claim) as tail:
         await reached(tail, 1)
         reader = Reader(cursor=1)
         tail.live.add(reader)
@@ -247,7 +256,7 @@ async def test_a_read_that_finds_nothing_new_pushes_nothing(store: WatchedStore,
 
 async def test_events_that_come_together_are_pushed_together(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
-    async with feed.watch(claim.job.id, 1) as tail:
+    async with watch(feed, claim) as tail:
         await reached(tail, 1)
         reader = Reader(cursor=1)
         tail.live.add(reader)
@@ -270,20 +279,20 @@ async def test_changes_that_went_untold_are_read(store: WatchedStore, untold: in
     feed = Feed(store)
     running = asyncio.create_task(feed.run())
     claim = await start(store)
-    async with feed.watch(claim.job.id, 1) as tail, feed.watch_account(claim.job.account) as account:
-        await reached(tail, 1)
-        reader = Reader(cursor=-1)
-        await account.after(reader)
-        account.live.add(reader)
-        reads = store.reads
-        for _ in range(untold):
-            await store.append(claim, PROGRESS)
-        forgot.set()
-        while store.reads == reads or reader.woken < untold:
-            await asyncio.sleep(0.001)
-        await reached(tail, 1 + untold)
-        assert not tail.ended
-        assert numbers(await account.after(reader)) == [reader.cursor] * untold
+    account = feed.join(feed.account(claim.job.account))
+    tail, reader = await feed.job(claim.job.account, claim.job.id), Reader(cursor=-1)
+    assert tail is not None
+    await account.after(reader)
+    account.live.add(reader)
+    reads = store.reads
+    for _ in range(untold):
+        await store.append(claim, PROGRESS)
+    forgot.set()
+    while store.reads == reads or reader.woken < untold:
+        await asyncio.sleep(0.001)
+    await reached(tail, 1 + untold)
+    assert not tail.ended
+    assert numbers(await account.after(reader)) == [reader.cursor] * untold
     running.cancel()
     with suppress(asyncio.CancelledError):
         await running
@@ -299,8 +308,9 @@ async def claim(store: WatchedStore) -> Claim:
 
 @pytest.fixture
 async def account(feed: Feed, claim: Claim) -> AsyncIterator[AccountTail]:
-    async with feed.watch_account(claim.job.account) as tail:
-        yield tail
+    tail = feed.join(feed.account(claim.job.account))
+    yield tail
+    feed.leave(tail)
 
 
 async def live(account: AccountTail, reader: Reader) -> bytes:
@@ -411,34 +421,57 @@ async def test_who_joins_while_events_come_misses_and_repeats_none(
 
 async def test_a_tail_stays_while_one_still_watches(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
-    async with feed.watch(claim.job.id, 1) as tail:
-        async with feed.watch(claim.job.id, 1):
+    async with watch(feed, claim) as tail:
+        async with watch(feed, claim):
             pass
-        async with feed.watch(claim.job.id, 1) as again:
+        async with watch(feed, claim) as again:
             assert again is tail
 
 
-async def test_a_tail_is_dropped_with_its_last_watcher(store: WatchedStore, feed: Feed) -> None:
+async def test_a_tail_is_dropped_some_time_after_its_last_watcher(store: WatchedStore) -> None:
+    feed = Feed(store, heartbeat=0.016)
+    running = asyncio.create_task(feed.run())
     claim = await start(store)
-    async with feed.watch(claim.job.id, 1) as tail:
-        await reached(tail, 1)
-    async with feed.watch(claim.job.id, 1) as another:
-        assert another is not tail
-        await reached(another, 1)
-        assert another.frames == tail.frames
+    async with watch(feed, claim) as tail:
+        await asyncio.sleep(0.05)
+        assert await feed.job(claim.job.account, claim.job.id) is tail
+    assert await feed.job(claim.job.account, claim.job.id) is tail
+    await asyncio.sleep(0.05)
+    another = await feed.job(claim.job.account, claim.job.id)
+    assert another is not None
+    assert another is not tail
+    assert another.frames == tail.frames
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+
+
+async def test_a_tail_that_was_dropped_before_it_is_watched_catches_up(store: WatchedStore, feed: Feed) -> None:
+    claim = await start(store)
+    tail = JobTail(claim.job.account, claim.job.id)
+    await tail.refresh(store, 1)
+    await store.append(claim, PROGRESS)
+    await reached(feed.join(tail), 2)
+
+
+async def test_another_account_s_job_is_none(store: WatchedStore, feed: Feed) -> None:
+    claim = await start(store)
+    other = await store.create_key("other", b"other", 0)
+    assert await feed.job(other.account, claim.job.id) is None
+    assert await feed.job(claim.job.account, claim.job.id) is not None
 
 
 async def test_a_watcher_that_fails_leaves_too(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
     with pytest.raises(RuntimeError, match="client"):
-        async with feed.watch(claim.job.id, 1) as tail:
+        async with watch(feed, claim) as tail:
             raise RuntimeError("The client is gone.")
     assert tail.watchers == 0
 
 
 async def test_a_job_that_nobody_watches_is_not_read(store: WatchedStore, feed: Feed) -> None:
     claim, watched = await start(store), await start(store)
-    async with feed.watch(watched.job.id, 1) as tail:
+    async with watch(feed, watched) as tail:
         await store.append(claim, PROGRESS)
         await store.append(watched, PROGRESS)
         await reached(tail, 2)
@@ -449,22 +482,20 @@ async def test_a_job_that_nobody_watches_is_not_read(store: WatchedStore, feed: 
         assert store.reads == reads
 
 
-async def test_a_store_that_is_away_is_asked_again(
-    store: WatchedStore, feed: Feed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_store_that_is_away_is_asked_again(store: WatchedStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.feed._AGAIN", 0.001)
     claim = await start(store)
     store.away = 3
-    async with feed.watch(claim.job.id, 1) as tail:
-        await reached(tail, 1)
-        assert store.reads == 4
+    tail = JobTail(claim.job.account, claim.job.id)
+    await tail.refresh(store, 1)
+    assert len(tail.frames) == 1
 
 
-async def test_a_tail_that_was_told_of_what_cannot_be_read_has_ended(feed: Feed) -> None:
-    async with feed.watch("job_deleted", 3) as tail, asyncio.timeout(5):
-        while not tail.ended:
-            await asyncio.sleep(0.001)
-        assert tail.frames == []
+async def test_a_tail_that_was_told_of_what_cannot_be_read_has_ended(store: WatchedStore) -> None:
+    tail = JobTail("acct_1", "job_deleted")
+    await tail.refresh(store, 3)
+    assert tail.ended
+    assert tail.frames == []
 
 
 async def test_a_feed_that_is_stopped_leaves_no_read_behind(store: WatchedStore) -> None:
@@ -472,10 +503,10 @@ async def test_a_feed_that_is_stopped_leaves_no_read_behind(store: WatchedStore)
     running = asyncio.create_task(feed.run())
     await asyncio.sleep(0)
     store.away = 1_000_000
-    async with feed.watch("job_1", 1):
-        while not store.reads:
-            await asyncio.sleep(0.001)
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
+    feed.join(JobTail("acct_1", "job_1"))
+    while not store.reads:
+        await asyncio.sleep(0.001)
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
     assert len(asyncio.all_tasks()) == 1

@@ -1,5 +1,6 @@
 """How the endpoints read requests and write answers."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -14,6 +15,7 @@ from proxy.errors import BadRequest, FieldError, InvalidRequest, TooLarge
 Read = TypeVar("Read", bound=BaseModel)
 
 _BODY_LIMIT: Final = 1 << 20
+_PATIENCE: Final = 60.0
 _PAGE: Final = 50
 _LONGEST_PAGE: Final = 200
 
@@ -31,12 +33,23 @@ def refuse_fields(faults: Sequence[FieldError]) -> NoReturn:
 
 
 async def limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
-    """The body as it comes. Raises TooLarge as soon as it is known to be longer than `limit` bytes."""
+    """The body as it comes. Raises TooLarge as soon as it is known to be longer than `limit` bytes.
+
+    Raises BadRequest where nothing comes for `_PATIENCE` seconds.
+    """
     announced = request.headers.get("Content-Length", "")
     size = int(announced) if announced.isdigit() else 0
     _check_size(size, limit)
     size = 0
-    async for chunk in request.stream():
+    chunks = aiter(request.stream())
+    while True:
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                chunk = await anext(chunks, None)
+        except TimeoutError:
+            raise BadRequest(f"The body broke off: nothing came for {_PATIENCE:g} seconds.") from None
+        if chunk is None:
+            return
         size += len(chunk)
         _check_size(size, limit)
         yield chunk

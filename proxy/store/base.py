@@ -297,8 +297,11 @@ class Store(Protocol):
         not within 24 hours.
         """
 
-    async def read(self, job_id: str, after: int) -> Sequence[Event]:
-        """The job's events numbered above `after`, in order; the one read that serves live streams and replays."""
+    async def read(self, job_id: str, after: int, account: str | None = None) -> Sequence[Event]:
+        """The job's events numbered above `after`, in order; the one read that serves live streams and replays.
+
+        With `account`, none of a job that is another's.
+        """
 
     async def read_account(self, account: str, after: int, limit: int) -> Stretch | None:
         """Up to `limit` events of the account's feed at positions above `after`.

@@ -329,9 +329,9 @@ class SqliteStore:
         """The account's jobs, newest first."""
         return await self._reader.run(_jobs, account, limit, before, status=status, model=model)
 
-    async def read(self, job_id: str, after: int) -> Sequence[Event]:
+    async def read(self, job_id: str, after: int, account: str | None = None) -> Sequence[Event]:
         """The job's events numbered above `after`, in order."""
-        return await self._reader.run(_read, job_id, after)
+        return await self._reader.run(_read, job_id, after, account)
 
     async def read_account(self, account: str, after: int, limit: int) -> Stretch | None:
         """Up to `limit` events of the account's feed at positions above `after`."""
@@ -787,8 +787,9 @@ def _jobs(
 _EVENTS: Final = "SELECT job, n, data, final, position, delta FROM event "
 
 
-def _read(db: Connection, job_id: str, after: int) -> list[Event]:
-    return [_event_of(row) for row in db.execute(_EVENTS + "WHERE job = ? AND n > ? ORDER BY n", (job_id, after))]
+def _read(db: Connection, job_id: str, after: int, account: str | None) -> list[Event]:
+    wanted = "WHERE job = ? AND n > ? AND account = coalesce(?, account) ORDER BY n"
+    return [_event_of(row) for row in db.execute(_EVENTS + wanted, (job_id, after, account))]
 
 
 def _read_account(db: Connection, account: str, after: int, limit: int) -> Stretch | None:
