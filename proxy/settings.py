@@ -92,6 +92,23 @@ class Settings(BaseSettings):
         return self.public_url or f"http://{host}:{self.port}"
 
 
+class ClientSettings(BaseSettings):
+    """What the client commands are told: which server, and with which key."""
+
+    model_config = SettingsConfigDict(**_ENVIRONMENT | {"env_prefix": "POLLCAST_"})
+
+    server: str = "http://127.0.0.1:8000"
+    key: SecretStr = SecretStr("")
+
+    @field_validator("server")
+    @classmethod
+    def _origin(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if not (parts.scheme in {"http", "https"} and parts.hostname):
+            raise ValueError("must be a server's URL, such as https://cast.example.com")
+        return url.rstrip("/")
+
+
 class ProviderSettings(BaseSettings):
     """What every provider can be told; a subclass gives the prefix, the base URL and other defaults."""
 

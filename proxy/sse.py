@@ -61,6 +61,8 @@ class Parser:
         self._data: list[str] = []
         self._event = ""
         self._id = ""
+        self.retry: float | None = None
+        """Seconds to wait before coming back, as the stream last said."""
 
     def feed(self, chunk: bytes) -> Iterator[Message]:
         """Take the next bytes and yield the messages that they complete. Raises MessageTooLong."""
@@ -111,6 +113,8 @@ class Parser:
             self._event = value
         elif name == "id" and "\0" not in value:
             self._id = value
+        elif name == "retry" and value.isascii() and value.isdigit() and len(value) < 10:
+            self.retry = int(value) / 1000
 
     def _dispatch(self) -> Iterator[Message]:
         if self._data:

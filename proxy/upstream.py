@@ -142,6 +142,17 @@ class Upstream:
             seen.compare(path, answer)
         return answer
 
+    async def prove(self, path: str, query: Mapping[str, str] | None = None) -> None:
+        """Read a path that only a working key is answered; that nothing is there is an answer. Raises a ReadFailed."""
+        answer = await self._read("GET", path, query=query)
+        if self.refuses_key(answer):
+            raise CredentialRefused(self._explained(answer))
+        try:
+            self._readable(answer)
+        except Missing:
+            if loads(answer.body) is None:
+                raise Nonsense(f"HTTP {answer.status} without JSON: is this the provider's base URL?") from None
+
     async def upload(self, path: str, name: str, file: File) -> Answer:
         """Post one file as multipart: unpaid, so that it may be repeated.
 

@@ -395,6 +395,12 @@ async def test_the_account_has_a_name_and_a_balance(world: World) -> None:
     assert (await world.http.get("/api/account")).json() == {"name": "web", "tokens": 1000}
 
 
+async def test_a_filter_that_is_empty_is_none(world: World) -> None:
+    job = await world.submit("suno", prompt="song")
+    page = (await world.http.get("/api/jobs", params={"status": "", "model": "", "before": ""})).json()
+    assert [found["id"] for found in page["jobs"]] == [job["id"]]
+
+
 async def test_the_ledger_says_why_tokens_moved(world: World) -> None:
     events = await world.generate("gaga-1", prompt="[fail]")
     entries = (await world.http.get("/api/account/ledger")).json()["entries"]

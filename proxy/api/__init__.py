@@ -26,6 +26,8 @@ def routes(services: Services) -> list[Route]:
         _route("GET", "/api/ping", about.ping),
         _route("GET", "/healthz", about.healthz),
         _route("GET", "/readyz", about.readyz),
+        _route("GET", "/openapi.json", about.openapi),
+        _route("GET", "/docs", about.docs),
         _route("GET", "/api/models", about.models),
         _route("GET", "/api/account", accounts.account),
         _route("GET", "/api/account/ledger", accounts.ledger),

@@ -1,4 +1,4 @@
-"""What anyone may ask, without a key: alive, ready, the models."""
+"""What anyone may ask, without a key: alive, ready, the models, the API described."""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,8 @@ from starlette.responses import PlainTextResponse, Response
 
 from proxy.api.reading import answer
 from proxy.api.services import Services
+from proxy.openapi import document
+from proxy.openapi import page as docs
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +34,11 @@ class About:
     async def models(self, _: Request) -> Response:
         """The catalogue."""
         return answer({"models": await self.services.catalogue.as_json()})
+
+    async def openapi(self, _: Request) -> Response:
+        """The API described, for programs."""
+        return answer(document(self.services.links.absolute("")))
+
+    async def docs(self, _: Request) -> Response:
+        """The API described, for people."""
+        return Response(docs.page(self.services.links.absolute("")), headers=docs.HEADERS)

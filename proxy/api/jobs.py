@@ -60,7 +60,11 @@ class Jobs:
     async def _list(self, request: Request, key: Key) -> Response:
         query = request.query_params
         page = await self.services.store.jobs(
-            key.account, limit(request), query.get("before"), _status(query.get("status")), query.get("model")
+            key.account,
+            limit(request),
+            query.get("before") or None,
+            _status(query.get("status")),
+            query.get("model") or None,
         )
         return answer({"jobs": [self._job(job, key) for job in page.items], "next": page.next})
 
@@ -87,6 +91,7 @@ class Jobs:
 
     async def _dry_run(self, request: Request, key: Key) -> Response:
         """Show what an order would send and cost; it is checked like any other, but its provider is not asked."""
+        idempotency_key(request)
         reading = orders.read(await body(request))
         await self._check(key, reading.order, reading.references)
         return answer(await dry_run.shown(self.services, key.account, reading.order))

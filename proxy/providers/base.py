@@ -220,6 +220,10 @@ class Provider(ABC):
         """The models that the provider lists now, where it tells; None: all. Raises ReadFailed."""
         return None
 
+    async def prove(self) -> str:
+        """Have the key proven by the cheapest free call; returns what is to be said of that. Raises ReadFailed."""
+        return "its key cannot be proven without paying"
+
     @abstractmethod
     async def prepare(self, order: Order, inputs: Inputs) -> Request:
         """Turn an order into the request to be sent: uploads and fetches, unpaid and repeatable.

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 from urllib.parse import quote
+from uuid import UUID
 
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
@@ -61,7 +62,15 @@ class GanAiFields(Fields):
     """ganai-bulk: the items (the project's tags, each with its own `unique_id`), and the project."""
 
     items: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=200)] = Field(
-        description="Objects of the project's tags (texts, numbers, booleans), each with its own unique_id."
+        description="Objects of the project's tags (texts, numbers, booleans), each with its own unique_id.",
+        json_schema_extra={
+            "items": {
+                "type": "object",
+                "required": ["unique_id"],
+                "properties": {"unique_id": {"type": "string", "pattern": "\\S"}},
+                "additionalProperties": {"type": ["string", "number", "boolean"]},
+            }
+        },
     )
     project_id: Text | None = None
 
@@ -116,6 +125,12 @@ class GanAi(Provider):
         if order.fields.get("project_id") or self.settings.project_id:
             return ()
         return [FieldError("project_id", "project_id is required: this installation has none (GANAI_PROJECT_ID)")]
+
+    async def prove(self) -> str:
+        """The status of an inference that does not exist; of the project it says nothing."""
+        project = quote(self.settings.project_id or "none", safe="")
+        await self.upstream.prove(f"/projects/{project}/inference/{UUID(int=0)}/video_status")
+        return "" if self.settings.project_id else "GANAI_PROJECT_ID is not set: orders must name their project"
 
     async def prepare(self, order: Order, inputs: Inputs) -> Request:
         """The array as it is; the project in the query."""

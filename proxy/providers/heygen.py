@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from proxy.answers import Answer, CredentialRefused, Nonsense, Seen
@@ -75,8 +75,24 @@ class _Speech(Fields):
     offset: Offset | None = None
 
 
+_CLIP_RULES: Mapping[str, Any] = {
+    "allOf": [
+        {"oneOf": [{"required": ["prompt"]}, {"required": ["audio"]}]},
+        {"oneOf": [{"required": ["avatar_id"]}, {"required": ["talking_photo_id"]}]},
+    ],
+    "dependentRequired": {
+        "avatar_style": ["avatar_id"],
+        "talking_photo_style": ["talking_photo_id"],
+        "voice_id": ["prompt"],
+    },
+}
+"""What `_check_clip` holds, in JSON Schema."""
+
+
 class Clip(_Speech):
     """One clip of several."""
+
+    model_config = ConfigDict(json_schema_extra=dict(_CLIP_RULES))
 
     @model_validator(mode="after")
     def _one_of_each(self) -> "Clip":
@@ -108,9 +124,22 @@ _FLAT = tuple(_Speech.model_fields)
 class HeyGenFields(_Speech):
     """heygen-v1: the flat fields of one clip, or `clips`; and what holds for the whole video."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {**_CLIP_RULES, "properties": {"clips": False}},
+                {"required": ["clips"], "properties": dict.fromkeys(_FLAT, False)},
+            ],
+            "if": {"required": ["captions"], "properties": {"captions": {"const": True}}},
+            "then": {"properties": {"audio": False, "clips": {"items": {"required": ["prompt"]}}}},
+        }
+    )
+
     clips: Annotated[list[Clip], Field(min_length=1, max_length=MOST_PARTS)] | None = None
     background: VisualRef | None = Field(
-        default=None, description="An image or mp4 (asset id or public URL), or a colour such as #FAFAFA."
+        default=None,
+        description="An image or mp4 (asset id or public URL), or a colour such as #FAFAFA.",
+        json_schema_extra={"pattern": "^([^#]|#[0-9A-Fa-f]{6}$)"},
     )
     aspect_ratio: Literal["16:9", "9:16"] | None = None
     test: bool = False
@@ -186,6 +215,11 @@ class HeyGen(Provider):
             for reference in references(HeyGenFields(**order.fields))
             if is_asset(reference.ref)
         ]
+
+    async def prove(self) -> str:
+        """The status of a video that does not exist."""
+        await self.upstream.prove("/v1/video_status.get", {"video_id": "0" * 32})
+        return ""
 
     async def prepare(self, order: Order, inputs: Inputs) -> Request:
         """Flat fields become the one clip; assets travel as Links."""
