@@ -1,10 +1,10 @@
-"""The commands: serve, keys."""
+"""The commands: serve, doctor, keys."""
 
 import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ import uvicorn
 from proxy import tokens
 from proxy.app import Pollcast
 from proxy.clock import SystemClock
+from proxy.doctor import Examination, NoAnswer
 from proxy.errors import PollcastError
 from proxy.http import Http
 from proxy.providers import PROVIDERS
@@ -157,6 +158,37 @@ def _print_demo(url: str, key: str) -> None:
     )
 
 
+# --- doctor ---
+
+
+@main.command()
+@click.argument("url")
+@click.option(
+    "--key",
+    default="",
+    envvar="POLLCAST_KEY",
+    show_envvar=True,
+    help="A key, to see whether it gets through and where Links lead.",
+)
+@click.option("--idle", type=click.FloatRange(0, 15), default=12, show_default=True, help="Seconds with heartbeats.")
+@click.option("--silence", type=click.FloatRange(0, 90), default=0, help="Seconds without any, to find a time-out.")
+def doctor(url: str, key: str, idle: float, silence: float) -> None:
+    """Say what the proxies in front of a server do to its streams, and what mends it; status 1 if anything does."""
+    if not _run(lambda: _examine(Examination(url, key, idle, silence))):
+        raise SystemExit(1)
+
+
+async def _examine(examination: Examination) -> bool:
+    good = True
+    async with aclosing(examination.findings()) as findings:
+        async for finding in findings:
+            click.echo(f"{'ok' if finding.good else 'TROUBLE':8} {finding.text}")
+            for line in finding.mend:
+                click.echo(f"{'':8}   {line}")
+            good = good and finding.good
+    return good
+
+
 # --- keys ---
 
 
@@ -228,7 +260,7 @@ def _run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(work())
-    except (BadSetting, PollcastError, ValueError, OSError) as error:
+    except (BadSetting, PollcastError, NoAnswer, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
         return None
