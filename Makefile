@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check fix cover bench bench-quick bench-compare chaos clean
+.PHONY: help install run test check fix cover bench bench-quick bench-compare soak chaos clean
 
 help:  ## what there is to do
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 22
@@ -48,6 +48,9 @@ bench-quick: $(READY)  ## the same, small: under two minutes
 
 bench-compare: $(READY)  ## two runs that were kept by JSON=FILE, beside each other: A=FILE B=FILE
 	$(BIN)/python -m tests.bench compare $(A) $(B)
+
+soak: $(READY)  ## half an hour of streams and jobs that come and go: memory, descriptors and tasks must be flat
+	$(BIN)/python -m tests.bench soak
 
 chaos: $(READY)  ## kill the server and break its providers, hundreds of times, and check what must hold
 	$(BIN)/python -m tests.chaos

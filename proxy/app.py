@@ -21,18 +21,19 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy import api, errors
+from proxy import api, errors, orphans, pages
 from proxy.api.services import Services
 from proxy.auth import Auth
 from proxy.blobs import Blobs, BlobsError
 from proxy.catalogue import Catalogue
 from proxy.clock import Clock, SystemClock
+from proxy.drive import Tools
 from proxy.feed import Feed
 from proxy.fetch import Fetcher
 from proxy.links import Links
 from proxy.providers import MODELS, PROVIDERS, by_model
 from proxy.providers.base import Provider
-from proxy.runner import Runner, Tools
+from proxy.runner import Runner
 from proxy.settings import BadSetting, ProviderSettings, Settings, read
 from proxy.store import open_store
 from proxy.store.base import Store
@@ -95,6 +96,7 @@ class Pollcast:
             services = await self._services(stack)
             # Only now is there something for the routes to speak with.
             self._app.router.routes.extend(api.routes(services))
+            self._app.router.routes.extend(pages.routes(playground=self._settings.playground == "on"))
             yield
             self.stop_streams()
             await self._runner.drain(self._settings.drain)
@@ -118,6 +120,7 @@ class Pollcast:
         self._feed = Feed(store, settings.heartbeat)
         tools = Tools(store, blobs, fetcher, links, clock, providers, settings.asset_limit, settings.retention)
         self._runner = Runner(tools, node=f"{socket.gethostname()}:{os.getpid()}")
+        await stack.enter_async_context(_running(orphans.keep_sweeping(store, blobs)))
         await stack.enter_async_context(_running(self._feed.run(), self._runner.run()))
         return Services(
             store,

@@ -1,6 +1,7 @@
 """Who calls: a bearer key, or a Link."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from starlette.requests import Request
@@ -16,6 +17,14 @@ _BELIEVED: Final = 0.5
 _MOST: Final = 10_000
 """Keys that are remembered so."""
 Name = TypeVar("Name", bytes, str)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The key that calls, itself or by its Link; `until` is when that Link expires, in seconds since the epoch."""
+
+    key: Key
+    until: float | None = None
 
 
 class Auth:
@@ -36,14 +45,18 @@ class Auth:
         return await self._known(digest, self._store.key)
 
     async def key_or_link(self, request: Request) -> Key:
-        """The key that made the Link which this URL is, or the one in the header. Raises Unauthorized.
+        """The key that made the Link which this URL is, or the one in the header. Raises Unauthorized."""
+        return (await self.caller(request)).key
+
+    async def caller(self, request: Request) -> Caller:
+        """Like `key_or_link`, with the end of a Link's time.
 
         A Link counts before a header: a proxy in front may add an `Authorization` of its own.
         """
         if "signature" not in request.query_params:
-            return await self.key(request)
-        key_id = self._links.check(request.scope["path"], request.scope["query_string"].decode("latin-1"))
-        return await self._known(key_id, self._store.key_by_id)
+            return Caller(await self.key(request))
+        signed = self._links.check(request.scope["path"], request.scope["query_string"].decode("latin-1"))
+        return Caller(await self._known(signed.key, self._store.key_by_id), signed.expires)
 
     async def _known(self, name: Name, find: Callable[[Name], Awaitable[Key | None]]) -> Key:
         now = self._clock.now()

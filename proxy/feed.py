@@ -10,8 +10,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from typing import Final, Protocol, TypeVar, cast
 
 from proxy import sse
@@ -58,15 +57,7 @@ class Tail:
         self.left_at = 0.0
         """The feed's tick in which it was last looked for, or left."""
         self.live: set[Subscriber] = set()
-
-    @contextmanager
-    def following(self, subscriber: Subscriber) -> Iterator[None]:
-        """Be live for as long as the body lasts; to be entered in the tick in which the cursor is at the head."""
-        self.live.add(subscriber)
-        try:
-            yield
-        finally:
-            self.live.discard(subscriber)
+        """To be joined in the tick in which the cursor is at the head."""
 
     def wake(self) -> None:
         """Send everybody to its own task."""
@@ -251,7 +242,7 @@ def _frames(events: Sequence[Event], jobs: Collection[str] | None) -> bytes:
     return b"".join(sse.frame(event.data, event.position) for event in events if jobs is None or event.job in jobs)
 
 
-AnyTail = TypeVar("AnyTail", bound=Tail)
+AnyTail = TypeVar("AnyTail", JobTail, AccountTail)
 
 
 class _Waiter:
@@ -363,9 +354,9 @@ class Feed:
 
     def _drop(self, tail: JobTail | AccountTail) -> None:
         if isinstance(tail, JobTail):
-            del self._jobs[tail.account, tail.job]
+            self._jobs.pop((tail.account, tail.job), None)
         else:
-            del self._accounts[tail.account]
+            self._accounts.pop(tail.account, None)
 
     def _refresh(self, tail: JobTail, known: int = 0) -> None:
         task = asyncio.create_task(tail.refresh(self._store, known))
@@ -397,35 +388,45 @@ class Feed:
             tail.publish(self.tick)
         return tail if tail.head else None
 
-    @contextmanager
-    def watching_job(self, tail: JobTail) -> Iterator[JobTail]:
-        """Keep a job's tail for as long as the body lasts; should it have been dropped, it catches up."""
-        if (tail.account, tail.job) not in self._jobs:
-            self._refresh(tail)
-        with self._watched(self._jobs.setdefault((tail.account, tail.job), tail)) as kept:
-            yield kept
+    def forget(self, account: str, job: str) -> None:
+        """A job was deleted: its streams end, and nobody finds its tail any more."""
+        if tail := self._jobs.pop((account, job), None):
+            tail.ended = True
+            tail.wake()
 
-    @contextmanager
-    def watching_account(self, account: str) -> Iterator[AccountTail]:
-        """Keep the tail of an account, shared with all who watch it, for as long as the body lasts."""
-        with self._watched(self._accounts.setdefault(account, AccountTail(account, self._store))) as tail:
-            yield tail
+    def account(self, account: str) -> AccountTail:
+        """The tail of an account, shared with all who watch it; dropped some seconds after its last watcher."""
+        tail = self._accounts.setdefault(account, AccountTail(account, self._store))
+        tail.left_at = self.tick
+        return tail
 
-    @contextmanager
-    def _watched(self, tail: AnyTail) -> Iterator[AnyTail]:
-        tail.watchers += 1
-        try:
-            yield tail
-        finally:
-            tail.watchers -= 1
-            tail.left_at = self.tick
+    def join(self, tail: AnyTail) -> AnyTail:
+        """Watch a tail, until `leave`; gives the one to follow, should this one have been dropped meanwhile."""
+        if isinstance(tail, AccountTail):
+            kept = self._accounts.setdefault(tail.account, tail)
+        else:
+            if (tail.account, tail.job) not in self._jobs:
+                self._refresh(tail)
+            kept = self._jobs.setdefault((tail.account, tail.job), tail)
+        kept.watchers += 1
+        return kept
+
+    def leave(self, tail: JobTail | AccountTail) -> None:
+        """Watch a tail no more."""
+        tail.watchers -= 1
+        tail.left_at = self.tick
 
     async def reached(self, tail: JobTail, beyond: int, seconds: float) -> None:
         """Wait until the job has an event above `beyond`, or is over, or `seconds` have passed, or the server stops."""
-        waiter = _Waiter()
-        with contextlib.suppress(TimeoutError), self.watching_job(tail) as kept:
+        waiter, kept = _Waiter(), self.join(tail)
+        kept.live.add(waiter)
+        try:
             async with asyncio.timeout(seconds):
                 while not (kept.head > beyond or kept.ended or self.stopping):
                     waiter.came.clear()
-                    with kept.following(waiter):
-                        await waiter.came.wait()
+                    await waiter.came.wait()
+        except TimeoutError:
+            return
+        finally:
+            kept.live.discard(waiter)
+            self.leave(kept)

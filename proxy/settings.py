@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     drain: float = Field(default=0, ge=0)
     """Seconds that upstream streams which cannot be resumed are still read at a stop."""
     tokens: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    playground: Literal["on", "off"] = "on"
 
     @field_validator("public_url")
     @classmethod

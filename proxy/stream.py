@@ -5,6 +5,7 @@ import logging
 import math
 import random
 from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from typing import Any, Final, Protocol
 
 import orjson
@@ -56,15 +57,16 @@ class Stream:
     `idle` is the silence in seconds after which it says something, where the feed cannot do that for it.
     """
 
-    __slots__ = ("_connection", "_feed", "_idle", "_leash", "_nudged", "at", "cursor", "fresh", "jobs", "push")
+    __slots__ = ("_connection", "_feed", "_idle", "_leash", "_nudged", "_tail", "at", "cursor", "fresh", "jobs", "push")
 
-    def __init__(self, feed: Feed, cursor: int, idle: float | None = None) -> None:
+    def __init__(self, feed: Feed, tail: JobTail | AccountTail, cursor: int, idle: float | None = None) -> None:
         self.cursor = cursor
         self.at: float = math.inf
         self.jobs: Collection[str] | None = None
         self.fresh = True
         self.push: Callable[[bytes], bool] = _cannot
         self._feed = feed
+        self._tail: Any = tail
         self._idle = feed.heartbeat if idle is None else idle
         self._connection: Connection | None = None
         self._leash: asyncio.Timeout | None = None
@@ -85,9 +87,10 @@ class Stream:
 
     async def serve(self, receive: Receive, send: Send) -> None:
         """Write the body, until the feed's end, the client's, or the server's."""
+        tail = self._tail = self._feed.join(self._tail)
         try:
-            finished = await self._watch(receive, send)
-            if finished:
+            await self._write(send, self._opening() + await self._next(receive))
+            if await self._follow(receive, send):
                 await self._write(send, b"", more=False)
             elif self._feed.stopping:
                 await self._write(send, self._farewell())
@@ -97,34 +100,35 @@ class Stream:
             log.info("A client read nothing for %d seconds; its stream is dropped.", _WRITE)
             if self._connection is not None:
                 self._connection.abort()
+        finally:
+            self._feed.leave(tail)
 
-    async def _watch(self, receive: Receive, send: Send) -> bool:
-        raise NotImplementedError
-
-    async def _follow(self, tail: JobTail | AccountTail, receive: Receive, send: Send) -> bool:
+    async def _follow(self, receive: Receive, send: Send) -> bool:
         """Write what comes; True when there will be no more, False when the stream must break."""
-        await self._write(send, self._opening())
+        tail = self._tail
         while not (self._feed.stopping or self._expired()):
-            frames = await self._next(tail, receive)
-            if frames:
-                await self._write(send, self._shown(frames))
+            if data := await self._next(receive):
+                await self._write(send, data)
             elif tail.over(self):
                 return True
             elif self._nudged:
                 await self._write(send, self._filler())
             else:
-                with tail.following(self):
+                tail.live.add(self)
+                try:
                     await self._rest(receive, self._leash_length())
+                finally:
+                    tail.live.discard(self)
                 self._nudged = True
         return False
 
-    async def _next(self, tail: Any, receive: Receive) -> bytes:
+    async def _next(self, receive: Receive) -> bytes:
         try:
-            frames: bytes = await tail.after(self)
+            frames: bytes = await self._tail.after(self)
         except Unavailable:
             await self._rest(receive, _AGAIN)
             return self._filler()
-        return frames
+        return self._shown(frames) if frames else b""
 
     async def _rest(self, receive: Receive, seconds: float | None) -> None:
         """Wait until `wake`, or for so long. Raises _Left."""
@@ -172,16 +176,11 @@ def _cannot(_: bytes) -> bool:
 class JobStream(Stream):
     """A job's feed after event `after`."""
 
-    __slots__ = ("_tail",)
+    __slots__ = ()
 
     def __init__(self, feed: Feed, tail: JobTail, after: int, idle: float | None = None) -> None:
         # An id from the future, or of some other stream, is answered from the beginning.
-        super().__init__(feed, after if after <= tail.head else 0, idle)
-        self._tail = tail
-
-    async def _watch(self, receive: Receive, send: Send) -> bool:
-        with self._feed.watching_job(self._tail) as tail:
-            return await self._follow(tail, receive, send)
+        super().__init__(feed, tail, after if after <= tail.head else 0, idle)
 
 
 class LineStream(JobStream):
@@ -240,7 +239,7 @@ class AccountStream(Stream):
     `ends_in` is the life of the Link that opened it, in seconds; the stream breaks off with it.
     """
 
-    __slots__ = ("_account", "_deadline")
+    __slots__ = ("_deadline",)
 
     def __init__(
         self,
@@ -251,14 +250,9 @@ class AccountStream(Stream):
         jobs: Collection[str] | None,
         ends_in: float = math.inf,
     ) -> None:
-        super().__init__(feed, after)
+        super().__init__(feed, feed.account(account), after)
         self.jobs = jobs
-        self._account = account
         self._deadline = asyncio.get_running_loop().time() + ends_in
-
-    async def _watch(self, receive: Receive, send: Send) -> bool:
-        with self._feed.watching_account(self._account) as tail:
-            return await self._follow(tail, receive, send)
 
     def _leash_length(self) -> float | None:
         left = self._deadline - asyncio.get_running_loop().time()
@@ -281,10 +275,10 @@ class FeedResponse(EventSourceResponse):
     """
 
     def __init__(self, stream: Stream, headers: Mapping[str, str] | None = None) -> None:
-        plain = {"Content-Type": "text/plain; charset=utf-8"} if isinstance(stream, LineStream) else {}
-        super().__init__(iter(()), headers=_HEADERS | plain | dict(headers or {}))
-        # A server's own affair, which it says itself where it must: to HTTP/1.0, and to who asked for a close.
-        del self.headers["Connection"]
+        # What the parent works out is the same for every stream: 15 microseconds of each one's opening.
+        vars(self).update(vars(_pattern("text/plain" if isinstance(stream, LineStream) else "text/event-stream")))
+        own = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
+        self.raw_headers = [*self.raw_headers, *own]
         self._stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -299,6 +293,15 @@ class FeedResponse(EventSourceResponse):
             await self._stream.serve(receive, send)
         else:
             unwinding.append(self._stream)
+
+
+@cache
+def _pattern(media_type: str) -> EventSourceResponse:
+    charset = "; charset=utf-8" if media_type == "text/plain" else ""
+    response = EventSourceResponse(iter(()), headers=_HEADERS | {"Content-Type": media_type + charset})
+    # A server's own affair, which it says itself where it must: to HTTP/1.0, and to who asked for a close.
+    del response.headers["Connection"]
+    return response
 
 
 class Unwound:
@@ -319,7 +322,16 @@ class Unwound:
         scope.setdefault("state", {})["unwinding"] = unwinding
         await self._app(scope, receive, send)
         if unwinding:
+            _shrink(scope)
             await unwinding.pop().serve(receive, send)
+
+
+def _shrink(scope: Scope) -> None:
+    """Let go of the request: the server needs its method from now on, and a log its path. A tenth of the memory."""
+    kept = {name: scope[name] for name in ("type", "method", "path")}
+    scope["headers"].clear()
+    scope.clear()
+    scope.update(kept)
 
 
 class BrokenOff(Response):

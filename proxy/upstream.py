@@ -6,6 +6,7 @@ look like a lost answer), follow no redirect, and distinguish what surely was no
 from what may have been (a `JobError`: never again).
 """
 
+import base64
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,7 @@ from proxy.answers import (
     Missing,
     Nonsense,
     NotTaken,
+    Seen,
     Transient,
     loads,
     message_of,
@@ -63,6 +65,10 @@ class File:
     name: str
     type: str
     data: bytes = field(repr=False)
+
+    def data_url(self) -> str:
+        """The bytes as they stand in JSON."""
+        return f"data:{self.type};base64,{base64.b64encode(self.data).decode()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +132,15 @@ class Upstream:
 
     # --- reads: free, repeatable ---
 
-    async def get(self, path: str, query: Mapping[str, str] | None = None) -> Answer:
-        """Read a path; returns a success, or raises a ReadFailed of the kind that fits."""
-        return self._readable(await self._read("GET", path, query=query))
+    async def get(self, path: str, query: Mapping[str, str] | None = None, seen: Seen | None = None) -> Answer:
+        """Read a path; returns a success, or raises a ReadFailed of the kind that fits.
+
+        With `seen`, raises Unchanged for an answer that is the same as before.
+        """
+        answer = self._readable(await self._read("GET", path, query=query))
+        if seen is not None:
+            seen.compare(path, answer)
+        return answer
 
     async def prove(self, path: str, query: Mapping[str, str] | None = None) -> None:
         """Read a path that only a working key is answered; that nothing is there is an answer. Raises a ReadFailed."""

@@ -67,9 +67,7 @@ async def test_a_missing_or_unknown_key_is_401(world: World, method: str, path: 
     assert response.headers["www-authenticate"] == "Bearer"
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/api", "/api/job", "/api/jobs/", "/api/jobs/x/y", "/favicon.ico", "/%00", "/..%2f"]
-)
+@pytest.mark.parametrize("path", ["/api", "/api/job", "/api/jobs/", "/api/jobs/x/y", "/favicon.ico", "/%00", "/..%2f"])
 async def test_an_unknown_path_is_404_in_json(world: World, path: str) -> None:
     response = await world.http.get(path)
     assert response.status_code == 404
@@ -123,11 +121,6 @@ async def test_an_offer_of_http2_does_not_lose_the_order(world: World) -> None:
         % (world.key.encode(), len(body), body),
     )
     assert answer.startswith(b"HTTP/1.1 202 ")
-
-
-async def test_a_dry_run_makes_no_job_and_charges_nothing(world: World) -> None:
-    assert fields_of(await world.http.post("/api/jobs", json=GAGA, params={"dry_run": "1"})) == ["dry_run"]
-    await nothing_happened(world)
 
 
 # --- orders that are refused: a clear 4xx, no job, no token ---

@@ -76,8 +76,11 @@ async def watch(feed: Feed, claim: Claim) -> AsyncIterator[JobTail]:
     """The tail of a claim's job, watched."""
     tail = await feed.job(claim.job.account, claim.job.id)
     assert tail is not None
-    with feed.watching_job(tail) as kept:
+    kept = feed.join(tail)
+    try:
         yield kept
+    finally:
+        feed.leave(kept)
 
 
 class Reader:
@@ -276,20 +279,20 @@ async def test_changes_that_went_untold_are_read(store: WatchedStore, untold: in
     feed = Feed(store)
     running = asyncio.create_task(feed.run())
     claim = await start(store)
-    with feed.watching_account(claim.job.account) as account:
-        tail, reader = await feed.job(claim.job.account, claim.job.id), Reader(cursor=-1)
-        assert tail is not None
-        await account.after(reader)
-        account.live.add(reader)
-        reads = store.reads
-        for _ in range(untold):
-            await store.append(claim, PROGRESS)
-        forgot.set()
-        while store.reads == reads or reader.woken < untold:
-            await asyncio.sleep(0.001)
-        await reached(tail, 1 + untold)
-        assert not tail.ended
-        assert numbers(await account.after(reader)) == [reader.cursor] * untold
+    account = feed.join(feed.account(claim.job.account))
+    tail, reader = await feed.job(claim.job.account, claim.job.id), Reader(cursor=-1)
+    assert tail is not None
+    await account.after(reader)
+    account.live.add(reader)
+    reads = store.reads
+    for _ in range(untold):
+        await store.append(claim, PROGRESS)
+    forgot.set()
+    while store.reads == reads or reader.woken < untold:
+        await asyncio.sleep(0.001)
+    await reached(tail, 1 + untold)
+    assert not tail.ended
+    assert numbers(await account.after(reader)) == [reader.cursor] * untold
     running.cancel()
     with suppress(asyncio.CancelledError):
         await running
@@ -305,8 +308,9 @@ async def claim(store: WatchedStore) -> Claim:
 
 @pytest.fixture
 async def account(feed: Feed, claim: Claim) -> AsyncIterator[AccountTail]:
-    with feed.watching_account(claim.job.account) as tail:
-        yield tail
+    tail = feed.join(feed.account(claim.job.account))
+    yield tail
+    feed.leave(tail)
 
 
 async def live(account: AccountTail, reader: Reader) -> bytes:
@@ -447,8 +451,7 @@ async def test_a_tail_that_was_dropped_before_it_is_watched_catches_up(store: Wa
     tail = JobTail(claim.job.account, claim.job.id)
     await tail.refresh(store, 1)
     await store.append(claim, PROGRESS)
-    with feed.watching_job(tail) as kept:
-        await reached(kept, 2)
+    await reached(feed.join(tail), 2)
 
 
 async def test_another_account_s_job_is_none(store: WatchedStore, feed: Feed) -> None:
@@ -500,10 +503,10 @@ async def test_a_feed_that_is_stopped_leaves_no_read_behind(store: WatchedStore)
     running = asyncio.create_task(feed.run())
     await asyncio.sleep(0)
     store.away = 1_000_000
-    with feed.watching_job(JobTail("acct_1", "job_1")):
-        while not store.reads:
-            await asyncio.sleep(0.001)
-        running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
+    feed.join(JobTail("acct_1", "job_1"))
+    while not store.reads:
+        await asyncio.sleep(0.001)
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
     assert len(asyncio.all_tasks()) == 1

@@ -170,17 +170,17 @@ def test_a_very_long_model_s_name_is_not_repeated_whole() -> None:
 
 @pytest.mark.parametrize("model", MINIMAL)
 def test_an_unknown_field_is_refused_by_its_name(model: str) -> None:
-    assert faults(model, **MINIMAL[model], promt="A cat") == {"promt": "this model has no such field"}
+    assert faults(model, **MINIMAL[model], promt="A cat") == {"promt": "there is no such field"}
 
 
 @pytest.mark.parametrize("name", ["model_config", "__class__", "__pydantic_extra__", "self", "a.b"])
 def test_a_field_may_have_any_name_and_is_refused_all_the_same(name: str) -> None:
-    assert faults("suno", **CAT, **{name: 1}) == {name: "this model has no such field"}
+    assert faults("suno", **CAT, **{name: 1}) == {name: "there is no such field"}
 
 
 def test_an_unknown_field_inside_another_is_refused_by_its_path() -> None:
     assert faults("gaga-1", chunks=[{"prompt": "Hello"}, {"prompt": "Hello", "image": IMAGE}]) == {
-        "chunks.1.image": "this model has no such field"
+        "chunks.1.image": "there is no such field"
     }
 
 

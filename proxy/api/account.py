@@ -39,12 +39,13 @@ class Accounts:
         services, query = self.services, request.query_params
         try:
             services.check_running()
-            key = await services.auth.key_or_link(request)
+            caller = await services.auth.caller(request)
         except Unavailable as error:
             # EventSource gives up for good on any status but 200, and this will pass.
             return BrokenOff(error.message)
         jobs = frozenset(query["jobs"].split(",")) if "jobs" in query else None
         # What a Link opens lasts no longer than it.
-        ends_in = int(query["expires"]) - services.clock.now() if "signature" in query else math.inf
-        stream = AccountStream(services.feed, key.account, after=feed_position(request), jobs=jobs, ends_in=ends_in)
+        ends_in = math.inf if caller.until is None else caller.until - services.clock.now()
+        after = feed_position(request)
+        stream = AccountStream(services.feed, caller.key.account, after=after, jobs=jobs, ends_in=ends_in)
         return FeedResponse(stream)

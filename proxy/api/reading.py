@@ -1,15 +1,21 @@
 """How the endpoints read requests and write answers."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 import orjson
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from proxy.bodies import json_object, validated
 from proxy.errors import BadRequest, FieldError, InvalidRequest, TooLarge
 
+Read = TypeVar("Read", bound=BaseModel)
+
 _BODY_LIMIT: Final = 1 << 20
+_PATIENCE: Final = 60.0
 _PAGE: Final = 50
 _LONGEST_PAGE: Final = 200
 
@@ -27,12 +33,23 @@ def refuse_fields(faults: Sequence[FieldError]) -> NoReturn:
 
 
 async def limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
-    """The body as it comes. Raises TooLarge as soon as it is known to be longer than `limit` bytes."""
+    """The body as it comes. Raises TooLarge as soon as it is known to be longer than `limit` bytes.
+
+    Raises BadRequest where nothing comes for `_PATIENCE` seconds.
+    """
     announced = request.headers.get("Content-Length", "")
     size = int(announced) if announced.isdigit() else 0
     _check_size(size, limit)
     size = 0
-    async for chunk in request.stream():
+    chunks = aiter(request.stream())
+    while True:
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                chunk = await anext(chunks, None)
+        except TimeoutError:
+            raise BadRequest(f"The body broke off: nothing came for {_PATIENCE:g} seconds.") from None
+        if chunk is None:
+            return
         size += len(chunk)
         _check_size(size, limit)
         yield chunk
@@ -46,6 +63,15 @@ def _check_size(size: int, limit: int) -> None:
 async def body(request: Request) -> bytes:
     """The whole body. Raises TooLarge over 1 MiB."""
     return b"".join([chunk async for chunk in limited(request, _BODY_LIMIT)])
+
+
+async def record(request: Request, kind: type[Read], what: str) -> Read:
+    """The body as a record of that kind, where null means absent; `what` says what it ought to be.
+
+    Raises TooLarge, BadRequest, and InvalidRequest with every field at fault.
+    """
+    parsed = json_object(await body(request), what)
+    return validated(kind, {name: value for name, value in parsed.items() if value is not None})
 
 
 def last_event_id(request: Request) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from proxy import errors
+from proxy.bodies import LinkWish
 from proxy.errors import PollcastError
 from proxy.openapi import shapes
 from proxy.openapi.parts import ASSET, BYTES, LINES, ORDER, Json, answer, json, stream, text
@@ -51,10 +52,12 @@ _ORDERED: Final = (
     errors.IdempotencyConflict,
     errors.ProviderUnavailable,
 )
+_CONDITIONS: Final = ("Range", "If-Range", "If-None-Match", "If-Modified-Since")
 _BYTES_HEADERS: Final = ("Content-Disposition", "Accept-Ranges", "ETag")
 _CONTENT: Final = {
     200: answer("The bytes.", BYTES, *_BYTES_HEADERS),
     206: answer("The range that was asked for.", BYTES, *_BYTES_HEADERS, "Content-Range"),
+    304: answer("You have it.", None, "ETag"),
 }
 _OUTPUT: Final = _CONTENT | {302: answer("The provider's public URL, asked for afresh.", None, "Location")}
 _OUTPUT_REFUSALS: Final = (
@@ -199,7 +202,7 @@ _JOBS: Final = (
         "The first output's bytes",
         _OUTPUT,
         _OUTPUT_REFUSALS,
-        ("job", "Range", "If-Range"),
+        ("job", *_CONDITIONS),
         security=_KEY_OR_LINK,
         description="409 before the job's end; 404 of a failed job or item.",
     ),
@@ -211,7 +214,7 @@ _JOBS: Final = (
         "An output's bytes",
         _OUTPUT,
         _OUTPUT_REFUSALS,
-        ("job", "n", "Range", "If-Range"),
+        ("job", "n", *_CONDITIONS),
         security=_KEY_OR_LINK,
         description="409 before the job's end; 404 of a failed job or item.",
     ),
@@ -226,7 +229,7 @@ _LINKS: Final = (
         "Make a Link",
         {201: answer("The Link.", json(shapes.Link))},
         (*_KEYED, errors.NotFound, errors.TooLarge, errors.InvalidRequest),
-        body={"required": True, "content": json(shapes.LinkRequest)},
+        body={"required": True, "content": json(LinkWish)},
         security=_KEY,
         description="For a backend that hands its browser a stream without handing it the key. It is for GET and HEAD, "
         "and dies with the key that made it.",
@@ -275,7 +278,7 @@ _ASSETS: Final = (
         "An asset's bytes",
         _CONTENT,
         (*_KEYED, errors.NotFound, errors.RangeNotSatisfiable),
-        ("asset", "Range", "If-Range"),
+        ("asset", "Range", "If-Range", "If-None-Match"),
         security=_KEY_OR_LINK,
     ),
 )
@@ -310,6 +313,12 @@ def _open(path: str, name: str, summary: str, content: Json, *refusals: type[Pol
     return Call("get", path, name, "about", summary, {200: answer(f"{summary}.", content)}, (*_ANY, *refusals))
 
 
+def _file(path: str, name: str, summary: str, media_type: str, *refusals: type[PollcastError]) -> Call:
+    """A file of the playground."""
+    answers = {200: answer(f"{summary}.", text(media_type), "ETag"), 304: answer("You have it.", None, "ETag")}
+    return Call("get", path, name, "about", summary, answers, (*_ANY, *refusals), ("If-None-Match",))
+
+
 _ABOUT: Final = (
     _open("/api/ping", "ping", "The text `pong`", text()),
     _open("/api/models", "listModels", "The catalogue: prices, fields, styles", json(shapes.Catalogue)),
@@ -318,8 +327,9 @@ _ABOUT: Final = (
     _open("/metrics", "metrics", "What Prometheus reads", text(), errors.Unauthorized, errors.NotFound),
     _open("/openapi.json", "openapi", "This document", {"application/json": {"schema": {"type": "object"}}}),
     _open("/docs", "docs", "This document, to be read", text("text/html")),
-    _open("/", "playground", "The playground", text("text/html"), errors.NotFound),
-    _open("/pollcast.js", "client", "The client for browsers", text("text/javascript")),
+    _file("/", "playground", "The playground, if it is on", "text/html", errors.NotFound),
+    _file("/pollcast.js", "client", "The client for browsers", "text/javascript"),
+    _file("/pollcast.d.ts", "clientTypes", "The types of the client for browsers", "application/typescript"),
 )
 
 CALLS: Final = (*_ORDERS, *_JOBS, *_LINKS, *_ASSETS, *_ACCOUNT, *_ABOUT)

@@ -5,9 +5,9 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from proxy.bodies import AssetPlace
 from proxy.job import Status
 from proxy.media_types import SERVED
-from proxy.openapi.shapes import AssetByUrl
 
 Json = dict[str, Any]
 
@@ -82,7 +82,7 @@ ASSET: Final[Json] = {
             "schema": {"type": "object", "required": ["file"], "properties": {"file": {"type": "string"}}},
             "encoding": {"file": {"contentType": "application/octet-stream"}},
         },
-        "application/json": {"schema": ref(AssetByUrl)},
+        "application/json": {"schema": ref(AssetPlace)},
     },
 }
 
@@ -93,6 +93,8 @@ def _parameter(name: str, place: str, description: str, **schema: Any) -> Json:
     required = {"required": True} if place == "path" else {}
     return {"name": name, "in": place, "description": description, "schema": schema or {"type": "string"}, **required}
 
+
+_YES_AND_NO: Final = ["1", "true", "0", "false"]
 
 PARAMETERS: Final[Mapping[str, Json]] = {
     parameter["name"]: parameter
@@ -113,6 +115,8 @@ PARAMETERS: Final[Mapping[str, Json]] = {
         _parameter("lastEventId", "query", "`Last-Event-ID`, for who cannot set headers."),
         _parameter("Range", "header", "One byte range, such as `bytes=0-1023`; what cannot be read is ignored."),
         _parameter("If-Range", "header", "The range only if this is still the `ETag`."),
+        _parameter("If-None-Match", "header", "The `ETag` that you have: 304 if it is still right."),
+        _parameter("If-Modified-Since", "header", "Passed on to the provider, where the bytes are its own."),
         _parameter("status", "query", "Only jobs that are this now; empty: all.", enum=["", *map(str, Status)]),
         _parameter("model", "query", "Only jobs of this model."),
         _parameter("limit", "query", "How many, at most.", type="integer", minimum=1, maximum=200, default=50),
@@ -120,7 +124,7 @@ PARAMETERS: Final[Mapping[str, Json]] = {
         _parameter("after", "query", "An event's number; the newest when absent.", type="integer", minimum=0),
         _parameter("wait", "query", "Seconds, at most.", type="integer", minimum=0, maximum=60, default=0),
         _parameter("jobs", "query", "Only these jobs: ids, with commas between. Unknown ones are skipped."),
-        _parameter("dry_run", "query", "Make and charge nothing; say what would be sent.", type="string", enum=["1"]),
+        _parameter("dry_run", "query", "Make and charge nothing; say what would be sent.", enum=_YES_AND_NO),
     )
 }
 

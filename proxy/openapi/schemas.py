@@ -6,6 +6,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
+from proxy.bodies import AssetPlace, LinkWish
 from proxy.catalogue import without_nulls
 from proxy.openapi import shapes
 from proxy.openapi.parts import Json, ref
@@ -16,7 +17,6 @@ from proxy.providers.base import Model
 _ROOTS: Final[tuple[type[BaseModel], ...]] = (
     shapes.Account,
     shapes.Asset,
-    shapes.AssetByUrl,
     shapes.Catalogue,
     shapes.DryRun,
     shapes.Error,
@@ -26,7 +26,8 @@ _ROOTS: Final[tuple[type[BaseModel], ...]] = (
     shapes.Jobs,
     shapes.Ledger,
     shapes.Link,
-    shapes.LinkRequest,
+    AssetPlace,
+    LinkWish,
 )
 
 
@@ -69,7 +70,7 @@ def _name(reference: Mapping[str, Any]) -> str:
 def _any_order(orders: Mapping[str, Json]) -> Json:
     mapping = {order["title"]: ref(name)["$ref"] for name, order in orders.items()}
     return {
-        "description": "What is asked of a model: its own fields, flat, beside the common ones.",
+        "description": "What is asked of a model: its own fields, flat, beside the common ones. Null means absent.",
         "oneOf": [ref(name) for name in orders],
         "discriminator": {"propertyName": "model", "mapping": mapping},
     }

@@ -195,12 +195,32 @@ class Jobs(Shape):
     next: Next
 
 
+class FormPart(Shape):
+    """A part of a multipart body; a file is a placeholder in words."""
+
+    name: str
+    value: str
+
+
+class ProviderRequest(Shape):
+    """A request to a provider, without its credential; uploads are placeholders."""
+
+    method: Literal["POST"]
+    url: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    # Not called `json`, which is a method of every model.
+    body: Annotated[dict[str, Any] | list[Any] | None, Field(alias="json")] = None
+    """Its body, where it is JSON."""
+    form: list[FormPart] | None = None
+    """Its body, where it is multipart."""
+
+
 class DryRun(Shape):
     """What an order would do; nothing was made, nothing was charged."""
 
     provider: str
-    request: dict[str, Any]
-    """The request that would be sent, without credentials; uploads are placeholders."""
+    request: ProviderRequest
     tokens: Tokens
     """The price."""
 
@@ -287,22 +307,3 @@ class Health(Shape):
     """All is well."""
 
     status: Literal["ok"]
-
-
-# --- what a client sends besides orders ---
-
-
-class AssetByUrl(Shape):
-    """An asset that is fetched from where it is."""
-
-    url: Annotated[str, Field(min_length=1)]
-    """A public https URL."""
-
-
-class LinkRequest(Shape):
-    """Which path to sign, and for how long."""
-
-    path: Annotated[str, Field(min_length=1)]
-    """An `events`, `content` or asset path of the own account; its query is signed with it."""
-    ttl: Annotated[int, Field(ge=1, le=7 * 86400)] = 3600
-    """Seconds."""

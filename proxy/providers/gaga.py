@@ -13,11 +13,12 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Nonsense
+from proxy.answers import Answer, Missing, Nonsense, Seen
 from proxy.clock import Clock
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.media_types import by_url
 from proxy.providers.base import (
+    MOST_PARTS,
     AspectRatio,
     AudioRef,
     Fields,
@@ -27,6 +28,7 @@ from proxy.providers.base import (
     Model,
     Provider,
     Seed,
+    Source,
     Text,
     Update,
     bearer,
@@ -84,7 +86,7 @@ class GagaFields(_GagaFields):
     model_config = _flat_or_chunks_schema("prompt", "audio", "duration")
 
     prompt: Text | None = None
-    chunks: Annotated[list[SpokenChunk], Field(min_length=1)] | None = None
+    chunks: Annotated[list[SpokenChunk], Field(min_length=1, max_length=MOST_PARTS)] | None = None
     image: ImageRef | None = None
     audio: AudioRef | None = None
     duration: Duration | None = Field(default=None, description="Seconds; 10 when absent.")
@@ -106,7 +108,7 @@ class AvatarFields(_GagaFields):
 
     image: ImageRef
     audio: AudioRef | None = None
-    chunks: Annotated[list[AvatarChunk], Field(min_length=1)] | None = None
+    chunks: Annotated[list[AvatarChunk], Field(min_length=1, max_length=MOST_PARTS)] | None = None
     prompt: Text | None = None
     duration: Duration | None = Field(default=None, description="Seconds; 5 when absent.")
 
@@ -217,9 +219,9 @@ class Gaga(Provider):
             raise self.upstream.no_ticket(answer, "names no id")
         return {"id": str(found)}
 
-    async def check(self, ticket: Ticket) -> Update:
+    async def check(self, ticket: Ticket, seen: Seen) -> Update:
         """`PreProcessing`, `Pending`, `Running` go on, as does every word that is not known to end."""
-        answer = await self.upstream.get(f"/v1/generations/{quote(ticket['id'], safe='')}")
+        answer = await self._status(ticket, seen)
         body = answer.object()
         word = body.get("status")
         if not isinstance(word, str):
@@ -232,6 +234,17 @@ class Gaga(Provider):
             case "canceled" | "cancelled":
                 return Update(detail=word, status=Status.CANCELED, message="Gaga canceled the generation.")
         return self.under_way(word, _GOING_ON, answer)
+
+    async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
+        """The status call names the URL anew; where it no longer does, the URL as it was."""
+        del n
+        try:
+            return Source(self.upstream.absolute(_place((await self._status(ticket)).object())))
+        except (Missing, Nonsense):
+            return Source(output.url or "")
+
+    async def _status(self, ticket: Ticket, seen: Seen | None = None) -> Answer:
+        return await self.upstream.get(f"/v1/generations/{quote(ticket['id'], safe='')}", seen=seen)
 
     def _video(self, body: dict[str, Any]) -> Made:
         url = self.upstream.absolute(_place(body))

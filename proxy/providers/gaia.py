@@ -17,7 +17,7 @@ import orjson
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Answer, Missing, Nonsense, Transient, message_of
+from proxy.answers import Answer, Missing, Nonsense, Seen, Transient, message_of
 from proxy.clock import Clock
 from proxy.errors import Interrupted
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
@@ -191,7 +191,7 @@ class Gaia(Provider):
 
     async def _image(self, order: Order, fields: ImageFields, inputs: Inputs) -> Request:
         # One reference goes into `image`, several into `images`, as data URLs (seen, not documented).
-        references = [_data_url(await inputs.file(ref)) for ref in fields.images or ()]
+        references = [(await inputs.file(ref)).data_url() for ref in fields.images or ()]
         body = dropped(
             model=order.model,
             prompt=fields.prompt,
@@ -228,9 +228,9 @@ class Gaia(Provider):
 
     # --- the polls ---
 
-    async def check(self, ticket: Ticket) -> Update:
+    async def check(self, ticket: Ticket, seen: Seen) -> Update:
         """Only words that are known to end do; a result that is not there yet is waited for."""
-        answer = await self.upstream.get(_place(ticket))
+        answer = await self.upstream.get(_place(ticket), seen=seen)
         whole = answer.object()
         body = _unwrapped(whole)
         word = body.get("status") or body.get("state")
@@ -288,13 +288,25 @@ class Gaia(Provider):
         return Made(Output(Role.IMAGE, media_type, url=absolute)), absolute
 
     async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
-        """`/content` for video; where the result named a URL, that one. The key goes to Gaia's origin alone."""
+        """`/content` for video; where the result names a URL, that one. The key goes to Gaia's origin alone."""
         urls = ticket.get("urls") or []
+        if ticket["path"] == _IMAGES:
+            urls = await self._named_anew(ticket) or urls
+        url = urls[n] if n < len(urls) else None
+        if url:
+            return Source(url, keyed=output.relayed or self.upstream.is_own(url))
         if output.url:
             return Source(output.url)
-        if n < len(urls) and urls[n]:
-            return Source(urls[n], keyed=True)
         return Source(self.upstream.at(f"{_place(ticket)}/content"), keyed=True)
+
+    async def _named_anew(self, ticket: Ticket) -> list[str | None]:
+        """The images' URLs as the result names them now; nothing once the provider has forgotten the job."""
+        try:
+            update = self._images(ticket, await self.upstream.get(f"{_place(ticket)}/result"), "")
+        except (Missing, Nonsense):
+            return []
+        urls: list[str | None] = (update.ticket or {}).get("urls", [])
+        return urls
 
     # --- text ---
 
@@ -362,10 +374,6 @@ def _parsed(data: str) -> dict[str, Any]:
 
 def _form_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _data_url(file: File) -> str:
-    return f"data:{file.type};base64,{base64.b64encode(file.data).decode()}"
 
 
 def _inline(data: bytes) -> Made:

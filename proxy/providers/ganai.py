@@ -17,7 +17,7 @@ from uuid import UUID
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Missing, Nonsense, ReadFailed, message_of
+from proxy.answers import Missing, Nonsense, ReadFailed, Seen, Unchanged, message_of
 from proxy.clock import Clock
 from proxy.errors import FieldError, UpstreamFailed
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
@@ -161,17 +161,17 @@ class GanAi(Provider):
             item["message"] = "Gan.ai's reply gave this item no inference_id."
         return {"unique_id": unique_id, "project_id": project} | item
 
-    async def check(self, ticket: Ticket) -> Update:
+    async def check(self, ticket: Ticket, seen: Seen) -> Update:
         """One status call for each item that is not over; a call that fails leaves its item as it was."""
         items = [dict(item) for item in ticket["items"]]
         open_items = [item for item in items if not item.get("over")]
         gate = asyncio.Semaphore(_AT_ONCE)
-        failures = list(filter(None, await asyncio.gather(*(self._ask(item, gate) for item in open_items))))
+        failures = list(filter(None, await asyncio.gather(*(self._ask(item, gate, seen) for item in open_items))))
         if failures and len(failures) == len(open_items):
             raise failures[0]
         return _update(items, open_items)
 
-    async def _ask(self, item: dict[str, Any], gate: asyncio.Semaphore) -> ReadFailed | None:
+    async def _ask(self, item: dict[str, Any], gate: asyncio.Semaphore, seen: Seen) -> ReadFailed | None:
         if not item.get("inference_id"):
             item |= {"over": "failed", "message": item.get("message") or "Gan.ai's reply left this item out."}
             return None
@@ -179,8 +179,10 @@ class GanAi(Provider):
         path = f"/projects/{project}/inference/{inference}/video_status"
         try:
             async with gate:
-                answer = await self.upstream.get(path)
+                answer = await self.upstream.get(path, seen=seen)
             self._learn(item, answer.object())
+        except Unchanged:
+            return None
         except ReadFailed as error:
             return error
         return None
@@ -208,7 +210,7 @@ class GanAi(Provider):
     async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
         """The file, not the permalink (which may be a page): `video_url`, renewed by the status call."""
         item = dict(ticket["items"][n])
-        failure = await self._ask(item, asyncio.Semaphore(1))
+        failure = await self._ask(item, asyncio.Semaphore(1), Seen())
         if isinstance(failure, Missing):
             raise failure
         return Source(item.get("video_url") or output.url or "")

@@ -13,12 +13,13 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Answer, CredentialRefused, Nonsense
+from proxy.answers import Answer, CredentialRefused, Nonsense, Seen
 from proxy.clock import Clock
 from proxy.errors import FieldError, UpstreamFailed
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.media_types import by_url
 from proxy.providers.base import (
+    MOST_PARTS,
     AudioRef,
     Fields,
     Inputs,
@@ -134,7 +135,7 @@ class HeyGenFields(_Speech):
         }
     )
 
-    clips: Annotated[list[Clip], Field(min_length=1)] | None = None
+    clips: Annotated[list[Clip], Field(min_length=1, max_length=MOST_PARTS)] | None = None
     background: VisualRef | None = Field(
         default=None,
         description="An image or mp4 (asset id or public URL), or a colour such as #FAFAFA.",
@@ -252,9 +253,9 @@ class HeyGen(Provider):
             raise self.upstream.no_ticket(answer, "names no video_id")
         return {"video_id": str(video)}
 
-    async def check(self, ticket: Ticket) -> Update:
+    async def check(self, ticket: Ticket, seen: Seen) -> Update:
         """`completed` and `failed` end; every other word goes on."""
-        answer, data = await self._status(ticket)
+        answer, data = await self._status(ticket, seen)
         word = data.get("status")
         if not isinstance(word, str):
             raise Nonsense("HeyGen's answer to a poll has no status.")
@@ -272,8 +273,8 @@ class HeyGen(Provider):
         fresh = self._videos(ticket, data)
         return Source((fresh[n].output.url if n < len(fresh) else output.url) or "")
 
-    async def _status(self, ticket: Ticket) -> tuple[Answer, dict[str, Any]]:
-        answer = await self.upstream.get("/v1/video_status.get", {"video_id": ticket["video_id"]})
+    async def _status(self, ticket: Ticket, seen: Seen | None = None) -> tuple[Answer, dict[str, Any]]:
+        answer = await self.upstream.get("/v1/video_status.get", {"video_id": ticket["video_id"]}, seen)
         body = answer.object()
         if self.upstream.refuses_key(answer):
             raise CredentialRefused(self.upstream.words(answer) or "HeyGen gave no reason.")

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.bench.machine import Meter
+
 Name = tuple[str, ...]
 _LIMIT = 0.85
 """The share of its core above which the load generator may have been what was measured."""
@@ -54,6 +56,10 @@ class Book:
         self.add(("load generator",), "share of its core", share)
         if share > _LIMIT:
             self.near_limit.append(f"{when} ({share:.0%})")
+
+    def check_core(self, meter: Meter) -> None:
+        """Note what others took of the server's core."""
+        self.add(("server's core",), "share that others had", meter.others)
 
     def under(self, *prefix: str) -> Iterator[tuple[Name, Figure]]:
         for name, figure in self.figures.items():

@@ -7,7 +7,6 @@ saturated), and then published to: one event at a time, and eight at once.
 
 import asyncio
 import statistics
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,10 +51,11 @@ async def measure(session: Session, load: Load, folder: Path, book: Book) -> Non
         async with load.streams(server.port, requests, 20):
             pass  # what is set up at the first stream is not a stream's own
         await asyncio.sleep(0.5)
-        before = machine.memory(server.pid)
+        before, meter = machine.memory(server.pid), machine.Meter(server.pid)
         async with load.streams(server.port, requests, session.streams) as streams:
             run = _Run(session, server, streams, book)
-            run.opened(before, await run.idle())
+            run.opened(meter)
+            run.held(before, await run.idle())
             for way in session.ways:
                 gap = await run.pace(way)
                 await run.publish(way, gap, 1)
@@ -76,19 +76,22 @@ class _Run:
 
     async def idle(self) -> float:
         """Leave the streams alone; gives the memory that the server holds then."""
-        cpu, began = machine.cpu(self.server.pid), time.monotonic()
+        meter = machine.Meter(self.server.pid)
         await asyncio.sleep(self.session.idle)
-        used, seconds = machine.cpu(self.server.pid) - cpu, time.monotonic() - began
-        self._add("", "idle", "us of CPU per stream and second", used / seconds / self.session.streams * 1e6)
+        self._add("", "idle", "us of CPU per stream and second", meter.cpu / meter.seconds / self.session.streams * 1e6)
         return machine.memory(self.server.pid)
 
-    def opened(self, before: float, after: float) -> None:
+    def opened(self, meter: machine.Meter) -> None:
+        self.book.check_core(meter)
         opened = self.streams.opened
         if opened["open"] != self.session.streams or opened["refused"]:
             raise RuntimeError(f"{self.session}: not all streams were opened: {opened}")
         self._add("", "streams opened", "1/s", opened["opened"] / opened["seconds"])
-        self._add("", "memory", "KiB per stream", (after - before) / self.session.streams)
+        self._add("", "cpu to open", "us per stream", meter.cpu / self.session.streams * 1e6)
         self._check_load("opening", opened["cpu"], opened["seconds"])
+
+    def held(self, before: float, after: float) -> None:
+        self._add("", "memory", "KiB per stream", (after - before) / self.session.streams)
 
     async def pace(self, way: str) -> float:
         """Publish some rounds, each when the last has come everywhere; gives the gap that leaves room."""
@@ -104,10 +107,11 @@ class _Run:
         session = self.session
         rounds = max(session.deliveries // (session.streams * burst), 5 if burst == 1 else 3)
         await self.streams.begin(rounds * burst)
-        cpu = machine.cpu(self.server.pid)
+        meter = machine.Meter(self.server.pid)
         await self._tell(way, rounds, gap, burst)
         counted = await self.streams.counted()
-        used = machine.cpu(self.server.pid) - cpu
+        used = meter.cpu
+        self.book.check_core(meter)
         expected = rounds * burst * session.streams
         if counted["events"] != expected:
             raise RuntimeError(f"{session}: {counted['events']} of {expected} events were delivered")

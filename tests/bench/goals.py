@@ -7,6 +7,9 @@ from typing import Final
 from tests.bench.book import Book, Name
 
 OURS: Final = "pollcast"
+TASKS: Final = "bare loop, a task each"
+EACH: Final = "one commit per event, plain SQL"
+SHARE: Final = "polls, of those of a fixed interval with that median"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,4 +66,29 @@ def _delivery() -> Iterator[Goal]:
         yield case.against("naive", "streams opened", 4, at_least=True)
 
 
-GOALS: Final = tuple(_delivery())
+def _orders() -> Iterator[Goal]:
+    first_byte = ("orders", "100 at once", "first byte, p50")
+    generate, ping = (*first_byte, "POST /api/generate"), (*first_byte, "GET /api/ping")
+    yield Goal("first byte of POST /api/generate, p50, against GET /api/ping", generate, ping, 4, 4)
+    accepted = ("orders", "100 at once", "answered", "POST /api/generate")
+    yield Goal("jobs accepted per second on SQLite", accepted, None, 1500, 1500, at_least=True)
+
+
+def _jobs() -> Iterator[Goal]:
+    case = "10,000 under way"
+    ours = ("jobs", case, "cpu", OURS)
+    yield Goal(f"CPU per poll, {case}, against a bare loop", ours, ("jobs", case, "cpu", TASKS), 1.1, 1.1)
+    yield Goal(f"memory per running job, {case}, KiB", ("jobs", case, "memory", OURS), None, 6, 6)
+    case = "10,000 jobs of 40 s"
+    yield Goal(f"lag, p99, {case}, s", ("lag", case, "lag, p99", OURS), None, 2.25, 2.25)
+    yield Goal(f"polls of those of a fixed interval as late, {case}", ("lag", case, SHARE, OURS), None, 0.6, 0.6)
+
+
+def _rest() -> Iterator[Goal]:
+    recorded = ("journal", "64 jobs at once", "recorded")
+    yield Goal("events journalled, against a commit each", (*recorded, OURS), (*recorded, EACH), 5, 5, at_least=True)
+    until = ("stop", "5,000 streams open", "until the process has ended", OURS)
+    yield Goal("stop with 5,000 streams open, s", until, None, 1, 1)
+
+
+GOALS: Final = (*_delivery(), *_orders(), *_jobs(), *_rest())

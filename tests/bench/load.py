@@ -12,6 +12,8 @@ from tests.bench import machine
 from tests.bench.process import Process, python, started
 
 SOURCE = Path(__file__).with_name("load.c")
+NUMBER = "@" * 10
+"""In a request, stands for the number of the stream or request that sends it."""
 IN_FLIGHT = 64
 """Streams that are being opened at once."""
 MARK = '"t":'

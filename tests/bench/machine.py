@@ -35,6 +35,37 @@ def cpu(*pids: int) -> float:
     return sum(time.clock_gettime((~pid << 3) | 2) for pid in pids)
 
 
+class Meter:
+    """What is used of the server's core from now on, by the server and by others."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._cpu, self._busy, self._began = cpu(pid), _busy(cores()[0]), time.monotonic()
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of CPU that the server has used."""
+        return cpu(self._pid) - self._cpu
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that have passed."""
+        return time.monotonic() - self._began
+
+    @property
+    def others(self) -> float:
+        """The share of the core that other processes had: 0 where the time was too short to tell."""
+        share = (_busy(cores()[0]) - self._busy - self.cpu) / self.seconds
+        return max(share, 0) if self.seconds > 0.5 else 0
+
+
+def _busy(core: int) -> float:
+    """Seconds that a core has been at work, for whomever; in hundredths."""
+    text = Path("/proc/stat").read_text().partition(f"cpu{core} ")[2].partition("\n")[0]
+    user, nice, system, _, _, irq, softirq, steal = map(int, text.split()[:8])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
 def memory(*pids: int) -> float:
     """Resident KiB of processes."""
     return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE / 1024 for pid in pids)

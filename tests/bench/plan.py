@@ -26,6 +26,11 @@ class Plan:
     _places: Iterator[int] = field(default_factory=count)
     _began: float = field(default_factory=time.monotonic)
 
+    @property
+    def long_rounds(self) -> int:
+        """Rounds of what takes minutes."""
+        return min(self.rounds, 2)
+
     def place(self) -> Path:
         """A new folder."""
         place = self.folder / str(next(self._places))

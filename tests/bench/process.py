@@ -41,6 +41,11 @@ class Process:
         self._process.stdin.write(text + b"\n")
 
     async def said(self, patience: float = PATIENCE) -> dict[str, Any]:
+        """The next line that it says, as JSON."""
+        answer: dict[str, Any] = orjson.loads(await self.word(patience))
+        return answer
+
+    async def word(self, patience: float = PATIENCE) -> str:
         """The next line that it says."""
         assert self._process.stdout is not None
         try:
@@ -50,8 +55,7 @@ class Process:
             raise Failed(f"No answer within {patience:g} seconds.\n{self.tail()}") from None
         if not line:
             raise Failed(f"It ended.\n{self.tail()}")
-        answer: dict[str, Any] = orjson.loads(line)
-        return answer
+        return line.decode().strip()
 
     async def listens(self, port: int) -> None:
         """Wait until it takes connections."""
@@ -109,6 +113,14 @@ async def started(
         yield process
     finally:
         await process.stop()
+
+
+async def lines() -> AsyncIterator[dict[str, Any]]:
+    """What this process is told on its own standard input, until that ends."""
+    reader = asyncio.StreamReader(limit=1 << 20)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while line := await reader.readline():
+        yield orjson.loads(line)
 
 
 def python(module: str, *arguments: object) -> tuple[str, ...]:

@@ -1,11 +1,15 @@
 """Pollcast as a user starts it (`serve`), save for a store that also does what the benchmark says.
 
+    python -m tests.bench.product held      the benchmark holds all jobs and publishes; the runner finds none
+    python -m tests.bench.product free      the runner runs them; the benchmark only looks
+
 The benchmark publishes in two ways. `append` is what the runner does, the durable journal included. `told` tells the
 feed of events as if they had just been recorded, so that delivery alone can be held against servers that keep no
 journal. This file is the only one of the benchmark that knows anything of Pollcast's inside.
 """
 
 import asyncio
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -14,7 +18,7 @@ from typing import Any, Self
 
 from proxy import app, cli, tokens
 from proxy.clock import Clock, SystemClock
-from proxy.job import Draft, Event, Order, Status, encode
+from proxy.job import Draft, Event, Order, Status
 from proxy.links import Links
 from proxy.settings import Settings, read
 from proxy.store.base import Admission, Change, Claim, Room
@@ -22,6 +26,12 @@ from proxy.store.sqlite import SqliteStore
 from tests.bench.publish import fields, obey
 
 NODE = "bench"
+DATA = (
+    b'{"status":"Processing","job":"%s","model":"gaga-1","n":%d,"at":"2026-11-20T12:00:00.000Z",'
+    b'"detail":"Running","progress":50,"t":%d}'
+)
+"""An event as the log has it: encoding it is the journal's part, and is done once for all."""
+HELD = sys.argv[1:] == ["held"]
 
 
 class Store(SqliteStore):
@@ -43,8 +53,8 @@ class Store(SqliteStore):
         await super().__aexit__(kind, error, trace)
 
     async def claim(self, node: str, rooms: Mapping[str, Room], limit: int) -> Sequence[Claim]:
-        """The benchmark holds all jobs; the runner finds none."""
-        return await super().claim(node, rooms, limit) if node == NODE else ()
+        """Where the benchmark holds all jobs, the runner finds none."""
+        return await super().claim(node, rooms, limit) if node == NODE or not HELD else ()
 
     async def read(self, job_id: str, after: int, account: str | None = None) -> Sequence[Event]:
         unrecorded = self._unrecorded.get(job_id)
@@ -96,8 +106,7 @@ class Publishing:
     def _unrecorded(self, topic: int) -> Event:
         job = self._claims[topic].job
         self._newest[topic] = n = self._newest[topic] + 1
-        data = encode(job, Draft(Status.PROCESSING, fields()), n, time.time())
-        return Event(job.id, n, data, final=False, position=n)
+        return Event(job.id, n, DATA % (job.id.encode(), n, time.monotonic_ns()), final=False, position=n)
 
 
 def _open_store(url: str, clock: Clock, *, exclusive: bool = False) -> Store:
@@ -105,5 +114,6 @@ def _open_store(url: str, clock: Clock, *, exclusive: bool = False) -> Store:
 
 
 if __name__ == "__main__":
-    app.open_store = _open_store  # type: ignore[assignment, attr-defined]  # the one seam: a store that tells what it is told
+    # The one seam: a store that tells what it is told.
+    app.open_store = _open_store  # type: ignore[attr-defined]
     cli.main(["serve"])

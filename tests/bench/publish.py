@@ -2,7 +2,7 @@
 
 The server publishes from within, as Pollcast's runner does; for nchan a process beside it posts. Lines in, lines out:
 `{"do": "open", "topics": N}` is answered by the request targets of the topics, `{"do": "publish", ...}` by `{}` once
-all has been published.
+all has been published, `{"do": "stats"}` by how many tasks and allocated blocks there are.
 """
 
 import asyncio
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 import orjson
+
+from tests.bench.process import lines
 
 CHUNK: Final = 32
 """Topics that get their event at once, where there are many."""
@@ -29,14 +31,13 @@ class Publisher(Protocol):
 
 async def obey(publisher: Publisher) -> None:
     """Do what standard input says, until it ends."""
-    reader = asyncio.StreamReader(limit=1 << 20)
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    while line := await reader.readline():
-        order = orjson.loads(line)
+    async for order in lines():
         answer: dict[str, Any] = {}
         match order.pop("do"):
             case "open":
                 answer = {"targets": await publisher.open(**order)}
+            case "stats":
+                answer = {"tasks": len(asyncio.all_tasks()), "blocks": sys.getallocatedblocks()}
             case "publish":
                 await _publish(publisher, **order)
         print(orjson.dumps(answer).decode(), flush=True)  # noqa: T201

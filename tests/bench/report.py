@@ -17,7 +17,7 @@ def written(book: Book, machine: Mapping[str, str]) -> str:
     parts = ["\n".join(f"{name:14}  {value}" for name, value in machine.items())]
     parts += [_section(row, case, book) for row, case in _sections(book)]
     parts.append(_goals(book))
-    parts.append(_load(book))
+    parts += [_load(book), _others(book)]
     parts.append("\n".join(book.notes))
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -61,6 +61,17 @@ def _load(book: Book) -> str:
     if not book.near_limit:
         return f"{busiest}: it was not the bottleneck."
     return f"{busiest}. It may have been the bottleneck of: {'; '.join(dict.fromkeys(book.near_limit))}."
+
+
+def _others(book: Book) -> str:
+    """Whether the server had its core for itself."""
+    figure = book.figures.get(("server's core",))
+    if figure is None or max(figure.values) < 0.1:
+        return ""
+    return (
+        f"Other processes had up to {max(figure.values):.0%} of the server's core while it was measured "
+        f"({figure.median:.0%} at the median): what is per second or late was better alone; CPU and memory hold."
+    )
 
 
 def table(lines: Sequence[Sequence[str]]) -> str:

@@ -9,7 +9,7 @@ from typing import Final
 from tests.bench import machine, nchan
 from tests.bench.process import Process, python, started
 
-PEERS: Final = ("naive", "bare", "nchan")
+PEERS: Final = ("naive", "bare", "nchan", "floor")
 ALL: Final = ("pollcast", *PEERS)
 
 
@@ -36,7 +36,7 @@ async def serving(name: str, folder: Path) -> AsyncIterator[Serving]:
         async with nchan.serving(folder, port) as (worker, publisher):
             yield Serving(port, worker, publisher)
         return
-    command = python("product") if name == "pollcast" else python("peers", name, port)
+    command = python("product", "held") if name == "pollcast" else python("peers", name, port)
     environment = {
         "POLLCAST_PORT": str(port),
         "POLLCAST_STORE": f"sqlite:///{folder}/pollcast.db",

@@ -435,7 +435,6 @@ async def test_a_url_names_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("url", "right"),
     [
-        ("redis://localhost:6379/0", "not there yet"),
         ("postgres://localhost/db", "sqlite:///relative/path.db"),
         ("sqlite:///", "sqlite:///relative/path.db"),
         ("sqlite://pollcast.db", "sqlite:///relative/path.db"),
