@@ -41,8 +41,9 @@ class Http(HttpToolsProtocol):
         self.scope["state"]["connection"] = self
 
     def push(self, chunk: bytes, /) -> bool:
-        """Write a chunk of the response that is under way; False while the client has enough to read already."""
-        if self.flow.write_paused:
+        """Write a chunk of the response that is under way; False while the client has enough to read, or has gone."""
+        # uvloop raises on a write to a connection that was reset, before its stream's task has heard of that.
+        if self.flow.write_paused or self.transport.is_closing():
             return False
         self.transport.write(chunk)
         return True

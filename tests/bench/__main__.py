@@ -47,11 +47,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
         plan = _plan(arguments, Path(folder), book)
         rows = [arguments.row] if arguments.row else list(ROWS)
-        failed = [row for row in rows if not uvloop.run(_carried_out(row, plan))]
+        for row in rows:
+            uvloop.run(_carried_out(row, plan))
     _print(report.written(book, description))
     if arguments.json:
         report.keep(arguments.json, book, description)
-    return 1 if failed else 0
+    return 1 if book.failed else 0
 
 
 def _soaked(arguments: argparse.Namespace) -> bool:
@@ -63,14 +64,12 @@ def _soaked(arguments: argparse.Namespace) -> bool:
         return uvloop.run(work)
 
 
-async def _carried_out(row: str, plan: Plan) -> bool:
+async def _carried_out(row: str, plan: Plan) -> None:
     """Run a row; one that fails says why and leaves the others their turn."""
     try:
         await ROWS[row](plan)
     except Exception as error:  # noqa: BLE001 - whatever it is, the other rows' figures are worth having
-        plan.book.note(f"FAILED: {row}: {type(error).__name__}: {error}")
-        return False
-    return True
+        plan.book.fail(f"{row}: {type(error).__name__}: {error}")
 
 
 def _plan(arguments: argparse.Namespace, folder: Path, book: Book) -> Plan:
@@ -83,11 +82,12 @@ def _plan(arguments: argparse.Namespace, folder: Path, book: Book) -> Plan:
     if len(set(machine.cores())) == 1:
         book.note("There is one core only: server and load share it, and no figure is worth much.")
     quick = arguments.quick
+    wanted = arguments.servers or (servers.QUICK if quick else servers.ALL)
     return Plan(
         generator,
         folder,
         book,
-        tuple(name for name in found if name in (arguments.servers or found)),
+        tuple(name for name in found if name in wanted),
         rounds=arguments.rounds or (1 if quick else 3),
         streams=arguments.streams or ((1000,) if quick else (100, 1000, 10_000)),
         jobs=arguments.jobs or ((1000,) if quick else (100, 1000, 10_000)),

@@ -41,6 +41,7 @@ class Book:
     def __init__(self) -> None:
         self.figures: dict[Name, Figure] = {}
         self.notes: list[str] = []
+        self.failed = False
         self.near_limit: list[str] = []
         """When the load generator may have been the bottleneck."""
 
@@ -50,6 +51,11 @@ class Book:
     def note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
+
+    def fail(self, text: str) -> None:
+        """Note that something could not be measured; the run goes on, and ends in failure."""
+        self.note(f"FAILED: {text}")
+        self.failed = True
 
     def check_load(self, when: str, share: float) -> None:
         """Note the share of its core that the load generator used, and say where that was nearly all of it."""

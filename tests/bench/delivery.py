@@ -14,6 +14,7 @@ from tests.bench import machine
 from tests.bench.book import Book
 from tests.bench.load import Load, Streams, request
 from tests.bench.plan import Plan
+from tests.bench.process import Failed
 from tests.bench.servers import Serving, serving
 
 BURST = 8
@@ -105,11 +106,13 @@ class _Run:
 
     async def publish(self, way: str, gap: float, burst: int) -> None:
         session = self.session
-        rounds = max(session.deliveries // (session.streams * burst), 5 if burst == 1 else 3)
-        await self.streams.begin(rounds * burst)
+        deliveries = session.deliveries // 4 if session.each else session.deliveries
+        rounds = max(deliveries // (session.streams * burst), 5 if burst == 1 else 3)
+        patience = 60 + 4 * rounds * gap
+        await self.streams.begin(rounds * burst, patience)
         meter = machine.Meter(self.server.pid)
-        await self._tell(way, rounds, gap, burst)
-        counted = await self.streams.counted()
+        await self._tell(way, rounds, gap, burst, patience)
+        counted = await self.streams.counted(patience)
         used = meter.cpu
         self.book.check_core(meter)
         expected = rounds * burst * session.streams
@@ -123,10 +126,10 @@ class _Run:
             self._add(way, f"cpu, {burst} in flight", "us per event", used / expected * 1e6)
         self._check_load(way, counted["cpu"], counted["seconds"])
 
-    async def _tell(self, way: str, rounds: int, gap: float, burst: int) -> None:
+    async def _tell(self, way: str, rounds: int, gap: float, burst: int, patience: float = 60) -> None:
         topics = self.session.topics
         order = {"do": "publish", "topics": topics, "rounds": rounds, "gap": gap, "burst": burst, "way": way}
-        await self.server.publisher.ask(order)
+        await self.server.publisher.ask(order, patience)
 
     def _check_load(self, what: str, cpu: float, seconds: float) -> None:
         session = self.session
@@ -142,4 +145,7 @@ async def run(plan: Plan) -> None:
                 for server in plan.servers:
                     session = Session(server, streams, each, deliveries, idle)
                     plan.say(f"delivery, round {round_ + 1}: {server}, {session.shape}")
-                    await measure(session, plan.load, plan.place(), plan.book)
+                    try:
+                        await measure(session, plan.load, plan.place(), plan.book)
+                    except (RuntimeError, Failed) as error:
+                        plan.book.fail(f"delivery, {server}, {session.shape}: {error}")

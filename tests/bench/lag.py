@@ -13,7 +13,7 @@ from tests.bench.goals import OURS, SHARE
 from tests.bench.plan import Plan
 from tests.bench.process import python, started
 
-MEAN: Final = {False: 40.0, True: 4.0}
+MEAN: Final = {False: 30.0, True: 4.0}
 SPREAD: Final = 0.15
 """How long jobs last: seconds (by `quick`), and the standard deviation as a share of it."""
 TAUGHT: Final = 90

@@ -12,6 +12,8 @@ from tests.bench.process import Process, python, started
 PEERS: Final = ("naive", "bare", "nchan", "floor")
 ALL: Final = ("pollcast", *PEERS)
 
+QUICK: Final = ("pollcast", "naive", "nchan")
+
 
 @dataclass(frozen=True, slots=True)
 class Serving:
