@@ -1,6 +1,9 @@
 """Bytes at rest: assets and inline outputs, in a directory or an object store."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -14,18 +17,34 @@ BlobsError = BaseError
 """What the storage library raises for a place that it cannot open."""
 
 _CHUNK: Final = 1 << 18
+_PARTS: Final = 2
+"""Parts of a multipart upload to an object store that are under way at once; each is held in memory."""
+_PART: Final = 5 << 20
+"""Bytes of such a part: the least that S3 takes."""
+
+
+def asset_blob(account: str, asset_id: str) -> str:
+    """The name of an asset's bytes; it says whose record to look for."""
+    return f"assets/{account}/{asset_id}"
 
 
 class Blobs:
     """Named bytes behind one place: a directory's path, or an object store's URL (`s3://bucket/prefix`)."""
 
     def __init__(self, place: str) -> None:
-        self._store = _open(place)
+        self._folder = None if "://" in place else Path(place).resolve()
+        # Empty directories go with the last file in them.
+        self._store: ObjectStore = (
+            LocalStore(self._folder, mkdir=True, automatic_cleanup=True) if self._folder else from_url(place)
+        )
 
     async def put(self, name: str, data: bytes | AsyncIterator[bytes]) -> None:
-        """Store bytes under `name`, replacing what was there. Raises errors.Unavailable."""
+        """Store bytes under `name`, replacing what was there; nothing is left of pieces that break off.
+
+        A few pieces are held in memory at a time. Raises errors.Unavailable, and what the pieces raise.
+        """
         try:
-            await obstore.put_async(self._store, name, data)
+            await obstore.put_async(self._store, name, data, chunk_size=_PART, max_concurrency=_PARTS)
         except (BaseError, OSError) as error:
             raise _unavailable(error) from None
 
@@ -42,7 +61,7 @@ class Blobs:
         except (BaseError, OSError) as error:
             raise _unavailable(error) from None
 
-    async def stream(self, name: str, start: int, end: int) -> AsyncIterator[bytes]:
+    async def stream(self, name: str, start: int, end: int) -> AsyncGenerator[bytes]:
         """The bytes from `start` up to, not including, `end`, in pieces. Raises as `read`."""
         if start >= end:
             return
@@ -64,11 +83,34 @@ class Blobs:
         except (BaseError, OSError) as error:
             raise _unavailable(error) from None
 
+    async def older(self, prefix: str, before: float) -> AsyncIterator[str]:
+        """The names under `prefix` (a path's first parts) that were last written before that second of the epoch.
 
-def _open(place: str) -> ObjectStore:
-    if "://" in place:
-        return from_url(place)
-    return LocalStore(Path(place).resolve(), mkdir=True)
+        Raises errors.Unavailable.
+        """
+        try:
+            async for page in obstore.list(self._store, prefix):
+                for found in page:
+                    if found["last_modified"].timestamp() < before:
+                        yield found["path"]
+        except (BaseError, OSError) as error:
+            raise _unavailable(error) from None
+
+    async def drop_unfinished(self, before: float) -> None:
+        """Remove what a crash has left of pieces that were being written to a directory before that second.
+
+        An object store has a rule of its own for that, to abort multipart uploads that are not completed.
+        """
+        if self._folder is not None:
+            await asyncio.to_thread(_drop_unfinished, self._folder, before)
+
+
+def _drop_unfinished(folder: Path, before: float) -> None:
+    for path in folder.rglob("*#*"):
+        # Such names are the storage library's, for what it is still writing; it takes none from outside.
+        with suppress(FileNotFoundError):
+            if re.search(r"#\d+$", path.name) and path.stat().st_mtime < before:
+                path.unlink()
 
 
 def _unavailable(error: Exception) -> Unavailable:

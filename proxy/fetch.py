@@ -9,10 +9,10 @@ its credential and may be anywhere; the credential is dropped as soon as a redir
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from types import TracebackType
 from typing import Final, Self
 
@@ -31,9 +31,12 @@ _READ_TIME: Final = 120.0
 """Seconds that reading a client's URL may take in all."""
 _LOOK_UP: Final = 3.0
 """Seconds that a look-up may take while a client waits for the answer to its order."""
+_PIECE: Final = 1 << 16
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 _UNICAST: Final = IPv6Network("2000::/3")
 """All of IPv6 that is handed out for the open internet (RFC 4291, IANA); the rest has local or no meaning."""
+_HOSTS_OWN: Final = (IPv4Network("192.0.0.0/24"), IPv4Network("168.63.129.16/32"))
+"""What `ipaddress` calls global (in older versions), but clouds serve to their own machines: metadata and the like."""
 
 
 class NotPublic(Exception):
@@ -48,6 +51,10 @@ class FetchFailed(Exception):
         self.reached = reached
 
 
+class FileTooLarge(FetchFailed):
+    """More bytes than were asked for at the most."""
+
+
 def is_public(address: str) -> bool:
     """Whether an IP address is one of the open internet's, looked at through every IPv6 disguise of an IPv4 one."""
     ip = ip_address(address.split("%")[0])
@@ -56,7 +63,7 @@ def is_public(address: str) -> bool:
         if inner is not None:
             return is_public(str(inner))
         return ip in _UNICAST and ip.is_global
-    return ip.is_global and not ip.is_multicast
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _HOSTS_OWN)
 
 
 def _disguised(ip: IPv6Address) -> IPv4Address | None:
@@ -70,7 +77,7 @@ def check_url(text: str) -> URL:
     url = _parsed(text)
     if url.scheme != "https" or not url.host or url.user is not None or url.password is not None:
         raise NotPublic("Only public https:// URLs without a password are fetched.")
-    _check_literal(url)
+    _check_place(url)
     return url
 
 
@@ -83,14 +90,27 @@ def _parsed(text: str) -> URL:
     return url
 
 
-def _check_literal(url: URL) -> None:
+def _check_place(url: URL) -> None:
+    """Raises NotPublic for a port that is another service's, and for a host that is no public address by itself."""
+    if url.port not in {80, 443} and (url.port or 0) < 1024:
+        raise NotPublic(f"Port {url.port} is another service's than the web's.")
     # aiohttp connects to a literal address without asking the resolver, so the resolver's check is not enough.
     try:
         public = is_public(url.host or "")
     except ValueError:
+        _check_spelling(url.host or "")
         return
     if not public:
         raise NotPublic(f"{url.host} is an address of a private network.")
+
+
+def _check_spelling(host: str) -> None:
+    """Raises NotPublic for an address in one of the old spellings (127.1, 0x7f.1, 2130706433): nobody means well."""
+    try:
+        socket.inet_aton(host)
+    except OSError:
+        return
+    raise NotPublic(f"{host} is an address in a spelling that is not taken: write four decimal numbers.")
 
 
 async def check_public(text: str) -> None:
@@ -147,6 +167,39 @@ class Fetched:
     type: str | None
 
 
+class Remote:
+    """An answer that has begun: its status, headers, and body as it comes."""
+
+    def __init__(self, response: ClientResponse) -> None:
+        self._response = response
+        self.status = response.status
+        self.headers: Mapping[str, str] = response.headers
+        """Their names are read in any case."""
+        self.length = response.content_length
+        """How many bytes it says it has, if it does."""
+
+    @property
+    def packed(self) -> bool:
+        """Whether the body is compressed, unasked; it is unpacked as it is read, and of another length then."""
+        return self.headers.get("Content-Encoding", "identity").lower() != "identity"
+
+    async def pieces(self, until: float | None = None) -> AsyncGenerator[bytes]:
+        """The body as it comes, until that time of the loop's; as fast as it is read, so that little of it is held.
+
+        Raises FetchFailed where it breaks off, or stalls.
+        """
+        while True:
+            try:
+                async with asyncio.timeout_at(until):
+                    piece = await self._response.content.read(_PIECE)
+            except (ClientError, TimeoutError, OSError) as error:
+                place = _shown(str(self._response.url))
+                raise FetchFailed(f"{place} broke off: {type(error).__name__}.", reached=True) from None
+            if not piece:
+                return
+            yield piece
+
+
 class Fetcher:
     """The client for strangers' URLs: no cookies, no proxies from the environment, no connection kept."""
 
@@ -173,7 +226,7 @@ class Fetcher:
         headers: Mapping[str, str] | None = None,
         own: Own | None = None,
         secure: bool = False,
-    ) -> AsyncIterator[ClientResponse]:
+    ) -> AsyncIterator[Remote]:
         """Open a URL and follow its redirects (`secure`: to https only); yields the first answer that is none.
 
         Raises NotPublic, and FetchFailed when there is no answer.
@@ -185,7 +238,7 @@ class Fetcher:
             async with self._request(method, url, dict(headers or {}), own) as response:
                 location = response.headers.get("Location")
                 if response.status not in _REDIRECTS or location is None:
-                    yield response
+                    yield Remote(response)
                     return
                 url = _parsed(str(url.join(_parsed(location))))
         raise FetchFailed(f"{_shown(text)} redirects more than {_HOPS} times.", reached=True)
@@ -209,15 +262,32 @@ class Fetcher:
         async with response:
             yield response
 
+    async def stream(self, text: str, limit: int) -> AsyncGenerator[bytes]:
+        """The bytes of a client's public https URL as they come. Raises NotPublic, FetchFailed and FileTooLarge.
+
+        May be iterated by several tasks in turn.
+        """
+        until = asyncio.get_running_loop().time() + _READ_TIME
+        async with AsyncExitStack() as held:
+            try:
+                async with asyncio.timeout_at(until):
+                    remote = await held.enter_async_context(self.open(text, secure=True))
+            except TimeoutError:
+                raise FetchFailed(f"{_shown(text)} does not answer.", reached=False) from None
+            if remote.status != 200:
+                raise FetchFailed(f"{_shown(text)} answered {remote.status}.", reached=True)
+            size = 0
+            async with aclosing(remote.pieces(until)) as chunks:
+                async for chunk in chunks:
+                    size += len(chunk)
+                    if max(size, remote.length or 0) > limit:
+                        raise FileTooLarge(f"The file is larger than {limit} bytes.", reached=True)
+                    yield chunk
+
     async def read(self, text: str, limit: int) -> Fetched:
-        """Read a client's public https URL, at most `limit` bytes. Raises NotPublic and FetchFailed."""
-        try:
-            async with asyncio.timeout(_READ_TIME), self.open(text, secure=True) as response:
-                if response.status != 200:
-                    raise FetchFailed(f"{_shown(text)} answered {response.status}.", reached=True)
-                data = await _read(response, limit)
-        except (ClientError, TimeoutError, OSError) as error:
-            raise FetchFailed(f"{_shown(text)} broke off: {type(error).__name__}.", reached=True) from None
+        """Read a client's public https URL, at most `limit` bytes. Raises as `stream`."""
+        async with aclosing(self.stream(text, limit)) as chunks:
+            data = b"".join([chunk async for chunk in chunks])
         return Fetched(data, sniff(data[:512]))
 
 
@@ -229,16 +299,7 @@ def _check_stranger(url: URL) -> None:
     # A provider's results may be on plain http; where they may point is checked all the same.
     if url.scheme not in {"http", "https"} or not url.host:
         raise NotPublic(f"{_shown(str(url))} is not a URL that can be fetched.")
-    _check_literal(url)
-
-
-async def _read(response: ClientResponse, limit: int) -> bytes:
-    data = bytearray()
-    async for chunk in response.content.iter_chunked(1 << 16):
-        data += chunk
-        if len(data) > limit:
-            raise FetchFailed(f"The file is larger than {limit} bytes.", reached=True)
-    return bytes(data)
+    _check_place(url)
 
 
 def _shown(text: str) -> str:

@@ -1,15 +1,15 @@
-"""What a client brought, in the form a provider wants: bytes, an upload's id, or a URL."""
+"""What a client brought, in the form a provider wants: bytes, an upload's id, or a URL; or what stands for them."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from proxy.blobs import Blobs
-from proxy.errors import UpstreamRejected, UpstreamUnreachable
+from proxy.errors import NotFound, UpstreamRejected, UpstreamUnreachable
 from proxy.fetch import Fetcher, FetchFailed, NotPublic
 from proxy.job import Job
 from proxy.links import Links
-from proxy.media_types import extension
+from proxy.media_types import UNKNOWN, extension
 from proxy.providers.base import is_asset
 from proxy.store.base import Store
 from proxy.upstream import File
@@ -27,14 +27,18 @@ class JobInputs:
     fetcher: Fetcher
     links: Links
     limit: int
+    _uploads: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     async def file(self, ref: str) -> File:
         """The bytes behind an asset id or URL; a JobError when they cannot be had (nothing was sent then)."""
         return await (self._asset(ref) if is_asset(ref) else self._fetched(ref))
 
     async def uploaded(self, ref: str, upload: Callable[[File], Awaitable[Uploaded]]) -> Uploaded:
-        """What the provider's `upload` makes of the bytes behind `ref`."""
-        return await upload(await self.file(ref))
+        """What the provider's `upload` makes of the bytes behind `ref`; they are uploaded once for the job."""
+        if ref not in self._uploads:
+            self._uploads[ref] = await upload(await self.file(ref))
+        uploaded: Uploaded = self._uploads[ref]
+        return uploaded
 
     def url(self, ref: str) -> str:
         """A Link to the asset, or the URL as it is."""
@@ -57,3 +61,42 @@ class JobInputs:
         if fetched.type is None:
             raise UpstreamRejected("The URL's bytes are no image, audio or video that is known. Nothing was sent.")
         return File("input" + extension(fetched.type), fetched.type, fetched.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Placeholder(File):
+    """A file without its bytes, for a request that is shown and not sent."""
+
+    shown: str
+
+    def data_url(self) -> str:
+        """What stands where the bytes would."""
+        return f"data:{self.type};base64,{self.shown}"
+
+
+@dataclass(frozen=True, slots=True)
+class DryInputs:
+    """The inputs of a dry run: nothing is read, fetched or uploaded."""
+
+    account: str
+    store: Store
+    links: Links
+
+    async def file(self, ref: str) -> Placeholder:
+        """What stands for the bytes behind an asset id or URL. Raises NotFound."""
+        if not is_asset(ref):
+            return Placeholder("input", UNKNOWN, b"", f"<file from {ref}>")
+        asset = await self.store.asset(self.account, ref)
+        if asset is None:
+            raise NotFound(f"There is no asset {ref[:100]}.")
+        name = ref + extension(asset.type)
+        return Placeholder(name, asset.type, b"", f"<file {name}, {asset.size} bytes>")
+
+    async def uploaded(self, ref: str, upload: Callable[[File], Awaitable[str]]) -> str:
+        """What stands for the provider's id of an upload."""
+        del upload
+        return f"<upload of {ref}>"
+
+    def url(self, ref: str) -> str:
+        """What stands for the Link to an asset; a URL as it is."""
+        return f"<Link to {self.links.absolute(f'/api/assets/{ref}/content')}>" if is_asset(ref) else ref

@@ -8,7 +8,9 @@ which is for `auth.py` to check.
 
 import math
 from collections.abc import Iterable, Sequence
-from urllib.parse import parse_qsl, urlencode
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import parse_qsl, unquote_plus, urlencode
 
 from itsdangerous import Signer
 
@@ -16,8 +18,16 @@ from proxy.clock import Clock
 from proxy.errors import InvalidRequest, Unauthorized
 from proxy.job import Output
 
-_RESERVED = frozenset({"key", "expires", "signature"})
-_UNSIGNED = frozenset({"lastEventId", "signature"})
+_RESERVED: Final = frozenset({"key", "expires", "signature"})
+_UNSIGNED: Final = frozenset({"lastEventId", "signature"})
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """What a Link says that was not altered: the id of the key that made it, and the second in which it expires."""
+
+    key: str
+    expires: int
 
 
 class Links:
@@ -41,16 +51,19 @@ class Links:
         """The path as an absolute URL of this installation, unsigned."""
         return self._public_url + path
 
-    def sign(self, path: str, key_id: str, ttl: float | None = None, query: str = "") -> str:
-        """Make the Link to `path` (with its own `query`, if any) for `ttl` seconds, as an absolute URL.
+    def expiry(self, ttl: float | None = None) -> int:
+        """When a Link made now expires, in seconds since the epoch; `ttl` in seconds, else as in jobs and events."""
+        return math.ceil(self._clock.now() + (self._ttl if ttl is None else ttl))
+
+    def sign(self, path: str, key_id: str, expires: int | None = None, query: str = "") -> str:
+        """Make the Link to `path` (with its own `query`, if any) as an absolute URL.
 
         Raises InvalidRequest when `query` holds one of the names that a Link adds.
         """
-        ttl = self._ttl if ttl is None else ttl
         pairs = parse_qsl(query, keep_blank_values=True)
         if any(name in _RESERVED for name, _ in pairs):
             raise InvalidRequest(f"A Link's own query cannot hold {', '.join(sorted(_RESERVED))}.")
-        pairs += [("key", key_id), ("expires", str(math.ceil(self._clock.now() + ttl)))]
+        pairs += [("key", key_id), ("expires", str(self.expiry() if expires is None else expires))]
         signature = self._signer.get_signature(_message(path, pairs)).decode()
         return self.absolute(f"{path}?{urlencode([*pairs, ('signature', signature)])}")
 
@@ -62,18 +75,32 @@ class Links:
             return output.url
         return self.sign(f"/api/jobs/{job_id}/content/{output.n}", key_id)
 
-    def check(self, path: str, query: str) -> str:
-        """The id of the key that signed this path and query; raises Unauthorized when altered or expired."""
+    def check(self, path: str, query: str) -> Signed:
+        """What this path and query say; raises Unauthorized when they were altered, or have expired."""
         pairs = parse_qsl(query, keep_blank_values=True)
         named = dict(pairs)
         signature = named.get("signature", "")
         if not self._signer.verify_signature(_message(path, pairs), signature.encode()):
             raise Unauthorized("This Link was altered, or was made for another path: ask for a new one.")
-        if self._clock.now() >= int(named["expires"]):
+        signed = Signed(named["key"], int(named["expires"]))
+        if self._clock.now() >= signed.expires:
             raise Unauthorized("This Link has expired: ask for a new one.")
-        return named["key"]
+        return signed
 
 
 def _message(path: str, pairs: Iterable[tuple[str, str]]) -> bytes:
-    signed = sorted(pair for pair in pairs if pair[0] not in _UNSIGNED)
+    # By name alone: of a parameter that is repeated the last one counts, so that their order matters.
+    signed = sorted((pair for pair in pairs if pair[0] not in _UNSIGNED), key=lambda pair: pair[0])
     return f"{path}?{urlencode(signed)}".encode()
+
+
+def masked(url: str) -> str:
+    """A URL, or its path and query, fit for a log: without the signature that would open it."""
+    path, mark, query = url.partition("?")
+    return path + mark + "&".join(map(_masked, query.split("&")))
+
+
+def _masked(pair: str) -> str:
+    name, equals, _ = pair.partition("=")
+    # A name may be written with percents, and providers' signatures have names such as X-Amz-Signature.
+    return f"{name}=***" if equals and "signature" in unquote_plus(name).lower() else pair

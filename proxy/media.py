@@ -1,19 +1,23 @@
-"""Bytes out and in: a job's content, a client's assets, with ranges, and with headers that let nothing run."""
+"""Bytes out: a job's content, a client's assets, with ranges, and with headers that let nothing run."""
 
+import asyncio
+import logging
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, aclosing
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from proxy.blobs import Blobs
-from proxy.errors import NotFound, RangeNotSatisfiable, UpstreamFailed, UpstreamUnreachable
-from proxy.fetch import Fetcher, FetchFailed, NotPublic
+from proxy.errors import NotFound, RangeNotSatisfiable, Unavailable, UpstreamFailed, UpstreamUnreachable
+from proxy.fetch import Fetcher, FetchFailed, NotPublic, Remote
 from proxy.media_types import UNKNOWN, extension, served
 from proxy.providers.base import Provider, Source
+
+log = logging.getLogger(__name__)
 
 _SANDBOX: Final = {
     "X-Content-Type-Options": "nosniff",
@@ -21,8 +25,17 @@ _SANDBOX: Final = {
     "Cross-Origin-Resource-Policy": "cross-origin",
     "Referrer-Policy": "no-referrer",
 }
-_RELAYED: Final = ("Content-Length", "Content-Range", "ETag", "Last-Modified")
-_ASKED: Final = ("Range", "If-Range")
+_CACHED: Final = "private, no-transform"
+_UNTOLD: Final = frozenset({"", UNKNOWN, "binary/octet-stream"})
+"""What servers say of a type that they do not know; the last is Amazon's."""
+_WRITE: Final = 60.0
+"""Seconds that one write may wait for a client that reads nothing."""
+_SPAN: Final = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
+_GONE: Final = frozenset({401, 403, 404, 410})
+
+
+class SourceGone(UpstreamFailed):
+    """A provider's URL that no longer opens: it may have expired, and be made anew."""
 
 
 def _headers(name: str, media_type: str) -> dict[str, str]:
@@ -31,8 +44,7 @@ def _headers(name: str, media_type: str) -> dict[str, str]:
     return _SANDBOX | {
         "Content-Type": shown,
         "Content-Disposition": f'{disposition}; filename="{name}{extension(shown)}"',
-        "Accept-Ranges": "bytes",
-        "Cache-Control": "private, no-transform",
+        "Cache-Control": _CACHED,
     }
 
 
@@ -43,6 +55,9 @@ def redirect(url: str) -> Response:
     )
 
 
+# --- our own bytes ---
+
+
 async def stored(request: Request, blobs: Blobs, blob: str, name: str, media_type: str) -> Response:
     """Bytes of our own storage, whole or the one range that was asked for. Raises RangeNotSatisfiable."""
     try:
@@ -50,7 +65,9 @@ async def stored(request: Request, blobs: Blobs, blob: str, name: str, media_typ
     except FileNotFoundError:
         raise NotFound("These bytes are gone.") from None
     etag = f'"{name}-{size}"'
-    headers = _headers(name, media_type) | {"ETag": etag}
+    if _has_it(request, etag):
+        return Response(status_code=304, headers={"ETag": etag, "Cache-Control": _CACHED})
+    headers = _headers(name, media_type) | {"ETag": etag, "Accept-Ranges": "bytes"}
     start, end, status = 0, size, 200
     if _wants_range(request, etag):
         span = byte_range(request.headers["Range"], size)
@@ -59,9 +76,13 @@ async def stored(request: Request, blobs: Blobs, blob: str, name: str, media_typ
             status = 206
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
     headers["Content-Length"] = str(end - start)
-    if request.method == "HEAD":
-        return Response(status_code=status, headers=headers)
-    return StreamingResponse(blobs.stream(blob, start, end), status, headers)
+    return _Bytes(status, headers, blobs.stream(blob, start, end), AsyncExitStack())
+
+
+def _has_it(request: Request, etag: str) -> bool:
+    """Whether the client has these bytes already (RFC 9110, section 13.1.2: weakly compared)."""
+    held = [tag.strip().removeprefix("W/") for tag in request.headers.get("If-None-Match", "").split(",")]
+    return etag in held or held == ["*"]
 
 
 def _wants_range(request: Request, etag: str) -> bool:
@@ -74,8 +95,8 @@ def byte_range(header: str, size: int) -> tuple[int, int] | None:
 
     Raises RangeNotSatisfiable when it lies outside.
     """
-    match = re.fullmatch(r"bytes=([0-9]{0,18})-([0-9]{0,18})", header.replace(" ", ""))
-    if match is None or match[0] == "bytes=-":
+    match = _span(header)
+    if match is None:
         return None
     first, last = match[1], match[2]
     if first and last and int(last) < int(first):
@@ -89,48 +110,106 @@ def byte_range(header: str, size: int) -> tuple[int, int] | None:
     return start, end
 
 
+def _span(header: str) -> re.Match[str] | None:
+    """A single byte range's first and last, one of which may be empty."""
+    match = _SPAN.fullmatch(header.replace(" ", ""))
+    return match if match and (match[1] or match[2]) else None
+
+
+# --- a provider's bytes ---
+
+
 async def relayed(
     request: Request, fetcher: Fetcher, provider: Provider, source: Source, *, name: str, media_type: str = UNKNOWN
 ) -> Response:
     """A provider's bytes, through us: with its key where that is demanded, and the client's range passed on.
 
-    `media_type` is what they are served as where the provider does not tell. Raises UpstreamFailed and
-    UpstreamUnreachable (502), and RangeNotSatisfiable.
+    `media_type` is what they are served as where the provider does not tell. Raises UpstreamFailed (SourceGone where
+    the URL may have expired) and UpstreamUnreachable (502), and RangeNotSatisfiable.
     """
-    asked = {name: request.headers[name] for name in _ASKED if name in request.headers and request.method == "GET"}
+    async with AsyncExitStack() as stack:
+        try:
+            answer = await _opened(stack, request, fetcher, provider, source)
+        except FetchFailed as error:
+            raise UpstreamUnreachable(f"The provider's file cannot be read now: {error}") from None
+        except NotPublic:
+            raise UpstreamFailed("The provider's file is at an address that is not public; it is not read.") from None
+        _check(answer, request)
+        if answer.status == 304:
+            return Response(status_code=304, headers=_of(answer, "ETag", "Last-Modified") | {"Cache-Control": _CACHED})
+        headers = _relayed_headers(answer, name, media_type)
+        return _Bytes(answer.status, headers, answer.pieces(), stack.pop_all())
+    raise AssertionError("a stack suppresses nothing")
+
+
+async def _opened(
+    stack: AsyncExitStack, request: Request, fetcher: Fetcher, provider: Provider, source: Source
+) -> Remote:
     own = provider.upstream.own if source.keyed else provider.upstream.own_address
-    held = AsyncExitStack()
-    try:
-        answer = await held.enter_async_context(fetcher.open(source.url, method=request.method, headers=asked, own=own))
-    except FetchFailed as error:
-        raise UpstreamUnreachable(f"The provider's file cannot be read now: {error}") from None
-    except NotPublic:
-        raise UpstreamFailed("The provider's file is at an address that is not public; it is not fetched.") from None
-    if answer.status not in {200, 206}:
-        await held.aclose()
-        _refuse(answer.status, answer.headers)
-    told = answer.headers.get("Content-Type", UNKNOWN)
-    headers = _headers(name, media_type if told == UNKNOWN else told)
-    # Compressed unasked, the body is read unpacked: the length of the packed one would be wrong.
-    passed = [name for name in _RELAYED if "Content-Encoding" not in answer.headers or name != "Content-Length"]
-    headers |= {name: answer.headers[name] for name in passed if name in answer.headers}
-    return _Relay(answer.status, headers, answer.content.iter_chunked(1 << 16), held)
+
+    async def ask(method: str, headers: Mapping[str, str]) -> Remote:
+        await stack.aclose()
+        return await stack.enter_async_context(fetcher.open(source.url, method=method, headers=headers, own=own))
+
+    asked = _asked(request)
+    answer = await ask(request.method, asked)
+    if request.method == "HEAD" and answer.status >= 400:
+        # A signed URL is often one for GET alone.
+        answer = await ask("GET", asked)
+    if answer.status == 206 and answer.packed:
+        # A part of what is compressed cannot be unpacked; the whole can.
+        answer = await ask(request.method, {})
+    return answer
 
 
-def _refuse(status: int, headers: Mapping[str, str]) -> None:
-    if status == 416:
-        span = headers.get("Content-Range", "bytes */*")
-        raise RangeNotSatisfiable("The range lies outside the content.", headers={"Content-Range": span})
-    raise UpstreamFailed(f"The provider answered {status} when its file was read.")
+def _asked(request: Request) -> dict[str, str]:
+    """What of the client's request is the provider's affair: one range at most, and what it has already."""
+    names = ["If-None-Match", "If-Modified-Since"]
+    # Several ranges would come back as a multipart of them, of which this server knows nothing.
+    if request.method == "GET" and _span(request.headers.get("Range", "")):
+        names += ["Range", "If-Range"]
+    return {name: request.headers[name] for name in names if name in request.headers}
 
 
-class _Relay(StreamingResponse):
-    """A streaming response that lets go of the provider's answer, whatever becomes of the client."""
+def _check(answer: Remote, request: Request) -> None:
+    """Raises unless this is an answer to what was asked."""
+    status, headers = answer.status, answer.headers
+    if status == 416 and "Range" in request.headers:
+        told = {"Content-Range": headers["Content-Range"]} if "Content-Range" in headers else {}
+        raise RangeNotSatisfiable("The range lies outside the content.", headers=told)
+    conditional = "If-None-Match" in request.headers or "If-Modified-Since" in request.headers
+    partial = "Range" in request.headers and "Content-Range" in headers
+    if status == 200 or (status == 206 and partial) or (status == 304 and conditional):
+        return
+    kind = SourceGone if status in _GONE else UpstreamFailed
+    raise kind(f"The provider answered {status} when its file was read.")
+
+
+def _relayed_headers(answer: Remote, name: str, media_type: str) -> dict[str, str]:
+    told = answer.headers.get("Content-Type", "").split(";")[0].strip().lower()
+    headers = _headers(name, media_type if told in _UNTOLD else told)
+    headers = _headers(name, media_type if told in _UNTOLD else told) | _of(answer, "Last-Modified")
+    # Compressed unasked, it is unpacked here: its length, tag and ranges are those of other bytes.
+    if not answer.packed:
+        headers |= _of(answer, "Content-Length", "ETag", "Accept-Ranges")
+    return headers | (_of(answer, "Content-Range") if answer.status == 206 else {})
+
+
+def _of(answer: Remote, *names: str) -> dict[str, str]:
+    return {name: answer.headers[name] for name in names if name in answer.headers}
+
+
+class _Bytes(StreamingResponse):
+    """A body that lets go of where it comes from, whatever becomes of the client.
+
+    One that cannot be had to its end is broken off, so that what the client has does not look whole.
+    """
 
     def __init__(
-        self, status: int, headers: Mapping[str, str], body: AsyncIterator[bytes], held: AsyncExitStack
+        self, status: int, headers: Mapping[str, str], body: AsyncGenerator[bytes], held: AsyncExitStack
     ) -> None:
         super().__init__(body, status, headers)
+        held.push_async_exit(aclosing(body))
         self._held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -138,5 +217,26 @@ class _Relay(StreamingResponse):
             if scope["method"] == "HEAD":
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                 await send({"type": "http.response.body", "body": b""})
-            else:
-                await super().__call__(scope, receive, send)
+                return
+            try:
+                await super().__call__(scope, receive, _impatient(send))
+            except TimeoutError:
+                # A close would wait for the client to read what is still to be written.
+                scope.get("state", {}).get("abort", _nothing)()
+                log.info("A client of %s read nothing for %d seconds; it is dropped.", scope["path"], _WRITE)
+            except (FetchFailed, Unavailable, FileNotFoundError) as error:
+                log.warning("The bytes of %s break off: %s", scope["path"], error)
+
+
+def _impatient(send: Send) -> Send:
+    """A `send` with a time-out: a client that has stopped reading does not hold its source for ever."""
+
+    async def sending(message: Message) -> None:
+        async with asyncio.timeout(_WRITE):
+            await send(message)
+
+    return sending
+
+
+def _nothing() -> None:
+    """Stand in for the abort that other servers do not offer."""

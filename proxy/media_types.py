@@ -14,6 +14,8 @@ from proxy.job import Kind, Role
 
 UNKNOWN: Final = "application/octet-stream"
 TEXT: Final = "text/plain; charset=utf-8"
+SNIFFED: Final = 512
+"""First bytes that tell a type."""
 
 _EXTENSIONS: Final = {
     "image/jpeg": ".jpg",
@@ -30,6 +32,9 @@ _EXTENSIONS: Final = {
     "audio/flac": ".flac",
     TEXT: ".txt",
 }
+
+SERVED: Final = (*_EXTENSIONS, UNKNOWN)
+"""The closed list of types that bytes are served under."""
 
 _DEFAULTS: Final = {
     Role.VIDEO: "video/mp4",
@@ -51,7 +56,7 @@ _ALIASES: Final = {
 
 
 def sniff(head: bytes) -> str | None:
-    """The media type of bytes that begin with `head` (512 bytes are enough); None when it is none of ours."""
+    """The media type of bytes that begin with `head` (SNIFFED are enough); None when it is none of ours."""
     if head[4:8] == b"ftyp":
         return _iso_media(head[8:12])
     if head[:4] == b"RIFF":

@@ -1,10 +1,14 @@
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from proxy.blobs import Blobs
 from proxy.errors import TooLarge, Unavailable
+from tests.site import Site
 
 
 @pytest.fixture
@@ -137,3 +141,78 @@ async def test_a_place_may_be_an_object_store_s_url() -> None:
     blobs = Blobs("memory:///")
     await blobs.put("asset_1", b"bytes")
     assert await blobs.read("asset_1") == b"bytes"
+
+
+async def test_what_was_written_before_a_time_is_listed(blobs: Blobs) -> None:
+    await blobs.put("assets/a/1", b"bytes")
+    await blobs.put("assets/a/2", b"bytes")
+    await blobs.put("outputs/b/1", b"bytes")
+    now = time.time()
+    assert sorted([name async for name in blobs.older("assets", now + 60)]) == ["assets/a/1", "assets/a/2"]
+    assert [name async for name in blobs.older("assets", now - 60)] == []
+    assert [name async for name in blobs.older("nothing", now + 60)] == []
+
+
+async def test_a_folder_goes_with_the_last_file_in_it(blobs: Blobs, tmp_path: Path) -> None:
+    await blobs.put("outputs/job_1/0", b"bytes")
+    await blobs.delete("outputs/job_1/0")
+    assert not (tmp_path / "var" / "assets" / "outputs").exists()
+    await blobs.put("outputs/job_1/0", b"bytes again")
+    assert await blobs.read("outputs/job_1/0") == b"bytes again"
+
+
+# --- an object store: what is said to it (S3, "Uploading and copying objects using multipart upload") ---
+
+
+class Bucket:
+    """As much of S3 as an upload needs; it keeps what it was told, by request and by part."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.parts: dict[int, int] = {}
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.told.append(f"{request.method} {sorted(request.query)}")
+        if "partNumber" in request.query:
+            self.parts[int(request.query["partNumber"])] = len(await request.read())
+            return web.Response(headers={"ETag": '"part"'})
+        if request.method == "DELETE":
+            return web.Response(status=204)
+        document = (
+            "<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>"
+            if "uploads" in request.query
+            else '<CompleteMultipartUploadResult><ETag>"whole"</ETag></CompleteMultipartUploadResult>'
+        )
+        return web.Response(text=document, content_type="application/xml")
+
+
+def object_store(site: Site, monkeypatch: pytest.MonkeyPatch) -> Blobs:
+    settings = {"ENDPOINT": site.url, "ALLOW_HTTP": "true", "REGION": "here", "ACCESS_KEY_ID": "a"}
+    for name, value in {**settings, "SECRET_ACCESS_KEY": "b"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    return Blobs("s3://bucket/prefix")
+
+
+async def megabytes(count: int, *, breaking: bool = False) -> AsyncIterator[bytes]:
+    for _ in range(count):
+        yield bytes(1 << 20)
+    if breaking:
+        raise TooLarge("The file is too large.")
+
+
+async def test_an_object_store_is_given_parts_of_a_few_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = Bucket()
+    async with Site(bucket.answer) as site:
+        await object_store(site, monkeypatch).put("asset_1", megabytes(12))
+    assert bucket.parts == {1: 5 << 20, 2: 5 << 20, 3: 2 << 20}
+    assert bucket.told[-1] == "POST ['uploadId']"
+
+
+async def test_an_upload_to_an_object_store_that_breaks_off_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = Bucket()
+    async with Site(bucket.answer) as site:
+        with pytest.raises(TooLarge):
+            await object_store(site, monkeypatch).put("asset_1", megabytes(12, breaking=True))
+        while bucket.told[-1] != "DELETE ['uploadId']":
+            await asyncio.sleep(0.005)
+    assert "POST ['uploadId']" not in bucket.told

@@ -1,18 +1,36 @@
 import asyncio
+import gzip
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
-from aiohttp import ClientResponse, web
+from aiohttp import web
 from yarl import URL
 
-from proxy.fetch import Fetched, Fetcher, FetchFailed, NotPublic, Own, check_public, check_url, is_public
+from proxy.fetch import (
+    Fetched,
+    Fetcher,
+    FetchFailed,
+    FileTooLarge,
+    NotPublic,
+    Own,
+    Remote,
+    check_public,
+    check_url,
+    is_public,
+)
 from tests.site import Handler, Rerouted, Site
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
 CREDENTIAL = {"Authorization": "Bearer sk-secret"}
+
+
+async def left(request: web.Request) -> None:
+    """Return when the client has gone."""
+    while request.transport is not None:
+        await asyncio.sleep(0.005)
 
 
 def own_of(site: Site) -> Own:
@@ -42,9 +60,9 @@ async def fetcher() -> AsyncIterator[Fetcher]:
         yield fetcher
 
 
-async def text_of(opened: AbstractAsyncContextManager[ClientResponse]) -> str:
-    async with opened as response:
-        return await response.text()
+async def text_of(opened: AbstractAsyncContextManager[Remote]) -> str:
+    async with opened as remote:
+        return b"".join([piece async for piece in remote.pieces()]).decode()
 
 
 def names(monkeypatch: pytest.MonkeyPatch, *answers: str | OSError) -> None:
@@ -75,6 +93,9 @@ def names(monkeypatch: pytest.MonkeyPatch, *answers: str | OSError) -> None:
         "169.254.169.254",
         "100.64.0.1",
         "100.127.255.255",
+        "100.100.100.200",  # Alibaba's metadata
+        "192.0.0.192",  # Oracle's metadata; `ipaddress` calls it global in older versions
+        "168.63.129.16",  # Azure's host; as global as can be, elsewhere
         "0.0.0.0",  # noqa: S104
         "0.1.2.3",
         "192.0.2.1",
@@ -165,12 +186,30 @@ def test_a_public_https_url_passes(url: str) -> None:
         "https://[::ffff:127.0.0.1]/",
         "https://[fd00::1]/",
         "https://[fe80::1%25eth0]/",
+        "https://[64:ff9b::a9fe:a9fe]/",
+        "https://[2002:a9fe:a9fe::]/",
+        "https://2130706433/",
+        "https://134744072/",
+        "https://0177.0.0.1/",
+        "https://0x7f.1/",
+        "https://0x7f000001/",
+        "https://127.1/",
+        "https://010.8.8.8/",
+        "https://example.com:22/",
+        "https://example.com:25/",
+        "https://example.com:0/",
+        "https://1.1.1.1:110/",
         "https://１２７.0.0.1/",  # noqa: RUF001
     ],
 )
 def test_a_url_that_is_not_public_https_is_refused(url: str) -> None:
     with pytest.raises(NotPublic):
         check_url(url)
+
+
+@pytest.mark.parametrize("url", ["https://example.com:80/", "https://example.com:1024/", "https://example.com:65535/"])
+def test_a_port_of_the_web_or_of_nobody_in_particular_passes(url: str) -> None:
+    assert check_url(url) == URL(url)
 
 
 def test_a_password_without_a_user_is_refused() -> None:
@@ -366,7 +405,21 @@ async def test_a_redirect_that_comes_back_to_the_own_origin_has_the_credential_a
         assert "Authorization" in site.asked[0].headers
 
 
-@pytest.mark.parametrize("location", ["ftp://example.com/", "http://10.0.0.1/", "http://localhost:1/"])
+@pytest.mark.parametrize(
+    "location",
+    [
+        "ftp://example.com/",
+        "http://10.0.0.1/",
+        "http://localhost:1/",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://[::ffff:a9fe:a9fe]/",
+        "http://[64:ff9b::a00:1]/",
+        "http://2852039166/",
+        "http://0251.0376.0251.0376/",
+        "//127.0.0.1:8443/",
+        "https://example.com:6/",
+    ],
+)
 async def test_a_redirect_is_checked_like_any_stranger_s_url(fetcher: Fetcher, location: str) -> None:
     async with Site(redirect(location)) as site:
         with pytest.raises(NotPublic):
@@ -484,6 +537,51 @@ async def test_a_file_that_breaks_off_is_not_taken_for_whole() -> None:
 async def test_every_redirect_of_a_clients_url_is_https_too() -> None:
     with pytest.raises(NotPublic, match="https"):
         await read(redirect("http://example.com/cat.png"))
+
+
+async def test_a_redirect_of_a_clients_url_to_a_name_that_changes_its_mind_is_refused(
+    fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names(monkeypatch, "1.1.1.1", "127.0.0.1")
+    await check_public("https://rebinding.example/")
+    async with Site(hello) as site:
+        with pytest.raises(NotPublic, match=r"rebinding\.example"):
+            await fetcher.read(f"https://rebinding.example:{site.port}/", 1000)
+        assert site.asked == []
+
+
+async def test_a_file_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.fetch._READ_TIME", 0.2)
+
+    async def stalled(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(PNG)
+        await left(request)
+        return response
+
+    with pytest.raises(FetchFailed, match="broke off") as caught:
+        await read(stalled)
+    assert caught.value.reached
+
+
+async def test_a_host_that_takes_the_request_and_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.fetch._READ_TIME", 0.2)
+
+    async def silent(request: web.Request) -> web.Response:
+        await left(request)
+        return web.Response()
+
+    with pytest.raises(FetchFailed, match="does not answer"):
+        await read(silent)
+
+
+async def test_a_file_that_grows_when_it_is_unpacked_counts_as_it_has_grown() -> None:
+    async def bomb(_: web.Request) -> web.Response:
+        return web.Response(body=gzip.compress(bytes(50 << 20)), headers={"Content-Encoding": "gzip"})
+
+    with pytest.raises(FileTooLarge):
+        await read(bomb, limit=1 << 20)
 
 
 @pytest.mark.parametrize("url", ["http://example.com/", "https://127.0.0.1/", "https://user:password@example.com/"])

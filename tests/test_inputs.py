@@ -38,7 +38,7 @@ async def test_an_asset_is_taken_from_a_public_url_under_the_type_of_its_bytes(o
     [
         ("page.png", 415, "unsupported_type"),
         ("gone.png", 422, "invalid_request"),
-        ("long.png", 422, "invalid_request"),
+        ("long.png", 413, "too_large"),
     ],
 )
 async def test_an_asset_that_cannot_be_taken_from_its_url_says_why(

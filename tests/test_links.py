@@ -4,7 +4,7 @@ import pytest
 
 from proxy.errors import InvalidRequest, Unauthorized
 from proxy.job import Output, Role, Status
-from proxy.links import Links
+from proxy.links import Links, Signed, masked
 from tests.world import JumpClock
 
 PATH = "/api/jobs/job_1/events"
@@ -37,6 +37,11 @@ def without(link: str, name: str) -> str:
     return urlencode([pair for pair in parse_qsl(query_of(link)) if pair[0] != name])
 
 
+def believed(links: Links, path: str, query: str) -> str:
+    """The key's id, of a Link that is believed."""
+    return links.check(path, query).key
+
+
 def refused(links: Links, path: str, query: str) -> bool:
     with pytest.raises(Unauthorized, match="Link"):
         links.check(path, query)
@@ -49,28 +54,28 @@ def refused(links: Links, path: str, query: str) -> bool:
 def test_a_link_is_an_absolute_url_that_names_the_key_of_its_maker(links: Links) -> None:
     link = links.sign(PATH, "key_1")
     assert link.startswith("https://cast.example.com/api/jobs/job_1/events?key=key_1&expires=1800003600&signature=")
-    assert links.check(PATH, query_of(link)) == "key_1"
+    assert believed(links, PATH, query_of(link)) == "key_1"
 
 
 def test_a_link_keeps_its_own_query(links: Links) -> None:
     link = links.sign("/api/events", "key_1", query="jobs=job_1,job_2&empty=")
     assert dict(parse_qsl(query_of(link), keep_blank_values=True))["jobs"] == "job_1,job_2"
-    assert links.check("/api/events", query_of(link)) == "key_1"
+    assert believed(links, "/api/events", query_of(link)) == "key_1"
 
 
 def test_last_event_id_may_be_appended_and_changed(links: Links) -> None:
     query = query_of(links.sign(PATH, "key_1"))
-    assert links.check(PATH, f"{query}&lastEventId=7") == "key_1"
-    assert links.check(PATH, f"lastEventId=&{query}&lastEventId=8") == "key_1"
+    assert believed(links, PATH, f"{query}&lastEventId=7") == "key_1"
+    assert believed(links, PATH, f"lastEventId=&{query}&lastEventId=8") == "key_1"
 
 
 def test_the_order_of_the_parameters_does_not_matter(links: Links) -> None:
     pairs = parse_qsl(query_of(links.sign("/api/events", "key_1", query="jobs=job_1")))
-    assert links.check("/api/events", urlencode(pairs[::-1])) == "key_1"
+    assert believed(links, "/api/events", urlencode(pairs[::-1])) == "key_1"
 
 
 def test_a_path_beyond_ascii_can_be_signed(links: Links) -> None:
-    assert links.check("/api/assets/猫/content", query_of(links.sign("/api/assets/猫/content", "key_1"))) == "key_1"
+    assert believed(links, "/api/assets/猫/content", query_of(links.sign("/api/assets/猫/content", "key_1"))) == "key_1"
 
 
 # --- and one that is not ---
@@ -131,13 +136,24 @@ def test_a_link_s_own_query_cannot_hold_what_a_link_adds(links: Links, query: st
         links.sign(PATH, "key_mine", query=query)
 
 
+def test_the_order_of_a_repeated_parameter_is_signed_too(links: Links) -> None:
+    # Servers that read a query take the last one.
+    query = query_of(links.sign("/api/events", "key_1", query="jobs=job_1&jobs=job_2"))
+    assert believed(links, "/api/events", query) == "key_1"
+    assert refused(links, "/api/events", query.replace("job_1", "x").replace("job_2", "job_1").replace("x", "job_2"))
+
+
 # --- time and secrets ---
 
 
+def test_a_link_tells_until_when_it_is_valid(links: Links) -> None:
+    assert links.check(PATH, query_of(links.sign(PATH, "key_1", 1_800_000_007))) == Signed("key_1", 1_800_000_007)
+
+
 def test_a_link_expires_in_the_second_that_it_names(links: Links, clock: JumpClock) -> None:
-    query = query_of(links.sign(PATH, "key_1", ttl=60))
+    query = query_of(links.sign(PATH, "key_1", links.expiry(60)))
     clock.at += 59.9
-    assert links.check(PATH, query) == "key_1"
+    assert believed(links, PATH, query) == "key_1"
     clock.at += 0.1
     with pytest.raises(Unauthorized, match="expired"):
         links.check(PATH, query)
@@ -151,9 +167,9 @@ def test_an_old_secret_is_believed_while_it_is_given_and_signs_no_more(clock: Ju
     old, new = b"o" * 32, b"n" * 32
     before, during, after = make(clock, old), make(clock, new, old), make(clock, new)
     link = query_of(before.sign(PATH, "key_1"))
-    assert during.check(PATH, link) == "key_1"
+    assert believed(during, PATH, link) == "key_1"
     assert refused(after, PATH, link)
-    assert after.check(PATH, query_of(during.sign(PATH, "key_1"))) == "key_1"
+    assert believed(after, PATH, query_of(during.sign(PATH, "key_1"))) == "key_1"
 
 
 # --- where outputs are opened ---
@@ -169,13 +185,43 @@ def test_with_relay_a_public_output_is_opened_behind_a_link(clock: JumpClock) ->
     links = make(clock, relay=True)
     link = links.to_output("job_1", PUBLIC, "key_1") or ""
     assert link.startswith("https://cast.example.com/api/jobs/job_1/content/2?")
-    assert links.check("/api/jobs/job_1/content/2", query_of(link)) == "key_1"
+    assert believed(links, "/api/jobs/job_1/content/2", query_of(link)) == "key_1"
 
 
 def test_an_output_without_a_public_url_is_opened_behind_a_link(links: Links) -> None:
     link = links.to_output("job_1", Output(Role.TEXT, "text/plain", blob="job_1-0"), "key_1") or ""
-    assert links.check("/api/jobs/job_1/content/0", query_of(link)) == "key_1"
+    assert believed(links, "/api/jobs/job_1/content/0", query_of(link)) == "key_1"
 
 
 def test_a_failed_output_is_opened_nowhere(links: Links) -> None:
     assert links.to_output("job_1", Output(Role.VIDEO, "video/mp4", status=Status.ERROR), "key_1") is None
+
+
+# --- in logs ---
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("/api/jobs/job_1/events", "/api/jobs/job_1/events"),
+        (
+            "/api/events?jobs=a&key=key_1&expires=1&signature=hush",
+            "/api/events?jobs=a&key=key_1&expires=1&signature=***",
+        ),
+        (
+            "https://cast.example.com/x?signature=hush&lastEventId=7",
+            "https://cast.example.com/x?signature=***&lastEventId=7",
+        ),
+        ("/x?signature=hush&signature=hush", "/x?signature=***&signature=***"),
+        ("/x?sign%61ture=hush&SIGNATURE=hush", "/x?sign%61ture=***&SIGNATURE=***"),
+        ("/x?X-Amz-Signature=hush", "/x?X-Amz-Signature=***"),
+        ("/x?q=a=signature&signature", "/x?q=a=signature&signature"),
+        ("/x?", "/x?"),
+    ],
+)
+def test_a_signature_is_masked_in_a_url_that_is_logged(url: str, shown: str) -> None:
+    assert masked(url) == shown
+
+
+def test_a_masked_link_opens_nothing(links: Links) -> None:
+    assert refused(links, PATH, query_of(masked(links.sign(PATH, "key_1"))))

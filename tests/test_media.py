@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from proxy.blobs import Blobs
 from proxy.errors import NotFound, RangeNotSatisfiable, UpstreamFailed, UpstreamUnreachable
 from proxy.fetch import Fetcher
-from proxy.media import byte_range, redirect, relayed, stored
+from proxy.media import SourceGone, byte_range, redirect, relayed, stored
 from proxy.providers.base import Source
 from proxy.providers.gaia import Gaia, GaiaSettings
 from proxy.settings import read
@@ -181,6 +181,25 @@ async def test_a_range_means_nothing_to_head(blobs: Blobs) -> None:
     assert (head.status_code, head.headers["content-length"]) == (200, "10")
 
 
+@pytest.mark.parametrize("known", ['"job_1-0-10"', 'W/"job_1-0-10"', '"other", "job_1-0-10"', "*"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_who_has_these_bytes_is_told_so(blobs: Blobs, method: str, known: str) -> None:
+    response = await ask(digits(blobs), method, {"If-None-Match": known, "Range": "bytes=99-"})
+    assert (response.status_code, response.content) == (304, b"")
+    assert response.headers["etag"] == '"job_1-0-10"'
+
+
+async def test_who_has_other_bytes_is_given_these(blobs: Blobs) -> None:
+    response = await ask(digits(blobs), headers={"If-None-Match": '"job_1-0-9", "job_2-0-10"'})
+    assert (response.status_code, response.content) == (200, DIGITS)
+
+
+@pytest.mark.parametrize(("span", "body"), [("bytes=-3", b"789"), ("bytes=7-", b"789"), ("Bytes=0-99", DIGITS)])
+async def test_a_suffix_and_an_open_end_are_ranges(blobs: Blobs, span: str, body: bytes) -> None:
+    response = await ask(digits(blobs), headers={"Range": span})
+    assert (response.status_code, response.content) == (206, body)
+
+
 async def test_no_bytes_are_served_as_none(blobs: Blobs) -> None:
     response = await ask(digits(blobs, blob="nothing"))
     assert (response.status_code, response.content, response.headers["content-length"]) == (200, b"", "0")
@@ -261,6 +280,70 @@ async def test_the_client_s_range_is_passed_on() -> None:
         assert (response.status_code, response.content) == (206, b"234")
         assert response.headers["content-range"] == "bytes 2-4/10"
         assert (site.asked[0].headers["Range"], site.asked[0].headers["If-Range"]) == ("bytes=2-4", '"1"')
+
+
+@pytest.mark.parametrize("span", ["bytes=0-1,3-4", "items=0-1", "bytes=-", "bytes=a-b", "bytes=1-2-3"])
+async def test_only_a_single_range_is_passed_on(span: str) -> None:
+    # Several would be answered by a multipart of them, which is of another type than the file.
+    async with relay(file()) as (site, ours):
+        assert (await ask(ours, headers={"Range": span, "If-Range": '"1"'})).content == DIGITS
+        assert not {"Range", "If-Range"} & set(site.asked[0].headers)
+
+
+async def test_a_part_that_the_provider_compresses_is_asked_for_whole() -> None:
+    async def zipped(request: web.Request) -> web.Response:
+        if "Range" in request.headers:
+            headers = {"Content-Encoding": "gzip", "Content-Range": "bytes 2-4/30"}
+            return web.Response(status=206, body=gzip.compress(DIGITS)[2:5], headers=headers)
+        return web.Response(body=gzip.compress(DIGITS), headers={"Content-Encoding": "gzip", "ETag": '"packed"'})
+
+    response = await relayed_from(zipped, Range="bytes=2-4")
+    assert (response.status_code, response.content) == (200, DIGITS)
+    assert not {"etag", "content-length", "content-range", "content-encoding"} & set(response.headers)
+
+
+@pytest.mark.parametrize("name", ["If-None-Match", "If-Modified-Since"])
+async def test_who_has_the_provider_s_bytes_is_told_so(name: str) -> None:
+    async with relay(file(304, b"", ETag='"1"')) as (site, ours):
+        response = await ask(ours, headers={name: '"1"'})
+        assert (response.status_code, response.content, response.headers["etag"]) == (304, b"", '"1"')
+        assert site.asked[0].headers[name] == '"1"'
+
+
+async def test_a_part_that_was_not_asked_for_is_refused() -> None:
+    with pytest.raises(UpstreamFailed, match="answered 206"):
+        await relayed_from(file(206, b"234", Content_Range="bytes 2-4/10"))
+
+
+async def test_a_part_that_does_not_say_which_is_refused() -> None:
+    with pytest.raises(UpstreamFailed, match="answered 206"):
+        await relayed_from(file(206, b"234"), Range="bytes=2-4")
+
+
+@pytest.mark.parametrize("told", ["application/octet-stream", "binary/octet-stream", "application/octet-stream; x=y"])
+async def test_a_provider_that_does_not_know_the_type_is_helped_out(told: str) -> None:
+    async with relay(file(Content_Type=told)) as (site, _), Fetcher() as fetcher:
+        gaia = Gaia(read(GaiaSettings, base_url=site.url, api_key="k"), JumpClock(), "https://cast.example.com")
+        source = Source(site.url, keyed=True)
+        response = await ask(
+            lambda request: relayed(request, fetcher, gaia, source, name="job_1-0", media_type="video/mp4")
+        )
+        assert response.headers["content-type"] == "video/mp4"
+        assert response.headers["content-disposition"] == 'inline; filename="job_1-0.mp4"'
+
+
+async def test_head_of_a_url_that_is_signed_for_get_alone_is_asked_by_get() -> None:
+    async def signed(request: web.Request) -> web.Response:
+        return web.Response(status=403) if request.method == "HEAD" else web.Response(body=DIGITS)
+
+    response = await relayed_from(signed, "HEAD")
+    assert (response.status_code, response.content, response.headers["content-length"]) == (200, b"", "10")
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+async def test_a_url_that_may_have_expired_is_told_apart(status: int) -> None:
+    with pytest.raises(SourceGone):
+        await relayed_from(file(status))
 
 
 async def test_a_provider_s_html_is_a_download_of_bytes() -> None:

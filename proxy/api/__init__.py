@@ -12,27 +12,35 @@ from starlette.routing import Route
 from proxy.api.about import About
 from proxy.api.account import Accounts
 from proxy.api.assets import Assets
+from proxy.api.content import Contents
 from proxy.api.jobs import Jobs
+from proxy.api.links import LinkMaking
 from proxy.api.services import Services
 
 
 def routes(services: Services) -> list[Route]:
     """Every path of the API; GET routes answer HEAD too."""
     about, accounts, jobs, assets = About(services), Accounts(services), Jobs(services), Assets(services)
+    contents, links = Contents(services), LinkMaking(services)
     return [
         _route("GET", "/api/ping", about.ping),
         _route("GET", "/healthz", about.healthz),
         _route("GET", "/readyz", about.readyz),
+        _route("GET", "/openapi.json", about.openapi),
+        _route("GET", "/docs", about.docs),
         _route("GET", "/api/models", about.models),
+        _route("GET", "/metrics", about.metrics),
         _route("GET", "/api/account", accounts.account),
         _route("GET", "/api/account/ledger", accounts.ledger),
+        _route("GET", "/api/events", accounts.events),
         _route("POST", "/api/generate", jobs.generate),
         Route("/api/jobs", jobs.jobs, methods=["GET", "POST"]),
         Route("/api/jobs/{job}", jobs.job, methods=["GET", "DELETE"]),
         _route("GET", "/api/jobs/{job}/events", jobs.events),
-        _route("GET", "/api/jobs/{job}/content", jobs.content),
-        _route("GET", "/api/jobs/{job}/content/{n}", jobs.content),
+        _route("GET", "/api/jobs/{job}/content", contents.content),
+        _route("GET", "/api/jobs/{job}/content/{n}", contents.content),
         _route("POST", "/api/jobs/{job}/cancel", jobs.cancel),
+        _route("POST", "/api/links", links.add_link),
         _route("POST", "/api/assets", assets.add_asset),
         Route("/api/assets/{asset}", assets.asset, methods=["GET", "DELETE"]),
         _route("GET", "/api/assets/{asset}/content", assets.asset_content),

@@ -1,26 +1,26 @@
 """Assets: bytes that a client brings in, from its disk or from a public URL."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-import orjson
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import Response
 
 from proxy import media
-from proxy.api.reading import answer, body, limited, refuse_fields
+from proxy.api.reading import answer, limited, record, refuse_fields
 from proxy.api.services import Services
+from proxy.blobs import asset_blob
+from proxy.bodies import AssetPlace
 from proxy.clock import rfc3339
-from proxy.errors import BadRequest, FieldError, NotFound, TooLarge, UnsupportedType
-from proxy.fetch import FetchFailed, NotPublic, check_public
+from proxy.errors import FieldError, NotFound, TooLarge, UnsupportedType
+from proxy.fetch import FetchFailed, FileTooLarge, NotPublic, check_public
 from proxy.job import new_id
-from proxy.media_types import sniff
+from proxy.media_types import SNIFFED, sniff
+from proxy.multipart import file_of
 from proxy.store.base import Asset, Key
 
-_CHUNK: Final = 1 << 18
 _MULTIPART_ROOM: Final = 1 << 16
 """Bytes that a multipart body may have beyond its file."""
 
@@ -32,53 +32,59 @@ class Assets:
     services: Services
 
     async def add_asset(self, request: Request) -> Response:
-        """Take in a file: multipart `file`, or JSON `{"url"}`."""
+        """Take in a file: multipart `file`, or JSON `{"url"}`. It is stored as it comes, and never held whole."""
         key = await self.services.auth.key(request)
-        asset_id = new_id("asset")
-        blob = f"assets/{asset_id}"
-        if request.headers.get("Content-Type", "").lower().startswith("multipart/form-data"):
-            media_type, size = await self._upload(request, blob)
+        content_type = request.headers.get("Content-Type", "")
+        if content_type.lower().startswith("multipart/form-data"):
+            asset = await self._keep(key, self._uploaded(request, content_type))
         else:
-            media_type, size = await self._fetch(await body(request), blob)
-        asset = Asset(asset_id, key.account, media_type, size, blob, self.services.clock.now())
-        await self.services.store.add_asset(asset)
+            asset = await self._keep(key, self._fetched(await self._place(request)))
         return answer(self._asset(asset, key), 201)
 
-    async def _upload(self, request: Request, blob: str) -> tuple[str, int]:
-        limit = self.services.asset_limit
-        parser = MultiPartParser(request.headers, limited(request, limit + _MULTIPART_ROOM), max_files=1, max_fields=16)
-        try:
-            form = await parser.parse()
-        except MultiPartException as error:
-            raise BadRequest(f"The multipart body cannot be read: {error.message}") from None
-        try:
-            file = form.get("file")
-            if not isinstance(file, UploadFile):
-                refuse_fields([FieldError("file", "send the file as the multipart field `file`")])
-            return await self._keep(file, blob)
-        finally:
-            await form.close()
+    async def _keep(self, key: Key, chunks: AsyncGenerator[bytes]) -> Asset:
+        """Store the bytes, if they are of a type that is taken, and then the asset's record.
 
-    async def _keep(self, file: UploadFile, blob: str) -> tuple[str, int]:
-        size = file.size or 0
-        if size > self.services.asset_limit:
-            raise TooLarge(f"The file has {size} bytes; at most {self.services.asset_limit} are taken.")
-        media_type = _known_type(await file.read(512))
-        await file.seek(0)
-        await self.services.blobs.put(blob, _chunks(file))
-        return media_type, size
+        Bytes that are left without a record by a crash in between are swept away later (`orphans.py`).
+        """
+        asset_id = new_id("asset")
+        blob = asset_blob(key.account, asset_id)
+        async with _closed(chunks):
+            head = await _head(chunks)
+            media_type = sniff(head[:SNIFFED])
+            if media_type is None:
+                raise UnsupportedType("The bytes are no image (JPEG, PNG, GIF, WebP), video or audio of a known type.")
+            await self.services.blobs.put(blob, _joined(head, chunks))
+        size = await self.services.blobs.size(blob)
+        asset = Asset(asset_id, key.account, media_type, size, blob, self.services.clock.now())
+        await self.services.store.add_asset(asset)
+        return asset
 
-    async def _fetch(self, body: bytes, blob: str) -> tuple[str, int]:
-        url = _url(body)
+    async def _uploaded(self, request: Request, content_type: str) -> AsyncGenerator[bytes]:
+        limit, size = self.services.asset_limit, 0
+        async for chunk in file_of("file", content_type, limited(request, limit + _MULTIPART_ROOM)):
+            size += len(chunk)
+            if size > limit:
+                raise TooLarge(f"The file is larger than {limit} bytes.")
+            yield chunk
+
+    async def _place(self, request: Request) -> str:
+        what = 'A file is sent as multipart `file`, or named by a JSON object, {"url": "https://..."}'
+        url = (await record(request, AssetPlace, what)).url
         try:
             await check_public(url)
-            fetched = await self.services.fetcher.read(url, self.services.asset_limit)
+        except NotPublic as error:
+            refuse_fields([FieldError("url", str(error))])
+        return url
+
+    async def _fetched(self, url: str) -> AsyncGenerator[bytes]:
+        try:
+            async with aclosing(self.services.fetcher.stream(url, self.services.asset_limit)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except FileTooLarge as error:
+            raise TooLarge(str(error)) from None
         except (NotPublic, FetchFailed) as error:
             refuse_fields([FieldError("url", str(error))])
-        if fetched.type is None:
-            _known_type(fetched.data[:512])
-        await self.services.blobs.put(blob, fetched.data)
-        return fetched.type or "", len(fetched.data)
 
     async def asset(self, request: Request) -> Response:
         """GET: the asset. DELETE: forget it and its bytes."""
@@ -114,24 +120,28 @@ class Assets:
         }
 
 
-async def _chunks(file: UploadFile) -> AsyncIterator[bytes]:
-    while chunk := await file.read(_CHUNK):
-        yield chunk
-
-
-def _url(body: bytes) -> str:
+@asynccontextmanager
+async def _closed(chunks: AsyncGenerator[bytes]) -> AsyncIterator[None]:
+    """Close what is read in the body, once it is left."""
     try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise BadRequest('Send a file as multipart `file`, or JSON: {"url": "https://..."}.') from None
-    url = parsed.get("url") if isinstance(parsed, dict) else None
-    if not isinstance(url, str):
-        refuse_fields([FieldError("url", "a public https URL")])
-    return url
+        yield
+    finally:
+        # Where the server's stop cancels a put, the storage is still waiting for the next piece, and ends with that.
+        with suppress(RuntimeError):
+            await chunks.aclose()
 
 
-def _known_type(head: bytes) -> str:
-    media_type = sniff(head)
-    if media_type is None:
-        raise UnsupportedType("The bytes are no image (JPEG, PNG, GIF, WebP), video or audio of a known type.")
-    return media_type
+async def _head(chunks: AsyncIterator[bytes]) -> bytes:
+    """The first bytes: enough to tell their type, or all there are."""
+    head = b""
+    async for chunk in chunks:
+        head += chunk
+        if len(head) >= SNIFFED:
+            break
+    return head
+
+
+async def _joined(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield head
+    async for chunk in rest:
+        yield chunk

@@ -1,24 +1,33 @@
-"""Jobs: ordered, listed, watched, canceled, forgotten; and what they made."""
+"""Jobs: ordered, listed, watched, canceled, forgotten."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from proxy import media, orders
-from proxy.answers import ReadFailed
-from proxy.api.reading import answer, body, idempotency_key, last_event_id, limit, refuse_fields
+from proxy import orders
+from proxy.api import dry_run
+from proxy.api.reading import answer, body, idempotency_key, last_event_id, limit, number, refuse_fields, wants_lines
 from proxy.api.services import Services
 from proxy.clock import rfc3339
-from proxy.errors import Conflict, FieldError, NotFound, Unavailable, UpstreamFailed
+from proxy.errors import Conflict, FieldError, NotFound, Unavailable
+from proxy.feed import JobTail
 from proxy.fetch import NotPublic, check_public
 from proxy.job import Job, Order, Status
 from proxy.media_types import kind_of
 from proxy.providers.base import Reference, is_asset
 from proxy.store.base import Admission, Admitted, Key
-from proxy.stream import BrokenOff, FeedResponse
+from proxy.stream import BrokenOff, FeedResponse, JobStream, LineStream
+
+_LONGEST_WAIT: Final = 60
+"""Seconds."""
+_MOST: Final = 1 << 53
+
+_LOOK_UPS: Final = 4
+"""Names that one order has looked up at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,31 +39,37 @@ class Jobs:
     async def generate(self, request: Request) -> Response:
         """Admit an order and answer with its feed; the job goes on if the client leaves."""
         key = await self.services.auth.key(request)
+        dry_run.refuse(request)
         after = last_event_id(request)
         if "Last-Event-ID" in request.headers and "Idempotency-Key" not in request.headers:
             raise Conflict("A reconnecting POST needs the Idempotency-Key of its first try; no job was made.")
         admitted = await self._admit(request, key)
-        return self._feed(admitted.job, after, _admitted_headers(admitted))
+        tail = await self._tail(admitted.job.id, key)
+        return self._feed(request, tail, after, _admitted_headers(admitted))
 
     async def jobs(self, request: Request) -> Response:
         """POST: admit an order. GET: the account's own jobs."""
         key = await self.services.auth.key(request)
         if request.method != "POST":
             return await self._list(request, key)
+        if dry_run.is_asked(request):
+            return await self._dry_run(request, key)
         admitted = await self._admit(request, key)
         return answer(self._job(admitted.job, key), 202, _admitted_headers(admitted))
 
     async def _list(self, request: Request, key: Key) -> Response:
         query = request.query_params
         page = await self.services.store.jobs(
-            key.account, limit(request), query.get("before"), _status(query.get("status")), query.get("model")
+            key.account,
+            limit(request),
+            query.get("before") or None,
+            _status(query.get("status")),
+            query.get("model") or None,
         )
         return answer({"jobs": [self._job(job, key) for job in page.items], "next": page.next})
 
     async def _admit(self, request: Request, key: Key) -> Admitted:
         self.services.check_running()
-        if "dry_run" in request.query_params:
-            refuse_fields([FieldError("dry_run", "this version cannot do that yet; no job was made")])
         repeated = idempotency_key(request)
         reading = orders.read(await body(request))
         admission = Admission(
@@ -71,20 +86,29 @@ class Jobs:
         if earlier is not None:
             return Admitted(earlier, replayed=True)
         await self._check(key, reading.order, reading.references)
+        await self.services.catalogue.check_available(reading.order.model)
         return await self.services.store.admit(admission)
 
+    async def _dry_run(self, request: Request, key: Key) -> Response:
+        """Show what an order would send and cost; it is checked like any other, but its provider is not asked."""
+        idempotency_key(request)
+        reading = orders.read(await body(request))
+        await self._check(key, reading.order, reading.references)
+        return answer(await dry_run.shown(self.services, key.account, reading.order))
+
     async def _check(self, key: Key, order: Order, references: Sequence[Reference]) -> None:
-        """What about an order depends on this installation and account. Raises InvalidRequest, ProviderUnavailable."""
-        faults = [fault for reference in references if (fault := await self._media_fault(key, reference))]
-        faults += self.services.catalogue.provider(order.model).refuse(order)
+        """What about an order depends on this installation and account. Raises InvalidRequest."""
+        gate = asyncio.Semaphore(_LOOK_UPS)
+        found = await asyncio.gather(*(self._media_fault(key, reference, gate) for reference in references))
+        faults = [*filter(None, found), *self.services.catalogue.provider(order.model).refuse(order)]
         if faults:
             refuse_fields(faults)
-        await self.services.catalogue.check_available(order.model)
 
-    async def _media_fault(self, key: Key, reference: Reference) -> FieldError | None:
+    async def _media_fault(self, key: Key, reference: Reference, gate: asyncio.Semaphore) -> FieldError | None:
         if not is_asset(reference.ref):
             try:
-                await check_public(reference.ref)
+                async with gate:
+                    await check_public(reference.ref)
             except NotPublic as error:
                 return FieldError(reference.field, f"neither an asset's id nor a public https URL: {error}")
             return None
@@ -99,15 +123,22 @@ class Jobs:
     # --- a job ---
 
     async def job(self, request: Request) -> Response:
-        """GET: the job now. DELETE: forget it, its events and outputs."""
+        """GET: the job now, or with `wait` as soon as it has an event above `after` or is over. DELETE: forget it."""
         key = await self.services.auth.key(request)
         if request.method == "DELETE":
             return await self._delete(request, key)
-        return answer(self._job(await self._found(request, key), key))
+        job = await self._found(request, key)
+        seconds, beyond = number(request, "wait", 0, _LONGEST_WAIT), number(request, "after", job.event, _MOST)
+        if seconds and job.event <= beyond and not job.status.final:
+            await self.services.feed.reached(await self._tail(job.id, key), beyond, seconds)
+            job = await self._found(request, key)
+        return answer(self._job(job, key))
 
     async def _delete(self, request: Request, key: Key) -> Response:
         job = await self._found(request, key)
-        for blob in await self.services.store.delete_job(key.account, job.id) or ():
+        blobs = await self.services.store.delete_job(key.account, job.id)
+        self.services.feed.forget(key.account, job.id)
+        for blob in blobs or ():
             await self.services.blobs.delete(blob)
         return Response(status_code=204)
 
@@ -124,56 +155,27 @@ class Jobs:
         try:
             self.services.check_running()
             key = await self.services.auth.key_or_link(request)
-            job = await self._found(request, key)
+            tail = await self._tail(request.path_params["job"], key)
         except Unavailable as error:
             # EventSource gives up for good on any status but 200, and this will pass.
             return BrokenOff(error.message)
         after = last_event_id(request)
-        if job.status.final and after == job.event:
+        if tail.ended and after == tail.head:
             return Response(status_code=204)
-        return self._feed(job, after, {})
-
-    async def content(self, request: Request) -> Response:
-        """Output n: our bytes, the provider's relayed, or a redirect to where they are now."""
-        key = await self.services.auth.key_or_link(request)
-        job = await self._found(request, key)
-        if not job.status.final:
-            raise Conflict(f"{job.id} is not over: there is no content yet.")
-        n = _output_number(request.path_params.get("n", "0"))
-        if n >= len(job.outputs) or job.outputs[n].failed:
-            raise NotFound(f"{job.id} has no output {n}." + (f" {job.message}" if job.message else ""))
-        output = job.outputs[n]
-        if output.blob:
-            return await media.stored(request, self.services.blobs, output.blob, f"{job.id}-{n}", output.type)
-        provider = self.services.catalogue.provider(job.model)
-        try:
-            source = await provider.content(job.ticket or {}, output, n)
-        except ReadFailed as error:
-            raise UpstreamFailed(f"The provider does not say where the content is: {error.message}") from None
-        if self.services.relay or source.keyed:
-            return await media.relayed(
-                request, self.services.fetcher, provider, source, name=f"{job.id}-{n}", media_type=output.type
-            )
-        return media.redirect(source.url)
+        return self._feed(request, tail, after, {})
 
     async def _found(self, request: Request, key: Key) -> Job:
-        job_id = request.path_params["job"]
-        job = await self.services.store.job(key.account, job_id)
-        if job is None:
-            raise NotFound(f"There is no job {job_id[:100]}.")
-        return job
+        return await self.services.job(key, request.path_params["job"])
 
-    def _feed(self, job: Job, after: int, headers: Mapping[str, str]) -> Response:
-        # An id from the future, or of some other stream, is answered from the beginning.
-        cursor = after if after <= job.event else 0
-        return FeedResponse(
-            self.services.feed,
-            job.id,
-            known=job.event,
-            after=cursor,
-            heartbeat=self.services.heartbeat,
-            headers=headers,
-        )
+    async def _tail(self, job_id: str, key: Key) -> JobTail:
+        tail = await self.services.feed.job(key.account, job_id)
+        if tail is None:
+            raise NotFound(f"There is no job {job_id[:100]}.")
+        return tail
+
+    def _feed(self, request: Request, tail: JobTail, after: int, headers: Mapping[str, str]) -> Response:
+        kind = LineStream if wants_lines(request) else JobStream
+        return FeedResponse(kind(self.services.feed, tail, after), headers)
 
     def _job(self, job: Job, key: Key) -> dict[str, Any]:
         outputs = [output.as_json(self.services.links.to_output(job.id, output, key.id)) for output in job.outputs]
@@ -207,12 +209,6 @@ class Jobs:
 def _admitted_headers(admitted: Admitted) -> dict[str, str]:
     replayed = {"Idempotency-Replayed": "true"} if admitted.replayed else {}
     return {"Location": f"/api/jobs/{admitted.job.id}"} | replayed
-
-
-def _output_number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 9):
-        raise NotFound("Outputs are numbered 0, 1, 2 ...")
-    return int(text)
 
 
 def _status(text: str | None) -> Status | None:

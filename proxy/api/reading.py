@@ -1,15 +1,21 @@
 """How the endpoints read requests and write answers."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 import orjson
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from proxy.bodies import json_object, validated
 from proxy.errors import BadRequest, FieldError, InvalidRequest, TooLarge
 
+Read = TypeVar("Read", bound=BaseModel)
+
 _BODY_LIMIT: Final = 1 << 20
+_PATIENCE: Final = 60.0
 _PAGE: Final = 50
 _LONGEST_PAGE: Final = 200
 
@@ -27,12 +33,23 @@ def refuse_fields(faults: Sequence[FieldError]) -> NoReturn:
 
 
 async def limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
-    """The body as it comes. Raises TooLarge as soon as it is known to be longer than `limit` bytes."""
+    """The body as it comes. Raises TooLarge as soon as it is known to be longer than `limit` bytes.
+
+    Raises BadRequest where nothing comes for `_PATIENCE` seconds.
+    """
     announced = request.headers.get("Content-Length", "")
     size = int(announced) if announced.isdigit() else 0
     _check_size(size, limit)
     size = 0
-    async for chunk in request.stream():
+    chunks = aiter(request.stream())
+    while True:
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                chunk = await anext(chunks, None)
+        except TimeoutError:
+            raise BadRequest(f"The body broke off: nothing came for {_PATIENCE:g} seconds.") from None
+        if chunk is None:
+            return
         size += len(chunk)
         _check_size(size, limit)
         yield chunk
@@ -48,10 +65,49 @@ async def body(request: Request) -> bytes:
     return b"".join([chunk async for chunk in limited(request, _BODY_LIMIT)])
 
 
+async def record(request: Request, kind: type[Read], what: str) -> Read:
+    """The body as a record of that kind, where null means absent; `what` says what it ought to be.
+
+    Raises TooLarge, BadRequest, and InvalidRequest with every field at fault.
+    """
+    parsed = json_object(await body(request), what)
+    return validated(kind, {name: value for name, value in parsed.items() if value is not None})
+
+
 def last_event_id(request: Request) -> int:
     """The id of the last event the client has; 0 for none, and for what is no number of ours."""
-    text = request.headers.get("Last-Event-ID") or request.query_params.get("lastEventId") or ""
+    return _whole_number(_told_id(request))
+
+
+def feed_position(request: Request) -> int:
+    """The position of the last event of an account's feed that the client has; below 0 for none.
+
+    What is no number of ours is 0, where no feed has been.
+    """
+    text = _told_id(request)
+    return _whole_number(text) if text else -1
+
+
+def _told_id(request: Request) -> str:
+    return request.headers.get("Last-Event-ID") or request.query_params.get("lastEventId") or ""
+
+
+def _whole_number(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
+
+
+def wants_lines(request: Request) -> bool:
+    """Whether the client asks for plain lines instead of events."""
+    accepted = request.headers.get("Accept", "").lower()
+    return "text/plain" in accepted and "text/event-stream" not in accepted
+
+
+def number(request: Request, name: str, default: int, most: int) -> int:
+    """A whole number from 0 to `most` in the query. Raises InvalidRequest."""
+    text = request.query_params.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) < 19 and int(text) <= most):
+        refuse_fields([FieldError(name, f"a whole number from 0 to {most}")])
+    return int(text)
 
 
 def idempotency_key(request: Request) -> str | None:

@@ -6,16 +6,18 @@ from proxy.auth import Auth
 from proxy.blobs import Blobs
 from proxy.catalogue import Catalogue
 from proxy.clock import Clock
-from proxy.errors import Unavailable
+from proxy.errors import NotFound, Unavailable
 from proxy.feed import Feed
 from proxy.fetch import Fetcher
+from proxy.job import Job
 from proxy.links import Links
-from proxy.store.base import Store
+from proxy.metrics import Metrics
+from proxy.store.base import Key, Store
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The store and what stands beside it; `heartbeat` is in seconds, `asset_limit` in bytes."""
+    """The store and what stands beside it; `asset_limit` is in bytes."""
 
     store: Store
     blobs: Blobs
@@ -25,9 +27,16 @@ class Services:
     catalogue: Catalogue
     fetcher: Fetcher
     clock: Clock
-    heartbeat: float
+    metrics: Metrics
     asset_limit: int
     relay: bool
+
+    async def job(self, key: Key, job_id: str) -> Job:
+        """The job of that id. Raises NotFound, also where it is another account's."""
+        job = await self.store.job(key.account, job_id)
+        if job is None:
+            raise NotFound(f"There is no job {job_id[:100]}.")
+        return job
 
     def check_running(self) -> None:
         """Raises Unavailable when the server is stopping."""

@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 import orjson
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Answer, Missing, Nonsense, Transient, message_of
+from proxy.answers import Answer, Missing, Nonsense, Seen, Transient, message_of
 from proxy.clock import Clock
 from proxy.errors import Interrupted
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
@@ -91,6 +91,8 @@ class ChatMessage(Fields):
 class TextFields(Fields):
     """gpt-5.4-mini: a prompt, or a conversation."""
 
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["prompt"]}, {"required": ["messages"]}]})
+
     prompt: Text | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -158,6 +160,12 @@ class Gaia(Provider):
             return None
         return frozenset(str(model.get("id")) for model in listed if isinstance(model, dict))
 
+    async def prove(self) -> str:
+        """The list of models; it may lack some of ours."""
+        listed = await self.offered()
+        missing = [model.name for model in self.models if listed is not None and model.name not in listed]
+        return f"it does not list {', '.join(missing)}" if missing else ""
+
     # --- the order ---
 
     async def prepare(self, order: Order, inputs: Inputs) -> Request:
@@ -183,7 +191,7 @@ class Gaia(Provider):
 
     async def _image(self, order: Order, fields: ImageFields, inputs: Inputs) -> Request:
         # One reference goes into `image`, several into `images`, as data URLs (seen, not documented).
-        references = [_data_url(await inputs.file(ref)) for ref in fields.images or ()]
+        references = [(await inputs.file(ref)).data_url() for ref in fields.images or ()]
         body = dropped(
             model=order.model,
             prompt=fields.prompt,
@@ -220,9 +228,9 @@ class Gaia(Provider):
 
     # --- the polls ---
 
-    async def check(self, ticket: Ticket) -> Update:
+    async def check(self, ticket: Ticket, seen: Seen) -> Update:
         """Only words that are known to end do; a result that is not there yet is waited for."""
-        answer = await self.upstream.get(_place(ticket))
+        answer = await self.upstream.get(_place(ticket), seen=seen)
         whole = answer.object()
         body = _unwrapped(whole)
         word = body.get("status") or body.get("state")
@@ -280,13 +288,25 @@ class Gaia(Provider):
         return Made(Output(Role.IMAGE, media_type, url=absolute)), absolute
 
     async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
-        """`/content` for video; where the result named a URL, that one. The key goes to Gaia's origin alone."""
+        """`/content` for video; where the result names a URL, that one. The key goes to Gaia's origin alone."""
         urls = ticket.get("urls") or []
+        if ticket["path"] == _IMAGES:
+            urls = await self._named_anew(ticket) or urls
+        url = urls[n] if n < len(urls) else None
+        if url:
+            return Source(url, keyed=output.relayed or self.upstream.is_own(url))
         if output.url:
             return Source(output.url)
-        if n < len(urls) and urls[n]:
-            return Source(urls[n], keyed=True)
         return Source(self.upstream.at(f"{_place(ticket)}/content"), keyed=True)
+
+    async def _named_anew(self, ticket: Ticket) -> list[str | None]:
+        """The images' URLs as the result names them now; nothing once the provider has forgotten the job."""
+        try:
+            update = self._images(ticket, await self.upstream.get(f"{_place(ticket)}/result"), "")
+        except (Missing, Nonsense):
+            return []
+        urls: list[str | None] = (update.ticket or {}).get("urls", [])
+        return urls
 
     # --- text ---
 
@@ -354,10 +374,6 @@ def _parsed(data: str) -> dict[str, Any]:
 
 def _form_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _data_url(file: File) -> str:
-    return f"data:{file.type};base64,{base64.b64encode(file.data).decode()}"
 
 
 def _inline(data: bytes) -> Made:

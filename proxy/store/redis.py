@@ -328,8 +328,12 @@ class RedisStore:
             if not place or len(found) > limit:
                 return _page(found, limit)
 
-    async def read(self, job_id: str, after: int) -> Sequence[Event]:
+    async def read(self, job_id: str, after: int, account: str | None = None) -> Sequence[Event]:
         """The job's events numbered above `after`, in order."""
+        if account is not None:
+            listed = f"pollcast:jobs:{account}", f"[{job_id}|", f"({job_id}}}"
+            if not await self._reads.call("ZLEXCOUNT", *listed):
+                return []
         entries = await self._reads.call("LRANGE", f"pollcast:events:{job_id}", after, -1)
         return [_event(job_id, n, entry) for n, entry in enumerate(entries, after + 1)]
 

@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import fields, replace
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, ParamSpec, Self, TypeVar
@@ -329,9 +330,9 @@ class SqliteStore:
         """The account's jobs, newest first."""
         return await self._reader.run(_jobs, account, limit, before, status=status, model=model)
 
-    async def read(self, job_id: str, after: int) -> Sequence[Event]:
+    async def read(self, job_id: str, after: int, account: str | None = None) -> Sequence[Event]:
         """The job's events numbered above `after`, in order."""
-        return await self._reader.run(_read, job_id, after)
+        return await self._reader.run(_read, job_id, after, account)
 
     async def read_account(self, account: str, after: int, limit: int) -> Stretch | None:
         """Up to `limit` events of the account's feed at positions above `after`."""
@@ -376,6 +377,7 @@ class SqliteStore:
             _migrate(writer, self._path)
             if self._exclusive:  # whoever held the claims is dead: the lock was free
                 writer.execute("UPDATE work SET node = NULL, lapses_at = 0")
+                writer.jobs = {}
             reader = stack.enter_context(closing(self._connect()))
             reader.executescript(_PRAGMAS + "PRAGMA query_only = ON;")
             self._opened = stack.pop_all()
@@ -674,13 +676,11 @@ def _release(db: Connection, claim: Claim) -> None:
 
 def _held(db: Connection, claim: Claim) -> Job:
     """The claim's job as it is now; ClaimLost when it is over or was taken over. A lapse alone loses nothing."""
-    row = db.execute(
-        "SELECT record FROM work JOIN job ON job.id = work.job WHERE job = ? AND node = ? AND epoch = ?",
-        (claim.job.id, claim.node, claim.epoch),
-    ).fetchone()
-    if row is None:
+    held = "SELECT 1 FROM work WHERE job = ? AND node = ? AND epoch = ?"
+    if db.execute(held, (claim.job.id, claim.node, claim.epoch)).fetchone() is None:
         raise ClaimLost(f"{claim.node} does not hold {claim.job.id} any more.")
-    return _job_of(row)
+    known = db.jobs.get(claim.job.id) if db.jobs is not None else None
+    return known or _job_of(db.execute("SELECT record FROM job WHERE id = ?", (claim.job.id,)).fetchone())
 
 
 def _intend(db: Connection, claim: Claim, now: float | None) -> Job:
@@ -698,6 +698,8 @@ def _append(db: Connection, claim: Claim, draft: Draft, ticket: Ticket | None, n
     if job.status.final:
         db.execute("DELETE FROM work WHERE job = ?", (job.id,))
         db.execute("UPDATE job SET ended_at = ? WHERE id = ?", (now, job.id))
+        if db.jobs is not None:
+            del db.jobs[job.id]
     return job
 
 
@@ -709,6 +711,8 @@ def _refund(db: Connection, job: Job, draft: Draft, now: float) -> None:
 
 def _update(db: Connection, job: Job) -> Job:
     db.execute("UPDATE job SET status = ?, record = ? WHERE id = ?", (job.status, _record_of(job), job.id))
+    if db.jobs is not None:
+        db.jobs[job.id] = job
     return job
 
 
@@ -721,7 +725,7 @@ def _publish(db: Connection, job: Job, draft: Draft, now: float) -> None:
         "INSERT INTO event (job, n, account, position, final, delta, data) VALUES (?, ?, ?, ?, ?, ?, ?)",
         (event.job, event.n, job.account, event.position, event.final, event.delta, event.data),
     )
-    db.told.append(Change(job.account, job.id, job.event, event=event))
+    db.told.append(Change(job.account, job.id, job.event, event=event, at=now))
 
 
 def _request_cancel(db: Connection, account: str, job_id: str) -> Job | None:
@@ -787,8 +791,9 @@ def _jobs(
 _EVENTS: Final = "SELECT job, n, data, final, position, delta FROM event "
 
 
-def _read(db: Connection, job_id: str, after: int) -> list[Event]:
-    return [_event_of(row) for row in db.execute(_EVENTS + "WHERE job = ? AND n > ? ORDER BY n", (job_id, after))]
+def _read(db: Connection, job_id: str, after: int, account: str | None) -> list[Event]:
+    wanted = "WHERE job = ? AND n > ? AND account = coalesce(?, account) ORDER BY n"
+    return [_event_of(row) for row in db.execute(_EVENTS + wanted, (job_id, after, account))]
 
 
 def _read_account(db: Connection, account: str, after: int, limit: int) -> Stretch | None:
@@ -825,8 +830,12 @@ def _job_of(row: sqlite3.Row) -> Job:
     return Job(**record)
 
 
+_FIELDS: Final = tuple(field.name for field in fields(Job))
+_VALUES: Final = attrgetter(*_FIELDS)
+
+
 def _record_of(job: Job) -> str:
-    record = {field.name: getattr(job, field.name) for field in fields(job)}
+    record = dict(zip(_FIELDS, _VALUES(job), strict=True))
     record["outputs"] = [output.as_record() for output in job.outputs]
     return orjson.dumps(record, default=dict).decode()  # `default`: a record's mappings need not be dictionaries
 

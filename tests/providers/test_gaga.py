@@ -187,6 +187,23 @@ async def test_content_redirects_to_the_public_video(world: World, upstream: Lit
     assert (answer.status_code, answer.headers["Location"]) == (302, VIDEO)
 
 
+async def test_content_redirects_to_the_video_as_the_status_call_names_it_now(world: World, upstream: Literal) -> None:
+    job = ended(await hello(world, upstream))["job"]
+    upstream.on(*STATUS, generation("Success", resultVideoURL=VIDEO + "?signature=2"))
+    answer = await world.http.get(f"/api/jobs/{job}/content")
+    assert (answer.status_code, answer.headers["Location"]) == (302, VIDEO + "?signature=2")
+
+
+@pytest.mark.parametrize("reply", [said({"detail": "Not found"}, 404), page(502), said({"status": "Success"})])
+async def test_content_of_a_generation_that_is_forgotten_is_where_it_was(
+    world: World, upstream: Literal, reply: Reply
+) -> None:
+    job = ended(await hello(world, upstream))["job"]
+    upstream.on(*STATUS, reply)
+    answer = await world.http.get(f"/api/jobs/{job}/content")
+    assert (answer.status_code, answer.headers["Location"]) == (302, VIDEO)
+
+
 @pytest.mark.parametrize("word", ["Canceled", "canceled", "Cancelled"])
 async def test_canceled_ends_the_job_and_refunds_it(world: World, upstream: Literal, word: str) -> None:
     final = ended(await hello(world, upstream, generation("Running"), generation(word)))

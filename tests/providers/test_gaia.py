@@ -395,6 +395,23 @@ async def test_an_image_url_on_the_providers_origin_is_relayed(world: World, ups
     assert upstream.once("GET", "/v1/files/7.png").headers["Authorization"] == f"Bearer {KEY}"
 
 
+async def test_an_image_s_url_is_named_anew_by_the_result(world: World, upstream: Literal) -> None:
+    final = await pictured(world, upstream, said({"data": [{"url": "https://cdn.example.com/a.webp"}]}))
+    upstream.on(*RESULT, said({"data": [{"url": "https://cdn.example.com/a.webp?signature=2"}]}))
+    answer = await world.http.get(f"/api/jobs/{final['job']}/content")
+    assert (answer.status_code, answer.headers["Location"]) == (302, "https://cdn.example.com/a.webp?signature=2")
+
+
+@pytest.mark.parametrize("reply", [said({"error": "gone"}, 404), page(502), said({"data": []})])
+async def test_an_image_of_a_job_that_is_forgotten_is_where_it_was(
+    world: World, upstream: Literal, reply: Reply
+) -> None:
+    final = await pictured(world, upstream, said({"data": [{"url": "https://cdn.example.com/a.webp"}]}))
+    upstream.on(*RESULT, reply)
+    answer = await world.http.get(f"/api/jobs/{final['job']}/content")
+    assert (answer.status_code, answer.headers["Location"]) == (302, "https://cdn.example.com/a.webp")
+
+
 async def test_each_of_several_images_has_its_own_output(world: World, upstream: Literal) -> None:
     results = [{"b64_json": PNG64}, {"url": "https://cdn.example.com/b.png"}, {"url": "/v1/files/c.png"}]
     upstream.on("GET", "/v1/files/c.png", data(PNG[::-1], "image/png"))

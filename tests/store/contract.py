@@ -436,6 +436,12 @@ class StoreContract:
         assert [event.n for event in await store.read(job.id, 2)] == [3, 4]
         assert await store.read(job.id, 4) == await store.read(job.id, 99) == await store.read("job_unknown", 0) == []
 
+    async def test_events_can_be_read_as_one_account_s_alone(self, store: Store, caller: Caller) -> None:
+        job = await caller.admit()
+        other = await new_caller(store, "other")
+        assert await store.read(job.id, 0, caller.account) == await store.read(job.id, 0)
+        assert await store.read(job.id, 0, other.account) == []
+
     async def test_a_recorded_event_never_changes(self, store: Store, caller: Caller) -> None:
         job = await caller.admit()
         first = await store.read(job.id, 0)

@@ -1,0 +1,375 @@
+"""Assets over the wire: taken in as they come, refused without a trace, read in parts."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from aiohttp import web
+
+from proxy.blobs import Blobs
+from tests.site import Rerouted, Site
+from tests.test_api import error_of, fields_of
+from tests.world import World
+
+PNG = World.media("image")
+MEGABYTE = bytes(1 << 20)
+
+
+def files(world: World) -> list[Path]:
+    """Everything that is stored, whole or half."""
+    return [path for path in (world.folder / "assets").rglob("*") if path.is_file()]
+
+
+async def upload(world: World, data: bytes = PNG, name: str = "cat.png", said: str = "image/png") -> httpx.Response:
+    return await world.http.post("/api/assets", files={"file": (name, data, said)})
+
+
+# --- taken in ---
+
+
+async def test_an_asset_is_described(world: World) -> None:
+    answer = await upload(world)
+    assert answer.status_code == 201
+    asset = answer.json()
+    assert set(asset) == {"id", "type", "size", "url", "created_at"}
+    assert (asset["type"], asset["size"]) == ("image/png", len(PNG))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", asset["created_at"])
+    shown = (await world.http.get(f"/api/assets/{asset['id']}")).json()
+    assert {name: value for name, value in shown.items() if name != "url"} == {
+        name: value for name, value in asset.items() if name != "url"
+    }
+
+
+@pytest.mark.parametrize(
+    ("head", "media_type"),
+    [
+        (b"\xff\xd8\xff\xe0", "image/jpeg"),
+        (b"GIF89a", "image/gif"),
+        (b"RIFF\0\0\0\0WEBPVP8 ", "image/webp"),
+        (b"\0\0\0\x20ftypisom", "video/mp4"),
+        (b"ID3\x04", "audio/mpeg"),
+        (b"RIFF\0\0\0\0WAVEfmt ", "audio/wav"),
+        (b"OggS\0", "audio/ogg"),
+    ],
+)
+async def test_the_type_is_told_by_the_bytes_whatever_name_and_header_say(
+    world: World, head: bytes, media_type: str
+) -> None:
+    answer = await upload(world, head + bytes(20), "page.html", "text/html")
+    assert (answer.status_code, answer.json()["type"]) == (201, media_type)
+
+
+async def test_a_file_of_many_megabytes_arrives_whole(world: World) -> None:
+    data = PNG + b"".join(bytes([n]) * (1 << 20) for n in range(20))
+    asset = (await upload(world, data)).json()
+    assert asset["size"] == len(data)
+    assert (await world.http.get(asset["url"])).content == data
+
+
+async def test_a_file_whose_first_bytes_come_one_by_one_arrives_whole(world: World) -> None:
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+        for n in range(20):
+            yield PNG[n : n + 1]
+        yield PNG[20:] + b"\r\n--x--\r\n"
+
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    answer = await world.http.post("/api/assets", content=slowly(), headers=headers)
+    assert (answer.status_code, answer.json()["size"]) == (201, len(PNG))
+
+
+class Tight(Blobs):
+    """A storage that takes one piece, and is slow with the next."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(place)
+        self.opened = asyncio.Event()
+
+    async def put(self, name: str, data: bytes | AsyncIterator[bytes]) -> None:
+        assert not isinstance(data, bytes)
+        await anext(data)
+        await self.opened.wait()
+        await super().put(name, data)
+
+
+async def test_no_more_is_read_than_the_storage_takes(unstarted: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    places: list[Tight] = []
+
+    def tight(place: str) -> Tight:
+        places.append(Tight(place))
+        return places[-1]
+
+    monkeypatch.setattr("proxy.app.Blobs", tight)
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + PNG
+        for _ in range(60):
+            yield MEGABYTE
+            sent += 1
+        yield b"\r\n--x--\r\n"
+
+    async with unstarted as world:
+        headers = {"Content-Type": "multipart/form-data; boundary=x"}
+        uploading = asyncio.create_task(world.http.post("/api/assets", content=endless(), headers=headers))
+        before = -1
+        while before < sent or not sent:
+            before = sent
+            await asyncio.sleep(0.2)  # the wire itself: as much as sockets hold
+        assert sent < 20
+        places[0].opened.set()
+        assert (await uploading).status_code == 201
+
+
+# --- refused, with nothing left behind ---
+
+
+async def test_what_is_none_of_the_known_types_is_415(world: World) -> None:
+    for data in (b"", b"x", b"<html>", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7", bytes(100_000)):
+        answer = await upload(world, data)
+        assert (answer.status_code, error_of(answer)["code"]) == (415, "unsupported_type")
+    assert files(world) == []
+
+
+@pytest.mark.parametrize("size", [1001, 70_000, 3 << 20])
+async def test_a_file_over_the_limit_is_413(unstarted: World, size: int) -> None:
+    unstarted.settings["asset_limit"] = 1000
+    async with unstarted as world:
+        answer = await upload(world, PNG[:8] + bytes(size - 8))
+        assert (answer.status_code, error_of(answer)["code"]) == (413, "too_large")
+        assert files(world) == []
+
+
+async def test_a_file_of_just_the_limit_is_taken(unstarted: World) -> None:
+    unstarted.settings["asset_limit"] = 1000
+    async with unstarted as world:
+        assert (await upload(world, PNG[:8] + bytes(992))).json()["size"] == 1000
+
+
+async def test_a_file_over_the_limit_is_refused_before_it_has_come_to_its_end(unstarted: World) -> None:
+    unstarted.settings["asset_limit"] = 1 << 20
+    async with unstarted as world:
+        reader, writer = await connected(world)
+        writer.write(head_of(world, length=None) + chunk(part(PNG)))
+        for _ in range(3):
+            writer.write(chunk(MEGABYTE))
+        assert b" 413 " in await reader.readline()
+        assert files(world) == []
+        writer.close()
+
+
+async def test_a_file_that_says_that_it_is_too_large_is_not_read(unstarted: World) -> None:
+    unstarted.settings["asset_limit"] = 1 << 20
+    async with unstarted as world:
+        reader, writer = await connected(world)
+        writer.write(head_of(world, length=1 << 40))
+        assert b" 413 " in await reader.readline()
+        writer.close()
+
+
+@pytest.mark.parametrize("sent", [10, 100_000, 3 << 20])
+async def test_an_upload_that_the_client_aborts_leaves_nothing(world: World, sent: int) -> None:
+    _, writer = await connected(world)
+    writer.write(head_of(world, length=10 << 20) + part(PNG) + bytes(sent))
+    await writer.drain()
+    if sent > 600:
+        await until(lambda: bool(files(world)))
+    writer.close()
+    await until(lambda: not world.connections or not files(world))
+    await until(lambda: not files(world))
+    assert (await upload(world)).status_code == 201
+
+
+async def test_a_body_that_ends_without_its_last_boundary_leaves_nothing(world: World) -> None:
+    body = part(PNG) + bytes(100_000)
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    answer = await world.http.post("/api/assets", content=body, headers=headers)
+    assert (answer.status_code, error_of(answer)["code"]) == (400, "bad_request")
+    assert files(world) == []
+
+
+async def test_two_files_at_once_are_refused_and_leave_nothing(world: World) -> None:
+    both = [("file", ("a.png", PNG, "image/png")), ("file", ("b.png", PNG, "image/png"))]
+    assert fields_of(await world.http.post("/api/assets", files=both)) == ["file"]
+    assert files(world) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ({}, ["url"]),
+        ({"url": 7}, ["url"]),
+        ({"url": None}, ["url"]),
+        ({"url": "https://a.example/", "name": "x"}, ["name"]),
+    ],
+)
+async def test_a_json_body_of_another_form_is_refused_by_field(world: World, body: Any, fields: list[str]) -> None:
+    assert fields_of(await world.http.post("/api/assets", json=body)) == fields
+
+
+async def test_an_upload_that_stops_coming_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.api.reading._PATIENCE", 0.1)
+    reader, writer = await connected(world)
+    writer.write(head_of(world, length=10 << 20) + part(PNG) + bytes(100_000))
+    assert b" 400 " in await reader.readline()
+    assert files(world) == []
+    writer.close()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    while not holds():
+        await asyncio.sleep(0.005)
+
+
+async def connected(world: World) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("127.0.0.1", int(world.origin.rsplit(":", 1)[1]))
+
+
+def head_of(world: World, length: int | None) -> bytes:
+    framing = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
+    return (
+        f"POST /api/assets HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {world.key}\r\n{framing}\r\n"
+        "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+    ).encode()
+
+
+def part(data: bytes) -> bytes:
+    return b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + data
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+# --- from a URL ---
+
+
+@asynccontextmanager
+async def internet(world: World, monkeypatch: pytest.MonkeyPatch, answer: Any) -> AsyncIterator[Site]:
+    """A world to which one site is all of the open internet."""
+    async with Site(answer) as site:
+        monkeypatch.setattr("proxy.app.Fetcher", lambda: Rerouted(site))
+        async with world:
+            yield site
+
+
+async def test_a_file_is_taken_from_a_url_without_being_held(unstarted: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def film(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(PNG)
+        for _ in range(20):
+            await response.write(MEGABYTE)
+        return response
+
+    async with internet(unstarted, monkeypatch, film):
+        answer = await unstarted.http.post("/api/assets", json={"url": "https://example.com/film"})
+        assert (answer.status_code, answer.json()["size"]) == (201, len(PNG) + 20 * len(MEGABYTE))
+
+
+async def test_a_file_that_breaks_off_at_its_url_is_refused_and_leaves_nothing(
+    unstarted: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def cut(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(10 << 20)})
+        await response.prepare(request)
+        await response.write(PNG + MEGABYTE)
+        assert request.transport
+        request.transport.close()
+        return response
+
+    async with internet(unstarted, monkeypatch, cut):
+        answer = await unstarted.http.post("/api/assets", json={"url": "https://example.com/film"})
+        assert fields_of(answer) == ["url"]
+        assert "broke off" in error_of(answer)["message"]
+        assert files(unstarted) == []
+
+
+async def test_a_file_over_the_limit_at_its_url_is_413_and_leaves_nothing(
+    unstarted: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(PNG)
+        while True:
+            await response.write(MEGABYTE)
+
+    unstarted.settings["asset_limit"] = 5 << 20
+    async with internet(unstarted, monkeypatch, endless):
+        answer = await unstarted.http.post("/api/assets", json={"url": "https://example.com/film"})
+        assert (answer.status_code, error_of(answer)["code"]) == (413, "too_large")
+        assert files(unstarted) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.com/cat.png",
+        "https://user:password@example.com/cat.png",
+        "https://example.com:22/cat.png",
+        "https://169.254.169.254/latest/meta-data/",
+        "https://[::ffff:169.254.169.254]/",
+        "https://2852039166/",
+        "https://0xa9.0xfe.0xa9.0xfe/",
+        "https://metadata.localhost/",
+        "https://" + "a" * 3000,
+        "x",
+        "",
+    ],
+)
+async def test_a_url_that_is_not_public_https_is_refused_by_field(world: World, url: str) -> None:
+    assert fields_of(await world.http.post("/api/assets", json={"url": url})) == ["url"]
+    assert files(world) == []
+
+
+async def test_a_redirect_into_our_own_network_is_refused_by_field(
+    unstarted: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def elsewhere(_: web.Request) -> web.Response:
+        return web.Response(status=302, headers={"Location": "https://10.0.0.1/secrets"})
+
+    async with internet(unstarted, monkeypatch, elsewhere) as site:
+        answer = await unstarted.http.post("/api/assets", json={"url": "https://example.com/cat.png"})
+        assert fields_of(answer) == ["url"]
+        assert len(site.asked) == 1
+
+
+# --- an asset that many places of an order name ---
+
+
+async def test_a_file_that_many_chunks_name_is_uploaded_once(world: World) -> None:
+    image, audio = await world.asset("image"), await world.asset("audio")
+    events = await world.generate("avatar-h1", image=image, chunks=[{"audio": audio}] * 5)
+    assert events[-1]["status"] == "Completed"
+    assert world.simulator.calls["gaga.upload"] == 2
+
+
+async def test_a_file_whose_upload_failed_is_uploaded_again(world: World) -> None:
+    world.simulator.fault("gaga.upload", "500", times=1)
+    events = await world.generate("gaga-1", prompt="Hello", image=await world.asset("image"))
+    assert events[-1]["status"] == "Completed"
+    assert world.simulator.calls["gaga.upload"] == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "parts", "order"),
+    [
+        ("gaga-1", "chunks", {"prompt": "Hello"}),
+        ("heygen-v1", "clips", {"prompt": "Hello", "avatar_id": "Anna"}),
+    ],
+)
+async def test_an_order_has_at_most_50_chunks_or_clips_and_the_catalogue_says_so(
+    world: World, model: str, parts: str, order: dict[str, Any]
+) -> None:
+    models = (await world.http.get("/api/models")).json()["models"]
+    fields = next(listed["fields"] for listed in models if listed["id"] == model)
+    assert fields["properties"][parts]["maxItems"] == 50
+    assert fields_of(await world.http.post("/api/jobs", json={"model": model, parts: [order] * 51})) == [parts]
+    assert (await world.http.post("/api/jobs", json={"model": model, parts: [order] * 50})).status_code == 202

@@ -1,0 +1,217 @@
+"""Dry runs: held against what the provider receives when the same order is sent."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from proxy.providers import MODELS, PROVIDERS
+from proxy.simulator import DEFAULT_KEYS, Received
+from tests.test_api import GAGA, error_of, fields_of, nothing_happened
+from tests.world import World
+
+PROVIDER = {model.name: kind.name for kind in PROVIDERS for model in kind.models}
+SPOKEN = {"prompt": "Hello", "avatar_id": "Anna"}
+ORDERS: list[dict[str, Any]] = [
+    {"model": "gaga-1", "prompt": "Hello"},
+    {"model": "gaga-1", "prompt": "Hello", "image": "IMAGE", "audio": "AUDIO", "seed": 7, "extra": {"tier": "pro"}},
+    {"model": "gaga-1", "chunks": [{"prompt": "Hello", "audio": "AUDIO"}, {"prompt": "and bye", "duration": 2.5}]},
+    {"model": "avatar-h1", "image": "IMAGE", "audio": "AUDIO"},
+    {"model": "avatar-h1-pro", "image": "IMAGE", "chunks": [{"audio": "AUDIO"}, {"audio": "AUDIO"}]},
+    {"model": "grok-imagine-video", "prompt": "rain", "extra": {"watermark": False}},
+    {"model": "grok-imagine-video", "prompt": "rain", "images": ["IMAGE", "IMAGE"]},
+    {"model": "gpt-image-2", "prompt": "studio", "n": 2},
+    {"model": "gpt-image-2", "prompt": "studio", "images": ["IMAGE"]},
+    {"model": "image2", "prompt": "studio", "images": ["IMAGE", "IMAGE"]},
+    {"model": "gpt-5.4-mini", "prompt": "Why stream?"},
+    {"model": "gpt-5.4-mini", "messages": [{"role": "user", "content": "Why?"}], "temperature": 0.5},
+    {"model": "suno", "prompt": "song"},
+    {"model": "luma", "prompt": "lake"},
+    {"model": "pika", "prompt": "lake", "style": "4"},
+    {"model": "run", "prompt": "lake", "style": "anime"},
+    {"model": "ganai-bulk", "items": [{"unique_id": "a", "names": "Ada"}, {"unique_id": "b", "names": "Bob"}]},
+    {"model": "heygen-v1", **SPOKEN, "background": "IMAGE", "test": True},
+    {"model": "heygen-v1", "clips": [SPOKEN, {"audio": "AUDIO", "avatar_id": "Bob"}], "background": "#FAFAFA"},
+]
+
+
+def test_every_model_is_among_the_orders_that_are_tried() -> None:
+    assert {order["model"] for order in ORDERS} == set(MODELS)
+
+
+async def dry(world: World, order: dict[str, Any], value: str = "1") -> httpx.Response:
+    return await world.http.post("/api/jobs", json=order, params={"dry_run": value})
+
+
+def with_assets(order: Any, assets: dict[str, str]) -> Any:
+    """The order with the ids of real assets in the places of IMAGE and AUDIO."""
+    if isinstance(order, dict):
+        return {name: with_assets(value, assets) for name, value in order.items()}
+    if isinstance(order, list):
+        return [with_assets(value, assets) for value in order]
+    return assets.get(order, order) if isinstance(order, str) else order
+
+
+def alike(shown: Any, sent: Any) -> bool:
+    """Whether what was shown is what was sent, placeholders aside."""
+    if isinstance(shown, dict) and isinstance(sent, dict):
+        return shown.keys() == sent.keys() and all(alike(shown[name], sent[name]) for name in shown)
+    if isinstance(shown, list) and isinstance(sent, list):
+        return len(shown) == len(sent) and all(map(alike, shown, sent))
+    if isinstance(shown, str) and shown.startswith("<upload of asset_"):
+        return str(sent).isdigit()
+    if isinstance(shown, str) and shown.startswith("<Link to "):
+        return str(sent).startswith(shown.removeprefix("<Link to ").removesuffix(">") + "?key=")
+    if isinstance(shown, str) and shown.startswith("data:"):
+        head, _, placeholder = shown.partition("<file ")
+        return bool(placeholder) and str(sent).startswith(head) and len(str(sent)) > len(head)
+    return type(shown) is type(sent) and bool(shown == sent)
+
+
+def form_of(received: Received) -> list[dict[str, str]]:
+    """The multipart form as a dry run shows it."""
+    return [
+        {
+            "name": part.name,
+            "value": part.text if part.filename is None else f"<file {part.filename}, {len(part.body)} bytes>",
+        }
+        for part in received.parts
+    ]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=lambda order: order["model"])
+async def test_it_shows_the_request_that_the_same_order_sends(world: World, order: dict[str, Any]) -> None:
+    order = with_assets(order, {"IMAGE": await world.asset("image"), "AUDIO": await world.asset("audio")})
+    answer = await dry(world, order)
+    assert answer.status_code == 200, answer.text
+    shown = answer.json()
+    assert not world.simulator.calls
+    await nothing_happened(world)
+
+    job = await world.submit(**order)
+    await world.ended(job["id"])
+    paid = {operation.name for operation in world.simulator.operations if operation.role.paid}
+    (submit,) = [request for request in world.simulator.requests if request.operation in paid]
+    assert (shown["provider"], shown["tokens"]) == (PROVIDER[order["model"]], job["tokens"])
+    request = shown["request"]
+    assert (request["method"], request["url"]) == (submit.method, world.simulator.origin + submit.path)
+    assert request["query"] == submit.query
+    assert submit.headers["Content-Type"].startswith(request["headers"]["Content-Type"])
+    if "form" in request:
+        assert request["form"] == form_of(submit)
+    else:
+        assert alike(request["json"], submit.body), (request["json"], submit.body)
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=lambda order: order["model"])
+async def test_it_shows_no_credential(world: World, order: dict[str, Any]) -> None:
+    order = with_assets(order, {"IMAGE": await world.asset("image"), "AUDIO": await world.asset("audio")})
+    text = (await dry(world, order)).text
+    assert "authorization" not in text.lower()
+    assert "api-key" not in text.lower()
+    for secret in (*DEFAULT_KEYS.values(), world.key, "signature="):
+        assert secret not in text
+
+
+async def test_uploads_and_files_are_placeholders_that_say_what_they_stand_for(world: World) -> None:
+    image = await world.asset("image")
+    size = len(world.media("image"))
+    gaga = (await dry(world, {**GAGA, "image": image})).json()["request"]
+    assert gaga["json"]["source"]["content"] == f"<upload of {image}>"
+    video = (await dry(world, {"model": "grok-imagine-video", "prompt": "x", "images": [image]})).json()["request"]
+    assert video["form"][-1] == {"name": "input_reference[]", "value": f"<file {image}.png, {size} bytes>"}
+    picture = (await dry(world, {"model": "image2", "prompt": "x", "images": [image]})).json()["request"]
+    assert picture["json"]["image"] == f"data:image/png;base64,<file {image}.png, {size} bytes>"
+    spoken = {"model": "heygen-v1", **SPOKEN, "background": image}
+    heygen = (await dry(world, spoken)).json()["request"]
+    assert heygen["json"]["background"] == f"<Link to {world.origin}/api/assets/{image}/content>"
+
+
+async def test_a_url_is_not_fetched(world: World) -> None:
+    url = "https://192.0.2.1.example/cat.png"
+    gaga = (await dry(world, {**GAGA, "image": url})).json()["request"]
+    assert gaga["json"]["source"]["content"] == f"<upload of {url}>"
+    video = (await dry(world, {"model": "grok-imagine-video", "prompt": "x", "images": [url]})).json()["request"]
+    assert video["form"][-1] == {"name": "input_reference[]", "value": f"<file from {url}>"}
+
+
+# --- the same checks as for an order that is sent ---
+
+
+@pytest.mark.parametrize(
+    ("order", "field"),
+    [
+        ({"model": "gaga-1"}, "prompt"),
+        ({**GAGA, "promt": "x"}, "promt"),
+        ({**GAGA, "image": "asset_01J0000000000000000000000"}, "image"),
+        ({**GAGA, "image": "https://127.0.0.1/cat.png"}, "image"),
+    ],
+)
+async def test_an_invalid_order_is_refused_by_field(world: World, order: dict[str, Any], field: str) -> None:
+    assert fields_of(await dry(world, order)) == [field]
+
+
+async def test_it_takes_a_key(world: World) -> None:
+    answer = await world.http.post("/api/jobs?dry_run=1", json=GAGA, headers={"Authorization": ""})
+    assert answer.status_code == 401
+
+
+async def test_another_account_s_asset_is_not_shown(world: World) -> None:
+    image = await world.asset("image")
+    world.http.headers["Authorization"] = f"Bearer {await world.new_key('other')}"
+    assert fields_of(await dry(world, {**GAGA, "image": image})) == ["image"]
+
+
+async def test_it_works_before_there_is_a_key_for_the_provider_or_a_token_for_the_price(unstarted: World) -> None:
+    unstarted.provider = {"api_key": ""}
+    async with unstarted as world:
+        world.http.headers["Authorization"] = f"Bearer {await world.new_key('poor')}"
+        answer = await dry(world, GAGA)
+        assert (answer.status_code, answer.json()["tokens"]) == (200, 20)
+
+
+async def test_it_burns_no_idempotency_key(world: World) -> None:
+    key = {"Idempotency-Key": "order-1"}
+    assert (await world.http.post("/api/jobs?dry_run=1", json=GAGA, headers=key)).status_code == 200
+    order = {**GAGA, "prompt": "Another"}
+    assert (await world.http.post("/api/jobs", json=order, headers=key)).status_code == 202
+    assert (await world.http.post("/api/jobs?dry_run=1", json=GAGA, headers=key)).status_code == 200
+
+
+# --- how it is asked for ---
+
+
+async def test_an_idempotency_key_that_the_order_would_be_refused_for_is_refused(world: World) -> None:
+    headers = {"Idempotency-Key": "x" * 256}
+    response = await world.http.post("/api/jobs", json=GAGA, params={"dry_run": "1"}, headers=headers)
+    assert (response.status_code, error_of(response)["code"]) == (400, "bad_request")
+
+
+@pytest.mark.parametrize("value", ["1", "true", "True"])
+async def test_yes_is_1_or_true(world: World, value: str) -> None:
+    assert (await dry(world, GAGA, value)).status_code == 200
+    await nothing_happened(world)
+
+
+@pytest.mark.parametrize("value", ["0", "false", "FALSE"])
+async def test_no_is_0_or_false_and_sends_the_order(world: World, value: str) -> None:
+    assert (await dry(world, GAGA, value)).status_code == 202
+
+
+@pytest.mark.parametrize("query", ["dry_run=", "dry_run", "dry_run=yes", "dry_run=2", "dry_run=1&dry_run=0"])
+@pytest.mark.parametrize("path", ["/api/jobs", "/api/generate"])
+async def test_anything_else_is_refused_and_makes_no_job(world: World, path: str, query: str) -> None:
+    assert fields_of(await world.http.post(f"{path}?{query}", json=GAGA)) == ["dry_run"]
+    await nothing_happened(world)
+
+
+async def test_a_stream_has_none(world: World) -> None:
+    answer = await world.http.post("/api/generate?dry_run=1", json=GAGA)
+    assert fields_of(answer) == ["dry_run"]
+    assert "/api/jobs" in error_of(answer)["message"]
+    await nothing_happened(world)
+
+
+async def test_a_stream_that_is_told_not_to_be_one_streams(world: World) -> None:
+    messages = await world.messages("POST", "/api/generate?dry_run=0", json=GAGA)
+    assert messages
