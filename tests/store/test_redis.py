@@ -99,7 +99,8 @@ async def test_every_node_is_told_what_any_of_them_records_in_the_same_order(nod
     await asyncio.gather(*(caller.admit(1) for caller in callers * 20))
     changes = [[await soon(each) for _ in range(40)] for each in told]
     assert changes[0] == changes[1]
-    assert [change.event for change in changes[0]] == [change.event for change in changes[1]]
+    for what in ("event", "at"):
+        assert [getattr(change, what) for change in changes[0]] == [getattr(change, what) for change in changes[1]]
     for caller in callers:
         positions = [
             change.event.position for change in changes[0] if change.account == caller.account and change.event
