@@ -92,13 +92,16 @@ class TestRedisStore(StoreContract):
 # --- several nodes ---
 
 
-async def test_every_node_is_told_what_any_of_them_records_in_the_same_order(nodes: tuple[Store, Store]) -> None:
+async def test_every_node_is_told_what_any_of_them_records_in_the_same_order(
+    nodes: tuple[Store, Store], clock: ManualClock
+) -> None:
     a, b = nodes
     callers = [await new_caller(store, name) for store, name in ((a, "web"), (b, "app"))]
     told = [store.changes() for store in nodes]
     await asyncio.gather(*(caller.admit(1) for caller in callers * 20))
     changes = [[await soon(each) for _ in range(40)] for each in told]
     assert changes[0] == changes[1]
+    assert {change.at for change in changes[0]} == {clock.now()}
     for what in ("event", "at"):
         assert [getattr(change, what) for change in changes[0]] == [getattr(change, what) for change in changes[1]]
     for caller in callers:
