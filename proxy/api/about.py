@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
 from proxy.api.reading import answer
 from proxy.api.services import Services
@@ -17,10 +17,6 @@ class About:
     """The endpoints without a key."""
 
     services: Services
-
-    async def ping(self, _: Request) -> Response:
-        """AI-Now's own: `pong`."""
-        return PlainTextResponse("pong")
 
     async def healthz(self, _: Request) -> Response:
         """The process is alive."""

@@ -70,7 +70,7 @@ def _name(reference: Mapping[str, Any]) -> str:
 def _any_order(orders: Mapping[str, Json]) -> Json:
     mapping = {order["title"]: ref(name)["$ref"] for name, order in orders.items()}
     return {
-        "description": "What is asked of a model: its own fields, flat, beside the common ones.",
+        "description": "What is asked of a model: its own fields, flat, beside the common ones. Null means absent.",
         "oneOf": [ref(name) for name in orders],
         "discriminator": {"propertyName": "model", "mapping": mapping},
     }
