@@ -5,10 +5,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check fix cover bench chaos clean
+.PHONY: help install run test check fix cover bench bench-quick bench-compare soak chaos clean
 
 help:  ## what there is to do
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 22
 
 install: $(READY)  ## set up .venv with everything the project and its tests need
 
@@ -40,8 +40,17 @@ cover: $(READY)  ## all tests, with the lines and branches they did not reach
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-bench: $(READY)  ## what an event, a poll and a journalled event cost here
-	$(BIN)/python -m tests.bench
+bench: $(READY)  ## what a stream, an event, a job and a poll cost here, beside others in the same run
+	$(BIN)/python -m tests.bench $(if $(JSON),--json $(JSON))
+
+bench-quick: $(READY)  ## the same, small: under two minutes
+	$(BIN)/python -m tests.bench --quick $(if $(JSON),--json $(JSON))
+
+bench-compare: $(READY)  ## two runs that were kept by JSON=FILE, beside each other: A=FILE B=FILE
+	$(BIN)/python -m tests.bench compare $(A) $(B)
+
+soak: $(READY)  ## half an hour of streams and jobs that come and go: memory, descriptors and tasks must be flat
+	$(BIN)/python -m tests.bench soak
 
 chaos: $(READY)  ## kill the server and break its providers, hundreds of times, and check what must hold
 	$(BIN)/python -m tests.chaos

@@ -51,6 +51,14 @@ class Missing(ReadFailed):
     """404, 410 or 400: the provider does not know the thing asked for."""
 
 
+class Unchanged(Exception):
+    """A poll's answer is, byte for byte, the last one that was understood; `wait` is its hint, in seconds."""
+
+    def __init__(self, wait: float | None) -> None:
+        super().__init__("Nothing has changed.")
+        self.wait = wait
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A whole answer: status, headers (names in lower case), body."""
@@ -89,7 +97,30 @@ class Answer:
         return _retry_after(self.headers.get("retry-after", ""), self.at)
 
 
+class Seen:
+    """The last answers of one job that were understood, by their place: comparing costs less than parsing."""
+
+    __slots__ = ("_bodies", "_new")
+
+    def __init__(self) -> None:
+        self._bodies: dict[str, bytes] = {}
+        self._new: dict[str, bytes] = {}
+
+    def compare(self, place: str, answer: Answer) -> None:
+        """Raises Unchanged when the place has answered the same before; else notes the answer."""
+        if self._bodies.get(place) == answer.body:
+            raise Unchanged(answer.wait)
+        self._new[place] = answer.body
+
+    def understood(self) -> None:
+        """What was noted made sense: from now on it is old news."""
+        self._bodies |= self._new
+        self._new.clear()
+
+
 def _retry_after(value: str, now: float) -> float | None:
+    if not value:
+        return None
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value.strip()):
         return min(float(value), _HINT_LIMIT)
     try:

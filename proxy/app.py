@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -21,21 +22,24 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy import api, errors, orphans
+from proxy import api, errors, orphans, pages
 from proxy.api.services import Services
 from proxy.auth import Auth
 from proxy.blobs import Blobs, BlobsError
 from proxy.catalogue import Catalogue
 from proxy.clock import Clock, SystemClock
+from proxy.drive import Tools
 from proxy.feed import Feed
 from proxy.fetch import Fetcher
 from proxy.links import Links
+from proxy.metrics import Metrics
 from proxy.providers import MODELS, PROVIDERS, by_model
 from proxy.providers.base import Provider
-from proxy.runner import Runner, Tools
+from proxy.runner import Runner
 from proxy.settings import BadSetting, ProviderSettings, Settings, read
 from proxy.store import open_store
 from proxy.store.base import Store
+from proxy.stream import Unwound
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +75,7 @@ class Pollcast:
         self._app = Starlette(lifespan=lambda _: self.opened(), exception_handlers=_HANDLERS)
         # Slashes are not forgiven: a redirect would lose the body of a POST, and a Link its signature.
         self._app.router.redirect_slashes = False
-        self._asgi: ASGIApp = _with_cors(self._app, settings.cors_origins)
+        self._asgi = Unwound(_with_cors(self._app, settings.cors_origins))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of an ASGI server."""
@@ -94,6 +98,7 @@ class Pollcast:
             services = await self._services(stack)
             # Only now is there something for the routes to speak with.
             self._app.router.routes.extend(api.routes(services))
+            self._app.router.routes.extend(pages.routes(playground=self._settings.playground == "on"))
             yield
             self.stop_streams()
             await self._runner.drain(self._settings.drain)
@@ -114,21 +119,26 @@ class Pollcast:
             relay=settings.results == "relay",
         )
         providers = by_model([await self._provider(stack, kind) for kind in PROVIDERS])
-        self._feed = Feed(store)
-        tools = Tools(store, blobs, fetcher, links, clock, providers, settings.asset_limit, settings.retention)
+        metrics = Metrics()
+        self._feed = Feed(store, settings.heartbeat, lambda at: metrics.delivery_lag.observe(max(clock.now() - at, 0)))
+        tools = Tools(store, blobs, fetcher, links, clock, metrics, providers, settings.asset_limit, settings.retention)
         self._runner = Runner(tools, node=f"{socket.gethostname()}:{os.getpid()}")
         await stack.enter_async_context(_running(orphans.keep_sweeping(store, blobs)))
-        await stack.enter_async_context(_running(self._feed.run(), self._runner.run()))
+        await stack.enter_async_context(_running(self._feed.run(), self._runner.run(), metrics.watch_loop()))
+        for provider in set(providers.values()):
+            provider.upstream.observe = partial(_observe, metrics, provider.name)
+        metrics.watch(self._runner.facts)
+        metrics.watch(self._feed.facts)
         return Services(
             store,
             blobs,
             self._feed,
             links,
-            Auth(store, links),
+            Auth(store, links, clock, settings.metrics.get_secret_value()),
             Catalogue(providers, self._prices, clock),
             fetcher,
             clock,
-            heartbeat=settings.heartbeat,
+            metrics,
             asset_limit=settings.asset_limit,
             relay=settings.results == "relay",
         )
@@ -137,6 +147,10 @@ class Pollcast:
         provider = kind(self._providers[kind], self._clock, self._settings.base_url)
         await stack.enter_async_context(provider.upstream)
         return provider
+
+
+def _observe(metrics: Metrics, provider: str, call: str, seconds: float) -> None:
+    metrics.upstream.labels(provider, call).observe(seconds)
 
 
 @contextmanager

@@ -1,13 +1,26 @@
 """Who calls: a bearer key, or a Link."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from hmac import compare_digest
+from ipaddress import ip_address
+from typing import Final, TypeVar
 
 from starlette.requests import Request
 
 from proxy import tokens
-from proxy.errors import Unauthorized
+from proxy.clock import Clock
+from proxy.errors import NotFound, Unauthorized
 from proxy.links import Links
 from proxy.store.base import Key, Store
+
+_BELIEVED: Final = 0.5
+"""Seconds that a key is believed without asking again: a revoked one is refused within a second."""
+_FORWARDED: Final = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")
+"""What a proxy in front says of whom it asks for."""
+_MOST: Final = 10_000
+"""Keys that are remembered so."""
+Name = TypeVar("Name", bytes, str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +34,20 @@ class Caller:
 class Auth:
     """Reads a request's key or Link; every failure is the same 401 to whoever has neither."""
 
-    def __init__(self, store: Store, links: Links) -> None:
+    def __init__(self, store: Store, links: Links, clock: Clock, scrapers: str = "") -> None:
         self._store = store
         self._links = links
+        self._clock = clock
+        self._scrapers = scrapers
+        self._believed: dict[bytes | str, tuple[Key, float]] = {}
 
     async def key(self, request: Request) -> Key:
         """The key in `Authorization: Bearer`. Raises Unauthorized."""
         scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not secret.strip():
             raise Unauthorized("Send your key as `Authorization: Bearer <key>`.")
-        return _valid(await self._store.key(tokens.digest(secret.strip())))
+        digest = tokens.digest(secret.strip())
+        return await self._known(digest, self._store.key)
 
     async def key_or_link(self, request: Request) -> Key:
         """The key that made the Link which this URL is, or the one in the header. Raises Unauthorized."""
@@ -44,7 +61,41 @@ class Auth:
         if "signature" not in request.query_params:
             return Caller(await self.key(request))
         signed = self._links.check(request.scope["path"], request.scope["query_string"].decode("latin-1"))
-        return Caller(_valid(await self._store.key_by_id(signed.key)), signed.expires)
+        return Caller(await self._known(signed.key, self._store.key_by_id), signed.expires)
+
+    def check_scraper(self, request: Request) -> None:
+        """Raises Unauthorized or NotFound unless the metrics are for this caller (POLLCAST_METRICS)."""
+        if self._scrapers == "off":
+            raise NotFound("There are no metrics here: POLLCAST_METRICS is off.")
+        if self._scrapers == "public":
+            return
+        if not self._scrapers:
+            if not _is_at_home(request):
+                raise Unauthorized("Metrics are told to this machine alone: set POLLCAST_METRICS to let others read.")
+            return
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not compare_digest(token.strip().encode(), self._scrapers.encode()):
+            raise Unauthorized("Send the token of POLLCAST_METRICS as `Authorization: Bearer <token>`.")
+
+    async def _known(self, name: Name, find: Callable[[Name], Awaitable[Key | None]]) -> Key:
+        now = self._clock.now()
+        key, until = self._believed.get(name, (None, 0.0))
+        if key is None or not now < until <= now + _BELIEVED:
+            key = _valid(await find(name))
+            if len(self._believed) >= _MOST:
+                self._believed.clear()
+            self._believed[name] = key, now + _BELIEVED
+        return key
+
+
+def _is_at_home(request: Request) -> bool:
+    """Whether a process of this machine asks, and none that asks for somebody else, as a proxy does."""
+    if any(name in request.headers for name in _FORWARDED):
+        return False
+    try:
+        return request.client is not None and ip_address(request.client.host).is_loopback
+    except ValueError:
+        return False
 
 
 def _valid(key: Key | None) -> Key:

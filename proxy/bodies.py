@@ -1,10 +1,13 @@
-"""From a request's bytes to a checked JSON object: what is wrong with it is told by field."""
+"""From a request's bytes to a checked JSON object: what is wrong with it is told by field.
+
+The objects that are not orders stand here; `/openapi.json` describes them by the same models.
+"""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import orjson
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from proxy.errors import BadRequest, FieldError, InvalidRequest
 
@@ -55,3 +58,23 @@ def _fault(details: Any) -> FieldError:
     named = details.get("ctx", {}).get("field", "") if details["type"] == "order" else ""
     place = ".".join(str(part) for part in (*details["loc"], named) if part != "")
     return FieldError(place, "there is no such field" if details["type"] == "extra_forbidden" else details["msg"])
+
+
+class AssetPlace(BaseModel):
+    """An asset that is fetched from where it is."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
+
+    url: Annotated[str, Field(max_length=2048)]
+    """A public https URL."""
+
+
+class LinkWish(BaseModel):
+    """What a Link is asked for."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
+
+    path: Annotated[str, Field(max_length=8000)]
+    """An `events`, `content` or asset path of the own account; its query is signed with it."""
+    ttl: Annotated[int, Field(ge=1, le=7 * 86400)] = 3600
+    """Seconds."""

@@ -115,19 +115,19 @@ class Catalogue:
 
 @cache
 def _schema(fields: type[Fields]) -> Any:
-    return _without_nulls(fields.model_json_schema())
+    return without_nulls(fields.model_json_schema())
 
 
-def _without_nulls(schema: Any) -> Any:
+def without_nulls(schema: Any) -> Any:
     """The schema with `X or null` as X: in an order, null means absent."""
     if isinstance(schema, list):
-        return [_without_nulls(inner) for inner in schema]
+        return [without_nulls(inner) for inner in schema]
     if not isinstance(schema, dict):
         return schema
     options = [option for option in schema.get("anyOf", []) if option != {"type": "null"}]
-    rest = {name: _without_nulls(inner) for name, inner in schema.items() if name != "anyOf"}
+    rest = {name: without_nulls(inner) for name, inner in schema.items() if name != "anyOf"}
     if rest.get("default", ...) is None:
         del rest["default"]
     if len(options) == 1:
-        return _without_nulls(options[0]) | rest
-    return rest | ({"anyOf": [_without_nulls(option) for option in options]} if options else {})
+        return without_nulls(options[0]) | rest
+    return rest | ({"anyOf": [without_nulls(option) for option in options]} if options else {})

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 
@@ -30,4 +31,11 @@ class SystemClock:
 
 def rfc3339(at: float) -> str:
     """Write seconds since the epoch as RFC 3339 in UTC, to the millisecond: `2026-11-20T12:00:00.000Z`."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds, milliseconds = divmod(round(at * 1e6) // 1000, 1000)
+    return f"{_second(seconds)}.{milliseconds:03}Z"
+
+
+@lru_cache(maxsize=64)
+def _second(seconds: int) -> str:
+    """What all events of one second have in common: most of the work."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00")

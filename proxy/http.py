@@ -1,7 +1,7 @@
 """uvicorn's HTTP/1.1 protocol, with three manners of ours.
 
 Its own would lose the body of a request that offers `Upgrade: h2c`, answer what is no HTTP in plain text, and leave no
-way to get rid of a connection whose client has stopped reading.
+way to get rid of a connection whose client has stopped reading, nor to write to one without a coroutine for each write.
 """
 
 import re
@@ -36,6 +36,18 @@ class Http(HttpToolsProtocol):
         self.transport.close()
 
     def on_message_begin(self) -> None:
-        """Begin a request; its scope carries what drops the connection with all that is still to be written."""
+        """Begin a request; its scope carries this connection, for streams."""
         super().on_message_begin()
-        self.scope["state"]["abort"] = self.transport.abort
+        self.scope["state"]["connection"] = self
+
+    def push(self, chunk: bytes, /) -> bool:
+        """Write a chunk of the response that is under way; False while the client has enough to read, or has gone."""
+        # uvloop raises on a write to a connection that was reset, before its stream's task has heard of that.
+        if self.flow.write_paused or self.transport.is_closing():
+            return False
+        self.transport.write(chunk)
+        return True
+
+    def abort(self) -> None:
+        """Drop the connection with all that is still to be written."""
+        self.transport.abort()

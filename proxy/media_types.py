@@ -33,6 +33,9 @@ _EXTENSIONS: Final = {
     TEXT: ".txt",
 }
 
+SERVED: Final = (*_EXTENSIONS, UNKNOWN)
+"""The closed list of types that bytes are served under."""
+
 _DEFAULTS: Final = {
     Role.VIDEO: "video/mp4",
     Role.IMAGE: "image/png",

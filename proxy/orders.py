@@ -17,7 +17,7 @@ from proxy.providers.base import Model, Reference, references
 MetadataText = Annotated[str, Field(max_length=512)]
 
 
-class _Envelope(BaseModel):
+class Envelope(BaseModel):
     """What every order has, whatever its model."""
 
     model_config = ConfigDict(strict=True, extra="allow")
@@ -41,7 +41,7 @@ class Reading:
 def read(body: bytes) -> Reading:
     """Read an order. Raises BadRequest (not JSON), UnknownModel, or InvalidRequest with the fields at fault."""
     parsed = json_object(body, "An order is a JSON object with a model")
-    envelope = validated(_Envelope, _present(parsed))
+    envelope = validated(Envelope, _present(parsed))
     model = MODELS.get(envelope.model)
     if model is None:
         raise UnknownModel(f"There is no model {envelope.model[:100]!r}. There are: {', '.join(MODELS)}.")

@@ -1,49 +1,25 @@
-"""Runs jobs: claims them, drives their providers, records what is learnt, and brings each to its one end.
+"""Runs jobs: claims those for which there is room, takes each a step further when it is due, and forgets old ones.
 
-A `Runner` is one node's share of the work; a `_Drive` is one job under way. The order of steps is what makes money
-safe: inputs are prepared (unpaid), the intent is recorded, the order is submitted (paid, once), the ticket is recorded
-before anything else happens, and only then is the provider polled.
+A `Runner` is one node's share of the work. It knows when a job is due, never what a step is: that is its `Drive`.
 """
 
 import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeVar
+from collections.abc import Iterator
+from typing import Final
 
-from proxy import tokens
-from proxy.answers import Nonsense, NotTaken, ReadFailed, Transient
-from proxy.blobs import Blobs
-from proxy.clock import Clock
-from proxy.errors import (
-    DeadlineExceeded,
-    Internal,
-    Interrupted,
-    JobError,
-    OutcomeUnknown,
-    Unavailable,
-    UpstreamProtocol,
-    UpstreamRejected,
-    UpstreamUnreachable,
-)
-from proxy.fetch import Fetcher
-from proxy.inputs import JobInputs
-from proxy.job import Draft, Output, Role, Status, Ticket
-from proxy.links import Links
-from proxy.providers import MODELS
-from proxy.providers.base import Made, Provider, Update
-from proxy.providers.polled import poll
-from proxy.slots import Slots
-from proxy.store.base import Claim, ClaimLost, Store, Swept
-from proxy.upstream import Request
+from prometheus_client import Metric
+
+from proxy.drive import Drive, Tools
+from proxy.errors import Unavailable
+from proxy.metrics import gauge, total
+from proxy.providers.polled import Pace
+from proxy.store.base import Claim, ClaimLost, Room, Swept
+from proxy.wheel import Wheel
 
 log = logging.getLogger(__name__)
-
-Written = TypeVar("Written")
-Awaited = TypeVar("Awaited")
 
 _AT_ONCE: Final = 100
 """Jobs claimed in one transaction."""
@@ -57,36 +33,6 @@ _SWEPT: Final = 50
 """Jobs forgotten in one transaction."""
 _BREATH: Final = 0.05
 """Seconds between two such transactions, for the writers that wait."""
-_MOST_EVENTS: Final = 20_000
-"""Events of one job: an upstream that never stops talking must not fill the log."""
-_MOST_TEXT: Final = 2_000_000
-"""Characters of one streamed text: more than any model writes, less than a memory holds."""
-_MOST_WORDS: Final = 200
-"""Unknown words that are counted: what a provider makes up must not fill the memory."""
-_LAST_LOOK: Final = 60.0
-"""Seconds that a job which is taken up again has at the least, whatever its deadline was."""
-_CANCEL: Final = 10.0
-"""Seconds that a provider's cancel call may take."""
-_TEXT_GAP: Final = 0.2
-"""Seconds between two events of streamed text: at most five a second."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What driving a job takes, besides the job."""
-
-    store: Store
-    blobs: Blobs
-    fetcher: Fetcher
-    links: Links
-    clock: Clock
-    providers: Mapping[str, Provider]
-    """By model."""
-    asset_limit: int
-    retention: float
-    """Seconds that finished jobs and assets are kept."""
-    unknown_words: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """How often each provider has used a word for a state that its page does not name."""
 
 
 class Runner:
@@ -99,26 +45,80 @@ class Runner:
         self._wake = asyncio.Event()
         self._streamed: set[asyncio.Task[None]] = set()
         self._draining = False
-        self._drives: dict[str, _Drive] = {}
+        self._drives: dict[str, Drive] = {}
+        self._waiting: set[Drive] = set()
+        """Those that no task is at work for: they are on the wheel."""
+        self._wheel = Wheel[Drive](tools.clock, self._step)
         providers = {provider.name: provider.settings for provider in tools.providers.values()}
-        self._slots = {name: Slots(settings.concurrency) for name, settings in providers.items()}
+        # Waiting for room at a provider has a deadline of its own, as long as the one for the work.
+        self._rooms = {name: Room(settings.concurrency, settings.deadline) for name, settings in providers.items()}
+        self._paces = {model: Pace(provider.settings.poll_interval) for model, provider in tools.providers.items()}
 
     async def run(self) -> None:
         """Claim and drive jobs."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._listen())
-            tasks.create_task(self._renew())
-            tasks.create_task(self._sweep())
-            while True:
-                self._wake.clear()
-                for claim in await self._claim():
-                    task = tasks.create_task(self._drive(claim), name=claim.job.id)
-                    if (model := MODELS.get(claim.job.model)) and model.streamed:
-                        self._streamed.add(task)
-                        task.add_done_callback(self._streamed.discard)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK):
-                        await self._wake.wait()
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                for work in (self._listen(), self._renew(), self._sweep(), self._wheel.run()):
+                    self._tasks.create_task(work)
+                await self._take()
+        finally:
+            await asyncio.gather(*(self._release(drive.claim) for drive in self._waiting))
+
+    async def _take(self) -> None:
+        """Take what there is room for, whenever there may be some."""
+        while True:
+            self._wake.clear()
+            for claim in await self._claim():
+                pace = self._paces[claim.job.model]
+                drive = self._drives[claim.job.id] = Drive(self._tools, claim, pace)
+                self._waiting.add(drive)
+                self._step(drive)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK):
+                    await self._wake.wait()
+
+    def _step(self, drive: Drive) -> None:
+        """Take a job a step further, in a task of its own; one that is under way already is left alone."""
+        if drive not in self._waiting:
+            return
+        self._waiting.discard(drive)
+        task = self._tasks.create_task(self._advance(drive))
+        if drive.streamed:
+            self._streamed.add(task)
+            task.add_done_callback(self._streamed.discard)
+
+    async def _advance(self, drive: Drive) -> None:
+        delay = None
+        try:
+            delay = await drive.run()
+        except ClaimLost:
+            log.warning("%s was taken over; leaving it alone.", drive.claim.job.id)
+        except asyncio.CancelledError:
+            await self._release(drive.claim)
+            raise
+        except Exception:
+            log.exception("%s cannot be driven.", drive.claim.job.id)
+        if delay is None:
+            del self._drives[drive.claim.job.id]
+        else:
+            self._waiting.add(drive)
+            self._wheel.add(drive, delay)
+
+    async def _release(self, claim: Claim) -> None:
+        """Stopping: whoever starts next takes the job up where the record stands."""
+        with contextlib.suppress(Unavailable):
+            await asyncio.shield(self._store.release(claim))
+
+    def facts(self) -> Iterator[Metric]:
+        """What is under way here now, for a scrape."""
+        jobs = Counter((drive.claim.job.model, drive.status) for drive in self._drives.values())
+        yield gauge("jobs", "Jobs under way on this node.", ("model", "status"), jobs)
+        words = self._tools.unknown_words
+        what = "Words of providers for a state that their pages do not name: they have changed."
+        yield total("unknown_words", what, ("provider", "word"), words)
+        providers = {provider.name: provider for provider in self._tools.providers.values()}
+        resting = {(name,): float(provider.upstream.breaker.wait > 0) for name, provider in providers.items()}
+        yield gauge("breaker_open", "Whether a provider is left alone for now.", ("provider",), resting)
 
     async def drain(self, seconds: float) -> None:
         """Take no new jobs, and let those finish for a while whose upstream streams cannot be resumed."""
@@ -131,7 +131,7 @@ class Runner:
         full = not self._draining
         try:
             while full:
-                found = await self._store.claim(self._node, _AT_ONCE)
+                found = await self._store.claim(self._node, self._rooms, _AT_ONCE)
                 claims += found
                 full = len(found) == _AT_ONCE
         except Unavailable as error:
@@ -140,9 +140,11 @@ class Runner:
 
     async def _listen(self) -> None:
         async for change in self._store.changes():
-            if change.cancel and change.job in self._drives:
-                self._drives[change.job].cancel.set()
-            elif change.n == 1:
+            if change.cancel and (drive := self._drives.get(change.job)):
+                drive.cancel()
+                self._step(drive)
+            elif change.cancel or change.lost or (change.event and (change.n == 1 or change.event.final)):
+                # An order to take, room for one, or one that need not wait for it any more.
                 self._wake.set()
 
     async def _renew(self) -> None:
@@ -164,341 +166,3 @@ class Runner:
                 log.warning("Cannot forget what is old: %s", error.message)
                 swept = Swept(0, ())
             await asyncio.sleep(_BREATH if swept.forgotten else _SWEEP)
-
-    async def _drive(self, claim: Claim) -> None:
-        try:
-            slots = self._slots[self._tools.providers[claim.job.model].name]
-            self._drives[claim.job.id] = drive = _Drive(self._tools, claim, slots)
-            await drive.run()
-        except ClaimLost:
-            log.warning("%s was taken over; leaving it alone.", claim.job.id)
-        except asyncio.CancelledError:
-            # Stopping: whoever starts next takes the job up where the record stands.
-            with contextlib.suppress(Unavailable):
-                await asyncio.shield(self._store.release(claim))
-            raise
-        except Exception:
-            log.exception("%s cannot be driven.", claim.job.id)
-        finally:
-            self._drives.pop(claim.job.id, None)
-
-
-class _Drive:
-    """One job under way, held by one claim."""
-
-    def __init__(self, tools: Tools, claim: Claim, slots: Slots) -> None:
-        self._tools = tools
-        self._claim = claim
-        self._job = claim.job
-        self._model = MODELS[claim.job.model]
-        self._provider = tools.providers[claim.job.model]
-        # Waiting for one of the provider's slots has a deadline of its own, as long as the one for the work.
-        self._deadline = (claim.job.intended_at or claim.job.created_at) + self._provider.settings.deadline
-        if claim.job.ticket is not None:
-            # It may have been over for long, with nobody here to see it: it is looked at before the deadline counts.
-            self._deadline = max(self._deadline, tools.clock.now() + _LAST_LOOK)
-        self._slots = slots
-        self._text = 0
-        self.cancel = asyncio.Event()
-        """Set when the client asks for the job's end."""
-        if claim.job.cancel_requested:
-            self.cancel.set()
-        self._sending = False
-        """A paid request is under way: it is waited for, whatever else happens."""
-        self._taken = claim.job.ticket is not None
-        """The provider may have the order."""
-
-    async def run(self) -> None:
-        """Take the job from where its record stands to its end."""
-        try:
-            self._check_record()
-            await self._bounded(self._slots.acquire(self._job.account), "could not take this order")
-            try:
-                await self._work()
-            finally:
-                self._slots.release()
-        except _Canceled:
-            await self._cancel()
-        except JobError as error:
-            await self._fail(error)
-        except Nonsense as error:
-            await self._fail(UpstreamProtocol(error.message))
-        except ReadFailed as error:
-            await self._fail(UpstreamRejected(error.message))
-        except (ClaimLost, asyncio.CancelledError):
-            raise
-        except Exception:
-            log.exception("%s met a fault of ours.", self._job.id)
-            await self._end(Update(status=Status.ERROR, error=Internal("Pollcast met a fault of its own.")))
-
-    def _check_record(self) -> None:
-        """Raises how a job ends that was cut short between its intent and its ticket, or within its stream."""
-        job = self._job
-        if job.ticket is not None or job.intended_at is None:
-            return
-        if self._model.streamed and job.updated_at > job.intended_at:
-            raise Interrupted("Pollcast stopped while it read the provider's stream, which cannot be resumed.")
-        raise OutcomeUnknown(
-            "Pollcast stopped while it sent the order, which may have been taken: it is not sent again."
-        )
-
-    async def _work(self) -> None:
-        if self._job.intended_at is None:
-            self._deadline = self._tools.clock.now() + self._provider.settings.deadline
-        async with aclosing(self._updates()) as updates, aclosing(_joined(updates)) as joined:
-            while not self._job.status.final:
-                await self._record(await self._bounded(anext(joined), "did not finish"))
-
-    async def _bounded(self, step: Awaitable[Awaited], failure: str) -> Awaited:
-        """One step, within the deadline. Raises DeadlineExceeded, and _Canceled when the client wants the end."""
-        left = self._deadline - self._tools.clock.now()
-        try:
-            async with asyncio.timeout(max(left, 0)) as bound:
-                return await self._unless_canceled(step)
-        except TimeoutError:
-            if not bound.expired():
-                raise
-            seconds = self._provider.settings.deadline
-            raise DeadlineExceeded(f"{self._provider.name} {failure} within {seconds:g} seconds.") from None
-
-    async def _unless_canceled(self, step: Awaitable[Awaited]) -> Awaited:
-        """One step, unless the client wants the end; a submit that is under way is waited for all the same."""
-        coming, canceled = asyncio.ensure_future(step), asyncio.ensure_future(self.cancel.wait())
-        try:
-            await asyncio.wait({coming, canceled}, return_when=asyncio.FIRST_COMPLETED)
-            if self._sending:
-                await asyncio.wait({coming})
-            if not coming.done():
-                raise _Canceled
-            return coming.result()
-        finally:
-            self._sending = False
-            coming.cancel()
-            canceled.cancel()
-            await asyncio.gather(coming, canceled, return_exceptions=True)
-
-    async def _cancel(self) -> None:
-        """End as the client wants it; tokens come back only if nothing was sent."""
-        job = self._job
-        if job.ticket is not None:
-            await self._provider_cancel(job.ticket)
-        message, refund = f"Canceled before anything was sent: {job.tokens} tokens are given back.", job.tokens
-        if self._taken:
-            message, refund = "Canceled after the provider had taken the order: its tokens are not given back.", 0
-        fields = {"message": message, "refunded": refund}
-        await self._close(Draft(Status.CANCELED, fields, job.outputs, refund), None)
-
-    async def _provider_cancel(self, ticket: Ticket) -> None:
-        try:
-            async with asyncio.timeout(_CANCEL):
-                await self._provider.cancel(ticket)
-        except (ReadFailed, TimeoutError) as error:
-            log.warning("%s: the provider could not be told to stop: %s", self._job.id, error)
-
-    # --- where updates come from ---
-
-    async def _updates(self) -> AsyncGenerator[Update]:
-        """Every step from where the job's record stands, in the order that keeps money safe."""
-        job = self._job
-        ticket = job.ticket
-        if ticket is None:
-            request = await self._prepared()
-            async with aclosing(self._ordered(request)) as steps:
-                async for step in steps:
-                    yield step
-                    ticket = step.ticket
-        if ticket is not None:
-            async for update in self._polled(ticket, resumed=job.ticket is not None):
-                yield update
-
-    async def _prepared(self) -> Request:
-        tools = self._tools
-        inputs = JobInputs(self._job, tools.store, tools.blobs, tools.fetcher, tools.links, tools.asset_limit)
-        for pause in _pauses():
-            try:
-                return await self._provider.prepare(self._job.order, inputs)
-            except Transient as error:
-                failure = error
-            if tools.clock.now() + pause > self._deadline:
-                break
-            await tools.clock.sleep(max(pause, failure.wait or 0))
-        raise UpstreamUnreachable(f"{failure.message} Nothing was ordered.")
-
-    async def _ordered(self, request: Request) -> AsyncGenerator[Update]:
-        """Send the order until it is taken, sending again only what surely was not; yields what comes of it.
-
-        Each try is announced in the record before it, and withdrawn from it when it surely came to nothing.
-        """
-        clock = self._tools.clock
-        for pause in _pauses():
-            self._job = await self._persist(lambda: self._tools.store.intend(self._claim))
-            try:
-                async with aclosing(self._sent(request)) as updates:
-                    async for update in updates:
-                        yield update
-            except NotTaken as refusal:
-                self._sending = self._taken = False
-                self._job = await self._persist(lambda: self._tools.store.withdraw(self._claim))
-                wait = max(pause, refusal.wait or 0)
-                if clock.now() + wait > self._deadline:
-                    raise refusal.error from None
-                yield Update(detail=f"Waiting to be taken: {refusal.error.message}")
-                await clock.sleep(wait)
-            else:
-                return
-
-    async def _sent(self, request: Request) -> AsyncGenerator[Update]:
-        """Send the order once. A ticket is one update; a stream is many, and refuses before its first."""
-        if self.cancel.is_set():
-            raise _Canceled
-        self._sending = self._taken = True
-        if not self._model.streamed:
-            yield Update(ticket=await self._provider.submit(request))
-            return
-        async with aclosing(self._provider.stream(request)) as updates:
-            async for update in updates:
-                yield update
-
-    def _polled(self, ticket: Ticket, *, resumed: bool) -> AsyncIterator[Update]:
-        since = self._job.intended_at or self._job.created_at
-        return poll(self._provider, ticket, self._tools.clock, submitted_at=since, resumed=resumed)
-
-    # --- what becomes of them ---
-
-    async def _record(self, update: Update) -> None:
-        if update.status is not None:
-            await self._end(update)
-            return
-        if self._job.event >= _MOST_EVENTS:
-            raise UpstreamProtocol(f"The provider has made {_MOST_EVENTS} events of one job; it is given up.")
-        draft = await self._news(update)
-        accepted = update.ticket is not None and self._job.ticket is None
-        if draft.fields or accepted:
-            await self._append(draft, update.ticket)
-
-    def _count(self, words: Sequence[str]) -> None:
-        """Count words that the provider's page does not name, and say so when one is new: the provider has changed."""
-        counter = self._tools.unknown_words
-        for word in words:
-            known = (self._provider.name, word)
-            if known not in counter and len(counter) < _MOST_WORDS:
-                log.warning("%s uses a word that its page does not name: %r.", *known)
-                counter[known] = 0
-            if known in counter:
-                counter[known] += 1
-
-    async def _news(self, update: Update) -> Draft:
-        """What the job's record does not say yet."""
-        self._count(update.unknown)
-        job = self._job
-        fields: dict[str, Any] = {}
-        if update.detail and update.detail != job.detail:
-            fields["detail"] = update.detail
-        if update.progress is not None and (job.progress is None or update.progress > job.progress):
-            fields["progress"] = update.progress
-        if update.delta:
-            fields |= {"delta": update.delta, "offset": self._text}
-            self._text += len(update.delta)
-            if self._text > _MOST_TEXT:
-                raise UpstreamProtocol(f"The provider's text is longer than {_MOST_TEXT} characters; it is given up.")
-        outputs = tuple([await self._stored(made, made.output.n) for made in update.outputs])
-        if outputs:
-            fields["outputs"] = self._shown(outputs)
-        return Draft(Status.PROCESSING, fields, outputs)
-
-    async def _end(self, update: Update) -> None:
-        job, status = self._job, update.status or Status.ERROR
-        outputs = tuple([await self._stored(made, n) for n, made in enumerate(update.outputs)])
-        refund = tokens.refund(job.tokens, status, outputs, bulk=self._model.bulk)
-        fields: dict[str, Any] = {}
-        if status is Status.COMPLETED:
-            shown = self._shown(outputs)
-            fields = {"url": next(output["url"] for output in shown if "url" in output), "outputs": shown}
-            fields |= _text(update.outputs)
-            if refund:
-                fields["refunded"] = refund
-        elif update.error is not None:
-            fields = {"message": update.error.message, "code": update.error.code, "refunded": refund}
-        else:
-            fields = {"message": update.message or "Canceled.", "refunded": refund}
-        await self._close(Draft(status, fields, outputs, refund), update.ticket)
-
-    async def _close(self, draft: Draft, ticket: Ticket | None) -> None:
-        """Record the final event, which echoes the client's metadata."""
-        metadata = self._job.order.metadata
-        echoed = {"metadata": metadata} if metadata else {}
-        await self._append(replace(draft, fields={**draft.fields, **echoed}), ticket)
-
-    async def _fail(self, error: JobError) -> None:
-        """End in `error`, unless a part of the work is done and worth keeping."""
-        ticket = self._job.ticket
-        left = self._provider.overdue(ticket, error.message) if ticket else None
-        await self._end(left or Update(status=Status.ERROR, error=error))
-
-    def _shown(self, outputs: tuple[Output, ...]) -> list[dict[str, Any]]:
-        to_output = self._tools.links.to_output
-        return [output.as_json(to_output(self._job.id, output, self._job.key)) for output in outputs]
-
-    async def _stored(self, made: Made, n: int) -> Output:
-        if made.data is None:
-            return replace(made.output, n=n)
-        name, data = f"outputs/{self._job.id}/{n}", made.data
-        await self._persist(lambda: self._tools.blobs.put(name, data))
-        return replace(made.output, n=n, blob=name)
-
-    async def _append(self, draft: Draft, ticket: Ticket | None) -> None:
-        self._job = await self._persist(lambda: self._tools.store.append(self._claim, draft, ticket))
-
-    async def _persist(self, write: Callable[[], Awaitable[Written]]) -> Written:
-        """Write, and write again while the storage is away: what is known must not be lost with this process alive."""
-        for pause in _pauses():
-            try:
-                return await write()
-            except Unavailable as error:
-                log.warning("%s cannot be recorded now, trying again: %s", self._job.id, error.message)
-                await asyncio.sleep(pause)
-        raise AssertionError("_pauses never ends")
-
-
-class _Canceled(Exception):
-    """The client wants the job's end."""
-
-
-def _pauses() -> Iterator[float]:
-    """Seconds to wait between tries: 1, 2, 4, 8, 16, 30, 30, ..."""
-    pause = 1.0
-    while True:
-        yield pause
-        pause = min(pause * 2, 30.0)
-
-
-def _text(outputs: Any) -> dict[str, str]:
-    made = next((made for made in outputs if made.output.role is Role.TEXT and made.data is not None), None)
-    return {"text": made.data.decode()} if made else {}
-
-
-async def _joined(updates: AsyncIterator[Update]) -> AsyncGenerator[Update]:
-    """Join streamed text, so that at most one update in `_TEXT_GAP` seconds comes of it; the rest passes as it is."""
-    clock = asyncio.get_running_loop().time
-    pending, due = "", 0.0
-    coming = asyncio.ensure_future(anext(updates, None))
-    try:
-        while True:
-            done, _ = await asyncio.wait({coming}, timeout=max(due - clock(), 0) if pending else None)
-            failed = bool(done) and coming.exception() is not None
-            update = coming.result() if done and not failed else None
-            pending += update.delta if update else ""
-            more_text = update is not None and update.delta
-            if pending and (clock() >= due or (done and not more_text)):
-                yield Update(delta=pending)
-                pending, due = "", clock() + _TEXT_GAP
-            if update is not None and not update.delta:
-                yield update
-            if done and update is None:
-                coming.result()  # raises what the provider's stream raised
-                return
-            if done:
-                coming = asyncio.ensure_future(anext(updates, None))
-    finally:
-        coming.cancel()
-        await asyncio.gather(coming, return_exceptions=True)

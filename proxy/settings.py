@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     asset_limit: int = Field(default=64 << 20, gt=0)
     """The largest asset, in bytes."""
     secret: SecretStr | None = None
+    metrics: SecretStr = SecretStr("")
+    """Who reads /metrics: this machine (empty), `public`, `off`, or whoever has this bearer token."""
     cors_origins: Annotated[list[str], NoDecode, BeforeValidator(_comma_list)] = Field(default_factory=list)
     heartbeat: float = Field(default=4, gt=0)
     retention: Duration = Field(default=7 * 86400.0, gt=0)
@@ -58,6 +60,7 @@ class Settings(BaseSettings):
     drain: float = Field(default=0, ge=0)
     """Seconds that upstream streams which cannot be resumed are still read at a stop."""
     tokens: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    playground: Literal["on", "off"] = "on"
 
     @field_validator("public_url")
     @classmethod
@@ -89,6 +92,23 @@ class Settings(BaseSettings):
         """The base of every Link: `public_url`, or the address that is listened on."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return self.public_url or f"http://{host}:{self.port}"
+
+
+class ClientSettings(BaseSettings):
+    """What the client commands are told: which server, and with which key."""
+
+    model_config = SettingsConfigDict(**_ENVIRONMENT | {"env_prefix": "POLLCAST_"})
+
+    server: str = "http://127.0.0.1:8000"
+    key: SecretStr = SecretStr("")
+
+    @field_validator("server")
+    @classmethod
+    def _origin(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if not (parts.scheme in {"http", "https"} and parts.hostname):
+            raise ValueError("must be a server's URL, such as https://cast.example.com")
+        return url.rstrip("/")
 
 
 class ProviderSettings(BaseSettings):

@@ -33,6 +33,16 @@ def frame(data: bytes, n: int) -> bytes:
     return b"data: %s\nid: %d\n\n" % (data, n)
 
 
+def chunk(data: bytes) -> bytes:
+    """Write bytes as a chunk of HTTP/1.1 (RFC 9112, section 7.1), once for all connections that get them.
+
+    No bytes are no chunk: an empty one would end the body.
+    """
+    if not data:
+        return b""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """What a client's `onmessage` would see."""
@@ -58,6 +68,8 @@ class Parser:
         self._data: list[str] = []
         self._event = ""
         self._id = ""
+        self.retry: float | None = None
+        """Seconds to wait before coming back, as the stream last said."""
 
     def feed(self, chunk: bytes) -> Iterator[Message]:
         """Take the next bytes and yield the messages that they complete. Raises MessageTooLong."""
@@ -108,6 +120,8 @@ class Parser:
             self._event = value
         elif name == "id" and "\0" not in value:
             self._id = value
+        elif name == "retry" and value.isascii() and value.isdigit() and len(value) < 10:
+            self.retry = int(value) / 1000
 
     def _dispatch(self) -> Iterator[Message]:
         if self._data:

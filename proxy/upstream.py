@@ -7,7 +7,8 @@ from what may have been (a `JobError`: never again).
 """
 
 import base64
-from collections.abc import AsyncIterator, Collection, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace, TracebackType
@@ -34,6 +35,7 @@ from proxy.answers import (
     Missing,
     Nonsense,
     NotTaken,
+    Seen,
     Transient,
     loads,
     message_of,
@@ -111,6 +113,8 @@ class Upstream:
         self._refused_key = frozenset(refused_key)
         self._retired = frozenset(retired)
         self._stack = AsyncExitStack()
+        self.observe: Callable[[str, float], None] = _unobserved
+        """Told of every answer: the call (`read`, `submit`, `stream`) and the seconds until its headers."""
 
     async def __aenter__(self) -> Self:
         reads = ClientSession(connector=TCPConnector(limit=32), timeout=_READ, cookie_jar=DummyCookieJar())
@@ -131,9 +135,26 @@ class Upstream:
 
     # --- reads: free, repeatable ---
 
-    async def get(self, path: str, query: Mapping[str, str] | None = None) -> Answer:
-        """Read a path; returns a success, or raises a ReadFailed of the kind that fits."""
-        return self._readable(await self._read("GET", path, query=query))
+    async def get(self, path: str, query: Mapping[str, str] | None = None, seen: Seen | None = None) -> Answer:
+        """Read a path; returns a success, or raises a ReadFailed of the kind that fits.
+
+        With `seen`, raises Unchanged for an answer that is the same as before.
+        """
+        answer = self._readable(await self._read("GET", path, query=query))
+        if seen is not None:
+            seen.compare(path, answer)
+        return answer
+
+    async def prove(self, path: str, query: Mapping[str, str] | None = None) -> None:
+        """Read a path that only a working key is answered; that nothing is there is an answer. Raises a ReadFailed."""
+        answer = await self._read("GET", path, query=query)
+        if self.refuses_key(answer):
+            raise CredentialRefused(self._explained(answer))
+        try:
+            self._readable(answer)
+        except Missing:
+            if loads(answer.body) is None:
+                raise Nonsense(f"HTTP {answer.status} without JSON: is this the provider's base URL?") from None
 
     async def upload(self, path: str, name: str, file: File) -> Answer:
         """Post one file as multipart: unpaid, so that it may be repeated.
@@ -156,10 +177,12 @@ class Upstream:
         if self.breaker.wait:
             raise Transient(_RESTING, self.breaker.wait)
         await self._turn()
+        began = time.monotonic()
         try:
             async with self._reads.request(
                 method, URL(self.at(path)), params=query or {}, data=data, headers=headers, allow_redirects=False
             ) as response:
+                self.observe("read", time.monotonic() - began)
                 return await self._answer(response)
         except (ClientError, TimeoutError, OSError) as error:
             self.breaker.failed()
@@ -210,6 +233,7 @@ class Upstream:
         if self.breaker.wait:
             raise NotTaken(errors.UpstreamUnreachable(_RESTING), self.breaker.wait)
         await self._turn()
+        began = time.monotonic()
         try:
             response = await self._paid.post(
                 URL(self.at(request.path)),
@@ -223,6 +247,7 @@ class Upstream:
         except (ClientError, TimeoutError, OSError) as error:
             self.breaker.failed()
             raise _lost(error, sent=progress.sent) from None
+        self.observe("stream" if bounds is _STREAM else "submit", time.monotonic() - began)
         async with response:
             yield response
 
@@ -363,6 +388,10 @@ class Upstream:
                 raise Nonsense(f"The provider's answer is larger than {_ANSWER_LIMIT} bytes.")
         headers = {name.lower(): value for name, value in response.headers.items()}
         return Answer(response.status, headers, bytes(body), self._clock.now())
+
+
+def _unobserved(_: str, __: float) -> None:
+    """Stand in where nobody wants to know."""
 
 
 def _passes(answer: Answer) -> bool:

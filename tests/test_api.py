@@ -67,9 +67,7 @@ async def test_a_missing_or_unknown_key_is_401(world: World, method: str, path: 
     assert response.headers["www-authenticate"] == "Bearer"
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/api", "/api/job", "/api/jobs/", "/api/jobs/x/y", "/favicon.ico", "/%00", "/..%2f"]
-)
+@pytest.mark.parametrize("path", ["/api", "/api/job", "/api/jobs/", "/api/jobs/x/y", "/favicon.ico", "/%00", "/..%2f"])
 async def test_an_unknown_path_is_404_in_json(world: World, path: str) -> None:
     response = await world.http.get(path)
     assert response.status_code == 404
@@ -395,6 +393,12 @@ async def test_an_idempotency_key_that_cannot_be_kept_is_400(world: World, key: 
 
 async def test_the_account_has_a_name_and_a_balance(world: World) -> None:
     assert (await world.http.get("/api/account")).json() == {"name": "web", "tokens": 1000}
+
+
+async def test_a_filter_that_is_empty_is_none(world: World) -> None:
+    job = await world.submit("suno", prompt="song")
+    page = (await world.http.get("/api/jobs", params={"status": "", "model": "", "before": ""})).json()
+    assert [found["id"] for found in page["jobs"]] == [job["id"]]
 
 
 async def test_the_ledger_says_why_tokens_moved(world: World) -> None:

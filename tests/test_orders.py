@@ -73,21 +73,21 @@ def test_an_order_s_fields_are_those_given_and_the_defaults(model: str, defaults
     assert read(model, **MINIMAL[model]).order.fields == MINIMAL[model] | defaults
 
 
-@pytest.mark.parametrize(
-    ("model", "fields"),
-    [
-        ("gaga-1", {"chunks": [{"prompt": "One"}, {"prompt": "Two", "audio": AUDIO, "duration": 2.5}], "seed": 2**62}),
-        ("avatar-h1", {"image": IMAGE, "chunks": [{"audio": AUDIO, "prompt": "Smile"}], "aspect_ratio": "9:16"}),
-        ("grok-imagine-video", {**CAT, "images": [IMAGE, "https://example.com/a.png"], "duration": 12}),
-        ("gpt-image-2", {**CAT, "n": 10, "quality": "high", "size": "auto"}),
-        ("gpt-5.4-mini", {"messages": [{"role": "user", "content": "Hi"}], "temperature": 1, "max_tokens": 5}),
-        ("pika", {**CAT, "style": "7"}),
-        ("run", {**CAT, "style": "80s_vaporwave"}),
-        ("heygen-v1", {"audio": AUDIO, "talking_photo_id": "p", "talking_photo_style": "circle"}),
-        ("heygen-v1", {**SPOKEN, "scale": 0.5, "offset": {"x": -0.5}, "background": "#FAFAFA", "captions": True}),
-        ("heygen-v1", {"clips": [SPOKEN, {"audio": AUDIO, "avatar_id": "Bob"}], "aspect_ratio": "9:16", "test": True}),
-    ],
-)
+FULL: list[Any] = [
+    ("gaga-1", {"chunks": [{"prompt": "One"}, {"prompt": "Two", "audio": AUDIO, "duration": 2.5}], "seed": 2**62}),
+    ("avatar-h1", {"image": IMAGE, "chunks": [{"audio": AUDIO, "prompt": "Smile"}], "aspect_ratio": "9:16"}),
+    ("grok-imagine-video", {**CAT, "images": [IMAGE, "https://example.com/a.png"], "duration": 12}),
+    ("gpt-image-2", {**CAT, "n": 10, "quality": "high", "size": "auto"}),
+    ("gpt-5.4-mini", {"messages": [{"role": "user", "content": "Hi"}], "temperature": 1, "max_tokens": 5}),
+    ("pika", {**CAT, "style": "7"}),
+    ("run", {**CAT, "style": "80s_vaporwave"}),
+    ("heygen-v1", {"audio": AUDIO, "talking_photo_id": "p", "talking_photo_style": "circle"}),
+    ("heygen-v1", {**SPOKEN, "scale": 0.5, "offset": {"x": -0.5}, "background": "#FAFAFA", "captions": True}),
+    ("heygen-v1", {"clips": [SPOKEN, {"audio": AUDIO, "avatar_id": "Bob"}], "aspect_ratio": "9:16", "test": True}),
+]
+
+
+@pytest.mark.parametrize(("model", "fields"), FULL)
 def test_a_full_order_is_taken_as_it_is(model: str, fields: dict[str, Any]) -> None:
     assert read(model, **fields).order.fields.keys() >= fields.keys()
 
@@ -184,29 +184,29 @@ def test_an_unknown_field_inside_another_is_refused_by_its_path() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("model", "fields", "missing"),
-    [
-        ("gaga-1", {}, "prompt"),
-        ("avatar-h1", {"audio": AUDIO}, "image"),
-        ("avatar-h1", {"image": IMAGE}, "audio"),
-        ("avatar-h1-pro", {"image": IMAGE, "prompt": "Smile"}, "audio"),
-        ("avatar-h1", {"image": IMAGE, "chunks": [{"prompt": "Smile"}]}, "chunks.0.audio"),
-        ("gaga-1", {"chunks": [{"prompt": "One"}, {"audio": AUDIO}]}, "chunks.1.prompt"),
-        ("grok-imagine-video", {}, "prompt"),
-        ("gpt-image-2", {"n": 2}, "prompt"),
-        ("gpt-5.4-mini", {}, "prompt"),
-        ("gpt-5.4-mini", {"messages": [{"role": "user"}]}, "messages.0.content"),
-        ("suno", {}, "prompt"),
-        ("luma", {}, "prompt"),
-        ("pika", {"style": "1"}, "prompt"),
-        ("run", {"style": "anime"}, "prompt"),
-        ("ganai-bulk", {}, "items"),
-        ("ganai-bulk", {"items": [{"unique_id": "a"}, {"name": "Ada"}]}, "items.1.unique_id"),
-        ("heygen-v1", {"avatar_id": "Anna"}, "prompt"),
-        ("heygen-v1", {"prompt": "Hello"}, "avatar_id"),
-    ],
-)
+MISSING: list[Any] = [
+    ("gaga-1", {}, "prompt"),
+    ("avatar-h1", {"audio": AUDIO}, "image"),
+    ("avatar-h1", {"image": IMAGE}, "audio"),
+    ("avatar-h1-pro", {"image": IMAGE, "prompt": "Smile"}, "audio"),
+    ("avatar-h1", {"image": IMAGE, "chunks": [{"prompt": "Smile"}]}, "chunks.0.audio"),
+    ("gaga-1", {"chunks": [{"prompt": "One"}, {"audio": AUDIO}]}, "chunks.1.prompt"),
+    ("grok-imagine-video", {}, "prompt"),
+    ("gpt-image-2", {"n": 2}, "prompt"),
+    ("gpt-5.4-mini", {}, "prompt"),
+    ("gpt-5.4-mini", {"messages": [{"role": "user"}]}, "messages.0.content"),
+    ("suno", {}, "prompt"),
+    ("luma", {}, "prompt"),
+    ("pika", {"style": "1"}, "prompt"),
+    ("run", {"style": "anime"}, "prompt"),
+    ("ganai-bulk", {}, "items"),
+    ("ganai-bulk", {"items": [{"unique_id": "a"}, {"name": "Ada"}]}, "items.1.unique_id"),
+    ("heygen-v1", {"avatar_id": "Anna"}, "prompt"),
+    ("heygen-v1", {"prompt": "Hello"}, "avatar_id"),
+]
+
+
+@pytest.mark.parametrize(("model", "fields", "missing"), MISSING)
 def test_a_missing_field_is_named(model: str, fields: dict[str, Any], missing: str) -> None:
     assert faults(model, **fields).keys() == {missing}
 
@@ -266,29 +266,29 @@ def test_a_wrong_style_is_told_the_right_ones() -> None:
 # --- one form or the other ---
 
 
-@pytest.mark.parametrize(
-    ("model", "fields", "fault"),
-    [
-        ("gaga-1", {**CAT, "chunks": [CAT]}, "prompt"),
-        ("gaga-1", {"chunks": [CAT], "duration": 5}, "duration"),
-        ("gaga-1", {"chunks": [CAT], "audio": AUDIO}, "audio"),
-        ("gaga-1", {"chunks": []}, "chunks"),
-        ("avatar-h1", {"image": IMAGE, "audio": AUDIO, "chunks": [{"audio": AUDIO}]}, "audio"),
-        ("gpt-5.4-mini", {**CAT, "messages": [{"role": "user", "content": "Hi"}]}, "prompt"),
-        ("gpt-5.4-mini", {"messages": []}, "messages"),
-        ("heygen-v1", {**SPOKEN, "audio": AUDIO}, "prompt"),
-        ("heygen-v1", {**SPOKEN, "talking_photo_id": "p"}, "avatar_id"),
-        ("heygen-v1", {**SPOKEN, "talking_photo_style": "circle"}, "talking_photo_style"),
-        ("heygen-v1", {"audio": AUDIO, "avatar_id": "Anna", "voice_id": "v"}, "voice_id"),
-        ("heygen-v1", {"audio": AUDIO, "avatar_id": "Anna", "captions": True}, "captions"),
-        ("heygen-v1", {**SPOKEN, "clips": [SPOKEN]}, "prompt"),
-        ("heygen-v1", {"clips": [SPOKEN], "scale": 1}, "scale"),
-        ("heygen-v1", {"clips": []}, "clips"),
-        ("heygen-v1", {"clips": [SPOKEN, {**SPOKEN, "audio": AUDIO}]}, "clips.1.prompt"),
-        ("heygen-v1", {"clips": [SPOKEN, {"prompt": "Hello"}]}, "clips.1.avatar_id"),
-        ("heygen-v1", {"clips": [SPOKEN, {"audio": AUDIO, "avatar_id": "Bob"}], "captions": True}, "captions"),
-    ],
-)
+TWO_FORMS: list[Any] = [
+    ("gaga-1", {**CAT, "chunks": [CAT]}, "prompt"),
+    ("gaga-1", {"chunks": [CAT], "duration": 5}, "duration"),
+    ("gaga-1", {"chunks": [CAT], "audio": AUDIO}, "audio"),
+    ("gaga-1", {"chunks": []}, "chunks"),
+    ("avatar-h1", {"image": IMAGE, "audio": AUDIO, "chunks": [{"audio": AUDIO}]}, "audio"),
+    ("gpt-5.4-mini", {**CAT, "messages": [{"role": "user", "content": "Hi"}]}, "prompt"),
+    ("gpt-5.4-mini", {"messages": []}, "messages"),
+    ("heygen-v1", {**SPOKEN, "audio": AUDIO}, "prompt"),
+    ("heygen-v1", {**SPOKEN, "talking_photo_id": "p"}, "avatar_id"),
+    ("heygen-v1", {**SPOKEN, "talking_photo_style": "circle"}, "talking_photo_style"),
+    ("heygen-v1", {"audio": AUDIO, "avatar_id": "Anna", "voice_id": "v"}, "voice_id"),
+    ("heygen-v1", {"audio": AUDIO, "avatar_id": "Anna", "captions": True}, "captions"),
+    ("heygen-v1", {**SPOKEN, "clips": [SPOKEN]}, "prompt"),
+    ("heygen-v1", {"clips": [SPOKEN], "scale": 1}, "scale"),
+    ("heygen-v1", {"clips": []}, "clips"),
+    ("heygen-v1", {"clips": [SPOKEN, {**SPOKEN, "audio": AUDIO}]}, "clips.1.prompt"),
+    ("heygen-v1", {"clips": [SPOKEN, {"prompt": "Hello"}]}, "clips.1.avatar_id"),
+    ("heygen-v1", {"clips": [SPOKEN, {"audio": AUDIO, "avatar_id": "Bob"}], "captions": True}, "captions"),
+]
+
+
+@pytest.mark.parametrize(("model", "fields", "fault"), TWO_FORMS)
 def test_two_forms_at_once_or_half_of_one_are_refused(model: str, fields: dict[str, Any], fault: str) -> None:
     assert faults(model, **fields).keys() == {fault}
 

@@ -286,7 +286,7 @@ async def test_an_upstream_stream_that_breaks_ends_as_interrupted_and_is_not_ord
 async def test_an_upstream_that_never_stops_talking_is_given_up(
     unstarted: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.runner._MOST_EVENTS", 50)
+    monkeypatch.setattr("proxy.drive._MOST_EVENTS", 50)
 
     async def chatter(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -304,7 +304,7 @@ async def test_an_upstream_that_never_stops_talking_is_given_up(
 
 
 async def test_text_without_end_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.runner._MOST_TEXT", 20)
+    monkeypatch.setattr("proxy.drive._MOST_TEXT", 20)
     final = final_of(await world.generate("gpt-5.4-mini", prompt="Hello"))
     assert (final["code"], final["refunded"]) == ("upstream_protocol", 1)
 

@@ -2,6 +2,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from proxy.providers.gaga import GagaSettings
@@ -31,6 +32,8 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "retention": 604_800,
         "results": "direct",
         "tokens": {},
+        "playground": "on",
+        "metrics": SecretStr(""),
     }
 
 

@@ -226,3 +226,11 @@ def test_the_messages_before_one_that_is_too_long_are_still_told() -> None:
 
 def test_heartbeats_do_not_add_up_to_a_message_that_is_too_long() -> None:
     assert list(Parser(limit=100).feed(sse.HEARTBEAT * 20)) == []
+
+
+def test_a_chunk_says_its_length_in_hexadecimal() -> None:
+    assert sse.chunk(b"x" * 31) == b"1f\r\n" + b"x" * 31 + b"\r\n"
+
+
+def test_no_bytes_are_no_chunk_because_an_empty_one_would_end_the_body() -> None:
+    assert sse.chunk(b"") == b""

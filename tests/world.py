@@ -77,8 +77,8 @@ class World:
             await store.create_key(account, tokens.digest(key), granted)
         return key
 
-    async def start(self) -> None:
-        listening = listen("127.0.0.1", 0)
+    async def start(self, port: int = 0) -> None:
+        listening = listen("127.0.0.1", port)
         self.origin = f"http://127.0.0.1:{listening.getsockname()[1]}"
         values: dict[str, Any] = {
             "store": self.store_url,
@@ -114,9 +114,10 @@ class World:
         self._server.should_exit = True
         await self._serving
 
-    async def restart(self) -> None:
+    async def restart(self, *, same_port: bool = False) -> None:
+        port = int(self.origin.rsplit(":", 1)[1])
         await self.stop()
-        await self.start()
+        await self.start(port if same_port else 0)
 
     @property
     def connections(self) -> Collection[object]:

@@ -1,4 +1,4 @@
-"""What anyone may ask, without a key: alive, ready, the models."""
+"""What anyone may ask, without a key: alive, ready, the models, the API described."""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,9 @@ from starlette.responses import Response
 
 from proxy.api.reading import answer
 from proxy.api.services import Services
+from proxy.metrics import CONTENT_TYPE
+from proxy.openapi import document
+from proxy.openapi import page as docs
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +31,16 @@ class About:
     async def models(self, _: Request) -> Response:
         """The catalogue."""
         return answer({"models": await self.services.catalogue.as_json()})
+
+    async def metrics(self, request: Request) -> Response:
+        """What Prometheus reads."""
+        self.services.auth.check_scraper(request)
+        return Response(self.services.metrics.scrape(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def openapi(self, _: Request) -> Response:
+        """The API described, for programs."""
+        return answer(document(self.services.links.absolute("")))
+
+    async def docs(self, _: Request) -> Response:
+        """The API described, for people."""
+        return Response(docs.page(self.services.links.absolute("")), headers=docs.HEADERS)

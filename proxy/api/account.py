@@ -1,14 +1,16 @@
 """The account: its balance and its ledger."""
 
+import math
 from dataclasses import asdict, dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from proxy.api.reading import answer, limit
+from proxy.api.reading import answer, feed_position, limit
 from proxy.api.services import Services
 from proxy.clock import rfc3339
-from proxy.errors import NotFound
+from proxy.errors import NotFound, Unavailable
+from proxy.stream import AccountStream, BrokenOff, FeedResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +33,19 @@ class Accounts:
         page = await self.services.store.ledger(key.account, limit(request), request.query_params.get("before"))
         entries = [asdict(entry) | {"at": rfc3339(entry.at)} for entry in page.items]
         return answer({"entries": entries, "next": page.next})
+
+    async def events(self, request: Request) -> Response:
+        """One stream for all jobs of the account, or those named in `jobs`; it never ends by itself."""
+        services, query = self.services, request.query_params
+        try:
+            services.check_running()
+            caller = await services.auth.caller(request)
+        except Unavailable as error:
+            # EventSource gives up for good on any status but 200, and this will pass.
+            return BrokenOff(error.message)
+        jobs = frozenset(query["jobs"].split(",")) if "jobs" in query else None
+        # What a Link opens lasts no longer than it.
+        ends_in = math.inf if caller.until is None else caller.until - services.clock.now()
+        after = feed_position(request)
+        stream = AccountStream(services.feed, caller.key.account, after=after, jobs=jobs, ends_in=ends_in)
+        return FeedResponse(stream)

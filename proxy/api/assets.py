@@ -3,9 +3,8 @@
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,6 +12,7 @@ from proxy import media
 from proxy.api.reading import answer, limited, record, refuse_fields
 from proxy.api.services import Services
 from proxy.blobs import asset_blob
+from proxy.bodies import AssetPlace
 from proxy.clock import rfc3339
 from proxy.errors import FieldError, NotFound, TooLarge, UnsupportedType
 from proxy.fetch import FetchFailed, FileTooLarge, NotPublic, check_public
@@ -23,14 +23,6 @@ from proxy.store.base import Asset, Key
 
 _MULTIPART_ROOM: Final = 1 << 16
 """Bytes that a multipart body may have beyond its file."""
-
-
-class _Place(BaseModel):
-    """Where a file is to be fetched."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    url: Annotated[str, Field(max_length=2048)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +69,7 @@ class Assets:
 
     async def _place(self, request: Request) -> str:
         what = 'A file is sent as multipart `file`, or named by a JSON object, {"url": "https://..."}'
-        url = (await record(request, _Place, what)).url
+        url = (await record(request, AssetPlace, what)).url
         try:
             await check_public(url)
         except NotPublic as error:

@@ -10,16 +10,21 @@ from starlette.responses import Response
 
 from proxy import orders
 from proxy.api import dry_run
-from proxy.api.reading import answer, body, idempotency_key, last_event_id, limit, refuse_fields
+from proxy.api.reading import answer, body, idempotency_key, last_event_id, limit, number, refuse_fields, wants_lines
 from proxy.api.services import Services
 from proxy.clock import rfc3339
-from proxy.errors import Conflict, FieldError, Unavailable
+from proxy.errors import Conflict, FieldError, NotFound, Unavailable
+from proxy.feed import JobTail
 from proxy.fetch import NotPublic, check_public
 from proxy.job import Job, Order, Status
 from proxy.media_types import kind_of
 from proxy.providers.base import Reference, is_asset
 from proxy.store.base import Admission, Admitted, Key
-from proxy.stream import BrokenOff, FeedResponse
+from proxy.stream import BrokenOff, FeedResponse, JobStream, LineStream
+
+_LONGEST_WAIT: Final = 60
+"""Seconds."""
+_MOST: Final = 1 << 53
 
 _LOOK_UPS: Final = 4
 """Names that one order has looked up at once."""
@@ -39,7 +44,8 @@ class Jobs:
         if "Last-Event-ID" in request.headers and "Idempotency-Key" not in request.headers:
             raise Conflict("A reconnecting POST needs the Idempotency-Key of its first try; no job was made.")
         admitted = await self._admit(request, key)
-        return self._feed(admitted.job, after, _admitted_headers(admitted))
+        tail = await self._tail(admitted.job.id, key)
+        return self._feed(request, tail, after, _admitted_headers(admitted))
 
     async def jobs(self, request: Request) -> Response:
         """POST: admit an order. GET: the account's own jobs."""
@@ -54,7 +60,11 @@ class Jobs:
     async def _list(self, request: Request, key: Key) -> Response:
         query = request.query_params
         page = await self.services.store.jobs(
-            key.account, limit(request), query.get("before"), _status(query.get("status")), query.get("model")
+            key.account,
+            limit(request),
+            query.get("before") or None,
+            _status(query.get("status")),
+            query.get("model") or None,
         )
         return answer({"jobs": [self._job(job, key) for job in page.items], "next": page.next})
 
@@ -70,6 +80,7 @@ class Jobs:
             repeated,
             reading.fingerprint,
             tuple({reference.ref for reference in reading.references if is_asset(reference.ref)}),
+            self.services.catalogue.provider(reading.order.model).name,
         )
         earlier = await self.services.store.replay(admission) if repeated is not None else None
         if earlier is not None:
@@ -80,6 +91,7 @@ class Jobs:
 
     async def _dry_run(self, request: Request, key: Key) -> Response:
         """Show what an order would send and cost; it is checked like any other, but its provider is not asked."""
+        idempotency_key(request)
         reading = orders.read(await body(request))
         await self._check(key, reading.order, reading.references)
         return answer(await dry_run.shown(self.services, key.account, reading.order))
@@ -111,15 +123,22 @@ class Jobs:
     # --- a job ---
 
     async def job(self, request: Request) -> Response:
-        """GET: the job now. DELETE: forget it, its events and outputs."""
+        """GET: the job now, or with `wait` as soon as it has an event above `after` or is over. DELETE: forget it."""
         key = await self.services.auth.key(request)
         if request.method == "DELETE":
             return await self._delete(request, key)
-        return answer(self._job(await self._found(request, key), key))
+        job = await self._found(request, key)
+        seconds, beyond = number(request, "wait", 0, _LONGEST_WAIT), number(request, "after", job.event, _MOST)
+        if seconds and job.event <= beyond and not job.status.final:
+            await self.services.feed.reached(await self._tail(job.id, key), beyond, seconds)
+            job = await self._found(request, key)
+        return answer(self._job(job, key))
 
     async def _delete(self, request: Request, key: Key) -> Response:
         job = await self._found(request, key)
-        for blob in await self.services.store.delete_job(key.account, job.id) or ():
+        blobs = await self.services.store.delete_job(key.account, job.id)
+        self.services.feed.forget(key.account, job.id)
+        for blob in blobs or ():
             await self.services.blobs.delete(blob)
         return Response(status_code=204)
 
@@ -136,29 +155,27 @@ class Jobs:
         try:
             self.services.check_running()
             key = await self.services.auth.key_or_link(request)
-            job = await self._found(request, key)
+            tail = await self._tail(request.path_params["job"], key)
         except Unavailable as error:
             # EventSource gives up for good on any status but 200, and this will pass.
             return BrokenOff(error.message)
         after = last_event_id(request)
-        if job.status.final and after == job.event:
+        if tail.ended and after == tail.head:
             return Response(status_code=204)
-        return self._feed(job, after, {})
+        return self._feed(request, tail, after, {})
 
     async def _found(self, request: Request, key: Key) -> Job:
         return await self.services.job(key, request.path_params["job"])
 
-    def _feed(self, job: Job, after: int, headers: Mapping[str, str]) -> Response:
-        # An id from the future, or of some other stream, is answered from the beginning.
-        cursor = after if after <= job.event else 0
-        return FeedResponse(
-            self.services.feed,
-            job.id,
-            known=job.event,
-            after=cursor,
-            heartbeat=self.services.heartbeat,
-            headers=headers,
-        )
+    async def _tail(self, job_id: str, key: Key) -> JobTail:
+        tail = await self.services.feed.job(key.account, job_id)
+        if tail is None:
+            raise NotFound(f"There is no job {job_id[:100]}.")
+        return tail
+
+    def _feed(self, request: Request, tail: JobTail, after: int, headers: Mapping[str, str]) -> Response:
+        kind = LineStream if wants_lines(request) else JobStream
+        return FeedResponse(kind(self.services.feed, tail, after), headers)
 
     def _job(self, job: Job, key: Key) -> dict[str, Any]:
         outputs = [output.as_json(self.services.links.to_output(job.id, output, key.id)) for output in job.outputs]

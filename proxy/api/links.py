@@ -2,20 +2,18 @@
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from proxy.api.reading import answer, record, refuse_fields
 from proxy.api.services import Services
+from proxy.bodies import LinkWish
 from proxy.clock import rfc3339
 from proxy.errors import FieldError, InvalidRequest, NotFound
 from proxy.store.base import Key
 
-_LONGEST: Final = 7 * 86400
-"""Seconds."""
 _PATH: Final = re.compile(
     r"/api/(?:events|jobs/(?P<job>\w+)/(?:events|content(?:/[0-9]{1,8})?)|assets/(?P<asset>\w+)/content)", re.ASCII
 )
@@ -27,16 +25,6 @@ _FORMS: Final = (
 )
 
 
-class _Wish(BaseModel):
-    """What a Link is asked for."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    path: Annotated[str, Field(max_length=8000)]
-    ttl: Annotated[int, Field(ge=1, le=_LONGEST)] = 3600
-    """Seconds."""
-
-
 @dataclass(frozen=True, slots=True)
 class LinkMaking:
     """The endpoint that makes Links."""
@@ -46,7 +34,7 @@ class LinkMaking:
     async def add_link(self, request: Request) -> Response:
         """Sign a path of the own account, with its query, for a time."""
         key = await self.services.auth.key(request)
-        wish = await record(request, _Wish, "A Link is asked for by a JSON object with a path")
+        wish = await record(request, LinkWish, "A Link is asked for by a JSON object with a path")
         path, _, query = wish.path.partition("?")
         await self._check(key, path, query)
         expires = self.services.links.expiry(wish.ttl)

@@ -72,13 +72,13 @@ class Ping:
                 yield sse.frame(self._mark(n, plan), n)
 
     def _mark(self, n: int, plan: _Plan) -> bytes:
-        at, heartbeat = rfc3339(self._services.clock.now()), self._services.heartbeat
+        at, heartbeat = rfc3339(self._services.clock.now()), self._services.feed.heartbeat
         return orjson.dumps({"mark": n, "of": plan.marks, "at": at, "heartbeat": heartbeat})
 
     async def _quiet(self, seconds: float) -> AsyncIterator[bytes]:
         """Let so much time pass, with heartbeats."""
-        while seconds > self._services.heartbeat:
-            await self._services.clock.sleep(self._services.heartbeat)
-            seconds -= self._services.heartbeat
+        while seconds > self._services.feed.heartbeat:
+            await self._services.clock.sleep(self._services.feed.heartbeat)
+            seconds -= self._services.feed.heartbeat
             yield sse.HEARTBEAT
         await self._services.clock.sleep(seconds)

@@ -76,8 +76,38 @@ async def record(request: Request, kind: type[Read], what: str) -> Read:
 
 def last_event_id(request: Request) -> int:
     """The id of the last event the client has; 0 for none, and for what is no number of ours."""
-    text = request.headers.get("Last-Event-ID") or request.query_params.get("lastEventId") or ""
+    return _whole_number(_told_id(request))
+
+
+def feed_position(request: Request) -> int:
+    """The position of the last event of an account's feed that the client has; below 0 for none.
+
+    What is no number of ours is 0, where no feed has been.
+    """
+    text = _told_id(request)
+    return _whole_number(text) if text else -1
+
+
+def _told_id(request: Request) -> str:
+    return request.headers.get("Last-Event-ID") or request.query_params.get("lastEventId") or ""
+
+
+def _whole_number(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
+
+
+def wants_lines(request: Request) -> bool:
+    """Whether the client asks for plain lines instead of events."""
+    accepted = request.headers.get("Accept", "").lower()
+    return "text/plain" in accepted and "text/event-stream" not in accepted
+
+
+def number(request: Request, name: str, default: int, most: int) -> int:
+    """A whole number from 0 to `most` in the query. Raises InvalidRequest."""
+    text = request.query_params.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) < 19 and int(text) <= most):
+        refuse_fields([FieldError(name, f"a whole number from 0 to {most}")])
+    return int(text)
 
 
 def idempotency_key(request: Request) -> str | None:

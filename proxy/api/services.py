@@ -11,12 +11,13 @@ from proxy.feed import Feed
 from proxy.fetch import Fetcher
 from proxy.job import Job
 from proxy.links import Links
+from proxy.metrics import Metrics
 from proxy.store.base import Key, Store
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The store and what stands beside it; `heartbeat` is in seconds, `asset_limit` in bytes."""
+    """The store and what stands beside it; `asset_limit` is in bytes."""
 
     store: Store
     blobs: Blobs
@@ -26,7 +27,7 @@ class Services:
     catalogue: Catalogue
     fetcher: Fetcher
     clock: Clock
-    heartbeat: float
+    metrics: Metrics
     asset_limit: int
     relay: bool
 

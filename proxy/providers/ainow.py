@@ -134,6 +134,11 @@ class AiNow(Provider):
             no_credit=("insufficient tokens",),
         )
 
+    async def prove(self) -> str:
+        """The page has one free call, and does not say whether it looks at the key."""
+        await self.upstream.get("/api/ping")
+        return "it answers; whether it takes the key shows only in a paid order"
+
     async def prepare(self, order: Order, inputs: Inputs) -> Request:
         """`{model, prompt, style?}`."""
         del inputs

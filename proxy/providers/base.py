@@ -10,10 +10,11 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapp
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Final, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
-from proxy.answers import Answer
+from proxy.answers import Answer, Seen
 from proxy.clock import Clock
 from proxy.errors import FieldError, JobError
 from proxy.job import Kind, Order, Output, Status, Ticket
@@ -28,6 +29,10 @@ class Media:
     """Marks a field that takes an asset's id or an https URL, and the kinds of media it may be."""
 
     kinds: frozenset[Kind]
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The kinds in the catalogue's schema, so that a form knows where a file may be dropped."""
+        return handler(schema) | {"x-media": sorted(self.kinds)}
 
 
 ImageRef = Annotated[str, StringConstraints(min_length=1, max_length=2048), Media(frozenset({Kind.IMAGE}))]
@@ -215,6 +220,10 @@ class Provider(ABC):
         """The models that the provider lists now, where it tells; None: all. Raises ReadFailed."""
         return None
 
+    async def prove(self) -> str:
+        """Have the key proven by the cheapest free call; returns what is to be said of that. Raises ReadFailed."""
+        return "its key cannot be proven without paying"
+
     @abstractmethod
     async def prepare(self, order: Order, inputs: Inputs) -> Request:
         """Turn an order into the request to be sent: uploads and fetches, unpaid and repeatable.
@@ -230,8 +239,11 @@ class Provider(ABC):
         """Send a paid request, once, and yield updates as they come. Raises as `submit`, and Interrupted."""
         raise NotImplementedError(f"{self.name} is polled; see `submit` and `check`.")
 
-    async def check(self, ticket: Ticket) -> Update:
-        """Ask how the work stands. Raises ReadFailed when no answer could be read."""
+    async def check(self, ticket: Ticket, seen: Seen) -> Update:
+        """Ask how the work stands. Raises ReadFailed when no answer could be read.
+
+        `seen` goes with each read: what has answered the same before raises Unchanged, and need not be parsed.
+        """
         raise NotImplementedError(f"{self.name} streams; see `stream`.")
 
     async def cancel(self, ticket: Ticket) -> None:

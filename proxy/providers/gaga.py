@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Answer, Missing, Nonsense
+from proxy.answers import Answer, Missing, Nonsense, Seen
 from proxy.clock import Clock
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.media_types import by_url
@@ -72,8 +73,17 @@ class _GagaFields(Fields):
     enhance_prompt: bool = True
 
 
+def _flat_or_chunks_schema(*flat: str) -> ConfigDict:
+    """What `_flat_or_chunks` holds, in JSON Schema; the first of the `flat` fields is required."""
+    flatly: JsonDict = {"required": [flat[0]], "properties": {"chunks": False}}
+    chunked: JsonDict = {"required": ["chunks"], "properties": dict.fromkeys(flat, False)}
+    return ConfigDict(json_schema_extra={"oneOf": [flatly, chunked]})
+
+
 class GagaFields(_GagaFields):
     """gaga-1: dialogue is required, image and audio are optional."""
+
+    model_config = _flat_or_chunks_schema("prompt", "audio", "duration")
 
     prompt: Text | None = None
     chunks: Annotated[list[SpokenChunk], Field(min_length=1, max_length=MOST_PARTS)] | None = None
@@ -93,6 +103,8 @@ class GagaFields(_GagaFields):
 
 class AvatarFields(_GagaFields):
     """avatar-h1 and avatar-h1-pro: image and audio are required, a prompt is optional."""
+
+    model_config = _flat_or_chunks_schema("audio", "prompt", "duration")
 
     image: ImageRef
     audio: AudioRef | None = None
@@ -146,6 +158,11 @@ class Gaga(Provider):
             rate=self.settings.rate,
             no_credit=("insufficient credits", "account balance is zero"),
         )
+
+    async def prove(self) -> str:
+        """An asset that is hardly ours: a working key is told that it is not there."""
+        await self.upstream.prove("/v1/assets/1")
+        return ""
 
     async def prepare(self, order: Order, inputs: Inputs) -> Request:
         """Upload what is named, then build the body as the page's example for that model has it."""
@@ -202,9 +219,9 @@ class Gaga(Provider):
             raise self.upstream.no_ticket(answer, "names no id")
         return {"id": str(found)}
 
-    async def check(self, ticket: Ticket) -> Update:
+    async def check(self, ticket: Ticket, seen: Seen) -> Update:
         """`PreProcessing`, `Pending`, `Running` go on, as does every word that is not known to end."""
-        answer = await self._status(ticket)
+        answer = await self._status(ticket, seen)
         body = answer.object()
         word = body.get("status")
         if not isinstance(word, str):
@@ -226,8 +243,8 @@ class Gaga(Provider):
         except (Missing, Nonsense):
             return Source(output.url or "")
 
-    async def _status(self, ticket: Ticket) -> Answer:
-        return await self.upstream.get(f"/v1/generations/{quote(ticket['id'], safe='')}")
+    async def _status(self, ticket: Ticket, seen: Seen | None = None) -> Answer:
+        return await self.upstream.get(f"/v1/generations/{quote(ticket['id'], safe='')}", seen=seen)
 
     def _video(self, body: dict[str, Any]) -> Made:
         url = self.upstream.absolute(_place(body))

@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 import orjson
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Answer, Missing, Nonsense, Transient, message_of
+from proxy.answers import Answer, Missing, Nonsense, Seen, Transient, message_of
 from proxy.clock import Clock
 from proxy.errors import Interrupted
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
@@ -91,6 +91,8 @@ class ChatMessage(Fields):
 class TextFields(Fields):
     """gpt-5.4-mini: a prompt, or a conversation."""
 
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["prompt"]}, {"required": ["messages"]}]})
+
     prompt: Text | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -158,6 +160,12 @@ class Gaia(Provider):
             return None
         return frozenset(str(model.get("id")) for model in listed if isinstance(model, dict))
 
+    async def prove(self) -> str:
+        """The list of models; it may lack some of ours."""
+        listed = await self.offered()
+        missing = [model.name for model in self.models if listed is not None and model.name not in listed]
+        return f"it does not list {', '.join(missing)}" if missing else ""
+
     # --- the order ---
 
     async def prepare(self, order: Order, inputs: Inputs) -> Request:
@@ -220,9 +228,9 @@ class Gaia(Provider):
 
     # --- the polls ---
 
-    async def check(self, ticket: Ticket) -> Update:
+    async def check(self, ticket: Ticket, seen: Seen) -> Update:
         """Only words that are known to end do; a result that is not there yet is waited for."""
-        answer = await self.upstream.get(_place(ticket))
+        answer = await self.upstream.get(_place(ticket), seen=seen)
         whole = answer.object()
         body = _unwrapped(whole)
         word = body.get("status") or body.get("state")

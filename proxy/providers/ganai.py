@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 from urllib.parse import quote
+from uuid import UUID
 
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Missing, Nonsense, ReadFailed, message_of
+from proxy.answers import Missing, Nonsense, ReadFailed, Seen, Unchanged, message_of
 from proxy.clock import Clock
 from proxy.errors import FieldError, UpstreamFailed
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
@@ -61,7 +62,15 @@ class GanAiFields(Fields):
     """ganai-bulk: the items (the project's tags, each with its own `unique_id`), and the project."""
 
     items: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=200)] = Field(
-        description="Objects of the project's tags (texts, numbers, booleans), each with its own unique_id."
+        description="Objects of the project's tags (texts, numbers, booleans), each with its own unique_id.",
+        json_schema_extra={
+            "items": {
+                "type": "object",
+                "required": ["unique_id"],
+                "properties": {"unique_id": {"type": "string", "pattern": "\\S"}},
+                "additionalProperties": {"type": ["string", "number", "boolean"]},
+            }
+        },
     )
     project_id: Text | None = None
 
@@ -117,6 +126,12 @@ class GanAi(Provider):
             return ()
         return [FieldError("project_id", "project_id is required: this installation has none (GANAI_PROJECT_ID)")]
 
+    async def prove(self) -> str:
+        """The status of an inference that does not exist; of the project it says nothing."""
+        project = quote(self.settings.project_id or "none", safe="")
+        await self.upstream.prove(f"/projects/{project}/inference/{UUID(int=0)}/video_status")
+        return "" if self.settings.project_id else "GANAI_PROJECT_ID is not set: orders must name their project"
+
     async def prepare(self, order: Order, inputs: Inputs) -> Request:
         """The array as it is; the project in the query."""
         del inputs
@@ -146,17 +161,17 @@ class GanAi(Provider):
             item["message"] = "Gan.ai's reply gave this item no inference_id."
         return {"unique_id": unique_id, "project_id": project} | item
 
-    async def check(self, ticket: Ticket) -> Update:
+    async def check(self, ticket: Ticket, seen: Seen) -> Update:
         """One status call for each item that is not over; a call that fails leaves its item as it was."""
         items = [dict(item) for item in ticket["items"]]
         open_items = [item for item in items if not item.get("over")]
         gate = asyncio.Semaphore(_AT_ONCE)
-        failures = list(filter(None, await asyncio.gather(*(self._ask(item, gate) for item in open_items))))
+        failures = list(filter(None, await asyncio.gather(*(self._ask(item, gate, seen) for item in open_items))))
         if failures and len(failures) == len(open_items):
             raise failures[0]
         return _update(items, open_items)
 
-    async def _ask(self, item: dict[str, Any], gate: asyncio.Semaphore) -> ReadFailed | None:
+    async def _ask(self, item: dict[str, Any], gate: asyncio.Semaphore, seen: Seen) -> ReadFailed | None:
         if not item.get("inference_id"):
             item |= {"over": "failed", "message": item.get("message") or "Gan.ai's reply left this item out."}
             return None
@@ -164,8 +179,10 @@ class GanAi(Provider):
         path = f"/projects/{project}/inference/{inference}/video_status"
         try:
             async with gate:
-                answer = await self.upstream.get(path)
+                answer = await self.upstream.get(path, seen=seen)
             self._learn(item, answer.object())
+        except Unchanged:
+            return None
         except ReadFailed as error:
             return error
         return None
@@ -193,7 +210,7 @@ class GanAi(Provider):
     async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
         """The file, not the permalink (which may be a page): `video_url`, renewed by the status call."""
         item = dict(ticket["items"][n])
-        failure = await self._ask(item, asyncio.Semaphore(1))
+        failure = await self._ask(item, asyncio.Semaphore(1), Seen())
         if isinstance(failure, Missing):
             raise failure
         return Source(item.get("video_url") or output.url or "")

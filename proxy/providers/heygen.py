@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Answer, CredentialRefused, Nonsense
+from proxy.answers import Answer, CredentialRefused, Nonsense, Seen
 from proxy.clock import Clock
 from proxy.errors import FieldError, UpstreamFailed
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
@@ -75,8 +75,24 @@ class _Speech(Fields):
     offset: Offset | None = None
 
 
+_CLIP_RULES: Mapping[str, Any] = {
+    "allOf": [
+        {"oneOf": [{"required": ["prompt"]}, {"required": ["audio"]}]},
+        {"oneOf": [{"required": ["avatar_id"]}, {"required": ["talking_photo_id"]}]},
+    ],
+    "dependentRequired": {
+        "avatar_style": ["avatar_id"],
+        "talking_photo_style": ["talking_photo_id"],
+        "voice_id": ["prompt"],
+    },
+}
+"""What `_check_clip` holds, in JSON Schema."""
+
+
 class Clip(_Speech):
     """One clip of several."""
+
+    model_config = ConfigDict(json_schema_extra=dict(_CLIP_RULES))
 
     @model_validator(mode="after")
     def _one_of_each(self) -> "Clip":
@@ -108,9 +124,22 @@ _FLAT = tuple(_Speech.model_fields)
 class HeyGenFields(_Speech):
     """heygen-v1: the flat fields of one clip, or `clips`; and what holds for the whole video."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {**_CLIP_RULES, "properties": {"clips": False}},
+                {"required": ["clips"], "properties": dict.fromkeys(_FLAT, False)},
+            ],
+            "if": {"required": ["captions"], "properties": {"captions": {"const": True}}},
+            "then": {"properties": {"audio": False, "clips": {"items": {"required": ["prompt"]}}}},
+        }
+    )
+
     clips: Annotated[list[Clip], Field(min_length=1, max_length=MOST_PARTS)] | None = None
     background: VisualRef | None = Field(
-        default=None, description="An image or mp4 (asset id or public URL), or a colour such as #FAFAFA."
+        default=None,
+        description="An image or mp4 (asset id or public URL), or a colour such as #FAFAFA.",
+        json_schema_extra={"pattern": "^([^#]|#[0-9A-Fa-f]{6}$)"},
     )
     aspect_ratio: Literal["16:9", "9:16"] | None = None
     test: bool = False
@@ -187,6 +216,11 @@ class HeyGen(Provider):
             if is_asset(reference.ref)
         ]
 
+    async def prove(self) -> str:
+        """The status of a video that does not exist."""
+        await self.upstream.prove("/v1/video_status.get", {"video_id": "0" * 32})
+        return ""
+
     async def prepare(self, order: Order, inputs: Inputs) -> Request:
         """Flat fields become the one clip; assets travel as Links."""
         fields = HeyGenFields(**order.fields)
@@ -219,9 +253,9 @@ class HeyGen(Provider):
             raise self.upstream.no_ticket(answer, "names no video_id")
         return {"video_id": str(video)}
 
-    async def check(self, ticket: Ticket) -> Update:
+    async def check(self, ticket: Ticket, seen: Seen) -> Update:
         """`completed` and `failed` end; every other word goes on."""
-        answer, data = await self._status(ticket)
+        answer, data = await self._status(ticket, seen)
         word = data.get("status")
         if not isinstance(word, str):
             raise Nonsense("HeyGen's answer to a poll has no status.")
@@ -239,8 +273,8 @@ class HeyGen(Provider):
         fresh = self._videos(ticket, data)
         return Source((fresh[n].output.url if n < len(fresh) else output.url) or "")
 
-    async def _status(self, ticket: Ticket) -> tuple[Answer, dict[str, Any]]:
-        answer = await self.upstream.get("/v1/video_status.get", {"video_id": ticket["video_id"]})
+    async def _status(self, ticket: Ticket, seen: Seen | None = None) -> tuple[Answer, dict[str, Any]]:
+        answer = await self.upstream.get("/v1/video_status.get", {"video_id": ticket["video_id"]}, seen)
         body = answer.object()
         if self.upstream.refuses_key(answer):
             raise CredentialRefused(self.upstream.words(answer) or "HeyGen gave no reason.")

@@ -1,23 +1,23 @@
-"""The poll loop, written once: check at the model's pace until the end, whoever the provider is.
+"""The polls of a job, written once: at the model's pace until the end, whoever the provider is.
 
-It knows what passes (network, 5xx, an unreadable answer now and then), what suspends (a credential that is refused:
-the operator's trouble, not the job's) and what ends a job. The caller bounds it all by the deadline.
+A `Polling` is what one job remembers between two polls; who calls it waits in between, and bounds it all by the
+deadline. It knows what passes (network, 5xx, an unreadable answer now and then), what suspends (a credential that is
+refused: the operator's trouble, not the job's) and what ends a job. A `Pace` learns how long a model's jobs take, so
+that few polls are spent on a job that cannot be over yet.
 """
 
 import random
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections import deque
 from typing import Final
 
-from proxy.answers import CredentialRefused, Missing, Nonsense, ReadFailed
-from proxy.clock import Clock
+from proxy.answers import CredentialRefused, Missing, Nonsense, ReadFailed, Seen, Unchanged
 from proxy.errors import UpstreamFailed, UpstreamProtocol
 from proxy.job import Ticket
 from proxy.providers.base import Provider, Update
 
 _GROWTH: Final = 1.25
 _SLOWEST: Final = 10.0
-"""Seconds between polls of a job that has been under way for long."""
+"""Seconds between polls of a job that is not about to end."""
 _FASTEST: Final = 0.25
 """Seconds between polls, whatever a provider's hint says."""
 _JITTER: Final = 0.1
@@ -25,52 +25,91 @@ _NEW: Final = 30.0
 """Seconds after the submit in which a provider may not know its own ticket yet (seen at gateways)."""
 _NONSENSE_BUDGET: Final = 8
 """Unreadable answers in a row before the job is given up."""
+_ENOUGH: Final = 10
+"""Jobs that must have ended before their durations are believed."""
+_REMEMBERED: Final = 200
+"""The latest durations of a model that are kept."""
+_EARLY, _LATE = 0.05, 0.95
+"""The quantiles of the durations between which a job is expected to end."""
 
 
-@dataclass(slots=True)
-class _Patience:
-    """What the loop still puts up with."""
+class Pace:
+    """How fast one model's jobs are polled: `fast`, in seconds, when they may end soon, slower when not."""
 
-    since: float
-    nonsense: int = 0
+    def __init__(self, fast: float) -> None:
+        self._fast = fast
+        self._durations: deque[float] = deque(maxlen=_REMEMBERED)
+        self.window: tuple[float, float] | None = None
+        """Seconds from the submit between which most jobs end, once enough have."""
 
-    def judge(self, error: ReadFailed, now: float) -> Update:
+    def learn(self, seconds: float) -> None:
+        """A job of the model has ended so long after its submit."""
+        self._durations.append(seconds)
+        if len(self._durations) >= _ENOUGH:
+            ordered = sorted(self._durations)
+            last = len(ordered) - 1
+            self.window = ordered[round(_EARLY * last)], ordered[round(_LATE * last)]
+
+    def after(self, interval: float, age: float) -> float:
+        """The interval that follows `interval`, for a job of that age; grows, save where the job is likely to end."""
+        slower = max(self._fast, min(interval * _GROWTH, _SLOWEST))
+        if self.window is None:
+            return slower
+        early, late = self.window
+        if early <= age <= late:
+            return self._fast
+        return slower if age > late else max(self._fast, min(slower, early - age))
+
+
+class Polling:
+    """One job's polls: its ticket, its pace, and what is still put up with."""
+
+    __slots__ = ("_interval", "_nonsense", "_pace", "_provider", "_seen", "_since", "delay", "outcome", "ticket")
+
+    def __init__(
+        self, provider: Provider, pace: Pace, ticket: Ticket, *, submitted_at: float, interval: float, resumed: bool
+    ) -> None:
+        self.ticket = ticket
+        self.outcome = ""
+        """What came of the last poll, in one word."""
+        self.delay = 0.0 if resumed else _jittered(interval)
+        """Seconds until the next poll. A job that is taken up again is asked for at once: it may long be over."""
+        self._provider = provider
+        self._pace = pace
+        self._interval = interval
+        self._since = submitted_at
+        self._nonsense = 0
+        self._seen = Seen()
+
+    async def poll(self, now: float) -> Update:
+        """Ask once, at the time `now`. Raises a JobError when the provider is beyond reading."""
+        try:
+            update = await self._provider.check(self.ticket, self._seen)
+            self._seen.understood()
+            self._nonsense, self.outcome = 0, "news"
+        except Unchanged as answer:
+            self._nonsense, self.outcome = 0, "unchanged"
+            update = Update(wait=answer.wait)
+        except ReadFailed as error:
+            self.outcome = type(error).__name__.lower()
+            update = self._judged(error, now)
+        self.ticket = update.ticket or self.ticket
+        self._interval = self._pace.after(self._interval, now - self._since)
+        self.delay = _jittered(self._interval) if update.wait is None else max(update.wait, _FASTEST)
+        return update
+
+    def _judged(self, error: ReadFailed, now: float) -> Update:
         """The update that a failed read makes; raises the JobError when it is the end."""
         match error:
             case CredentialRefused():
                 return Update(detail=f"Suspended: the provider refuses the operator's key. {error.message}")
-            case Missing() if now - self.since > _NEW:
+            case Missing() if now - self._since > _NEW:
                 raise UpstreamFailed(f"The provider no longer knows this job: {error.message}")
             case Nonsense():
-                self.nonsense += 1
-                if self.nonsense > _NONSENSE_BUDGET:
+                self._nonsense += 1
+                if self._nonsense > _NONSENSE_BUDGET:
                     raise UpstreamProtocol(f"The provider's answers make no sense: {error.message}")
         return Update(wait=error.wait)
-
-
-async def poll(
-    provider: Provider, ticket: Ticket, clock: Clock, *, submitted_at: float, resumed: bool = False
-) -> AsyncIterator[Update]:
-    """Check `ticket` until an update is final, yielding each. Raises a JobError when the provider is beyond reading.
-
-    A job that is taken up again (`resumed`) is checked at once; it may have been over for long.
-    """
-    patience = _Patience(since=submitted_at)
-    pace = provider.settings.poll_interval
-    delay = 0.0 if resumed else _jittered(pace)
-    while True:
-        await clock.sleep(delay)
-        try:
-            update = await provider.check(ticket)
-            patience.nonsense = 0
-        except ReadFailed as error:
-            update = patience.judge(error, clock.now())
-        yield update
-        if update.status is not None:
-            return
-        ticket = update.ticket or ticket
-        pace = max(provider.settings.poll_interval, min(pace * _GROWTH, _SLOWEST))
-        delay = _jittered(pace) if update.wait is None else max(update.wait, _FASTEST)
 
 
 def _jittered(seconds: float) -> float:

@@ -5,13 +5,25 @@ from proxy.store.base import Store
 from proxy.store.sqlite import SqliteStore
 
 _SQLITE = "sqlite:///"
+_REDIS = ("redis://", "rediss://")
 
 
 def open_store(url: str, clock: Clock, *, exclusive: bool = False) -> Store:
-    """Give the store that `url` names, to be entered; `exclusive` is for the server, the one that runs jobs."""
+    """Give the store that `url` names, to be entered; `exclusive` is for a server, which runs jobs."""
     if url.startswith(_SQLITE) and url != _SQLITE:
         return SqliteStore(url.removeprefix(_SQLITE), clock, exclusive=exclusive)
-    if url.startswith("redis://"):
-        raise ValueError("A redis:// store is not there yet: use sqlite:///path/to/file.db.")
+    if url.startswith(_REDIS):
+        return _redis_store(url, clock, serves=exclusive)
     scheme = url.partition("://")[0]
-    raise ValueError(f"No store is called {scheme!r}: use sqlite:///relative/path.db or sqlite:////absolute/path.db.")
+    raise ValueError(
+        f"No store is called {scheme!r}: use sqlite:///relative/path.db, sqlite:////absolute/path.db "
+        "or redis://host:6379/0."
+    )
+
+
+def _redis_store(url: str, clock: Clock, *, serves: bool) -> Store:
+    try:
+        from proxy.store.redis import RedisStore  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise ValueError(f"A store in Redis needs an extra ({error}): pip install 'pollcast[redis]'.") from None
+    return RedisStore(url, clock, serves=serves)

@@ -17,7 +17,7 @@ The promises, which `tests/store/contract.py` holds every backend to:
 """
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
@@ -130,15 +130,16 @@ class Claim:
 class Change:
     """Event `n` of `job` can be read now; or, with `cancel`, its client asks for its end (`n` is the newest event).
 
-    `event` is that event, as it would be read. With `lost` (and no account or job) changes may have gone untold: whoever
-    follows reads anew what it watches.
+    `event` is that event, as it would be read; `at` is when it was handed in to be recorded. With `lost` (and no
+    account or job) changes may have gone untold: whoever follows reads anew what it watches.
     """
 
     account: str
     job: str
     n: int
     cancel: bool = False
-    event: Event | None = None
+    event: Event | None = field(default=None, compare=False)
+    at: float = field(default=0.0, compare=False)
     lost: bool = False
 
 
@@ -297,8 +298,11 @@ class Store(Protocol):
         not within 24 hours.
         """
 
-    async def read(self, job_id: str, after: int) -> Sequence[Event]:
-        """The job's events numbered above `after`, in order; the one read that serves live streams and replays."""
+    async def read(self, job_id: str, after: int, account: str | None = None) -> Sequence[Event]:
+        """The job's events numbered above `after`, in order; the one read that serves live streams and replays.
+
+        With `account`, none of a job that is another's.
+        """
 
     async def read_account(self, account: str, after: int, limit: int) -> Stretch | None:
         """Up to `limit` events of the account's feed at positions above `after`.

@@ -10,9 +10,10 @@ import fcntl
 import os
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import fields, replace
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, ParamSpec, Self, TypeVar
@@ -35,6 +36,8 @@ from proxy.store.base import (
     Entry,
     Key,
     Page,
+    Room,
+    Stretch,
     Swept,
 )
 from proxy.store.lane import Connection, Lane, Listener
@@ -152,7 +155,38 @@ _ENDS: Final = (
     "CREATE INDEX asset_by_age ON asset (created_at)",
     "CREATE INDEX idempotency_by_job ON idempotency (job)",
 )
-_MIGRATIONS: Final = (_SCHEMA, _ENDS)
+_FEEDS: Final = (
+    "ALTER TABLE event ADD COLUMN delta INTEGER NOT NULL DEFAULT 0",  # a piece of streamed text
+    "UPDATE event SET delta = json_extract(CAST(data AS TEXT), '$.delta') IS NOT NULL",
+    # An account's positions begin at a number of its own.
+    "CREATE TEMP TABLE base AS SELECT id, (random() & 4294967295) << 16 AS n FROM account",
+    "UPDATE event SET position = position + (SELECT n FROM base WHERE id = account)",
+    """UPDATE account SET head = head + (SELECT n FROM base WHERE base.id = account.id),
+       floor = floor + (SELECT n FROM base WHERE base.id = account.id)""",
+    "DROP TABLE base",
+)
+_TURNS: Final = (
+    # A job waits until it is first claimed. What ran before this migration goes on, whatever the room.
+    "ALTER TABLE work ADD COLUMN waiting INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE work ADD COLUMN queue TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE work ADD COLUMN turn INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE work ADD COLUMN since REAL NOT NULL DEFAULT 0",
+    "ALTER TABLE work ADD COLUMN urgent INTEGER NOT NULL DEFAULT 0",  # its client wants its end
+    "DROP INDEX work_by_lapse",
+    "CREATE INDEX work_by_lapse ON work (lapses_at) WHERE NOT waiting",
+    "CREATE INDEX work_under_way ON work (queue) WHERE NOT waiting",
+    "CREATE INDEX work_by_turn ON work (queue, turn, job) WHERE waiting",
+    "CREATE INDEX work_by_age ON work (queue, since) WHERE waiting",
+    "CREATE INDEX work_urgent ON work (job) WHERE waiting AND urgent",
+    # The last turn that was given to an account in a queue; of the account '', the last that was served.
+    """CREATE TABLE turn (
+        queue TEXT NOT NULL,
+        account TEXT NOT NULL,
+        last INTEGER NOT NULL,
+        PRIMARY KEY (queue, account)
+    ) WITHOUT ROWID""",
+)
+_MIGRATIONS: Final = (_SCHEMA, _ENDS, _FEEDS, _TURNS)
 """Each takes a database from one version (its place here) to the next; released ones are never edited."""
 
 
@@ -244,10 +278,10 @@ class SqliteStore:
         """The job that the admission's idempotency key made before."""
         return await self._reader.run(_replay, admission)
 
-    async def claim(self, node: str, limit: int) -> Sequence[Claim]:
-        """Take up to `limit` unfinished jobs that nobody holds, oldest first."""
+    async def claim(self, node: str, rooms: Mapping[str, Room], limit: int) -> Sequence[Claim]:
+        """Take up to `limit` unfinished jobs that nobody holds, as far as there is room for them."""
         now = self._clock.now()
-        return await self._writer.run(_claim, node, limit, now, now + self._lease)
+        return await self._writer.run(_claim, node, rooms, limit, now=now, lapses_at=now + self._lease)
 
     async def renew(self, node: str) -> None:
         """Prolong the leases of all the node's claims."""
@@ -296,9 +330,17 @@ class SqliteStore:
         """The account's jobs, newest first."""
         return await self._reader.run(_jobs, account, limit, before, status=status, model=model)
 
-    async def read(self, job_id: str, after: int) -> Sequence[Event]:
+    async def read(self, job_id: str, after: int, account: str | None = None) -> Sequence[Event]:
         """The job's events numbered above `after`, in order."""
-        return await self._reader.run(_read, job_id, after)
+        return await self._reader.run(_read, job_id, after, account)
+
+    async def read_account(self, account: str, after: int, limit: int) -> Stretch | None:
+        """Up to `limit` events of the account's feed at positions above `after`."""
+        return await self._reader.run(_read_account, account, after, limit)
+
+    async def snapshot(self, account: str, jobs: Collection[str] | None = None) -> Stretch:
+        """The newest event of every unfinished job of the account, or of every one of `jobs` that it has."""
+        return await self._reader.run(_snapshot, account, jobs)
 
     def changes(self) -> AsyncIterator[Change]:
         """Tell every event recorded from this call on, after its commit.
@@ -335,6 +377,7 @@ class SqliteStore:
             _migrate(writer, self._path)
             if self._exclusive:  # whoever held the claims is dead: the lock was free
                 writer.execute("UPDATE work SET node = NULL, lapses_at = 0")
+                writer.jobs = {}
             reader = stack.enter_context(closing(self._connect()))
             reader.executescript(_PRAGMAS + "PRAGMA query_only = ON;")
             self._opened = stack.pop_all()
@@ -409,7 +452,10 @@ def _secret(db: Connection, name: str) -> bytes:
 
 
 def _create_key(db: Connection, name: str, digest: bytes, tokens: int, now: float) -> Key:
-    db.execute("INSERT OR IGNORE INTO account (id, name) VALUES (?, ?)", (new_id("acct"), name))
+    base = secrets.randbelow(1 << 32) << 16  # positions stay far below 2^53, the last whole number of every client
+    db.execute(
+        "INSERT OR IGNORE INTO account (id, name, head, floor) VALUES (?, ?, ?, ?)", (new_id("acct"), name, base, base)
+    )
     account = db.execute("SELECT id FROM account WHERE name = ?", (name,)).fetchone()["id"]
     key = Key(new_id("key"), account, name, now)
     db.execute(
@@ -497,7 +543,10 @@ def _admit(db: Connection, admission: Admission, now: float) -> Admitted:
     _charge(db, job)
     row = (job.id, job.account, job.model, job.status, _record_of(job))
     db.execute("INSERT INTO job (id, account, model, status, record) VALUES (?, ?, ?, ?, ?)", row)
-    db.execute("INSERT INTO work (job) VALUES (?)", (job.id,))
+    db.execute(
+        "INSERT INTO work (job, queue, turn, since, waiting) VALUES (?, ?, ?, ?, 1)",
+        (job.id, admission.queue, _turn_of(db, admission.queue, job.account), now),
+    )
     _publish(db, job, Draft(job.status), now)
     db.executemany("INSERT INTO hold (job, asset) VALUES (?, ?)", [(job.id, asset) for asset in set(admission.assets)])
     if admission.idempotency_key is not None:
@@ -539,17 +588,75 @@ def _charge(db: Connection, job: Job) -> None:
     _enter(db, account.id, Entry(new_id("entry"), -job.tokens, Cause.CHARGE, job.id, job.created_at))
 
 
-def _claim(db: Connection, node: str, limit: int, now: float, lapses_at: float) -> list[Claim]:
-    free = db.execute(  # by the index: left alone, SQLite walks past every job that is held, oldest first
-        "SELECT job FROM work INDEXED BY work_by_lapse WHERE lapses_at <= ? AND node IS NOT ? ORDER BY job LIMIT ?",
+def _turn_of(db: Connection, queue: str, account: str) -> int:
+    """Give the account its next turn in a queue: behind its own last one, but not behind what others have waiting.
+
+    It is start-time fair queueing: the turn that was served last is the queue's virtual time.
+    """
+    row = db.execute("SELECT max(last) FROM turn WHERE queue = ? AND account IN ('', ?)", (queue, account)).fetchone()
+    turn = (row[0] or 0) + 1
+    _note_turn(db, queue, account, turn)
+    return turn
+
+
+def _note_turn(db: Connection, queue: str, account: str, turn: int) -> None:
+    db.execute(
+        """INSERT INTO turn (queue, account, last) VALUES (?, ?, ?)
+           ON CONFLICT DO UPDATE SET last = max(last, excluded.last)""",
+        (queue, account, turn),
+    )
+
+
+def _claim(
+    db: Connection, node: str, rooms: Mapping[str, Room], limit: int, *, now: float, lapses_at: float
+) -> list[Claim]:
+    claims: list[Claim] = []
+
+    def take(jobs: Iterable[str]) -> None:
+        claims.extend(_take(db, job, node, lapses_at) for job in jobs)
+
+    take(_left(db, node, limit, now))
+    for queue, room in rooms.items():
+        take(_impatient(db, queue, now - room.patience, limit - len(claims)))
+        take(_next_in_turn(db, queue, room.limit, limit - len(claims)))
+    return claims
+
+
+def _left(db: Connection, node: str, limit: int, now: float) -> list[str]:
+    """Jobs that were claimed before, by whoever let go of them; and those whose client wants their end."""
+    rows = db.execute(  # by the index: left alone, SQLite walks past every job that is held, oldest first
+        """SELECT job FROM work INDEXED BY work_by_lapse WHERE NOT waiting AND lapses_at <= ? AND node IS NOT ?
+           UNION ALL SELECT job FROM work WHERE waiting AND urgent ORDER BY job LIMIT ?""",
         (now, node, limit),
-    ).fetchall()
-    return [_take(db, row["job"], node, lapses_at) for row in free]
+    )
+    return [row["job"] for row in rows]
+
+
+def _impatient(db: Connection, queue: str, before: float, limit: int) -> list[str]:
+    rows = db.execute(
+        "SELECT job FROM work WHERE waiting AND queue = ? AND since <= ? ORDER BY since LIMIT ?",
+        (queue, before, max(limit, 0)),  # below 0 there would be no limit
+    )
+    return [row["job"] for row in rows]
+
+
+def _next_in_turn(db: Connection, queue: str, room: int, limit: int) -> list[str]:
+    waiting = "SELECT job, turn FROM work WHERE waiting AND queue = ? ORDER BY turn, job LIMIT ?"
+    if limit <= 0 or db.execute(waiting, (queue, 1)).fetchone() is None:
+        return []
+    under_way = db.execute("SELECT count(*) FROM work WHERE NOT waiting AND queue = ?", (queue,)).fetchone()[0]
+    rows = db.execute(waiting, (queue, max(min(room - under_way, limit), 0))).fetchall()
+    if rows:
+        _note_turn(db, queue, "", rows[-1]["turn"])
+    return [row["job"] for row in rows]
 
 
 def _take(db: Connection, job_id: str, node: str, lapses_at: float) -> Claim:
     """Make `node` the job's holder; whoever held it before is shut out by the new epoch."""
-    db.execute("UPDATE work SET node = ?, epoch = epoch + 1, lapses_at = ? WHERE job = ?", (node, lapses_at, job_id))
+    db.execute(
+        "UPDATE work SET waiting = 0, node = ?, epoch = epoch + 1, lapses_at = ? WHERE job = ?",
+        (node, lapses_at, job_id),
+    )
     row = db.execute("SELECT record, epoch FROM work JOIN job ON job.id = work.job WHERE job = ?", (job_id,)).fetchone()
     return Claim(_job_of(row), node, row["epoch"])
 
@@ -560,20 +667,20 @@ def _renew(db: Connection, node: str, lapses_at: float) -> None:
 
 def _release(db: Connection, claim: Claim) -> None:
     db.execute(
-        "UPDATE work SET node = NULL, lapses_at = 0 WHERE job = ? AND node = ? AND epoch = ?",
+        """UPDATE work SET node = NULL, lapses_at = 0,
+           waiting = (SELECT json_extract(record, '$.intended_at') IS NULL FROM job WHERE job.id = work.job)
+           WHERE job = ? AND node = ? AND epoch = ?""",
         (claim.job.id, claim.node, claim.epoch),
     )
 
 
 def _held(db: Connection, claim: Claim) -> Job:
     """The claim's job as it is now; ClaimLost when it is over or was taken over. A lapse alone loses nothing."""
-    row = db.execute(
-        "SELECT record FROM work JOIN job ON job.id = work.job WHERE job = ? AND node = ? AND epoch = ?",
-        (claim.job.id, claim.node, claim.epoch),
-    ).fetchone()
-    if row is None:
+    held = "SELECT 1 FROM work WHERE job = ? AND node = ? AND epoch = ?"
+    if db.execute(held, (claim.job.id, claim.node, claim.epoch)).fetchone() is None:
         raise ClaimLost(f"{claim.node} does not hold {claim.job.id} any more.")
-    return _job_of(row)
+    known = db.jobs.get(claim.job.id) if db.jobs is not None else None
+    return known or _job_of(db.execute("SELECT record FROM job WHERE id = ?", (claim.job.id,)).fetchone())
 
 
 def _intend(db: Connection, claim: Claim, now: float | None) -> Job:
@@ -591,6 +698,8 @@ def _append(db: Connection, claim: Claim, draft: Draft, ticket: Ticket | None, n
     if job.status.final:
         db.execute("DELETE FROM work WHERE job = ?", (job.id,))
         db.execute("UPDATE job SET ended_at = ? WHERE id = ?", (now, job.id))
+        if db.jobs is not None:
+            del db.jobs[job.id]
     return job
 
 
@@ -602,24 +711,28 @@ def _refund(db: Connection, job: Job, draft: Draft, now: float) -> None:
 
 def _update(db: Connection, job: Job) -> Job:
     db.execute("UPDATE job SET status = ?, record = ? WHERE id = ?", (job.status, _record_of(job), job.id))
+    if db.jobs is not None:
+        db.jobs[job.id] = job
     return job
 
 
 def _publish(db: Connection, job: Job, draft: Draft, now: float) -> None:
     """Keep the job's newest event, at the next position of its account's feed, and have it told."""
-    db.execute("UPDATE account SET head = head + 1 WHERE id = ?", (job.account,))
+    row = db.execute("UPDATE account SET head = head + 1 WHERE id = ? RETURNING head", (job.account,)).fetchone()
+    data = encode(job, draft, job.event, now)
+    event = Event(job.id, job.event, data, draft.status.final, row["head"], "delta" in draft.fields)
     db.execute(
-        """INSERT INTO event (job, n, account, position, final, data)
-           SELECT ?, ?, id, head, ?, ? FROM account WHERE id = ?""",
-        (job.id, job.event, draft.status.final, encode(job, draft, job.event, now), job.account),
+        "INSERT INTO event (job, n, account, position, final, delta, data) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (event.job, event.n, job.account, event.position, event.final, event.delta, event.data),
     )
-    db.told.append(Change(job.account, job.id, job.event))
+    db.told.append(Change(job.account, job.id, job.event, event=event, at=now))
 
 
 def _request_cancel(db: Connection, account: str, job_id: str) -> Job | None:
     job = _job(db, account, job_id)
     if job is None or job.status.final:
         return job
+    db.execute("UPDATE work SET urgent = 1 WHERE job = ?", (job_id,))
     db.told.append(Change(job.account, job.id, job.event, cancel=True))
     return _update(db, replace(job, cancel_requested=True))
 
@@ -675,9 +788,38 @@ def _jobs(
     return _page(rows, limit, _job_of)
 
 
-def _read(db: Connection, job_id: str, after: int) -> list[Event]:
-    rows = db.execute("SELECT n, data, final FROM event WHERE job = ? AND n > ? ORDER BY n", (job_id, after))
-    return [Event(job_id, n, data, bool(final)) for n, data, final in rows]
+_EVENTS: Final = "SELECT job, n, data, final, position, delta FROM event "
+
+
+def _read(db: Connection, job_id: str, after: int, account: str | None) -> list[Event]:
+    wanted = "WHERE job = ? AND n > ? AND account = coalesce(?, account) ORDER BY n"
+    return [_event_of(row) for row in db.execute(_EVENTS + wanted, (job_id, after, account))]
+
+
+def _read_account(db: Connection, account: str, after: int, limit: int) -> Stretch | None:
+    bounds = db.execute("SELECT head, floor FROM account WHERE id = ?", (account,)).fetchone()
+    if bounds is None or not bounds["floor"] <= after <= bounds["head"]:
+        return None
+    rows = db.execute(
+        _EVENTS + "WHERE account = ? AND position > ? AND NOT delta ORDER BY position LIMIT ?", (account, after, limit)
+    )
+    return Stretch([_event_of(row) for row in rows], bounds["head"])
+
+
+def _snapshot(db: Connection, account: str, jobs: Collection[str] | None) -> Stretch:
+    row = db.execute("SELECT head FROM account WHERE id = ?", (account,)).fetchone()
+    if jobs is None:
+        named = db.execute("SELECT job FROM work JOIN job ON job.id = work.job WHERE account = ?", (account,))
+        jobs = [row["job"] for row in named]
+    newest = "WHERE job = ? AND account = ? AND NOT delta ORDER BY n DESC LIMIT 1"
+    found = (db.execute(_EVENTS + newest, (job, account)).fetchone() for job in dict.fromkeys(jobs))
+    events = sorted((_event_of(row) for row in found if row), key=lambda event: event.position)
+    return Stretch(events, row["head"] if row else 0)
+
+
+def _event_of(row: sqlite3.Row) -> Event:
+    job, n, data, final, position, delta = row
+    return Event(job, n, data, bool(final), position, bool(delta))
 
 
 def _job_of(row: sqlite3.Row) -> Job:
@@ -688,8 +830,12 @@ def _job_of(row: sqlite3.Row) -> Job:
     return Job(**record)
 
 
+_FIELDS: Final = tuple(field.name for field in fields(Job))
+_VALUES: Final = attrgetter(*_FIELDS)
+
+
 def _record_of(job: Job) -> str:
-    record = {field.name: getattr(job, field.name) for field in fields(job)}
+    record = dict(zip(_FIELDS, _VALUES(job), strict=True))
     record["outputs"] = [output.as_record() for output in job.outputs]
     return orjson.dumps(record, default=dict).decode()  # `default`: a record's mappings need not be dictionaries
 

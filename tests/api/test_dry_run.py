@@ -181,6 +181,12 @@ async def test_it_burns_no_idempotency_key(world: World) -> None:
 # --- how it is asked for ---
 
 
+async def test_an_idempotency_key_that_the_order_would_be_refused_for_is_refused(world: World) -> None:
+    headers = {"Idempotency-Key": "x" * 256}
+    response = await world.http.post("/api/jobs", json=GAGA, params={"dry_run": "1"}, headers=headers)
+    assert (response.status_code, error_of(response)["code"]) == (400, "bad_request")
+
+
 @pytest.mark.parametrize("value", ["1", "true", "True"])
 async def test_yes_is_1_or_true(world: World, value: str) -> None:
     assert (await dry(world, GAGA, value)).status_code == 200

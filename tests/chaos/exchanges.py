@@ -186,7 +186,7 @@ class Exchanges:
         final = events[-1]
         end = end_of(final)
         took = _time(final) - _time(events[0])
-        # Waiting for one of the provider's slots has a deadline of its own.
+        # Waiting for room at the provider has a deadline of its own.
         if took > 2 * DEADLINE + LATE:
             self.verdict.note(
                 Broken.UNFINISHED, f"ended only after {took:.0f} s, with deadlines of {DEADLINE:g} s", order

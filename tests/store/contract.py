@@ -15,7 +15,7 @@ import pytest
 
 from proxy import errors
 from proxy.job import Draft, Job, Order, Output, Role, Status
-from proxy.store.base import Admission, Asset, Cause, Change, Claim, ClaimLost, Key, Store
+from proxy.store.base import Admission, Asset, Cause, Change, Claim, ClaimLost, Key, Room, Store
 
 Opened = Callable[[], Store]
 
@@ -66,6 +66,9 @@ class Caller:
         return [entry.tokens for entry in reversed((await self.store.ledger(self.account, 1000)).items)]
 
 
+ROOMS = {"": Room(1000, 1e9)}
+"""One queue, in which there is always room."""
+
 _digests = (number.to_bytes(32, "big") for number in count())
 
 
@@ -74,7 +77,7 @@ async def new_caller(store: Store, name: str = "web", tokens: int = 100) -> Call
 
 
 async def claim_one(store: Store, node: str = "node-a") -> Claim:
-    (claim,) = await store.claim(node, 1)
+    (claim,) = await store.claim(node, ROOMS, 1)
     return claim
 
 
@@ -228,7 +231,7 @@ class StoreContract:
             await caller.admit(101, idempotency_key="once")
         assert await caller.ledger() == [100]
         assert (await store.jobs(caller.account, 50)).items == []
-        assert await store.claim("node-a", 10) == []
+        assert await store.claim("node-a", ROOMS, 10) == []
         job = await caller.admit(100, idempotency_key="once")
         assert await soon(changes) == Change(caller.account, job.id, 1)
 
@@ -354,7 +357,7 @@ class StoreContract:
 
     async def test_events_are_numbered_without_gaps(self, store: Store, caller: Caller) -> None:
         jobs = [await caller.admit(1) for _ in range(3)]
-        claims = await store.claim("node-a", 3)
+        claims = await store.claim("node-a", ROOMS, 3)
         await asyncio.gather(*(store.append(claim, PROGRESS) for _ in range(10) for claim in claims))
         for job in jobs:
             events = await store.read(job.id, 0)
@@ -433,6 +436,12 @@ class StoreContract:
         assert [event.n for event in await store.read(job.id, 2)] == [3, 4]
         assert await store.read(job.id, 4) == await store.read(job.id, 99) == await store.read("job_unknown", 0) == []
 
+    async def test_events_can_be_read_as_one_account_s_alone(self, store: Store, caller: Caller) -> None:
+        job = await caller.admit()
+        other = await new_caller(store, "other")
+        assert await store.read(job.id, 0, caller.account) == await store.read(job.id, 0)
+        assert await store.read(job.id, 0, other.account) == []
+
     async def test_a_recorded_event_never_changes(self, store: Store, caller: Caller) -> None:
         job = await caller.admit()
         first = await store.read(job.id, 0)
@@ -501,19 +510,190 @@ class StoreContract:
         assert [change.job async for change in changes] == [job.id]
         assert [change async for change in changes] == []
 
+    # --- an account's feed ---
+
+    async def test_positions_of_an_account_go_up_by_one_whichever_job_they_are_of(
+        self, store: Store, caller: Caller
+    ) -> None:
+        start = (await store.snapshot(caller.account)).head
+        jobs = [await caller.admit(1) for _ in range(2)]
+        for claim in await store.claim("node-a", ROOMS, 2):
+            await store.append(claim, PROGRESS)
+        feed = await store.read_account(caller.account, start, 100)
+        assert feed is not None
+        assert [(event.job, event.n) for event in feed.events] == [
+            (jobs[0].id, 1),
+            (jobs[1].id, 1),
+            (jobs[0].id, 2),
+            (jobs[1].id, 2),
+        ]
+        assert [event.position - start for event in feed.events] == [1, 2, 3, 4]
+        assert feed.head == start + 4
+
+    async def test_positions_begin_at_a_number_of_the_account_s_own(self, store: Store) -> None:
+        callers = [await new_caller(store, name) for name in ("web", "app")]
+        one, other = [(await store.snapshot(caller.account)).head for caller in callers]
+        assert one != other
+        assert await store.read_account(callers[0].account, other, 10) is None
+
+    async def test_a_feed_is_read_on_from_a_position_in_stretches(self, store: Store, caller: Caller) -> None:
+        start = (await store.snapshot(caller.account)).head
+        for _ in range(5):
+            await caller.admit(1)
+        feed = await store.read_account(caller.account, start + 1, 2)
+        assert feed is not None
+        assert [event.position - start for event in feed.events] == [2, 3]
+        assert feed.head == start + 5
+
+    async def test_a_feed_leaves_streamed_text_out_but_counts_it(self, store: Store, caller: Caller) -> None:
+        start = (await store.snapshot(caller.account)).head
+        job = await caller.admit()
+        claim = await claim_one(store)
+        await store.append(claim, Draft(Status.PROCESSING, {"delta": "Hel", "offset": 0}))
+        await store.append(claim, Draft(Status.PROCESSING, {"delta": "lo", "offset": 3}))
+        feed = await store.read_account(caller.account, start, 10)
+        assert feed is not None
+        assert [event.n for event in feed.events] == [1]
+        assert feed.head == start + 3
+        assert [event.n for event in (await store.snapshot(caller.account)).events] == [1]
+        assert [event.delta for event in await store.read(job.id, 0)] == [False, True, True]
+
+    @pytest.mark.parametrize("away", [-1, 1])
+    async def test_a_position_that_is_none_of_the_feed_s_is_told(self, store: Store, caller: Caller, away: int) -> None:
+        head = (await store.snapshot(caller.account)).head
+        assert await store.read_account(caller.account, head, 10) is not None
+        assert await store.read_account(caller.account, head + away, 10) is None
+
+    async def test_a_position_below_a_deleted_event_is_not_kept_any_more(self, store: Store, caller: Caller) -> None:
+        start = (await store.snapshot(caller.account)).head
+        gone, kept = await caller.admit(1), await caller.admit(1)
+        claim = await claim_one(store)
+        await store.append(claim, DONE)
+        await store.delete_job(caller.account, gone.id)
+        assert await store.read_account(caller.account, start + 2, 10) is None
+        feed = await store.read_account(caller.account, start + 3, 10)
+        assert feed is not None
+        assert feed.events == []
+        assert [event.job for event in (await store.snapshot(caller.account)).events] == [kept.id]
+
+    async def test_a_snapshot_has_the_newest_event_of_every_unfinished_job_in_order(
+        self, store: Store, caller: Caller
+    ) -> None:
+        first, second, third = [await caller.admit(1) for _ in range(3)]
+        claims = await store.claim("node-a", ROOMS, 3)
+        await store.append(claims[1], DONE)
+        await store.append(claims[0], PROGRESS)
+        snapshot = await store.snapshot(caller.account)
+        assert [(event.job, event.n) for event in snapshot.events] == [(third.id, 1), (first.id, 2)]
+        assert snapshot.head == snapshot.events[-1].position
+        named = await store.snapshot(caller.account, [second.id, first.id, "job_unknown", first.id])
+        assert [(event.job, event.n) for event in named.events] == [(second.id, 2), (first.id, 2)]
+
+    async def test_a_snapshot_shows_no_other_account_s_jobs(self, store: Store, caller: Caller) -> None:
+        job = await caller.admit()
+        other = await new_caller(store, "other")
+        assert (await store.snapshot(other.account)).events == []
+        assert (await store.snapshot(other.account, [job.id])).events == []
+
+    async def test_a_change_carries_its_event_as_it_is_read(self, store: Store, caller: Caller) -> None:
+        changes = store.changes()
+        job = await caller.admit()
+        await store.append(await claim_one(store), PROGRESS)
+        told = [await soon(changes) for _ in range(2)]
+        assert [change.event for change in told] == list(await store.read(job.id, 0))
+
+    # --- turns and room ---
+
+    async def test_jobs_that_wait_are_claimed_as_far_as_their_queue_has_room(
+        self, store: Store, caller: Caller
+    ) -> None:
+        jobs = [await caller.admit(1, queue="here") for _ in range(3)] + [await caller.admit(1, queue="there")]
+        rooms = {"here": Room(2, 1e9), "there": Room(2, 1e9)}
+        claims = await store.claim("node-a", rooms, 10)
+        assert [claim.job.id for claim in claims] == [jobs[0].id, jobs[1].id, jobs[3].id]
+        assert await store.claim("node-b", rooms, 10) == []
+        await store.append(claims[0], DONE)
+        assert [claim.job.id for claim in await store.claim("node-b", rooms, 10)] == [jobs[2].id]
+
+    async def test_accounts_take_turns_however_many_jobs_each_has_waiting(self, store: Store, caller: Caller) -> None:
+        other = await new_caller(store, "other")
+        jobs = [await caller.admit(1) for _ in range(3)]
+        theirs = [await other.admit(1) for _ in range(2)]
+        served = []
+        for _ in range(5):
+            (claim,) = await store.claim("node-a", {"": Room(1, 1e9)}, 10)
+            served.append(claim.job.id)
+            await store.append(claim, DONE)
+        assert served == [job.id for job in (jobs[0], theirs[0], jobs[1], theirs[1], jobs[2])]
+
+    async def test_who_comes_late_waits_behind_the_turns_that_were_served_not_behind_all_that_wait(
+        self, store: Store, caller: Caller
+    ) -> None:
+        other = await new_caller(store, "other")
+        jobs = [await caller.admit(1) for _ in range(4)]
+        await store.claim("node-a", {"": Room(2, 1e9)}, 10)
+        late = await other.admit(1)
+        served = [claim.job.id for claim in await store.claim("node-b", ROOMS, 10)]
+        assert served == [jobs[2].id, late.id, jobs[3].id]
+
+    async def test_a_job_whose_client_wants_its_end_does_not_wait_for_room(self, store: Store, caller: Caller) -> None:
+        job = await caller.admit()
+        full = {"": Room(0, 1e9)}
+        assert await store.claim("node-a", full, 10) == []
+        await store.request_cancel(caller.account, job.id)
+        (claim,) = await store.claim("node-a", full, 10)
+        assert claim.job.cancel_requested
+
+    async def test_a_job_waits_no_longer_than_its_queue_s_patience(
+        self, store: Store, caller: Caller, clock: ManualClock
+    ) -> None:
+        job = await caller.admit()
+        full = {"": Room(0, 60.0)}
+        clock.time += 59
+        assert await store.claim("node-a", full, 10) == []
+        clock.time += 1
+        assert [claim.job.id for claim in await store.claim("node-a", full, 10)] == [job.id]
+
+    async def test_what_was_under_way_is_taken_up_again_whatever_the_room(
+        self, store: Store, caller: Caller, clock: ManualClock
+    ) -> None:
+        jobs = [await caller.admit(1) for _ in range(2)]
+        (old,) = await store.claim("node-a", {"": Room(1, 1e9)}, 10)
+        clock.time += LEASE
+        assert [claim.job.id for claim in await store.claim("node-b", {"": Room(1, 1e9)}, 10)] == [jobs[0].id]
+        assert old.job.id == jobs[0].id
+
+    async def test_a_job_given_back_before_it_was_sent_waits_again_in_its_old_turn(
+        self, store: Store, caller: Caller
+    ) -> None:
+        jobs = [await caller.admit(1) for _ in range(2)]
+        one = {"": Room(1, 1e9)}
+        (claim,) = await store.claim("node-a", one, 10)
+        await store.release(claim)
+        assert [claim.job.id for claim in await store.claim("node-a", one, 10)] == [jobs[0].id]
+
+    async def test_a_job_given_back_after_it_was_announced_keeps_its_room(self, store: Store, caller: Caller) -> None:
+        jobs = [await caller.admit(1) for _ in range(2)]
+        one = {"": Room(1, 1e9)}
+        (claim,) = await store.claim("node-a", one, 10)
+        await store.intend(claim)
+        await store.release(claim)
+        assert [claim.job.id for claim in await store.claim("node-a", one, 10)] == [jobs[0].id]
+        assert await store.claim("node-b", one, 10) == []
+
     # --- claims ---
 
     async def test_unfinished_jobs_are_claimed_oldest_first(self, store: Store, caller: Caller) -> None:
         jobs = [await caller.admit(1) for _ in range(3)]
-        claims = await store.claim("node-a", 2)
+        claims = await store.claim("node-a", ROOMS, 2)
         assert [claim.job for claim in claims] == jobs[:2]
-        assert [claim.job for claim in await store.claim("node-b", 2)] == jobs[2:]
-        assert await store.claim("node-a", 2) == []
+        assert [claim.job for claim in await store.claim("node-b", ROOMS, 2)] == jobs[2:]
+        assert await store.claim("node-a", ROOMS, 2) == []
 
     async def test_two_nodes_never_claim_the_same_job(self, store: Store, caller: Caller) -> None:
         for _ in range(20):
             await caller.admit(1)
-        taken = await asyncio.gather(*(store.claim(f"node-{n}", 3) for n in range(10)))
+        taken = await asyncio.gather(*(store.claim(f"node-{n}", ROOMS, 3) for n in range(10)))
         jobs = [claim.job.id for claims in taken for claim in claims]
         assert len(jobs) == len(set(jobs)) == 20
 
@@ -521,7 +701,7 @@ class StoreContract:
         await caller.admit()
         await store.append(await claim_one(store), DONE)
         clock.time += LEASE
-        assert await store.claim("node-b", 1) == []
+        assert await store.claim("node-b", ROOMS, 1) == []
 
     async def test_a_lapsed_claim_can_be_taken_over_and_shuts_its_old_holder_out(
         self, store: Store, caller: Caller, clock: ManualClock
@@ -529,7 +709,7 @@ class StoreContract:
         job = await caller.admit()
         old = await claim_one(store, "node-a")
         clock.time += LEASE - 1
-        assert await store.claim("node-b", 1) == []
+        assert await store.claim("node-b", ROOMS, 1) == []
         clock.time += 1
         new = await claim_one(store, "node-b")
         assert new.epoch > old.epoch
@@ -548,7 +728,7 @@ class StoreContract:
         await caller.admit()
         claim = await claim_one(store)
         clock.time += LEASE
-        assert not await store.claim(claim.node, 10)
+        assert not await store.claim(claim.node, ROOMS, 10)
         assert (await store.append(claim, PROGRESS)).event == 2
 
     async def test_a_job_released_and_claimed_again_by_the_same_node_is_another_claim(
@@ -578,9 +758,9 @@ class StoreContract:
         clock.time += LEASE / 2
         await store.renew("node-a")
         clock.time += LEASE / 2
-        assert [claim.job for claim in await store.claim("node-c", 2)] == [theirs]
+        assert [claim.job for claim in await store.claim("node-c", ROOMS, 2)] == [theirs]
         clock.time += LEASE / 2
-        assert [claim.job for claim in await store.claim("node-c", 2)] == [mine]
+        assert [claim.job for claim in await store.claim("node-c", ROOMS, 2)] == [mine]
 
     async def test_a_released_job_can_be_claimed_at_once(self, store: Store, caller: Caller) -> None:
         await caller.admit()
@@ -597,10 +777,10 @@ class StoreContract:
         clock.time += LEASE
         new = await claim_one(store, "node-b")
         await store.release(old)
-        assert await store.claim("node-c", 1) == []
+        assert await store.claim("node-c", ROOMS, 1) == []
         await store.append(new, DONE)
         await store.release(new)
-        assert await store.claim("node-c", 1) == []
+        assert await store.claim("node-c", ROOMS, 1) == []
 
     async def test_only_the_holder_changes_a_job(self, store: Store, caller: Caller) -> None:
         job = await caller.admit()
@@ -713,7 +893,7 @@ class StoreContract:
         await store.add_asset(asset)
         for _ in range(2):
             await caller.admit(assets=[asset.id, asset.id])
-        for claim in await store.claim("node-a", 2):
+        for claim in await store.claim("node-a", ROOMS, 2):
             with pytest.raises(errors.Conflict):
                 await store.delete_asset(caller.account, asset.id)
             await store.append(claim, FAILED)

@@ -12,15 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from proxy import errors
 from proxy.job import Job, Order
-from proxy.store import open_store
+from proxy.store import open_store, sqlite
 from proxy.store.base import ClaimLost
 from proxy.store.sqlite import SqliteStore
 from tests.store.contract import (
-    DONE,
     FAILED,
     LEASE,
     PROGRESS,
@@ -208,34 +208,46 @@ async def test_a_balance_below_zero_cannot_be_written(path: Path) -> None:
         db.execute("INSERT INTO entry VALUES ('entry_2', ?, -6, 'grant', NULL, 0)", [caller.account])
 
 
-async def test_positions_in_an_account_s_feed_have_no_gaps(path: Path) -> None:
-    async with SqliteStore(path) as store:
-        callers = [await new_caller(store, name) for name in ("web", "app")]
-        for caller in callers * 3:
-            await caller.admit(1)
-        claims = await store.claim("node-a", 6)
-        await asyncio.gather(*(store.append(claim, PROGRESS) for claim in claims))
-    with closing(sqlite3.connect(path)) as db:
-        for caller in callers:
-            positions = db.execute("SELECT position FROM event WHERE account = ? ORDER BY 1", [caller.account])
-            assert [row[0] for row in positions] == [1, 2, 3, 4, 5, 6]
-
-
-async def test_a_database_of_the_first_schema_is_migrated_with_its_ends(path: Path, clock: ManualClock) -> None:
-    async with SqliteStore(path, clock) as store:
-        caller = await new_caller(store)
-        done = await caller.admit()
-        await store.append(await claim_one(store), DONE)
-        await caller.admit()
-    with closing(sqlite3.connect(path, isolation_level=None)) as db:  # back to what the first schema was
-        for index in ("job_by_end", "asset_by_age", "idempotency_by_job"):
-            db.execute(f"DROP INDEX {index}")
-        db.execute("ALTER TABLE job DROP COLUMN ended_at")
+async def test_a_database_of_the_first_schema_is_migrated_with_its_ends_and_its_feed(
+    path: Path, clock: ManualClock
+) -> None:
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as db, db:
+        for statement in sqlite._MIGRATIONS[0]:  # noqa: SLF001 - as it was released
+            db.execute(statement)
         db.execute("PRAGMA user_version = 1")
+        db.execute("INSERT INTO account (id, name, tokens, head, floor) VALUES ('acct_1', 'web', 0, 4, 1)")
+        for job, status in (("job_1", "Completed"), ("job_2", "Processing")):
+            record = {
+                "id": job, "account": "acct_1", "key": "key_1", "order": {"model": "suno"}, "tokens": 0,
+                "created_at": 1.0, "updated_at": 5.0, "status": status, "event": 2, "outputs": [],
+            }  # fmt: skip
+            row = (job, "acct_1", "suno", status, orjson.dumps(record).decode())
+            db.execute("INSERT INTO job (id, account, model, status, record) VALUES (?, ?, ?, ?, ?)", row)
+        db.execute("INSERT INTO work (job, node, lapses_at) VALUES ('job_2', 'node-a', 0)")
+        db.executemany(
+            "INSERT INTO event (job, n, account, position, final, data) VALUES (?, ?, 'acct_1', ?, ?, ?)",
+            [
+                ("job_1", 1, 1, 0, b'{"n":1}'),
+                ("job_2", 1, 2, 0, b'{"n":1}'),
+                ("job_1", 2, 3, 1, b'{"n":2}'),
+                ("job_2", 2, 4, 0, b'{"n":2,"delta":"Hi"}'),
+            ],
+        )
     async with SqliteStore(path, clock) as store:
+        (claim,) = await store.claim("node-b", {}, 10)
+        assert claim.job.id == "job_2"
+        head = (await store.snapshot("acct_1")).head
+        feed = await store.read_account("acct_1", head - 3, 10)
+        assert feed is not None
+        assert [(event.job, event.n, head - event.position) for event in feed.events] == [
+            ("job_2", 1, 2),
+            ("job_1", 2, 1),
+        ]
+        assert await store.read_account("acct_1", head - 4, 10) is None  # under the floor
         clock.time += 10
         assert (await store.sweep(clock.now(), 10)).forgotten == 1
-        assert await store.job(caller.account, done.id) is None
+        assert await store.job("acct_1", "job_1") is None
 
 
 # --- one server ---
@@ -423,7 +435,6 @@ async def test_a_url_names_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("url", "right"),
     [
-        ("redis://localhost:6379/0", "not there yet"),
         ("postgres://localhost/db", "sqlite:///relative/path.db"),
         ("sqlite:///", "sqlite:///relative/path.db"),
         ("sqlite://pollcast.db", "sqlite:///relative/path.db"),

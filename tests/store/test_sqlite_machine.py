@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from proxy import errors
 from proxy.job import Draft, Status
-from proxy.store.base import Claim, ClaimLost, Store
+from proxy.store.base import Claim, ClaimLost, Room, Store
 from proxy.store.sqlite import SqliteStore
 from tests.store.contract import LEASE, Caller, ManualClock, new_caller
 
@@ -36,6 +36,8 @@ class Expected:
     over: bool = False
     refunded: int = 0
     cancel: bool = False
+    turn: int = 0
+    waiting: bool = True
 
 
 class SqliteMachine(RuleBasedStateMachine):
@@ -50,6 +52,8 @@ class SqliteMachine(RuleBasedStateMachine):
         self.claims: list[Claim] = []
         self.holders: dict[str, Claim] = {}
         self.lapses: dict[str, float] = {}
+        self.turns = {"web": 0, "app": 0}
+        self.served = 0
 
     def opened(self) -> Store:
         return SqliteStore(self.folder / "pollcast.db", self.clock, lease=LEASE, exclusive=True)
@@ -102,21 +106,32 @@ class SqliteMachine(RuleBasedStateMachine):
                 self.accepted(name, key, tokens, admitted.job.id)
 
     def accepted(self, name: str, key: str | None, tokens: int, job: str) -> None:
-        self.jobs[job] = Expected(name, tokens)
+        self.turns[name] = max(self.turns[name], self.served) + 1
+        self.jobs[job] = Expected(name, tokens, turn=self.turns[name])
         self.balances[name] -= tokens
         if key:
             self.replays[name, key] = job
 
-    @rule(node=NODES, limit=st.integers(1, 3))
-    def claim(self, node: str, limit: int) -> None:
+    @rule(node=NODES, limit=st.integers(1, 3), room=st.integers(0, 4))
+    def claim(self, node: str, limit: int, room: int) -> None:
         now = self.clock.now()
-        free = sorted(job for job, expected in self.jobs.items() if not expected.over and self.free(job, node))
-        claims = self.run(self.store.claim(node, limit))
-        assert [claim.job.id for claim in claims] == free[:limit]
+        expected = self.expected_claims(node, limit, room)
+        claims = self.run(self.store.claim(node, {"": Room(room, 1e9)}, limit))
+        assert [claim.job.id for claim in claims] == expected
         for claim in claims:
+            self.jobs[claim.job.id].waiting = False
             self.holders[claim.job.id] = claim
             self.lapses[claim.job.id] = now + LEASE
         self.claims += claims
+
+    def expected_claims(self, node: str, limit: int, room: int) -> list[str]:
+        free = sorted(job for job, expected in self.jobs.items() if not expected.over and self.free(job, node))
+        at_once = [job for job in free if not self.jobs[job].waiting or self.jobs[job].cancel][:limit]
+        under_way = {job for job, expected in self.jobs.items() if not (expected.waiting or expected.over)}
+        left = max(min(room - len(under_way.union(at_once)), limit - len(at_once)), 0)
+        in_turn = sorted((self.jobs[job].turn, job) for job in free if self.jobs[job].waiting and job not in at_once)
+        self.served = max([self.served, *(turn for turn, _ in in_turn[:left])])
+        return at_once + [job for _, job in in_turn[:left]]
 
     def free(self, job: str, node: str) -> bool:
         holder = self.holders.get(job)
@@ -140,6 +155,7 @@ class SqliteMachine(RuleBasedStateMachine):
         self.run(self.store.release(claim))
         if self.holders.get(claim.job.id) is claim:
             del self.holders[claim.job.id]
+            self.jobs[claim.job.id].waiting = True
 
     @precondition(lambda self: self.claims)
     @rule(pick=PICK, progress=st.floats(0, 100))

@@ -1,0 +1,20 @@
+"""The commands."""
+
+import click
+
+from proxy.cli.check import check
+from proxy.cli.client import generate, jobs, models, watch
+from proxy.cli.doctor import doctor
+from proxy.cli.keys import keys
+from proxy.cli.serve import Server, listen, serve
+
+__all__ = ["Server", "listen", "main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Pollcast: one server-sent-events stream for every generation provider."""
+
+
+for command in (serve, keys, check, doctor, generate, watch, jobs, models):
+    main.add_command(command)

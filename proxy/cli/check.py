@@ -1,0 +1,31 @@
+"""`check`: whether what is set up works."""
+
+import sys
+
+import click
+
+from proxy.app import Pollcast
+from proxy.checkup import checkup
+from proxy.cli.running import run
+from proxy.clock import SystemClock
+from proxy.providers import PROVIDERS
+from proxy.settings import Settings, read
+
+
+@click.command()
+def check() -> None:
+    """Try the settings, the store, the assets' storage and every provider's key, without paying for anything.
+
+    Exits with 0 when everything that is set up works, else with 1.
+    """
+    sys.exit(0 if run(_check) else 1)
+
+
+async def _check() -> bool:
+    settings = read(Settings)
+    Pollcast(settings)  # knows what a single setting does not show: it raises BadSetting
+    works = True
+    async for finding in checkup(settings, {kind: read(kind.settings_type) for kind in PROVIDERS}, SystemClock()):
+        click.echo(str(finding))
+        works = works and finding.works
+    return works

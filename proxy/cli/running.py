@@ -1,0 +1,31 @@
+"""How a command runs: in one event loop, and what stops it is one line."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import click
+
+from proxy.doctor import NoAnswer
+from proxy.errors import PollcastError
+from proxy.settings import BadSetting
+
+
+def run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """Run a command; what stops it is one line on standard error."""
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            return runner.run(work())
+    except (BadSetting, NoAnswer, PollcastError, ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        return None
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """The fast loop's, where there is one."""
+    try:
+        import uvloop  # noqa: PLC0415 - not there on Windows
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

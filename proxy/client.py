@@ -1,0 +1,227 @@
+"""The client of this server's own API, for the command line: orders, streams that come back by themselves, files.
+
+Every order carries an `Idempotency-Key`, so that one whose answer was lost is sent again without making a second job.
+A stream that breaks is taken up after the last event that was read, until the job is over or the server has been away
+for too long.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import orjson
+from aiohttp import ClientError, ClientPayloadError, ClientResponse, ClientSession, ClientTimeout, FormData
+
+from proxy import sse
+
+Event = Mapping[str, Any]
+
+FINAL: Final = frozenset({"Completed", "Error", "Canceled"})
+_PATIENCE: Final = 300.0
+"""Seconds of waiting after which a server that stays away is given up."""
+_SLOWEST: Final = 15.0
+"""Seconds between two tries, at the most."""
+_PASSING: Final = frozenset({429, 502, 503, 504})
+"""Statuses that are likely to pass."""
+_SILENCE: Final = ClientTimeout(total=None, connect=10, sock_read=60)
+_TRIES: Final = 3
+"""Of a file, before its download is given up."""
+_CHUNK: Final = 1 << 18
+
+
+class Refused(Exception):
+    """The server's answer to what it will not do: its message and code."""
+
+    def __init__(self, status: int, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class Lost(Exception):
+    """No connection, or a broken one; likely to pass. `wait` is what the server asks for, in seconds."""
+
+    def __init__(self, message: str, wait: float | None = None) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
+@dataclass(slots=True)
+class _Place:
+    """How far a stream has been read, and how long its server has been waited for since."""
+
+    job: str = ""
+    last: str = ""
+    retry: float = 2.0
+    tries: int = 0
+    waited: float = 0.0
+
+    def read(self, message: sse.Message) -> Event:
+        event: Event = orjson.loads(message.data)
+        self.job, self.last = event["job"], message.id
+        self.tries, self.waited = 0, 0.0
+        return event
+
+    def lost(self, error: Lost) -> float:
+        """How long to wait for the next try, in seconds; raises `error` when that has been long enough."""
+        wait = error.wait or min(self.retry * 1.5**self.tries, _SLOWEST)
+        self.tries += 1
+        self.waited += wait
+        if self.waited > _PATIENCE:
+            raise error
+        return wait
+
+
+class Client:
+    """One account's view of a server. `told` hears of each connection that was lost."""
+
+    def __init__(
+        self,
+        server: str,
+        key: str,
+        *,
+        told: Callable[[str], None] = lambda _: None,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._server = server.rstrip("/")
+        self._key = key
+        self._told = told
+        self._sleep = sleep
+
+    async def __aenter__(self) -> Self:
+        authorization = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        self._session = ClientSession(headers=authorization, timeout=_SILENCE, trust_env=True)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    # --- plain calls ---
+
+    async def models(self) -> Sequence[dict[str, Any]]:
+        """The catalogue. Raises Refused and Lost."""
+        models: Sequence[dict[str, Any]] = (await self._json("GET", "/api/models"))["models"]
+        return models
+
+    async def jobs(self, limit: int, **filters: str) -> AsyncGenerator[dict[str, Any]]:
+        """Up to `limit` of the account's jobs, newest first. Raises Refused and Lost."""
+        before = ""
+        while limit > 0:
+            params = {"limit": str(min(limit, 200)), "before": before, **filters}
+            page = await self._json("GET", "/api/jobs", params={name: value for name, value in params.items() if value})
+            for job in page["jobs"]:
+                yield job
+            limit, before = limit - len(page["jobs"]), page["next"]
+            if before is None:
+                return
+
+    async def upload(self, file: Path) -> str:
+        """Bring in a file; returns the asset's id. Raises Refused, Lost and OSError."""
+        data = await asyncio.to_thread(file.read_bytes)
+        form = FormData()
+        form.add_field("file", data, filename=file.name, content_type="application/octet-stream")
+        return str((await self._json("POST", "/api/assets", data=form))["id"])
+
+    async def _json(self, method: str, path: str, **options: Any) -> Any:
+        async with self._answer(method, path, **options) as response:
+            return orjson.loads(await response.read())
+
+    @asynccontextmanager
+    async def _answer(self, method: str, path: str, **options: Any) -> AsyncIterator[ClientResponse]:
+        """A successful answer. Raises Lost for what is likely to pass, and Refused."""
+        try:
+            async with self._session.request(method, self._server + path, **options) as response:
+                if response.status >= 400:
+                    raise await _refusal(response)
+                yield response
+        except (ClientError, TimeoutError, ConnectionError) as error:
+            raise Lost(f"{self._server} cannot be reached: {error or type(error).__name__}") from None
+
+    # --- streams ---
+
+    async def generate(self, order: Mapping[str, Any], idempotency_key: str) -> AsyncGenerator[Event]:
+        """Order, and yield the job's events to the last one. Raises Refused, and Lost when the server stays away."""
+        headers = {"Idempotency-Key": idempotency_key}
+        async with aclosing(self._events(_Place(), {"data": orjson.dumps(order), "headers": headers})) as events:
+            async for event in events:
+                yield event
+
+    async def watch(self, job: str) -> AsyncGenerator[Event]:
+        """Yield a job's events, from the first to the last. Raises as `generate` does."""
+        async with aclosing(self._events(_Place(job), {})) as events:
+            async for event in events:
+                yield event
+
+    async def _events(self, place: _Place, order: Mapping[str, Any]) -> AsyncGenerator[Event]:
+        while True:
+            lost = Lost("The stream broke off.")
+            try:
+                async with aclosing(self._read(place, order)) as events:
+                    async for event in events:
+                        yield event
+                        if event["status"] in FINAL:
+                            return
+            except Lost as error:
+                lost = error
+            wait = place.lost(lost)
+            self._told(str(lost))
+            await self._sleep(wait)
+
+    async def _read(self, place: _Place, order: Mapping[str, Any]) -> AsyncGenerator[Event]:
+        """What one connection brings. Once the job is known it is watched; until then the order is sent (again)."""
+        method, path, options = "POST", "/api/generate", dict(order)
+        if place.job:
+            method, path, options = "GET", f"/api/jobs/{place.job}/events", {"headers": _after(place.last)}
+        parser = sse.Parser()
+        async with self._answer(method, path, **options) as response:
+            async for chunk in response.content.iter_any():
+                for message in parser.feed(chunk):
+                    yield place.read(message)
+                place.retry = parser.retry or place.retry
+
+    # --- files ---
+
+    async def save(self, job: str, n: int, place: Path) -> None:
+        """Write output `n` of a job into a file, whole or not at all. Raises Refused, Lost and OSError."""
+        part = place.with_name(f".{place.name}.{os.getpid()}.part")
+        try:
+            for rest in reversed(range(_TRIES)):
+                try:
+                    await self._download(f"/api/jobs/{job}/content/{n}", part)
+                    break
+                except Lost:
+                    if not rest:
+                        raise
+            part.replace(place)
+        finally:
+            part.unlink(missing_ok=True)
+
+    async def _download(self, path: str, part: Path) -> None:
+        # A redirect to the provider's own URL is followed; aiohttp leaves the key behind at another origin.
+        async with self._answer("GET", path) as response:
+            with await asyncio.to_thread(part.open, "wb") as file:
+                async for chunk in response.content.iter_chunked(_CHUNK):
+                    await asyncio.to_thread(file.write, chunk)
+
+
+def _after(last: str) -> dict[str, str]:
+    return {"Last-Event-ID": last} if last else {}
+
+
+async def _refusal(response: ClientResponse) -> Exception:
+    try:
+        body = orjson.loads(await response.read())
+        message, code = str(body["message"]), str(body.get("code", ""))
+    except (orjson.JSONDecodeError, ClientPayloadError, TypeError, KeyError):
+        message, code = f"{response.url.origin()} answers {response.status} {response.reason}: no Pollcast?", ""
+    if response.status in _PASSING:
+        asked = response.headers.get("Retry-After", "")
+        return Lost(message, min(float(asked), _PATIENCE) if asked.isdigit() else None)
+    return Refused(response.status, message, code)

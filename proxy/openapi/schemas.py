@@ -1,0 +1,114 @@
+"""The schemas of the document: answers and events from `shapes`, orders from the models that validate them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
+
+from proxy.bodies import AssetPlace, LinkWish
+from proxy.catalogue import without_nulls
+from proxy.openapi import shapes
+from proxy.openapi.parts import Json, ref
+from proxy.orders import Envelope
+from proxy.providers import MODELS
+from proxy.providers.base import Model
+
+_ROOTS: Final[tuple[type[BaseModel], ...]] = (
+    shapes.Account,
+    shapes.Asset,
+    shapes.Catalogue,
+    shapes.DryRun,
+    shapes.Error,
+    shapes.Event,
+    shapes.Health,
+    shapes.Job,
+    shapes.Jobs,
+    shapes.Ledger,
+    shapes.Link,
+    AssetPlace,
+    LinkWish,
+)
+
+
+class _Untitled(GenerateJsonSchema):
+    """Without a title for each field: beside `created_at`, "Created At" says nothing."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        """Never."""
+        del schema
+        return False
+
+
+def schemas() -> Json:
+    """Every schema, by name."""
+    asked: dict[type[BaseModel], None] = dict.fromkeys([Envelope, *(model.fields for model in MODELS.values())])
+    roots: list[tuple[type[BaseModel], JsonSchemaMode]] = [(kind, "validation") for kind in (*_ROOTS, *asked)]
+    names, made = models_json_schema(roots, ref_template="#/components/schemas/{model}", schema_generator=_Untitled)
+    found: Json = without_nulls(made["$defs"])
+    own = {kind: found.pop(_name(names[kind, "validation"])) for kind in asked}
+    orders = {
+        f"order-{model.name}": _order(model, own[model.fields], own[Envelope]["properties"])
+        for model in MODELS.values()
+    }
+    return {
+        "Order": _any_order(orders),
+        **orders,
+        "Message": _message(ref(shapes.Event), ["message"], required=["data", "id"]),
+        # The two named events are marks in the stream: they carry no event of a job, and `reset` no position.
+        "AccountMessage": _message(
+            {"anyOf": [ref(shapes.Event), {"type": "object"}]}, ["message", "ready", "reset"], required=["data"]
+        ),
+        **found,
+    }
+
+
+def _name(reference: Mapping[str, Any]) -> str:
+    return str(reference["$ref"]).rpartition("/")[2]
+
+
+def _any_order(orders: Mapping[str, Json]) -> Json:
+    mapping = {order["title"]: ref(name)["$ref"] for name, order in orders.items()}
+    return {
+        "description": "What is asked of a model: its own fields, flat, beside the common ones. Null means absent.",
+        "oneOf": [ref(name) for name in orders],
+        "discriminator": {"propertyName": "model", "mapping": mapping},
+    }
+
+
+def _order(model: Model, fields: Json, envelope: Json) -> Json:
+    extra = _extra(model, envelope["extra"])
+    return {
+        **fields,
+        "title": model.name,
+        "description": model.note or f"Makes {model.kind}.",
+        "required": ["model", *fields.get("required", ())],
+        "properties": {
+            "model": {"const": model.name},
+            **fields["properties"],
+            "metadata": envelope["metadata"] | {"description": "Echoed in the job and its final event."},
+            **({"extra": extra} if extra else {}),
+        },
+    }
+
+
+def _extra(model: Model, schema: Json) -> Json | None:
+    if model.extra == "refused":
+        return None
+    scalars = {"additionalProperties": {"type": ["string", "number", "boolean"]}} if model.extra == "scalars" else {}
+    own = {"propertyNames": {"not": {"enum": sorted(model.sends)}}}
+    return schema | scalars | own | {"description": "Merged into the provider's request: what is not named here."}
+
+
+def _message(data: Json, names: Sequence[str], *, required: Sequence[str]) -> Json:
+    return {
+        "type": "object",
+        "description": "One frame of a stream, as a parser of server-sent events gives it.",
+        "required": list(required),
+        "properties": {
+            "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": data},
+            "id": {"type": "string", "pattern": "^[0-9]+$"},
+            "event": {"enum": list(names), "default": "message"},
+            "retry": {"type": "integer", "description": "Milliseconds to wait before coming back."},
+        },
+    }

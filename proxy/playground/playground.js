@@ -1,0 +1,320 @@
+// The page: a key, then orders, jobs and their results. All that it knows of the server it has through pollcast.js.
+
+import { connect } from "../pollcast.js";
+import { ago, announce, asCurl, asJavaScript, copy, find, make } from "./dom.js";
+import { Form } from "./form.js";
+import { said, Stage } from "./stage.js";
+
+const KEY = "pollcast.key"; // in sessionStorage: this tab's alone
+const PAGE = 20;
+const BASE = new URL("..", import.meta.url).href.replace(/\/$/, "");
+const FINAL = new Set(["Completed", "Error", "Canceled"]);
+
+/** What one key opens. */
+class Studio {
+  #pollcast;
+  #models;
+  #stage;
+  #form;
+  #rows = new Map(); // job -> Row
+  #next; // where older jobs begin
+  #closed = new AbortController();
+  #refreshing;
+
+  constructor(pollcast, models, account) {
+    this.#pollcast = pollcast;
+    this.#models = new Map(models.map((model) => [model.id, model]));
+    this.#stage = new Stage(find("stage"), pollcast, BASE);
+    this.#balance(account);
+    this.#listen();
+    this.#offer(models);
+    pollcast
+      .watchAll({ onEvent: (event) => this.#happened(event), onReady: () => this.#list() })
+      .catch((error) => leave(error.message));
+    // Orders that a reload interrupted go on; what becomes of them is in the feed.
+    for (const order of pollcast.resume()) order.catch((error) => error.event || this.#refused(error));
+  }
+
+  close() {
+    this.#closed.abort();
+    this.#stage.close();
+    this.#pollcast.close();
+    find("recent").replaceChildren();
+  }
+
+  #listen() {
+    const on = (id, type, listener) => find(id).addEventListener(type, listener, { signal: this.#closed.signal });
+    on("model", "change", () => this.#choose());
+    on("order-form", "submit", (event) => this.#send(event));
+    on("order-curl", "click", ({ target }) => this.#copied(asCurl, target));
+    on("order-javascript", "click", ({ target }) => this.#copied(asJavaScript, target));
+    on("older", "click", () => this.#list(this.#next));
+    const timer = setInterval(() => this.#rows.forEach((row) => row.age()), 30_000);
+    this.#closed.signal.addEventListener("abort", () => clearInterval(timer));
+  }
+
+  // --- ordering ---
+
+  #offer(models) {
+    const kinds = Map.groupBy ? Map.groupBy(models, ({ kind }) => kind) : new Map([["all", models]]);
+    const named = ({ id, available }) =>
+      make("option", { value: id, disabled: !available }, available ? id : `${id} (not available)`);
+    find("model").replaceChildren(
+      ...[...kinds].map(([kind, offered]) => make("optgroup", { label: kind }, ...offered.map(named))),
+    );
+    find("model").value = models.find(({ available }) => available)?.id ?? "";
+    this.#choose();
+  }
+
+  #choose() {
+    const model = this.#models.get(find("model").value);
+    find("send").disabled = !model;
+    if (!model) {
+      find("order-error").textContent = "This installation has no provider's key yet: no model can be ordered.";
+      return;
+    }
+    const prompt = this.#form?.prompt ?? "";
+    this.#form = new Form(model, (file) => this.#pollcast.upload(file));
+    this.#form.prompt = prompt;
+    find("fields").replaceChildren(this.#form.node);
+    find("model-note").textContent = [`By ${model.provider}.`, model.note].filter(Boolean).join(" ");
+    find("price").textContent = model.tokens === 1 ? "1 token" : `${model.tokens} tokens`;
+    find("order-error").textContent = "";
+  }
+
+  async #order() {
+    this.#form.clear();
+    find("order-error").textContent = "";
+    try {
+      return await this.#form.order();
+    } catch (fault) {
+      if (!fault.field) throw fault;
+      this.#form.showAt(fault.field, fault.message);
+      return undefined;
+    }
+  }
+
+  async #copied(write, button) {
+    const order = await this.#order();
+    if (order) await copy(write(BASE, order), button);
+  }
+
+  async #send(event) {
+    event.preventDefault();
+    if (find("send").getAttribute("aria-disabled") === "true") return;
+    this.#sending(true);
+    try {
+      const order = await this.#order();
+      if (!order) return;
+      const watched = this.#pollcast.generate(order, {
+        onEvent: ({ n, job }) => {
+          if (n !== 1) return;
+          this.#sending(false);
+          this.#select(job, { reveal: true });
+        },
+      });
+      await watched;
+    } catch (error) {
+      if (!error.event) this.#refused(error);
+    } finally {
+      this.#sending(false);
+    }
+  }
+
+  #sending(busy) {
+    find("send").textContent = busy ? "Sending …" : "Generate";
+    find("send").setAttribute("aria-disabled", String(busy));
+  }
+
+  #refused(error) {
+    if (error.name === "AbortError") return;
+    if (error.status === 401) {
+      leave(error.message);
+      return;
+    }
+    const strangers = this.#form.show(error.errors ?? []);
+    if (error.errors?.length && !strangers.length) return;
+    const rest = strangers.map(({ field, message }) => `${field}: ${message}`).join("; ");
+    find("order-error").textContent = rest || error.message;
+  }
+
+  // --- jobs ---
+
+  async #list(before) {
+    try {
+      const query = before ? `&before=${encodeURIComponent(before)}` : "";
+      const { jobs, next } = await this.#pollcast.request(`/api/jobs?limit=${PAGE}${query}`);
+      for (const job of jobs) this.#row(job.id).is(job);
+      this.#next = next;
+      find("older").hidden = !next;
+      find("recent-none").hidden = this.#rows.size > 0;
+      const wanted = location.hash.slice(1);
+      if (wanted && !this.#stage.job) await this.#select(wanted);
+    } catch (error) {
+      this.#refused(error);
+    }
+  }
+
+  #row(id) {
+    let row = this.#rows.get(id);
+    if (!row) {
+      row = new Row(id, () => this.#select(id, { reveal: true }));
+      this.#rows.set(id, row);
+      // Ids are in the order of time; the newest stands first.
+      const below = [...find("recent").children].find((other) => other.dataset.job < id);
+      find("recent").insertBefore(row.node, below ?? null);
+      find("recent-none").hidden = true;
+    }
+    return row;
+  }
+
+  #happened(event) {
+    const row = this.#row(event.job);
+    row.saw(event);
+    if (!row.job) this.#learn(row);
+    if (event.n === 1 || FINAL.has(event.status)) this.#refresh();
+  }
+
+  async #learn(row) {
+    try {
+      row.is(await this.#pollcast.request(`/api/jobs/${row.id}`));
+    } catch (error) {
+      if (error.status === 404) this.#drop(row);
+    }
+  }
+
+  #drop(row) {
+    row.node.remove();
+    this.#rows.delete(row.id);
+  }
+
+  async #select(id, { reveal = false } = {}) {
+    try {
+      const row = this.#row(id);
+      if (!row.job) row.is(await this.#pollcast.request(`/api/jobs/${id}`));
+      for (const other of this.#rows.values()) other.mark(other === row);
+      history.replaceState(null, "", `#${id}`);
+      this.#stage.show(row.job, this.#models.get(row.job.model));
+      if (reveal) find("stage").scrollIntoView({ block: "nearest" });
+    } catch (error) {
+      if (error.status === 404) {
+        this.#drop(this.#row(id));
+        history.replaceState(null, "", location.pathname);
+      } else this.#refused(error);
+    }
+  }
+
+  // --- tokens ---
+
+  /** Ask for the balance, once for all that happens together. */
+  #refresh() {
+    clearTimeout(this.#refreshing);
+    this.#refreshing = setTimeout(async () => {
+      try {
+        this.#balance(await this.#pollcast.request("/api/account"));
+      } catch {
+        // The next event asks again.
+      }
+    }, 200);
+  }
+
+  #balance({ name, tokens }) {
+    find("balance").textContent = `${name}: ${tokens.toLocaleString("en")} tokens`;
+  }
+}
+
+/** A job in the list. */
+class Row {
+  #title = make("span", { class: "what" });
+  #about = make("span", { class: "hint" });
+  #pill = make("span", { class: "pill" });
+  #n = 0;
+  #button;
+
+  constructor(id, open) {
+    this.id = id;
+    this.#button = make("button", { type: "button", click: open }, this.#title, this.#pill, this.#about);
+    this.node = make("li", { "data-job": id }, this.#button);
+  }
+
+  is(job) {
+    this.job = job;
+    this.#title.textContent = said(job.order) || job.model;
+    this.age();
+    this.#state(job.event, job);
+  }
+
+  saw(event) {
+    if (!this.job) this.#title.textContent = event.model;
+    this.#state(event.n, event);
+  }
+
+  age() {
+    if (this.job) this.#about.textContent = `${this.job.model}, ${ago(Date.parse(this.job.created_at))}`;
+  }
+
+  mark(selected) {
+    if (selected) this.#button.setAttribute("aria-current", "true");
+    else this.#button.removeAttribute("aria-current");
+  }
+
+  #state(n, { status, progress }) {
+    if (n < this.#n) return;
+    this.#n = n;
+    this.#pill.textContent = progress !== undefined && !FINAL.has(status) ? `${status} ${progress} %` : status;
+    this.#pill.dataset.status = status;
+  }
+}
+
+// --- the key ---
+
+let studio;
+
+async function enter(key) {
+  const pollcast = connect({ url: BASE, key, onConnection: (up) => (find("connection").hidden = up) });
+  const [account, { models }] = await Promise.all([pollcast.request("/api/account"), pollcast.request("/api/models")]);
+  sessionStorage.setItem(KEY, key);
+  find("gate").hidden = true;
+  find("studio").hidden = false;
+  find("account").hidden = false;
+  studio = new Studio(pollcast, models, account);
+}
+
+function leave(message = "") {
+  studio?.close();
+  studio = undefined;
+  sessionStorage.removeItem(KEY);
+  find("connection").hidden = true;
+  find("studio").hidden = true;
+  find("account").hidden = true;
+  ask(message);
+}
+
+function ask(message) {
+  find("gate").hidden = false;
+  find("key-error").textContent = message;
+  find("key").value = "";
+  find("key").focus();
+}
+
+async function tryKey(key, { typed }) {
+  try {
+    await enter(key);
+    if (typed) find("model").focus();
+  } catch (error) {
+    ask(error.status ? error.message : "The server cannot be reached. Is it running?");
+    find("key").value = key;
+  }
+}
+
+find("leave").addEventListener("click", () => leave());
+find("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const key = find("key").value.trim();
+  if (/^[\x21-\x7e]+$/.test(key)) tryKey(key, { typed: true });
+  else ask(key ? "A key is one word of plain letters, digits and signs." : "Put in a key first.");
+});
+
+const kept = sessionStorage.getItem(KEY);
+if (kept) tryKey(kept, { typed: false });
+else ask("");

@@ -1,0 +1,639 @@
+// The browser client of Pollcast: one ES module without dependencies. pollcast.d.ts says what it takes and gives.
+//
+// - generate() sends an Idempotency-Key with every order, so it can be sent again after a lost answer or a reload: the
+//   same key is the same job. Orders that are not over are kept in sessionStorage, without the API key.
+// - All jobs share one connection, GET /api/events, and so do all tabs: the tab that holds a Web Lock reads it and
+//   tells the others over a BroadcastChannel. When it closes, the next one goes on after the last position it heard of.
+// - The pieces of a text are not in that feed, so a text model's job is read from its own stream; so is what a job's
+//   reader finds missing (a job's events are numbered 1, 2, 3 ...), and a job of which only a Link is known.
+// - Streams are opened by Links, which expire: a new one is asked for shortly before that, and when one is refused.
+
+const FINAL = new Set(["Completed", "Error", "Canceled"]);
+const RETRY = 2_000; // ms before a reconnect, until a stream says otherwise
+const [FIRST, SLOWEST] = [1_000, 30_000]; // ms between attempts to reach a server that is away
+const SILENCE = 60_000; // ms without even a heartbeat, after which a connection is dead
+const EARLY = 10_000; // ms before a Link's end at which it is no longer used
+const KEPT = 86_400_000; // ms for which the server is sure to remember an Idempotency-Key
+
+export const connect = (options) => new Pollcast(options);
+
+export class PollcastError extends Error {
+  constructor(message, { status = 0, code = "", errors = [], retryAfter, event } = {}) {
+    super(message);
+    Object.assign(this, { name: "PollcastError", status, code, errors, retryAfter, event });
+  }
+}
+
+class Pollcast {
+  #url;
+  #key;
+  #newLink;
+  #links = new Map(); // path -> Link
+  #models;
+  #records;
+  #connected = true;
+  #closed = new AbortController();
+  #hub = new Hub({
+    open: (last, signal) => this.#stream("/api/events", last, signal),
+    scope: (signal) => patiently(signal, this.#report, () => this.#linked("/api/events")),
+    report: (connected) => this.#report(connected),
+  });
+
+  constructor({ url = new URL(".", import.meta.url).href, key, link, onConnection } = {}) {
+    this.#url = String(url).replace(/\/+$/, "");
+    this.#key = key;
+    this.#newLink = link ?? (key && (async (path) => (await this.link(path)).url));
+    this.#records = new Records(`pollcast:${digest(`${this.#url} ${key}`)}`);
+    this.onConnection = onConnection;
+  }
+
+  // --- one request, one answer ---
+
+  async request(path, { body, headers, ...options } = {}) {
+    const response = await fetch(this.#url + path, {
+      method: body === undefined ? "GET" : "POST",
+      cache: "no-store",
+      ...options,
+      headers: { ...(this.#key && { Authorization: `Bearer ${this.#key}` }), ...headers },
+      body: body === undefined || body instanceof FormData || typeof body === "string" ? body : JSON.stringify(body),
+    });
+    if (!response.ok) throw await refusal(response);
+    return response.status === 204 ? undefined : response.json();
+  }
+
+  async link(path, ttl = 3600) {
+    const made = await this.request("/api/links", { body: { path, ttl } });
+    return { ...made, url: this.#here(made.url) };
+  }
+
+  cancel(job) {
+    return this.request(`/api/jobs/${job}/cancel`, { method: "POST" });
+  }
+
+  upload(file) {
+    if (typeof file === "string") return this.request("/api/assets", { body: { url: file } });
+    const body = new FormData();
+    body.append("file", file);
+    return this.request("/api/assets", { body });
+  }
+
+  // --- jobs ---
+
+  generate(order, { idempotencyKey = newKey(), ...options } = {}) {
+    return this.#run(this.#records.add(idempotencyKey, order), options);
+  }
+
+  resume(options) {
+    return this.#records.takeLeft().map((record) => this.#run(record, options));
+  }
+
+  watch(job, options) {
+    if (job.includes("/")) return this.#watching((signal) => this.#alone(this.#remember(job), 0, signal), options);
+    return this.#watching((signal) => (this.#key ? this.#watched(job, signal) : this.#own(job, 0, signal)), options);
+  }
+
+  watchAll({ onReady, ...options } = {}) {
+    return this.#watching((signal) => this.#all(signal, onReady), { ...options, endless: true });
+  }
+
+  close() {
+    this.#closed.abort();
+  }
+
+  #run(record, options) {
+    return this.#watching((signal) => this.#generated(record, signal), { ...options, order: record.order });
+  }
+
+  #watching(open, { signal, ...options } = {}) {
+    return watching(open, { ...options, signal: AbortSignal.any([this.#closed.signal, signal].filter(Boolean)) });
+  }
+
+  async *#generated(record, signal) {
+    let feed;
+    try {
+      if (await this.#isShared(record.order.model)) feed = this.#hub.join(signal);
+      const inTime = this.#hub.isReady;
+      const isNew = !record.job && (await this.#post(record, signal));
+      if (!inTime) await feed?.ready();
+      const events = feed
+        ? this.#inFeed(feed, record.job, record.n, { all: isNew && inTime, signal })
+        : this.#own(record.job, record.n, signal);
+      for await (const event of events) {
+        this.#records.save(record, { n: event.n });
+        yield event;
+      }
+    } finally {
+      feed?.leave();
+      // It is over, was refused, or nobody waits for it any more. A reload does not come here.
+      this.#records.remove(record);
+    }
+  }
+
+  /** Sends an order; gives whether the job was made just now, so that all of its events are still to come. */
+  async #post(record, signal) {
+    const headers = { "Idempotency-Key": record.key };
+    const send = () => this.request("/api/jobs", { body: record.order, headers, signal });
+    const job = await patiently(signal, this.#report, send);
+    this.#remember(this.#here(job.links.events));
+    this.#records.save(record, { job: job.id });
+    return job.event === 1;
+  }
+
+  async *#watched(job, signal) {
+    const feed = this.#hub.join(signal);
+    try {
+      await feed.ready();
+      const newest = this.#hub.newest.get(job);
+      yield* newest && (await this.#isShared(newest.model))
+        ? this.#inFeed(feed, job, 0, { all: false, signal })
+        : this.#own(job, 0, signal);
+    } finally {
+      feed.leave();
+    }
+  }
+
+  /** A job's events after number `n`, out of the common feed (`all`: nothing was missed yet), until the final one. */
+  async *#inFeed(feed, job, n, { all, signal }) {
+    // One that the feed does not hold was over before it began, or is so new that it is still to come.
+    const isBehind = () => (this.#hub.newest.get(job)?.n ?? Infinity) > n;
+    for (let missing = !all && isBehind(); ;) {
+      if (missing) {
+        for await (const event of this.#own(job, n, signal)) {
+          yield event;
+          n = event.n;
+          if (FINAL.has(event.status)) return;
+          if (!isBehind()) break;
+        }
+      }
+      const { event } = await feed.take();
+      missing = event ? event.job === job && event.n > n + 1 : isBehind();
+      if (event?.job === job && event.n === n + 1) {
+        yield event;
+        n = event.n;
+        if (FINAL.has(event.status)) return;
+      }
+    }
+  }
+
+  async *#all(signal, onReady) {
+    const feed = this.#hub.join(signal);
+    const known = new Map(); // job -> the number of its newest event, while it is not over
+    const isNews = ({ job, n, status, delta }) => {
+      if (n <= known.get(job) || delta !== undefined) return false;
+      if (FINAL.has(status)) known.delete(job);
+      else known.set(job, n);
+      return true;
+    };
+    try {
+      const { isReady } = this.#hub;
+      for (const event of [...this.#hub.newest.values()]) if (isNews(event)) yield event;
+      if (isReady) onReady?.();
+      for (;;) {
+        const { event } = await feed.take();
+        if (event) {
+          if (isNews(event)) yield event;
+          continue;
+        }
+        const over = [...known].filter(([job]) => !this.#hub.newest.has(job));
+        for (const [job, n] of over) {
+          for await (const event of this.#end(job, n, signal)) if (isNews(event)) yield event;
+        }
+        onReady?.();
+      }
+    } finally {
+      feed.leave();
+    }
+  }
+
+  /** What a job did after number `n` until it was over, or deleted. */
+  async *#end(job, n, signal) {
+    try {
+      yield* this.#own(job, n, signal);
+    } catch (error) {
+      if (!(error instanceof PollcastError)) throw error;
+    }
+  }
+
+  // --- streams ---
+
+  #own(job, n, signal) {
+    return this.#alone(`/api/jobs/${job}/events`, n, signal);
+  }
+
+  /** The events of a job's own stream after number `n`, to the final one. */
+  async *#alone(path, n, signal) {
+    for await (const { data } of this.#stream(path, () => n || undefined, signal)) {
+      const event = JSON.parse(data);
+      n = event.n;
+      yield event;
+      if (FINAL.has(event.status)) return;
+    }
+  }
+
+  /** The messages of a stream, on every connection after the id that `last()` gives, until the server says the end. */
+  async *#stream(path, last, signal) {
+    for (let pause = RETRY; ; await sleep(pause, signal)) {
+      const response = await patiently(signal, this.#report, () => this.#open(path, last(), signal));
+      if (response.status === 204) return;
+      try {
+        yield* messages(response.body, (ms) => (pause = ms));
+      } catch (error) {
+        if (signal.aborted || !isPassing(error)) throw error;
+      }
+      this.#report(false);
+    }
+  }
+
+  async #open(path, last, signal) {
+    for (let refused = false; ; refused = true) {
+      const link = await this.#linked(path, refused);
+      // The id stands in the query, since a header would cost a preflight.
+      const url = last === undefined ? link : `${link}&lastEventId=${last}`;
+      const response = await fetch(url, { cache: "no-store", referrerPolicy: "no-referrer", signal });
+      if (response.ok) return response;
+      if (response.status !== 401 || refused || !this.#newLink) throw await refusal(response);
+    }
+  }
+
+  async #linked(path, refused = false) {
+    const known = this.#links.get(path);
+    const expires = Number(/[?&]expires=(\d+)/.exec(known)?.[1] ?? Infinity) * 1000;
+    if (known && !refused && (Date.now() < expires - EARLY || !this.#newLink)) return known;
+    if (!this.#newLink) throw new PollcastError(`There is no key, and no Link to ${path}.`, { code: "unauthorized" });
+    this.#links.set(path, await this.#newLink(path));
+    return this.#links.get(path);
+  }
+
+  #remember(link) {
+    const [path] = /\/api\/[^?]*/.exec(link);
+    this.#links.set(path, link);
+    return path;
+  }
+
+  /** A Link of the server's making, at the address by which we know the server: it may have several. */
+  #here(link) {
+    return this.#url + link.slice(link.indexOf("/api/"));
+  }
+
+  // --- odds and ends ---
+
+  async #isShared(model) {
+    try {
+      this.#models ??= this.request("/api/models");
+      return (await this.#models).models.find(({ id }) => id === model)?.kind !== "text";
+    } catch {
+      this.#models = undefined;
+      return false; // a job's own stream is never wrong, only one connection more
+    }
+  }
+
+  #report = (connected) => {
+    if (connected === this.#connected) return;
+    this.#connected = connected;
+    this.#hub.tell({ connected });
+    this.onConnection?.(connected);
+  };
+}
+
+/** A promise of the Completed event and an async iterable of all events, which `open` gives until its signal. */
+function watching(open, { onEvent, signal, endless = false, order }) {
+  const history = [];
+  const readers = new Set();
+  const left = new AbortController();
+  const until = AbortSignal.any([signal, left.signal]);
+
+  const read = async () => {
+    let last;
+    for await (last of open(until)) {
+      watch.job = last.job;
+      if (!endless) history.push(last);
+      for (const reader of readers) reader.push(last);
+      onEvent?.(last);
+    }
+    if (last?.status === "Completed") return last;
+    const message = last?.message ?? "The stream is over, and had no final event.";
+    throw new PollcastError(message, { code: last?.code ?? last?.status.toLowerCase(), event: last });
+  };
+
+  async function* events() {
+    const reader = new Queue(history);
+    readers.add(reader);
+    // A reader sees a final event of any kind; only what keeps it from that is thrown.
+    watch.then(
+      () => reader.end(),
+      (error) => reader.end(error?.event ? undefined : error),
+    );
+    try {
+      for (let event; (event = await reader.take());) yield event;
+    } finally {
+      readers.delete(reader);
+      if (endless) left.abort();
+    }
+  }
+
+  const ended = Promise.resolve().then(read); // not at once: `watch` must be there
+  const watch = endless ? ended.catch((error) => until.aborted || Promise.reject(error)).then(() => {}) : ended;
+  return Object.assign(watch, { order, job: undefined, [Symbol.asyncIterator]: events });
+}
+
+/** What is pushed in at one end is taken at the other; after the end, take() throws its error or gives undefined. */
+class Queue {
+  #items;
+  #end;
+  #wake = () => {};
+
+  constructor(items = []) {
+    this.#items = [...items];
+  }
+
+  push(item) {
+    this.#items.push(item);
+    this.#wake();
+  }
+
+  clear() {
+    this.#items.length = 0;
+  }
+
+  end(error) {
+    this.#end ??= { error };
+    this.#wake();
+  }
+
+  async take() {
+    while (!this.#items.length) {
+      if (this.#end?.error) throw this.#end.error;
+      if (this.#end) return undefined;
+      await new Promise((wake) => (this.#wake = wake));
+    }
+    return this.#items.shift();
+  }
+}
+
+/** The account's feed, read by one tab for all. Its members take notices: { event }, and { ready } after a snapshot. */
+class Hub {
+  newest = new Map(); // job -> its newest event, while it is not over
+  #position; // undefined until the snapshot is complete, and again after a reset
+  #members = new Set();
+  #leading = false;
+  #channel;
+  #stop;
+  #server;
+
+  constructor(server) {
+    this.#server = server;
+  }
+
+  get isReady() {
+    return this.#position !== undefined;
+  }
+
+  join(signal) {
+    const queue = new Queue();
+    const aborted = () => queue.end(signal.reason);
+    signal.addEventListener("abort", aborted);
+    if (signal.aborted) aborted();
+    this.#members.add(queue);
+    if (this.#members.size === 1) this.#start();
+    return {
+      take: () => queue.take(),
+      ready: async () => {
+        while (!this.isReady) await queue.take();
+        queue.clear(); // all of it is in `newest`, or over
+      },
+      leave: () => {
+        signal.removeEventListener("abort", aborted);
+        this.#members.delete(queue);
+        if (!this.#members.size) this.#stop.abort();
+      },
+    };
+  }
+
+  /** Tells the other tabs, if this one leads. */
+  tell(message) {
+    if (this.#leading) this.#channel?.postMessage(message);
+  }
+
+  #start() {
+    const { signal } = (this.#stop = new AbortController());
+    this.#run(signal).catch((error) => {
+      if (signal.aborted) return;
+      for (const member of this.#members) member.end(error);
+      this.#members.clear();
+    });
+  }
+
+  async #run(signal) {
+    const link = await this.#server.scope(signal);
+    // Without Web Locks (pages that are not secure) every tab has a connection of its own.
+    if (!globalThis.navigator?.locks) return this.#lead(signal);
+    // Tabs share by the server, the key's id, and what is asked for: all of a Link but what changes in it.
+    const name = `pollcast ${link.replace(/\b(expires|signature|lastEventId)=[^&]*&?/g, "")}`;
+    const channel = (this.#channel = new BroadcastChannel(name));
+    try {
+      channel.onmessage = ({ data }) => this.#hear(data);
+      channel.postMessage({ hello: true });
+      await navigator.locks.request(name, { signal }, () => this.#lead(signal));
+    } finally {
+      channel.close();
+    }
+  }
+
+  async #lead(signal) {
+    const last = () => {
+      if (!this.isReady) this.newest.clear();
+      return this.#position;
+    };
+    this.#leading = true;
+    try {
+      this.#greet(); // whoever said hello to a leader that was leaving
+      for await (const { id, type, data } of this.#server.open(last, signal)) {
+        if (type === "reset") this.#reset();
+        else if (type === "ready") this.#ready(id);
+        else this.#happened(JSON.parse(data), id);
+      }
+    } finally {
+      this.#leading = false;
+    }
+  }
+
+  #hear({ hello, newest, event, id, reset, connected }) {
+    if (this.#leading) {
+      if (hello) this.#greet();
+    } else if (connected !== undefined) this.#server.report(connected);
+    else if (reset) this.#reset();
+    else if (event && this.isReady) this.#happened(event, id);
+    else if (newest && !(Number(id) <= Number(this.#position))) {
+      this.#reset(); // there is no position yet, or something was missed
+      for (const event of newest) this.#happened(event);
+      this.#ready(id);
+    }
+  }
+
+  #greet() {
+    if (this.isReady) this.tell({ newest: [...this.newest.values()], id: this.#position });
+  }
+
+  #happened(event, id) {
+    if (Number(id) <= Number(this.#position)) return; // told twice, at a change of leaders
+    if (FINAL.has(event.status)) this.newest.delete(event.job);
+    else this.newest.set(event.job, event);
+    for (const member of this.#members) member.push({ event });
+    if (!this.isReady) return;
+    this.#position = id;
+    this.tell({ event, id });
+  }
+
+  #ready(id) {
+    this.#position = id;
+    for (const member of this.#members) member.push({ ready: true });
+    this.#greet();
+  }
+
+  #reset() {
+    this.newest.clear();
+    this.#position = undefined;
+    this.tell({ reset: true });
+  }
+}
+
+/** The orders that are not over, for a reload of this tab: `key` (the idempotency key), `order`, `job`, and `n`. */
+class Records {
+  #name;
+  #left = []; // from before the reload
+  #open = [];
+
+  constructor(name) {
+    this.#name = name;
+    try {
+      this.#left = JSON.parse(sessionStorage.getItem(name)).filter(({ at }) => Date.now() - at < KEPT);
+    } catch {
+      // Nothing there, or no storage.
+    }
+  }
+
+  takeLeft() {
+    this.#open.push(...this.#left);
+    return this.#left.splice(0);
+  }
+
+  add(key, order) {
+    const record = { key, order: structuredClone(order), n: 0, at: Date.now() };
+    this.#open.push(record);
+    this.save(record);
+    return record;
+  }
+
+  save(record, news) {
+    Object.assign(record, news);
+    this.#write();
+  }
+
+  remove(record) {
+    this.#open = this.#open.filter((other) => other !== record);
+    this.#write();
+  }
+
+  #write() {
+    try {
+      sessionStorage.setItem(this.#name, JSON.stringify([...this.#left, ...this.#open]));
+    } catch {
+      // No storage, or no room in it: a reload will not remember; all else works.
+    }
+  }
+}
+
+/** The messages of a text/event-stream body, read as the WHATWG standard has it. */
+export async function* messages(body, onRetry = () => {}) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let [rest, id, type, data, afterCr] = ["", "", "", [], false];
+  try {
+    for (;;) {
+      const { value, done } = await timely(reader.read());
+      if (done) return; // what is unfinished is not dispatched
+      const text = afterCr && value[0] === "\n" ? value.slice(1) : value; // a CRLF may be cut in its middle
+      if (value) afterCr = value.endsWith("\r");
+      const lines = (rest + text).split(/\r\n|\r|\n/);
+      rest = lines.pop();
+      for (const line of lines) {
+        const [, field, content = ""] = /^([^:]*)(?:: ?([^]*))?$/.exec(line);
+        if (!line) {
+          if (data.length) yield { id, type: type || "message", data: data.join("\n") };
+          [type, data] = ["", []];
+        } else if (field === "data") data.push(content);
+        else if (field === "event") type = content;
+        else if (field === "id" && !content.includes("\0")) id = content;
+        else if (field === "retry" && /^\d+$/.test(content)) onRetry(Number(content));
+      }
+    }
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}
+
+async function timely(reading) {
+  let timer;
+  const silence = new Promise((_, fail) => {
+    timer = setTimeout(() => fail(new TypeError("The stream went silent.")), SILENCE);
+  });
+  try {
+    return await Promise.race([reading, silence]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Asks, ever more seldom, until there is an answer or a refusal that will not pass. */
+async function patiently(signal, report, ask) {
+  for (let pause = FIRST; ; pause = Math.min(2 * pause, SLOWEST)) {
+    try {
+      const answer = await ask();
+      report(true);
+      return answer;
+    } catch (error) {
+      if (signal.aborted || !isPassing(error)) throw error;
+      report(error.status === 429);
+      await sleep(error.retryAfter * 1000 || pause * (0.75 + Math.random() / 2), signal);
+    }
+  }
+}
+
+async function refusal(response) {
+  const told = await response.json().catch(() => ({}));
+  const retryAfter = Number(response.headers.get("Retry-After")) || undefined;
+  const message = told.message ?? `The server answered ${response.status}.`;
+  return new PollcastError(message, { ...told, status: response.status, retryAfter });
+}
+
+/** The network, a limit, or a server (or a proxy before it) that is away; not a provider. */
+function isPassing({ name, status, code }) {
+  return name === "TypeError" || ([429, 502, 503, 504].includes(status) && code !== "provider_unavailable");
+}
+
+/** Waits, but not longer than until the browser is online again. */
+function sleep(ms, signal) {
+  return new Promise((resolve, reject) => {
+    const done = () => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", done);
+      globalThis.removeEventListener?.("online", done);
+      if (signal.aborted) reject(signal.reason);
+      else resolve();
+    };
+    const timer = setTimeout(done, ms);
+    signal.addEventListener("abort", done);
+    globalThis.addEventListener?.("online", done);
+    if (signal.aborted) done();
+  });
+}
+
+/** crypto.randomUUID is for secure pages only. */
+function newKey() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** FNV-1a: tells accounts apart in storage, and tells nothing about the key. */
+function digest(text) {
+  const hash = [...text].reduce((hash, letter) => Math.imul(hash ^ letter.codePointAt(0), 16777619), 2166136261);
+  return (hash >>> 0).toString(36);
+}

@@ -1,0 +1,174 @@
+-- Who may change a job, and who is next.
+
+-- Give the account its next turn in a queue: behind its own last one, but not behind what others have waiting.
+-- It is start-time fair queueing: the turn that was served last is the queue's virtual time.
+local function next_turn(queue, account)
+  local turns = 'pollcast:turns:' .. queue
+  local served, last = unpack(call('HMGET', turns, '', account))
+  local turn = math.max(tonumber(served or 0), tonumber(last or 0)) + 1
+  call('HSET', turns, account, digits(turn))
+  return turn
+end
+
+local function wait(job, queue, turn, since)
+  call('ZADD', 'pollcast:waiting:' .. queue, turn, job)
+  call('ZADD', 'pollcast:since:' .. queue, since, job)
+end
+
+-- Make `node` the job's holder; whoever held it before is shut out by the new epoch.
+local function take(job, node, lapses_at)
+  local work = 'pollcast:work:' .. job
+  local queue, holder = unpack(call('HMGET', work, 'queue', 'node'))
+  if holder then
+    call('ZREM', 'pollcast:held:' .. holder, job)
+  end
+  call('ZREM', 'pollcast:free', job)
+  call('ZREM', 'pollcast:waiting:' .. queue, job)
+  call('ZREM', 'pollcast:since:' .. queue, job)
+  call('SADD', 'pollcast:busy:' .. queue, job)
+  call('ZADD', 'pollcast:held:' .. node, 0, job)
+  call('HSET', work, 'node', node, 'lapses_at', lapses_at)
+  call('HINCRBY', work, 'epoch', 1)
+end
+
+-- Note in `found` up to `limit` jobs whose lease the node has let lapse, the oldest.
+local function lapsed(node, overdue, limit, found)
+  local from, enough = 0, #found + limit
+  repeat
+    local held = call('ZRANGE', 'pollcast:held:' .. node, from, from + 99)
+    for _, job in ipairs(held) do
+      if tonumber(call('HGET', 'pollcast:work:' .. job, 'lapses_at')) <= overdue then
+        table.insert(found, job)
+      end
+    end
+    from = from + 100
+  until #held < 100 or #found >= enough
+  if from == 100 and call('EXISTS', 'pollcast:held:' .. node) == 0 then
+    call('HDEL', 'pollcast:nodes', node)
+  end
+end
+
+-- Jobs that were claimed before, by whoever let go of them; and those whose client wants their end.
+local function left(node, overdue, limit)
+  if limit <= 0 then
+    return {}
+  end
+  local found = call('ZRANGE', 'pollcast:free', 0, limit - 1)
+  local nodes = call('HGETALL', 'pollcast:nodes')
+  for place = 1, #nodes, 2 do
+    if nodes[place] ~= node and tonumber(nodes[place + 1]) <= overdue then
+      lapsed(nodes[place], overdue, limit, found)
+    end
+  end
+  table.sort(found)
+  while #found > limit do
+    table.remove(found)
+  end
+  return found
+end
+
+local function impatient(queue, before, limit)
+  if limit <= 0 then
+    return {}
+  end
+  return call('ZRANGEBYSCORE', 'pollcast:since:' .. queue, '-inf', before, 'LIMIT', 0, limit)
+end
+
+local function next_in_turn(queue, room, limit)
+  local count = math.min(room - call('SCARD', 'pollcast:busy:' .. queue), limit)
+  if count <= 0 then
+    return {}
+  end
+  local jobs, served = {}, 0
+  local waiting = call('ZRANGE', 'pollcast:waiting:' .. queue, 0, count - 1, 'WITHSCORES')
+  for place = 1, #waiting, 2 do
+    table.insert(jobs, waiting[place])
+    served = tonumber(waiting[place + 1])
+  end
+  local turns = 'pollcast:turns:' .. queue
+  if served > tonumber(call('HGET', turns, '') or 0) then
+    call('HSET', turns, '', digits(served))
+  end
+  return jobs
+end
+
+-- Epoch and record of each of the jobs that the node took and still holds.
+local function taken(node, jobs)
+  local claims = {}
+  for _, job in ipairs(jobs) do
+    local holder, epoch, over = unpack(call('HMGET', 'pollcast:work:' .. job, 'node', 'epoch', 'over'))
+    if holder == node and not over then
+      table.insert(claims, {epoch, call('GET', 'pollcast:job:' .. job)})
+    end
+  end
+  return claims
+end
+
+-- `once` is this claim's own name: asked again, it answers what it took. Leases that lapsed by `overdue` may be taken
+-- over. Then come queue, room and patience of each.
+function commands.claim(node, once, now, overdue, lapses_at, limit, ...)
+  local took = 'pollcast:took:' .. node
+  local last, before = unpack(call('HMGET', took, 'once', 'jobs'))
+  if last == once then
+    return taken(node, words(before))
+  end
+  now, overdue, limit = tonumber(now), tonumber(overdue), tonumber(limit)
+  local jobs = {}
+  local function take_all(found)
+    for _, job in ipairs(found) do
+      take(job, node, lapses_at)
+      table.insert(jobs, job)
+    end
+  end
+  take_all(left(node, overdue, limit))
+  local rooms = {...}
+  for place = 1, #rooms, 3 do
+    local queue, room, patience = rooms[place], tonumber(rooms[place + 1]), tonumber(rooms[place + 2])
+    take_all(impatient(queue, now - patience, limit - #jobs))
+    take_all(next_in_turn(queue, room, limit - #jobs))
+  end
+  if #jobs > 0 then
+    call('HSETNX', 'pollcast:nodes', node, 0)
+    call('HSET', took, 'once', once, 'jobs', table.concat(jobs, ' '))
+    call('EXPIRE', took, DAY)
+  end
+  return taken(node, jobs)
+end
+
+-- Whether the claim holds: 'lost', 'moved' where the job is not at the event that its holder knows of, or 'held'.
+local function fence(job, node, epoch, event)
+  local holder, current, at, over =
+    unpack(call('HMGET', 'pollcast:work:' .. job, 'node', 'epoch', 'event', 'over'))
+  if holder ~= node or current ~= epoch then
+    return 'lost'
+  elseif event and at ~= event then
+    return 'moved'
+  end
+  return over and 'lost' or 'held'
+end
+
+-- What the holder does not know: the record and the newest event.
+local function moved(job)
+  return {'moved', call('GET', 'pollcast:job:' .. job), call('LINDEX', 'pollcast:events:' .. job, -1)}
+end
+
+function commands.held(job, node, epoch)
+  return fence(job, node, epoch) == 'held' and call('GET', 'pollcast:job:' .. job)
+end
+
+function commands.release(job, node, epoch)
+  if fence(job, node, epoch) ~= 'held' then
+    return
+  end
+  local work = 'pollcast:work:' .. job
+  local queue, turn, since, sent = unpack(call('HMGET', work, 'queue', 'turn', 'since', 'sent'))
+  call('ZREM', 'pollcast:held:' .. node, job)
+  call('HDEL', work, 'node', 'lapses_at')
+  if not sent then
+    call('SREM', 'pollcast:busy:' .. queue, job)
+    wait(job, queue, turn, since)
+  end
+  if sent or call('GETRANGE', 'pollcast:job:' .. job, 0, 0) == '1' then
+    call('ZADD', 'pollcast:free', 0, job)
+  end
+end

@@ -1,0 +1,28 @@
+-- What accounts read of their jobs' events.
+
+function commands.read_account(account, after, limit)
+  local head, floor = unpack(call('HMGET', 'pollcast:account:' .. account, 'head', 'floor'))
+  if not head or tonumber(after) < tonumber(floor) or tonumber(after) > tonumber(head) then
+    return false
+  end
+  local found = {head}
+  local entries = call('XRANGE', 'pollcast:feed:' .. account, '(' .. after .. '-0', '+', 'COUNT', limit)
+  for _, entry in ipairs(entries) do
+    local job, n = string.match(entry[2][2], '^(%S+) (%d+)$')
+    table.insert(found, {job, n, call('LINDEX', 'pollcast:events:' .. job, n - 1)})
+  end
+  return found
+end
+
+-- The newest event, streamed text left out, of 'all' unfinished jobs or of the 'named'.
+function commands.snapshot(account, which, ...)
+  local jobs = which == 'all' and call('SMEMBERS', 'pollcast:running:' .. account) or {...}
+  local found = {call('HGET', 'pollcast:account:' .. account, 'head') or '0'}
+  for _, job in ipairs(jobs) do
+    if line_of(account, job) then
+      local n = call('HGET', 'pollcast:work:' .. job, 'shown') or call('LLEN', 'pollcast:events:' .. job)
+      table.insert(found, {job, tonumber(n), call('LINDEX', 'pollcast:events:' .. job, n - 1)})
+    end
+  end
+  return found
+end

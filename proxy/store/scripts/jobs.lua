@@ -1,0 +1,196 @@
+-- Jobs and their events, from admission to oblivion.
+
+-- The job that an idempotency key made before: nothing, or {how}, or {'replayed', record}.
+local function replayed(account, once, fingerprint)
+  local made = once ~= '' and call('HGET', 'pollcast:once:' .. account, once)
+  if not made then
+    return
+  end
+  local job, _, start = string.match(made, '^(%S+) (%S+) ()')
+  if string.sub(made, start) ~= fingerprint then
+    return {'conflict'}
+  end
+  local record = call('GET', 'pollcast:job:' .. job)
+  return record and {'replayed', record} or {'deleted'}
+end
+
+function commands.replay(account, once, fingerprint)
+  return replayed(account, once, fingerprint) or {'new'}
+end
+
+local function listed(job, status, model, once)
+  return table.concat({job, status, model, once}, '|')
+end
+
+-- The job's line in its account's list; nothing where it is none of the account's.
+local function line_of(account, job)
+  local line = call('ZRANGEBYLEX', 'pollcast:jobs:' .. account, '[' .. job .. '|', '(' .. job .. '}', 'LIMIT', 0, 1)[1]
+  if line then
+    return line, string.match(line, '^[^|]*|([^|]*)|([^|]*)|(.*)$')
+  end
+end
+
+function commands.admit(job, account, price, queue, assets, once, fingerprint, status, model, record, data, now)
+  if call('EXISTS', 'pollcast:job:' .. job) == 1 then
+    return {'done', call('GET', 'pollcast:told')}
+  end
+  local earlier = replayed(account, once, fingerprint)
+  if earlier then
+    return earlier
+  end
+  for _, asset in ipairs(words(assets)) do
+    if call('HGET', 'pollcast:asset:' .. asset, 'account') ~= account then
+      return {'no asset', asset}
+    end
+  end
+  local balance = call('HGET', 'pollcast:account:' .. account, 'tokens')
+  if not balance then
+    return {'no account'}
+  elseif tonumber(balance) < tonumber(price) then
+    return {'short', balance}
+  end
+  enter(account, '-' .. price, 'charge', job, now)
+  call('SET', 'pollcast:job:' .. job, '0' .. record)
+  local turn = next_turn(queue, account)
+  wait(job, queue, turn, now)
+  local work = {'account', account, 'queue', queue, 'turn', digits(turn), 'since', now, 'epoch', 0, 'event', 1, 'shown', 1}
+  call('HSET', 'pollcast:work:' .. job, 'assets', assets, unpack(work))
+  call('SADD', 'pollcast:running:' .. account, job)
+  call('ZADD', 'pollcast:jobs:' .. account, 0, listed(job, status, model, once))
+  for _, asset in ipairs(words(assets)) do
+    call('SADD', 'pollcast:holds:' .. asset, job)
+  end
+  if once ~= '' then
+    call('HSET', 'pollcast:once:' .. account, once, job .. ' ' .. now .. ' ' .. fingerprint)
+  end
+  return {'done', publish(account, job, '-', data)}
+end
+
+-- Write the record of a job as it is now; what its client wants stays.
+local function update(job, record)
+  call('SET', 'pollcast:job:' .. job, call('GETRANGE', 'pollcast:job:' .. job, 0, 0) .. record)
+end
+
+-- Note whether the order is about to be `sent` ('1') or surely was not ('').
+function commands.intend(job, node, epoch, event, sent, record)
+  local state = fence(job, node, epoch, event)
+  if state == 'moved' then
+    return moved(job)
+  elseif state == 'held' then
+    update(job, record)
+    if sent == '' then
+      call('HDEL', 'pollcast:work:' .. job, 'sent')
+    else
+      call('HSET', 'pollcast:work:' .. job, 'sent', sent)
+    end
+  end
+  return {state, call('GET', 'pollcast:job:' .. job)}
+end
+
+-- The work on a job is over; for an hour it is known by whom, should the answer have been lost.
+local function finish(job, account, node, now)
+  local work = 'pollcast:work:' .. job
+  local queue, assets = unpack(call('HMGET', work, 'queue', 'assets'))
+  call('ZREM', 'pollcast:held:' .. node, job)
+  call('SREM', 'pollcast:busy:' .. queue, job)
+  call('SREM', 'pollcast:running:' .. account, job)
+  for _, asset in ipairs(words(assets)) do
+    call('SREM', 'pollcast:holds:' .. asset, job)
+  end
+  call('ZADD', 'pollcast:ended', now, job)
+  call('HSET', work, 'over', 1)
+  call('EXPIRE', work, 3600)
+end
+
+function commands.append(job, node, epoch, event, mark, refund, status, record, data, now)
+  local state = fence(job, node, epoch, event)
+  if state == 'moved' then
+    return moved(job)
+  elseif state == 'lost' then
+    return {state}
+  end
+  local work = 'pollcast:work:' .. job
+  local account = call('HGET', work, 'account')
+  update(job, record)
+  call('HINCRBY', work, 'event', 1)
+  if mark ~= 'd' then
+    call('HSET', work, 'shown', event + 1)
+  end
+  local line, was, model, once = line_of(account, job)
+  if was ~= status then
+    call('ZREM', 'pollcast:jobs:' .. account, line)
+    call('ZADD', 'pollcast:jobs:' .. account, 0, listed(job, status, model, once))
+  end
+  if mark == 'f' then
+    enter(account, refund, 'refund', job, now)
+    finish(job, account, node, now)
+  end
+  return {state, call('GETRANGE', 'pollcast:job:' .. job, 0, 0), publish(account, job, mark, data)}
+end
+
+function commands.request_cancel(account, job)
+  if not line_of(account, job) then
+    return {'none'}
+  end
+  local told = '0'
+  if call('SISMEMBER', 'pollcast:running:' .. account, job) == 1 then
+    local queue, event = unpack(call('HMGET', 'pollcast:work:' .. job, 'queue', 'event'))
+    call('SETRANGE', 'pollcast:job:' .. job, 0, '1')
+    if call('ZSCORE', 'pollcast:waiting:' .. queue, job) then
+      call('ZADD', 'pollcast:free', 0, job)
+    end
+    told = tell(table.concat({account, job, event}, ' '))
+  end
+  return {'done', told, call('GET', 'pollcast:job:' .. job)}
+end
+
+-- The records of up to `limit` jobs, newest first, after the line at which the list went on, or '' at its end.
+function commands.jobs(account, before, limit, status, model)
+  local highest = before == '' and '+' or '(' .. before
+  local lines = call('ZREVRANGEBYLEX', 'pollcast:jobs:' .. account, highest, '-', 'LIMIT', 0, 1000)
+  local found, rest = {''}, ''
+  for _, line in ipairs(lines) do
+    local job, has, of = string.match(line, '^([^|]*)|([^|]*)|([^|]*)|')
+    rest = job
+    if (status == '' or status == has) and (model == '' or model == of) then
+      table.insert(found, call('GET', 'pollcast:job:' .. job))
+      if #found > tonumber(limit) then
+        break
+      end
+    end
+  end
+  if rest ~= '' and #call('ZREVRANGEBYLEX', 'pollcast:jobs:' .. account, '(' .. rest, '-', 'LIMIT', 0, 1) > 0 then
+    found[1] = rest
+  end
+  return found
+end
+
+-- Delete a finished job with its events; cursors at or below them are told to begin anew, by the floor of the feed.
+local function forget(account, job, line, once)
+  local position = string.match(call('LINDEX', 'pollcast:events:' .. job, -1), '^%d+')
+  -- This comes first: a Redis whose memory is full lets a script write that begins with a deletion.
+  call('UNLINK', 'pollcast:job:' .. job, 'pollcast:events:' .. job, 'pollcast:work:' .. job)
+  local feed = 'pollcast:account:' .. account
+  if tonumber(position) > tonumber(call('HGET', feed, 'floor')) then
+    call('HSET', feed, 'floor', position)
+    call('XTRIM', 'pollcast:feed:' .. account, 'MINID', '~', digits(tonumber(position) + 1) .. '-0')
+  end
+  call('ZREM', 'pollcast:jobs:' .. account, line)
+  call('ZREM', 'pollcast:ended', job)
+  local made = once ~= '' and call('HGET', 'pollcast:once:' .. account, once)
+  if made then
+    call('ZADD', 'pollcast:spent', string.match(made, '^%S+ (%S+)'), account .. ' ' .. once)
+  end
+end
+
+-- Answers 'running', or 'gone': now, or before.
+function commands.delete_job(account, job)
+  local line, _, _, once = line_of(account, job)
+  if line then
+    if call('SISMEMBER', 'pollcast:running:' .. account, job) == 1 then
+      return 'running'
+    end
+    forget(account, job, line, once)
+  end
+  return 'gone'
+end

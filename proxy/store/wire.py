@@ -1,0 +1,189 @@
+"""Connections to Redis: a `Wire` is one of them, a `Line` sends over one what waits together.
+
+Redis carries out what one write holds in one go and syncs its file once for it, so that a hundred calls that wait
+together cost one exchange and one fsync. What is sent is sent again when its answer is lost: every command that goes
+through here must do no harm when it is carried out twice.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from functools import partial
+from importlib.resources import files
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from redis.asyncio import ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.exceptions import ConnectionError as Broken
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
+
+from proxy import errors
+
+Command = Sequence[str | bytes | float]
+
+_PATIENCE: Final = 5.0
+"""Seconds to wait for a connection, and for an answer."""
+_IDLE: Final = 15.0
+"""Seconds of silence after which a connection is tried before it is used."""
+_TRIES: Final = 8
+"""Tries after the first, in about 2 seconds: a restart of Redis is not noticed."""
+_AT_ONCE: Final = 256
+"""Commands in one write."""
+
+_FILES: Final = ("shared", "accounts", "claims", "jobs", "feeds", "assets", "retention")
+_SCRIPTS: Final = files("proxy.store") / "scripts"
+LIBRARY: Final = "\n".join(
+    [*((_SCRIPTS / f"{name}.lua").read_text() for name in _FILES), "return commands[ARGV[1]](unpack(ARGV, 2))"]
+)
+"""The one script; `scripts/shared.lua` says how it works."""
+
+
+class Wire:
+    """One connection, made anew after it broke; `wait` is how long a command may hold its answer back, in seconds."""
+
+    def __init__(self, url: str, wait: float = 0.0) -> None:
+        self._connection = _connection(url, _PATIENCE + wait)
+
+    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
+        """Send commands in one write; returns the answers, an error's as the error.
+
+        Raises redis.ConnectionError or redis.TimeoutError when it is not known which of them were carried out.
+        """
+        if not self._connection.is_connected:
+            await self._connection.connect()
+            (loaded,) = await self._exchange([("SCRIPT", "LOAD", LIBRARY)])
+            if isinstance(loaded, ResponseError):
+                raise Broken(str(loaded))
+        return await self._exchange(commands)
+
+    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+        await self._connection.send_packed_command(self._connection.pack_commands(commands))
+        answers = [await self._answer() for _ in commands]
+        for answer in answers:
+            # The script was flushed, or this is not the primary any more: another connection mends both.
+            if isinstance(answer, NoScriptError | ReadOnlyError):
+                await self.close()
+                raise Broken(str(answer))
+        return answers
+
+    async def _answer(self) -> Any:
+        try:
+            return await self._connection.read_response()
+        except ResponseError as error:
+            return error
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        await self._connection.disconnect()
+
+
+def check(url: str) -> None:
+    """Raise ValueError, without the password, for what is no URL of a Redis."""
+    right = "use redis://user:password@host:6379/0 (rediss:// for TLS; % and what stands for it in a password)"
+    try:
+        path = urlsplit(url).path.strip("/")
+        _connection(url, _PATIENCE)
+    except (ValueError, TypeError) as error:
+        reason = error if isinstance(error, TypeError) else "it cannot be read"
+        raise ValueError(f"This is no URL of a Redis ({reason}): {right}.") from None
+    if path and not path.isdecimal():
+        raise ValueError(f"The database of a Redis is a number, not {path!r}: {right}.")
+
+
+def _connection(url: str, patience: float) -> Any:
+    """A connection of redis-py, whose types are not all there."""
+    pool = ConnectionPool.from_url(
+        url,
+        socket_timeout=patience,
+        socket_connect_timeout=_PATIENCE,
+        socket_keepalive=True,
+        health_check_interval=_IDLE,
+    )
+    # Whatever the URL says: answers are read as RESP2 gives them, and a `Line` does what is done about failures.
+    pool.connection_kwargs.update(protocol=2, decode_responses=False, retry=Retry(NoBackoff(), 0))
+    return pool.connection_class(**pool.connection_kwargs)
+
+
+class Line:
+    """Calls in the order in which they were made, each answered by its future; errors.Unavailable while Redis is away.
+
+    An exchange that fails is tried again for about two seconds. After that, as long as Redis is away, each is tried
+    only once: who calls is told at once.
+    """
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._waiting: list[tuple[asyncio.Future[Any], Command]] = []
+        self._arrived = asyncio.Event()
+        self._stopped = False
+        self._patient = Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.05), _TRIES)
+        self._hasty = Retry(NoBackoff(), 0)
+        self._well = True
+        self._well_since = -math.inf
+        self._task = asyncio.create_task(self._serve(), name="store: line")
+
+    def call(self, *command: str | bytes | float) -> "asyncio.Future[Any]":
+        """Send a command; its error is raised as errors.Unavailable, caused by it."""
+        if self._stopped:
+            raise errors.Unavailable("The store is closed.")
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((future, command))
+        self._arrived.set()
+        return future
+
+    async def close(self) -> None:
+        """Finish the calls that were made, then let go of the connection."""
+        self._stopped = True
+        self._arrived.set()
+        await self._task
+        await self._wire.close()
+
+    async def _serve(self) -> None:
+        while not self._stopped or self._waiting:
+            await self._arrived.wait()
+            batch, self._waiting = self._waiting[:_AT_ONCE], self._waiting[_AT_ONCE:]
+            if not self._waiting and not self._stopped:
+                self._arrived.clear()
+            if batch:
+                _answer(batch, await self._tried([command for _, command in batch]))
+
+    async def _tried(self, commands: Sequence[Command]) -> list[Any]:
+        retry = self._patient if self._well else self._hasty
+        try:
+            answers = await retry.call_with_retry(partial(self._wire.exchange, commands), _ignore)
+        except Exception as error:  # noqa: BLE001 -- the line goes on, whatever became of these
+            self._well = False
+            return [error] * len(commands)
+        if not self._well:
+            self._well, self._well_since = True, time.monotonic()
+        return answers
+
+    def served_for(self) -> float:
+        """Seconds since Redis came back: 0 while it is away, without end if it never was."""
+        return time.monotonic() - self._well_since if self._well else 0.0
+
+
+async def _ignore(_: Exception) -> None:
+    """A connection that failed has let go of itself."""
+
+
+def _answer(batch: Sequence[tuple["asyncio.Future[Any]", Command]], answers: Sequence[Any]) -> None:
+    for (future, _), answer in zip(batch, answers, strict=True):
+        if future.done():  # its caller was canceled; what it asked for has happened nevertheless
+            continue
+        if isinstance(answer, RedisError):
+            future.set_exception(unavailable(answer))
+        elif isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
+
+
+def unavailable(error: Exception) -> errors.Unavailable:
+    """Redis's own error as ours, with its reason."""
+    said = errors.Unavailable(f"The store cannot serve now: {str(error).rstrip('.')}.")
+    said.__cause__ = error
+    return said

@@ -1,0 +1,119 @@
+"""Pollcast as a user starts it (`serve`), save for a store that also does what the benchmark says.
+
+    python -m tests.bench.product held      the benchmark holds all jobs and publishes; the runner finds none
+    python -m tests.bench.product free      the runner runs them; the benchmark only looks
+
+The benchmark publishes in two ways. `append` is what the runner does, the durable journal included. `told` tells the
+feed of events as if they had just been recorded, so that delivery alone can be held against servers that keep no
+journal. This file is the only one of the benchmark that knows anything of Pollcast's inside.
+"""
+
+import asyncio
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from proxy import app, cli, tokens
+from proxy.clock import Clock, SystemClock
+from proxy.job import Draft, Event, Order, Status
+from proxy.links import Links
+from proxy.settings import Settings, read
+from proxy.store.base import Admission, Change, Claim, Room
+from proxy.store.sqlite import SqliteStore
+from tests.bench.publish import fields, obey
+
+NODE = "bench"
+DATA = (
+    b'{"status":"Processing","job":"%s","model":"gaga-1","n":%d,"at":"2026-11-20T12:00:00.000Z",'
+    b'"detail":"Running","progress":50,"t":%d}'
+)
+"""An event as the log has it: encoding it is the journal's part, and is done once for all."""
+HELD = sys.argv[1:] == ["held"]
+
+
+class Store(SqliteStore):
+    """The store, with events that were never recorded: they are told and read all the same."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._unrecorded: dict[str, list[Event]] = defaultdict(list)
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        self._obeying = asyncio.create_task(obey(Publishing(self)))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._obeying.cancel()
+        await super().__aexit__(kind, error, trace)
+
+    async def claim(self, node: str, rooms: Mapping[str, Room], limit: int) -> Sequence[Claim]:
+        """Where the benchmark holds all jobs, the runner finds none."""
+        return await super().claim(node, rooms, limit) if node == NODE or not HELD else ()
+
+    async def read(self, job_id: str, after: int, account: str | None = None) -> Sequence[Event]:
+        unrecorded = self._unrecorded.get(job_id)
+        if not unrecorded:
+            return await super().read(job_id, after, account)
+        recorded = unrecorded[0].n - 1
+        if after >= recorded:
+            return unrecorded[after - recorded :]
+        return [*await super().read(job_id, after, account), *unrecorded]
+
+    def tell_unrecorded(self, account: str, events: Sequence[Event]) -> None:
+        for event in events:
+            self._unrecorded[event.job].append(event)
+        self._tell([Change(account, event.job, event.n, event=event) for event in events])
+
+
+class Publishing:
+    """Jobs of one account, held by the benchmark."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._claims: list[Claim] = []
+        self._newest: list[int] = []
+        """The number of each job's newest event."""
+
+    async def open(self, topics: int) -> Sequence[str]:
+        key = await self._store.create_key("bench", tokens.digest(tokens.new_key()))
+        admission = Admission(key.account, key.id, Order("gaga-1", {"prompt": "bench"}), 0)
+        await asyncio.gather(*(self._store.admit(admission) for _ in range(topics)))
+        while claims := await self._store.claim(NODE, {"": Room(topics, 60)}, 1000):
+            self._claims += claims
+        self._newest = [claim.job.event for claim in self._claims]
+        settings = read(Settings)
+        assert settings.secret is not None
+        links = Links([settings.secret.get_secret_value().encode()], "", SystemClock(), ttl=3600)
+        return [links.sign(f"/api/jobs/{claim.job.id}/events", key.id) for claim in self._claims]
+
+    async def publish(self, topics: Sequence[int], burst: int, way: str) -> None:
+        if way == "append":
+            await asyncio.gather(*(self._append(topic) for topic in topics for _ in range(burst)))
+        else:
+            events = [self._unrecorded(topic) for topic in topics for _ in range(burst)]
+            self._store.tell_unrecorded(self._claims[0].job.account, events)
+
+    async def _append(self, topic: int) -> None:
+        self._newest[topic] += 1
+        await self._store.append(self._claims[topic], Draft(Status.PROCESSING, fields()))
+
+    def _unrecorded(self, topic: int) -> Event:
+        job = self._claims[topic].job
+        self._newest[topic] = n = self._newest[topic] + 1
+        return Event(job.id, n, DATA % (job.id.encode(), n, time.monotonic_ns()), final=False, position=n)
+
+
+def _open_store(url: str, clock: Clock, *, exclusive: bool = False) -> Store:
+    return Store(url.removeprefix("sqlite:///"), clock, exclusive=exclusive)
+
+
+if __name__ == "__main__":
+    # The one seam: a store that tells what it is told.
+    app.open_store = _open_store  # type: ignore[attr-defined]
+    cli.main(["serve"])

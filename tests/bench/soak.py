@@ -1,0 +1,111 @@
+"""The soak: a server under way for long, with streams that come and go and jobs that end; is it flat?
+
+Some jobs go on for ever, with many streams each. The others end after a minute, give or take, each watched by the
+client that ordered it, which then orders another. Each second a few clients of both kinds leave early. What the process
+holds is printed every minute, and the last third of the minutes is held against the third before it.
+"""
+
+import asyncio
+import statistics
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.bench import machine, pollcast
+from tests.bench.load import Load, Streams
+from tests.bench.process import python
+
+MEAN: Final = 60.0
+SPREAD: Final = 0.5
+WATCHED: Final = 50
+"""Jobs that go on for ever."""
+LEAVING: Final = 0.005
+"""The share of the clients that leave in each second."""
+RETENTION: Final = "5m"
+MINUTE: Final = 60.0
+FLAT: Final = {"memory, MiB": 1.05, "descriptors": 1.03, "tasks": 1.03, "blocks, thousands": 1.05}
+"""What must not grow, and up to which ratio of the last third to the middle one it counts as flat."""
+
+
+@dataclass(frozen=True, slots=True)
+class Soak:
+    """The server and its clients."""
+
+    server: pollcast.Pollcast
+    watching: Streams
+    ordering: Streams
+    streams: int
+    jobs: int
+    store: Path
+
+    async def minute(self) -> dict[str, float]:
+        """Let clients leave and come for a minute; gives what the server holds then."""
+        began, cpu = time.monotonic(), machine.cpu(self.server.pid)
+        while time.monotonic() - began < MINUTE:
+            tick = time.monotonic()
+            watching = await self._renew(self.watching, self.streams - self.jobs)
+            ordering = await self._renew(self.ordering, self.jobs)
+            await asyncio.sleep(max(tick + 1 - time.monotonic(), 0.05))
+        inside = await self.server.process.ask({"do": "stats"})
+        return {
+            "memory, MiB": machine.memory(self.server.pid) / 1024,
+            "descriptors": machine.descriptors(self.server.pid),
+            "tasks": inside["tasks"],
+            "blocks, thousands": inside["blocks"] / 1000,
+            "streams": watching + ordering,
+            "jobs under way": (await self.server.asked())["running"],
+            "cpu, %": 100 * (machine.cpu(self.server.pid) - cpu) / (time.monotonic() - began),
+            "store, MiB": sum(path.stat().st_size for path in self.store.glob("pollcast.db*")) / (1 << 20),
+        }
+
+    async def _renew(self, streams: Streams, number: int) -> int:
+        answer = await streams.renew(max(round(number * LEAVING), 1))
+        if answer["refused"] or answer["broken"]:
+            raise RuntimeError(f"not all streams were opened: {answer}\n{self.server.process.tail()}")
+        return int(answer["open"])
+
+
+@asynccontextmanager
+async def _opened(load: Load, folder: Path, streams: int, jobs: int) -> AsyncIterator[Soak]:
+    command = python("product", "free")
+    own = {"POLLCAST_RETENTION": RETENTION}
+    async with pollcast.serving(folder, pollcast.WITHOUT_BOUNDS, own, command) as server:
+        watched = [await server.started_job() for _ in range(WATCHED)]
+        await server.upstream.ask({"do": "last", "mean": MEAN, "spread": SPREAD})
+        events = [server.get(f"/api/jobs/{job}/events") for job in watched]
+        orders = [server.order("/api/generate", order, "soak", "Connection: close") for order in pollcast.ORDERS]
+        async with (
+            load.streams(server.port, events, streams - jobs) as watching,
+            load.streams(server.port, orders, jobs) as ordering,
+        ):
+            yield Soak(server, watching, ordering, streams, jobs, folder)
+
+
+async def run(load: Load, folder: Path, say: Callable[[str], None], *, minutes: int, streams: int, jobs: int) -> bool:
+    """Soak for so many minutes; says what it sees, and gives whether it was flat."""
+    seen: list[dict[str, float]] = []
+    async with _opened(load, folder, streams, jobs) as soak:
+        for minute in range(1, minutes + 1):
+            seen.append(await soak.minute())
+            if minute == 1:
+                say("minute  " + "  ".join(seen[0]))
+            say(f"{minute:>6}  " + "  ".join(f"{value:>{len(name)},.0f}" for name, value in seen[-1].items()))
+    ratios = growth(seen)
+    for name, ratio in ratios.items():
+        say(f"{name}: the last third is {ratio:.3f} of the one before it, flat up to {FLAT[name]}")
+    flat = all(ratio <= FLAT[name] for name, ratio in ratios.items())
+    say("flat" if flat else "NOT FLAT")
+    return flat
+
+
+def growth(seen: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The median of the last third of the minutes, as a ratio to that of the third before it."""
+    third = max(len(seen) // 3, 1)
+    middle, last = seen[-2 * third : -third] or seen, seen[-third:]
+    return {
+        name: statistics.median(minute[name] for minute in last) / statistics.median(minute[name] for minute in middle)
+        for name in FLAT
+    }

@@ -1,0 +1,167 @@
+"""All five providers' APIs in one cheap process, so that what is measured is what asks them.
+
+Answers are as `proxy/simulator` gives them, without its checks. Jobs last for ever, or as long as they are told to at
+their submit; one that has ended says in its result's URL when (`?t=`, nanoseconds of CLOCK_MONOTONIC). Standard input
+takes `{"do": "stats"}` and `{"do": "last", "mean": SECONDS, "spread": SHARE}` (mean 0: for ever).
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import httptools
+import orjson
+import uvloop
+
+from tests.bench.process import lines
+
+PLACE = "http://127.0.0.1:9/result.mp4?t=%d"
+MODELS = {"object": "list", "data": [{"id": model} for model in ("grok-imagine-video", "gpt-image-2", "gpt-5.4-mini")]}
+
+
+class World:
+    """The jobs of all providers, and what was asked."""
+
+    def __init__(self) -> None:
+        self.polls = 0
+        self.submits = 0
+        self.ended_at: list[int] = []
+        """By the job's number: the nanosecond at which it ends; 0 for never."""
+        self.asked: list[int] = []
+        """By the job's number: how often it was polled."""
+        self._chance = Random(4)
+        self._mean = 0.0
+        self._spread = 0.0
+
+    def last(self, mean: float, spread: float) -> dict[str, Any]:
+        """How long the next jobs last: normally distributed, in seconds."""
+        self._mean, self._spread = mean, spread
+        return {}
+
+    def stats(self) -> dict[str, Any]:
+        """What was asked since the start."""
+        now = time.monotonic_ns()
+        running = sum(not end or end > now for end in self.ended_at)
+        return {"polls": self.polls, "submits": self.submits, "running": running, "asked": self.asked}
+
+    def new(self) -> int:
+        """A job has been ordered; gives its number."""
+        self.submits += 1
+        seconds = max(self._chance.gauss(self._mean, self._mean * self._spread), 0.1) if self._mean else 0
+        self.ended_at.append(time.monotonic_ns() + int(seconds * 1e9) if seconds else 0)
+        self.asked.append(0)
+        return len(self.ended_at) - 1
+
+    def url(self, n: int) -> str | None:
+        """Where the result of a job is, if it has ended."""
+        self.polls += 1
+        self.asked[n] += 1
+        end = self.ended_at[n]
+        return PLACE % end if end and end <= time.monotonic_ns() else None
+
+    # --- the providers ---
+
+    def answer(self, method: str, url: str, body: bytes) -> Any:
+        """The document that answers a request; None: there is no such path."""
+        path, _, query = url.partition("?")
+        head, _, last = path.rpartition("/")
+        if method == "GET" and (poll := self._polls.get(head)):
+            return poll(int(last))
+        if last == "video_status.get":
+            return self._heygen(int(query.rpartition("=")[2]))
+        if last == "video_status":
+            return self._ganai(int(head.rpartition("/")[2]))
+        submit = self._submits.get(path)
+        return submit(body) if submit else None
+
+    @property
+    def _polls(self) -> dict[str, Callable[[int], Any]]:
+        return {"/v1/generations": self._gaga, "/v1/videos/async": self._gaia}
+
+    @property
+    def _submits(self) -> dict[str, Callable[[bytes], Any]]:
+        return {
+            "/v1/generations": lambda _: {"id": self.new()},
+            "/v1/videos/async": lambda _: {"id": str(self.new()), "object": "video", "status": "queued", "progress": 0},
+            "/v1/models": lambda _: MODELS,
+            "/v1/video.generate": lambda _: {"code": 100, "message": "ok", "data": {"video_id": str(self.new())}},
+            "/create_video/bulk": lambda body: [self._item(item["unique_id"]) for item in orjson.loads(body)],
+        }
+
+    def _gaga(self, n: int) -> Any:
+        url = self.url(n)
+        status = "Success" if url else "Running"
+        return {"id": n, "status": status, "resultVideoURL": url, "resultVideoId": None, "createTime": 1763640000}
+
+    def _gaia(self, n: int) -> Any:
+        url = self.url(n)
+        status, progress = ("completed", 100) if url else ("in_progress", 40)
+        return {"id": str(n), "object": "video", "status": status, "progress": progress, "created_at": 1763640000}
+
+    def _item(self, unique_id: str) -> Any:
+        n = self.new()
+        return {"unique_id": unique_id, "inference_id": str(n), "project_id": "demo", **self._places(n, "early")}
+
+    def _ganai(self, n: int) -> Any:
+        url = self.url(n)
+        status = "SUCCEEDED" if url else "PROCESSING"
+        return {"gen_status": status, "error": None} | self._places(n, url)
+
+    def _places(self, n: int, url: str | None) -> dict[str, str]:
+        place = url or f"http://127.0.0.1:9/{n}"
+        return {"video_url": place, "permalink": place, "thumbnail_url": f"http://127.0.0.1:9/{n}.jpg"}
+
+    def _heygen(self, n: int) -> Any:
+        url = self.url(n)
+        status = "completed" if url else "processing"
+        data = {"id": str(n), "status": status, "video_url": url, "thumbnail_url": None, "duration": None}
+        return {"code": 100, "message": "Success", "data": data | {"error": None}}
+
+
+class Connection(asyncio.Protocol):
+    """One HTTP/1.1 connection, kept for as long as its client wants."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: Any = transport
+        self._parser = httptools.HttpRequestParser(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def on_message_begin(self) -> None:
+        self._url = self._body = b""
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_body(self, body: bytes) -> None:
+        self._body += body
+
+    def on_message_complete(self) -> None:
+        method = self._parser.get_method().decode()
+        document = self._world.answer(method, self._url.decode(), self._body)
+        status = b"200 OK" if document is not None else b"404 Not Found"
+        body = orjson.dumps(document)
+        head = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        self._transport.write(head % (status, len(body)) + body)
+        if not self._parser.should_keep_alive():
+            self._transport.close()
+
+
+async def serve(port: int) -> None:
+    world = World()
+    loop = asyncio.get_running_loop()
+    async with await loop.create_server(lambda: Connection(world), "127.0.0.1", port, backlog=4096):
+        async for order in lines():
+            answer = world.stats() if order.pop("do") == "stats" else world.last(**order)
+            print(orjson.dumps(answer).decode(), flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(int(sys.argv[1])))

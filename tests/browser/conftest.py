@@ -1,0 +1,152 @@
+"""A real Chromium, one for each worker; a world whose time passes as fast as it is told; pages that do not complain."""
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Error, Page, Request, Route, async_playwright
+
+from tests.site import Site
+from tests.world import World
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--autoplay-policy=no-user-gesture-required",
+]
+PATIENCE = 10_000
+"""Milliseconds."""
+SLOW = 3
+"""A pace at which a job runs for seconds, and can be held in its middle."""
+
+Open = Callable[[str], Awaitable[Page]]
+
+
+class PacedClock:
+    """The machine's time, times a pace that a test may change: 0 holds everything that waits."""
+
+    def __init__(self, pace: float) -> None:
+        self._at, self._since, self._pace = time.time(), time.monotonic(), pace
+
+    def now(self) -> float:
+        return self._at + (time.monotonic() - self._since) * self._pace
+
+    def run(self, pace: float) -> None:
+        self._at, self._since, self._pace = self.now(), time.monotonic(), pace
+
+    async def sleep(self, seconds: float) -> None:
+        due = self.now() + seconds
+        while self.now() < due:
+            await asyncio.sleep(0.005)
+
+
+def _without(what: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(f"{what}, and CI is set: these tests must run.")
+    pytest.skip(f"{what}.")
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        _without("There is no Chromium on this machine")
+    async with async_playwright() as playwright:
+        try:
+            running = await playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
+        except Error as error:
+            _without(f"{found} does not start: {error.message.splitlines()[0]}")
+        yield running
+        await running.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    """Thirty times as fast as the real one; any origin may call."""
+    async with World(tmp_path, clock=PacedClock(30), settings={"cors_origins": ["*"]}) as world:
+        yield world
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def elsewhere() -> AsyncIterator[str]:
+    """The URL of an empty page on another origin."""
+
+    async def page(_: web.Request) -> web.StreamResponse:
+        return web.Response(
+            text="<!doctype html><link rel=icon href=data:,><title>Elsewhere</title>", content_type="text/html"
+        )
+
+    async with Site(page) as site:
+        yield site.url
+
+
+@pytest.fixture
+def complaints() -> list[str]:
+    """What the pages wrote to their consoles as errors; a test that expects some takes them out."""
+    return []
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def context(browser: Browser, complaints: list[str]) -> AsyncIterator[BrowserContext]:
+    """One visitor, with a storage and a clipboard of its own. At the end no page of it may have complained."""
+
+    def heard(message: ConsoleMessage) -> None:
+        if message.type == "error":
+            complaints.append(message.text)
+
+    context = await browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    context.set_default_timeout(PATIENCE)
+    context.on("console", heard)
+    context.on("weberror", lambda error: complaints.append(str(error.error)))
+    yield context
+    await context.close()
+    assert complaints == []
+
+
+async def lose_first_answer(context: BrowserContext) -> asyncio.Event:
+    """Have the answer to the first order never arrive; the event is set when the server has given it."""
+    given = asyncio.Event()
+
+    async def first(route: Route) -> None:
+        if route.request.method == "POST" and not given.is_set():
+            await route.fetch()
+            given.set()
+        else:
+            await route.continue_()
+
+    await context.route("**/api/jobs", first)
+    return given
+
+
+@pytest.fixture
+def asked(context: BrowserContext) -> list[Request]:
+    """What the visitor's pages asked for."""
+    requests: list[Request] = []
+
+    def note(request: Request) -> None:
+        requests.append(request)
+
+    context.on("request", note)
+    return requests
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def open_page(context: BrowserContext) -> Open:
+    async def open_(url: str) -> Page:
+        page = await context.new_page()
+        await page.goto(url)
+        return page
+
+    return open_

@@ -1,0 +1,60 @@
+"""What a browser does by itself: a plain EventSource, on a page of another origin, with nothing but a Link."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from playwright.async_api import Page, Request
+
+from tests.browser.conftest import SLOW, Open, PacedClock
+from tests.world import World
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+LISTEN = """(link) => {
+  window.seen = [];
+  window.source = new EventSource(link);
+  source.onmessage = ({ data, lastEventId }) => seen.push({ ...JSON.parse(data), id: lastEventId });
+}"""
+
+
+async def seen_to_the_end(page: Page) -> list[dict[str, Any]]:
+    # A server that stops tells its clients to come back within five seconds, and may not be back at the first try.
+    await page.wait_for_function("seen.at(-1)?.status === 'Completed'", timeout=20_000)
+    events: list[dict[str, Any]] = await page.evaluate("seen")
+    return events
+
+
+async def test_a_source_reads_to_completed_and_stops_by_itself_after_one_more_request(
+    world: World, open_page: Open, elsewhere: str, asked: list[Request]
+) -> None:
+    job = await world.submit("gaga-1", prompt="Hello")
+    page = await open_page(elsewhere)
+    await page.evaluate(LISTEN, job["links"]["events"])
+    events = await seen_to_the_end(page)
+    assert [event["n"] for event in events] == list(range(1, len(events) + 1))
+    assert events[0]["status"] == "Processing started"
+    await page.wait_for_function("source.readyState === EventSource.CLOSED")
+    await asyncio.sleep(0.5)  # would there be another?
+    answers = [await request.response() for request in asked if "/events" in request.url]
+    assert [answer.status for answer in answers if answer] == [200, 204]
+    assert await page.evaluate("seen.length") == len(events)
+
+
+async def test_a_source_outlives_a_restart_of_the_server_without_loss_or_repetition(
+    world: World, open_page: Open, elsewhere: str, asked: list[Request], complaints: list[str]
+) -> None:
+    clock: PacedClock = world.clock
+    clock.run(SLOW)
+    job = await world.submit("gaga-1", prompt="Hello")
+    page = await open_page(elsewhere)
+    await page.evaluate(LISTEN, job["links"]["events"])
+    await page.wait_for_function("seen.length > 1")
+    clock.run(0)
+    assert await page.evaluate("seen.at(-1).status") == "Processing"
+    await world.restart(same_port=True)
+    clock.run(30)
+    events = await seen_to_the_end(page)
+    assert [event["n"] for event in events] == list(range(1, len(events) + 1))
+    assert sum("/events" in request.url for request in asked) > 1
+    complaints.clear()  # Chromium says that a stream broke

@@ -1,0 +1,447 @@
+"""pollcast.js in a page of another origin, which loads it from the server."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+import pytest
+import pytest_asyncio
+from playwright.async_api import BrowserContext, Error, Page, Request
+from yarl import URL
+
+from proxy.http import Http
+from tests.browser.conftest import SLOW, Open, PacedClock, lose_first_answer
+from tests.world import World
+
+Streams = Callable[[], list[str]]
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+CONNECT = """async ([url, key]) => {
+  Object.assign(window, await import(url + "/pollcast.js"));
+  window.pollcast = connect({ key, onConnection: (up) => (window.states ??= []).push(up) });
+  window.seen = [];
+  window.onEvent = (event) => seen.push(event);
+  window.failed = ({ name, message, code, status, errors, event }) => ({ name, message, code, status, errors, event });
+}"""
+
+
+class Caller:
+    """A page with a client in it, and the streams that its visitor has asked for."""
+
+    def __init__(self, page: Page, world: World) -> None:
+        self.page = page
+        self._world = world
+
+    async def connect(self, key: str | None = None) -> "Caller":
+        await self.page.evaluate(CONNECT, [self._world.origin, key or self._world.key])
+        return self
+
+    async def run(self, script: str, argument: object = None) -> Any:
+        """The result of an async function's body; `given` is the argument."""
+        return await self.page.evaluate(f"async (given) => {{ {script} }}", argument)
+
+    async def until(self, condition: str, argument: object = None) -> None:
+        await self.page.wait_for_function(f"(given) => {condition}", arg=argument)
+
+    async def seen(self) -> list[dict[str, Any]]:
+        events: list[dict[str, Any]] = await self.page.evaluate("seen")
+        return events
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def caller(world: World, open_page: Open, elsewhere: str) -> Caller:
+    return await Caller(await open_page(elsewhere), world).connect()
+
+
+@pytest.fixture
+def streams(asked: list[Request]) -> Callable[[], list[str]]:
+    """The paths of the streams that were asked for, one for each request."""
+    return lambda: [URL(request.url).path for request in asked if request.method == "GET" and "/events?" in request.url]
+
+
+def numbers(events: list[dict[str, Any]], job: str) -> list[int]:
+    return [event["n"] for event in events if event["job"] == job]
+
+
+def break_off(world: World, path: str) -> None:
+    """Tear the connections that serve a path."""
+    for connection in list(world.connections):
+        assert isinstance(connection, Http)
+        if connection.scope["path"] == path:
+            connection.transport.abort()
+
+
+# --- one order ---
+
+
+async def test_generate_gives_every_event_in_order_and_then_the_completed_one(world: World, caller: Caller) -> None:
+    done = await caller.run('return await pollcast.generate({ model: "gaga-1", prompt: "Hello" }, { onEvent })')
+    events = await caller.seen()
+    assert done["url"]
+    assert events[-1] == done
+    assert numbers(events, done["job"]) == list(range(1, done["n"] + 1))
+    assert (await world.http.get(f"/api/jobs/{done['job']}")).json()["event"] == done["n"]
+
+
+async def test_generate_is_an_iterable_of_all_events_too(caller: Caller) -> None:
+    events = await caller.run("""
+      const events = [];
+      for await (const event of pollcast.generate({ model: "suno", prompt: "A song" })) events.push(event);
+      return events;
+    """)
+    assert events[0]["status"] == "Processing started"
+    assert events[-1]["status"] == "Completed"
+    assert numbers(events, events[0]["job"]) == list(range(1, len(events) + 1))
+
+
+async def test_every_order_carries_an_idempotency_key_of_its_own(caller: Caller, asked: list[Request]) -> None:
+    await caller.run('await Promise.all([1, 2].map(() => pollcast.generate({ model: "suno", prompt: "A song" })))')
+    posted = [request for request in asked if request.method == "POST" and request.url.endswith("/api/jobs")]
+    assert len({request.headers["idempotency-key"] for request in posted}) == len(posted) == 2
+
+
+async def test_a_refused_order_rejects_and_names_the_field(caller: Caller, complaints: list[str]) -> None:
+    refused = await caller.run('return pollcast.generate({ model: "gaga-1", prompt: 7 }).catch(failed)')
+    assert (refused["name"], refused["status"], refused["code"]) == ("PollcastError", 422, "invalid_request")
+    assert refused["errors"][0]["field"] == "prompt"
+    assert [line for line in complaints if "422" not in line] == []
+    complaints.clear()
+
+
+async def test_a_failed_job_rejects_who_awaits_and_shows_its_end_to_who_iterates(caller: Caller) -> None:
+    failed, statuses = await caller.run("""
+      const watch = pollcast.generate({ model: "gaga-1", prompt: "[fail]" });
+      const statuses = [];
+      for await (const { status } of watch) statuses.push(status);
+      return [await watch.catch(failed), statuses];
+    """)
+    assert (failed["code"], failed["status"], failed["event"]["refunded"]) == ("upstream_failed", 0, 20)
+    assert statuses[-1] == "Error"
+
+
+async def test_a_text_comes_piece_by_piece(caller: Caller) -> None:
+    done = await caller.run('return await pollcast.generate({ model: "gpt-5.4-mini", prompt: "Hello" }, { onEvent })')
+    pieces = [event["delta"] for event in await caller.seen() if "delta" in event]
+    assert len(pieces) > 1
+    assert "".join(pieces) == done["text"]
+
+
+async def test_a_canceled_job_rejects_as_canceled(world: World, caller: Caller) -> None:
+    canceled = await caller.run("""
+      const watch = pollcast.generate({ model: "gaga-1", prompt: "[stuck]" }, { onEvent });
+      for await (const { status, detail } of watch) if (detail) await pollcast.cancel(watch.job);
+      return watch.catch(failed);
+    """)
+    assert canceled["code"] == "canceled"
+    assert (await world.http.get(f"/api/jobs/{canceled['event']['job']}")).json()["status"] == "Canceled"
+
+
+async def test_an_aborted_signal_ends_the_watching_and_not_the_job(world: World, caller: Caller) -> None:
+    name, job = await caller.run("""
+      const left = new AbortController();
+      const options = { onEvent: () => left.abort(), signal: left.signal };
+      const watch = pollcast.generate({ model: "gaga-1", prompt: "[slow]" }, options);
+      return [await watch.catch((error) => error.name), watch.job];
+    """)
+    assert name == "AbortError"
+    assert (await world.ended(job))["status"] == "Completed"
+
+
+async def test_an_uploaded_file_is_an_asset_for_an_order(caller: Caller) -> None:
+    done = await caller.run(
+        """
+      const { id } = await pollcast.upload(new Blob([new Uint8Array(given)]));
+      return await pollcast.generate({ model: "gaga-1", prompt: "Hello", image: id });
+    """,
+        list(World.media("image")),
+    )
+    assert done["status"] == "Completed"
+
+
+async def test_a_wrong_key_rejects_as_unauthorized(world: World, caller: Caller, complaints: list[str]) -> None:
+    await caller.connect("pollcast_wrong")
+    for call in ('generate({ model: "suno", prompt: "A song" })', "watchAll()", 'watch("job_x")'):
+        refused = await caller.run(f"return pollcast.{call}.catch(failed)")
+        assert (refused["status"], refused["code"]) == (401, "unauthorized")
+    assert await world.balance() == 1000
+    complaints.clear()
+
+
+# --- one connection ---
+
+
+async def test_thirty_orders_of_a_page_need_one_connection(caller: Caller, streams: Streams) -> None:
+    done = await caller.run("""
+      await new Promise((onReady) => pollcast.watchAll({ onReady }));
+      const order = { model: "gaga-1", prompt: "Hello" };
+      return await Promise.all(Array.from({ length: 30 }, () => pollcast.generate(order, { onEvent })));
+    """)
+    events = await caller.seen()
+    for final in done:
+        assert numbers(events, final["job"]) == list(range(1, final["n"] + 1))
+    assert streams() == ["/api/events"]
+
+
+async def test_orders_that_are_made_before_the_one_connection_stands_miss_nothing(
+    caller: Caller, streams: Streams
+) -> None:
+    done = await caller.run("""
+      const order = { model: "gaga-1", prompt: "Hello" };
+      return await Promise.all(Array.from({ length: 5 }, () => pollcast.generate(order, { onEvent })));
+    """)
+    events = await caller.seen()
+    for final in done:
+        assert numbers(events, final["job"]) == list(range(1, final["n"] + 1))
+    assert streams().count("/api/events") == 1
+
+
+async def test_two_tabs_share_one_connection_and_both_see_everything(
+    world: World, caller: Caller, streams: Streams, open_page: Open, elsewhere: str
+) -> None:
+    other = await Caller(await open_page(elsewhere), world).connect()
+    for tab in (caller, other):
+        await tab.run("await new Promise((onReady) => pollcast.watchAll({ onEvent, onReady }))")
+    jobs = [(await world.submit("gaga-1", prompt="Hello"))["id"] for _ in range(3)]
+    for tab in (caller, other):
+        await tab.until('seen.filter(({ status }) => status === "Completed").length === 3')
+        for job in jobs:
+            assert numbers(await tab.seen(), job) == list(range(1, len(numbers(await tab.seen(), job)) + 1))
+    assert streams() == ["/api/events"]
+
+
+async def test_a_tab_that_comes_later_is_told_what_runs(
+    world: World, caller: Caller, streams: Streams, open_page: Open, elsewhere: str
+) -> None:
+    await caller.run("await new Promise((onReady) => pollcast.watchAll({ onReady }))")
+    job = (await world.submit("gaga-1", prompt="[stuck]"))["id"]
+    other = await Caller(await open_page(elsewhere), world).connect()
+    await other.run("await new Promise((onReady) => pollcast.watchAll({ onEvent, onReady }))")
+    await other.until("seen.some(({ job }) => job === given)", job)
+    assert streams() == ["/api/events"]
+
+
+async def test_when_the_reading_tab_closes_the_next_goes_on_without_a_gap(
+    world: World, caller: Caller, streams: Streams, open_page: Open, elsewhere: str
+) -> None:
+    clock: PacedClock = world.clock
+    other = await Caller(await open_page(elsewhere), world).connect()
+    for tab in (caller, other):
+        await tab.run("await new Promise((onReady) => pollcast.watchAll({ onEvent, onReady }))")
+    clock.run(SLOW)
+    job = (await world.submit("gaga-1", prompt="Hello"))["id"]
+    await other.until("seen.length > 1")
+    clock.run(0)
+    assert (await other.seen())[-1]["status"] == "Processing"
+    await caller.page.close()
+    clock.run(30)
+    await other.until('seen.at(-1).status === "Completed"')
+    events = numbers(await other.seen(), job)
+    assert events == list(range(1, len(events) + 1))
+    assert streams() == ["/api/events", "/api/events"]
+
+
+async def test_watch_reads_a_job_from_its_first_event_whenever_it_comes(world: World, caller: Caller) -> None:
+    running = (await world.submit("gaga-1", prompt="[slow]"))["id"]
+    over = (await world.generate("suno", prompt="A song"))[0]["job"]
+    for job in (running, over):
+        done = await caller.run("return await pollcast.watch(given, { onEvent })", job)
+        assert numbers(await caller.seen(), job) == list(range(1, done["n"] + 1))
+
+
+async def test_leaving_a_loop_over_all_jobs_lets_the_connection_go(world: World, caller: Caller) -> None:
+    await world.submit("gaga-1", prompt="[stuck]")
+    await caller.run("for await (const event of pollcast.watchAll()) break;")
+    async with asyncio.timeout(5):
+        while await caller.run("return (await navigator.locks.query()).held.length"):
+            await asyncio.sleep(0.01)
+
+
+# --- breaks ---
+
+
+async def test_a_restarted_server_costs_no_event_and_repeats_none(
+    world: World, caller: Caller, complaints: list[str]
+) -> None:
+    clock: PacedClock = world.clock
+    clock.run(SLOW)
+    await caller.run("""
+      await new Promise((onReady) => pollcast.watchAll({ onEvent, onReady }));
+      window.generated = [];
+      const options = { onEvent: (event) => generated.push(event) };
+      window.watch = pollcast.generate({ model: "gaga-1", prompt: "Hello" }, options);
+    """)
+    await caller.until("seen.length > 1")
+    clock.run(0)
+    assert (await caller.seen())[-1]["status"] == "Processing"
+    await world.restart(same_port=True)
+    await caller.until("states?.includes(false)")
+    clock.run(30)
+    done = await caller.run("return await watch")
+    for events in (await caller.seen(), await caller.page.evaluate("generated")):
+        assert numbers(events, done["job"]) == list(range(1, done["n"] + 1))
+    assert await caller.page.evaluate("states.at(-1)") is True
+    complaints.clear()  # Chromium says that the stream broke
+
+
+async def test_an_order_whose_answer_is_lost_in_a_reload_is_sent_again_and_made_once(
+    world: World, caller: Caller, context: BrowserContext
+) -> None:
+    sent = await lose_first_answer(context)
+    await caller.run('pollcast.generate({ model: "suno", prompt: "A song" })')
+    await sent.wait()
+    await caller.page.reload()
+    await caller.connect()
+    done = await caller.run("return await Promise.all(pollcast.resume({ onEvent }))")
+    assert [final["status"] for final in done] == ["Completed"]
+    assert [job["id"] for job in (await world.http.get("/api/jobs")).json()["jobs"]] == [done[0]["job"]]
+    assert await world.balance() == 990
+    assert await caller.run("return pollcast.resume()") == []
+
+
+async def test_a_running_job_is_watched_on_after_a_reload_from_its_last_event(world: World, caller: Caller) -> None:
+    clock: PacedClock = world.clock
+    clock.run(SLOW)
+    await caller.run('window.watch = pollcast.generate({ model: "gaga-1", prompt: "Hello" }, { onEvent })')
+    await caller.until("seen.length > 1")
+    clock.run(0)
+    before = await caller.seen()
+    assert before[-1]["status"] == "Processing"
+    await caller.page.reload()
+    await caller.connect()
+    clock.run(30)
+    done = await caller.run("const [watch] = pollcast.resume({ onEvent }); return await watch")
+    events = before + await caller.seen()
+    assert numbers(events, done["job"]) == list(range(1, done["n"] + 1))
+
+
+async def test_what_is_kept_for_a_reload_does_not_hold_the_key(world: World, caller: Caller) -> None:
+    await caller.run('pollcast.generate({ model: "gaga-1", prompt: "[stuck]" }, { onEvent })')
+    await caller.until("seen.length > 0")
+    kept = await caller.page.evaluate("JSON.stringify([Object.entries(sessionStorage), Object.entries(localStorage)])")
+    assert "[stuck]" in kept
+    assert world.key not in kept
+
+
+async def test_what_was_missed_before_a_reset_is_read_from_the_job_s_own_stream(
+    world: World, caller: Caller, context: BrowserContext, complaints: list[str]
+) -> None:
+    await caller.run("await new Promise((onReady) => pollcast.watchAll({ onEvent, onReady }))")
+    missed = (await world.submit("gaga-1", prompt="[slow]"))["id"]
+    await caller.until("seen.length > 1")
+    await context.route("**/api/events?*", lambda route: route.abort())
+    break_off(world, "/api/events")
+    await world.ended(missed)
+    gone = (await world.generate("suno", prompt="A song"))[0]["job"]
+    await world.http.delete(f"/api/jobs/{gone}")  # positions up to here are no longer kept
+    await context.unroute("**/api/events?*")
+    await caller.until('seen.at(-1).status === "Completed"')
+    events = await caller.seen()
+    assert numbers(events, missed) == list(range(1, len(events) + 1))
+    complaints.clear()
+
+
+# --- Links ---
+
+
+async def test_a_link_to_a_job_is_enough_to_watch_it(world: World, caller: Caller) -> None:
+    job = await world.submit("gaga-1", prompt="Hello")
+    done = await caller.run("return await connect().watch(given, { onEvent })", job["links"]["events"])
+    assert numbers(await caller.seen(), job["id"]) == list(range(1, done["n"] + 1))
+
+
+async def test_a_refused_link_is_replaced_by_a_new_one(world: World, caller: Caller, complaints: list[str]) -> None:
+    job = await world.submit("gaga-1", prompt="Hello")
+    link = job["links"]["events"]
+    done, asked = await caller.run(
+        """
+      const asked = [];
+      const visitor = connect({ link: (path) => (asked.push(path), asked.length === 1 ? given[0] + "x" : given[0]) });
+      return [await visitor.watch(given[1]), asked];
+    """,
+        [link, job["id"]],
+    )
+    assert done["status"] == "Completed"
+    assert asked == [f"/api/jobs/{job['id']}/events"] * 2
+    assert [line for line in complaints if "401" not in line] == []
+    complaints.clear()
+
+
+async def test_a_link_that_nothing_can_replace_rejects_when_it_is_refused(
+    world: World, caller: Caller, complaints: list[str]
+) -> None:
+    job = await world.submit("gaga-1", prompt="Hello")
+    refused = await caller.run("return connect().watch(given + 'x').catch(failed)", job["links"]["events"])
+    assert (refused["status"], refused["code"]) == (401, "unauthorized")
+    complaints.clear()
+
+
+async def test_the_account_s_stream_goes_on_when_its_link_expires(
+    world: World, caller: Caller, streams: Streams, complaints: list[str]
+) -> None:
+    clock: PacedClock = world.clock
+    clock.run(1)
+    await caller.run("""
+      const link = async (path) => (await pollcast.link(path, 1)).url;
+      await new Promise((onReady) => connect({ link }).watchAll({ onEvent, onReady }));
+    """)
+    async with asyncio.timeout(10):
+        while len(streams()) < 2:
+            await asyncio.sleep(0.01)
+    clock.run(30)
+    job = (await world.submit("gaga-1", prompt="Hello"))["id"]
+    await caller.until('seen.at(-1)?.status === "Completed"')
+    events = numbers(await caller.seen(), job)
+    assert events == list(range(1, len(events) + 1))
+    complaints.clear()
+
+
+# --- the wire ---
+
+STREAM = (
+    "\ufeff: a comment\r\nretry: 250\r\n\r\ndata: one\r\nid: 1\r\n\r\nevent: ready\rdata:two\rdata\rdata:  lines\r\r"
+    'id: 3\n\nid: bad\0\nretry: soon\nno field\ndata: {"a": "\u00e9\U0001f600"}\n\ndata: unfinished\nid: 9\n'
+)
+MESSAGES = [
+    {"id": "1", "type": "message", "data": "one"},
+    {"id": "1", "type": "ready", "data": "two\n\n lines"},
+    {"id": "3", "type": "message", "data": '{"a": "\u00e9\U0001f600"}'},
+]
+
+
+async def test_a_stream_is_read_as_the_standard_has_it_wherever_it_is_cut(caller: Caller) -> None:
+    read = await caller.run(
+        """
+      const bytes = new Uint8Array(given);
+      const results = [];
+      for (let cut = 0; cut <= bytes.length; cut++) {
+        const parts = [bytes.slice(0, cut), bytes.slice(cut, cut + 1), bytes.slice(cut + 1)];
+        const body = new ReadableStream({
+          start: (controller) => (parts.forEach((part) => controller.enqueue(part)), controller.close()),
+        });
+        const retries = [];
+        const found = [];
+        for await (const message of messages(body, (ms) => retries.push(ms))) found.push(message);
+        results.push(JSON.stringify([found, retries]));
+      }
+      return [...new Set(results)];
+    """,
+        list(STREAM.encode()),
+    )
+    assert [orjson.loads(result) for result in read] == [[MESSAGES, [250]]]
+
+
+async def test_the_module_loads_on_an_origin_that_may_not_call_the_api(
+    world: World, open_page: Open, elsewhere: str, complaints: list[str]
+) -> None:
+    world.settings["cors_origins"] = []
+    await world.restart()
+    page = await open_page(elsewhere)
+    assert (
+        await page.evaluate("async (url) => typeof (await import(url)).connect", f"{world.origin}/pollcast.js")
+        == "function"
+    )
+    with pytest.raises(Error, match="Failed to fetch"):
+        await page.evaluate("async (url) => (await fetch(url)).status", f"{world.origin}/api/ping")
+    complaints.clear()

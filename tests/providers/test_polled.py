@@ -1,0 +1,70 @@
+"""The pace of polls: what is learnt of a model's durations, and what that saves."""
+
+import random
+from itertools import pairwise
+
+import pytest
+
+from proxy.providers.polled import Pace
+
+
+def polls(pace: Pace, duration: float, first: float = 2.0) -> list[float]:
+    """The ages at which a job of that duration is polled, up to the poll that sees its end."""
+    age = interval = first
+    asked = [age]
+    while age < duration:
+        interval = pace.after(interval, age)
+        age += interval
+        asked.append(age)
+    return asked
+
+
+def learnt(durations: list[float]) -> Pace:
+    pace = Pace(2.0)
+    for seconds in durations:
+        pace.learn(seconds)
+    return pace
+
+
+def test_nothing_is_believed_before_ten_jobs_have_ended() -> None:
+    assert learnt([60.0] * 9).window is None
+    assert learnt([60.0] * 10).window == (60.0, 60.0)
+
+
+def test_the_window_leaves_outliers_out() -> None:
+    early, late = learnt([1.0, 1000.0, *([60.0] * 98)]).window or (0, 0)
+    assert (early, late) == (60.0, 60.0)
+
+
+def test_intervals_grow_to_ten_seconds_where_nothing_is_known() -> None:
+    asked = polls(Pace(2.0), 200)
+    gaps = [later - earlier for earlier, later in pairwise(asked)]
+    assert gaps == sorted(gaps)
+    assert gaps[-1] == 10
+
+
+def test_a_job_that_may_end_now_is_polled_at_the_fast_pace_and_one_that_cannot_be_over_slowly() -> None:
+    pace = learnt([100.0 + n for n in range(20)])
+    asked = polls(pace, 140)
+    in_window = [later - earlier for earlier, later in pairwise(asked) if 102 <= earlier <= 115]
+    assert in_window == pytest.approx([2.0] * len(in_window))
+    assert len([age for age in asked if age < 100]) < 20
+
+
+def test_what_takes_longer_than_expected_is_polled_ever_more_slowly() -> None:
+    asked = polls(learnt([10.0] * 20), 200)
+    gaps = [later - earlier for earlier, later in pairwise(asked) if earlier > 10]
+    assert gaps == sorted(gaps)
+    assert gaps[-1] == 10
+
+
+@pytest.mark.parametrize(("spread", "saved"), [(0.05, 0.6), (0.15, 0.4), (0.3, 0.3)])
+def test_learning_saves_polls_of_a_fixed_interval_at_the_same_median_lag(spread: float, saved: float) -> None:
+    chance = random.Random(7)
+    durations = [max(20, chance.gauss(120, 120 * spread)) for _ in range(600)]
+    pace = learnt(durations[:200])
+    asked = [polls(pace, duration, chance.uniform(1.8, 2.2)) for duration in durations[200:]]
+    fixed = sum(duration / 2 for duration in durations[200:])
+    lags = sorted(ages[-1] - duration for ages, duration in zip(asked, durations[200:], strict=True))
+    assert sum(map(len, asked)) <= (1 - saved) * fixed
+    assert lags[len(lags) // 2] <= 1.2

@@ -1,0 +1,33 @@
+"""The same model as for SQLite, against a real Redis: whatever is done in whatever order, the promises hold."""
+
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import rule
+
+from proxy.store.base import Store
+from proxy.store.redis import RedisStore
+from tests.store.contract import LEASE, Caller
+from tests.store.redis_server import flush, shared_server
+from tests.store.test_sqlite_machine import SqliteMachine
+
+
+class RedisMachine(SqliteMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.server = shared_server()
+        flush(self.server)
+
+    def opened(self) -> Store:
+        return RedisStore(self.server.url, self.clock, lease=LEASE)
+
+    @rule()
+    def restart(self) -> None:
+        """Another process goes on for the same nodes: it knows nothing of the claims but what Redis says."""
+        self.run(self.store.__aexit__(None, None, None))
+        self.store = self.run(self.opened().__aenter__())
+        self.callers = {name: Caller(self.store, caller.key) for name, caller in self.callers.items()}
+
+
+TestRedisMachine = RedisMachine.TestCase
+TestRedisMachine.settings = settings(
+    max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
