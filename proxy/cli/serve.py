@@ -39,6 +39,8 @@ def serve(*, demo: bool) -> None:
     """Serve the API, with settings from the environment or .env."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    # What a client sends that is no multipart is its own affair; it is told.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     logging.getLogger("uvicorn.error").addFilter(_broken_on_purpose)
     run(_serve_demo if demo else lambda: _serve(read(Settings)))
 
