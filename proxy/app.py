@@ -23,6 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy import api, errors, orphans, pages
+from proxy.access import Access
 from proxy.api.services import Services
 from proxy.auth import Auth
 from proxy.blobs import Blobs, BlobsError
@@ -75,11 +76,17 @@ class Pollcast:
         self._app = Starlette(lifespan=lambda _: self.opened(), exception_handlers=_HANDLERS)
         # Slashes are not forgiven: a redirect would lose the body of a POST, and a Link its signature.
         self._app.router.redirect_slashes = False
-        self._asgi = Unwound(_with_cors(self._app, settings.cors_origins))
+        self._asgi = Unwound(Access(_with_cors(self._app, settings.cors_origins)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of an ASGI server."""
         await self._asgi(scope, receive, send)
+
+    @property
+    def secrets(self) -> Sequence[str]:
+        """What no log may show: the operator's own."""
+        given = [self._settings.secret, *(provider.api_key for provider in self._providers.values())]
+        return [secret.get_secret_value() for secret in given if secret is not None]
 
     @property
     def routes(self) -> Sequence[Route]:

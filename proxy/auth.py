@@ -47,7 +47,7 @@ class Auth:
         if scheme.lower() != "bearer" or not secret.strip():
             raise Unauthorized("Send your key as `Authorization: Bearer <key>`.")
         digest = tokens.digest(secret.strip())
-        return await self._known(digest, self._store.key)
+        return _named(request, await self._known(digest, self._store.key))
 
     async def key_or_link(self, request: Request) -> Key:
         """The key that made the Link which this URL is, or the one in the header. Raises Unauthorized."""
@@ -61,7 +61,7 @@ class Auth:
         if "signature" not in request.query_params:
             return Caller(await self.key(request))
         signed = self._links.check(request.scope["path"], request.scope["query_string"].decode("latin-1"))
-        return Caller(await self._known(signed.key, self._store.key_by_id), signed.expires)
+        return Caller(_named(request, await self._known(signed.key, self._store.key_by_id)), signed.expires)
 
     def check_scraper(self, request: Request) -> None:
         """Raises Unauthorized or NotFound unless the metrics are for this caller (POLLCAST_METRICS)."""
@@ -96,6 +96,12 @@ def _is_at_home(request: Request) -> bool:
         return request.client is not None and ip_address(request.client.host).is_loopback
     except ValueError:
         return False
+
+
+def _named(request: Request, key: Key) -> Key:
+    """The key, once the request's line in the log can name its account."""
+    request.scope.setdefault("state", {})["account"] = key.account
+    return key
 
 
 def _valid(key: Key | None) -> Key:

@@ -30,7 +30,7 @@ from proxy.errors import (
 )
 from proxy.fetch import Fetcher
 from proxy.inputs import JobInputs
-from proxy.job import Draft, Output, Role, Status, Ticket
+from proxy.job import Draft, Job, Output, Role, Status, Ticket
 from proxy.links import Links
 from proxy.metrics import Metrics
 from proxy.providers import MODELS
@@ -410,8 +410,11 @@ class Drive:
         return replace(made.output, n=n, blob=name)
 
     async def _append(self, draft: Draft, ticket: Ticket | None) -> None:
+        before = self._job.status
         with self._tools.metrics.store.labels("append").time():
             self._job = await self._persist(lambda: self._tools.store.append(self.claim, draft, ticket))
+        if "delta" not in draft.fields:
+            log.log(logging.DEBUG if self._job.status is before else logging.INFO, "job", extra=_facts(self._job))
         if self._job.status.final:
             self._count_end()
 
@@ -430,6 +433,14 @@ class Drive:
                 log.warning("%s cannot be recorded now, trying again: %s", self._job.id, error.message)
                 await asyncio.sleep(pause)
         raise AssertionError("_pauses never ends")
+
+
+def _facts(job: Job) -> dict[str, Any]:
+    """What the log says of a job's newest state."""
+    over = {"refunded": job.refunded, "seconds": round(job.updated_at - job.created_at, 3)} if job.status.final else {}
+    state = {"status": job.status, "detail": job.detail, "code": job.code, **over}
+    named = {"job": job.id, "model": job.model, "account": job.account, "n": job.event}
+    return named | {name: value for name, value in state.items() if value is not None}
 
 
 class _Canceled(Exception):

@@ -1,10 +1,13 @@
-"""uvicorn's HTTP/1.1 protocol, with three manners of ours.
+"""uvicorn's HTTP/1.1 protocol, with manners of ours.
 
 Its own would lose the body of a request that offers `Upgrade: h2c`, answer what is no HTTP in plain text, and leave no
 way to get rid of a connection whose client has stopped reading, nor to write to one without a coroutine for each write.
+And it would keep a request's head however long it grows, and wait for it however long it takes.
 """
 
+import asyncio
 import re
+from http import HTTPStatus
 from typing import Final
 
 import orjson
@@ -14,8 +17,35 @@ _HEAD_END: Final = b"\r\n\r\n"
 _OFFER: Final = re.compile(rb"\r\nupgrade:(?=[ \t]*h2c)", re.IGNORECASE)
 
 
+_LONGEST_URL: Final = 16 << 10
+"""Bytes of a path and query: twice what the longest Link needs."""
+_LONGEST_HEAD: Final = 64 << 10
+"""Bytes of all headers together."""
+_TOO_LONG: Final = f"The headers are longer than {_LONGEST_HEAD} bytes."
+_PATIENCE: Final = 30.0
+"""Seconds that a head may take to come, from the opening of the connection or from its own first byte."""
+
+
+class _Refused(Exception):
+    """A head that is not read further; it comes out of the parser as any other error."""
+
+
 class Http(HttpToolsProtocol):
     """One connection."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._in_head = False
+        self._head = 0
+        self._pending = 0
+        self._refusal: tuple[HTTPStatus, str] | None = None
+        self._late: asyncio.TimerHandle | None = self.loop.call_later(_PATIENCE, self._give_up)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        super().connection_lost(exc)
+        self._in_time()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client; an offer of h2c is ignored, as RFC 9110, section 7.8 allows.
@@ -26,19 +56,66 @@ class Http(HttpToolsProtocol):
         if self.cycle is None or self.cycle.response_complete:
             head, end, rest = data.partition(_HEAD_END)
             data = _OFFER.sub(b"\r\nx-upgrade:", head) + end + rest
+        began_before = self._in_head
         super().data_received(data)
+        if self._in_head:
+            self._wait_for_more(len(data) if began_before else 0)
+
+    def _wait_for_more(self, size: int) -> None:
+        """The head is not complete: bound what the parser keeps of it unseen (one field may have no end), and its time.
+
+        What came with its first byte is not counted: some of that may have been the body before it.
+        """
+        self._pending += size
+        if self._pending > _LONGEST_HEAD:
+            self._refusal = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _TOO_LONG
+            self.send_400_response("")
+        elif self._late is None:
+            self._late = self.loop.call_later(_PATIENCE, self._give_up)
+
+    def _give_up(self) -> None:
+        self.transport.close()
+
+    def _in_time(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what cannot be parsed, in the one form that errors have."""
-        body = orjson.dumps({"status": "Error", "message": msg, "code": "bad_request"})
-        head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d"
-        self.transport.write(head % len(body) + _HEAD_END + body)
+        """Answer what cannot be parsed, or is not read further, in the one form that errors have."""
+        status, message = self._refusal or (HTTPStatus.BAD_REQUEST, msg)
+        code = "too_large" if self._refusal else "bad_request"
+        body = orjson.dumps({"status": "Error", "message": message, "code": code})
+        head = f"HTTP/1.1 {status} {status.phrase}\r\ncontent-type: application/json\r\nconnection: close\r\n"
+        self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         self.transport.close()
 
     def on_message_begin(self) -> None:
         """Begin a request; its scope carries this connection, for streams."""
         super().on_message_begin()
         self.scope["state"]["connection"] = self
+        self._in_head, self._head, self._pending = True, 0, 0
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the URL."""
+        super().on_url(url)
+        if len(self.url) > _LONGEST_URL:
+            self._refusal = HTTPStatus.REQUEST_URI_TOO_LONG, f"The URL is longer than {_LONGEST_URL} bytes."
+            raise _Refused
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header."""
+        super().on_header(name, value)
+        self._head += len(name) + len(value)
+        if self._head > _LONGEST_HEAD:
+            self._refusal = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _TOO_LONG
+            raise _Refused
+
+    def on_headers_complete(self) -> None:
+        """Begin to answer."""
+        self._in_head = False
+        self._in_time()
+        super().on_headers_complete()
 
     def push(self, chunk: bytes, /) -> bool:
         """Write a chunk of the response that is under way; False while the client has enough to read, or has gone."""

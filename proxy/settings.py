@@ -30,6 +30,10 @@ def _comma_list(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _lower_case(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
 Duration = Annotated[float, BeforeValidator(_seconds)]
 """Seconds, also written `90s`, `15m`, `12h`, `7d`."""
 
@@ -60,6 +64,8 @@ class Settings(BaseSettings):
     drain: float = Field(default=0, ge=0)
     """Seconds that upstream streams which cannot be resumed are still read at a stop."""
     tokens: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    log: Literal["console", "json"] = "console"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower_case)] = "info"
     playground: Literal["on", "off"] = "on"
 
     @field_validator("public_url")

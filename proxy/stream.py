@@ -322,8 +322,13 @@ class Unwound:
         scope.setdefault("state", {})["unwinding"] = unwinding
         await self._app(scope, receive, send)
         if unwinding:
+            visit = scope["state"].get("visit")
             _shrink(scope)
-            await unwinding.pop().serve(receive, send)
+            try:
+                await unwinding.pop().serve(receive, send)
+            finally:
+                if visit is not None:
+                    visit.ended(scope["path"])
 
 
 def _shrink(scope: Scope) -> None:

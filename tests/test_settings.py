@@ -32,6 +32,8 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "retention": 604_800,
         "results": "direct",
         "tokens": {},
+        "log": "console",
+        "log_level": "info",
         "playground": "on",
         "metrics": SecretStr(""),
     }
@@ -65,6 +67,11 @@ def test_a_duration_is_seconds_or_has_a_unit(env: pytest.MonkeyPatch, text: str,
 def test_the_origins_are_a_comma_list(env: pytest.MonkeyPatch, text: str, origins: list[str]) -> None:
     env.setenv("POLLCAST_CORS_ORIGINS", text)
     assert read(Settings).cors_origins == origins
+
+
+def test_a_log_level_is_written_in_any_case(env: pytest.MonkeyPatch) -> None:
+    env.setenv("POLLCAST_LOG_LEVEL", "WARNING")
+    assert read(Settings).log_level == "warning"
 
 
 def test_the_prices_are_a_json_object(env: pytest.MonkeyPatch) -> None:
@@ -159,6 +166,8 @@ def test_the_project_of_gan_ai_is_a_setting(env: pytest.MonkeyPatch) -> None:
         ("POLLCAST_PUBLIC_URL", "cast.example.com"),
         ("POLLCAST_PUBLIC_URL", "ftp://cast.example.com"),
         ("POLLCAST_ASSET_LIMIT", "0"),
+        ("POLLCAST_LOG", "xml"),
+        ("POLLCAST_LOG_LEVEL", "loud"),
     ],
 )
 def test_a_bad_setting_is_one_line_that_names_it(env: pytest.MonkeyPatch, name: str, value: str) -> None:

@@ -1,6 +1,7 @@
 """Jobs: ordered, listed, watched, canceled, forgotten."""
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,6 +22,8 @@ from proxy.media_types import kind_of
 from proxy.providers.base import Reference, is_asset
 from proxy.store.base import Admission, Admitted, Key
 from proxy.stream import BrokenOff, FeedResponse, JobStream, LineStream
+
+log = logging.getLogger(__name__)
 
 _LONGEST_WAIT: Final = 60
 """Seconds."""
@@ -84,10 +87,10 @@ class Jobs:
         )
         earlier = await self.services.store.replay(admission) if repeated is not None else None
         if earlier is not None:
-            return Admitted(earlier, replayed=True)
+            return _told(Admitted(earlier, replayed=True))
         await self._check(key, reading.order, reading.references)
         await self.services.catalogue.check_available(reading.order.model)
-        return await self.services.store.admit(admission)
+        return _told(await self.services.store.admit(admission))
 
     async def _dry_run(self, request: Request, key: Key) -> Response:
         """Show what an order would send and cost; it is checked like any other, but its provider is not asked."""
@@ -204,6 +207,14 @@ class Jobs:
             },
         }
         return {name: value for name, value in shown.items() if value is not None}
+
+
+def _told(admitted: Admitted) -> Admitted:
+    """What was admitted, once the log says which request made which job."""
+    job = admitted.job
+    facts = {"job": job.id, "model": job.model, "account": job.account, "tokens": job.tokens}
+    log.info("job replayed" if admitted.replayed else "job ordered", extra=facts)
+    return admitted
 
 
 def _admitted_headers(admitted: Admitted) -> dict[str, str]:

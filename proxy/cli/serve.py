@@ -12,7 +12,7 @@ from typing import Final
 import click
 import uvicorn
 
-from proxy import tokens
+from proxy import logs, tokens
 from proxy.app import Pollcast
 from proxy.cli.running import run
 from proxy.clock import SystemClock
@@ -37,11 +37,6 @@ _KEEP_ALIVE: Final = 75
 @click.option("--demo", is_flag=True, help="Against the built-in simulator, with a key and a store of its own.")
 def serve(*, demo: bool) -> None:
     """Serve the API, with settings from the environment or .env."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    # What a client sends that is no multipart is its own affair; it is told.
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)
-    logging.getLogger("uvicorn.error").addFilter(_broken_on_purpose)
     run(_serve_demo if demo else lambda: _serve(read(Settings)))
 
 
@@ -116,6 +111,9 @@ async def _serve(
     ready: Callable[[], None] | None = None,
 ) -> None:
     app = Pollcast(settings, providers)
+    logs.configure(settings.log, settings.log_level).hide(app.secrets)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_broken_on_purpose)
     _spare_the_collector()
     with listen(settings.host, settings.port) as listening:
         await Server(app, settings, ready).serve(sockets=[listening])
@@ -144,8 +142,7 @@ async def _serve_demo() -> None:
             kind.name: read(kind.settings_type, base_url=simulator.origin, api_key=_demo_key(kind), project_id="demo")
             for kind in PROVIDERS
         }
-        log.info("Upstreams are simulated at %s; no provider is called.", simulator.origin)
-        await _serve(settings, providers, lambda: _print_demo(settings.base_url, key))
+        await _serve(settings, providers, lambda: _print_demo(settings.base_url, key, simulator.origin))
 
 
 def _demo_key(kind: type[Provider]) -> str:
@@ -153,7 +150,8 @@ def _demo_key(kind: type[Provider]) -> str:
     return DEFAULT_KEYS[str(kind.settings_type.model_config["env_prefix"]).rstrip("_").lower()]
 
 
-def _print_demo(url: str, key: str) -> None:
+def _print_demo(url: str, key: str, upstreams: str) -> None:
+    log.info("Upstreams are simulated at %s; no provider is called.", upstreams)
     click.echo(
         f"\nDemo key: {key}\n\nTry it at {url}/, or watch a stream (any model of {url}/api/models):\n\n"
         f"curl -N {url}/api/generate -H 'Authorization: Bearer {key}' \\\n"

@@ -22,7 +22,8 @@ Submit an order and read one stream of server-sent events, whichever provider is
 
 A key goes into `Authorization: Bearer <key>`. Where a Link is taken, its URL is enough: it carries `key`, `expires` and
 `signature`. Every GET answers HEAD too. Every error, for every path and method, is
-`{"status": "Error", "message": ..., "code": ...}`. Times are RFC 3339, in UTC.
+`{"status": "Error", "message": ..., "code": ...}`. Times are RFC 3339, in UTC. An `X-Request-Id` (1 to 128 letters,
+digits and `_.:/+=@-`) is taken and told in the answer and the log; without one, one is made.
 
 A stream begins with `retry: 2000`; then come frames of one `data` line (an Event) and one `id` line (its number), and
 `: keep-alive` after some seconds of silence. Only a finished stream ends cleanly. Any other end is a break: the client

@@ -33,13 +33,9 @@ def stream(message: str) -> Json:
 
 
 def answer(description: str, content: Json | None = None, *headers: str) -> Json:
-    """A response, with the headers that it has of its own."""
-    shown = {name: {"$ref": f"#/components/headers/{name}"} for name in headers}
-    return {
-        "description": description,
-        **({"headers": shown} if shown else {}),
-        **({"content": content} if content else {}),
-    }
+    """A response, with the headers that it has of its own, and the one that all have."""
+    shown = {name: {"$ref": f"#/components/headers/{name}"} for name in (*headers, "X-Request-Id")}
+    return {"description": description, "headers": shown, **({"content": content} if content else {})}
 
 
 _EXAMPLE: Final = """\
@@ -137,4 +133,5 @@ HEADERS: Final[Mapping[str, str]] = {
     "Content-Disposition": "A file name.",
     "Accept-Ranges": "`bytes`.",
     "ETag": "Changes with the bytes.",
+    "X-Request-Id": "Names this request in the server's log.",
 }

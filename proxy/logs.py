@@ -1,0 +1,130 @@
+"""How the log is written: a record a line, as JSON or for a person, with the request it belongs to and without secrets.
+
+Records carry their facts in `extra` (`job`, `account`, `status` ...); both forms show them. What must not be read by
+whoever reads logs is masked in the text that is about to be written, wherever it came from: a message's arguments, an
+exception's, a traceback.
+"""
+
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
+from typing import Any, Final
+
+import orjson
+
+from proxy.clock import rfc3339
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""The id of the request that is being served, if any."""
+
+_OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+"""What every record has, whatever it tells."""
+_SHORTEST: Final = 6
+"""Characters of a secret that is looked for: a shorter one would be found in every word."""
+_SHAPES: Final = (
+    r"(?P<key>pollcast_)[\w-]{20,}",
+    r"(?P<bearer>[Bb]earer\s+)[^\s\"',]+",
+    r"(?P<header>[Xx]-[Aa][Pp][Ii]-[Kk]ey[\"']?\s*[:=]\s*[\"']?)[^\s\"',]+",
+    # Ours, and providers' own: X-Amz-Signature and the like.
+    r"(?P<signature>[Ss]ignature[\w%-]*=)[^&\s\"'<>]+",
+    r"(?P<password>://[^/\s:@]*:)[^@/\s]+(?=@)",
+)
+"""What a secret looks like that nobody has told us: all but the named beginning is masked.
+
+Each begins with a letter or two, and none ignores case: a search for them then costs microseconds, not hundreds.
+"""
+
+
+class Mask:
+    """Takes secrets out of text: those that it was told, and those that can be told by their shape."""
+
+    def __init__(self) -> None:
+        self._pattern = _compiled(())
+
+    def hide(self, secrets: Iterable[str]) -> None:
+        """Have these secrets masked from now on, and no others but those of a known shape."""
+        self._pattern = _compiled(secrets)
+
+    def __call__(self, text: str) -> str:
+        """The text with `***` in the place of each secret."""
+        return self._pattern.sub(_replacement, text)
+
+
+def _compiled(secrets: Iterable[str]) -> "re.Pattern[str]":
+    literal = [re.escape(secret) for secret in sorted(secrets, key=len, reverse=True) if len(secret) >= _SHORTEST]
+    return re.compile("|".join([*literal, *_SHAPES]))
+
+
+def _replacement(match: "re.Match[str]") -> str:
+    return f"{match[match.lastgroup] if match.lastgroup else ''}***"
+
+
+class _Form(logging.Formatter):
+    def __init__(self, mask: Mask) -> None:
+        super().__init__()
+        self._mask = mask
+
+    def _facts(self, record: logging.LogRecord) -> dict[str, Any]:
+        told = {name: value for name, value in vars(record).items() if name not in _OWN}
+        request = request_id.get()
+        return ({"request": request} if request else {}) | told
+
+    def _trace(self, record: logging.LogRecord) -> str:
+        parts = [self.formatException(record.exc_info)] if record.exc_info else []
+        return self._mask("\n".join([*parts, *([self.formatStack(record.stack_info)] if record.stack_info else [])]))
+
+
+class JsonForm(_Form):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write a record."""
+        trace = self._trace(record)
+        line = {
+            "at": rfc3339(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": self._mask(record.getMessage()),
+            **{name: self._masked(value) for name, value in self._facts(record).items()},
+            **({"trace": trace} if trace else {}),
+        }
+        return orjson.dumps(line).decode()
+
+    def _masked(self, value: object) -> object:
+        return value if isinstance(value, int | float | None) else self._mask(str(value))
+
+
+class ConsoleForm(_Form):
+    """One line for a person; a traceback below it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write a record."""
+        facts = "".join(f" {name}={value}" for name, value in self._facts(record).items())
+        text = _one_line(self._mask(record.getMessage() + facts))
+        trace = self._trace(record)
+        line = f"{rfc3339(record.created)} {record.levelname:7} {record.name}: {text}"
+        return f"{line}\n{trace}" if trace else line
+
+
+def _one_line(text: str) -> str:
+    """Text that nobody can make another line, or another colour, of a log with."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+_FORMS: Final[Mapping[str, type[_Form]]] = {"console": ConsoleForm, "json": JsonForm}
+
+
+def configure(form: str, level: str) -> Mask:
+    """Write what this process logs from now on to standard error; returns the mask, to be told this site's secrets."""
+    mask = Mask()
+    handler = logging.StreamHandler()
+    handler.setFormatter(_FORMS[form](mask))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # What a library finds odd about a client's request is no business of the operator's.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    return mask

@@ -1,0 +1,102 @@
+"""Heads of requests that are too long, or never come."""
+
+import asyncio
+
+import orjson
+import pytest
+
+from proxy import http
+from tests.test_api import GAGA, raw
+from tests.world import World
+
+HOST = b"Host: x\r\nConnection: close\r\n"
+
+
+def refused(answer: bytes, status: int) -> dict[str, str]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status), head
+    assert b"content-type: application/json" in head
+    assert int(head.partition(b"content-length: ")[2]) == len(body)
+    parsed: dict[str, str] = orjson.loads(body)
+    assert parsed["status"] == "Error"
+    return parsed
+
+
+async def sent_on(world: World, begin: bytes, piece: bytes, pieces: int) -> bytes:
+    """What comes back when a head is sent on and on, piece by piece."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(world.origin.rsplit(":", 1)[1]))
+    writer.write(begin)
+    answer = asyncio.create_task(reader.read())
+    for _ in range(pieces):
+        if answer.done():
+            break
+        writer.write(piece)
+        await asyncio.sleep(0)
+    try:
+        return await answer
+    except ConnectionResetError:  # closed while more was on its way
+        return b""
+    finally:
+        writer.close()
+
+
+async def test_a_url_that_is_too_long_is_414(world: World) -> None:
+    answer = await raw(world, b"GET /api/ping?x=" + b"y" * (16 << 10) + b" HTTP/1.1\r\n" + HOST + b"\r\n")
+    assert refused(answer, 414)["code"] == "too_large"
+
+
+async def test_a_url_as_long_as_it_may_be_is_read(world: World) -> None:
+    path = b"/api/ping?x="
+    answer = await raw(world, b"GET " + path + b"y" * ((16 << 10) - len(path)) + b" HTTP/1.1\r\n" + HOST + b"\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("headers", [b"X-A: b\r\n" * 20_000, b"X-A: " + b"b" * (65 << 10) + b"\r\n"])
+async def test_headers_that_are_too_long_together_are_431(world: World, headers: bytes) -> None:
+    answer = await raw(world, b"GET /api/ping HTTP/1.1\r\n" + HOST + headers + b"\r\n")
+    assert refused(answer, 431)["code"] == "too_large"
+
+
+@pytest.mark.parametrize("begin", [b"GET /", b"GET /api/ping HTTP/1.1\r\nX-A: "])
+async def test_a_head_without_an_end_is_not_kept(world: World, begin: bytes) -> None:
+    answer = await sent_on(world, begin, b"y" * 4096, 10_000)
+    assert not answer or answer.startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 414 "))
+    assert not world.connections
+
+
+async def test_a_long_body_is_no_long_head(world: World) -> None:
+    body = orjson.dumps(GAGA | {"prompt": "x" * (300 << 10)})
+    one = b"POST /api/jobs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n" % (
+        world.key.encode(),
+        len(body),
+    )
+    answer = await raw(world, one + b"\r\n" + body + one + b"Connection: close\r\n\r\n" + body)
+    assert answer.count(b"HTTP/1.1 202 ") == 2
+
+
+async def test_a_request_in_small_pieces_is_read(world: World) -> None:
+    request = b"GET /api/ping HTTP/1.1\r\n" + HOST + b"\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(world.origin.rsplit(":", 1)[1]))
+    for byte in request:
+        writer.write(bytes([byte]))
+        await asyncio.sleep(0)
+    assert (await reader.read()).endswith(b"pong")
+    writer.close()
+
+
+@pytest.mark.parametrize("begin", [b"", b"GET /api/ping HTTP/1.1\r\nX-A: b"])
+async def test_a_head_that_does_not_come_is_not_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch, begin: bytes
+) -> None:
+    monkeypatch.setattr(http, "_PATIENCE", 0.05)
+    async with asyncio.timeout(5):
+        assert await sent_on(world, begin, b"", 0) == b""
+
+
+async def test_a_second_request_that_does_not_come_whole_is_not_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "_PATIENCE", 0.05)
+    request = b"GET /api/ping HTTP/1.1\r\nHost: x\r\n\r\nGET /api/ping HTTP/1.1\r\nX-A: b"
+    async with asyncio.timeout(5):
+        assert (await raw(world, request)).count(b"pong") == 1
