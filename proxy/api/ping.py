@@ -49,7 +49,7 @@ class Ping:
 
     async def ping(self, request: Request) -> Response:
         """AI-Now's own `pong`; with `?marks=N` a stream of N marks, under the headers of every other stream."""
-        if "marks" not in request.query_params:
+        if not request.query_params.keys() & _Plan.model_fields.keys():
             return PlainTextResponse("pong")
         plan = validated(_Plan, request.query_params)
         if request.method == "HEAD":

@@ -56,6 +56,8 @@ async def test_marks_come_when_they_are_due(unstarted: World) -> None:
     ("query", "field"),
     [
         ("marks=0", "marks"),
+        ("gap=100", "marks"),
+        ("silence=1", "marks"),
         ("marks=21", "marks"),
         ("marks=", "marks"),
         ("marks=x", "marks"),
