@@ -85,8 +85,7 @@ class Pollcast:
     @property
     def secrets(self) -> Sequence[str]:
         """What no log may show: the operator's own."""
-        given = [self._settings.secret, *(provider.api_key for provider in self._providers.values())]
-        return [secret.get_secret_value() for secret in given if secret is not None]
+        return [*self._settings.secrets, *(provider.key for provider in self._providers.values() if provider.key)]
 
     @property
     def routes(self) -> Sequence[Route]:
@@ -119,7 +118,7 @@ class Pollcast:
         store = await stack.enter_async_context(opened)
         fetcher = await stack.enter_async_context(Fetcher())
         links = Links(
-            [await _secret(settings, store)],
+            await _secrets(settings, store),
             settings.base_url,
             clock,
             ttl=settings.retention,
@@ -176,10 +175,8 @@ def _prices(settings: Settings) -> Mapping[str, int]:
     return settings.tokens
 
 
-async def _secret(settings: Settings, store: Store) -> bytes:
-    if settings.secret is not None:
-        return settings.secret.get_secret_value().encode()
-    return await store.secret("links")
+async def _secrets(settings: Settings, store: Store) -> Sequence[bytes]:
+    return [secret.encode() for secret in settings.secrets] or [await store.secret("links")]
 
 
 @asynccontextmanager

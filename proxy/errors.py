@@ -71,6 +71,18 @@ class TooLarge(RequestError):
     code, status = "too_large", 413
 
 
+class UrlTooLong(TooLarge):
+    """A URL over its limit."""
+
+    status = 414
+
+
+class HeadersTooLong(TooLarge):
+    """Headers that are over their limit together."""
+
+    status = 431
+
+
 class UnsupportedType(RequestError):
     """An asset whose bytes are of no type that a provider takes."""
 

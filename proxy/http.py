@@ -13,6 +13,8 @@ from typing import Final
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from proxy.errors import BadRequest, HeadersTooLong, RequestError, UrlTooLong
+
 _HEAD_END: Final = b"\r\n\r\n"
 _OFFER: Final = re.compile(rb"\r\nupgrade:(?=[ \t]*h2c)", re.IGNORECASE)
 
@@ -21,13 +23,8 @@ _LONGEST_URL: Final = 16 << 10
 """Bytes of a path and query: twice what the longest Link needs."""
 _LONGEST_HEAD: Final = 64 << 10
 """Bytes of all headers together."""
-_TOO_LONG: Final = f"The headers are longer than {_LONGEST_HEAD} bytes."
 _PATIENCE: Final = 30.0
 """Seconds that a head may take to come, from the opening of the connection or from its own first byte."""
-
-
-class _Refused(Exception):
-    """A head that is not read further; it comes out of the parser as any other error."""
 
 
 class Http(HttpToolsProtocol):
@@ -39,7 +36,7 @@ class Http(HttpToolsProtocol):
         self._in_head = False
         self._head = 0
         self._pending = 0
-        self._refusal: tuple[HTTPStatus, str] | None = None
+        self._refusal: RequestError | None = None
         self._late: asyncio.TimerHandle | None = self.loop.call_later(_PATIENCE, self._give_up)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -68,7 +65,7 @@ class Http(HttpToolsProtocol):
         """
         self._pending += size
         if self._pending > _LONGEST_HEAD:
-            self._refusal = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _TOO_LONG
+            self._refusal = _headers_too_long()
             self.send_400_response("")
         elif self._late is None:
             self._late = self.loop.call_later(_PATIENCE, self._give_up)
@@ -83,10 +80,10 @@ class Http(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what cannot be parsed, or is not read further, in the one form that errors have."""
-        status, message = self._refusal or (HTTPStatus.BAD_REQUEST, msg)
-        code = "too_large" if self._refusal else "bad_request"
-        body = orjson.dumps({"status": "Error", "message": message, "code": code})
-        head = f"HTTP/1.1 {status} {status.phrase}\r\ncontent-type: application/json\r\nconnection: close\r\n"
+        error = self._refusal or BadRequest(msg)
+        body = orjson.dumps({"status": "Error", "message": error.message, "code": error.code})
+        line = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}"
+        head = f"{line}\r\ncontent-type: application/json\r\nconnection: close\r\n"
         self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         self.transport.close()
 
@@ -100,16 +97,16 @@ class Http(HttpToolsProtocol):
         """Take a piece of the URL."""
         super().on_url(url)
         if len(self.url) > _LONGEST_URL:
-            self._refusal = HTTPStatus.REQUEST_URI_TOO_LONG, f"The URL is longer than {_LONGEST_URL} bytes."
-            raise _Refused
+            self._refusal = UrlTooLong(f"The URL is longer than {_LONGEST_URL} bytes.")
+            raise self._refusal
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header."""
         super().on_header(name, value)
         self._head += len(name) + len(value)
         if self._head > _LONGEST_HEAD:
-            self._refusal = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _TOO_LONG
-            raise _Refused
+            self._refusal = _headers_too_long()
+            raise self._refusal
 
     def on_headers_complete(self) -> None:
         """Begin to answer."""
@@ -128,3 +125,7 @@ class Http(HttpToolsProtocol):
     def abort(self) -> None:
         """Drop the connection with all that is still to be written."""
         self.transport.abort()
+
+
+def _headers_too_long() -> RequestError:
+    return HeadersTooLong(f"The headers are longer than {_LONGEST_HEAD} bytes together.")

@@ -55,6 +55,7 @@ class Settings(BaseSettings):
     asset_limit: int = Field(default=64 << 20, gt=0)
     """The largest asset, in bytes."""
     secret: SecretStr | None = None
+    """A comma list: the first signs, all are believed."""
     metrics: SecretStr = SecretStr("")
     """Who reads /metrics: this machine (empty), `public`, `off`, or whoever has this bearer token."""
     cors_origins: Annotated[list[str], NoDecode, BeforeValidator(_comma_list)] = Field(default_factory=list)
@@ -80,9 +81,9 @@ class Settings(BaseSettings):
 
     @field_validator("secret")
     @classmethod
-    def _not_blank(cls, secret: SecretStr | None) -> SecretStr | None:
-        if secret is not None and not secret.get_secret_value().strip():
-            raise ValueError("must not be blank: whoever guesses it can forge Links")
+    def _none_blank(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and not all(part.strip() for part in secret.get_secret_value().split(",")):
+            raise ValueError("must not be blank, nor any of a comma list: whoever guesses one can forge Links")
         return secret
 
     @field_validator("cors_origins")
@@ -92,6 +93,11 @@ class Settings(BaseSettings):
             if origin != "*" and not re.fullmatch(r"https?://[^/?#@\s]+", origin):
                 raise ValueError(f"{origin!r} is no origin: write https://app.example.com, without a path, or *")
         return origins
+
+    @property
+    def secrets(self) -> list[str]:
+        """What signs Links, the newest first; empty when it is left to the store."""
+        return [part.strip() for part in self.secret.get_secret_value().split(",")] if self.secret else []
 
     @property
     def base_url(self) -> str:

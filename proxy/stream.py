@@ -20,11 +20,6 @@ from proxy.feed import AccountTail, Feed, JobTail
 
 log = logging.getLogger(__name__)
 
-_HEADERS: Final = {
-    "Content-Type": "text/event-stream",
-    "Cache-Control": "no-store, no-transform",
-    "X-Accel-Buffering": "no",
-}
 _WRITE: Final = 60.0
 """Seconds that one write may wait for a client that reads nothing."""
 _AGAIN: Final = 1.0
@@ -298,7 +293,7 @@ class FeedResponse(EventSourceResponse):
 @cache
 def _pattern(media_type: str) -> EventSourceResponse:
     charset = "; charset=utf-8" if media_type == "text/plain" else ""
-    response = EventSourceResponse(iter(()), headers=_HEADERS | {"Content-Type": media_type + charset})
+    response = EventSourceResponse(iter(()), headers=sse.HEADERS | {"Content-Type": media_type + charset})
     # A server's own affair, which it says itself where it must: to HTTP/1.0, and to who asked for a close.
     del response.headers["Connection"]
     return response
@@ -343,7 +338,7 @@ class BrokenOff(Response):
     """The answer of an event endpoint to a condition that will pass: 200, why, when to come back, and a break."""
 
     def __init__(self, why: str) -> None:
-        super().__init__(headers=_HEADERS)
+        super().__init__(headers=sse.HEADERS)
         del self.headers["Content-Length"]
         self._why = " ".join(printable(why).split())
 

@@ -233,6 +233,8 @@ def test_a_public_url_needs_a_host(env: pytest.MonkeyPatch, url: str) -> None:
     ("name", "value"),
     [
         ("POLLCAST_SECRET", " "),
+        ("POLLCAST_SECRET", "new,"),
+        ("POLLCAST_SECRET", "new,,old"),
         ("POLLCAST_CORS_ORIGINS", "app.example.com"),
         ("POLLCAST_CORS_ORIGINS", "https://app.example.com/"),
         ("POLLCAST_PUBLIC_URL", "https://cast.example.com/?a=b"),
@@ -251,6 +253,16 @@ def test_a_provider_key_that_no_header_can_carry_is_refused_without_showing_it(e
 
 
 # --- secrets ---
+
+
+@pytest.mark.parametrize(
+    ("text", "secrets"), [("", []), ("one", ["one"]), ("new, old", ["new", "old"]), ("c,b,a", ["c", "b", "a"])]
+)
+def test_secrets_of_links_are_a_comma_list_the_newest_first(
+    env: pytest.MonkeyPatch, text: str, secrets: list[str]
+) -> None:
+    env.setenv("POLLCAST_SECRET", text)
+    assert read(Settings).secrets == secrets
 
 
 def test_no_secret_appears_in_a_repr(env: pytest.MonkeyPatch) -> None:

@@ -235,6 +235,18 @@ async def test_an_altered_or_misused_link_is_401(world: World) -> None:
             assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized"), wrong
 
 
+async def test_links_outlive_the_secret_that_signed_them_as_long_as_it_is_listed(unstarted: World) -> None:
+    unstarted.settings = {"secret": "old"}
+    async with unstarted as world:
+        link = (await world.submit("suno", prompt="one"))["links"]["events"]
+        for secret, status in (("new,old", 200), ("new", 401)):
+            world.settings = {"secret": secret}
+            await world.restart()
+            path = link.removeprefix(link.split("/api/")[0])
+            response = await world.http.get(path, headers={"Authorization": ""})
+            assert (secret, response.status_code) == (secret, status)
+
+
 async def test_a_link_expires(world: World) -> None:
     job = await world.submit("suno", prompt="song")
     await world.ended(job["id"])

@@ -39,8 +39,8 @@ TAGS: Final = {
 
 _KEY: Final = ("key",)
 _KEY_OR_LINK: Final = ("key", "link")
-_ANY: Final = (errors.BadRequest, errors.Internal)
-"""What every request may meet: it cannot be read, or we fail."""
+_ANY: Final = (errors.BadRequest, errors.UrlTooLong, errors.HeadersTooLong, errors.Internal)
+"""What every request may meet: it cannot be read, is too long, or we fail."""
 _KEYED: Final = (*_ANY, errors.Unauthorized, errors.Unavailable)
 _ORDERED: Final = (
     *_KEYED,

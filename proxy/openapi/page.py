@@ -32,15 +32,18 @@ def page(server: str) -> bytes:
     """The page of an installation whose base URL is `server`."""
     whole = document(server)
     components = whole["components"]
+    everywhere = _everywhere(whole)
     parts = [
         f"<h1>{escape(whole['info']['title'])}</h1>",
         *_paragraphs(whole["info"]["description"]),
         f"<p>It is at <code>{escape(server)}</code>; for programs, as <a href='/openapi.json'>OpenAPI 3.1</a>.</p>",
         f"<nav>{''.join(_contents(whole))}</nav>",
+        "<p>Every call may also answer:</p>",
+        _table(_answer(status, answer) for status, answer in everywhere.items()),
     ]
     for tag in whole["tags"]:
         parts.append(f"<h2 id='{tag['name']}'>{tag['name'].capitalize()}</h2><p>{escape(tag['description'])}</p>")
-        parts += [_operation(*found, components) for found in _tagged(whole, tag["name"])]
+        parts += [_operation(*found, components, everywhere) for found in _tagged(whole, tag["name"])]
     parts.append("<h2 id='schemas'>Schemas</h2>")
     parts += [_schema(name, schema) for name, schema in components["schemas"].items()]
     head = (
@@ -49,6 +52,17 @@ def page(server: str) -> bytes:
     )
     body = "\n".join(parts)
     return f"<!DOCTYPE html>\n<html lang=en><head>{head}</head>\n<body>\n{body}\n</body></html>\n".encode()
+
+
+def _everywhere(whole: Json) -> Json:
+    """The refusals that all operations have."""
+    operations = [operation for path in whole["paths"].values() for operation in path.values()]
+    first = operations[0]["responses"]
+    return {
+        status: answer
+        for status, answer in first.items()
+        if all(operation["responses"].get(status) == answer for operation in operations)
+    }
 
 
 def _tagged(whole: Json, tag: str) -> Iterable[tuple[str, str, Json]]:
@@ -71,7 +85,7 @@ def _signature(method: str, path: str) -> str:
     return f"<span class=method>{method}</span><code>{escape(path)}</code>"
 
 
-def _operation(method: str, path: str, operation: Json, components: Json) -> str:
+def _operation(method: str, path: str, operation: Json, components: Json, everywhere: Json) -> str:
     body = operation.get("requestBody", {})
     parts = [
         f"<h3 id='{operation['operationId']}'>{_signature(method, path)}</h3>",
@@ -82,7 +96,8 @@ def _operation(method: str, path: str, operation: Json, components: Json) -> str
     if body:
         parts.append(f"<h4>Body</h4><p>{_content(body['content'])} {_inline(body.get('description', ''))}</p>")
     parts.append("<h4>Answers</h4>")
-    parts.append(_table(_answer(status, answer) for status, answer in operation["responses"].items()))
+    own = {status: answer for status, answer in operation["responses"].items() if status not in everywhere}
+    parts.append(_table(_answer(status, answer) for status, answer in own.items()))
     return "\n".join(parts + _examples(operation))
 
 
@@ -118,11 +133,11 @@ def _content(content: Json) -> str:
 def _examples(operation: Json) -> list[str]:
     bodies = [operation.get("requestBody", {}), *operation["responses"].values()]
     contents = [content for body in bodies for content in body.get("content", {}).values()]
-    return [
-        f"<pre>{escape(str(content['example']))}</pre>"
-        for content in contents
-        if isinstance(content.get("example"), str)
-    ]
+    return [f"<pre>{escape(_shown(content['example']))}</pre>" for content in contents if "example" in content]
+
+
+def _shown(example: Any) -> str:
+    return example if isinstance(example, str) else orjson.dumps(example).decode()
 
 
 # --- schemas ---
