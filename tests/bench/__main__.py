@@ -1,6 +1,6 @@
 """The benchmark: `python -m tests.bench` measures Pollcast beside its peers in one run and prints the ratios.
 
-    python -m tests.bench                              every row (bounded; some half an hour)
+    python -m tests.bench                              every row (bounded; some forty minutes)
     python -m tests.bench --quick                      every row, small: under two minutes
     python -m tests.bench delivery --streams 1000      one row, at that size
     python -m tests.bench --json FILE                  keep the figures
