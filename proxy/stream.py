@@ -24,6 +24,7 @@ _HEADERS: Final = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-store, no-transform",
     "X-Accel-Buffering": "no",
+    "X-Content-Type-Options": "nosniff",
 }
 _WRITE: Final = 60.0
 """Seconds that one write may wait for a client that reads nothing."""

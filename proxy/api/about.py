@@ -19,7 +19,7 @@ class About:
 
     async def ping(self, _: Request) -> Response:
         """AI-Now's own: `pong`."""
-        return PlainTextResponse("pong")
+        return PlainTextResponse("pong", headers={"X-Content-Type-Options": "nosniff"})
 
     async def healthz(self, _: Request) -> Response:
         """The process is alive."""
