@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -32,6 +33,7 @@ from proxy.drive import Tools
 from proxy.feed import Feed
 from proxy.fetch import Fetcher
 from proxy.links import Links
+from proxy.metrics import Metrics
 from proxy.providers import MODELS, PROVIDERS, by_model
 from proxy.providers.base import Provider
 from proxy.runner import Runner
@@ -83,7 +85,12 @@ class Pollcast:
     @property
     def secrets(self) -> Sequence[str]:
         """What no log may show: the operator's own."""
-        return [*self._settings.secrets, *(provider.key for provider in self._providers.values() if provider.key)]
+        scraper = self._settings.metrics.get_secret_value()
+        return [
+            *self._settings.secrets,
+            *(provider.key for provider in self._providers.values() if provider.key),
+            *([] if scraper in {"", "public", "off"} else [scraper]),
+        ]
 
     @property
     def routes(self) -> Sequence[Route]:
@@ -123,20 +130,26 @@ class Pollcast:
             relay=settings.results == "relay",
         )
         providers = by_model([await self._provider(stack, kind) for kind in PROVIDERS])
-        self._feed = Feed(store, settings.heartbeat)
-        tools = Tools(store, blobs, fetcher, links, clock, providers, settings.asset_limit, settings.retention)
+        metrics = Metrics()
+        self._feed = Feed(store, settings.heartbeat, lambda at: metrics.delivery_lag.observe(max(clock.now() - at, 0)))
+        tools = Tools(store, blobs, fetcher, links, clock, metrics, providers, settings.asset_limit, settings.retention)
         self._runner = Runner(tools, node=f"{socket.gethostname()}:{os.getpid()}")
         await stack.enter_async_context(_running(orphans.keep_sweeping(store, blobs)))
-        await stack.enter_async_context(_running(self._feed.run(), self._runner.run()))
+        await stack.enter_async_context(_running(self._feed.run(), self._runner.run(), metrics.watch_loop()))
+        for provider in set(providers.values()):
+            provider.upstream.observe = partial(_observe, metrics, provider.name)
+        metrics.watch(self._runner.facts)
+        metrics.watch(self._feed.facts)
         return Services(
             store,
             blobs,
             self._feed,
             links,
-            Auth(store, links, clock),
+            Auth(store, links, clock, settings.metrics.get_secret_value()),
             Catalogue(providers, self._prices, clock),
             fetcher,
             clock,
+            metrics,
             asset_limit=settings.asset_limit,
             relay=settings.results == "relay",
         )
@@ -145,6 +158,10 @@ class Pollcast:
         provider = kind(self._providers[kind], self._clock, self._settings.base_url)
         await stack.enter_async_context(provider.upstream)
         return provider
+
+
+def _observe(metrics: Metrics, provider: str, call: str, seconds: float) -> None:
+    metrics.upstream.labels(provider, call).observe(seconds)
 
 
 @contextmanager

@@ -2,18 +2,22 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from hmac import compare_digest
+from ipaddress import ip_address
 from typing import Final, TypeVar
 
 from starlette.requests import Request
 
 from proxy import tokens
 from proxy.clock import Clock
-from proxy.errors import Unauthorized
+from proxy.errors import NotFound, Unauthorized
 from proxy.links import Links
 from proxy.store.base import Key, Store
 
 _BELIEVED: Final = 0.5
 """Seconds that a key is believed without asking again: a revoked one is refused within a second."""
+_FORWARDED: Final = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")
+"""What a proxy in front says of whom it asks for."""
 _MOST: Final = 10_000
 """Keys that are remembered so."""
 Name = TypeVar("Name", bytes, str)
@@ -30,10 +34,11 @@ class Caller:
 class Auth:
     """Reads a request's key or Link; every failure is the same 401 to whoever has neither."""
 
-    def __init__(self, store: Store, links: Links, clock: Clock) -> None:
+    def __init__(self, store: Store, links: Links, clock: Clock, scrapers: str = "") -> None:
         self._store = store
         self._links = links
         self._clock = clock
+        self._scrapers = scrapers
         self._believed: dict[bytes | str, tuple[Key, float]] = {}
 
     async def key(self, request: Request) -> Key:
@@ -58,6 +63,20 @@ class Auth:
         signed = self._links.check(request.scope["path"], request.scope["query_string"].decode("latin-1"))
         return Caller(_named(request, await self._known(signed.key, self._store.key_by_id)), signed.expires)
 
+    def check_scraper(self, request: Request) -> None:
+        """Raises Unauthorized or NotFound unless the metrics are for this caller (POLLCAST_METRICS)."""
+        if self._scrapers == "off":
+            raise NotFound("There are no metrics here: POLLCAST_METRICS is off.")
+        if self._scrapers == "public":
+            return
+        if not self._scrapers:
+            if not _is_at_home(request):
+                raise Unauthorized("Metrics are told to this machine alone: set POLLCAST_METRICS to let others read.")
+            return
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not compare_digest(token.strip().encode(), self._scrapers.encode()):
+            raise Unauthorized("Send the token of POLLCAST_METRICS as `Authorization: Bearer <token>`.")
+
     async def _known(self, name: Name, find: Callable[[Name], Awaitable[Key | None]]) -> Key:
         now = self._clock.now()
         key, until = self._believed.get(name, (None, 0.0))
@@ -67,6 +86,16 @@ class Auth:
                 self._believed.clear()
             self._believed[name] = key, now + _BELIEVED
         return key
+
+
+def _is_at_home(request: Request) -> bool:
+    """Whether a process of this machine asks, and none that asks for somebody else, as a proxy does."""
+    if any(name in request.headers for name in _FORWARDED):
+        return False
+    try:
+        return request.client is not None and ip_address(request.client.host).is_loopback
+    except ValueError:
+        return False
 
 
 def _named(request: Request, key: Key) -> Key:

@@ -32,6 +32,7 @@ from proxy.fetch import Fetcher
 from proxy.inputs import JobInputs
 from proxy.job import Draft, Job, Output, Role, Status, Ticket
 from proxy.links import Links
+from proxy.metrics import Metrics
 from proxy.providers import MODELS
 from proxy.providers.base import Made, Provider, Update
 from proxy.providers.polled import Pace, Polling
@@ -66,6 +67,7 @@ class Tools:
     fetcher: Fetcher
     links: Links
     clock: Clock
+    metrics: Metrics
     providers: Mapping[str, Provider]
     """By model."""
     asset_limit: int
@@ -87,6 +89,8 @@ class Drive:
         self._provider = tools.providers[claim.job.model]
         self._deadline = (claim.job.intended_at or claim.job.created_at) + self._provider.settings.deadline
         self._polling: Polling | None = None
+        self._due = 0.0
+        """When the next poll should be."""
         self._text = 0
         self._canceled = claim.job.cancel_requested
         self._wish: asyncio.Event | None = None
@@ -101,6 +105,11 @@ class Drive:
             # It may have been over for long, with nobody here to see it: it is looked at before the deadline counts.
             self._deadline = max(self._deadline, tools.clock.now() + _LAST_LOOK)
             self._poll_from_now(claim.job.ticket, resumed=True)
+
+    @property
+    def status(self) -> Status:
+        """Where the job stands."""
+        return self._job.status
 
     @property
     def streamed(self) -> bool:
@@ -138,7 +147,10 @@ class Drive:
             await self._end(Update(status=Status.ERROR, error=Internal("Pollcast met a fault of its own.")))
         if self._job.status.final or self._polling is None:
             return None
-        return 0 if self._canceled else min(self._polling.delay, max(self._deadline - self._tools.clock.now(), 0))
+        now = self._tools.clock.now()
+        delay = 0 if self._canceled else min(self._polling.delay, max(self._deadline - now, 0))
+        self._due = now + delay
+        return delay
 
     def _check_record(self) -> None:
         """Raises how a job ends that was cut short between its intent and its ticket, or within its stream."""
@@ -191,6 +203,8 @@ class Drive:
             raise _Canceled
         if now >= self._deadline:
             raise self._overdue("did not finish")
+        if self._due:
+            self._tools.metrics.poll_lag.labels(self._provider.name).observe(max(now - self._due, 0))
         try:
             async with asyncio.timeout(self._deadline - now) as self._leash:
                 update = await polling.poll(now)
@@ -198,6 +212,7 @@ class Drive:
             raise (_Canceled() if self._canceled else self._overdue("did not finish")) from None
         finally:
             self._leash = None
+            self._tools.metrics.polls.labels(self._provider.name, polling.outcome or "interrupted").inc()
         await self._record(update)
         if update.status is Status.COMPLETED:
             self._pace.learn(now - (self._job.intended_at or now))
@@ -282,6 +297,7 @@ class Drive:
                     async for update in updates:
                         yield update
             except NotTaken as refusal:
+                self._tools.metrics.submits.labels(self._provider.name, "not taken").inc()
                 self._sending = self._taken = False
                 self._job = await self._persist(lambda: self._tools.store.withdraw(self.claim))
                 wait = max(pause, refusal.wait or 0)
@@ -298,7 +314,13 @@ class Drive:
             raise _Canceled
         self._sending = self._taken = True
         if not self._model.streamed:
-            yield Update(ticket=await self._provider.submit(request))
+            try:
+                ticket = await self._provider.submit(request)
+            except JobError as error:
+                self._tools.metrics.submits.labels(self._provider.name, error.code).inc()
+                raise
+            self._tools.metrics.submits.labels(self._provider.name, "taken").inc()
+            yield Update(ticket=ticket)
             return
         async with aclosing(self._provider.stream(request)) as updates:
             async for update in updates:
@@ -389,9 +411,18 @@ class Drive:
 
     async def _append(self, draft: Draft, ticket: Ticket | None) -> None:
         before = self._job.status
-        self._job = await self._persist(lambda: self._tools.store.append(self.claim, draft, ticket))
+        with self._tools.metrics.store.labels("append").time():
+            self._job = await self._persist(lambda: self._tools.store.append(self.claim, draft, ticket))
         if "delta" not in draft.fields:
             log.log(logging.DEBUG if self._job.status is before else logging.INFO, "job", extra=_facts(self._job))
+        if self._job.status.final:
+            self._count_end()
+
+    def _count_end(self) -> None:
+        job, metrics = self._job, self._tools.metrics
+        metrics.ended.labels(job.model, job.status, job.code or "").inc()
+        metrics.job.labels(job.model).observe(max(job.updated_at - job.created_at, 0))
+        metrics.refunded.labels(job.model).inc(job.refunded)
 
     async def _persist(self, write: Callable[[], Awaitable[Written]]) -> Written:
         """Write, and write again while the storage is away: what is known must not be lost with this process alive."""

@@ -10,12 +10,15 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final, Protocol, TypeVar, cast
+
+from prometheus_client import Metric
 
 from proxy import sse
 from proxy.errors import Unavailable
 from proxy.job import Event
+from proxy.metrics import gauge, total
 from proxy.store.base import Change, Store
 
 log = logging.getLogger(__name__)
@@ -264,8 +267,11 @@ class _Waiter:
 class Feed:
     """All tails of this process. `run` follows the store's changes until it is cancelled."""
 
-    def __init__(self, store: Store, heartbeat: float = 4.0) -> None:
+    def __init__(self, store: Store, heartbeat: float = 4.0, lag: Callable[[float], None] | None = None) -> None:
         self._store = store
+        self._lag = lag
+        self._handed_in: list[float] = []
+        """When what is to be published was handed in to be recorded."""
         self.heartbeat = heartbeat
         """Seconds of silence after which a stream says something."""
         self._jobs: dict[tuple[str, str], JobTail] = {}
@@ -293,6 +299,16 @@ class Feed:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.gather(*self._refreshing, return_exceptions=True)
 
+    def facts(self) -> Iterator[Metric]:
+        """What there is now, for a scrape."""
+        yield gauge("streams", "Open streams.", (), {(): self.streams})
+        yield total("events_delivered", "Events handed to live streams.", (), {(): self.delivered})
+
+    @property
+    def streams(self) -> int:
+        """How many streams are open."""
+        return sum(tail.watchers for tail in (*self._jobs.values(), *self._accounts.values()))
+
     def stop(self) -> None:
         """Have every stream break off, and every new one too."""
         self.stopping = True
@@ -312,6 +328,8 @@ class Feed:
         if (account := self._accounts.get(change.account)) is not None:
             account.take(change.event)
             self._publish_soon(account)
+        if self._lag is not None and change.at and self._unpublished:
+            self._handed_in.append(change.at)
 
     def _read_anew(self) -> None:
         """Changes went untold: whoever lags is found by reading."""
@@ -332,6 +350,10 @@ class Feed:
         for tail in tails:
             self.delivered += tail.publish(self.tick)
         self._published_at = asyncio.get_running_loop().time()
+        for at in self._handed_in:
+            assert self._lag is not None  # noqa: S101 - else nothing was noted
+            self._lag(at)
+        self._handed_in.clear()
 
     async def _beat(self) -> None:
         """One timer for all streams: say something on those that have been silent for a heartbeat's time."""

@@ -6,10 +6,15 @@ A `Runner` is one node's share of the work. It knows when a job is due, never wh
 import asyncio
 import contextlib
 import logging
+from collections import Counter
+from collections.abc import Iterator
 from typing import Final
+
+from prometheus_client import Metric
 
 from proxy.drive import Drive, Tools
 from proxy.errors import Unavailable
+from proxy.metrics import gauge, total
 from proxy.providers.polled import Pace
 from proxy.store.base import Claim, ClaimLost, Room, Swept
 from proxy.wheel import Wheel
@@ -103,6 +108,17 @@ class Runner:
         """Stopping: whoever starts next takes the job up where the record stands."""
         with contextlib.suppress(Unavailable):
             await asyncio.shield(self._store.release(claim))
+
+    def facts(self) -> Iterator[Metric]:
+        """What is under way here now, for a scrape."""
+        jobs = Counter((drive.claim.job.model, drive.status) for drive in self._drives.values())
+        yield gauge("jobs", "Jobs under way on this node.", ("model", "status"), jobs)
+        words = self._tools.unknown_words
+        what = "Words of providers for a state that their pages do not name: they have changed."
+        yield total("unknown_words", what, ("provider", "word"), words)
+        providers = {provider.name: provider for provider in self._tools.providers.values()}
+        resting = {(name,): float(provider.upstream.breaker.wait > 0) for name, provider in providers.items()}
+        yield gauge("breaker_open", "Whether a provider is left alone for now.", ("provider",), resting)
 
     async def drain(self, seconds: float) -> None:
         """Take no new jobs, and let those finish for a while whose upstream streams cannot be resumed."""

@@ -56,6 +56,8 @@ class Settings(BaseSettings):
     """The largest asset, in bytes."""
     secret: SecretStr | None = None
     """A comma list: the first signs, all are believed."""
+    metrics: SecretStr = SecretStr("")
+    """Who reads /metrics: this machine (empty), `public`, `off`, or whoever has this bearer token."""
     cors_origins: Annotated[list[str], NoDecode, BeforeValidator(_comma_list)] = Field(default_factory=list)
     heartbeat: float = Field(default=4, gt=0)
     retention: Duration = Field(default=7 * 86400.0, gt=0)

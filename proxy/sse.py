@@ -9,6 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+HEADERS: Final = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-store, no-transform",
+    "X-Accel-Buffering": "no",
+}
+"""What every stream says of itself, so that proxies neither keep, change nor hold it back."""
+
 RETRY: Final = b"retry: 2000\n"
 """The first line of every connection: how long a browser waits before it reconnects, in milliseconds."""
 

@@ -7,7 +7,8 @@ from what may have been (a `JobError`: never again).
 """
 
 import base64
-from collections.abc import AsyncIterator, Collection, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace, TracebackType
@@ -112,6 +113,8 @@ class Upstream:
         self._refused_key = frozenset(refused_key)
         self._retired = frozenset(retired)
         self._stack = AsyncExitStack()
+        self.observe: Callable[[str, float], None] = _unobserved
+        """Told of every answer: the call (`read`, `submit`, `stream`) and the seconds until its headers."""
 
     async def __aenter__(self) -> Self:
         reads = ClientSession(connector=TCPConnector(limit=32), timeout=_READ, cookie_jar=DummyCookieJar())
@@ -174,10 +177,12 @@ class Upstream:
         if self.breaker.wait:
             raise Transient(_RESTING, self.breaker.wait)
         await self._turn()
+        began = time.monotonic()
         try:
             async with self._reads.request(
                 method, URL(self.at(path)), params=query or {}, data=data, headers=headers, allow_redirects=False
             ) as response:
+                self.observe("read", time.monotonic() - began)
                 return await self._answer(response)
         except (ClientError, TimeoutError, OSError) as error:
             self.breaker.failed()
@@ -228,6 +233,7 @@ class Upstream:
         if self.breaker.wait:
             raise NotTaken(errors.UpstreamUnreachable(_RESTING), self.breaker.wait)
         await self._turn()
+        began = time.monotonic()
         try:
             response = await self._paid.post(
                 URL(self.at(request.path)),
@@ -241,6 +247,7 @@ class Upstream:
         except (ClientError, TimeoutError, OSError) as error:
             self.breaker.failed()
             raise _lost(error, sent=progress.sent) from None
+        self.observe("stream" if bounds is _STREAM else "submit", time.monotonic() - began)
         async with response:
             yield response
 
@@ -381,6 +388,10 @@ class Upstream:
                 raise Nonsense(f"The provider's answer is larger than {_ANSWER_LIMIT} bytes.")
         headers = {name.lower(): value for name, value in response.headers.items()}
         return Answer(response.status, headers, bytes(body), self._clock.now())
+
+
+def _unobserved(_: str, __: float) -> None:
+    """Stand in where nobody wants to know."""
 
 
 def _passes(answer: Answer) -> bool:

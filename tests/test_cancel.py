@@ -227,5 +227,6 @@ async def test_what_is_older_than_the_retention_is_forgotten_and_the_ledger_is_n
             await asyncio.sleep(0.005)
         assert (await world.http.get(f"/api/jobs/{running['id']}")).status_code == 200
         assert (await world.http.get(f"/api/assets/{held}")).status_code == 200
-        assert [path.name for path in (world.folder / "assets" / "assets").rglob("asset_*")] == [held]
+        while [path.name for path in (world.folder / "assets" / "assets").rglob("asset_*")] != [held]:
+            await asyncio.sleep(0.005)
         assert await world.balance() == 975

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -231,6 +231,7 @@ class Line:
 
     def __init__(self, world: World, *, after: int, cuts: int) -> None:
         self._world, self._after, self.cuts = world, after, cuts
+        self._carrying: set[asyncio.Task[object]] = set()
 
     async def __aenter__(self) -> str:
         self._server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
@@ -238,14 +239,22 @@ class Line:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
+        await asyncio.gather(*self._carrying, return_exceptions=True)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        carrying = asyncio.current_task()
+        assert carrying is not None
+        self._carrying.add(carrying)
         there, back = await asyncio.open_connection("127.0.0.1", int(self._world.origin.rpartition(":")[2]))
         forth = asyncio.create_task(self._copy(reader, back))
-        await self._copy(there, writer, bounded=True)
+        with suppress(ConnectionError):
+            await self._copy(there, writer, bounded=True)
         forth.cancel()
+        await asyncio.gather(forth, return_exceptions=True)
         for end in (writer, back):
             end.close()
+            with suppress(ConnectionError):
+                await end.wait_closed()
 
     async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, bounded: bool = False) -> None:
         carried = 0

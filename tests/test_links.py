@@ -1,3 +1,4 @@
+import string
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
@@ -79,6 +80,15 @@ def test_a_path_beyond_ascii_can_be_signed(links: Links) -> None:
 
 
 # --- and one that is not ---
+
+
+def test_a_signature_has_one_spelling() -> None:
+    links = Links([b"secret"], "https://cast.example.com", JumpClock(), ttl=60)
+    path, _, query = links.sign("/api/events", "key_1").removeprefix("https://cast.example.com").partition("?")
+    assert links.check(path, query).key == "key_1"
+    for letter in set(string.ascii_letters + string.digits + "-_=%~") - {query[-1]}:
+        with pytest.raises(Unauthorized):
+            links.check(path, query[:-1] + letter)
 
 
 @pytest.mark.parametrize("path", ["/api/jobs/job_2/events", "/api/jobs/job_1/content", PATH + "/", "", PATH.upper()])

@@ -81,7 +81,7 @@ async def test_every_endpoint_is_listed_and_exists(world: World) -> None:
     listed = {
         path
         for row in rows(section("Endpoints"))
-        for path in re.findall(r"/(?:api|healthz|readyz|openapi|docs|pollcast)[^`, ]*|(?<= )/(?=`)", row[0])
+        for path in re.findall(r"/(?:api|healthz|readyz|metrics|openapi|docs|pollcast)[^`, ]*|(?<= )/(?=`)", row[0])
     }
     served = {
         re.sub(r"\{(\w+)(:int)?\}", lambda found: "{n}" if found[1] == "n" else "{id}", route.path)

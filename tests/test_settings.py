@@ -2,6 +2,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from proxy.providers.gaga import GagaSettings
@@ -34,6 +35,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "log": "console",
         "log_level": "info",
         "playground": "on",
+        "metrics": SecretStr(""),
     }
 
 

@@ -15,6 +15,7 @@ from proxy.api.assets import Assets
 from proxy.api.content import Contents
 from proxy.api.jobs import Jobs
 from proxy.api.links import LinkMaking
+from proxy.api.ping import Ping
 from proxy.api.services import Services
 
 
@@ -23,12 +24,13 @@ def routes(services: Services) -> list[Route]:
     about, accounts, jobs, assets = About(services), Accounts(services), Jobs(services), Assets(services)
     contents, links = Contents(services), LinkMaking(services)
     return [
-        _route("GET", "/api/ping", about.ping),
+        _route("GET", "/api/ping", Ping(services).ping),
         _route("GET", "/healthz", about.healthz),
         _route("GET", "/readyz", about.readyz),
         _route("GET", "/openapi.json", about.openapi),
         _route("GET", "/docs", about.docs),
         _route("GET", "/api/models", about.models),
+        _route("GET", "/metrics", about.metrics),
         _route("GET", "/api/account", accounts.account),
         _route("GET", "/api/account/ledger", accounts.ledger),
         _route("GET", "/api/events", accounts.events),

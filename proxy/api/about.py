@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
 from proxy.api.reading import answer
 from proxy.api.services import Services
+from proxy.metrics import CONTENT_TYPE
 from proxy.openapi import document
 from proxy.openapi import page as docs
 
@@ -16,10 +17,6 @@ class About:
     """The endpoints without a key."""
 
     services: Services
-
-    async def ping(self, _: Request) -> Response:
-        """AI-Now's own: `pong`."""
-        return PlainTextResponse("pong", headers={"X-Content-Type-Options": "nosniff"})
 
     async def healthz(self, _: Request) -> Response:
         """The process is alive."""
@@ -34,6 +31,11 @@ class About:
     async def models(self, _: Request) -> Response:
         """The catalogue."""
         return answer({"models": await self.services.catalogue.as_json()})
+
+    async def metrics(self, request: Request) -> Response:
+        """What Prometheus reads."""
+        self.services.auth.check_scraper(request)
+        return Response(self.services.metrics.scrape(), headers={"Content-Type": CONTENT_TYPE})
 
     async def openapi(self, _: Request) -> Response:
         """The API described, for programs."""

@@ -11,6 +11,7 @@ from proxy.feed import Feed
 from proxy.fetch import Fetcher
 from proxy.job import Job
 from proxy.links import Links
+from proxy.metrics import Metrics
 from proxy.store.base import Key, Store
 
 
@@ -26,6 +27,7 @@ class Services:
     catalogue: Catalogue
     fetcher: Fetcher
     clock: Clock
+    metrics: Metrics
     asset_limit: int
     relay: bool
 

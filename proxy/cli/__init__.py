@@ -4,6 +4,7 @@ import click
 
 from proxy.cli.check import check
 from proxy.cli.client import generate, jobs, models, watch
+from proxy.cli.doctor import doctor
 from proxy.cli.keys import keys
 from proxy.cli.serve import Server, listen, serve
 
@@ -15,5 +16,5 @@ def main() -> None:
     """Pollcast: one server-sent-events stream for every generation provider."""
 
 
-for command in (serve, keys, check, generate, watch, jobs, models):
+for command in (serve, keys, check, doctor, generate, watch, jobs, models):
     main.add_command(command)

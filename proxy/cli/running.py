@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from proxy.doctor import NoAnswer
 from proxy.errors import PollcastError
 from proxy.settings import BadSetting
 
@@ -15,7 +16,7 @@ def run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(work())
-    except (BadSetting, PollcastError, ValueError, OSError) as error:
+    except (BadSetting, NoAnswer, PollcastError, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
         return None

@@ -8,7 +8,7 @@ from proxy import errors
 from proxy.bodies import LinkWish
 from proxy.errors import PollcastError
 from proxy.openapi import shapes
-from proxy.openapi.parts import ASSET, BYTES, LINES, ORDER, Json, answer, json, stream, text
+from proxy.openapi.parts import ASSET, BYTES, LINES, MARKS, ORDER, Json, answer, json, stream, text
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +320,17 @@ def _file(path: str, name: str, summary: str, media_type: str, *refusals: type[P
 
 
 _ABOUT: Final = (
-    _open("/api/ping", "ping", "The text `pong`", text()),
+    Call(
+        "get",
+        "/api/ping",
+        "ping",
+        "about",
+        "`pong`, or timed marks",
+        {200: answer("The text `pong`; with `marks`, a stream of so many.", text() | MARKS)},
+        (*_ANY, errors.InvalidRequest, errors.Unavailable),
+        ("marks", "gap", "silence"),
+        description="Marks show, by when they arrive, what proxies do to streams; `doctor` reads them.",
+    ),
     _open("/api/models", "listModels", "The catalogue: prices, fields, styles", json(shapes.Catalogue)),
     _open("/healthz", "healthz", "Alive", json(shapes.Health)),
     _open("/readyz", "readyz", "Ready to take work", json(shapes.Health), errors.Unavailable),

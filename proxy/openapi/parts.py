@@ -60,6 +60,7 @@ LINES: Final[Json] = {
         }
     }
 }
+MARKS: Final[Json] = {"text/event-stream": {"schema": ref("MarkMessage")}}
 BYTES: Final[Json] = {media_type.split(";")[0]: {} for media_type in SERVED}
 ORDER: Final[Json] = {
     "required": True,
@@ -120,6 +121,11 @@ PARAMETERS: Final[Mapping[str, Json]] = {
         _parameter("after", "query", "An event's number; the newest when absent.", type="integer", minimum=0),
         _parameter("wait", "query", "Seconds, at most.", type="integer", minimum=0, maximum=60, default=0),
         _parameter("jobs", "query", "Only these jobs: ids, with commas between. Unknown ones are skipped."),
+        _parameter("marks", "query", "How many timed marks to send.", type="integer", minimum=1, maximum=20),
+        _parameter("gap", "query", "Milliseconds between two.", type="integer", minimum=0, maximum=15_000, default=500),
+        _parameter(
+            "silence", "query", "Seconds before the last, without a byte.", type="number", minimum=0, maximum=90
+        ),
         _parameter("dry_run", "query", "Make and charge nothing; say what would be sent.", enum=_YES_AND_NO),
     )
 }

@@ -26,6 +26,7 @@ _ROOTS: Final[tuple[type[BaseModel], ...]] = (
     shapes.Jobs,
     shapes.Ledger,
     shapes.Link,
+    shapes.Mark,
     AssetPlace,
     LinkWish,
 )
@@ -55,6 +56,7 @@ def schemas() -> Json:
         "Order": _any_order(orders),
         **orders,
         "Message": _message(ref(shapes.Event), ["message"], required=["data", "id"]),
+        "MarkMessage": _message(ref(shapes.Mark), ["message"], required=["data", "id"]),
         # The two named events are marks in the stream: they carry no event of a job, and `reset` no position.
         "AccountMessage": _message(
             {"anyOf": [ref(shapes.Event), {"type": "object"}]}, ["message", "ready", "reset"], required=["data"]

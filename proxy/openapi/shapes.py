@@ -303,6 +303,16 @@ class Catalogue(Shape):
     models: list[ModelEntry]
 
 
+class Mark(Shape):
+    """One of the timed marks that `/api/ping` sends."""
+
+    mark: Annotated[int, Field(ge=1)]
+    of: Annotated[int, Field(ge=1)]
+    at: datetime
+    heartbeat: float
+    """Seconds of silence after which a stream says something."""
+
+
 class Health(Shape):
     """All is well."""
 

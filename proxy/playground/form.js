@@ -169,7 +169,7 @@ class Numeric extends Field {
 class Choice extends Field {
   control({ enum: values, default: usual }) {
     const names = new Map(this.context.styles.map(({ value, name }) => [value, name]));
-    const unsaid = make("option", { value: "" }, usual === undefined ? "None" : `Usual: ${usual}`);
+    const unsaid = make("option", { value: "" }, usual === undefined ? "Not set" : `Usual: ${usual}`);
     return make("select", {}, unsaid, ...values.map((value) => make("option", { value }, names.get(value) ?? value)));
   }
 }
@@ -339,6 +339,7 @@ class List {
     const hint = schema.description ? make("p", { class: "hint" }, schema.description) : "";
     const mark = required ? make("span", { class: "mark", "aria-hidden": "true" }, "*") : "";
     this.node = make("fieldset", {}, make("legend", {}, spoken(name), mark), hint, this.holder, this.told, this.button);
+    if (schema.items["x-media"]) this.#add(); // somewhere to drop a file
   }
 
   #add() {

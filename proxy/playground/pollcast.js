@@ -321,7 +321,7 @@ function watching(open, { onEvent, signal, endless = false, order }) {
     // A reader sees a final event of any kind; only what keeps it from that is thrown.
     watch.then(
       () => reader.end(),
-      (error) => reader.end(error.event ? undefined : error),
+      (error) => reader.end(error?.event ? undefined : error),
     );
     try {
       for (let event; (event = await reader.take());) yield event;

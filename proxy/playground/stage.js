@@ -91,6 +91,7 @@ class View {
   #result = make("div", { class: "result" });
   #text;
   #last;
+  #progress; // the last one told; none: the bar is an estimate
   #eta;
   #timer;
   #began; // by this machine's clock
@@ -125,6 +126,7 @@ class View {
 
   add(event) {
     this.#last = event;
+    this.#progress = event.progress ?? this.#progress;
     if (event.eta) this.#expect(event.eta);
     this.#state(event.status);
     if (event.delta !== undefined) this.#written(event);
@@ -176,7 +178,7 @@ class View {
 
   #tick() {
     const elapsed = Math.max(0, Date.now() - this.#began) / 1000;
-    const progress = this.#last?.progress;
+    const progress = this.#progress;
     const [low, high] = this.#model?.typical_seconds ?? [30, 300];
     let left = `usually ${range(low, high)}`;
     let share = 95 * (1 - Math.exp((-2 * elapsed) / high)); // an estimate never claims to be over
@@ -201,9 +203,9 @@ class View {
     this.#detail.textContent = event.detail ?? "";
     this.#time.textContent = `took ${clock((Date.parse(event.at) - this.#recorded) / 1000)}`;
     if (event.status !== "Completed") {
-      const back = event.refunded ? ` ${event.refunded} tokens were given back.` : "";
-      this.#message.textContent = `${event.message ?? event.status}${back}`;
+      this.#message.textContent = event.message ?? event.status;
       this.#message.classList.toggle("mild", event.status === "Canceled");
+      if (event.refunded) this.#message.append(make("br"), `${event.refunded} tokens were given back.`);
       return;
     }
     const outputs = event.outputs.map((output, n) => shown(output, this.job, n));

@@ -64,12 +64,14 @@ class Pace:
 class Polling:
     """One job's polls: its ticket, its pace, and what is still put up with."""
 
-    __slots__ = ("_interval", "_nonsense", "_pace", "_provider", "_seen", "_since", "delay", "ticket")
+    __slots__ = ("_interval", "_nonsense", "_pace", "_provider", "_seen", "_since", "delay", "outcome", "ticket")
 
     def __init__(
         self, provider: Provider, pace: Pace, ticket: Ticket, *, submitted_at: float, interval: float, resumed: bool
     ) -> None:
         self.ticket = ticket
+        self.outcome = ""
+        """What came of the last poll, in one word."""
         self.delay = 0.0 if resumed else _jittered(interval)
         """Seconds until the next poll. A job that is taken up again is asked for at once: it may long be over."""
         self._provider = provider
@@ -84,11 +86,12 @@ class Polling:
         try:
             update = await self._provider.check(self.ticket, self._seen)
             self._seen.understood()
-            self._nonsense = 0
+            self._nonsense, self.outcome = 0, "news"
         except Unchanged as answer:
-            self._nonsense = 0
+            self._nonsense, self.outcome = 0, "unchanged"
             update = Update(wait=answer.wait)
         except ReadFailed as error:
+            self.outcome = type(error).__name__.lower()
             update = self._judged(error, now)
         self.ticket = update.ticket or self.ticket
         self._interval = self._pace.after(self._interval, now - self._since)

@@ -130,8 +130,8 @@ class Claim:
 class Change:
     """Event `n` of `job` can be read now; or, with `cancel`, its client asks for its end (`n` is the newest event).
 
-    `event` is that event, as it would be read. With `lost` (and no account or job) changes may have gone untold:
-    whoever follows reads anew what it watches.
+    `event` is that event, as it would be read; `at` is when it was handed in to be recorded. With `lost` (and no
+    account or job) changes may have gone untold: whoever follows reads anew what it watches.
     """
 
     account: str
@@ -139,6 +139,7 @@ class Change:
     n: int
     cancel: bool = False
     event: Event | None = field(default=None, compare=False)
+    at: float = field(default=0.0, compare=False)
     lost: bool = False
 
 

@@ -103,12 +103,12 @@ class Follower:
         account, job, n, *rest = what.decode().split()
         if not rest:
             return Change(account, job, int(n), cancel=True)
-        position, mark = rest
+        position, mark, at = rest
         if data is None:  # too large to be carried along
             entry = await self._ask("LINDEX", f"pollcast:events:{job}", int(n) - 1)
             data = entry.split(b" ", 2)[2] if entry else None
         event = event_of(job, int(n), int(position), mark, data) if data is not None else None
-        return Change(account, job, int(n), event=event)
+        return Change(account, job, int(n), event=event, at=float(at))
 
     def _put(self, change: Change, number: int) -> None:
         for listener, after in list(self._listeners.items()):

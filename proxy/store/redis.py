@@ -330,11 +330,7 @@ class RedisStore:
 
     async def read(self, job_id: str, after: int, account: str | None = None) -> Sequence[Event]:
         """The job's events numbered above `after`, in order."""
-        if account is not None:
-            listed = f"pollcast:jobs:{account}", f"[{job_id}|", f"({job_id}}}"
-            if not await self._reads.call("ZLEXCOUNT", *listed):
-                return []
-        entries = await self._reads.call("LRANGE", f"pollcast:events:{job_id}", after, -1)
+        entries = await self._read("read", job_id, after, account or "")
         return [_event(job_id, n, entry) for n, entry in enumerate(entries, after + 1)]
 
     async def read_account(self, account: str, after: int, limit: int) -> Stretch | None:

@@ -725,7 +725,7 @@ def _publish(db: Connection, job: Job, draft: Draft, now: float) -> None:
         "INSERT INTO event (job, n, account, position, final, delta, data) VALUES (?, ?, ?, ?, ?, ?, ?)",
         (event.job, event.n, job.account, event.position, event.final, event.delta, event.data),
     )
-    db.told.append(Change(job.account, job.id, job.event, event=event))
+    db.told.append(Change(job.account, job.id, job.event, event=event, at=now))
 
 
 def _request_cancel(db: Connection, account: str, job_id: str) -> Job | None:

@@ -76,6 +76,21 @@ async def test_the_account_s_feed_is_signed_with_the_jobs_it_names(world: World)
     assert dict(parse_qsl(url.query))["jobs"] == "job_1,job_2"
 
 
+async def test_the_feed_that_a_link_opens_is_that_of_the_jobs_it_names(world: World) -> None:
+    job, other = await finished(world), await finished(world)
+    url = await link_to(world, f"/api/events?jobs={job}")
+    async with httpx.AsyncClient(trust_env=False) as stranger, stranger.stream("GET", url) as response:
+        seen = ""
+        async for line in response.aiter_lines():
+            seen += line
+            if line == "event: ready":
+                break
+    assert job in seen
+    assert other not in seen
+    await refused(url.replace(job, other))
+    await refused(f"{url}&jobs={other}")
+
+
 async def test_a_reconnecting_event_source_may_append_its_last_event_id(world: World) -> None:
     job = await finished(world)
     url = await link_to(world, f"/api/jobs/{job}/events")

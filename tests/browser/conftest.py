@@ -11,7 +11,7 @@ from typing import NoReturn
 import pytest
 import pytest_asyncio
 from aiohttp import web
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Error, Page, Request, async_playwright
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Error, Page, Request, Route, async_playwright
 
 from tests.site import Site
 from tests.world import World
@@ -113,6 +113,21 @@ async def context(browser: Browser, complaints: list[str]) -> AsyncIterator[Brow
     yield context
     await context.close()
     assert complaints == []
+
+
+async def lose_first_answer(context: BrowserContext) -> asyncio.Event:
+    """Have the answer to the first order never arrive; the event is set when the server has given it."""
+    given = asyncio.Event()
+
+    async def first(route: Route) -> None:
+        if route.request.method == "POST" and not given.is_set():
+            await route.fetch()
+            given.set()
+        else:
+            await route.continue_()
+
+    await context.route("**/api/jobs", first)
+    return given
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import BrowserContext, Locator, Page, Request, Route, expect
+from playwright.async_api import BrowserContext, Locator, Page, Request, expect
 from yarl import URL
 
 from proxy.store import open_store
-from tests.browser.conftest import Open, PacedClock
+from tests.browser.conftest import Open, PacedClock, lose_first_answer
 from tests.world import MEDIA, World
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -271,18 +271,12 @@ async def test_older_jobs_are_shown_when_asked_for(world: World, enter: Enter) -
 async def test_an_order_that_a_reload_interrupts_is_made_once(
     world: World, enter: Enter, context: BrowserContext
 ) -> None:
-    async def lose_the_answer(route: Route) -> None:
-        if route.request.method == "POST":
-            await route.fetch()
-        else:
-            await route.continue_()
-
     page = await enter()
-    await context.route("**/api/jobs", lose_the_answer)
+    sent = await lose_first_answer(context)
     await order(page, "Once", "suno")
     await expect(page.locator("#recent li")).to_have_count(1)
     await expect(page.get_by_role("button", name="Sending …")).to_be_visible()
-    await context.unroute("**/api/jobs")
+    await sent.wait()
     async with context.expect_event(
         "response", lambda response: response.request.method == "POST" and response.url.endswith("/api/jobs")
     ) as again:
@@ -306,7 +300,7 @@ async def test_a_wrong_key_is_said_and_asked_for_again(enter: Enter, complaints:
 async def test_a_key_that_is_revoked_meanwhile_leads_back_to_the_gate(
     world: World, enter: Enter, context: BrowserContext, complaints: list[str]
 ) -> None:
-    async with context.expect_event("response", lambda response: "/api/events" in response.url):
+    async with context.expect_event("response", lambda response: "/api/jobs?" in response.url):
         page = await enter()
     async with open_store(world.store_url, world.clock) as store:
         for key in await store.keys():

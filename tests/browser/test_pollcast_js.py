@@ -7,11 +7,11 @@ from typing import Any
 import orjson
 import pytest
 import pytest_asyncio
-from playwright.async_api import BrowserContext, Error, Page, Request, Route
+from playwright.async_api import BrowserContext, Error, Page, Request
 from yarl import URL
 
 from proxy.http import Http
-from tests.browser.conftest import SLOW, Open, PacedClock
+from tests.browser.conftest import SLOW, Open, PacedClock, lose_first_answer
 from tests.world import World
 
 Streams = Callable[[], list[str]]
@@ -288,19 +288,9 @@ async def test_a_restarted_server_costs_no_event_and_repeats_none(
 async def test_an_order_whose_answer_is_lost_in_a_reload_is_sent_again_and_made_once(
     world: World, caller: Caller, context: BrowserContext
 ) -> None:
-    sent = asyncio.Event()
-
-    async def lose_the_answer(route: Route) -> None:
-        if route.request.method == "POST":
-            await route.fetch()
-            sent.set()
-        else:
-            await route.continue_()
-
-    await context.route("**/api/jobs", lose_the_answer)
+    sent = await lose_first_answer(context)
     await caller.run('pollcast.generate({ model: "suno", prompt: "A song" })')
     await sent.wait()
-    await context.unroute("**/api/jobs")
     await caller.page.reload()
     await caller.connect()
     done = await caller.run("return await Promise.all(pollcast.resume({ onEvent }))")

@@ -1,5 +1,13 @@
 -- What accounts read of their jobs' events.
 
+-- Of the account's job alone, unless the account is ''.
+function commands.read(job, after, account)
+  if account ~= '' and not line_of(account, job) then
+    return {}
+  end
+  return call('LRANGE', 'pollcast:events:' .. job, after, -1)
+end
+
 function commands.read_account(account, after, limit)
   local head, floor = unpack(call('HMGET', 'pollcast:account:' .. account, 'head', 'floor'))
   if not head or tonumber(after) < tonumber(floor) or tonumber(after) > tonumber(head) then

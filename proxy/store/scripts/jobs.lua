@@ -63,7 +63,7 @@ function commands.admit(job, account, price, queue, assets, once, fingerprint, s
   if once ~= '' then
     call('HSET', 'pollcast:once:' .. account, once, job .. ' ' .. now .. ' ' .. fingerprint)
   end
-  return {'done', publish(account, job, '-', data)}
+  return {'done', publish(account, job, '-', data, now)}
 end
 
 -- Write the record of a job as it is now; what its client wants stays.
@@ -125,7 +125,7 @@ function commands.append(job, node, epoch, event, mark, refund, status, record, 
     enter(account, refund, 'refund', job, now)
     finish(job, account, node, now)
   end
-  return {state, call('GETRANGE', 'pollcast:job:' .. job, 0, 0), publish(account, job, mark, data)}
+  return {state, call('GETRANGE', 'pollcast:job:' .. job, 0, 0), publish(account, job, mark, data, now)}
 end
 
 function commands.request_cancel(account, job)

@@ -79,11 +79,11 @@ end
 
 -- Keep the event of a job that comes next, at the next position of its account's feed, and tell it.
 -- Its mark is 'f' on the final one, 'd' on a piece of streamed text, else '-'.
-local function publish(account, job, mark, data)
+local function publish(account, job, mark, data, now)
   local position = digits(call('HINCRBY', 'pollcast:account:' .. account, 'head', 1))
   local n = call('RPUSH', 'pollcast:events:' .. job, position .. ' ' .. mark .. ' ' .. data)
   if mark ~= 'd' then
     call('XADD', 'pollcast:feed:' .. account, position .. '-0', 'e', job .. ' ' .. n)
   end
-  return tell(table.concat({account, job, n, position, mark}, ' '), data)
+  return tell(table.concat({account, job, n, position, mark, now}, ' '), data)
 end

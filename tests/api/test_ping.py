@@ -1,0 +1,107 @@
+"""`pong`, and timed marks."""
+
+import asyncio
+from itertools import pairwise
+
+import orjson
+import pytest
+from httpx_sse import EventSource
+
+from proxy.clock import SystemClock
+from tests.test_api import error_of, fields_of
+from tests.world import World, events_of
+
+NOBODY = {"Authorization": ""}
+
+
+async def test_ping_answers_pong_whatever_else_stands_in_its_query(world: World) -> None:
+    assert (await world.http.get("/api/ping?_=1795234567", headers=NOBODY)).text == "pong"
+
+
+async def test_marks_are_numbered_and_timed_and_need_no_key(world: World) -> None:
+    messages = await world.messages("GET", "/api/ping?marks=3&gap=1000", headers=NOBODY)
+    marks = events_of(messages)
+    assert [(mark["mark"], mark["of"], mark["heartbeat"]) for mark in marks] == [(1, 3, 4), (2, 3, 4), (3, 3, 4)]
+    assert [message.id for message in messages] == ["1", "2", "3"]
+    assert all(mark["at"].endswith("Z") for mark in marks)
+
+
+async def test_marks_come_under_the_headers_of_every_stream(world: World) -> None:
+    job = (await world.generate("suno", prompt="song"))[0]["job"]
+    names = ("content-type", "cache-control", "x-accel-buffering")
+    async with world.open("GET", "/api/ping?marks=1") as marks, world.open("GET", f"/api/jobs/{job}/events") as events:
+        assert [marks.headers[name] for name in names] == [events.headers[name] for name in names]
+        assert "content-length" not in marks.headers
+    assert (await world.http.head("/api/ping?marks=20&gap=3000")).headers["content-type"] == "text/event-stream"
+
+
+async def test_a_gap_is_filled_with_heartbeats_and_silence_is_not(world: World) -> None:
+    raw = (await world.http.get("/api/ping?marks=3&gap=9000&silence=60")).content
+    first, second, third, rest = raw.split(b"\n\n")
+    assert first.startswith(b"retry: 2000\ndata: ")
+    assert second.startswith(b": keep-alive\n: keep-alive\ndata: ")
+    assert third.startswith(b"data: ")
+    assert rest == b""
+
+
+async def test_marks_come_when_they_are_due(unstarted: World) -> None:
+    unstarted.clock = SystemClock()
+    now = asyncio.get_running_loop().time
+    async with unstarted as world, world.open("GET", "/api/ping?marks=4&gap=200") as response:
+        came = [now() async for _ in EventSource(response).aiter_sse()]
+    assert all(0.15 < later - earlier < 1 for earlier, later in pairwise(came))
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("marks=0", "marks"),
+        ("gap=100", "marks"),
+        ("silence=1", "marks"),
+        ("marks=21", "marks"),
+        ("marks=", "marks"),
+        ("marks=x", "marks"),
+        ("marks=2&gap=-1", "gap"),
+        ("marks=2&gap=15001", "gap"),
+        ("marks=2&gap=0.5", "gap"),
+        ("marks=2&silence=91", "silence"),
+        ("marks=2&silence=nan", "silence"),
+        ("marks=2&silence=inf", "silence"),
+        ("marks=20&gap=15000", "marks"),
+        ("marks=3&gap=10000&silence=80", "marks"),
+        ("marks=2&gaps=1", "gaps"),
+    ],
+)
+async def test_what_would_take_too_long_or_means_nothing_is_refused_by_name(
+    world: World, query: str, field: str
+) -> None:
+    assert fields_of(await world.http.get(f"/api/ping?{query}")) == [field]
+
+
+async def test_no_more_than_32_ask_for_marks_at_once(unstarted: World) -> None:
+    unstarted.clock = SystemClock()
+    async with unstarted as world, asyncio.TaskGroup() as group:
+        opened = asyncio.Semaphore(0)
+
+        async def ask() -> None:
+            async with world.open("GET", "/api/ping?marks=2&gap=15000") as response:
+                await anext(response.aiter_bytes())
+                opened.release()
+                await asyncio.Event().wait()
+
+        tasks = [group.create_task(ask()) for _ in range(32)]
+        for _ in tasks:
+            await opened.acquire()
+        refused = await world.http.get("/api/ping?marks=1")
+        assert (refused.status_code, error_of(refused)["code"]) == (503, "unavailable")
+        assert refused.headers["retry-after"] == "10"
+        assert (await world.http.get("/api/ping")).text == "pong"
+        for task in tasks:
+            task.cancel()
+        while (await world.http.get("/api/ping?marks=1")).status_code != 200:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_mark_is_one_line_of_json(world: World) -> None:
+    raw = (await world.http.get("/api/ping?marks=1")).content
+    assert orjson.loads(raw.split(b"data: ")[1].split(b"\n")[0])["mark"] == 1
