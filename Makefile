@@ -24,11 +24,12 @@ run: $(READY)  ## a server against the built-in simulator, with a ready curl com
 test: $(READY)  ## all tests
 	$(BIN)/python -m pytest -n 4
 
-check: $(READY)  ## formatter, linter, types, import arrows
+check: $(READY)  ## formatter, linter (with bandit's rules), types, import arrows, known vulnerabilities
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.audit
 
 fix: $(READY)  ## format, and mend what the linter can mend
 	$(BIN)/ruff format .

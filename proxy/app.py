@@ -85,7 +85,12 @@ class Pollcast:
     @property
     def secrets(self) -> Sequence[str]:
         """What no log may show: the operator's own."""
-        return [*self._settings.secrets, *(provider.key for provider in self._providers.values() if provider.key)]
+        scraper = self._settings.metrics.get_secret_value()
+        return [
+            *self._settings.secrets,
+            *(provider.key for provider in self._providers.values() if provider.key),
+            *([] if scraper in {"", "public", "off"} else [scraper]),
+        ]
 
     @property
     def routes(self) -> Sequence[Route]:
@@ -222,11 +227,8 @@ def _answer(error: errors.PollcastError, headers: Mapping[str, str] | None = Non
     body: dict[str, Any] = {"status": "Error", "message": error.message, "code": error.code}
     if isinstance(error, errors.InvalidRequest):
         body["errors"] = [{"field": fault.field, "message": fault.message} for fault in error.errors]
-    return Response(
-        orjson.dumps(body),
-        error.status,
-        {"Content-Type": "application/json", "Cache-Control": "no-store", **(headers or {})},
-    )
+    own = {"Content-Type": "application/json", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    return Response(orjson.dumps(body), error.status, own | dict(headers or {}))
 
 
 async def _refused(_: Request, error: Exception) -> Response:

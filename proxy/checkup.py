@@ -21,6 +21,8 @@ from proxy.store import open_store
 
 _PATIENCE: Final = 20.0
 """Seconds that a provider, or the storage, is waited for."""
+_GUESSED: Final = 16
+"""Characters of a secret that is too short to withstand guessing, by who has one Link."""
 
 
 class State(StrEnum):
@@ -58,6 +60,10 @@ async def checkup(
 ) -> AsyncIterator[Finding]:
     """Look at everything, the providers at the same time, and tell each finding in its turn."""
     yield _public_url(settings)
+    if any(len(secret) < _GUESSED for secret in settings.secrets):
+        yield Finding(
+            "secret", State.WARNING, f"POLLCAST_SECRET is shorter than {_GUESSED} characters: it can be guessed"
+        )
     yield await _found("store", partial(_store, settings, clock), clock)
     yield await _found("assets", partial(_assets, settings), clock)
     made = [kind(own, clock, settings.base_url) for kind, own in providers.items()]

@@ -13,6 +13,7 @@ HEADERS: Final = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-store, no-transform",
     "X-Accel-Buffering": "no",
+    "X-Content-Type-Options": "nosniff",
 }
 """What every stream says of itself, so that proxies neither keep, change nor hold it back."""
 

@@ -39,6 +39,18 @@ async def test_ping_answers_pong(world: World) -> None:
     assert (response.status_code, response.text) == (200, "pong")
 
 
+@pytest.mark.parametrize("path", ["/api/ping", "/api/jobs", "/nowhere", "/docs", "/", "/pollcast.js", "/openapi.json"])
+async def test_no_browser_guesses_what_an_answer_is(world: World, path: str) -> None:
+    assert (await world.http.get(path)).headers["x-content-type-options"] == "nosniff"
+
+
+async def test_no_browser_guesses_what_a_stream_is(world: World) -> None:
+    job = (await world.generate("suno", prompt="song"))[0]["job"]
+    for accept in ("*/*", "text/plain"):
+        response = await world.http.get(f"/api/jobs/{job}/events", headers={"Accept": accept})
+        assert response.headers["x-content-type-options"] == "nosniff"
+
+
 async def test_health_and_readiness_need_no_key(world: World) -> None:
     for path in ("/healthz", "/readyz"):
         response = await world.http.get(path, headers={"Authorization": ""})

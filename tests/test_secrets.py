@@ -10,9 +10,11 @@ import httpx
 import pytest
 from aiohttp import web
 
+from proxy.app import Pollcast
 from proxy.logs import ConsoleForm, JsonForm, Mask
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Provider
+from proxy.settings import Settings, read
 from proxy.simulator import PROMPT_FAULTS
 from proxy.store.sqlite import SqliteStore
 from tests.site import Site
@@ -86,8 +88,9 @@ async def everything(world: World, told: Told) -> None:
     wish = {"path": f"/api/jobs/{job}/content", "ttl": 1}
     await world.http.get((await world.http.post("/api/links", json=wish)).json()["url"])
     await world.asset("image")
-    for path in ("/", "/docs", "/openapi.json", "/pollcast.js", "/api/models", "/api/account", "/api/account/ledger",
-                 "/api/jobs", "/readyz", "/nowhere", f"/api/jobs/{job}x", f"/api/jobs?key={world.key}"):  # fmt: skip
+    for path in PATHS:
+        await world.http.get(path)
+    for path in (f"/api/jobs/{job}x", f"/api/jobs?key={world.key}"):
         await world.http.get(path)
     await world.http.get("/api/jobs", headers={"Authorization": f"Bearer {world.key}x"})
     await world.http.post("/api/jobs?dry_run=1", json={"model": "gaga-1", "prompt": "Hello"})
@@ -95,6 +98,12 @@ async def everything(world: World, told: Told) -> None:
     # A client that names its own key is told so; the log is not.
     await world.http.post("/api/jobs", json={"model": world.key})
     await world.http.get(f"/api/jobs/{world.key}")
+
+
+PATHS = [
+    *("/", "/docs", "/openapi.json", "/pollcast.js", "/api/models", "/metrics", "/readyz", "/nowhere"),
+    *("/api/account", "/api/account/ledger", "/api/jobs", "/api/ping?marks=2&gap=1"),
+]
 
 
 def orders(word: str) -> list[dict[str, Any]]:
@@ -154,6 +163,14 @@ async def test_a_fault_of_ours_tells_no_secret_of_the_request(
     logged = "".join(stream.getvalue() for stream in log.values())
     assert "RuntimeError" in logged
     assert planted.key not in logged + response.text
+
+
+@pytest.mark.parametrize("metrics", ["", "public", "off", "a-token-planted"])
+def test_what_the_operator_keeps_secret_is_told_to_the_log(metrics: str) -> None:
+    providers = {kind.name: read(kind.settings_type, api_key=KEYS[short(kind)]) for kind in PROVIDERS}
+    app = Pollcast(read(Settings, secret="one,two", metrics=metrics), providers)
+    token = [metrics] if PLANTED in metrics else []
+    assert sorted(app.secrets) == sorted(["one", "two", *KEYS.values(), *token])
 
 
 @pytest.mark.parametrize("kind", PROVIDERS, ids=lambda kind: kind.name)

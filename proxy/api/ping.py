@@ -50,7 +50,7 @@ class Ping:
     async def ping(self, request: Request) -> Response:
         """AI-Now's own `pong`; with `?marks=N` a stream of N marks, under the headers of every other stream."""
         if not request.query_params.keys() & _Plan.model_fields.keys():
-            return PlainTextResponse("pong")
+            return PlainTextResponse("pong", headers={"X-Content-Type-Options": "nosniff"})
         plan = validated(_Plan, request.query_params)
         if request.method == "HEAD":
             head = Response(headers=sse.HEADERS)

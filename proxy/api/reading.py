@@ -23,7 +23,7 @@ _LONGEST_PAGE: Final = 200
 def answer(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Write a JSON answer."""
     # Answers hold balances and Links: no cache may keep them.
-    own = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+    own = {"Content-Type": "application/json", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
     return Response(orjson.dumps(content), status, own | dict(headers or {}))
 
 
