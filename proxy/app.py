@@ -31,6 +31,7 @@ from proxy.clock import Clock, SystemClock
 from proxy.drive import Tools
 from proxy.feed import Feed
 from proxy.fetch import Fetcher
+from proxy.limits import Limits, storage
 from proxy.links import Links
 from proxy.metrics import Metrics
 from proxy.providers import MODELS, PROVIDERS, by_model
@@ -129,6 +130,14 @@ class Pollcast:
             provider.upstream.observe = partial(_observe, metrics, provider.name)
         metrics.watch(self._runner.facts)
         metrics.watch(self._feed.facts)
+        limits = Limits(
+            await stack.enter_async_context(storage(settings.store)),
+            self._feed.watched,
+            metrics,
+            requests=settings.max_requests,
+            streams=settings.max_streams,
+            jobs=settings.max_jobs,
+        )
         return Services(
             store,
             blobs,
@@ -139,6 +148,7 @@ class Pollcast:
             fetcher,
             clock,
             metrics,
+            limits,
             asset_limit=settings.asset_limit,
             relay=settings.results == "relay",
         )

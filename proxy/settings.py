@@ -61,6 +61,12 @@ class Settings(BaseSettings):
     """Seconds that upstream streams which cannot be resumed are still read at a stop."""
     tokens: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     playground: Literal["on", "off"] = "on"
+    max_jobs: int = Field(default=20_000, ge=0)
+    """Unfinished jobs of an account at once; 0: any number. So the next two."""
+    max_requests: int = Field(default=60_000, ge=0)
+    """Requests of an account in a minute, event streams not counted."""
+    max_streams: int = Field(default=100_000, ge=0)
+    """Open streams of an account on this node."""
 
     @field_validator("public_url")
     @classmethod

@@ -10,6 +10,7 @@ from proxy.errors import NotFound, Unavailable
 from proxy.feed import Feed
 from proxy.fetch import Fetcher
 from proxy.job import Job
+from proxy.limits import Limits
 from proxy.links import Links
 from proxy.metrics import Metrics
 from proxy.store.base import Key, Store
@@ -28,6 +29,7 @@ class Services:
     fetcher: Fetcher
     clock: Clock
     metrics: Metrics
+    limits: Limits
     asset_limit: int
     relay: bool
 
