@@ -31,6 +31,7 @@ from proxy.clock import Clock, SystemClock
 from proxy.drive import Tools
 from proxy.feed import Feed
 from proxy.fetch import Fetcher
+from proxy.forecast import Forecast
 from proxy.limits import Limits, storage
 from proxy.links import Links
 from proxy.metrics import Metrics
@@ -149,6 +150,8 @@ class Pollcast:
             clock,
             metrics,
             limits,
+            Forecast(store, clock),
+            tools.polled,
             asset_limit=settings.asset_limit,
             relay=settings.results == "relay",
         )

@@ -60,7 +60,7 @@ class Jobs:
         if dry_run.is_asked(request):
             return await self._dry_run(request, key)
         admitted = await self._admit(request, key)
-        return answer(self._job(admitted.job, key), 202, _admitted_headers(admitted))
+        return answer(await self._job(admitted.job, key), 202, _admitted_headers(admitted))
 
     async def _list(self, request: Request, key: Key) -> Response:
         query = request.query_params
@@ -71,7 +71,7 @@ class Jobs:
             _status(query.get("status")),
             query.get("model") or None,
         )
-        return answer({"jobs": [self._job(job, key) for job in page.items], "next": page.next})
+        return answer({"jobs": [await self._job(job, key) for job in page.items], "next": page.next})
 
     async def _admit(self, request: Request, key: Key, refusal: RateLimited | None = None) -> Admitted:
         """The job that the order makes, or has made before; only a new one is refused. Raises RateLimited."""
@@ -147,7 +147,7 @@ class Jobs:
             self.services.limits.check_stream(key.account)
             await self.services.feed.reached(tail, beyond, seconds)
             job = await self._found(request, key)
-        return answer(self._job(job, key))
+        return answer(await self._job(job, key))
 
     async def _delete(self, request: Request, key: Key) -> Response:
         job = await self._found(request, key)
@@ -163,7 +163,7 @@ class Jobs:
         job = await self._found(request, key)
         if job.status.final:
             raise Conflict(f"{job.id} is over: it is {job.status}.")
-        return answer(self._job(await self.services.store.request_cancel(key.account, job.id) or job, key), 202)
+        return answer(await self._job(await self.services.store.request_cancel(key.account, job.id) or job, key), 202)
 
     async def events(self, request: Request) -> Response:
         """The feed: replay, then live, closing after the final event; 204 for who has it already."""
@@ -193,9 +193,11 @@ class Jobs:
         kind = LineStream if wants_lines(request) else JobStream
         return FeedResponse(kind(self.services.feed, tail, after), headers)
 
-    def _job(self, job: Job, key: Key) -> dict[str, Any]:
+    async def _job(self, job: Job, key: Key) -> dict[str, Any]:
         outputs = [output.as_json(self.services.links.to_output(job.id, output, key.id)) for output in job.outputs]
         path = f"/api/jobs/{job.id}"
+        left = await self.services.forecast.left(job)
+        polled = None if job.status.final else self.services.polled.get(job.id)
         shown = {
             "id": job.id,
             "model": job.model,
@@ -203,6 +205,8 @@ class Jobs:
             "event": job.event,
             "detail": job.detail,
             "progress": job.progress,
+            "eta": None if left is None else {"low": left[0], "high": left[1]},
+            "polled_at": None if polled is None else rfc3339(polled),
             "url": next((output["url"] for output in outputs if "url" in output), None),
             "outputs": outputs or None,
             "message": job.message,
