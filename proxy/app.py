@@ -32,6 +32,8 @@ from proxy.clock import Clock, SystemClock
 from proxy.drive import Tools
 from proxy.feed import Feed
 from proxy.fetch import Fetcher
+from proxy.forecast import Forecast
+from proxy.limits import Limits, storage
 from proxy.links import Links
 from proxy.metrics import Metrics
 from proxy.providers import MODELS, PROVIDERS, by_model
@@ -140,6 +142,14 @@ class Pollcast:
             provider.upstream.observe = partial(_observe, metrics, provider.name)
         metrics.watch(self._runner.facts)
         metrics.watch(self._feed.facts)
+        limits = Limits(
+            await stack.enter_async_context(storage(settings.store)),
+            self._feed.watched,
+            metrics,
+            requests=settings.max_requests,
+            streams=settings.max_streams,
+            jobs=settings.max_jobs,
+        )
         return Services(
             store,
             blobs,
@@ -150,6 +160,9 @@ class Pollcast:
             fetcher,
             clock,
             metrics,
+            limits,
+            Forecast(store, clock),
+            tools.polled,
             asset_limit=settings.asset_limit,
             relay=settings.results == "relay",
         )

@@ -73,6 +73,8 @@ class Tools:
     asset_limit: int
     retention: float
     """Seconds that finished jobs and assets are kept."""
+    polled: dict[str, float] = field(default_factory=dict)
+    """When each job under way here was last asked about; a write for each poll would be too much for the store."""
     unknown_words: Counter[tuple[str, str]] = field(default_factory=Counter)
     """How often each provider has used a word for a state that its page does not name."""
 
@@ -205,6 +207,7 @@ class Drive:
             raise self._overdue("did not finish")
         if self._due:
             self._tools.metrics.poll_lag.labels(self._provider.name).observe(max(now - self._due, 0))
+        self._tools.polled[self._job.id] = now
         try:
             async with asyncio.timeout(self._deadline - now) as self._leash:
                 update = await polling.poll(now)

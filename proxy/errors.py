@@ -134,6 +134,15 @@ class IdempotencyConflict(RequestError):
     code, status = "idempotency_conflict", 422
 
 
+class RateLimited(RequestError):
+    """Over one of the account's limits; `seconds` is when to try again."""
+
+    code, status = "rate_limited", 429
+
+    def __init__(self, message: str, seconds: int = 5) -> None:
+        super().__init__(message, headers={"Retry-After": str(seconds)})
+
+
 class Unavailable(RequestError):
     """The store is away, or the server is stopping."""
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final, Protocol, TypeVar, cast
 
@@ -279,6 +280,8 @@ class Feed:
         self._unpublished: set[JobTail | AccountTail] = set()
         self._published_at = 0.0
         self._refreshing: set[asyncio.Task[None]] = set()
+        self.watched: Counter[str] = Counter()
+        """Open streams, by account."""
         self.tick = 0.0
         """Counts the looks for silent streams."""
         self.delivered = 0
@@ -307,7 +310,7 @@ class Feed:
     @property
     def streams(self) -> int:
         """How many streams are open."""
-        return sum(tail.watchers for tail in (*self._jobs.values(), *self._accounts.values()))
+        return self.watched.total()
 
     def stop(self) -> None:
         """Have every stream break off, and every new one too."""
@@ -431,12 +434,16 @@ class Feed:
                 self._refresh(tail)
             kept = self._jobs.setdefault((tail.account, tail.job), tail)
         kept.watchers += 1
+        self.watched[tail.account] += 1
         return kept
 
     def leave(self, tail: JobTail | AccountTail) -> None:
         """Watch a tail no more."""
         tail.watchers -= 1
         tail.left_at = self.tick
+        self.watched[tail.account] -= 1
+        if not self.watched[tail.account]:
+            del self.watched[tail.account]
 
     async def reached(self, tail: JobTail, beyond: int, seconds: float) -> None:
         """Wait until the job has an event above `beyond`, or is over, or `seconds` have passed, or the server stops."""

@@ -15,7 +15,7 @@ from prometheus_client import Metric
 from proxy.drive import Drive, Tools
 from proxy.errors import Unavailable
 from proxy.metrics import gauge, total
-from proxy.providers.polled import Pace
+from proxy.providers.polled import REMEMBERED, Pace
 from proxy.store.base import Claim, ClaimLost, Room, Swept
 from proxy.wheel import Wheel
 
@@ -60,9 +60,17 @@ class Runner:
             async with asyncio.TaskGroup() as self._tasks:
                 for work in (self._listen(), self._renew(), self._sweep(), self._wheel.run()):
                     self._tasks.create_task(work)
+                await self._learn()
                 await self._take()
         finally:
             await asyncio.gather(*(self._release(drive.claim) for drive in self._waiting))
+
+    async def _learn(self) -> None:
+        """Take up what was learnt before this start, and on other nodes, of how long jobs take."""
+        for model, pace in self._paces.items():
+            with contextlib.suppress(Unavailable):
+                for seconds in reversed(await self._store.durations(model, REMEMBERED)):
+                    pace.learn(seconds)
 
     async def _take(self) -> None:
         """Take what there is room for, whenever there may be some."""
@@ -100,6 +108,7 @@ class Runner:
             log.exception("%s cannot be driven.", drive.claim.job.id)
         if delay is None:
             del self._drives[drive.claim.job.id]
+            self._tools.polled.pop(drive.claim.job.id, None)
         else:
             self._waiting.add(drive)
             self._wheel.add(drive, delay)

@@ -68,6 +68,12 @@ class Settings(BaseSettings):
     log: Literal["console", "json"] = "console"
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower_case)] = "info"
     playground: Literal["on", "off"] = "on"
+    max_jobs: int = Field(default=20_000, ge=0)
+    """Unfinished jobs of an account at once; 0: any number. So the next two."""
+    max_requests: int = Field(default=60_000, ge=0)
+    """Requests of an account in a minute, event streams not counted."""
+    max_streams: int = Field(default=100_000, ge=0)
+    """Open streams of an account on this node."""
 
     @field_validator("public_url")
     @classmethod

@@ -337,8 +337,8 @@ def _shrink(scope: Scope) -> None:
 class BrokenOff(Response):
     """The answer of an event endpoint to a condition that will pass: 200, why, when to come back, and a break."""
 
-    def __init__(self, why: str) -> None:
-        super().__init__(headers=sse.HEADERS)
+    def __init__(self, why: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(headers={**sse.HEADERS, **(headers or {})})
         del self.headers["Content-Length"]
         self._why = " ".join(printable(why).split())
 

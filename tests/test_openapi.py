@@ -137,6 +137,18 @@ async def test_every_event_and_the_job_are_as_described(world: World, model: str
     validator("Job").validate(job)
 
 
+async def test_an_unfinished_job_is_as_described_with_what_is_foretold_of_it(world: World) -> None:
+    for _ in range(10):
+        await world.generate("gaga-1", prompt="Hello")
+    job = await world.submit("gaga-1", prompt="[slow]")
+    seen = {"eta"} & set(job)
+    while job["status"] in {"Processing started", "Processing"}:
+        validator("Job").validate(job)
+        seen |= {"eta", "polled_at"} & set(job)
+        job = (await world.http.get(f"/api/jobs/{job['id']}")).json()
+    assert seen == {"eta", "polled_at"}
+
+
 async def test_every_message_of_an_account_s_feed_is_as_described(world: World) -> None:
     await world.submit("suno", prompt="[stuck]")
     async with world.open("GET", "/api/events", last="1") as response:

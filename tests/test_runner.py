@@ -336,6 +336,16 @@ async def test_streamed_text_comes_in_pieces_that_make_up_the_whole(world: World
 # --- restarts ---
 
 
+async def test_what_was_learnt_of_a_model_s_pace_is_known_after_a_restart(world: World) -> None:
+    for _ in range(10):
+        await world.generate("gaga-1", prompt="Hello")
+    await world.restart()
+    await world.generate("suno", prompt="A song")  # by now the runner is at work
+    window = world.app._runner._paces["gaga-1"].window  # noqa: SLF001 - it shows in nothing but the times of polls
+    assert window is not None
+    assert 0 < window[0] <= window[1] < 120
+
+
 async def test_a_job_with_a_ticket_goes_on_after_a_restart_and_is_not_ordered_again(world: World) -> None:
     world.simulator.fault("gaga.check", "stall", after=1, times=1)
     job = await world.submit("gaga-1", prompt="Hello")

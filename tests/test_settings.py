@@ -20,7 +20,7 @@ def env(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def test_the_defaults_are_those_of_the_contract() -> None:
     settings = read(Settings)
-    assert settings.model_dump(exclude={"asset_limit", "drain"}) == {
+    assert settings.model_dump(exclude={"asset_limit", "drain", "max_jobs", "max_requests", "max_streams"}) == {
         "host": "127.0.0.1",
         "port": 8000,
         "public_url": "",
@@ -325,3 +325,7 @@ def test_this_machine_s_own_hosts_are_loopback(url: str) -> None:
 )
 def test_other_hosts_are_not(url: str) -> None:
     assert not is_loopback(url)
+
+
+def test_no_account_is_held_to_fewer_than_ten_thousand_streams_unasked() -> None:
+    assert read(Settings).max_streams >= 10_000

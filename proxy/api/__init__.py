@@ -3,16 +3,15 @@
 It knows the store, never the runner: an admitted job is found there by whichever node has room for it.
 """
 
-from collections.abc import Awaitable, Callable
+from functools import partial
 
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 
 from proxy.api.about import About
 from proxy.api.account import Accounts
 from proxy.api.assets import Assets
 from proxy.api.content import Contents
+from proxy.api.counting import Endpoint, counted
 from proxy.api.jobs import Jobs
 from proxy.api.links import LinkMaking
 from proxy.api.ping import Ping
@@ -23,6 +22,7 @@ def routes(services: Services) -> list[Route]:
     """Every path of the API; GET routes answer HEAD too."""
     about, accounts, jobs, assets = About(services), Accounts(services), Jobs(services), Assets(services)
     contents, links = Contents(services), LinkMaking(services)
+    keyed, open_to_links = partial(counted, services), partial(counted, services, or_link=True)
     return [
         _route("GET", "/api/ping", Ping(services).ping),
         _route("GET", "/healthz", about.healthz),
@@ -31,22 +31,22 @@ def routes(services: Services) -> list[Route]:
         _route("GET", "/docs", about.docs),
         _route("GET", "/api/models", about.models),
         _route("GET", "/metrics", about.metrics),
-        _route("GET", "/api/account", accounts.account),
-        _route("GET", "/api/account/ledger", accounts.ledger),
+        _route("GET", "/api/account", keyed(accounts.account)),
+        _route("GET", "/api/account/ledger", keyed(accounts.ledger)),
         _route("GET", "/api/events", accounts.events),
-        _route("POST", "/api/generate", jobs.generate),
-        Route("/api/jobs", jobs.jobs, methods=["GET", "POST"]),
-        Route("/api/jobs/{job}", jobs.job, methods=["GET", "DELETE"]),
+        _route("POST", "/api/generate", keyed(jobs.generate)),
+        Route("/api/jobs", keyed(jobs.jobs), methods=["GET", "POST"]),
+        Route("/api/jobs/{job}", keyed(jobs.job), methods=["GET", "DELETE"]),
         _route("GET", "/api/jobs/{job}/events", jobs.events),
-        _route("GET", "/api/jobs/{job}/content", contents.content),
-        _route("GET", "/api/jobs/{job}/content/{n}", contents.content),
-        _route("POST", "/api/jobs/{job}/cancel", jobs.cancel),
-        _route("POST", "/api/links", links.add_link),
-        _route("POST", "/api/assets", assets.add_asset),
-        Route("/api/assets/{asset}", assets.asset, methods=["GET", "DELETE"]),
-        _route("GET", "/api/assets/{asset}/content", assets.asset_content),
+        _route("GET", "/api/jobs/{job}/content", open_to_links(contents.content)),
+        _route("GET", "/api/jobs/{job}/content/{n}", open_to_links(contents.content)),
+        _route("POST", "/api/jobs/{job}/cancel", keyed(jobs.cancel)),
+        _route("POST", "/api/links", keyed(links.add_link)),
+        _route("POST", "/api/assets", keyed(assets.add_asset)),
+        Route("/api/assets/{asset}", keyed(assets.asset), methods=["GET", "DELETE"]),
+        _route("GET", "/api/assets/{asset}/content", open_to_links(assets.asset_content)),
     ]
 
 
-def _route(method: str, path: str, endpoint: Callable[[Request], Awaitable[Response]]) -> Route:
+def _route(method: str, path: str, endpoint: Endpoint) -> Route:
     return Route(path, endpoint, methods=[method])

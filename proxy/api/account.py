@@ -9,7 +9,7 @@ from starlette.responses import Response
 from proxy.api.reading import answer, feed_position, limit
 from proxy.api.services import Services
 from proxy.clock import rfc3339
-from proxy.errors import NotFound, Unavailable
+from proxy.errors import NotFound, RateLimited, Unavailable
 from proxy.stream import AccountStream, BrokenOff, FeedResponse
 
 
@@ -40,7 +40,8 @@ class Accounts:
         try:
             services.check_running()
             caller = await services.auth.caller(request)
-        except Unavailable as error:
+            services.limits.check_stream(caller.key.account)
+        except (Unavailable, RateLimited) as error:
             # EventSource gives up for good on any status but 200, and this will pass.
             return BrokenOff(error.message)
         jobs = frozenset(query["jobs"].split(",")) if "jobs" in query else None

@@ -11,10 +11,11 @@ from starlette.responses import Response
 
 from proxy import orders
 from proxy.api import dry_run
+from proxy.api.counting import refusal_of
 from proxy.api.reading import answer, body, idempotency_key, last_event_id, limit, number, refuse_fields, wants_lines
 from proxy.api.services import Services
 from proxy.clock import rfc3339
-from proxy.errors import Conflict, FieldError, NotFound, Unavailable
+from proxy.errors import Conflict, FieldError, NotFound, RateLimited, Unavailable
 from proxy.feed import JobTail
 from proxy.fetch import NotPublic, check_public
 from proxy.job import Job, Order, Status
@@ -46,8 +47,12 @@ class Jobs:
         after = last_event_id(request)
         if "Last-Event-ID" in request.headers and "Idempotency-Key" not in request.headers:
             raise Conflict("A reconnecting POST needs the Idempotency-Key of its first try; no job was made.")
-        admitted = await self._admit(request, key)
-        tail = await self._tail(admitted.job.id, key)
+        with self.services.limits.coming(key.account) as refusal:
+            admitted = await self._admit(request, key, refusal)
+            tail = await self._tail(admitted.job.id, key)
+        if refusal is not None:
+            # The job is there, and is not kept from who ordered it: they are to come back, as at the GET endpoints.
+            return BrokenOff(refusal.message, _admitted_headers(admitted))
         return self._feed(request, tail, after, _admitted_headers(admitted))
 
     async def jobs(self, request: Request) -> Response:
@@ -58,7 +63,7 @@ class Jobs:
         if dry_run.is_asked(request):
             return await self._dry_run(request, key)
         admitted = await self._admit(request, key)
-        return answer(self._job(admitted.job, key), 202, _admitted_headers(admitted))
+        return answer(await self._job(admitted.job, key), 202, _admitted_headers(admitted))
 
     async def _list(self, request: Request, key: Key) -> Response:
         query = request.query_params
@@ -69,9 +74,10 @@ class Jobs:
             _status(query.get("status")),
             query.get("model") or None,
         )
-        return answer({"jobs": [self._job(job, key) for job in page.items], "next": page.next})
+        return answer({"jobs": [await self._job(job, key) for job in page.items], "next": page.next})
 
-    async def _admit(self, request: Request, key: Key) -> Admitted:
+    async def _admit(self, request: Request, key: Key, refusal: RateLimited | None = None) -> Admitted:
+        """The job that the order makes, or has made before; only a new one is refused. Raises RateLimited."""
         self.services.check_running()
         repeated = idempotency_key(request)
         reading = orders.read(await body(request))
@@ -84,13 +90,20 @@ class Jobs:
             reading.fingerprint,
             tuple({reference.ref for reference in reading.references if is_asset(reference.ref)}),
             self.services.catalogue.provider(reading.order.model).name,
+            self.services.limits.jobs,
         )
         earlier = await self.services.store.replay(admission) if repeated is not None else None
         if earlier is not None:
             return _told(Admitted(earlier, replayed=True))
+        if refusal := refusal_of(request) or refusal:
+            raise refusal
         await self._check(key, reading.order, reading.references)
         await self.services.catalogue.check_available(reading.order.model)
-        return _told(await self.services.store.admit(admission))
+        try:
+            return _told(await self.services.store.admit(admission))
+        except RateLimited:
+            self.services.limits.refused_job()
+            raise
 
     async def _dry_run(self, request: Request, key: Key) -> Response:
         """Show what an order would send and cost; it is checked like any other, but its provider is not asked."""
@@ -133,9 +146,11 @@ class Jobs:
         job = await self._found(request, key)
         seconds, beyond = number(request, "wait", 0, _LONGEST_WAIT), number(request, "after", job.event, _MOST)
         if seconds and job.event <= beyond and not job.status.final:
-            await self.services.feed.reached(await self._tail(job.id, key), beyond, seconds)
+            tail = await self._tail(job.id, key)
+            self.services.limits.check_stream(key.account)
+            await self.services.feed.reached(tail, beyond, seconds)
             job = await self._found(request, key)
-        return answer(self._job(job, key))
+        return answer(await self._job(job, key))
 
     async def _delete(self, request: Request, key: Key) -> Response:
         job = await self._found(request, key)
@@ -151,7 +166,7 @@ class Jobs:
         job = await self._found(request, key)
         if job.status.final:
             raise Conflict(f"{job.id} is over: it is {job.status}.")
-        return answer(self._job(await self.services.store.request_cancel(key.account, job.id) or job, key), 202)
+        return answer(await self._job(await self.services.store.request_cancel(key.account, job.id) or job, key), 202)
 
     async def events(self, request: Request) -> Response:
         """The feed: replay, then live, closing after the final event; 204 for who has it already."""
@@ -159,12 +174,13 @@ class Jobs:
             self.services.check_running()
             key = await self.services.auth.key_or_link(request)
             tail = await self._tail(request.path_params["job"], key)
-        except Unavailable as error:
+            after = last_event_id(request)
+            if tail.ended and after == tail.head:
+                return Response(status_code=204)
+            self.services.limits.check_stream(key.account)
+        except (Unavailable, RateLimited) as error:
             # EventSource gives up for good on any status but 200, and this will pass.
             return BrokenOff(error.message)
-        after = last_event_id(request)
-        if tail.ended and after == tail.head:
-            return Response(status_code=204)
         return self._feed(request, tail, after, {})
 
     async def _found(self, request: Request, key: Key) -> Job:
@@ -180,9 +196,11 @@ class Jobs:
         kind = LineStream if wants_lines(request) else JobStream
         return FeedResponse(kind(self.services.feed, tail, after), headers)
 
-    def _job(self, job: Job, key: Key) -> dict[str, Any]:
+    async def _job(self, job: Job, key: Key) -> dict[str, Any]:
         outputs = [output.as_json(self.services.links.to_output(job.id, output, key.id)) for output in job.outputs]
         path = f"/api/jobs/{job.id}"
+        left = await self.services.forecast.left(job)
+        polled = None if job.status.final else self.services.polled.get(job.id)
         shown = {
             "id": job.id,
             "model": job.model,
@@ -190,6 +208,8 @@ class Jobs:
             "event": job.event,
             "detail": job.detail,
             "progress": job.progress,
+            "eta": None if left is None else {"low": left[0], "high": left[1]},
+            "polled_at": None if polled is None else rfc3339(polled),
             "url": next((output["url"] for output in outputs if "url" in output), None),
             "outputs": outputs or None,
             "message": job.message,

@@ -1,5 +1,6 @@
 """What the endpoints need, made once by the composition root."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from proxy.auth import Auth
@@ -9,7 +10,9 @@ from proxy.clock import Clock
 from proxy.errors import NotFound, Unavailable
 from proxy.feed import Feed
 from proxy.fetch import Fetcher
+from proxy.forecast import Forecast
 from proxy.job import Job
+from proxy.limits import Limits
 from proxy.links import Links
 from proxy.metrics import Metrics
 from proxy.store.base import Key, Store
@@ -28,6 +31,10 @@ class Services:
     fetcher: Fetcher
     clock: Clock
     metrics: Metrics
+    limits: Limits
+    forecast: Forecast
+    polled: Mapping[str, float]
+    """When each job that this node drives was last asked about."""
     asset_limit: int
     relay: bool
 

@@ -41,6 +41,7 @@ _SECURITY: Final[Json] = {
 _REFUSAL_HEADERS: Final[Mapping[int, Sequence[str]]] = {
     401: ("WWW-Authenticate",),
     416: ("Content-Range",),
+    429: ("Retry-After", "RateLimit", "RateLimit-Policy"),
     503: ("Retry-After",),
 }
 

@@ -41,7 +41,7 @@ _KEY: Final = ("key",)
 _KEY_OR_LINK: Final = ("key", "link")
 _ANY: Final = (errors.BadRequest, errors.UrlTooLong, errors.HeadersTooLong, errors.Internal)
 """What every request may meet: it cannot be read, is too long, or we fail."""
-_KEYED: Final = (*_ANY, errors.Unauthorized, errors.Unavailable)
+_KEYED: Final = (*_ANY, errors.Unauthorized, errors.RateLimited, errors.Unavailable)
 _ORDERED: Final = (
     *_KEYED,
     errors.NotFound,

@@ -134,6 +134,9 @@ HEADERS: Final[Mapping[str, str]] = {
     "Location": "Where the job, or the content, is.",
     "Idempotency-Replayed": "`true` where an earlier request with this key has made the job.",
     "Retry-After": "Seconds after which to try again, where that is known.",
+    "RateLimit": "How many requests are left (`r`), and in how many seconds there are more (`t`); on every answer to a "
+    "request that is counted.",
+    "RateLimit-Policy": "How many requests (`q`) an account has in how many seconds (`w`).",
     "WWW-Authenticate": "`Bearer`.",
     "Content-Range": "Which bytes, of how many.",
     "Content-Disposition": "A file name.",

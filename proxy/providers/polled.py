@@ -27,7 +27,7 @@ _NONSENSE_BUDGET: Final = 8
 """Unreadable answers in a row before the job is given up."""
 _ENOUGH: Final = 10
 """Jobs that must have ended before their durations are believed."""
-_REMEMBERED: Final = 200
+REMEMBERED: Final = 200
 """The latest durations of a model that are kept."""
 _EARLY, _LATE = 0.05, 0.95
 """The quantiles of the durations between which a job is expected to end."""
@@ -38,7 +38,7 @@ class Pace:
 
     def __init__(self, fast: float) -> None:
         self._fast = fast
-        self._durations: deque[float] = deque(maxlen=_REMEMBERED)
+        self._durations: deque[float] = deque(maxlen=REMEMBERED)
         self.window: tuple[float, float] | None = None
         """Seconds from the submit between which most jobs end, once enough have."""
 

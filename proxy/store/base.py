@@ -22,6 +22,7 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
+from proxy import errors
 from proxy.job import Draft, Event, Job, Order, Status, Ticket
 
 T = TypeVar("T")
@@ -89,6 +90,7 @@ class Admission:
 
     `fingerprint` stands for the body as parsed JSON; equal bodies have equal fingerprints. `assets` are the ids of the
     account's assets that the order names: they are held until the job is over. Jobs of one `queue` share its room.
+    `most` is how many unfinished jobs the account may have, this one included; None: any number.
     """
 
     account: str
@@ -99,6 +101,7 @@ class Admission:
     fingerprint: bytes = b""
     assets: Sequence[str] = ()
     queue: str = ""
+    most: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +173,11 @@ class Swept:
     blobs: Sequence[str]
 
 
+def too_many_jobs(most: int) -> errors.RateLimited:
+    """How an order of an account is refused that has `most` unfinished jobs."""
+    return errors.RateLimited(f"The account has {most} unfinished jobs, which is its limit: wait for the end of one.")
+
+
 class Store(Protocol):
     """What remembers accounts, keys, tokens, jobs, events and assets."""
 
@@ -224,7 +232,8 @@ class Store(Protocol):
     async def admit(self, admission: Admission) -> Admitted:
         """Record a new job: idempotency key, charge, job and its event 1, in one transaction.
 
-        The same idempotency key with the same fingerprint returns the job it made, charging nothing.
+        The same idempotency key with the same fingerprint returns the job it made, charging nothing, whatever `most`.
+        Raises errors.RateLimited where the account has `most` unfinished jobs, however many ask at once.
         Raises errors.InsufficientTokens; errors.IdempotencyConflict for another fingerprint; errors.NotFound where the
         job that the key made has been deleted, or where a named asset is gone. A refused order records nothing, its
         idempotency key included.
@@ -284,6 +293,12 @@ class Store(Protocol):
         model: str | None = None,
     ) -> Page[Job]:
         """The account's jobs, newest first; an unknown `before` is read as a place in time, not refused."""
+
+    async def durations(self, model: str, limit: int) -> Sequence[float]:
+        """How long the newest completed jobs of a model took, up to `limit`, newest first; over all accounts.
+
+        In seconds, from the intent (`intend`) to the end. Jobs that retention has forgotten may be left out.
+        """
 
     async def delete_job(self, account: str, job_id: str) -> Sequence[str] | None:
         """Forget a finished job, its events and outputs; returns the names of its blobs. None: no such job.

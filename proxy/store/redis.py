@@ -41,6 +41,7 @@ from proxy.store.base import (
     Room,
     Stretch,
     Swept,
+    too_many_jobs,
 )
 from proxy.store.follower import BLOCK, Follower, event_of
 from proxy.store.wire import LIBRARY, Line, Wire, check
@@ -187,6 +188,7 @@ class RedisStore:
             records.dump(job),
             encode(job, Draft(job.status), job.event, now),
             now,
+            "" if admission.most is None else admission.most,
         )
         match answer:
             case [b"done", told]:
@@ -194,6 +196,8 @@ class RedisStore:
                 return Admitted(job)
             case [b"no asset", asset]:
                 raise errors.NotFound(f"There is no asset {asset.decode()}.")
+            case [b"full"] if admission.most is not None:
+                raise too_many_jobs(admission.most)
             case [b"no account"]:
                 raise errors.NotFound(f"There is no account {job.account}.")
             case [b"short", balance]:
@@ -259,12 +263,14 @@ class RedisStore:
     async def append(self, claim: Claim, draft: Draft, ticket: Ticket | None = None) -> Job:
         """Record the job's next event, the refund that it causes and the new ticket."""
         mark = "f" if draft.status.final else "d" if "delta" in draft.fields else "-"
+        completed = claim.job.model if draft.status is Status.COMPLETED else ""
         now = self._clock.now()
         async with self._holding(claim) as known:
             job = known
             while True:
                 after, data = await self._next(claim, job, draft, ticket, now)
-                event = (mark, draft.refund, after.status, records.dump(after), data, now)
+                took = "" if after.intended_at is None else now - after.intended_at
+                event = (mark, draft.refund, after.status, records.dump(after), data, now, completed, took)
                 match await self._change("append", claim, job.event, *event):
                     case [b"held", wanted, told]:
                         self._told = int(told)
@@ -281,6 +287,10 @@ class RedisStore:
                 self._told = int(told) or self._told
                 return _job(record)
         return None
+
+    async def durations(self, model: str, limit: int) -> Sequence[float]:
+        """How long the newest completed jobs of a model took; the newest 200 are known."""
+        return [float(took) for took in await self._reads.call("LRANGE", f"pollcast:durations:{model}", 0, limit - 1)]
 
     async def delete_job(self, account: str, job_id: str) -> Sequence[str] | None:
         """Forget a finished job, its events and outputs."""

@@ -39,6 +39,7 @@ from proxy.store.base import (
     Room,
     Stretch,
     Swept,
+    too_many_jobs,
 )
 from proxy.store.lane import Connection, Lane, Listener
 
@@ -186,7 +187,14 @@ _TURNS: Final = (
         PRIMARY KEY (queue, account)
     ) WITHOUT ROWID""",
 )
-_MIGRATIONS: Final = (_SCHEMA, _ENDS, _FEEDS, _TURNS)
+_COUNTS: Final = (
+    # An account's unfinished jobs are counted without reading those of all others.
+    "ALTER TABLE work ADD COLUMN account TEXT NOT NULL DEFAULT ''",
+    "UPDATE work SET account = (SELECT account FROM job WHERE job.id = work.job)",
+    "CREATE INDEX work_by_account ON work (account)",
+    "CREATE INDEX job_completed ON job (model, ended_at) WHERE status = 'Completed'",
+)
+_MIGRATIONS: Final = (_SCHEMA, _ENDS, _FEEDS, _TURNS, _COUNTS)
 """Each takes a database from one version (its place here) to the next; released ones are never edited."""
 
 
@@ -306,6 +314,10 @@ class SqliteStore:
     async def request_cancel(self, account: str, job_id: str) -> Job | None:
         """Note that the client wants the job to stop."""
         return await self._writer.run(_request_cancel, account, job_id)
+
+    async def durations(self, model: str, limit: int) -> Sequence[float]:
+        """How long the newest completed jobs of a model took."""
+        return await self._reader.run(_durations, model, limit)
 
     async def delete_job(self, account: str, job_id: str) -> Sequence[str] | None:
         """Forget a finished job, its events and outputs."""
@@ -538,14 +550,15 @@ def _page(rows: Iterable[sqlite3.Row], limit: int, record: Callable[[sqlite3.Row
 def _admit(db: Connection, admission: Admission, now: float) -> Admitted:
     if earlier := _replay(db, admission):
         return Admitted(earlier, replayed=True)
+    _require_room(db, admission)
     _require_assets(db, admission)
     job = Job(new_id("job"), admission.account, admission.key, admission.order, admission.tokens, now, now)
     _charge(db, job)
     row = (job.id, job.account, job.model, job.status, _record_of(job))
     db.execute("INSERT INTO job (id, account, model, status, record) VALUES (?, ?, ?, ?, ?)", row)
     db.execute(
-        "INSERT INTO work (job, queue, turn, since, waiting) VALUES (?, ?, ?, ?, 1)",
-        (job.id, admission.queue, _turn_of(db, admission.queue, job.account), now),
+        "INSERT INTO work (job, account, queue, turn, since, waiting) VALUES (?, ?, ?, ?, ?, 1)",
+        (job.id, job.account, admission.queue, _turn_of(db, admission.queue, job.account), now),
     )
     _publish(db, job, Draft(job.status), now)
     db.executemany("INSERT INTO hold (job, asset) VALUES (?, ?)", [(job.id, asset) for asset in set(admission.assets)])
@@ -571,6 +584,14 @@ def _replay(db: Connection, admission: Admission) -> Job | None:
     if job is None:
         raise errors.NotFound("The job that this Idempotency-Key made has been deleted.")
     return job
+
+
+def _require_room(db: Connection, admission: Admission) -> None:
+    if admission.most is None:
+        return
+    (count,) = db.execute("SELECT count(*) FROM work WHERE account = ?", (admission.account,)).fetchone()
+    if count >= admission.most:
+        raise too_many_jobs(admission.most)
 
 
 def _require_assets(db: Connection, admission: Admission) -> None:
@@ -737,6 +758,16 @@ def _request_cancel(db: Connection, account: str, job_id: str) -> Job | None:
     return _update(db, replace(job, cancel_requested=True))
 
 
+def _durations(db: Connection, model: str, limit: int) -> list[float]:
+    rows = db.execute(  # by the index, and so without reading any other job
+        """SELECT ended_at - json_extract(record, '$.intended_at') FROM job
+           WHERE model = ? AND status = 'Completed' AND json_extract(record, '$.intended_at') IS NOT NULL
+           ORDER BY ended_at DESC LIMIT ?""",
+        (model, limit),
+    )
+    return [row[0] for row in rows]
+
+
 def _delete_job(db: Connection, account: str, job_id: str) -> list[str] | None:
     job = _job(db, account, job_id)
     if job is None:
@@ -809,7 +840,7 @@ def _read_account(db: Connection, account: str, after: int, limit: int) -> Stret
 def _snapshot(db: Connection, account: str, jobs: Collection[str] | None) -> Stretch:
     row = db.execute("SELECT head FROM account WHERE id = ?", (account,)).fetchone()
     if jobs is None:
-        named = db.execute("SELECT job FROM work JOIN job ON job.id = work.job WHERE account = ?", (account,))
+        named = db.execute("SELECT job FROM work WHERE account = ?", (account,))
         jobs = [row["job"] for row in named]
     newest = "WHERE job = ? AND account = ? AND NOT delta ORDER BY n DESC LIMIT 1"
     found = (db.execute(_EVENTS + newest, (job, account)).fetchone() for job in dict.fromkeys(jobs))

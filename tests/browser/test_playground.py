@@ -149,6 +149,13 @@ async def test_a_running_job_is_canceled_by_its_button(world: World, enter: Ente
     assert (await world.http.get("/api/jobs")).json()["jobs"][0]["status"] == "Canceled"
 
 
+async def test_the_time_left_is_told_by_the_jobs_that_were_completed_here(world: World, enter: Enter) -> None:
+    await asyncio.gather(*(world.generate("gaga-1", prompt="Hello") for _ in range(10)))
+    page = await enter()
+    await order(page, "[stuck]", "gaga-1")
+    await expect(stage(page).locator(".time")).to_contain_text(re.compile(r"so far, about .+ left"))
+
+
 async def test_progress_moves_the_bar(world: World, enter: Enter) -> None:
     clock: PacedClock = world.clock
     page = await enter()

@@ -353,6 +353,74 @@ class StoreContract:
         with pytest.raises(errors.NotFound):
             await store.admit(Admission("acct_nobody", "key_nobody", Order("suno"), 0))
 
+    # --- how many at once ---
+
+    async def test_an_account_has_no_more_unfinished_jobs_than_it_may(self, store: Store, caller: Caller) -> None:
+        first = [await caller.admit(most=2), await caller.admit(most=2)]
+        with pytest.raises(errors.RateLimited):
+            await caller.admit(most=2, idempotency_key="once", fingerprint=b"1")
+        assert await caller.balance() == 60
+        assert {job.id for job in (await store.jobs(caller.account, 10)).items} == {job.id for job in first}
+        assert await store.replay(caller.order(idempotency_key="once", fingerprint=b"1")) is None
+
+    async def test_what_another_account_has_under_way_takes_no_room(self, store: Store, caller: Caller) -> None:
+        await (await new_caller(store, "other")).admit(most=1)
+        await caller.admit(most=1)
+
+    async def test_the_end_of_a_job_makes_room_for_one_more(self, store: Store, caller: Caller) -> None:
+        await caller.admit(most=1)
+        await store.append(await claim_one(store), FAILED)
+        await caller.admit(most=1)
+
+    async def test_of_many_orders_at_once_no_more_are_taken_than_there_is_room_for(self, caller: Caller) -> None:
+        asked = (caller.admit(5, most=3) for _ in range(10))
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert sum(isinstance(answer, errors.RateLimited) for answer in answers) == 7
+        assert await caller.balance() == 85
+
+    async def test_a_repeated_order_is_answered_however_many_jobs_there_are(self, store: Store, caller: Caller) -> None:
+        order = caller.order(most=1, idempotency_key="once", fingerprint=b"1")
+        first = await store.admit(order)
+        again = await store.admit(order)
+        assert (again.job.id, again.replayed) == (first.job.id, True)
+
+    # --- how long jobs take ---
+
+    async def test_durations_run_from_the_intent_to_the_end_newest_first(
+        self, store: Store, caller: Caller, clock: ManualClock
+    ) -> None:
+        for seconds in (30.0, 50.0):
+            await caller.admit()
+            clock.time += 1000
+            claim = await claim_one(store)
+            await store.intend(claim)
+            clock.time += seconds
+            await store.append(claim, DONE)
+        assert await store.durations("gaga-1", 10) == pytest.approx([50, 30])
+        assert await store.durations("gaga-1", 1) == pytest.approx([50])
+
+    async def test_durations_leave_out_other_models_and_jobs_that_failed_or_were_never_sent(
+        self, store: Store, caller: Caller
+    ) -> None:
+        for draft in (FAILED, DONE):
+            await caller.admit()
+            claim = await claim_one(store)
+            if draft is FAILED:
+                await store.intend(claim)
+            await store.append(claim, draft)
+        assert await store.durations("gaga-1", 10) == []
+        assert await store.durations("suno", 10) == []
+
+    async def test_durations_are_those_of_all_accounts_and_are_there_after_reopening(self, opened: Opened) -> None:
+        async with opened() as store:
+            for name in ("web", "other"):
+                await (await new_caller(store, name)).admit()
+                claim = await claim_one(store)
+                await store.intend(claim)
+                await store.append(claim, DONE)
+        async with opened() as store:
+            assert await store.durations("gaga-1", 10) == [0, 0]
+
     # --- events ---
 
     async def test_events_are_numbered_without_gaps(self, store: Store, caller: Caller) -> None:

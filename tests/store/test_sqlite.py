@@ -237,6 +237,7 @@ async def test_a_database_of_the_first_schema_is_migrated_with_its_ends_and_its_
     async with SqliteStore(path, clock) as store:
         (claim,) = await store.claim("node-b", {}, 10)
         assert claim.job.id == "job_2"
+        assert [event.job for event in (await store.snapshot("acct_1")).events] == ["job_2"]
         head = (await store.snapshot("acct_1")).head
         feed = await store.read_account("acct_1", head - 3, 10)
         assert feed is not None

@@ -30,13 +30,16 @@ local function line_of(account, job)
   end
 end
 
-function commands.admit(job, account, price, queue, assets, once, fingerprint, status, model, record, data, now)
+function commands.admit(job, account, price, queue, assets, once, fingerprint, status, model, record, data, now, most)
   if call('EXISTS', 'pollcast:job:' .. job) == 1 then
     return {'done', call('GET', 'pollcast:told')}
   end
   local earlier = replayed(account, once, fingerprint)
   if earlier then
     return earlier
+  end
+  if most ~= '' and call('SCARD', 'pollcast:running:' .. account) >= tonumber(most) then
+    return {'full'}
   end
   for _, asset in ipairs(words(assets)) do
     if call('HGET', 'pollcast:asset:' .. asset, 'account') ~= account then
@@ -102,7 +105,7 @@ local function finish(job, account, node, now)
   call('EXPIRE', work, 3600)
 end
 
-function commands.append(job, node, epoch, event, mark, refund, status, record, data, now)
+function commands.append(job, node, epoch, event, mark, refund, status, record, data, now, completed, took)
   local state = fence(job, node, epoch, event)
   if state == 'moved' then
     return moved(job)
@@ -124,6 +127,10 @@ function commands.append(job, node, epoch, event, mark, refund, status, record, 
   if mark == 'f' then
     enter(account, refund, 'refund', job, now)
     finish(job, account, node, now)
+  end
+  if completed ~= '' and took ~= '' then
+    call('LPUSH', 'pollcast:durations:' .. completed, took)
+    call('LTRIM', 'pollcast:durations:' .. completed, 0, 199)
   end
   return {state, call('GETRANGE', 'pollcast:job:' .. job, 0, 0), publish(account, job, mark, data, now)}
 end

@@ -14,6 +14,7 @@
 --               running:A              set: A's unfinished jobs
 --               ended                  sorted set by time: all finished jobs
 --               once:A                 hash: idempotency key -> 'J time fingerprint'
+--               durations:M            list: how long the newest completed jobs of model M took, newest first
 --               spent                  sorted set by time: 'A key' of the idempotency keys whose job is forgotten
 --   claims      waiting:Q, since:Q     sorted sets by turn and by time: the jobs of queue Q that wait for room
 --               turns:Q                hash: account -> its last turn in Q; '' -> the turn that was served last
