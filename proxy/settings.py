@@ -61,6 +61,8 @@ class Settings(BaseSettings):
     """Seconds that upstream streams which cannot be resumed are still read at a stop."""
     tokens: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     playground: Literal["on", "off"] = "on"
+    trace: str = ""
+    """The folder in which exchanges with providers are recorded; none, none are."""
 
     @field_validator("public_url")
     @classmethod

@@ -91,7 +91,7 @@ def indiscreet(monkeypatch: pytest.MonkeyPatch) -> None:
 async def told(unstarted: World, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Told]:
     caplog.set_level(logging.DEBUG)
     world = unstarted
-    world.settings = {"metrics": METRICS, "secret": SIGNING, "results": "relay"}
+    world.settings = {"metrics": METRICS, "secret": SIGNING, "results": "relay", "trace": str(world.folder / "traces")}
     world.provider = {"deadline": 120, "rate": 10_000}
     world.providers = {
         kind.name: {"api_key": KEYS[str(kind.settings_type.model_config["env_prefix"]).rstrip("_").lower()]}
@@ -150,7 +150,9 @@ def logged(caplog: pytest.LogCaptureFixture) -> str:
 
 def assert_kept(told: Told, logs: str) -> None:
     """None of the secrets is in what was told, nor a signature where it does not belong."""
-    everyone = "".join([*told.others, logs])
+    traces = "".join(file.read_text() for file in (told.world.folder / "traces").iterdir())
+    assert '"method":"POST"' in traces
+    everyone = "".join([*told.others, logs, traces])
     for secret in (*KEYS.values(), METRICS, SIGNING, told.world.key, WRONG):
         assert secret not in everyone
         assert secret not in "".join(told.own)

@@ -20,7 +20,7 @@ def env(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def test_the_defaults_are_those_of_the_contract() -> None:
     settings = read(Settings)
-    assert settings.model_dump(exclude={"asset_limit", "drain"}) == {
+    assert settings.model_dump(exclude={"asset_limit", "drain", "trace"}) == {
         "host": "127.0.0.1",
         "port": 8000,
         "public_url": "",
