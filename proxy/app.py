@@ -43,6 +43,7 @@ from proxy.settings import BadSetting, ProviderSettings, Settings, read
 from proxy.store import open_store
 from proxy.store.base import Store
 from proxy.stream import Unwound
+from proxy.trace import Traces
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +135,10 @@ class Pollcast:
         providers = by_model([await self._provider(stack, kind) for kind in PROVIDERS])
         metrics = Metrics()
         self._feed = Feed(store, settings.heartbeat, lambda at: metrics.delivery_lag.observe(max(clock.now() - at, 0)))
-        tools = Tools(store, blobs, fetcher, links, clock, metrics, providers, settings.asset_limit, settings.retention)
+        with _naming("POLLCAST_TRACE"):
+            traces = Traces(settings.trace) if settings.trace else None
+        kept = settings.retention
+        tools = Tools(store, blobs, fetcher, links, clock, metrics, providers, settings.asset_limit, kept, traces)
         self._runner = Runner(tools, node=f"{socket.gethostname()}:{os.getpid()}")
         await stack.enter_async_context(_running(orphans.keep_sweeping(store, blobs)))
         await stack.enter_async_context(_running(self._feed.run(), self._runner.run(), metrics.watch_loop()))

@@ -13,7 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
-from proxy import tokens
+from proxy import tokens, trace
 from proxy.answers import Nonsense, NotTaken, ReadFailed, Transient
 from proxy.blobs import Blobs
 from proxy.clock import Clock
@@ -73,6 +73,8 @@ class Tools:
     asset_limit: int
     retention: float
     """Seconds that finished jobs and assets are kept."""
+    traces: trace.Traces | None = None
+    """Where exchanges with providers are recorded, if they are."""
     polled: dict[str, float] = field(default_factory=dict)
     """When each job under way here was last asked about; a write for each poll would be too much for the store."""
     unknown_words: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -91,6 +93,7 @@ class Drive:
         self._provider = tools.providers[claim.job.model]
         self._deadline = (claim.job.intended_at or claim.job.created_at) + self._provider.settings.deadline
         self._polling: Polling | None = None
+        self._recorder = tools.traces.of(claim.job.id) if tools.traces else None
         self._due = 0.0
         """When the next poll should be."""
         self._text = 0
@@ -132,6 +135,8 @@ class Drive:
 
         Gives the seconds to the next step; None when it is over. Raises ClaimLost.
         """
+        if self._recorder is not None:
+            trace.recorder.set(self._recorder)  # for this step's own task, and those that it starts
         try:
             await (self._order() if self._polling is None else self._poll(self._polling))
         except _Canceled:

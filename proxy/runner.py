@@ -6,6 +6,7 @@ A `Runner` is one node's share of the work. It knows when a job is due, never wh
 import asyncio
 import contextlib
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Final
@@ -171,6 +172,8 @@ class Runner:
                 swept = await self._store.sweep(self._tools.clock.now() - self._tools.retention, _SWEPT)
                 for name in swept.blobs:
                     await self._tools.blobs.delete(name)
+                if self._tools.traces is not None and not swept.forgotten:
+                    await asyncio.to_thread(self._tools.traces.sweep, time.time() - self._tools.retention)
             except Unavailable as error:
                 log.warning("Cannot forget what is old: %s", error.message)
                 swept = Swept(0, ())

@@ -74,6 +74,8 @@ class Settings(BaseSettings):
     """Requests of an account in a minute, event streams not counted."""
     max_streams: int = Field(default=100_000, ge=0)
     """Open streams of an account on this node."""
+    trace: str = ""
+    """The folder in which exchanges with providers are recorded; none, none are."""
 
     @field_validator("public_url")
     @classmethod

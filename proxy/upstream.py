@@ -28,7 +28,7 @@ from aiohttp import (
 from aiohttp.typedefs import LooseHeaders
 from yarl import URL
 
-from proxy import errors, sse
+from proxy import errors, sse, trace
 from proxy.answers import (
     Answer,
     CredentialRefused,
@@ -174,6 +174,7 @@ class Upstream:
         self, method: str, path: str, query: Mapping[str, str] | None = None, data: FormData | None = None
     ) -> Answer:
         headers = dict(self.own.credential)
+        asked = Request(path, query=query or {})
         if self.breaker.wait:
             raise Transient(_RESTING, self.breaker.wait)
         await self._turn()
@@ -183,8 +184,11 @@ class Upstream:
                 method, URL(self.at(path)), params=query or {}, data=data, headers=headers, allow_redirects=False
             ) as response:
                 self.observe("read", time.monotonic() - began)
-                return await self._answer(response)
+                answer = await self._answer(response)
+                self._trace(method, asked, began, answer)
+                return answer
         except (ClientError, TimeoutError, OSError) as error:
+            self._trace(method, asked, began, error=error)
             self.breaker.failed()
             raise Transient(f"The provider cannot be reached ({type(error).__name__}).") from None
 
@@ -205,7 +209,7 @@ class Upstream:
     async def submit(self, request: Request) -> Answer:
         """Send a paid request once; returns a success, or raises NotTaken or the JobError that its fate is."""
         async with self._send(request, _SUBMIT) as response:
-            answer = await self._whole(response)
+            answer = await self._whole(response, request)
         if not answer.ok:
             raise self.refusal(answer)
         return answer
@@ -218,9 +222,9 @@ class Upstream:
         """
         async with self._send(request, _STREAM) as response:
             if response.status == 200 and response.content_type in _STREAMS:
-                yield self._messages(response)
+                yield self._messages(response, request)
                 return
-            answer = await self._whole(response)
+            answer = await self._whole(response, request)
             if not answer.ok:
                 raise self.refusal(answer)
             yield answer
@@ -245,33 +249,45 @@ class Upstream:
                 **body,
             )
         except (ClientError, TimeoutError, OSError) as error:
+            self._trace("POST", request, began, error=error)
             self.breaker.failed()
             raise _lost(error, sent=progress.sent) from None
         self.observe("stream" if bounds is _STREAM else "submit", time.monotonic() - began)
         async with response:
             yield response
 
-    async def _whole(self, response: ClientResponse) -> Answer:
+    async def _whole(self, response: ClientResponse, request: Request) -> Answer:
+        began = time.monotonic()
         try:
-            return await self._answer(response)
+            answer = await self._answer(response)
         except (Nonsense, ClientError, TimeoutError, OSError) as error:
+            self._trace("POST", request, began, self._begun(response), error)
             raise errors.OutcomeUnknown(
                 f"The provider's answer ({response.status}) broke off ({type(error).__name__}): "
                 "the order may have been taken, so it is not sent again."
             ) from None
+        self._trace("POST", request, began, answer)
+        return answer
 
-    async def _messages(self, response: ClientResponse) -> AsyncIterator[sse.Message]:
+    async def _messages(self, response: ClientResponse, request: Request) -> AsyncIterator[sse.Message]:
         parser = sse.Parser()
+        began, heard, broke = time.monotonic(), bytearray(), None
+        recorded = trace.recorder.get() is not None
         try:
             async for chunk in response.content.iter_any():
+                if recorded and len(heard) <= trace.MOST_ANSWERED:
+                    heard += chunk
                 for message in parser.feed(chunk):
                     yield message
             for message in parser.end():
                 yield message
         except (ClientError, TimeoutError, OSError, sse.MessageTooLong) as error:
+            broke = error
             raise errors.Interrupted(
                 f"The provider's stream broke ({type(error).__name__}); it cannot be resumed."
             ) from None
+        finally:
+            self._trace("POST", request, began, self._begun(response, bytes(heard)), broke)
 
     def refusal(self, answer: Answer) -> Exception:
         """What a submit's answer that is no success means for the order: a JobError, or NotTaken."""
@@ -369,6 +385,36 @@ class Upstream:
             text = text.replace(secret, "[key]")
         return " ".join(printable(text).split())[:_MESSAGE_LIMIT]
 
+    def _begun(self, response: ClientResponse, heard: bytes = b"") -> Answer:
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return Answer(response.status, headers, heard, self._clock.now())
+
+    def _trace(
+        self,
+        method: str,
+        request: Request,
+        began: float,
+        answer: Answer | None = None,
+        error: BaseException | None = None,
+    ) -> None:
+        """Hand an exchange to the job's flight recorder, where it has one."""
+        recorder = trace.recorder.get()
+        if recorder is None:
+            return
+        exchange = trace.Exchange(
+            self._clock.now(),
+            time.monotonic() - began,
+            method,
+            request.path,
+            request.query,
+            _as_text(request),
+            answer.status if answer else None,
+            answer.headers if answer else {},
+            answer.body if answer else b"",
+            type(error).__name__ if error else None,
+        )
+        recorder.record(exchange, self._secrets)
+
     async def _turn(self) -> None:
         now = self._clock.now()
         # A turn may be taken a little early: a burst of a tenth of a second's requests is let out at once.
@@ -411,6 +457,17 @@ def _form(parts: tuple[tuple[str, str | File], ...]) -> FormData:
         else:
             form.add_field(name, value)
     return form
+
+
+def _as_text(request: Request) -> str:
+    """What was sent, for people: files by their type and size."""
+    if not request.form:
+        return "" if request.json is None else orjson.dumps(request.json).decode()
+    parts = {
+        name: f"<{value.type}, {len(value.data)} bytes>" if isinstance(value, File) else value
+        for name, value in request.form
+    }
+    return orjson.dumps(parts).decode()
 
 
 def _sent_trace() -> TraceConfig:

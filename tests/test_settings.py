@@ -20,7 +20,8 @@ def env(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def test_the_defaults_are_those_of_the_contract() -> None:
     settings = read(Settings)
-    assert settings.model_dump(exclude={"asset_limit", "drain", "max_jobs", "max_requests", "max_streams"}) == {
+    own = {"asset_limit", "drain", "trace", "max_jobs", "max_requests", "max_streams"}
+    assert settings.model_dump(exclude=own) == {
         "host": "127.0.0.1",
         "port": 8000,
         "public_url": "",
@@ -40,7 +41,6 @@ def test_the_defaults_are_those_of_the_contract() -> None:
 
 
 def test_the_seconds_that_streams_are_drained_are_a_setting(env: pytest.MonkeyPatch) -> None:
-    # BUG: the contract, section 7, has POLLCAST_DRAIN; the setting is gone.
     assert read(Settings).model_dump()["drain"] == 0
     env.setenv("POLLCAST_DRAIN", "30")
     assert read(Settings).model_dump()["drain"] == 30

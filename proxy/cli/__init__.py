@@ -7,6 +7,7 @@ from proxy.cli.client import generate, jobs, models, watch
 from proxy.cli.doctor import doctor
 from proxy.cli.keys import keys
 from proxy.cli.serve import Server, listen, serve
+from proxy.cli.trace import trace
 
 __all__ = ["Server", "listen", "main"]
 
@@ -16,5 +17,5 @@ def main() -> None:
     """Pollcast: one server-sent-events stream for every generation provider."""
 
 
-for command in (serve, keys, check, doctor, generate, watch, jobs, models):
+for command in (serve, keys, check, doctor, generate, watch, jobs, models, trace):
     main.add_command(command)

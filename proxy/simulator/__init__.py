@@ -23,6 +23,7 @@ from .gate import Gate
 from .heygen import HeyGen
 from .messages import Operation, Part, Received
 from .provider import Provider
+from .replay import Replay
 from .words import PROMPT_FAULTS, UNDOCUMENTED, Word
 from .world import DEFAULT_KEYS, Job, World
 
@@ -35,6 +36,7 @@ __all__ = [
     "Kind",
     "Part",
     "Received",
+    "Replay",
     "Simulator",
     "Word",
 ]

@@ -1,0 +1,182 @@
+"""The flight recorder: what a job and its provider said to each other, for whoever must find out what went wrong.
+
+Off unless there is a folder for it. `drive` says whose exchanges follow, `upstream` hands them over without their
+secrets, and an answer that is the same as before is only counted. It is bounded for each exchange, each job and in all.
+"""
+
+import base64
+import os
+import re
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+MOST_SENT: Final = 4096
+"""Characters that are kept of what was sent: enough to recognise an order."""
+MOST_ANSWERED: Final = 256 << 10
+"""Bytes that are kept of an answer."""
+_MOST_OF_A_JOB: Final = 4 << 20
+"""Bytes of one trace; what comes later is not kept."""
+_MOST_JOBS: Final = 1000
+_TELLING: Final = frozenset({"content-type", "location", "retry-after", "openai-poll-after-ms"})
+"""The headers of an answer that Pollcast itself goes by; no other is kept."""
+_SIGNATURE: Final = re.compile(r"(?i)(signature(?:=|%3D))[^&\"'\\\s%]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request and what came of it; an `error` is the name of what kept the answer from coming, or from ending."""
+
+    at: float
+    """When the answer came, in seconds since the epoch."""
+    seconds: float
+    method: str
+    path: str
+    query: Mapping[str, str]
+    sent: str
+    """What was sent, files left out, as text."""
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    error: str | None = None
+
+    def as_json(self, secrets: list[str]) -> dict[str, Any]:
+        """What is kept of it: bounded, without secrets, without what is empty."""
+        query = {name: _redacted(value, secrets) for name, value in self.query.items()}
+        kept: dict[str, Any] = {
+            "seconds": round(self.seconds, 3),
+            "method": self.method,
+            "path": _redacted(self.path, secrets),
+            "query": query,
+            "sent": _redacted(self.sent, secrets)[:MOST_SENT],
+            "status": self.status,
+            "headers": {name: _redacted(self.headers[name], secrets) for name in sorted(_TELLING & set(self.headers))},
+            **_body(self.body, secrets),
+            "error": self.error,
+        }
+        return {name: value for name, value in kept.items() if value not in (None, "", {})}
+
+
+class Recorder:
+    """One job's exchanges, a JSON line each, or a short one for an answer that has not changed."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._latest: dict[tuple[Any, ...], tuple[int, dict[str, Any]]] = {}
+        lines = _lines(file)
+        self._size = sum(map(len, lines))
+        self._next = len(lines)
+
+    def record(self, exchange: Exchange, secrets: list[str]) -> None:
+        """Keep an exchange, unless the job has had its share; it never fails: a job matters more than its trace.
+
+        A line is written before it returns: some ten microseconds, which is what being on costs.
+        """
+        if self._size >= _MOST_OF_A_JOB:
+            return
+        kept = exchange.as_json(secrets)
+        told = {name: value for name, value in kept.items() if name != "seconds"}
+        place = (exchange.method, exchange.path, tuple(sorted(exchange.query.items())))
+        n, before = self._latest.get(place, (0, None))
+        if told == before:
+            self._write({"again": n, "at": exchange.at})
+            return
+        self._latest[place] = self._next, told
+        self._write({"n": self._next, "at": exchange.at} | kept)
+        self._next += 1
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        data = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+        self._size += len(data)
+        with (
+            suppress(OSError),
+            os.fdopen(os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "wb") as f,
+        ):
+            f.write(data)
+
+
+class Traces:
+    """A folder of traces, a file for each job."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def of(self, job: str) -> Recorder:
+        """The job's recorder; it goes on where an earlier one of the same job stopped."""
+        return Recorder(self._path(job))
+
+    def read(self, job: str) -> list[dict[str, Any]]:
+        """The job's exchanges, those that repeated themselves with their `count` and the time of the last."""
+        exchanges: dict[int, dict[str, Any]] = {}
+        for line in map(_parsed, _lines(self._path(job))):
+            if "n" in line:
+                exchanges[line["n"]] = line
+            elif (repeated := exchanges.get(line.get("again", -1))) is not None:
+                repeated["count"] = repeated.get("count", 1) + 1
+                repeated["until"] = line["at"]
+        return list(exchanges.values())
+
+    def sweep(self, before: float) -> None:
+        """Forget traces that were last written before that second of the world's, and all but the newest thousand."""
+        files = sorted(self._folder.glob("job_*.jsonl"), key=_age, reverse=True)
+        for n, file in enumerate(files):
+            if n >= _MOST_JOBS or _age(file) < before:
+                with suppress(OSError):
+                    file.unlink()
+
+    def _path(self, job: str) -> Path:
+        if not re.fullmatch(r"job_\w+", job):
+            raise ValueError(f"{job!r} is no job's id")
+        return self._folder / f"{job}.jsonl"
+
+
+recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
+"""Who records what the current task exchanges with a provider; nobody, as a rule."""
+
+
+def _lines(file: Path) -> list[bytes]:
+    try:
+        return file.read_bytes().splitlines(keepends=True)
+    except OSError:
+        return []
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = orjson.loads(line)
+    except orjson.JSONDecodeError:  # torn by a power cut
+        return {}
+    return found
+
+
+def _age(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return time.time()
+
+
+def _redacted(text: str, secrets: list[str]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, "[key]").replace(orjson.dumps(secret).decode()[1:-1], "[key]")
+    return _SIGNATURE.sub(r"\1[signature]", text)
+
+
+def _body(body: bytes, secrets: list[str]) -> dict[str, Any]:
+    """The body as text where it is text, else in base64; `cut` says that there was more of it."""
+    cut = {"cut": True} if len(body) > MOST_ANSWERED else {}
+    try:
+        # Secrets go before the cut: a half of one would not be recognised.
+        text = _redacted(body.decode(), secrets)
+    except UnicodeDecodeError:
+        if any(secret.encode() in body for secret in secrets):
+            return {"cut": True}
+        return {"base64": base64.b64encode(body[:MOST_ANSWERED]).decode(), **cut}
+    return {"body": text[:MOST_ANSWERED], **cut}
