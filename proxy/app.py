@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
+from secrets import token_hex
 from typing import Any, Final
 
 import orjson
@@ -129,7 +130,7 @@ class Pollcast:
         metrics = Metrics()
         self._feed = Feed(store, settings.heartbeat, lambda at: metrics.delivery_lag.observe(max(clock.now() - at, 0)))
         tools = Tools(store, blobs, fetcher, links, clock, metrics, providers, settings.asset_limit, settings.retention)
-        self._runner = Runner(tools, node=f"{socket.gethostname()}:{os.getpid()}")
+        self._runner = Runner(tools, node=_node())
         await stack.enter_async_context(_running(orphans.keep_sweeping(store, blobs)))
         await stack.enter_async_context(_running(self._feed.run(), self._runner.run(), metrics.watch_loop()))
         for provider in set(providers.values()):
@@ -180,6 +181,11 @@ async def _secret(settings: Settings, store: Store) -> bytes:
     if settings.secret is not None:
         return settings.secret.get_secret_value().encode()
     return await store.secret("links")
+
+
+def _node() -> str:
+    """A name that no other node has had: containers share process numbers, and a namesake would never take over."""
+    return f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}"
 
 
 @asynccontextmanager

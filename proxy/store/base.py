@@ -130,6 +130,8 @@ class Claim:
 class Change:
     """Event `n` of `job` can be read now; or, with `cancel`, its client asks for its end (`n` is the newest event).
 
+    With `deleted`, the job was deleted or forgotten: nothing of it can be read any more (`n` is 0).
+
     `event` is that event, as it would be read; `at` is when it was handed in to be recorded. With `lost` (and no
     account or job) changes may have gone untold: whoever follows reads anew what it watches.
     """
@@ -141,6 +143,7 @@ class Change:
     event: Event | None = field(default=None, compare=False)
     at: float = field(default=0.0, compare=False)
     lost: bool = False
+    deleted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

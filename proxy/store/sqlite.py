@@ -753,6 +753,7 @@ def _forget(db: Connection, job: Job) -> list[str]:
         (job.id, job.account),
     )
     db.execute("DELETE FROM job WHERE id = ?", (job.id,))
+    db.told.append(Change(job.account, job.id, 0, deleted=True))
     return [output.blob for output in job.outputs if output.blob]
 
 
