@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy import api, errors, orphans, pages
+from proxy import api, errors, marker, orphans, pages
 from proxy.access import Access
 from proxy.api.services import Services
 from proxy.auth import Auth
@@ -118,6 +118,8 @@ class Pollcast:
         with _naming("POLLCAST_ASSETS"):
             blobs = Blobs(settings.assets)
         store = await stack.enter_async_context(opened)
+        if store.shared:
+            await marker.prove_shared(store, blobs)
         fetcher = await stack.enter_async_context(Fetcher())
         links = Links(
             [await _secret(settings, store)],

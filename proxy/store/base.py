@@ -187,6 +187,12 @@ class Store(Protocol):
     async def ping(self) -> None:
         """Prove that a transaction can be written now; errors.Unavailable when not."""
 
+    shared: bool
+    """Whether several nodes may serve from it at the same time."""
+
+    async def agree(self, name: str, value: bytes) -> bytes:
+        """The value that everyone who uses the store has under `name`: the first that was given, for ever."""
+
     async def secret(self, name: str) -> bytes:
         """The 32 random bytes kept under `name`, made at the first call and the same for ever after."""
 

@@ -193,6 +193,8 @@ _MIGRATIONS: Final = (_SCHEMA, _ENDS, _FEEDS, _TURNS)
 class SqliteStore:
     """The `Store` in one SQLite file; `exclusive` is for the one process that runs jobs."""
 
+    shared = False
+
     def __init__(
         self, path: str | Path, clock: Clock | None = None, *, lease: float = 30.0, exclusive: bool = False
     ) -> None:
@@ -226,9 +228,13 @@ class SqliteStore:
         """Prove that a transaction can be written now."""
         await self._writer.run(_ping)
 
+    async def agree(self, name: str, value: bytes) -> bytes:
+        """The value kept under `name`."""
+        return await self._writer.run(_agree, name, value)
+
     async def secret(self, name: str) -> bytes:
         """The 32 random bytes kept under `name`."""
-        return await self._writer.run(_secret, name)
+        return await self.agree(name, secrets.token_bytes(32))
 
     # --- accounts, keys, ledger ---
 
@@ -443,8 +449,8 @@ def _ping(db: Connection) -> None:
     db.execute(f"PRAGMA application_id = {_MARK}")  # the smallest write there is: it rewrites the file's header
 
 
-def _secret(db: Connection, name: str) -> bytes:
-    db.execute("INSERT OR IGNORE INTO secret (name, value) VALUES (?, ?)", (name, secrets.token_bytes(32)))
+def _agree(db: Connection, name: str, value: bytes) -> bytes:
+    db.execute("INSERT OR IGNORE INTO secret (name, value) VALUES (?, ?)", (name, value))
     return bytes(db.execute("SELECT value FROM secret WHERE name = ?", (name,)).fetchone()["value"])
 
 

@@ -118,6 +118,13 @@ class StoreContract:
         assert len(links) == len(other) == 32
         assert links != other
 
+    async def test_the_first_value_given_under_a_name_is_everyone_s_for_ever(self, opened: Opened) -> None:
+        async with opened() as store:
+            assert [await store.agree("place", value) for value in (b"one", b"two")] == [b"one", b"one"]
+        async with opened() as store:
+            assert await store.agree("place", b"three") == b"one"
+            assert await store.agree("other", b"three") == b"three"
+
     async def test_a_secret_is_the_same_for_ever(self, opened: Opened) -> None:
         async with opened() as store:
             first = await store.secret("links")
