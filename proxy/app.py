@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
+from secrets import token_hex
 from typing import Any, Final
 
 import orjson
@@ -22,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy import api, errors, orphans, pages
+from proxy import api, errors, marker, orphans, pages
 from proxy.access import Access
 from proxy.api.services import Services
 from proxy.auth import Auth
@@ -124,6 +125,8 @@ class Pollcast:
         with _naming("POLLCAST_ASSETS"):
             blobs = Blobs(settings.assets)
         store = await stack.enter_async_context(opened)
+        if store.shared:
+            await marker.prove_shared(store, blobs)
         fetcher = await stack.enter_async_context(Fetcher())
         links = Links(
             await _secrets(settings, store),
@@ -139,7 +142,7 @@ class Pollcast:
             traces = Traces(settings.trace) if settings.trace else None
         kept = settings.retention
         tools = Tools(store, blobs, fetcher, links, clock, metrics, providers, settings.asset_limit, kept, traces)
-        self._runner = Runner(tools, node=f"{socket.gethostname()}:{os.getpid()}")
+        self._runner = Runner(tools, node=_node())
         await stack.enter_async_context(_running(orphans.keep_sweeping(store, blobs)))
         await stack.enter_async_context(_running(self._feed.run(), self._runner.run(), metrics.watch_loop()))
         for provider in set(providers.values()):
@@ -199,6 +202,11 @@ def _prices(settings: Settings) -> Mapping[str, int]:
 
 async def _secrets(settings: Settings, store: Store) -> Sequence[bytes]:
     return [secret.encode() for secret in settings.secrets] or [await store.secret("links")]
+
+
+def _node() -> str:
+    """A name that no other node has had: containers share process numbers, and a namesake would never take over."""
+    return f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}"
 
 
 @asynccontextmanager

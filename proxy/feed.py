@@ -321,6 +321,8 @@ class Feed:
     def _tell(self, change: Change) -> None:
         if change.lost:
             self._read_anew()
+        if change.deleted:
+            self.forget(change.account, change.job)
         if change.event is None:
             return
         if (tail := self._jobs.get((change.account, change.job))) is not None:

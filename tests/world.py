@@ -51,10 +51,13 @@ class World:
     provider: dict[str, Any] = field(default_factory=dict)
     providers: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By the provider's name; wins over `provider`."""
+    store_url: str = ""
+    """A file in the folder, unless it is given."""
 
     def __post_init__(self) -> None:
         self.simulator = Simulator(now=self.clock.now, sleep=self.clock.sleep)
         self._stack = AsyncExitStack()
+        self.store_url = self.store_url or f"sqlite:///{self.folder}/pollcast.db"
         self.key = ""
 
     async def __aenter__(self) -> Self:
@@ -66,10 +69,6 @@ class World:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
         await self._stack.aclose()
-
-    @property
-    def store_url(self) -> str:
-        return f"sqlite:///{self.folder}/pollcast.db"
 
     async def new_key(self, account: str, granted: int = 0) -> str:
         key = tokens.new_key()

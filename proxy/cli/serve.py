@@ -4,8 +4,10 @@ import asyncio
 import gc
 import logging
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +16,7 @@ import uvicorn
 
 from proxy import logs, tokens
 from proxy.app import Pollcast
+from proxy.cli.crew import Crew, end_with_parent
 from proxy.cli.running import run
 from proxy.clock import SystemClock
 from proxy.http import Http
@@ -35,9 +38,43 @@ _KEEP_ALIVE: Final = 75
 
 @click.command()
 @click.option("--demo", is_flag=True, help="Against the built-in simulator, with a key and a store of its own.")
-def serve(*, demo: bool) -> None:
+@click.option("--workers", type=click.IntRange(1, 256), default=1, help="Processes on the one port; needs Redis.")
+def serve(*, demo: bool, workers: int) -> None:
     """Serve the API, with settings from the environment or .env."""
-    run(_serve_demo if demo else lambda: _serve(read(Settings)))
+    if workers > 1:
+        _serve_with(workers, demo=demo)
+    else:
+        run(_serve_demo if demo else lambda: _serve(read(Settings)))
+
+
+def _serve_with(workers: int, *, demo: bool) -> None:
+    try:
+        settings = read(Settings)
+        listening = listen(settings.host, settings.port)
+    except BadSetting as error:
+        raise click.ClickException(str(error)) from None
+    if demo or settings.store.startswith("sqlite:"):
+        listening.close()
+        raise click.ClickException(
+            "--workers: only one process serves from a SQLite file; set POLLCAST_STORE=redis://host:6379/0."
+        )
+    logs.configure(settings.log, settings.log_level)
+    with listening:
+        sys.exit(Crew(workers, _work, listening).run())
+
+
+def _work(listening: socket.socket, served: Event) -> None:
+    """One worker's life: as that of a server of its own, on the socket that all share."""
+
+    async def work() -> None:
+        end_with_parent()
+        await _serve(read(Settings), ready=served.set, listening=listening)
+
+    try:
+        run(work)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(1)
 
 
 def _broken_on_purpose(record: logging.LogRecord) -> bool:
@@ -109,14 +146,15 @@ async def _serve(
     settings: Settings,
     providers: dict[str, ProviderSettings] | None = None,
     ready: Callable[[], None] | None = None,
+    listening: socket.socket | None = None,
 ) -> None:
     app = Pollcast(settings, providers)
     logs.configure(settings.log, settings.log_level).hide(app.secrets)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(_broken_on_purpose)
     _spare_the_collector()
-    with listen(settings.host, settings.port) as listening:
-        await Server(app, settings, ready).serve(sockets=[listening])
+    with listening or listen(settings.host, settings.port) as own:
+        await Server(app, settings, ready).serve(sockets=[own])
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -133,6 +133,8 @@ class Claim:
 class Change:
     """Event `n` of `job` can be read now; or, with `cancel`, its client asks for its end (`n` is the newest event).
 
+    With `deleted`, the job was deleted or forgotten: nothing of it can be read any more (`n` is 0).
+
     `event` is that event, as it would be read; `at` is when it was handed in to be recorded. With `lost` (and no
     account or job) changes may have gone untold: whoever follows reads anew what it watches.
     """
@@ -144,6 +146,7 @@ class Change:
     event: Event | None = field(default=None, compare=False)
     at: float = field(default=0.0, compare=False)
     lost: bool = False
+    deleted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +194,12 @@ class Store(Protocol):
 
     async def ping(self) -> None:
         """Prove that a transaction can be written now; errors.Unavailable when not."""
+
+    shared: bool
+    """Whether several nodes may serve from it at the same time."""
+
+    async def agree(self, name: str, value: bytes) -> bytes:
+        """The value that everyone who uses the store has under `name`: the first that was given, for ever."""
 
     async def secret(self, name: str) -> bytes:
         """The 32 random bytes kept under `name`, made at the first call and the same for ever after."""

@@ -101,6 +101,8 @@ class Follower:
 
     async def _change(self, what: bytes, data: bytes | None) -> Change:
         account, job, n, *rest = what.decode().split()
+        if n == "0":
+            return Change(account, job, 0, deleted=True)
         if not rest:
             return Change(account, job, int(n), cancel=True)
         position, mark, at = rest

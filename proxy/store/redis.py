@@ -70,6 +70,8 @@ class _Holding:
 class RedisStore:
     """The `Store` in the Redis at `url`; one that `serves` runs jobs, and is told of what may be lost."""
 
+    shared = True
+
     def __init__(self, url: str, clock: Clock | None = None, *, lease: float = 30.0, serves: bool = False) -> None:
         check(url)
         self._url = url
@@ -111,9 +113,13 @@ class RedisStore:
         """Prove that a write is carried out now."""
         await self._writes.call("SET", "pollcast:ping", self._clock.now())
 
+    async def agree(self, name: str, value: bytes) -> bytes:
+        """The value kept under `name`."""
+        return bytes(await self._write("agree", name, value))
+
     async def secret(self, name: str) -> bytes:
         """The 32 random bytes kept under `name`."""
-        return bytes(await self._write("secret", name, secrets.token_bytes(32)))
+        return await self.agree(name, secrets.token_bytes(32))
 
     # --- accounts, keys, ledger ---
 

@@ -201,6 +201,8 @@ _MIGRATIONS: Final = (_SCHEMA, _ENDS, _FEEDS, _TURNS, _COUNTS)
 class SqliteStore:
     """The `Store` in one SQLite file; `exclusive` is for the one process that runs jobs."""
 
+    shared = False
+
     def __init__(
         self, path: str | Path, clock: Clock | None = None, *, lease: float = 30.0, exclusive: bool = False
     ) -> None:
@@ -234,9 +236,13 @@ class SqliteStore:
         """Prove that a transaction can be written now."""
         await self._writer.run(_ping)
 
+    async def agree(self, name: str, value: bytes) -> bytes:
+        """The value kept under `name`."""
+        return await self._writer.run(_agree, name, value)
+
     async def secret(self, name: str) -> bytes:
         """The 32 random bytes kept under `name`."""
-        return await self._writer.run(_secret, name)
+        return await self.agree(name, secrets.token_bytes(32))
 
     # --- accounts, keys, ledger ---
 
@@ -455,8 +461,8 @@ def _ping(db: Connection) -> None:
     db.execute(f"PRAGMA application_id = {_MARK}")  # the smallest write there is: it rewrites the file's header
 
 
-def _secret(db: Connection, name: str) -> bytes:
-    db.execute("INSERT OR IGNORE INTO secret (name, value) VALUES (?, ?)", (name, secrets.token_bytes(32)))
+def _agree(db: Connection, name: str, value: bytes) -> bytes:
+    db.execute("INSERT OR IGNORE INTO secret (name, value) VALUES (?, ?)", (name, value))
     return bytes(db.execute("SELECT value FROM secret WHERE name = ?", (name,)).fetchone()["value"])
 
 
@@ -784,6 +790,7 @@ def _forget(db: Connection, job: Job) -> list[str]:
         (job.id, job.account),
     )
     db.execute("DELETE FROM job WHERE id = ?", (job.id,))
+    db.told.append(Change(job.account, job.id, 0, deleted=True))
     return [output.blob for output in job.outputs if output.blob]
 
 

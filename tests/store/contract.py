@@ -118,6 +118,13 @@ class StoreContract:
         assert len(links) == len(other) == 32
         assert links != other
 
+    async def test_the_first_value_given_under_a_name_is_everyone_s_for_ever(self, opened: Opened) -> None:
+        async with opened() as store:
+            assert [await store.agree("place", value) for value in (b"one", b"two")] == [b"one", b"one"]
+        async with opened() as store:
+            assert await store.agree("place", b"three") == b"one"
+            assert await store.agree("other", b"three") == b"three"
+
     async def test_a_secret_is_the_same_for_ever(self, opened: Opened) -> None:
         async with opened() as store:
             first = await store.secret("links")
@@ -1013,6 +1020,23 @@ class StoreContract:
         assert (await store.jobs(caller.account, 10)).items == []
         assert await store.delete_job(caller.account, job.id) is None
         assert await caller.ledger() == [100, -20]
+
+    async def test_whoever_follows_is_told_that_a_job_was_deleted_and_not_of_one_that_could_not_be(
+        self, store: Store, caller: Caller
+    ) -> None:
+        job = await self.done(store, caller)
+        running = await caller.admit()
+        changes = store.changes()
+        with pytest.raises(errors.Conflict):
+            await store.delete_job(caller.account, running.id)
+        await store.delete_job(caller.account, job.id)
+        await store.delete_job(caller.account, job.id)
+        await store.request_cancel(caller.account, running.id)
+        told = [await soon(changes) for _ in range(2)]
+        assert told == [
+            Change(caller.account, job.id, 0, deleted=True),
+            Change(caller.account, running.id, 1, cancel=True),
+        ]
 
     async def test_a_running_job_is_not_deleted(self, store: Store, caller: Caller) -> None:
         job = await caller.admit()

@@ -16,6 +16,7 @@ from proxy.job import Draft, Job, Order, Output, Role, Status
 from proxy.store import open_store, wire
 from proxy.store.base import Change, ClaimLost, Room, Store
 from proxy.store.redis import RedisStore
+from tests.redis_server import SAFE, Gate, RedisServer, contents, flush, shared_server
 from tests.store.contract import (
     DONE,
     FAILED,
@@ -30,7 +31,6 @@ from tests.store.contract import (
     new_caller,
     soon,
 )
-from tests.store.redis_server import SAFE, Gate, RedisServer, contents, flush, shared_server
 
 
 @pytest.fixture

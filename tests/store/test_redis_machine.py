@@ -5,8 +5,8 @@ from hypothesis.stateful import rule
 
 from proxy.store.base import Store
 from proxy.store.redis import RedisStore
+from tests.redis_server import flush, shared_server
 from tests.store.contract import LEASE, Caller
-from tests.store.redis_server import flush, shared_server
 from tests.store.test_sqlite_machine import SqliteMachine
 
 

@@ -1,6 +1,6 @@
 -- Accounts, their keys, and the grants of tokens.
 
-function commands.secret(name, value)
+function commands.agree(name, value)
   call('HSETNX', 'pollcast:secrets', name, value)
   return call('HGET', 'pollcast:secrets', name)
 end

@@ -184,6 +184,7 @@ local function forget(account, job, line, once)
   end
   call('ZREM', 'pollcast:jobs:' .. account, line)
   call('ZREM', 'pollcast:ended', job)
+  tell(table.concat({account, job, 0}, ' '))
   local made = once ~= '' and call('HGET', 'pollcast:once:' .. account, once)
   if made then
     call('ZADD', 'pollcast:spent', string.match(made, '^%S+ (%S+)'), account .. ' ' .. once)

@@ -1,0 +1,148 @@
+"""Several nodes on one real Redis: what one of them was asked, any of them answers (issue "Several nodes")."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from httpx_sse import EventSource
+
+from proxy import tokens
+from proxy.clock import SystemClock
+from proxy.settings import BadSetting
+from proxy.simulator import Simulator
+from proxy.store import open_store
+from tests.redis_server import flush, shared_server
+from tests.world import World, events_of
+
+Nodes = tuple[World, World]
+_SPEED = 20.0
+
+
+def node(folder: Path, **options: object) -> World:
+    """A node on the Redis of this test process; time is real, and the providers are quick."""
+    values = {"poll_interval": 0.05, **options}
+    world = World(folder, SystemClock(), provider=values, store_url=shared_server().url)
+    world.simulator = Simulator(speed=_SPEED)
+    return world
+
+
+@pytest.fixture
+async def nodes(tmp_path: Path) -> AsyncIterator[Nodes]:
+    """Two nodes with one store, one place for bytes, and the same providers: those of the first."""
+    flush(shared_server())
+    async with node(tmp_path) as a, node(tmp_path, base_url=a.simulator.origin) as b:
+        yield a, b
+
+
+async def driven_by_a(nodes: Nodes) -> str:
+    """A job that never ends, and that the first node has taken and drives."""
+    a, _ = nodes
+    job = str((await a.submit("gaga-1", prompt="[stuck] Hello"))["id"])
+    async with a.open("GET", f"/api/jobs/{job}/events") as response:
+        async for message in EventSource(response).aiter_sse():
+            if message.json()["status"] == "Processing":
+                break
+    return job
+
+
+async def test_an_order_at_one_node_is_streamed_by_the_other(nodes: Nodes) -> None:
+    a, b = nodes
+    job = await a.submit("gaga-1", prompt="Hello")
+    streams = await asyncio.gather(*(each.messages("GET", f"/api/jobs/{job['id']}/events") for each in nodes))
+    assert [message.data for message in streams[0]] == [message.data for message in streams[1]]
+    assert events_of(streams[1])[-1]["status"] == "Completed"
+    assert a.simulator.submits["gaga"] == 1
+    assert await b.balance() == 1980
+
+
+async def test_a_stream_that_broke_at_one_node_goes_on_at_the_other_without_gap_or_repetition(nodes: Nodes) -> None:
+    a, b = nodes
+    seen = []
+    async with a.open("POST", "/api/generate", json={"model": "gaga-1", "prompt": "[slow] Hello"}) as response:
+        async for message in EventSource(response).aiter_sse():
+            seen.append(message)
+            if len(seen) == 2:
+                break
+    job = events_of(seen)[0]["job"]
+    seen += await b.messages("GET", f"/api/jobs/{job}/events", last=seen[-1].id)
+    assert [int(message.id) for message in seen] == list(range(1, len(seen) + 1))
+    assert events_of(seen)[-1]["status"] == "Completed"
+
+
+async def test_the_feed_of_an_account_tells_at_either_node_what_happens_at_the_other(nodes: Nodes) -> None:
+    a, b = nodes
+    for asked, watched in ((a, b), (b, a)):
+        async with watched.open("GET", "/api/events") as response:
+            messages = EventSource(response).aiter_sse()
+            assert (await anext(messages)).event == "ready"
+            job = await asked.submit("gaga-1", prompt="Hello")
+            told = []
+            async for message in messages:
+                told.append(message.json())
+                if told[-1]["status"] == "Completed":
+                    break
+            assert {event["job"] for event in told} == {job["id"]}
+            assert [event["n"] for event in told] == list(range(1, len(told) + 1))
+
+
+@pytest.mark.parametrize("at", [0, 1])
+async def test_a_cancel_reaches_a_job_whichever_node_drives_it(nodes: Nodes, at: int) -> None:
+    job = await driven_by_a(nodes)
+    assert (await nodes[at].http.post(f"/api/jobs/{job}/cancel")).status_code == 202
+    assert (await nodes[at].ended(job))["status"] == "Canceled"
+
+
+async def test_a_job_that_one_node_deletes_is_gone_at_the_other_which_had_just_streamed_it(nodes: Nodes) -> None:
+    a, b = nodes
+    job = (await a.submit("gaga-1", prompt="Hello"))["id"]
+    assert (await b.ended(job))["status"] == "Completed"
+    assert (await a.http.delete(f"/api/jobs/{job}")).status_code == 204
+
+    async def gone() -> None:
+        while (await b.http.get(f"/api/jobs/{job}/events")).status_code != 404:
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(gone(), 2)
+
+
+async def test_a_link_that_one_node_signed_and_bytes_that_it_took_are_good_at_the_other(nodes: Nodes) -> None:
+    a, b = nodes
+    asset = await a.asset()
+    link = (await a.generate("gpt-image-2", prompt="[b64] Hello"))[-1]["outputs"][0]["url"]
+    assert (await b.http.get(f"/api/assets/{asset}/content")).content == a.media("image")
+    async with httpx.AsyncClient(trust_env=False) as anybody:
+        answer = await anybody.get(link.replace(a.origin, b.origin))
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("image/")
+
+
+async def test_a_key_revoked_beside_the_nodes_is_refused_by_both(nodes: Nodes) -> None:
+    a, b = nodes
+    key = await a.new_key("other")
+    headers = {"Authorization": f"Bearer {key}"}
+    assert [(await each.http.get("/api/account", headers=headers)).status_code for each in nodes] == [200, 200]
+    async with open_store(a.store_url, a.clock) as store:
+        found = await store.key(tokens.digest(key))
+        assert found
+        await store.revoke_key(found.id)
+
+    async def refused() -> None:
+        while [(await each.http.get("/api/account", headers=headers)).status_code for each in (a, b)] != [401, 401]:
+            await asyncio.sleep(0.05)
+
+    await asyncio.wait_for(refused(), 2)
+
+
+@pytest.mark.usefixtures("nodes")
+async def test_a_node_whose_bytes_are_in_a_directory_of_its_own_is_refused_with_one_line(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match=r"^POLLCAST_ASSETS: [^\n]+$"):
+        async with node(tmp_path / "elsewhere"):
+            pass
+    assert not list((tmp_path / "elsewhere/assets").iterdir())
+
+
+async def test_a_node_that_starts_again_in_the_same_place_leaves_one_mark_there(nodes: Nodes, tmp_path: Path) -> None:
+    await nodes[1].restart()
+    assert len(list((tmp_path / "assets").glob("cluster_*"))) == 1
