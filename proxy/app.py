@@ -113,7 +113,7 @@ class Pollcast:
     async def _services(self, stack: AsyncExitStack) -> Services:
         settings, clock = self._settings, self._clock
         with _naming("POLLCAST_STORE"):
-            opened = open_store(settings.store, clock, exclusive=True)
+            opened = open_store(settings.store, clock, lease=settings.lease, exclusive=True)
         with _naming("POLLCAST_ASSETS"):
             blobs = Blobs(settings.assets)
         store = await stack.enter_async_context(opened)
@@ -129,7 +129,7 @@ class Pollcast:
         metrics = Metrics()
         self._feed = Feed(store, settings.heartbeat, lambda at: metrics.delivery_lag.observe(max(clock.now() - at, 0)))
         tools = Tools(store, blobs, fetcher, links, clock, metrics, providers, settings.asset_limit, settings.retention)
-        self._runner = Runner(tools, node=f"{socket.gethostname()}:{os.getpid()}")
+        self._runner = Runner(tools, node=f"{socket.gethostname()}:{os.getpid()}", lease=settings.lease)
         await stack.enter_async_context(_running(orphans.keep_sweeping(store, blobs)))
         await stack.enter_async_context(_running(self._feed.run(), self._runner.run(), metrics.watch_loop()))
         for provider in set(providers.values()):

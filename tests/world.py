@@ -56,6 +56,7 @@ class World:
         self.simulator = Simulator(now=self.clock.now, sleep=self.clock.sleep)
         self._stack = AsyncExitStack()
         self.key = ""
+        self.store_url = f"sqlite:///{self.folder}/pollcast.db"
 
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(self.simulator)
@@ -66,10 +67,6 @@ class World:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
         await self._stack.aclose()
-
-    @property
-    def store_url(self) -> str:
-        return f"sqlite:///{self.folder}/pollcast.db"
 
     async def new_key(self, account: str, granted: int = 0) -> str:
         key = tokens.new_key()

@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable
 
 import uvloop
 
-from tests.chaos import exchanges, kills
+from tests.chaos import exchanges, kills, stores
 from tests.chaos.verdict import Verdict
 
-Part = Callable[[int, int], Awaitable[tuple[Verdict, str]]]
+Part = Callable[[int, int, str], Awaitable[tuple[Verdict, str]]]
 
 
 def main() -> int:
@@ -25,18 +25,19 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200, help="kills of a real server process (0: none)")
     parser.add_argument("--exchanges", type=int, default=10_000, help="randomised upstream exchanges (0: none)")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="of all that is chosen by chance")
+    parser.add_argument("--store", choices=stores.STORES, default="sqlite", help="what the server keeps its jobs in")
     chosen = parser.parse_args()
     logging.disable(logging.CRITICAL)  # what the server has to say about such upstreams fills screens
     say(f"seed {chosen.seed}")
     parts: tuple[tuple[Part, int], ...] = ((kills.run, chosen.kills), (exchanges.run, chosen.exchanges))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        held = [runner.run(_told(part, number, chosen.seed)) for part, number in parts if number]
+        held = [runner.run(_told(part, number, chosen.seed, chosen.store)) for part, number in parts if number]
     return 0 if all(held) else 1
 
 
-async def _told(part: Part, number: int, seed: int) -> bool:
+async def _told(part: Part, number: int, seed: int, store: str) -> bool:
     """Run a part and print its line; gives whether all invariants held."""
-    verdict, line = await part(number, seed)
+    verdict, line = await part(number, seed, store)
     say(line)
     if verdict.findings:
         say(f"\n{verdict.evidence()}\n")
