@@ -240,7 +240,12 @@ class RedisStore:
 
     async def intend(self, claim: Claim) -> Job:
         """Record that the order is about to be sent."""
-        return await self._intend(claim, self._clock.now())
+        asked = self._clock.now()
+        job = await self._intend(claim, asked)
+        if self._clock.now() - asked >= self._lease:
+            # This node slept before it heard that it may send: meanwhile the job may have become another's.
+            await self._held(claim)
+        return job
 
     async def withdraw(self, claim: Claim) -> Job:
         """Record that the order surely was not taken."""

@@ -185,8 +185,8 @@ async def run(strikes: int, seed: int, jobs: int = 300) -> tuple[Verdict, str]:
         await cluster.run(jobs, strikes)
     verdict, waits = cluster.verdict, cluster.taken_over_after()
     unsure = f"{verdict.ends['outcome_unknown']} of unknown outcome, {verdict.ends['interrupted']} interrupted"
-    took = (
-        f"taken over after {median(waits):.1f} s (median), {max(waits):.1f} s (worst)" if waits else "none taken over"
-    )
-    done = f"{NODES} nodes, {len(cluster.strikes)} strikes ({len(waits)} jobs {took}; the lease is {LEASE:g} s)"
+    took = f"{len(waits)} jobs taken over with a lease of {LEASE:g} s"
+    if waits:
+        took += f", after {median(waits):.1f} s (median), {max(waits):.1f} s (worst)"
+    done = f"{NODES} nodes, {len(cluster.strikes)} strikes, {took}"
     return verdict, f"cluster: seed {seed}, {done}, {verdict.summary}, {unsure}, {monotonic() - began:.0f} s"

@@ -38,7 +38,8 @@ ACCOUNTS, UNDER_WAY, IDENTICAL = 3, 24, 50
 GRANTED = 10_000_000
 SPEED = 16.0
 """How much faster the providers work than real ones: a job takes about half a second."""
-DEADLINE = 20.0
+DEADLINE = 60.0
+"""Seconds: an order that was refused for now may be tried by several processes, none of which lives for long."""
 PATIENCE = 90.0
 """Seconds in which everything must be over after the last kill."""
 LEASE = 0.3
