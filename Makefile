@@ -53,8 +53,10 @@ bench-compare: $(READY)  ## two runs that were kept by JSON=FILE, beside each ot
 soak: $(READY)  ## half an hour of streams and jobs that come and go: memory, descriptors and tasks must be flat
 	$(BIN)/python -m tests.bench soak
 
-chaos: $(READY)  ## kill the server and break its providers, hundreds of times, and check what must hold
+chaos: $(READY)  ## kill the server and break its providers, hundreds of times, on both stores, and check what must hold
 	$(BIN)/python -m tests.chaos
+	$(BIN)/python -m tests.chaos --store redis --kills 40 --exchanges 1500
+	$(BIN)/python -m tests.chaos cluster
 
 clean:  ## remove what was built, not what was stored (var/)
 	rm -rf .venv dist build .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

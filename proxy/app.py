@@ -121,7 +121,7 @@ class Pollcast:
     async def _services(self, stack: AsyncExitStack) -> Services:
         settings, clock = self._settings, self._clock
         with _naming("POLLCAST_STORE"):
-            opened = open_store(settings.store, clock, exclusive=True)
+            opened = open_store(settings.store, clock, lease=settings.lease, exclusive=True)
         with _naming("POLLCAST_ASSETS"):
             blobs = Blobs(settings.assets)
         store = await stack.enter_async_context(opened)
@@ -142,7 +142,7 @@ class Pollcast:
             traces = Traces(settings.trace) if settings.trace else None
         kept = settings.retention
         tools = Tools(store, blobs, fetcher, links, clock, metrics, providers, settings.asset_limit, kept, traces)
-        self._runner = Runner(tools, node=_node())
+        self._runner = Runner(tools, node=_node(), lease=settings.lease)
         await stack.enter_async_context(_running(orphans.keep_sweeping(store, blobs)))
         await stack.enter_async_context(_running(self._feed.run(), self._runner.run(), metrics.watch_loop()))
         for provider in set(providers.values()):

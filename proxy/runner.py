@@ -26,8 +26,8 @@ _AT_ONCE: Final = 100
 """Jobs claimed in one transaction."""
 _LOOK: Final = 1.0
 """Seconds between looks for jobs that another node has let go of."""
-_RENEW: Final = 10.0
-"""Seconds between renewals of the leases; a third of what they last."""
+_RENEWALS: Final = 3
+"""How often leases are renewed in the time that they last."""
 _SWEEP: Final = 60.0
 """Seconds between looks for what is older than the retention."""
 _SWEPT: Final = 50
@@ -39,10 +39,11 @@ _BREATH: Final = 0.05
 class Runner:
     """One node's share of the work; `run` goes on until it is cancelled, then gives its jobs back."""
 
-    def __init__(self, tools: Tools, node: str) -> None:
+    def __init__(self, tools: Tools, node: str, *, lease: float = 30.0) -> None:
         self._tools = tools
         self._store = tools.store
         self._node = node
+        self._lease = lease
         self._wake = asyncio.Event()
         self._streamed: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -159,7 +160,7 @@ class Runner:
 
     async def _renew(self) -> None:
         while True:
-            await asyncio.sleep(_RENEW)
+            await asyncio.sleep(self._lease / _RENEWALS)
             try:
                 await self._store.renew(self._node)
             except Unavailable as error:

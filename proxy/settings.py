@@ -62,6 +62,8 @@ class Settings(BaseSettings):
     heartbeat: float = Field(default=4, gt=0)
     retention: Duration = Field(default=7 * 86400.0, gt=0)
     results: Literal["direct", "relay"] = "direct"
+    lease: float = Field(default=30, gt=0)
+    """Seconds after which the jobs of a node that is not heard of any more are taken over."""
     drain: float = Field(default=0, ge=0)
     """Seconds that upstream streams which cannot be resumed are still read at a stop."""
     tokens: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)

@@ -66,6 +66,10 @@ class RedisServer:
         with self.client as client:
             client.ping()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def kill(self) -> None:
         """Let it die without warning."""
         self._process.kill()
@@ -102,6 +106,9 @@ class Gate:
         self._lose = 0
         self._shut = False
         self._open: set[asyncio.StreamWriter] = set()
+        self.answering = asyncio.Event()
+        """While it is not set, answers are kept back."""
+        self.answering.set()
         self.writes = 0
         """Pieces of commands that came through."""
 
@@ -164,5 +171,6 @@ class Gate:
         while data := await behind.read(1 << 16):
             if lost.is_set():
                 return
+            await self.answering.wait()
             writer.write(data)
             await writer.drain()

@@ -12,7 +12,7 @@ import pytest
 
 from proxy.limits import Limits, storage
 from proxy.metrics import Metrics
-from tests.store.redis_server import RedisServer
+from tests.redis_server import RedisServer
 from tests.test_metrics import scraped
 from tests.world import World
 

@@ -31,6 +31,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "cors_origins": [],
         "heartbeat": 4,
         "retention": 604_800,
+        "lease": 30,
         "results": "direct",
         "tokens": {},
         "log": "console",

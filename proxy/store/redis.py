@@ -7,7 +7,8 @@ Every promise is one call of a script that Redis carries out whole; the public m
 Answers get lost. So every call can be made twice: a job, key or grant is named here before it is asked for, a holder
 says at which event it knows its job to stand, and a claim that is repeated is given what it was given before.
 
-Leases compare the clocks of different machines: they must agree to within a few seconds (NTP), a lease lasts 30.
+Leases compare the clocks of different machines: they must agree to within a few seconds (NTP), a lease lasts 30 or as
+long as `POLLCAST_LEASE` says.
 """
 
 import asyncio
@@ -249,7 +250,12 @@ class RedisStore:
 
     async def intend(self, claim: Claim) -> Job:
         """Record that the order is about to be sent."""
-        return await self._intend(claim, self._clock.now())
+        asked = self._clock.now()
+        job = await self._intend(claim, asked)
+        if self._clock.now() - asked >= self._lease:
+            # This node slept before it heard that it may send: meanwhile the job may have become another's.
+            await self._held(claim)
+        return job
 
     async def withdraw(self, claim: Claim) -> Job:
         """Record that the order surely was not taken."""

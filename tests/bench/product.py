@@ -109,8 +109,8 @@ class Publishing:
         return Event(job.id, n, DATA % (job.id.encode(), n, time.monotonic_ns()), final=False, position=n)
 
 
-def _open_store(url: str, clock: Clock, *, exclusive: bool = False) -> Store:
-    return Store(url.removeprefix("sqlite:///"), clock, exclusive=exclusive)
+def _open_store(url: str, clock: Clock, *, lease: float = 30.0, exclusive: bool = False) -> Store:
+    return Store(url.removeprefix("sqlite:///"), clock, lease=lease, exclusive=exclusive)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """`python -m tests.chaos`: nothing is lost and nothing bought twice, whatever is killed and whatever upstreams answer.
 
-A bounded campaign of two parts, each with a summary line; the exit status is 1 when an invariant was broken, and then
-the evidence is printed. Everything stays on loopback and in a temporary folder.
+A bounded campaign of two parts, or (`cluster`) a third, each with a summary line; the exit status is 1 when an
+invariant was broken, and then the evidence is printed. Everything stays on loopback and in a temporary folder.
 """
 
 import argparse
@@ -10,10 +10,11 @@ import logging
 import secrets
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import uvloop
 
-from tests.chaos import exchanges, kills
+from tests.chaos import cluster, exchanges, kills, stores
 from tests.chaos.verdict import Verdict
 
 Part = Callable[[int, int], Awaitable[tuple[Verdict, str]]]
@@ -22,13 +23,22 @@ Part = Callable[[int, int], Awaitable[tuple[Verdict, str]]]
 def main() -> int:
     """Run the parts that are asked for; gives the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("part", nargs="?", choices=["cluster"], help="three nodes on one Redis instead of one server")
     parser.add_argument("--kills", type=int, default=200, help="kills of a real server process (0: none)")
     parser.add_argument("--exchanges", type=int, default=10_000, help="randomised upstream exchanges (0: none)")
+    parser.add_argument("--jobs", type=int, default=300, help="cluster: orders")
+    parser.add_argument("--strikes", type=int, default=30, help="cluster: kills and pauses of one node after the other")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="of all that is chosen by chance")
+    parser.add_argument("--store", choices=stores.STORES, default="sqlite", help="what the server keeps its jobs in")
     chosen = parser.parse_args()
     logging.disable(logging.CRITICAL)  # what the server has to say about such upstreams fills screens
     say(f"seed {chosen.seed}")
-    parts: tuple[tuple[Part, int], ...] = ((kills.run, chosen.kills), (exchanges.run, chosen.exchanges))
+    parts: list[tuple[Part, int]] = [
+        (partial(kills.run, store=chosen.store), chosen.kills),
+        (partial(exchanges.run, store=chosen.store), chosen.exchanges),
+    ]
+    if chosen.part == "cluster":
+        parts = [(partial(cluster.run, jobs=chosen.jobs), chosen.strikes)]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         held = [runner.run(_told(part, number, chosen.seed)) for part, number in parts if number]
     return 0 if all(held) else 1

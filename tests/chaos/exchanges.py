@@ -19,6 +19,7 @@ from unittest import mock
 from aiohttp import ClientTimeout
 
 from proxy.simulator import Fault, Kind, Received, Simulator
+from tests.chaos import stores
 from tests.chaos.clients import Client, connected
 from tests.chaos.ear import Ear
 from tests.chaos.orders import Order, Orders
@@ -201,14 +202,15 @@ def _time(event: Event) -> float:
 
 
 @asynccontextmanager
-async def _opened(number: int, seed: int) -> AsyncIterator[Exchanges]:
+async def _opened(number: int, seed: int, store: str) -> AsyncIterator[Exchanges]:
     chance = Random(seed)
     async with AsyncExitStack() as stack:
         for name, bounds in TIMEOUTS.items():
             stack.enter_context(mock.patch(f"proxy.upstream.{name}", bounds))
-        folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         clock = RunningClock()
-        world = World(Path(folder), clock, provider={"deadline": DEADLINE}, providers={"Gaga": {"concurrency": 6}})
+        world = World(folder, clock, provider={"deadline": DEADLINE}, providers={"Gaga": {"concurrency": 6}})
+        world.store_url = stack.enter_context(stores.opened(store, folder))
         world.simulator = Simulator(
             seed=seed, now=lambda: clock.now() + chance.uniform(-WOBBLE, WOBBLE), sleep=clock.sleep
         )
@@ -230,13 +232,13 @@ async def _client(stack: AsyncExitStack, exchanges: Exchanges, key: str) -> Clie
     return client
 
 
-async def run(number: int, seed: int) -> tuple[Verdict, str]:
+async def run(number: int, seed: int, store: str = "sqlite") -> tuple[Verdict, str]:
     """Exchange so many requests with the upstreams; gives the findings and the summary line."""
     began = monotonic()
-    async with _opened(number, seed) as exchanges:
+    async with _opened(number, seed, store) as exchanges:
         await exchanges.run()
         calls = exchanges.so_far
         verdict = exchanges.verdict
     faults = sum(line.fault is not None for order in exchanges.orders.made for line in verdict.ear.lines(order.token))
     done = f"{calls:,} exchanges ({faults:,} went wrong)"
-    return verdict, f"exchanges: seed {seed}, {done}, {verdict.summary}, {monotonic() - began:.0f} s"
+    return verdict, f"exchanges: {store}, seed {seed}, {done}, {verdict.summary}, {monotonic() - began:.0f} s"

@@ -21,11 +21,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from random import Random
 from time import monotonic, time
+from types import MappingProxyType
 
 from proxy import tokens
 from proxy.clock import SystemClock
 from proxy.simulator import DEFAULT_KEYS, Fault, Received, Simulator
 from proxy.store import open_store
+from tests.chaos import stores
 from tests.chaos.clients import Client, connected
 from tests.chaos.ear import ASKS_AGAIN, Ear, Mischief
 from tests.chaos.orders import Order, Orders
@@ -36,9 +38,12 @@ ACCOUNTS, UNDER_WAY, IDENTICAL = 3, 24, 50
 GRANTED = 10_000_000
 SPEED = 16.0
 """How much faster the providers work than real ones: a job takes about half a second."""
-DEADLINE = 20.0
+DEADLINE = 60.0
+"""Seconds: an order that was refused for now may be tried by several processes, none of which lives for long."""
 PATIENCE = 90.0
 """Seconds in which everything must be over after the last kill."""
+LEASE = 0.3
+"""Seconds, so short that the next process takes over before it is killed itself."""
 EVERY = 25
 """Kills between two rounds of identical orders."""
 _OURS = ("POLLCAST_", "GAGA_", "GAIA_", "AINOW_", "GANAI_", "HEYGEN_")
@@ -78,14 +83,25 @@ STEPS = (
 
 
 class Server:
-    """The process, restarted on the same port and store."""
+    """The process, restarted on the same port and store; those of one folder share their assets.
 
-    def __init__(self, folder: Path, origin: str) -> None:
+    `settings` are of its environment, beside those of every campaign.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        origin: str,
+        store: str,
+        *,
+        name: str = "server",
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listening:
             self._port = listening.getsockname()[1]
         self.origin = f"http://127.0.0.1:{self._port}"
-        self.store = f"sqlite:///{folder}/pollcast.db"
-        self.log = folder / "server.log"
+        self.store = store
+        self.log = folder / f"{name}.log"
         self.kills: list[float] = []
         """The time of day of each."""
         self._folder = folder
@@ -93,6 +109,8 @@ class Server:
             "POLLCAST_PORT": str(self._port),
             "POLLCAST_STORE": self.store,
             "POLLCAST_ASSETS": f"{folder}/assets",
+            "POLLCAST_LEASE": str(LEASE),
+            **settings,
         }
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -122,6 +140,21 @@ class Server:
         self._process.send_signal(signal.SIGKILL)
         self.kills.append(time())
         self._process.wait()
+
+    @property
+    def pid(self) -> int:
+        """The number of the process that was started last."""
+        assert self._process is not None
+        return self._process.pid
+
+    def pause(self) -> None:
+        """Stop it in its tracks; `wake` lets it go on."""
+        os.kill(self.pid, signal.SIGSTOP)
+        self.kills.append(time())
+
+    def wake(self) -> None:
+        """Let it go on."""
+        os.kill(self.pid, signal.SIGCONT)
 
     def stop(self) -> None:
         """End it as an operator does."""
@@ -283,39 +316,50 @@ class Kills:
     # --- what is true of an end ---
 
     def _truth(self, order: Order, events: Sequence[Event], *, bought: bool) -> str | None:
-        final = events[-1]
-        end = end_of(final)
-        if end == order.end or (end == "Canceled" and order.cancels):
-            return None
-        if end == "outcome_unknown" and self.verdict.ear.polled(order.token):
-            return "its outcome is called unknown, and yet its ticket was polled"
-        in_flight = end == "outcome_unknown" or (end == "interrupted" and order.streamed and bought)
-        if in_flight and any(_time(events[0]) - 0.1 <= kill <= _time(final) for kill in self.server.kills):
-            return None
-        return f"ended as {end}, not as {order.end}, and was not in flight at a kill that could explain it"
+        return untrue(self.verdict.ear, self.server.kills, order, events, bought=bought)
 
     def _check_log(self) -> None:
-        log = self.server.log.read_text()
-        if "Traceback" in log:
-            self.verdict.note(Broken.ANSWER, f"the server's log: ...{log[log.index('Traceback') :][:3000]}")
+        check_log(self.verdict, self.server)
 
 
-def _time(event: Event) -> float:
+def untrue(ear: Ear, kills: Sequence[float], order: Order, events: Sequence[Event], *, bought: bool) -> str | None:
+    """What is untrue of the job's end, seeing at what times of day whoever drove it may have been killed."""
+    final = events[-1]
+    end = end_of(final)
+    if end == order.end or (end == "Canceled" and order.cancels):
+        return None
+    if end == "outcome_unknown" and ear.polled(order.token):
+        return "its outcome is called unknown, and yet its ticket was polled"
+    in_flight = end == "outcome_unknown" or (end == "interrupted" and order.streamed and bought)
+    if in_flight and any(time_of(events[0]) - 0.1 <= kill <= time_of(final) for kill in kills):
+        return None
+    return f"ended as {end}, not as {order.end}, and was not in flight at a kill that could explain it"
+
+
+def check_log(verdict: Verdict, server: Server) -> None:
+    """Note what the server itself calls a mistake of its own."""
+    log = server.log.read_text()
+    if "Traceback" in log:
+        verdict.note(Broken.ANSWER, f"the server's log: ...{log[log.index('Traceback') :][:3000]}")
+
+
+def time_of(event: Event) -> float:
+    """When it was recorded, in seconds of the epoch."""
     return datetime.fromisoformat(str(event["at"])).timestamp()
 
 
 @asynccontextmanager
-async def _opened(number: int, seed: int) -> AsyncIterator[Kills]:
+async def _opened(number: int, seed: int, store: str) -> AsyncIterator[Kills]:
     chance = Random(seed)
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         simulator = await stack.enter_async_context(Simulator(seed=seed, speed=SPEED))
         ear = Ear(simulator, _refusing(chance))
-        server = Server(folder, simulator.origin)
+        server = Server(folder, simulator.origin, stack.enter_context(stores.opened(store, folder)))
         stack.callback(server.stop)
         kills = Kills(number, server, Verdict(ear), Orders(chance, trouble=0.35, stuck=False), [], chance)
         ear.tell = kills.tell
-        keys = await _keys(server.store)
+        keys = await new_keys(server.store)
         server.start()
         await server.listens()
         for key in keys:
@@ -323,7 +367,8 @@ async def _opened(number: int, seed: int) -> AsyncIterator[Kills]:
         yield kills
 
 
-async def _keys(store_url: str) -> list[str]:
+async def new_keys(store_url: str) -> list[str]:
+    """A key of each of the accounts, which are made and given plenty."""
     keys = [tokens.new_key() for _ in range(ACCOUNTS)]
     async with open_store(store_url, SystemClock()) as store:
         for n, key in enumerate(keys):
@@ -338,12 +383,12 @@ async def _client(stack: AsyncExitStack, kills: Kills, key: str) -> Client:
     return client
 
 
-async def run(number: int, seed: int) -> tuple[Verdict, str]:
+async def run(number: int, seed: int, store: str = "sqlite") -> tuple[Verdict, str]:
     """Kill a server so many times; gives the findings and the summary line."""
     began = monotonic()
-    async with _opened(number, seed) as kills:
+    async with _opened(number, seed, store) as kills:
         await kills.run()
         verdict = kills.verdict
     unsure = f"{verdict.ends['outcome_unknown']} of unknown outcome, {verdict.ends['interrupted']} interrupted"
     done = f"{len(kills.server.kills)} kills ({kills.at_steps.total()} at {len(kills.at_steps)} recorded steps)"
-    return verdict, f"kills: seed {seed}, {done}, {verdict.summary}, {unsure}, {monotonic() - began:.0f} s"
+    return verdict, f"kills: {store}, seed {seed}, {done}, {verdict.summary}, {unsure}, {monotonic() - began:.0f} s"

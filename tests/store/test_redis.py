@@ -165,6 +165,24 @@ async def test_a_node_that_slept_through_its_lease_changes_nothing_when_it_wakes
     assert (await b.append(new, FAILED)).status is Status.ERROR
 
 
+async def test_a_node_that_slept_before_it_heard_that_its_intent_stands_does_not_send(
+    gate: Gate, opened: Opened, clock: ManualClock
+) -> None:
+    async with RedisStore(gate.url, clock, lease=LEASE) as a, opened() as b:
+        caller = await new_caller(b)
+        job = await caller.admit()
+        old = await claim_one(a, "a")
+        gate.answering.clear()
+        intending = asyncio.create_task(a.intend(old))
+        while (found := await b.job(caller.account, job.id)) is None or found.intended_at is None:
+            await asyncio.sleep(0.001)
+        clock.time += LEASE
+        await claim_one(b, "b")
+        gate.answering.set()
+        with pytest.raises(ClaimLost):
+            await intending
+
+
 async def test_nodes_that_forget_together_leave_the_same(nodes: tuple[Store, Store], clock: ManualClock) -> None:
     caller = await new_caller(nodes[0])
     for _ in range(10):

@@ -1,0 +1,192 @@
+"""Part 3: several nodes on one Redis, struck one after the other while clients spread over all of them.
+
+A node that is struck is killed, and started again a moment later; or it is paused until others have taken its jobs
+over, and goes on as if nothing had been. Every request of a client goes to a node by chance, so that it comes back to
+another one than it was cut off from.
+"""
+
+import asyncio
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from statistics import median
+from time import monotonic, time
+
+import httpx
+
+from proxy.simulator import Simulator
+from tests.chaos import kills
+from tests.chaos.clients import Client
+from tests.chaos.ear import Ear
+from tests.chaos.kills import PATIENCE, Server
+from tests.chaos.orders import Order, Orders
+from tests.chaos.verdict import Broken, Event, Verdict
+from tests.redis_server import RedisServer
+
+NODES = 3
+SPEED = 8.0
+"""How much faster the providers work than real ones: a job takes about a second."""
+LEASE = 2.0
+DEADLINE = 60.0
+APART = (0.5, 2.0)
+"""Seconds between one node's return and the next strike."""
+DOWN = (0.0, 2 * LEASE)
+"""Seconds that a killed node stays away: shorter than a lease, or longer."""
+PAUSED = LEASE + 2.0
+"""Seconds that a node is paused: others look every second for leases that have lapsed."""
+_SETTINGS = {"POLLCAST_LEASE": str(LEASE)} | {
+    f"{provider}_DEADLINE": str(DEADLINE) for provider in ("GAGA", "GAIA", "AINOW", "GANAI", "HEYGEN")
+}
+
+
+class Spread(httpx.AsyncHTTPTransport):
+    """Sends each request to one of the nodes, as a balancer would that knows nothing of their health."""
+
+    def __init__(self, ports: Sequence[int], chance: Random) -> None:
+        super().__init__(limits=httpx.Limits(max_connections=None, max_keepalive_connections=20))
+        self._ports = ports
+        self._chance = chance
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send it."""
+        request.url = request.url.copy_with(port=self._chance.choice(self._ports))
+        return await super().handle_async_request(request)
+
+
+@dataclass(slots=True)
+class Cluster:
+    """The nodes, their Redis and their providers, with clients of a few accounts."""
+
+    redis: RedisServer
+    simulator: Simulator
+    nodes: list[Server]
+    verdict: Verdict
+    orders: Orders
+    chance: Random
+    clients: list[Client] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    held: list[tuple[str, float]] = field(default_factory=list)
+    """Jobs that a node held when it was struck, and when that was."""
+
+    @property
+    def strikes(self) -> list[float]:
+        """The times of day at which a node was killed or paused."""
+        return sorted(at for node in self.nodes for at in node.kills)
+
+    def holds(self, node: Server) -> list[str]:
+        """The unfinished jobs that the node's process has claimed, as Redis says."""
+        with self.redis.client as client:
+            owners = client.scan_iter(f"pollcast:held:{socket.gethostname()}:{node.pid}:*", count=1000)
+            return [job.decode() for owner in owners for job in client.zrange(owner, 0, -1)]
+
+    async def run(self, jobs: int, strikes: int) -> None:
+        """Order and strike, wait for everything to finish, and inspect."""
+        pace = strikes * (sum(APART) + sum(DOWN)) / 2 / jobs
+        work = asyncio.create_task(self._order(jobs, pace))
+        for strike in range(strikes):
+            await asyncio.sleep(self.chance.uniform(*APART))
+            # Each node in its turn, every third time by a pause.
+            await self._strike(self.nodes[strike % NODES], paused=strike % 3 == 2)
+        late = False
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await work
+                await self._unwatched()
+        except TimeoutError:
+            late = True
+        for order in self.orders.made:
+            if late and order.watched and not order.over:
+                self.verdict.note(Broken.UNFINISHED, f"not over {PATIENCE:g} s after the last strike", order)
+        for client in self.clients:
+            await self.verdict.inspect(client, self._truth)
+        for node in self.nodes:
+            kills.check_log(self.verdict, node)
+
+    async def _order(self, jobs: int, pace: float) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(jobs):
+                client = self.clients[number % len(self.clients)]
+                tasks.create_task(client.carry_out(self.orders.new(client.assets)))
+                await asyncio.sleep(pace)
+
+    async def _strike(self, node: Server, *, paused: bool) -> None:
+        if paused:
+            node.pause()
+        else:
+            node.kill()
+        at = time()
+        self.held += [(job, at) for job in await asyncio.to_thread(self.holds, node)]
+        await asyncio.sleep(PAUSED if paused else self.chance.uniform(*DOWN))
+        if paused:
+            node.wake()
+        else:
+            node.start()
+            await node.listens()
+
+    async def _unwatched(self) -> None:
+        for client in self.clients:
+            for order in client.orders:
+                if order.job and not order.over:
+                    await client.events(order.job)
+
+    def _truth(self, order: Order, events: Sequence[Event], *, bought: bool) -> str | None:
+        return kills.untrue(self.verdict.ear, self.strikes, order, events, bought=bought)
+
+    def taken_over_after(self) -> list[float]:
+        """Seconds from a strike to the next event of each watched job that the node held, which was another's."""
+        seen = {order.job: order.seen for order in self.orders.made if order.over}
+        waits = []
+        for job, at in self.held:
+            later = [kills.time_of(event) for event in seen.get(job, ()) if kills.time_of(event) > at]
+            waits += [later[0] - at] if later else []
+        return waits
+
+
+@asynccontextmanager
+async def opened(seed: int) -> AsyncIterator[Cluster]:
+    """A cluster whose nodes all listen."""
+    chance = Random(seed)
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+        redis = stack.enter_context(RedisServer(folder))
+        simulator = await stack.enter_async_context(Simulator(seed=seed, speed=SPEED))
+        verdict = Verdict(Ear(simulator))
+        nodes = [
+            Server(folder, simulator.origin, redis.url, name=f"node-{n}", settings=_SETTINGS) for n in range(NODES)
+        ]
+        cluster = Cluster(redis, simulator, nodes, verdict, Orders(chance, trouble=0.2, stuck=False), chance)
+        cluster.keys = await kills.new_keys(redis.url)
+        for node in nodes:
+            stack.callback(node.stop)
+            node.start()
+        for node in nodes:
+            await node.listens()
+        for key in cluster.keys:
+            http = httpx.AsyncClient(
+                base_url="http://127.0.0.1",
+                transport=Spread([int(node.origin.rpartition(":")[2]) for node in nodes], chance),
+                headers={"Authorization": f"Bearer {key}"},
+                timeout=20,
+            )
+            client = Client(await stack.enter_async_context(http), verdict, chance)
+            await client.bring_assets()
+            cluster.clients.append(client)
+        yield cluster
+
+
+async def run(strikes: int, seed: int, jobs: int = 300) -> tuple[Verdict, str]:
+    """Strike the nodes so many times while so many jobs are ordered; gives the findings and the summary line."""
+    began = monotonic()
+    async with opened(seed) as cluster:
+        await cluster.run(jobs, strikes)
+    verdict, waits = cluster.verdict, cluster.taken_over_after()
+    unsure = f"{verdict.ends['outcome_unknown']} of unknown outcome, {verdict.ends['interrupted']} interrupted"
+    took = f"{len(waits)} jobs taken over with a lease of {LEASE:g} s"
+    if waits:
+        took += f", after {median(waits):.1f} s (median), {max(waits):.1f} s (worst)"
+    done = f"{NODES} nodes, {len(cluster.strikes)} strikes, {took}"
+    return verdict, f"cluster: seed {seed}, {done}, {verdict.summary}, {unsure}, {monotonic() - began:.0f} s"
