@@ -28,6 +28,7 @@ from proxy.access import Access
 from proxy.api.services import Services
 from proxy.auth import Auth
 from proxy.blobs import Blobs, BlobsError
+from proxy.breaker import keep_agreeing
 from proxy.catalogue import Catalogue
 from proxy.clock import Clock, SystemClock
 from proxy.drive import Tools
@@ -125,7 +126,7 @@ class Pollcast:
         with _naming("POLLCAST_ASSETS"):
             blobs = Blobs(settings.assets)
         store = await stack.enter_async_context(opened)
-        if store.shared:
+        if store.shared is not None:
             await marker.prove_shared(store, blobs)
         fetcher = await stack.enter_async_context(Fetcher())
         links = Links(
@@ -147,6 +148,11 @@ class Pollcast:
         await stack.enter_async_context(_running(self._feed.run(), self._runner.run(), metrics.watch_loop()))
         for provider in set(providers.values()):
             provider.upstream.observe = partial(_observe, metrics, provider.name)
+            if store.shared is not None:
+                provider.upstream.turns.reserve = partial(store.shared.turns, provider.name)
+        if store.shared is not None:
+            breakers = {provider.name: provider.upstream.breaker for provider in providers.values()}
+            await stack.enter_async_context(_running(keep_agreeing(breakers, store.shared.health)))
         metrics.watch(self._runner.facts)
         metrics.watch(self._feed.facts)
         limits = Limits(

@@ -1,17 +1,57 @@
-"""A breaker: after some failures in a row nobody asks a dead provider, until it is time for another try."""
+"""A breaker: after some failures in a row nobody asks a dead provider, until it is time for another try.
 
+Nodes that share a store learn of each other's failures and successes within a second (`keep_agreeing`).
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from proxy.clock import Clock
+from proxy.errors import Unavailable
+
+log = logging.getLogger(__name__)
 
 _FAILURES: Final = 5
 """Failures in a row, with no success between them, that open it."""
 _PAUSE: Final = 10.0
 """Seconds until the next try (contract, section 4: it tries again within 10 s)."""
-
-
 _MEMORY: Final = 60.0
 """Seconds after which a failure no longer counts."""
+_AGREE: Final = 0.5
+"""Seconds between two exchanges with the other nodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What opens a breaker, in failures, and for how long; after `memory` seconds a failure is forgotten."""
+
+    failures: int = _FAILURES
+    pause: float = _PAUSE
+    memory: float = _MEMORY
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one node has seen of a provider since it last told: a success, then so many failures."""
+
+    provider: str
+    succeeded: bool
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a provider does, as all nodes together see it: its failures in a row, and until when it is left alone."""
+
+    failures: int
+    until: float
+
+
+Agree = Callable[[Limits, Sequence[Seen]], Awaitable[Sequence[Health]]]
+"""Tells the other nodes what was seen here, and gives what all have seen."""
 
 
 class Breaker:
@@ -22,6 +62,8 @@ class Breaker:
         self._failures = 0
         self._last = 0.0
         self._until = 0.0
+        self._well = False
+        self._untold = 0
 
     @property
     def wait(self) -> float:
@@ -33,10 +75,44 @@ class Breaker:
         now = self._clock.now()
         self._failures = self._failures + 1 if now - self._last <= _MEMORY else 1
         self._last = now
+        self._untold += 1
         if self._failures >= _FAILURES:
             self._until = now + _PAUSE
 
     def succeeded(self) -> None:
         """Note any other answer: the provider is alive."""
+        # Only what others may not know is worth telling them.
+        self._well = self._well or self._failures > 0 or self._until > 0
+        self._untold = 0
         self._failures = 0
         self._until = 0.0
+
+    def tell(self, provider: str) -> Seen:
+        """What has been seen since the last call."""
+        seen = Seen(provider, self._well, self._untold)
+        self._well, self._untold = False, 0
+        return seen
+
+    def learn(self, health: Health) -> None:
+        """Take over what all nodes have seen, unless something was seen here that they do not know yet."""
+        if self._well or self._untold:
+            return
+        self._failures, self._until = health.failures, health.until
+        self._last = self._clock.now()
+
+
+async def keep_agreeing(breakers: Mapping[str, Breaker], agree: Agree) -> None:
+    """Have the breakers, by provider, open and close on all nodes alike, until cancelled.
+
+    While the others cannot be reached each node goes by what it sees itself.
+    """
+    while True:
+        seen = [breaker.tell(provider) for provider, breaker in breakers.items()]
+        try:
+            found = await agree(Limits(), seen)
+        except Unavailable as error:
+            log.debug("Cannot agree on how providers do: %s", error.message)
+        else:
+            for breaker, health in zip(breakers.values(), found, strict=True):
+                breaker.learn(health)
+        await asyncio.sleep(_AGREE)

@@ -45,6 +45,7 @@ from proxy.answers import (
 from proxy.breaker import Breaker
 from proxy.clock import Clock
 from proxy.fetch import Own
+from proxy.turns import Turns
 
 _ANSWER_LIMIT: Final = 48 << 20
 """Bytes of one answer that are read: inline base64 results are the largest."""
@@ -107,8 +108,7 @@ class Upstream:
         self._secrets = [part for value in credential.values() for part in value.split() if part != "Bearer"]
         self._clock = clock
         self.breaker = Breaker(clock)
-        self._gap = 1 / rate
-        self._free_at = 0.0
+        self.turns = Turns(clock, rate)
         self._no_credit = frozenset(no_credit)
         self._refused_key = frozenset(refused_key)
         self._retired = frozenset(retired)
@@ -177,7 +177,7 @@ class Upstream:
         asked = Request(path, query=query or {})
         if self.breaker.wait:
             raise Transient(_RESTING, self.breaker.wait)
-        await self._turn()
+        await self.turns.wait()
         began = time.monotonic()
         try:
             async with self._reads.request(
@@ -236,7 +236,7 @@ class Upstream:
         progress = SimpleNamespace(sent=False)
         if self.breaker.wait:
             raise NotTaken(errors.UpstreamUnreachable(_RESTING), self.breaker.wait)
-        await self._turn()
+        await self.turns.wait()
         began = time.monotonic()
         try:
             response = await self._paid.post(
@@ -414,13 +414,6 @@ class Upstream:
             type(error).__name__ if error else None,
         )
         recorder.record(exchange, self._secrets)
-
-    async def _turn(self) -> None:
-        now = self._clock.now()
-        # A turn may be taken a little early: a burst of a tenth of a second's requests is let out at once.
-        self._free_at = max(self._free_at + self._gap, now - 0.1)
-        if self._free_at > now:
-            await self._clock.sleep(self._free_at - now)
 
     async def _answer(self, response: ClientResponse) -> Answer:
         if response.status >= 500:

@@ -1,20 +1,23 @@
 """Several nodes on one real Redis: what one of them was asked, any of them answers (issue "Several nodes")."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
 import httpx
 import pytest
 from httpx_sse import EventSource
 
-from proxy import tokens
+from proxy import errors, tokens
+from proxy.breaker import Breaker, Health, Limits, Seen
 from proxy.clock import SystemClock
 from proxy.settings import BadSetting
 from proxy.simulator import Simulator
 from proxy.store import open_store
+from proxy.store.base import Shared
+from proxy.turns import Turns
 from tests.redis_server import flush, shared_server
-from tests.world import World, events_of
+from tests.world import JumpClock, World, events_of
 
 Nodes = tuple[World, World]
 _SPEED = 20.0
@@ -146,3 +149,99 @@ async def test_a_node_whose_bytes_are_in_a_directory_of_its_own_is_refused_with_
 async def test_a_node_that_starts_again_in_the_same_place_leaves_one_mark_there(nodes: Nodes, tmp_path: Path) -> None:
     await nodes[1].restart()
     assert len(list((tmp_path / "assets").glob("cluster_*"))) == 1
+
+
+# --- what nodes share about providers ---
+
+
+async def test_no_two_nodes_get_the_same_turn_to_ask_a_provider() -> None:
+    flush(shared_server())
+    clock = JumpClock()
+    async with open_store(shared_server().url, clock) as a, open_store(shared_server().url, clock) as b:
+        assert a.shared
+        assert b.shared
+        firsts = [await store.shared.turns("Gaga", 2, 0.5) for store in (a, b) * 3 if store.shared]
+        other = await a.shared.turns("Gaia", 1, 0.5)
+    assert [round(first - firsts[0], 3) for first in firsts] == [0, 1, 2, 3, 4, 5]
+    assert other == pytest.approx(firsts[0])
+
+
+async def test_the_rate_of_a_provider_holds_for_all_nodes_together() -> None:
+    flush(shared_server())
+    clock = SystemClock()
+    async with open_store(shared_server().url, clock) as a, open_store(shared_server().url, clock) as b:
+        nodes = [Turns(clock, 100), Turns(clock, 100)]
+        for turns, store in zip(nodes, (a, b), strict=True):
+            assert store.shared
+
+            def reserve(number: int, gap: float, shared: Shared = store.shared) -> Awaitable[float]:
+                return shared.turns("Gaga", number, gap)
+
+            turns.reserve = reserve
+        began = clock.now()
+        await asyncio.gather(*(turns.wait() for turns in nodes for _ in range(40)))
+        took = clock.now() - began
+    assert took >= 0.65  # eighty turns, of which a tenth of a second's are let out at once
+
+
+async def test_while_the_others_cannot_be_asked_a_node_paces_alone() -> None:
+    clock = JumpClock()
+    turns = Turns(clock, 2)
+    asked = []
+
+    async def away(number: int, gap: float) -> float:
+        asked.append((number, gap))
+        raise errors.Unavailable("The store cannot serve now.")
+
+    turns.reserve = away
+    began = clock.now()
+    for _ in range(4):
+        await turns.wait()
+    assert clock.now() - began == pytest.approx(1.4)
+    assert asked == [(1, 0.5)]
+
+
+async def test_a_provider_that_fails_at_two_nodes_is_left_alone_by_both_until_one_sees_it_well() -> None:
+    flush(shared_server())
+    clock = JumpClock()
+    async with open_store(shared_server().url, clock) as store:
+        assert store.shared
+        a, b = Breaker(clock), Breaker(clock)
+
+        async def agree(breaker: Breaker) -> None:
+            assert store.shared
+            (health,) = await store.shared.health(Limits(), [breaker.tell("Gaga")])
+            breaker.learn(health)
+
+        for breaker, failures in ((a, 3), (b, 2)):
+            for _ in range(failures):
+                breaker.failed()
+            assert breaker.wait == 0
+            await agree(breaker)
+        await agree(a)
+        assert a.wait == b.wait == 10
+        clock.at += 10
+        b.succeeded()
+        await agree(b)
+        await agree(a)
+        a.failed()
+        await agree(a)
+        assert a.wait == b.wait == 0
+        assert await store.shared.health(Limits(), [Seen("Gaia", succeeded=False, failures=0)]) == [Health(0, 0)]
+
+
+async def test_a_node_that_asked_nothing_leaves_a_provider_alone_that_fails_at_the_other(
+    nodes: Nodes,
+) -> None:
+    a, _ = nodes
+    a.simulator.fault("gaga.check", "500", times=50)
+    await a.submit("gaga-1", prompt="Hello")  # one job, which one node drives
+
+    async def left_alone() -> None:
+        for each in nodes:
+            while 'pollcast_breaker_open{provider="Gaga"} 1.0' not in (await each.http.get("/metrics")).text:
+                await asyncio.sleep(0.05)
+
+    await asyncio.wait_for(left_alone(), 10)
+    order = {"model": "gaga-1", "prompt": "Hello"}
+    assert [(await each.http.post("/api/jobs", json=order)).status_code for each in nodes] == [503, 503]

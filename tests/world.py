@@ -63,7 +63,11 @@ class World:
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(self.simulator)
         self.key = await self.new_key("web", 1000)
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -92,6 +96,7 @@ class World:
         while not self._server.started and not self._serving.done():
             await asyncio.sleep(0.001)
         if self._serving.done():
+            listening.close()
             await self._serving
         self.http = httpx.AsyncClient(
             base_url=self.origin, headers={"Authorization": f"Bearer {self.key}"}, trust_env=False, timeout=20

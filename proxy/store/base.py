@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
 from proxy import errors
+from proxy.breaker import Health, Limits, Seen
 from proxy.job import Draft, Event, Job, Order, Status, Ticket
 
 T = TypeVar("T")
@@ -181,6 +182,19 @@ def too_many_jobs(most: int) -> errors.RateLimited:
     return errors.RateLimited(f"The account has {most} unfinished jobs, which is its limit: wait for the end of one.")
 
 
+class Shared(Protocol):
+    """What several nodes have in common about the providers, beside the store; nothing of it is kept for long."""
+
+    async def turns(self, provider: str, number: int, gap: float) -> float:
+        """Reserve `number` turns in a row, `gap` seconds apart, to ask the provider; returns the moment of the first.
+
+        No two callers, of any node, get the same turn.
+        """
+
+    async def health(self, limits: Limits, seen: Sequence[Seen]) -> Sequence[Health]:
+        """Add what one node has seen of each provider; returns how each does by what all have seen."""
+
+
 class Store(Protocol):
     """What remembers accounts, keys, tokens, jobs, events and assets."""
 
@@ -195,8 +209,9 @@ class Store(Protocol):
     async def ping(self) -> None:
         """Prove that a transaction can be written now; errors.Unavailable when not."""
 
-    shared: bool
-    """Whether several nodes may serve from it at the same time."""
+    @property
+    def shared(self) -> "Shared | None":
+        """What the nodes have in common that serve from it at the same time; None where only one may."""
 
     async def agree(self, name: str, value: bytes) -> bytes:
         """The value that everyone who uses the store has under `name`: the first that was given, for ever."""

@@ -24,6 +24,7 @@ from typing import Any, Final, Self, TypeVar
 from ulid import ULID
 
 from proxy import errors
+from proxy.breaker import Health, Limits, Seen
 from proxy.clock import Clock, SystemClock
 from proxy.job import Draft, Event, Job, Status, Ticket, encode, new_id
 from proxy.store import records
@@ -70,8 +71,6 @@ class _Holding:
 
 class RedisStore:
     """The `Store` in the Redis at `url`; one that `serves` runs jobs, and is told of what may be lost."""
-
-    shared = True
 
     def __init__(self, url: str, clock: Clock | None = None, *, lease: float = 30.0, serves: bool = False) -> None:
         check(url)
@@ -394,6 +393,23 @@ class RedisStore:
         if asset and await self._write("delete_asset", asset_id) == b"held":
             raise errors.Conflict("An unfinished job names this asset: wait for its end, or cancel it.")
         return asset
+
+    # --- what nodes share about providers ---
+
+    @property
+    def shared(self) -> Self:
+        """What the nodes on this Redis have in common."""
+        return self
+
+    async def turns(self, provider: str, number: int, gap: float) -> float:
+        """Reserve turns to ask the provider; up to a tenth of a second's may lie in the past."""
+        return float(await self._read("turns", provider, number, gap, 0.1, self._clock.now()))
+
+    async def health(self, limits: Limits, seen: Sequence[Seen]) -> Sequence[Health]:
+        """Add what one node has seen; each provider's failures are forgotten some time after the last."""
+        told = [part for each in seen for part in (each.provider, int(each.succeeded), each.failures)]
+        known = (limits.failures, limits.pause, int(limits.memory), self._clock.now())
+        return [Health(int(failures), float(until)) for failures, until in await self._read("health", *known, *told)]
 
     # --- claims, as this process knows them ---
 

@@ -201,7 +201,7 @@ _MIGRATIONS: Final = (_SCHEMA, _ENDS, _FEEDS, _TURNS, _COUNTS)
 class SqliteStore:
     """The `Store` in one SQLite file; `exclusive` is for the one process that runs jobs."""
 
-    shared = False
+    shared = None
 
     def __init__(
         self, path: str | Path, clock: Clock | None = None, *, lease: float = 30.0, exclusive: bool = False

@@ -33,7 +33,7 @@ _TRIES: Final = 8
 _AT_ONCE: Final = 256
 """Commands in one write."""
 
-_FILES: Final = ("shared", "accounts", "claims", "jobs", "feeds", "assets", "retention")
+_FILES: Final = ("shared", "accounts", "claims", "jobs", "feeds", "assets", "retention", "providers")
 _SCRIPTS: Final = files("proxy.store") / "scripts"
 LIBRARY: Final = "\n".join(
     [*((_SCRIPTS / f"{name}.lua").read_text() for name in _FILES), "return commands[ARGV[1]](unpack(ARGV, 2))"]

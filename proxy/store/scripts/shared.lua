@@ -26,6 +26,8 @@
 --               changes, told          stream: what is told to every node; the number of the newest
 --   assets      asset:I, assets        hash; sorted set by age
 --               holds:I                set: the unfinished jobs that name asset I
+--   providers   turn:P                 when provider P may be asked next
+--               health:P               hash: P's failures in a row, and until when it is left alone
 
 local call = redis.call
 local commands = {}

@@ -1,0 +1,65 @@
+"""When requests to a provider are let out: evenly, as many per second as its rate says, on all nodes together."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from proxy.clock import Clock
+from proxy.errors import Unavailable
+
+Reserve = Callable[[int, float], Awaitable[float]]
+"""Takes so many turns in a row, that many seconds apart, which nobody else gets; gives the moment of the first."""
+
+_EARLY: Final = 0.1
+"""Seconds of turns that are let out at once, and that are reserved at once: a poll costs no round trip of its own."""
+_KEPT: Final = 0.25
+"""Seconds after its moment in which a reserved turn can still be used."""
+_PATIENCE: Final = 0.5
+"""Seconds that a reservation is waited for; then this node paces alone."""
+_ALONE: Final = 2.0
+"""Seconds that it does so before it asks the others again."""
+
+
+class Turns:
+    """The turns of one provider, `rate` a second; a node of several has `reserve` hand them out for all."""
+
+    def __init__(self, clock: Clock, rate: float) -> None:
+        self._clock = clock
+        self._gap = 1 / rate
+        self._free_at = 0.0
+        self._reserved: deque[float] = deque()
+        self._reserving = asyncio.Lock()
+        self._alone_until = 0.0
+        self.reserve: Reserve | None = None
+
+    async def wait(self) -> None:
+        """Take the next turn, and wait for it."""
+        at = self._own() if self.reserve is None else await self._shared(self.reserve)
+        if (left := at - self._clock.now()) > 0:
+            await self._clock.sleep(left)
+
+    def _own(self) -> float:
+        # A turn may be taken a little early: a burst of a tenth of a second's requests is let out at once.
+        self._free_at = max(self._free_at + self._gap, self._clock.now() - _EARLY)
+        return self._free_at
+
+    async def _shared(self, reserve: Reserve) -> float:
+        """The next turn of this node; one of its own reckoning while the others cannot be asked."""
+        async with self._reserving:
+            now = self._clock.now()
+            while self._reserved and self._reserved[0] < now - _KEPT:
+                self._reserved.popleft()
+            if self._reserved:
+                return self._reserved.popleft()
+            if now < self._alone_until:
+                return self._own()
+            number = max(round(_EARLY / self._gap), 1)
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    first = await reserve(number, self._gap)
+            except (Unavailable, TimeoutError):
+                self._alone_until = now + _ALONE
+                return self._own()
+            self._reserved.extend(first + place * self._gap for place in range(1, number))
+            return first
