@@ -91,18 +91,17 @@ class Cluster:
             await asyncio.sleep(self.chance.uniform(*APART))
             # Each node in its turn, every third time by a pause.
             await self._strike(self.nodes[strike % NODES], paused=strike % 3 == 2)
-        late = False
         try:
             async with asyncio.timeout(PATIENCE):
                 await work
                 await self._unwatched()
+                for client in self.clients:
+                    await self.verdict.inspect(client, self._truth)
         except TimeoutError:
-            late = True
-        for order in self.orders.made:
-            if late and order.watched and not order.over:
-                self.verdict.note(Broken.UNFINISHED, f"not over {PATIENCE:g} s after the last strike", order)
-        for client in self.clients:
-            await self.verdict.inspect(client, self._truth)
+            for order in self.orders.made:
+                if order.watched and not order.over:
+                    self.verdict.note(Broken.UNFINISHED, f"not over {PATIENCE:g} s after the last strike", order)
+            self.verdict.note(Broken.UNFINISHED, f"the campaign, {PATIENCE:g} s after the last strike")
         for node in self.nodes:
             kills.check_log(self.verdict, node)
 
