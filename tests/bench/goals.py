@@ -64,6 +64,7 @@ def _delivery() -> Iterator[Goal]:
         yield Goal(f"memory, {case.name}, KiB per idle stream", memory, None, 12, 12)
         yield case.against("nchan", "memory", 1.2)
         yield case.against("naive", "streams opened", 4, at_least=True)
+        yield case.against("naive", "cpu to open", 1 / 4)
 
 
 def _orders() -> Iterator[Goal]:

@@ -94,7 +94,7 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 def keep(path: Path, book: Book, machine: Mapping[str, str]) -> None:
     """Write a run as JSON."""
-    document = {"machine": dict(machine), "figures": book.as_json(), "notes": book.notes}
+    document = {"machine": dict(machine), "figures": book.as_json(), "notes": [*book.notes, _load(book), _others(book)]}
     path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
 
 
