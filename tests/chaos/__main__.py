@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200, help="kills of a real server process (0: none)")
     parser.add_argument("--exchanges", type=int, default=10_000, help="randomised upstream exchanges (0: none)")
     parser.add_argument("--jobs", type=int, default=300, help="cluster: orders")
-    parser.add_argument("--strikes", type=int, default=30, help="cluster: kills and pauses of one node after the other")
+    parser.add_argument("--strikes", type=int, default=14, help="cluster: kills and pauses of one node after the other")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="of all that is chosen by chance")
     parser.add_argument("--store", choices=stores.STORES, default="sqlite", help="what the server keeps its jobs in")
     chosen = parser.parse_args()
