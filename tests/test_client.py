@@ -266,6 +266,8 @@ class Line:
                 return
             carried += len(data) if streamed else 0
             sink.write(data)
+        with suppress(OSError):
+            sink.write_eof()  # who has left is not waited for
 
 
 async def at_once(_: float) -> None:
