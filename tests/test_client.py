@@ -239,6 +239,8 @@ class Line:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
+        for carrying in self._carrying:
+            carrying.cancel()
         await asyncio.gather(*self._carrying, return_exceptions=True)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -247,14 +249,14 @@ class Line:
         self._carrying.add(carrying)
         there, back = await asyncio.open_connection("127.0.0.1", int(self._world.origin.rpartition(":")[2]))
         forth = asyncio.create_task(self._copy(reader, back))
-        with suppress(ConnectionError):
-            await self._copy(there, writer, bounded=True)
-        forth.cancel()
-        await asyncio.gather(forth, return_exceptions=True)
-        for end in (writer, back):
-            end.close()
+        try:
             with suppress(ConnectionError):
-                await end.wait_closed()
+                await self._copy(there, writer, bounded=True)
+        finally:
+            forth.cancel()
+            await asyncio.gather(forth, return_exceptions=True)
+            for end in (writer, back):
+                end.close()
 
     async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, bounded: bool = False) -> None:
         carried = 0
@@ -266,8 +268,6 @@ class Line:
                 return
             carried += len(data) if streamed else 0
             sink.write(data)
-        with suppress(OSError):
-            sink.write_eof()  # who has left is not waited for
 
 
 async def at_once(_: float) -> None:

@@ -127,8 +127,11 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let the clients go, stop listening, then close the application."""
         self._app.stop_streams()
-        await super().shutdown(sockets)
-        await self._open.aclose()
+        try:
+            await super().shutdown(sockets)
+        finally:
+            # Also where our own work has died, and with it this stop: here it says of what.
+            await self._open.aclose()
 
 
 def _spare_the_collector() -> None:
