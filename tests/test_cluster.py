@@ -1,4 +1,4 @@
-"""Several nodes on one real Redis: what one of them was asked, any of them answers (issue "Several nodes")."""
+"""Several nodes on one real Redis: what one of them was asked, any of them answers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
