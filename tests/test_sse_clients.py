@@ -1,4 +1,4 @@
-"""The stream as the clients of others read it: curl, npm's eventsource and fetch-event-source (httpx-sse is everywhere)."""
+"""The stream as clients of others read it: curl, and npm's eventsource and fetch-event-source."""
 
 import asyncio
 import json
