@@ -19,7 +19,7 @@ def dump(job: Job) -> bytes:
     return orjson.dumps(record, default=dict)  # `default`: a record's mappings need not be dictionaries
 
 
-def load(data: bytes) -> Job:
+def load(data: bytes | str) -> Job:
     """Read what `dump` wrote."""
     record = orjson.loads(data)
     record["order"] = Order(**record["order"])

@@ -12,18 +12,16 @@ import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import fields, replace
-from operator import attrgetter
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, ParamSpec, Self, TypeVar
 from weakref import WeakSet
 
-import orjson
-
 from proxy import errors
 from proxy.clock import Clock, SystemClock
-from proxy.job import Draft, Event, Job, Order, Output, Status, Ticket, encode, new_id
+from proxy.job import Draft, Event, Job, Status, Ticket, encode, new_id
+from proxy.store import records
 from proxy.store.base import (
     Account,
     Admission,
@@ -861,21 +859,11 @@ def _event_of(row: sqlite3.Row) -> Event:
 
 
 def _job_of(row: sqlite3.Row) -> Job:
-    record = orjson.loads(row["record"])
-    record["order"] = Order(**record["order"])
-    record["status"] = Status(record["status"])
-    record["outputs"] = tuple(Output.from_record(output) for output in record["outputs"])
-    return Job(**record)
-
-
-_FIELDS: Final = tuple(field.name for field in fields(Job))
-_VALUES: Final = attrgetter(*_FIELDS)
+    return records.load(row["record"])
 
 
 def _record_of(job: Job) -> str:
-    record = dict(zip(_FIELDS, _VALUES(job), strict=True))
-    record["outputs"] = [output.as_record() for output in job.outputs]
-    return orjson.dumps(record, default=dict).decode()  # `default`: a record's mappings need not be dictionaries
+    return records.dump(job).decode()  # text, for SQLite's own JSON functions
 
 
 # --- assets ---
