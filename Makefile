@@ -22,7 +22,7 @@ run: $(READY)  ## a server against the built-in simulator, with a ready curl com
 	@$(BIN)/python server.py serve --demo
 
 test: $(READY)  ## all tests
-	$(BIN)/python -m pytest -n 4
+	$(BIN)/python -m pytest -n 4 --max-worker-restart 4
 
 check: $(READY)  ## formatter, linter (with bandit's rules), types, import arrows, known vulnerabilities
 	$(BIN)/ruff format --check .

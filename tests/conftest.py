@@ -1,12 +1,39 @@
 """What every test may ask for: a world, and an environment that holds nothing of this machine's."""
 
+import faulthandler
 import os
-from collections.abc import AsyncIterator
+import sys
+import threading
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 
 import pytest
 
 from tests.world import World
+
+HANGING = 90
+"""Seconds after which a test, with all that is built up and torn down for it, holds nothing up any longer."""
+
+
+def _give_up(name: str) -> None:
+    print(f"{name} hangs; where, the stacks say:", file=sys.__stderr__)
+    faulthandler.dump_traceback(file=sys.__stderr__)
+    os._exit(1)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """End the process of a test that its own time limit does not end.
+
+    That limit raises in whatever runs at the time: a task may swallow it, and a teardown after a failure has none.
+    """
+    timer = threading.Timer(HANGING, _give_up, [item.nodeid])
+    timer.daemon = True
+    timer.start()
+    try:
+        return (yield)
+    finally:
+        timer.cancel()
 
 
 @pytest.fixture(autouse=True)
