@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, aclosing
 from typing import Final
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
@@ -187,7 +187,6 @@ def _check(answer: Remote, request: Request) -> None:
 
 def _relayed_headers(answer: Remote, name: str, media_type: str) -> dict[str, str]:
     told = answer.headers.get("Content-Type", "").split(";")[0].strip().lower()
-    headers = _headers(name, media_type if told in _UNTOLD else told)
     headers = _headers(name, media_type if told in _UNTOLD else told) | _of(answer, "Last-Modified")
     # Compressed unasked, it is unpacked here: its length, tag and ranges are those of other bytes.
     if not answer.packed:
@@ -219,7 +218,9 @@ class _Bytes(StreamingResponse):
                 await send({"type": "http.response.body", "body": b""})
                 return
             try:
-                await super().__call__(scope, receive, _impatient(send))
+                await super().__call__(scope, *_attentive(receive, send))
+            except ClientDisconnect:
+                pass
             except TimeoutError:
                 # A close would wait for the client to read what is still to be written.
                 scope.get("state", {}).get("abort", _nothing)()
@@ -228,14 +229,27 @@ class _Bytes(StreamingResponse):
                 log.warning("The bytes of %s break off: %s", scope["path"], error)
 
 
-def _impatient(send: Send) -> Send:
-    """A `send` with a time-out: a client that has stopped reading does not hold its source for ever."""
+def _attentive(receive: Receive, send: Send) -> tuple[Receive, Send]:
+    """The same two, with an end to sending for a client that has left, or has stopped reading for long.
+
+    The response is cancelled when its client leaves, but anyio spares a task whose wait is just over, and where bytes
+    come without a pause that is so whenever it looks; and what is sent to nobody is taken without a word.
+    """
+    left = False
+
+    async def receiving() -> Message:
+        nonlocal left
+        message = await receive()
+        left = message["type"] == "http.disconnect"
+        return message
 
     async def sending(message: Message) -> None:
+        if left:
+            raise ClientDisconnect
         async with asyncio.timeout(_WRITE):
             await send(message)
 
-    return sending
+    return receiving, sending
 
 
 def _nothing() -> None:
