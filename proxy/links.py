@@ -9,6 +9,7 @@ which is for `auth.py` to check.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 from urllib.parse import parse_qsl, unquote_plus, urlencode
 
@@ -21,6 +22,8 @@ from proxy.job import Output
 
 _RESERVED: Final = frozenset({"key", "expires", "signature"})
 _UNSIGNED: Final = frozenset({"lastEventId", "signature"})
+_REMEMBERED: Final = 1000
+"""Links that are not verified again: many clients of one job come by the same, and come back by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class Links:
         self._clock = clock
         self._ttl = ttl
         self._relay = relay
+        self._read = lru_cache(_REMEMBERED)(self._verified)
 
     def absolute(self, path: str) -> str:
         """The path as an absolute URL of this installation, unsigned."""
@@ -78,15 +82,18 @@ class Links:
 
     def check(self, path: str, query: str) -> Signed:
         """What this path and query say; raises Unauthorized when they were altered, or have expired."""
+        signed = self._read(path, query)
+        if self._clock.now() >= signed.expires:
+            raise Unauthorized("This Link has expired: ask for a new one.")
+        return signed
+
+    def _verified(self, path: str, query: str) -> Signed:
         pairs = parse_qsl(query, keep_blank_values=True)
         named = dict(pairs)
         signature = named.get("signature", "")
         if not (_is_canonical(signature) and self._signer.verify_signature(_message(path, pairs), signature.encode())):
             raise Unauthorized("This Link was altered, or was made for another path: ask for a new one.")
-        signed = Signed(named["key"], int(named["expires"]))
-        if self._clock.now() >= signed.expires:
-            raise Unauthorized("This Link has expired: ask for a new one.")
-        return signed
+        return Signed(named["key"], int(named["expires"]))
 
 
 def _is_canonical(signature: str) -> bool:

@@ -35,25 +35,29 @@ _SHAPES: Final = (
 Each begins with a letter or two, and none ignores case: a search for them then costs microseconds, not hundreds.
 """
 
+_SIGNS: Final = ("pollcast_", "earer", "ey", "ignature", "://")
+"""Parts of those shapes: text with none of them has none of those secrets, and is found out ten times as fast."""
+
 
 class Mask:
     """Takes secrets out of text: those that it was told, and those that can be told by their shape."""
 
     def __init__(self) -> None:
-        self._pattern = _compiled(())
+        self.hide(())
 
     def hide(self, secrets: Iterable[str]) -> None:
         """Have these secrets masked from now on, and no others but those of a known shape."""
-        self._pattern = _compiled(secrets)
+        # The longest first: one may be the beginning of another.
+        told = sorted((secret for secret in secrets if len(secret) >= _SHORTEST), key=len, reverse=True)
+        self._pattern = re.compile("|".join([*map(re.escape, told), *_SHAPES]))
+        self._signs = (*told, *_SIGNS)
 
     def __call__(self, text: str) -> str:
         """The text with `***` in the place of each secret."""
-        return self._pattern.sub(_replacement, text)
-
-
-def _compiled(secrets: Iterable[str]) -> "re.Pattern[str]":
-    literal = [re.escape(secret) for secret in sorted(secrets, key=len, reverse=True) if len(secret) >= _SHORTEST]
-    return re.compile("|".join([*literal, *_SHAPES]))
+        for sign in self._signs:
+            if sign in text:
+                return self._pattern.sub(_replacement, text)
+        return text
 
 
 def _replacement(match: "re.Match[str]") -> str:
@@ -125,6 +129,10 @@ def configure(form: str, level: str) -> Mask:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    # Neither form shows where in the code a record was made, or in which thread; finding out is half a record's cost.
+    # https://docs.python.org/3/howto/logging.html#optimization
+    logging._srcfile = None  # noqa: SLF001
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # What a library finds odd about a client's request is no business of the operator's.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     return mask

@@ -19,11 +19,15 @@ from proxy.api.services import Services
 
 
 def routes(services: Services) -> list[Route]:
-    """Every path of the API; GET routes answer HEAD too."""
+    """Every path of the API, the busiest first, for they are tried in turn; GET routes answer HEAD too."""
     about, accounts, jobs, assets = About(services), Accounts(services), Jobs(services), Assets(services)
     contents, links = Contents(services), LinkMaking(services)
     keyed, open_to_links = partial(counted, services), partial(counted, services, or_link=True)
     return [
+        _route("GET", "/api/jobs/{job}/events", jobs.events),
+        _route("POST", "/api/generate", keyed(jobs.generate)),
+        Route("/api/jobs", keyed(jobs.jobs), methods=["GET", "POST"]),
+        Route("/api/jobs/{job}", keyed(jobs.job), methods=["GET", "DELETE"]),
         _route("GET", "/api/ping", Ping(services).ping),
         _route("GET", "/healthz", about.healthz),
         _route("GET", "/readyz", about.readyz),
@@ -34,10 +38,6 @@ def routes(services: Services) -> list[Route]:
         _route("GET", "/api/account", keyed(accounts.account)),
         _route("GET", "/api/account/ledger", keyed(accounts.ledger)),
         _route("GET", "/api/events", accounts.events),
-        _route("POST", "/api/generate", keyed(jobs.generate)),
-        Route("/api/jobs", keyed(jobs.jobs), methods=["GET", "POST"]),
-        Route("/api/jobs/{job}", keyed(jobs.job), methods=["GET", "DELETE"]),
-        _route("GET", "/api/jobs/{job}/events", jobs.events),
         _route("GET", "/api/jobs/{job}/content", open_to_links(contents.content)),
         _route("GET", "/api/jobs/{job}/content/{n}", open_to_links(contents.content)),
         _route("POST", "/api/jobs/{job}/cancel", keyed(jobs.cancel)),

@@ -89,7 +89,10 @@ def feed_position(request: Request) -> int:
 
 
 def _told_id(request: Request) -> str:
-    return request.headers.get("Last-Event-ID") or request.query_params.get("lastEventId") or ""
+    told = request.headers.get("Last-Event-ID")
+    if told or b"lastEventId" not in request.scope["query_string"]:
+        return told or ""
+    return request.query_params.get("lastEventId", "")
 
 
 def _whole_number(text: str) -> int:
