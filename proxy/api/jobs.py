@@ -15,7 +15,7 @@ from proxy.api.counting import refusal_of
 from proxy.api.reading import answer, body, idempotency_key, last_event_id, limit, number, refuse_fields, wants_lines
 from proxy.api.services import Services
 from proxy.clock import rfc3339
-from proxy.errors import Conflict, FieldError, NotFound, RateLimited, Unavailable
+from proxy.errors import Conflict, FieldError, NotFound, RateLimited, RequestError, Unavailable
 from proxy.feed import JobTail
 from proxy.fetch import NotPublic, check_public
 from proxy.job import Job, Order, Status
@@ -92,15 +92,22 @@ class Jobs:
             self.services.catalogue.provider(reading.order.model).name,
             self.services.limits.jobs,
         )
-        earlier = await self.services.store.replay(admission) if repeated is not None else None
-        if earlier is not None:
+        try:
+            if refusal := refusal_of(request) or refusal:
+                raise refusal
+            return _told(await self._new(key, reading, admission))
+        except RequestError:
+            # What was taken before is given again, whatever would be refused now.
+            earlier = await self.services.store.replay(admission) if repeated is not None else None
+            if earlier is None:
+                raise
             return _told(Admitted(earlier, replayed=True))
-        if refusal := refusal_of(request) or refusal:
-            raise refusal
+
+    async def _new(self, key: Key, reading: orders.Reading, admission: Admission) -> Admitted:
         await self._check(key, reading.order, reading.references)
         await self.services.catalogue.check_available(reading.order.model)
         try:
-            return _told(await self.services.store.admit(admission))
+            return await self.services.store.admit(admission)
         except RateLimited:
             self.services.limits.refused_job()
             raise

@@ -64,7 +64,7 @@ class _Row:
         orders = [server.order("/api/jobs", order, name) for order in pollcast.ORDERS]
         answer = await self.plan.load.requests(server.port, orders, number, in_flight=IN_FLIGHT, keep_alive=True)
         if answer["refused"] or answer["broken"]:
-            raise RuntimeError(f"not all orders were taken: {answer}")
+            raise RuntimeError(f"not all orders were taken: {answer}\n{server.process.tail()}")
         async with asyncio.timeout(60 + number / 50):
             while (await server.asked())["submits"] - already < number:
                 await asyncio.sleep(0.25)
