@@ -8,6 +8,7 @@ that the provider cannot carry is refused by name. Money sits between its steps:
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Annotated, Any, ClassVar, Final, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints, model_validator
@@ -75,14 +76,24 @@ class Reference:
 
 def references(fields: BaseModel, prefix: str = "") -> Iterator[Reference]:
     """Every asset id and URL that an order names, found by the `Media` marks of its fields."""
-    for name, info in type(fields).model_fields.items():
-        value = getattr(fields, name)
-        marks = [mark for mark in (*info.metadata, *_inner_marks(info.annotation)) if isinstance(mark, Media)]
-        for place, item in _items(prefix + name, value):
+    for name, media in _media(type(fields)):
+        for place, item in _items(prefix + name, getattr(fields, name)):
             if isinstance(item, BaseModel):
                 yield from references(item, f"{place}.")
-            elif marks and isinstance(item, str) and not item.startswith("#"):
-                yield Reference(place, marks[0].kinds, item)
+            elif media and isinstance(item, str) and not item.startswith("#"):
+                yield Reference(place, media.kinds, item)
+
+
+@cache
+def _media(model: type[BaseModel]) -> Sequence[tuple[str, Media | None]]:
+    """A model's fields, each with its mark if it has one: found out once, for it takes as long as to read an order."""
+    return [
+        (
+            name,
+            next((mark for mark in (*info.metadata, *_inner_marks(info.annotation)) if isinstance(mark, Media)), None),
+        )
+        for name, info in model.model_fields.items()
+    ]
 
 
 def _items(name: str, value: object) -> list[tuple[str, object]]:
