@@ -87,13 +87,8 @@ def references(fields: BaseModel, prefix: str = "") -> Iterator[Reference]:
 @cache
 def _media(model: type[BaseModel]) -> Sequence[tuple[str, Media | None]]:
     """A model's fields, each with its mark if it has one: found out once, for it takes as long as to read an order."""
-    return [
-        (
-            name,
-            next((mark for mark in (*info.metadata, *_inner_marks(info.annotation)) if isinstance(mark, Media)), None),
-        )
-        for name, info in model.model_fields.items()
-    ]
+    marks = {name: (*info.metadata, *_inner_marks(info.annotation)) for name, info in model.model_fields.items()}
+    return [(name, next((mark for mark in own if isinstance(mark, Media)), None)) for name, own in marks.items()]
 
 
 def _items(name: str, value: object) -> list[tuple[str, object]]:
