@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
+
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 NGINX = """
@@ -49,11 +51,6 @@ def block(language: str) -> str:
     found = re.search(rf"```{language}\n(.*?)```", README, re.DOTALL)
     assert found, f"the README has no block of {language}"
     return found[1]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:

@@ -4,7 +4,6 @@ import asyncio
 import atexit
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,8 @@ import pytest
 import redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
+
+from tests.ports import free_port
 
 SAFE = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
 
@@ -39,8 +40,7 @@ class RedisServer:
         self._binary = _binary()
         self._folder = folder
         self._options = options or SAFE
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
 
     @property
     def url(self) -> str:

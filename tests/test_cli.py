@@ -17,12 +17,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.ports import free_port
+
 SERVER = Path(__file__).parent.parent / "server.py"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

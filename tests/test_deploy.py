@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from proxy.settings import Settings
-from tests.test_cli import command, free_port, serving
+from tests.ports import free_port
+from tests.test_cli import command, serving
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "proxy/deploy"

@@ -19,7 +19,8 @@ from aiohttp import ClientTimeout
 from proxy.providers import PROVIDERS
 from proxy.simulator import Kind, Simulator
 from proxy.simulator.provider import Provider
-from tests.test_cli import command, free_port, serving
+from tests.ports import free_port
+from tests.test_cli import command, serving
 from tests.world import World
 
 KEYS = {short: f"planted-{short}-provider-key" for short in ("gaga", "gaia", "ainow", "ganai", "heygen")}

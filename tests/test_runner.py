@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 from aiohttp import ClientTimeout, web
 
 from proxy.clock import SystemClock
+from tests.ports import free_port
 from tests.site import Site
 from tests.world import JumpClock, World
 
@@ -72,9 +72,7 @@ async def test_what_surely_was_not_taken_is_sent_again(world: World, fault: str)
 
 
 async def test_a_provider_that_refuses_connections_to_the_deadline_ends_as_unreachable(unstarted: World) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    unstarted.providers["Gaga"] = {"base_url": f"http://127.0.0.1:{port}"}
+    unstarted.providers["Gaga"] = {"base_url": f"http://127.0.0.1:{free_port()}"}
     async with unstarted as world:
         final = final_of(await world.generate("gaga-1", prompt="Hello"))
         assert (final["code"], final["refunded"]) == ("upstream_unreachable", 20)

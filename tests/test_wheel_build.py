@@ -15,7 +15,7 @@ from zipfile import ZipFile
 import httpx
 import pytest
 
-from tests.test_cli import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent
 UNREACHABLE = re.compile(r"No matching distribution|Could not find a version|Failed to establish|ConnectionError")

@@ -11,8 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.ports import free_port
 from tests.redis_server import flush, shared_server
-from tests.test_cli import command, free_port, serving
+from tests.test_cli import command, serving
 
 
 class Crew:

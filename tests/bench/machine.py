@@ -4,9 +4,9 @@ import os
 import platform
 import resource
 import shutil
-import socket
 import subprocess
 import time
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -26,7 +26,8 @@ _at_start = frozenset(os.sched_getaffinity(0))
 
 def pin(pid: int, core: int) -> None:
     """Let a process, with all its threads to come, run on that core alone."""
-    os.sched_setaffinity(pid, {core})
+    with suppress(ProcessLookupError):  # it had little to do, and is over
+        os.sched_setaffinity(pid, {core})
 
 
 def cpu(*pids: int) -> float:
@@ -87,11 +88,6 @@ def allow_descriptors() -> int:
             wanted = hard
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(wanted, hard)))
     return wanted
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
 
 
 def children(pid: int) -> list[int]:

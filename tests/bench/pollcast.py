@@ -13,6 +13,7 @@ from aiohttp import ClientSession
 from tests.bench import machine
 from tests.bench.load import NUMBER, request
 from tests.bench.process import ROOT, Process, python, started
+from tests.ports import free_port
 
 ORDERS: Final[tuple[Mapping[str, Any], ...]] = (
     {"model": "gaga-1", "prompt": "A serene lake"},
@@ -69,7 +70,7 @@ class Pollcast:
 @asynccontextmanager
 async def upstream(folder: Path) -> AsyncIterator[tuple[int, Process]]:
     """The pretend providers, on the load's core; gives their port."""
-    port = machine.free_port()
+    port = free_port()
     async with started(*python("upstream", port), core=machine.cores()[1], folder=folder, name="upstream") as process:
         await process.listens(port)
         yield port, process
@@ -83,7 +84,7 @@ async def serving(
     command: Sequence[str] = SERVE,
 ) -> AsyncIterator[Pollcast]:
     """Pollcast on the server's core; `provider` are settings of every provider, `own` those of the installation."""
-    port = machine.free_port()
+    port = free_port()
     async with upstream(folder) as (upstream_port, answering):
         environment = _environment(port, upstream_port, folder, provider or {}) | dict(own or {})
         pinned: dict[str, Any] = {"core": machine.cores()[0], "folder": folder, "environment": environment}

@@ -8,6 +8,7 @@ from typing import Final
 
 from tests.bench import machine, nchan
 from tests.bench.process import Process, python, started
+from tests.ports import free_port
 
 PEERS: Final = ("naive", "bare", "nchan", "floor")
 ALL: Final = ("pollcast", *PEERS)
@@ -33,7 +34,7 @@ class Serving:
 @asynccontextmanager
 async def serving(name: str, folder: Path) -> AsyncIterator[Serving]:
     """One of `ALL`, with its files in a folder of its own."""
-    port, core = machine.free_port(), machine.cores()[0]
+    port, core = free_port(), machine.cores()[0]
     if name == "nchan":
         async with nchan.serving(folder, port) as (worker, publisher):
             yield Serving(port, worker, publisher)

@@ -11,10 +11,11 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.bench import delivery, jobs, journal, lag, machine, nchan, orders, pollcast, report, soak, stopping
+from tests.bench import delivery, jobs, journal, lag, nchan, orders, pollcast, report, soak, stopping
 from tests.bench.book import Book
 from tests.bench.load import built, request
 from tests.bench.plan import Plan
+from tests.ports import free_port
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -101,7 +102,7 @@ class Site:
     """A server of one kind of stream: three events at a word, one of them in two pieces; and short answers."""
 
     def __init__(self) -> None:
-        self.port = machine.free_port()
+        self.port = free_port()
         self.requests: list[bytes] = []
         self._clients: list[asyncio.StreamWriter] = []
 

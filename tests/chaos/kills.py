@@ -32,6 +32,7 @@ from tests.chaos.clients import Client, connected
 from tests.chaos.ear import ASKS_AGAIN, Ear, Mischief
 from tests.chaos.orders import Order, Orders
 from tests.chaos.verdict import Broken, Event, Verdict, end_of
+from tests.ports import free_port
 
 SERVER = Path(__file__).parents[2] / "server.py"
 ACCOUNTS, UNDER_WAY, IDENTICAL = 3, 24, 50
@@ -97,8 +98,7 @@ class Server:
         name: str = "server",
         settings: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            self._port = listening.getsockname()[1]
+        self._port = free_port()
         self.origin = f"http://127.0.0.1:{self._port}"
         self.store = store
         self.log = folder / f"{name}.log"
