@@ -143,7 +143,7 @@ class Pollcast:
             traces = Traces(settings.trace) if settings.trace else None
         kept = settings.retention
         tools = Tools(store, blobs, fetcher, links, clock, metrics, providers, settings.asset_limit, kept, traces)
-        self._runner = Runner(tools, node=_node(), lease=settings.lease)
+        self._runner = Runner(tools, node=_node(), lease=settings.lease, most=settings.max_jobs or None)
         await stack.enter_async_context(_running(orphans.keep_sweeping(store, blobs)))
         await stack.enter_async_context(_running(self._feed.run(), self._runner.run(), metrics.watch_loop()))
         for provider in set(providers.values()):
@@ -162,6 +162,7 @@ class Pollcast:
             requests=settings.max_requests,
             streams=settings.max_streams,
             jobs=settings.max_jobs,
+            line=settings.line,
         )
         return Services(
             store,

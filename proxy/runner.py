@@ -39,11 +39,13 @@ _BREATH: Final = 0.05
 class Runner:
     """One node's share of the work; `run` goes on until it is cancelled, then gives its jobs back."""
 
-    def __init__(self, tools: Tools, node: str, *, lease: float = 30.0) -> None:
+    def __init__(self, tools: Tools, node: str, *, lease: float = 30.0, most: int | None = None) -> None:
         self._tools = tools
         self._store = tools.store
         self._node = node
         self._lease = lease
+        self._most = most
+        """Unfinished jobs of an account at once; the rest of them stands in its line."""
         self._wake = asyncio.Event()
         self._streamed: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -141,6 +143,7 @@ class Runner:
         claims: list[Claim] = []
         full = not self._draining
         try:
+            await self._store.advance(self._most, _AT_ONCE)
             while full:
                 found = await self._store.claim(self._node, self._rooms, _AT_ONCE)
                 claims += found

@@ -91,6 +91,7 @@ class Jobs:
             tuple({reference.ref for reference in reading.references if is_asset(reference.ref)}),
             self.services.catalogue.provider(reading.order.model).name,
             self.services.limits.jobs,
+            self.services.limits.line,
         )
         earlier = await self.services.store.replay(admission) if repeated is not None else None
         if earlier is not None:
