@@ -162,7 +162,7 @@ class Pollcast:
             requests=settings.max_requests,
             streams=settings.max_streams,
             jobs=settings.max_jobs,
-            line=settings.line,
+            line=settings.queue,
         )
         return Services(
             store,

@@ -50,6 +50,8 @@ class Runner:
         self._streamed: set[asyncio.Task[None]] = set()
         self._draining = False
         self._drives: dict[str, Drive] = {}
+        self._unwanted: set[str] = set()
+        """Jobs whose client has asked for their end since the last claim was begun."""
         self._waiting: set[Drive] = set()
         """Those that no task is at work for: they are on the wheel."""
         self._wheel = Wheel[Drive](tools.clock, self._step)
@@ -83,6 +85,8 @@ class Runner:
             for claim in await self._claim():
                 pace = self._paces[claim.job.model]
                 drive = self._drives[claim.job.id] = Drive(self._tools, claim, pace)
+                if claim.job.id in self._unwanted:  # it was said between the claim and its answer
+                    drive.cancel()
                 self._waiting.add(drive)
                 self._step(drive)
             with contextlib.suppress(TimeoutError):
@@ -142,6 +146,7 @@ class Runner:
     async def _claim(self) -> list[Claim]:
         claims: list[Claim] = []
         full = not self._draining
+        self._unwanted.clear()
         try:
             await self._store.advance(self._most, _AT_ONCE)
             while full:
@@ -154,6 +159,8 @@ class Runner:
 
     async def _listen(self) -> None:
         async for change in self._store.changes():
+            if change.cancel:
+                self._unwanted.add(change.job)
             if change.cancel and (drive := self._drives.get(change.job)):
                 drive.cancel()
                 self._step(drive)

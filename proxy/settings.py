@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     playground: Literal["on", "off"] = "on"
     max_jobs: int = Field(default=20_000, ge=0)
     """Unfinished jobs of an account at once; 0: any number. So the other two."""
-    line: int = Field(default=0, ge=0)
+    queue: int = Field(default=0, ge=0)
     """Orders of an account that wait while it has as many unfinished jobs as it may; with 0 they are refused."""
     max_requests: int = Field(default=60_000, ge=0)
     """Requests of an account in a minute, event streams not counted."""

@@ -101,10 +101,13 @@ class Jobs:
         await self._check(key, reading.order, reading.references)
         await self.services.catalogue.check_available(reading.order.model)
         try:
-            return _told(await self.services.store.admit(admission))
+            admitted = await self.services.store.admit(admission)
         except RateLimited:
             self.services.limits.refused_job()
             raise
+        if admitted.job.detail is not None:  # its place in line
+            self.services.metrics.queued.inc()
+        return _told(admitted)
 
     async def _dry_run(self, request: Request, key: Key) -> Response:
         """Show what an order would send and cost; it is checked like any other, but its provider is not asked."""
