@@ -42,6 +42,7 @@ from proxy.providers import MODELS, PROVIDERS, by_model
 from proxy.providers.base import Provider
 from proxy.runner import Runner
 from proxy.settings import BadSetting, ProviderSettings, Settings, read
+from proxy.siblings import Siblings
 from proxy.store import open_store
 from proxy.store.base import Store
 from proxy.stream import Unwound
@@ -64,15 +65,20 @@ _EXPOSED: Final = (
 
 
 class Pollcast:
-    """The application; raises BadSetting. `providers` are settings by a provider's name; those not given are read."""
+    """The application; raises BadSetting. `providers` are settings by a provider's name; those not given are read.
+
+    As one of several workers it has `siblings`, whose metrics it shows beside its own.
+    """
 
     def __init__(
         self,
         settings: Settings,
         providers: Mapping[str, ProviderSettings] | None = None,
         clock: Clock | None = None,
+        siblings: Siblings | None = None,
     ) -> None:
         self._settings = settings
+        self._siblings = siblings
         self._prices = _prices(settings)
         given = providers or {}
         self._providers = {kind: given.get(kind.name) or read(kind.settings_type) for kind in PROVIDERS}
@@ -155,6 +161,8 @@ class Pollcast:
             await stack.enter_async_context(_running(keep_agreeing(breakers, store.shared.health)))
         metrics.watch(self._runner.facts)
         metrics.watch(self._feed.facts)
+        if self._siblings is not None:
+            await stack.enter_async_context(self._siblings.telling(metrics.scrape))
         limits = Limits(
             await stack.enter_async_context(storage(settings.store)),
             self._feed.watched,
@@ -179,6 +187,7 @@ class Pollcast:
             tools.polled,
             asset_limit=settings.asset_limit,
             relay=settings.results == "relay",
+            siblings=self._siblings,
         )
 
     async def _provider(self, stack: AsyncExitStack, kind: type[Provider]) -> Provider:

@@ -89,6 +89,8 @@ class Runner:
                     drive.cancel()
                 self._waiting.add(drive)
                 self._step(drive)
+            if await self._has_advanced():
+                continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK):
                     await self._wake.wait()
@@ -148,7 +150,6 @@ class Runner:
         full = not self._draining
         self._unwanted.clear()
         try:
-            await self._store.advance(self._most, _AT_ONCE)
             while full:
                 found = await self._store.claim(self._node, self._rooms, _AT_ONCE)
                 claims += found
@@ -156,6 +157,13 @@ class Runner:
         except Unavailable as error:
             log.warning("Cannot claim jobs: %s", error.message)
         return claims
+
+    async def _has_advanced(self) -> bool:
+        """Let jobs go on from their accounts' lines; whether any did, and so may be claimed."""
+        try:
+            return await self._store.advance(self._most, _AT_ONCE) > 0
+        except Unavailable:
+            return False
 
     async def _listen(self) -> None:
         async for change in self._store.changes():

@@ -286,12 +286,12 @@ class Store(Protocol):
     async def replay(self, admission: Admission) -> Job | None:
         """The job that the admission's idempotency key made before; None when it made none. Raises as `admit` does."""
 
-    async def advance(self, most: int | None, limit: int) -> None:
-        """Let jobs go on from their accounts' lines to their queues, each line's first ones first.
+    async def advance(self, most: int | None, limit: int) -> int:
+        """Let jobs go on from their accounts' lines to their queues; returns how many did.
 
-        So many of each account go, up to `limit`, that it has no more than `most` unfinished jobs outside of its line
-        (None: any number); from now on they wait for room. Those behind are told their place when it is one of
-        `told_places`. After its first call it looks only at lines of accounts of which a job has ended meanwhile.
+        Of each account so many go, the first in line first and up to `limit`, that it has at the most `most` unfinished
+        jobs outside of its line (None: any number); from now on they wait for room. Those behind are told their place
+        where it is one of `told_places`. After its first call it looks only at lines of accounts of which a job ended.
         """
 
     async def claim(self, node: str, rooms: Mapping[str, Room], limit: int) -> Sequence[Claim]:

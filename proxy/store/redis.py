@@ -219,14 +219,15 @@ class RedisStore:
         answer = await self._read("replay", *asked)
         return None if answer == [b"new"] else _replayed(answer)
 
-    async def advance(self, most: int | None, limit: int) -> None:
+    async def advance(self, most: int | None, limit: int) -> int:
         """Let jobs go on from their accounts' lines to their queues."""
         anew = 0 if self._advanced else 1
         lines = await self._write("advance", "" if most is None else most, limit, self._clock.now(), anew)
         self._advanced = True
-        for account, length in lines:
+        for account, _, length in lines:
             for place, record in await self._read("standing", account, *told_places(int(length))):
                 await self._tell_place(_job(record), int(place))
+        return sum(int(went) for _, went, _ in lines)
 
     async def _tell_place(self, job: Job, place: int) -> Job:
         """Tell a job in its account's line where it stands, unless it knows; told or not, it stands there."""

@@ -298,10 +298,11 @@ class SqliteStore:
         """The job that the admission's idempotency key made before."""
         return await self._reader.run(_replay, admission)
 
-    async def advance(self, most: int | None, limit: int) -> None:
+    async def advance(self, most: int | None, limit: int) -> int:
         """Let jobs go on from their accounts' lines to their queues."""
-        await self._writer.run(_advance, most, limit, self._clock.now(), anew=not self._advanced)
+        number = await self._writer.run(_advance, most, limit, self._clock.now(), anew=not self._advanced)
         self._advanced = True
+        return number
 
     async def claim(self, node: str, rooms: Mapping[str, Room], limit: int) -> Sequence[Claim]:
         """Take up to `limit` unfinished jobs that nobody holds, as far as there is room for them."""
@@ -667,14 +668,14 @@ def _note_turn(db: Connection, queue: str, account: str, turn: int) -> None:
     )
 
 
-def _advance(db: Connection, most: int | None, limit: int, now: float, *, anew: bool) -> None:
+def _advance(db: Connection, most: int | None, limit: int, now: float, *, anew: bool) -> int:
     if anew:
         db.execute("UPDATE account SET moved = 1 WHERE id IN (SELECT account FROM work WHERE waiting)")
-    for row in db.execute("SELECT id FROM account WHERE moved").fetchall():
-        _advance_line(db, row["id"], most, limit, now)
+    moved = db.execute("SELECT id FROM account WHERE moved").fetchall()
+    return sum(_advance_line(db, row["id"], most, limit, now) for row in moved)
 
 
-def _advance_line(db: Connection, account: str, most: int | None, limit: int, now: float) -> None:
+def _advance_line(db: Connection, account: str, most: int | None, limit: int, now: float) -> int:
     line = _line_of(account)
     room = limit if most is None else max(min(most - _outside(db, account), limit), 0)
     first = "SELECT job, onward FROM work WHERE waiting AND queue = ? ORDER BY turn, job LIMIT ?"
@@ -689,6 +690,7 @@ def _advance_line(db: Connection, account: str, most: int | None, limit: int, no
     nth = "SELECT record FROM work JOIN job ON id = job WHERE waiting AND queue = ? ORDER BY turn, job LIMIT 1 OFFSET ?"
     for place in told_places(_length(db, line)):
         _tell_place(db, _job_of(db.execute(nth, (line, place - 1)).fetchone()), place, now)
+    return len(going)
 
 
 def _tell_place(db: Connection, job: Job, place: int, now: float) -> Job:

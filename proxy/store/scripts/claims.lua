@@ -33,6 +33,7 @@ local function moved_in_line(account)
 end
 
 -- Let the first jobs of the account's line go on to their queues: so many as it may have outside of the line.
+-- Answers the account, how many went, and how many still stand in it.
 local function advance(account, most, limit, now)
   local line = line_for(account)
   local standing, outside = counted(account)
@@ -52,10 +53,10 @@ local function advance(account, most, limit, now)
   if #going < limit then
     call('SREM', 'pollcast:moved', account)
   end
-  return standing - #going
+  return {account, #going, standing - #going}
 end
 
--- Answers each line that was looked at, with its length now. Made twice, it answers no more what it answered before.
+-- Answers what became of each line that was looked at. Made twice, it answers no more what it answered before.
 -- The first call of a node (`anew`) looks at all: its limit may be another than the last one's.
 function commands.advance(most, limit, now, anew)
   if anew == '1' then
@@ -63,7 +64,7 @@ function commands.advance(most, limit, now, anew)
   end
   local found = {}
   for _, account in ipairs(call('SMEMBERS', 'pollcast:moved')) do
-    table.insert(found, {account, advance(account, most, tonumber(limit), now)})
+    table.insert(found, advance(account, most, tonumber(limit), now))
   end
   return found
 end
