@@ -147,6 +147,8 @@ class Pollcast:
         self._feed = Feed(store, settings.heartbeat, lambda at: metrics.delivery_lag.observe(max(clock.now() - at, 0)))
         with _naming("POLLCAST_TRACE"):
             traces = Traces(settings.trace) if settings.trace else None
+        if traces is not None:
+            stack.enter_context(traces.written())
         kept = settings.retention
         tools = Tools(store, blobs, fetcher, links, clock, metrics, providers, settings.asset_limit, kept, traces)
         self._runner = Runner(tools, node=_node(), lease=settings.lease, most=settings.max_jobs or None)

@@ -139,6 +139,10 @@ class Runner:
         resting = {(name,): float(provider.upstream.breaker.wait > 0) for name, provider in providers.items()}
         yield gauge("breaker_open", "Whether a provider is left alone for now.", ("provider",), resting)
 
+        if self._tools.traces is not None:
+            what = "Exchanges with providers that the flight recorder did not keep, for too many waited."
+            yield total("trace_dropped", what, (), {(): self._tools.traces.dropped})
+
     async def drain(self, seconds: float) -> None:
         """Take no new jobs, and let those finish for a while whose upstream streams cannot be resumed."""
         self._draining = True
@@ -169,6 +173,8 @@ class Runner:
         async for change in self._store.changes():
             if change.cancel:
                 self._unwanted.add(change.job)
+            if change.deleted and self._tools.traces is not None:
+                self._tools.traces.forget(change.job)
             if change.cancel and (drive := self._drives.get(change.job)):
                 drive.cancel()
                 self._step(drive)
