@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy import api, errors, marker, orphans, pages
+from proxy import api, errors, logs, marker, orphans, pages
 from proxy.access import Access
 from proxy.api.services import Services
 from proxy.auth import Auth
@@ -196,6 +196,14 @@ class Pollcast:
         provider = kind(self._providers[kind], self._clock, self._settings.base_url)
         await stack.enter_async_context(provider.upstream)
         return provider
+
+
+def hosted() -> Pollcast:
+    """The application for an ASGI server that is not ours, settings from the environment; raises BadSetting."""
+    settings = read(Settings)
+    app = Pollcast(settings)
+    logs.join(settings.log, settings.log_level).hide(app.secrets)
+    return app
 
 
 def _observe(metrics: Metrics, provider: str, call: str, seconds: float) -> None:
