@@ -13,10 +13,9 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> object:
     # Made when it is asked for: the commands have settings of their own to read first.
     if name == "app":
-        from proxy.app import Pollcast  # noqa: PLC0415
-        from proxy.settings import Settings, read  # noqa: PLC0415
+        from proxy.app import hosted  # noqa: PLC0415
 
-        return Pollcast(read(Settings))
+        return hosted()
     raise AttributeError(name)
 
 

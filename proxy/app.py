@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy import api, errors, marker, orphans, pages
+from proxy import api, errors, logs, marker, orphans, pages
 from proxy.access import Access
 from proxy.api.services import Services
 from proxy.auth import Auth
@@ -42,6 +42,7 @@ from proxy.providers import MODELS, PROVIDERS, by_model
 from proxy.providers.base import Provider
 from proxy.runner import Runner
 from proxy.settings import BadSetting, ProviderSettings, Settings, read
+from proxy.siblings import Siblings
 from proxy.store import open_store
 from proxy.store.base import Store
 from proxy.stream import Unwound
@@ -64,15 +65,20 @@ _EXPOSED: Final = (
 
 
 class Pollcast:
-    """The application; raises BadSetting. `providers` are settings by a provider's name; those not given are read."""
+    """The application; raises BadSetting. `providers` are settings by a provider's name; those not given are read.
+
+    As one of several workers it has `siblings`, whose metrics it shows beside its own.
+    """
 
     def __init__(
         self,
         settings: Settings,
         providers: Mapping[str, ProviderSettings] | None = None,
         clock: Clock | None = None,
+        siblings: Siblings | None = None,
     ) -> None:
         self._settings = settings
+        self._siblings = siblings
         self._prices = _prices(settings)
         given = providers or {}
         self._providers = {kind: given.get(kind.name) or read(kind.settings_type) for kind in PROVIDERS}
@@ -141,9 +147,11 @@ class Pollcast:
         self._feed = Feed(store, settings.heartbeat, lambda at: metrics.delivery_lag.observe(max(clock.now() - at, 0)))
         with _naming("POLLCAST_TRACE"):
             traces = Traces(settings.trace) if settings.trace else None
+        if traces is not None:
+            stack.enter_context(traces.written())
         kept = settings.retention
         tools = Tools(store, blobs, fetcher, links, clock, metrics, providers, settings.asset_limit, kept, traces)
-        self._runner = Runner(tools, node=_node(), lease=settings.lease)
+        self._runner = Runner(tools, node=_node(), lease=settings.lease, most=settings.max_jobs or None)
         await stack.enter_async_context(_running(orphans.keep_sweeping(store, blobs)))
         await stack.enter_async_context(_running(self._feed.run(), self._runner.run(), metrics.watch_loop()))
         for provider in set(providers.values()):
@@ -155,6 +163,8 @@ class Pollcast:
             await stack.enter_async_context(_running(keep_agreeing(breakers, store.shared.health)))
         metrics.watch(self._runner.facts)
         metrics.watch(self._feed.facts)
+        if self._siblings is not None:
+            await stack.enter_async_context(self._siblings.telling(metrics.scrape))
         limits = Limits(
             await stack.enter_async_context(storage(settings.store)),
             self._feed.watched,
@@ -162,6 +172,7 @@ class Pollcast:
             requests=settings.max_requests,
             streams=settings.max_streams,
             jobs=settings.max_jobs,
+            line=settings.queue,
         )
         return Services(
             store,
@@ -178,12 +189,21 @@ class Pollcast:
             tools.polled,
             asset_limit=settings.asset_limit,
             relay=settings.results == "relay",
+            siblings=self._siblings,
         )
 
     async def _provider(self, stack: AsyncExitStack, kind: type[Provider]) -> Provider:
         provider = kind(self._providers[kind], self._clock, self._settings.base_url)
         await stack.enter_async_context(provider.upstream)
         return provider
+
+
+def hosted() -> Pollcast:
+    """The application for an ASGI server that is not ours, settings from the environment; raises BadSetting."""
+    settings = read(Settings)
+    app = Pollcast(settings)
+    logs.join(settings.log, settings.log_level).hide(app.secrets)
+    return app
 
 
 def _observe(metrics: Metrics, provider: str, call: str, seconds: float) -> None:

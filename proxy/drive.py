@@ -30,7 +30,7 @@ from proxy.errors import (
 )
 from proxy.fetch import Fetcher
 from proxy.inputs import JobInputs
-from proxy.job import Draft, Job, Output, Role, Status, Ticket
+from proxy.job import UNDER_WAY, Draft, Job, Output, Role, Status, Ticket
 from proxy.links import Links
 from proxy.metrics import Metrics
 from proxy.providers import MODELS
@@ -91,7 +91,9 @@ class Drive:
         self._pace = pace
         self._model = MODELS[claim.job.model]
         self._provider = tools.providers[claim.job.model]
-        self._deadline = (claim.job.intended_at or claim.job.created_at) + self._provider.settings.deadline
+        # Standing in the account's line has no deadline: whatever is ahead there has one.
+        waits_since = claim.since or claim.job.created_at
+        self._deadline = (claim.job.intended_at or waits_since) + self._provider.settings.deadline
         self._polling: Polling | None = None
         self._recorder = tools.traces.of(claim.job.id) if tools.traces else None
         self._due = 0.0
@@ -183,6 +185,9 @@ class Drive:
         """Take the order to its ticket, or the provider's stream to its end."""
         self._check_record()
         self._deadline = self._tools.clock.now() + self._provider.settings.deadline
+        if not self._canceled and self._job.detail not in {None, UNDER_WAY}:
+            # Nobody but Pollcast has said something of an order that was not sent: that it waits, which is over.
+            await self._append(Draft(Status.PROCESSING, {"detail": UNDER_WAY}), None)
         self._wish = asyncio.Event()
         if self._canceled:
             self._wish.set()

@@ -220,6 +220,15 @@ class Job:
         )
 
 
+def standing(place: int) -> Draft:
+    """The event that tells a job in its account's line where it stands; the first place is 1."""
+    return Draft(Status.PROCESSING, {"detail": f"Waiting: number {place} in line"})
+
+
+UNDER_WAY: Final = "Under way"
+"""The detail of a job whose waiting is over; it stays true until the provider has a word of its own."""
+
+
 def encode(job: Job, draft: Draft, n: int, at: float) -> bytes:
     """Write the JSON of `draft` as event `n` of `job`: `status` first, then `job`, `model`, `n`, `at`, then its fields.
 

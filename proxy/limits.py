@@ -40,7 +40,15 @@ class Limits:
     """The limits of every account, 0 meaning none; `watched` is how many streams each account has open here."""
 
     def __init__(
-        self, storage: Storage, watched: Mapping[str, int], metrics: Metrics, *, requests: int, streams: int, jobs: int
+        self,
+        storage: Storage,
+        watched: Mapping[str, int],
+        metrics: Metrics,
+        *,
+        requests: int,
+        streams: int,
+        jobs: int,
+        line: int = 0,
     ) -> None:
         self._requests = RateLimitItemPerMinute(requests) if requests else None
         self._window = MovingWindowRateLimiter(storage)
@@ -50,6 +58,8 @@ class Limits:
         self._refused = metrics.refused
         self.jobs = jobs or None
         """How many unfinished jobs an account may have; None: any number."""
+        self.line = line
+        """How many more may wait in its line."""
 
     async def count(self, account: str) -> Counted:
         """Count a request of the account."""

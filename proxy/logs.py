@@ -136,3 +136,20 @@ def configure(form: str, level: str) -> Mask:
     # What a library finds odd about a client's request is no business of the operator's.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     return mask
+
+
+def join(form: str, level: str) -> Mask:
+    """Log under an ASGI server of somebody else's: as by `configure`, unless its operator has set up a log already.
+
+    The server's own log is masked: uvicorn's access log would show the signatures of Links.
+    """
+    mask = Mask() if logging.getLogger().handlers else configure(form, level)
+
+    def masked(record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(mask(value) if isinstance(value, str) else value for value in record.args)
+        return True
+
+    for name in ("uvicorn.access", "uvicorn.error"):
+        logging.getLogger(name).addFilter(masked)
+    return mask

@@ -39,15 +39,19 @@ _BREATH: Final = 0.05
 class Runner:
     """One node's share of the work; `run` goes on until it is cancelled, then gives its jobs back."""
 
-    def __init__(self, tools: Tools, node: str, *, lease: float = 30.0) -> None:
+    def __init__(self, tools: Tools, node: str, *, lease: float = 30.0, most: int | None = None) -> None:
         self._tools = tools
         self._store = tools.store
         self._node = node
         self._lease = lease
+        self._most = most
+        """Unfinished jobs of an account at once; the rest of them stands in its line."""
         self._wake = asyncio.Event()
         self._streamed: set[asyncio.Task[None]] = set()
         self._draining = False
         self._drives: dict[str, Drive] = {}
+        self._unwanted: set[str] = set()
+        """Jobs whose client has asked for their end since the last claim was begun."""
         self._waiting: set[Drive] = set()
         """Those that no task is at work for: they are on the wheel."""
         self._wheel = Wheel[Drive](tools.clock, self._step)
@@ -81,8 +85,12 @@ class Runner:
             for claim in await self._claim():
                 pace = self._paces[claim.job.model]
                 drive = self._drives[claim.job.id] = Drive(self._tools, claim, pace)
+                if claim.job.id in self._unwanted:  # it was said between the claim and its answer
+                    drive.cancel()
                 self._waiting.add(drive)
                 self._step(drive)
+            if await self._has_advanced():
+                continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK):
                     await self._wake.wait()
@@ -131,6 +139,10 @@ class Runner:
         resting = {(name,): float(provider.upstream.breaker.wait > 0) for name, provider in providers.items()}
         yield gauge("breaker_open", "Whether a provider is left alone for now.", ("provider",), resting)
 
+        if self._tools.traces is not None:
+            what = "Exchanges with providers that the flight recorder did not keep, for too many waited."
+            yield total("trace_dropped", what, (), {(): self._tools.traces.dropped})
+
     async def drain(self, seconds: float) -> None:
         """Take no new jobs, and let those finish for a while whose upstream streams cannot be resumed."""
         self._draining = True
@@ -140,6 +152,7 @@ class Runner:
     async def _claim(self) -> list[Claim]:
         claims: list[Claim] = []
         full = not self._draining
+        self._unwanted.clear()
         try:
             while full:
                 found = await self._store.claim(self._node, self._rooms, _AT_ONCE)
@@ -149,8 +162,19 @@ class Runner:
             log.warning("Cannot claim jobs: %s", error.message)
         return claims
 
+    async def _has_advanced(self) -> bool:
+        """Let jobs go on from their accounts' lines; whether any did, and so may be claimed."""
+        try:
+            return await self._store.advance(self._most, _AT_ONCE) > 0
+        except Unavailable:
+            return False
+
     async def _listen(self) -> None:
         async for change in self._store.changes():
+            if change.cancel:
+                self._unwanted.add(change.job)
+            if change.deleted and self._tools.traces is not None:
+                self._tools.traces.forget(change.job)
             if change.cancel and (drive := self._drives.get(change.job)):
                 drive.cancel()
                 self._step(drive)

@@ -71,7 +71,9 @@ class Settings(BaseSettings):
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower_case)] = "info"
     playground: Literal["on", "off"] = "on"
     max_jobs: int = Field(default=20_000, ge=0)
-    """Unfinished jobs of an account at once; 0: any number. So the next two."""
+    """Unfinished jobs of an account at once; 0: any number. So the other two."""
+    queue: int = Field(default=0, ge=0)
+    """Orders of an account that wait while it has as many unfinished jobs as it may; with 0 they are refused."""
     max_requests: int = Field(default=60_000, ge=0)
     """Requests of an account in a minute, event streams not counted."""
     max_streams: int = Field(default=100_000, ge=0)

@@ -2,20 +2,27 @@
 
 Off unless there is a folder for it. `drive` says whose exchanges follow, `upstream` hands them over without their
 secrets, and an answer that is the same as before is only counted. It is bounded for each exchange, each job and in all.
+A thread writes: what it cannot keep up with is dropped and counted, for a job matters more than its trace.
 """
 
 import base64
+import logging
 import os
 import re
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, Final
 
 import orjson
+
+log = logging.getLogger(__name__)
 
 MOST_SENT: Final = 4096
 """Characters that are kept of what was sent: enough to recognise an order."""
@@ -24,6 +31,8 @@ MOST_ANSWERED: Final = 256 << 10
 _MOST_OF_A_JOB: Final = 4 << 20
 """Bytes of one trace; what comes later is not kept."""
 _MOST_JOBS: Final = 1000
+_MOST_WAITING: Final = 256
+"""Exchanges that wait to be written, of which each may be as large as an answer."""
 _TELLING: Final = frozenset({"content-type", "location", "retry-after", "openai-poll-after-ms"})
 """The headers of an answer that Pollcast itself goes by; no other is kept."""
 _SIGNATURE: Final = re.compile(r"(?i)(signature(?:=|%3D))[^&\"'\\\s%]+")
@@ -66,18 +75,22 @@ class Exchange:
 class Recorder:
     """One job's exchanges, a JSON line each, or a short one for an answer that has not changed."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, keep: Callable[[Callable[[], None]], None]) -> None:
         self._file = file
+        self._keep = keep
         self._latest: dict[tuple[Any, ...], tuple[int, dict[str, Any]]] = {}
-        lines = _lines(file)
-        self._size = sum(map(len, lines))
-        self._next = len(lines)
+        self._size: int | None = None
+        """Bytes of the file; None before it was looked at."""
+        self._next = 0
 
     def record(self, exchange: Exchange, secrets: list[str]) -> None:
-        """Keep an exchange, unless the job has had its share; it never fails: a job matters more than its trace.
+        """Have an exchange kept, unless the job has had its share; it never fails, and waits for nothing."""
+        self._keep(partial(self._record, exchange, secrets))
 
-        A line is written before it returns: some ten microseconds, which is what being on costs.
-        """
+    def _record(self, exchange: Exchange, secrets: list[str]) -> None:
+        if self._size is None:
+            lines = _lines(self._file)
+            self._size, self._next = sum(map(len, lines)), len(lines)
         if self._size >= _MOST_OF_A_JOB:
             return
         kept = exchange.as_json(secrets)
@@ -93,7 +106,7 @@ class Recorder:
 
     def _write(self, line: Mapping[str, Any]) -> None:
         data = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
-        self._size += len(data)
+        self._size = (self._size or 0) + len(data)
         with (
             suppress(OSError),
             os.fdopen(os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "wb") as f,
@@ -107,10 +120,42 @@ class Traces:
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._waiting: SimpleQueue[Callable[[], None] | None] | None = None
+        self.dropped = 0
+        """Exchanges that were not kept, because too many waited."""
+
+    @contextmanager
+    def written(self) -> Iterator[None]:
+        """Have a thread write while the body lasts, and finish what waits at its end; else who records writes."""
+        waiting = self._waiting = SimpleQueue[Callable[[], None] | None]()
+        thread = Thread(target=_work_off, args=[waiting], name="traces", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._waiting = None
+            waiting.put(None)
+            thread.join()
 
     def of(self, job: str) -> Recorder:
         """The job's recorder; it goes on where an earlier one of the same job stopped."""
-        return Recorder(self._path(job))
+        return Recorder(self._path(job), self._keep)
+
+    def _keep(self, work: Callable[[], None]) -> None:
+        if self._waiting is None:
+            work()
+        elif self._waiting.qsize() < _MOST_WAITING:
+            self._waiting.put(work)
+        else:
+            self.dropped += 1
+
+    def forget(self, job: str) -> None:
+        """Delete the trace of a job, after what of it waits to be written."""
+        work = partial(self._path(job).unlink, missing_ok=True)
+        if self._waiting is None:
+            work()
+        else:
+            self._waiting.put(work)
 
     def read(self, job: str) -> list[dict[str, Any]]:
         """The job's exchanges, those that repeated themselves with their `count` and the time of the last."""
@@ -135,6 +180,16 @@ class Traces:
         if not re.fullmatch(r"job_\w+", job):
             raise ValueError(f"{job!r} is no job's id")
         return self._folder / f"{job}.jsonl"
+
+
+def _work_off(waiting: "SimpleQueue[Callable[[], None] | None]") -> None:
+    while work := waiting.get():
+        try:
+            work()
+        except OSError as error:
+            log.warning("A trace cannot be written: %s", error)
+        except Exception:
+            log.exception("An exchange cannot be kept.")
 
 
 recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)

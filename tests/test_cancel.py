@@ -1,11 +1,14 @@
 """A client's cancel, wherever it meets the job (contract, sections 3 and 5)."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
 
 import httpx
 import pytest
 from aiohttp import web
 
+from proxy.store.base import Claim, Room
+from proxy.store.sqlite import SqliteStore
 from tests.site import Site
 from tests.test_runner import reached
 from tests.world import World
@@ -230,3 +233,24 @@ async def test_what_is_older_than_the_retention_is_forgotten_and_the_ledger_is_n
         while [path.name for path in (world.folder / "assets" / "assets").rglob("asset_*")] != [held]:
             await asyncio.sleep(0.005)
         assert await world.balance() == 975
+
+
+async def test_a_cancel_between_a_claim_and_its_answer_is_heard(
+    unstarted: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = SqliteStore.claim
+
+    async def slowly(store: SqliteStore, node: str, rooms: Mapping[str, Room], limit: int) -> Sequence[Claim]:
+        claims = await claim(store, node, rooms, limit)
+        for job in [claimed.job for claimed in claims]:
+            told = store.changes()
+            await store.request_cancel(job.account, job.id)
+            await anext(told)
+            await asyncio.sleep(0)  # so has every other listener been told
+        return claims
+
+    monkeypatch.setattr(SqliteStore, "claim", slowly)
+    async with unstarted as world:
+        ended = await world.ended((await world.submit("gaga-1", prompt="[stuck]"))["id"])
+        assert (ended["status"], ended["refunded"]) == ("Canceled", 20)
+        assert world.simulator.calls["gaga.submit"] == 0

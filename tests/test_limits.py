@@ -1,20 +1,23 @@
 """What one account may take, and how it is told that this is all."""
 
 import asyncio
+import json
 import re
 import time
 from contextlib import AsyncExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from httpx_sse import EventSource
 
 from proxy.limits import Limits, storage
 from proxy.metrics import Metrics
 from tests.redis_server import RedisServer
 from tests.test_metrics import scraped
-from tests.world import World
+from tests.world import World, events_of
 
 STUCK = {"model": "gaga-1", "prompt": "[stuck]"}
 
@@ -259,6 +262,105 @@ async def test_what_is_refused_is_counted_by_its_limit(unstarted: World) -> None
             limit: told[f'pollcast_refused_total{{limit="{limit}"}}'] for limit in ("jobs", "streams", "requests")
         }
         assert counted == {"jobs": 1, "streams": 1, "requests": 1}
+
+
+# --- the line ---
+
+
+async def test_an_order_over_the_limit_of_jobs_waits_in_line_where_it_may(unstarted: World) -> None:
+    unstarted.settings |= {"max_jobs": 1, "queue": 2}
+    async with unstarted as world:
+        first = await world.submit(**STUCK)
+        second, third = [await world.submit("gaga-1", prompt="Hello") for _ in range(2)]
+        assert [job["detail"] for job in (second, third)] == [f"Waiting: number {n} in line" for n in (1, 2)]
+        assert "1 unfinished jobs and 2 more" in await refused(await world.http.post("/api/jobs", json=STUCK))
+        assert await world.balance() == 1000 - 3 * 20
+        assert world.simulator.calls["gaga.submit"] <= 1
+        assert (await scraped(world))["pollcast_queued_total"] == 2
+        await world.http.post(f"/api/jobs/{first['id']}/cancel")
+        assert [(await world.ended(job["id"]))["status"] for job in (second, third)] == ["Completed", "Completed"]
+
+
+async def test_a_stream_shows_the_places_in_line_then_that_it_is_under_way_then_the_provider_s_words(
+    unstarted: World,
+) -> None:
+    unstarted.settings |= {"max_jobs": 1, "queue": 9}
+    async with unstarted as world:
+        first = await world.submit(**STUCK)
+        await world.submit("gaga-1", prompt="Hello")
+        last = await world.submit("gaga-1", prompt="Hello")
+        await world.http.post(f"/api/jobs/{first['id']}/cancel")
+        events = events_of(await world.messages("GET", f"/api/jobs/{last['id']}/events"))
+    waited = ["Waiting: number 2 in line", "Waiting: number 1 in line", "Under way"]
+    assert [event.get("detail") for event in events][:4] == [None, *waited]
+    assert [event["status"] for event in events][:4] == ["Processing started"] + ["Processing"] * 3
+    assert [event["n"] for event in events] == list(range(1, len(events) + 1))
+    assert events[-1]["status"] == "Completed"
+    assert "Pending" in [event.get("detail") for event in events]
+
+
+async def test_a_stream_of_an_order_in_line_begins_at_once(unstarted: World) -> None:
+    unstarted.settings |= {"max_jobs": 1, "queue": 9}
+    async with unstarted as world:
+        first = await world.submit(**STUCK)
+        async with world.open("POST", "/api/generate", json={"model": "suno", "prompt": "A song"}) as response:
+            messages = EventSource(response).aiter_sse()
+            events = [json.loads((await anext(messages)).data) for _ in range(2)]
+            assert [event.get("detail") for event in events] == [None, "Waiting: number 1 in line"]
+            await world.http.post(f"/api/jobs/{first['id']}/cancel")
+            *_, final = [json.loads(message.data) async for message in messages]
+            assert final["status"] == "Completed"
+
+
+async def test_a_cancel_in_line_ends_the_job_and_gives_everything_back(unstarted: World) -> None:
+    unstarted.settings |= {"max_jobs": 1, "queue": 9}
+    async with unstarted as world:
+        await world.submit(**STUCK)
+        second, third = [await world.submit("gaga-1", prompt="Hello") for _ in range(2)]
+        assert (await world.http.post(f"/api/jobs/{second['id']}/cancel")).status_code == 202
+        ended = await world.ended(second["id"])
+        assert (ended["status"], ended["refunded"]) == ("Canceled", 20)
+        while (await world.http.get(f"/api/jobs/{third['id']}")).json()["detail"] != "Waiting: number 1 in line":
+            await asyncio.sleep(0.001)
+        assert await world.balance() == 1000 - 2 * 20
+        assert world.simulator.calls["gaga.submit"] == 1
+
+
+async def test_a_job_may_stand_in_line_for_longer_than_its_provider_s_deadline(unstarted: World) -> None:
+    unstarted.settings |= {"max_jobs": 1, "queue": 9}
+    unstarted.provider = {"deadline": 900}
+    async with unstarted as world:
+        jobs = [await world.submit(**STUCK) for _ in range(3)]
+        last = await world.submit("gaga-1", prompt="Hello")
+        assert [(await world.ended(job["id"]))["code"] for job in jobs] == ["deadline_exceeded"] * 3
+        ended = await world.ended(last["id"])
+        assert ended["status"] == "Completed"
+        assert world.clock.now() - datetime.fromisoformat(last["created_at"]).timestamp() > 2 * 900
+
+
+async def test_a_line_is_there_after_a_restart_and_goes_by_the_limit_that_holds_then(unstarted: World) -> None:
+    unstarted.settings |= {"max_jobs": 1, "queue": 9}
+    async with unstarted as world:
+        await world.submit(**STUCK)
+        jobs = [await world.submit("gaga-1", prompt="Hello") for _ in range(2)]
+        await world.restart()
+        assert [(await world.http.get(f"/api/jobs/{job['id']}")).json()["detail"] for job in jobs] == [
+            f"Waiting: number {n} in line" for n in (1, 2)
+        ]
+        world.settings |= {"max_jobs": 2, "queue": 0}
+        await world.restart()
+        assert [(await world.ended(job["id"]))["status"] for job in jobs] == ["Completed", "Completed"]
+
+
+async def test_an_account_in_line_does_not_hold_up_another(unstarted: World) -> None:
+    unstarted.settings |= {"max_jobs": 1, "queue": 9}
+    async with unstarted as world:
+        await world.submit(**STUCK)
+        await world.submit(**STUCK)
+        other = {"Authorization": f"Bearer {await world.new_key('other', 100)}"}
+        path = "/api/generate"
+        messages = await world.messages("POST", path, json={"model": "gaga-1", "prompt": "Hello"}, headers=other)
+        assert events_of(messages)[-1]["status"] == "Completed"
 
 
 # --- several nodes ---

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from tests.test_runner import reached
 from tests.world import World
 
 
@@ -38,13 +39,16 @@ async def test_a_failure_is_counted_by_its_code_with_the_tokens_given_back(world
     assert told['pollcast_submits_total{outcome="upstream_auth",provider="Gaga"}'] == 1
 
 
-async def test_open_streams_and_jobs_under_way_are_told_as_they_are(world: World) -> None:
-    job = await world.submit("gaga-1", prompt="[stuck]")
-    async with world.open("GET", f"/api/jobs/{job['id']}/events") as response:
-        await anext(response.aiter_raw())
-        told = await scraped(world)
-        assert told["pollcast_streams"] == 1
-        assert sum(value for name, value in told.items() if name.startswith("pollcast_jobs{")) == 1
+async def test_open_streams_and_jobs_under_way_are_told_as_they_are(unstarted: World) -> None:
+    unstarted.provider = {"deadline": 1e9}
+    async with unstarted as world:
+        job = await world.submit("gaga-1", prompt="[stuck]")
+        await reached(world, "gaga.check")
+        async with world.open("GET", f"/api/jobs/{job['id']}/events") as response:
+            await anext(response.aiter_raw())
+            told = await scraped(world)
+            assert told["pollcast_streams"] == 1
+            assert sum(value for name, value in told.items() if name.startswith("pollcast_jobs{")) == 1
 
 
 async def test_a_word_that_a_provider_s_page_does_not_name_raises_the_alarm(world: World) -> None:

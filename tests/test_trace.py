@@ -1,5 +1,6 @@
 """The flight recorder: what it keeps, what it never keeps, and that a job it recorded can be met again."""
 
+import asyncio
 import os
 from collections.abc import Sequence
 from itertools import pairwise
@@ -43,24 +44,23 @@ async def test_a_poll_whose_answer_does_not_change_is_recorded_once_with_its_cou
     recorded.provider = {"poll_interval": 0.5}
     async with recorded as world:
         job = (await world.generate("gaga-1", prompt="[slow]"))[-1]["job"]
-        exchanges = traces(world).read(job)
-        polls = [exchange for exchange in exchanges if exchange["method"] == "GET"]
-        assert sum(poll.get("count", 1) for poll in polls) == world.simulator.calls["gaga.check"]
-        bodies = [poll["body"] for poll in polls]
-        assert len(polls) > 1
-        assert all(one != other for one, other in pairwise(bodies))
-        assert any(poll.get("count", 1) > 1 and poll["until"] > poll["at"] for poll in polls)
+    polls = [exchange for exchange in traces(world).read(job) if exchange["method"] == "GET"]
+    assert sum(poll.get("count", 1) for poll in polls) == world.simulator.calls["gaga.check"]
+    bodies = [poll["body"] for poll in polls]
+    assert len(polls) > 1
+    assert all(one != other for one, other in pairwise(bodies))
+    assert any(poll.get("count", 1) > 1 and poll["until"] > poll["at"] for poll in polls)
 
 
 async def test_a_submit_is_recorded_with_what_was_sent_and_answered_and_when(recorded: World) -> None:
     async with recorded as world:
         events = await world.generate("gaga-1", prompt="A red balloon")
-        submit = next(each for each in traces(world).read(events[-1]["job"]) if each["method"] == "POST")
-        assert submit["path"] == "/v1/generations"
-        assert "A red balloon" in submit["sent"]
-        assert orjson.loads(submit["body"])["id"]
-        assert (submit["status"], submit["headers"]["content-type"]) == (200, "application/json; charset=utf-8")
-        assert submit["at"] >= 1_800_000_000
+    submit = next(each for each in traces(world).read(events[-1]["job"]) if each["method"] == "POST")
+    assert submit["path"] == "/v1/generations"
+    assert "A red balloon" in submit["sent"]
+    assert orjson.loads(submit["body"])["id"]
+    assert (submit["status"], submit["headers"]["content-type"]) == (200, "application/json; charset=utf-8")
+    assert submit["at"] >= 1_800_000_000
 
 
 async def test_what_another_job_exchanges_is_not_in_a_job_s_trace(recorded: World) -> None:
@@ -68,9 +68,19 @@ async def test_what_another_job_exchanges_is_not_in_a_job_s_trace(recorded: Worl
         jobs = [await world.submit("gaga-1", prompt=f"Prompt {n}") for n in range(3)]
         for job in jobs:
             await world.ended(job["id"])
-        for n, job in enumerate(jobs):
-            text = orjson.dumps(traces(world).read(job["id"])).decode()
-            assert [other for other in range(3) if f"Prompt {other}" in text] == [n]
+    for n, job in enumerate(jobs):
+        text = orjson.dumps(traces(world).read(job["id"])).decode()
+        assert [other for other in range(3) if f"Prompt {other}" in text] == [n]
+
+
+async def test_a_trace_goes_with_its_job(recorded: World) -> None:
+    async with recorded as world:
+        gone, kept = [(await world.generate("gaga-1", prompt="Hello"))[-1]["job"] for _ in range(2)]
+        assert (await world.http.delete(f"/api/jobs/{gone}")).status_code == 204
+        while traces(world).read(gone):
+            await asyncio.sleep(0.001)
+    assert traces(world).read(kept)
+    assert len(list((world.folder / FOLDER).iterdir())) == 1
 
 
 async def test_a_trace_goes_on_after_a_restart(recorded: World) -> None:
@@ -79,10 +89,10 @@ async def test_a_trace_goes_on_after_a_restart(recorded: World) -> None:
         job = await world.submit("gaga-1", prompt="Hello")
         await world.restart()
         await world.ended(job["id"])
-        exchanges = traces(world).read(job["id"])
-        assert [exchange["n"] for exchange in exchanges] == list(range(len(exchanges)))
-        assert exchanges[0]["method"] == "POST"
-        assert "Success" in exchanges[-1]["body"] or "result" in exchanges[-1]["body"]
+    exchanges = traces(world).read(job["id"])
+    assert [exchange["n"] for exchange in exchanges] == list(range(len(exchanges)))
+    assert exchanges[0]["method"] == "POST"
+    assert "Success" in exchanges[-1]["body"] or "result" in exchanges[-1]["body"]
 
 
 def test_neither_a_key_nor_a_signature_is_kept(tmp_path: Path) -> None:
@@ -123,6 +133,39 @@ def test_old_traces_go_and_so_do_all_but_the_newest(tmp_path: Path, monkeypatch:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["job_3.jsonl", "job_4.jsonl"]
 
 
+def test_what_the_disk_is_too_slow_for_is_dropped_and_counted_and_nobody_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trace, "_MOST_WAITING", 2)
+    kept, slow = Traces(str(tmp_path)), tmp_path / "job_slow.jsonl"
+    os.mkfifo(slow)  # whoever reads it waits for somebody who writes
+    with kept.written():
+        kept.of("job_slow").record(polled(), [])
+        writes = slow.open("wb")  # waits until the thread is there
+        recorder = kept.of("job_1")
+        for n in range(5):
+            recorder.record(polled(b"%d" % n), [])
+        assert kept.dropped == 3
+        slow.unlink()
+        writes.close()
+    assert [each["body"] for each in kept.read("job_1")] == ["0", "1"]
+
+
+def test_a_trace_that_cannot_be_written_hinders_no_other(tmp_path: Path) -> None:
+    kept = Traces(str(tmp_path))
+    (tmp_path / "job_1.jsonl").mkdir()
+    with kept.written():
+        for job in ("job_1", "job_2"):
+            kept.forget(job)
+            kept.of(job).record(polled(), [])
+    assert len(kept.read("job_2")) == 1
+
+
+async def test_what_is_dropped_is_told_at_a_scrape(recorded: World) -> None:
+    async with recorded as world:
+        assert "pollcast_trace_dropped_total 0.0" in (await world.http.get("/metrics")).text
+
+
 def test_a_line_that_a_power_cut_has_torn_spoils_no_other(tmp_path: Path) -> None:
     kept = Traces(str(tmp_path))
     kept.of("job_1").record(polled(b"one"), [])
@@ -155,7 +198,7 @@ async def test_a_recorded_job_that_is_replayed_ends_the_same_way(
         if fault[1]:
             world.simulator.fault(*fault)
         events = await world.generate(model, prompt="Hello")
-        lines = [orjson.dumps(exchange) for exchange in traces(world).read(events[-1]["job"])]
+    lines = [orjson.dumps(exchange) for exchange in traces(world).read(events[-1]["job"])]
     (tmp_path / "again").mkdir()
     async with Replay(lines) as replay:
         again = World(tmp_path / "again", providers={provider: {"base_url": replay.origin}})

@@ -1,9 +1,12 @@
 """`serve --workers N`: several processes on one port, and the one that looks after them."""
 
+import concurrent.futures
 import os
 import re
 import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +17,26 @@ import pytest
 from tests.ports import free_port
 from tests.redis_server import flush, shared_server
 from tests.test_cli import command, serving
+
+HANGING = """
+import signal, socket, sys, time
+from proxy.cli.crew import Crew
+
+def work(listening, served, siblings):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    served.set()
+    time.sleep(60)
+
+class Told(Crew):
+    def _start(self, place):
+        super()._start(place)
+        self._served.wait(10)
+        print(self._workers[place].pid, flush=True)
+
+if __name__ == "__main__":
+    sys.exit(Told(1, work, socket.socket(fileno=int(sys.argv[1])), grace=0.1).run())
+"""
+"""A crew whose one worker does not hear SIGTERM."""
 
 
 class Crew:
@@ -82,6 +105,43 @@ def test_a_stop_ends_all_workers_and_is_no_failure(crew: Crew, stop: signal.Sign
     assert crew.process.wait(10) == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
     assert "Traceback" not in crew.log.read_text()
+
+
+def test_a_worker_that_does_not_stop_is_killed_and_the_exit_status_says_so(tmp_path: Path) -> None:
+    (tmp_path / "hanging.py").write_text(HANGING)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        hanging = subprocess.Popen(  # noqa: S603
+            [sys.executable, tmp_path / "hanging.py", str(listening.fileno())],
+            pass_fds=[listening.fileno()],
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert hanging.stdout
+        worker = int(hanging.stdout.readline())
+        hanging.terminate()
+        _, told = hanging.communicate(timeout=10)
+    assert hanging.returncode == 1
+    assert f"Worker {worker} has not stopped within 0.1 seconds: it is killed." in told.decode()
+    assert cmdline(worker) == b""
+
+
+def test_a_scrape_is_whole_whichever_worker_it_meets(crew: Crew) -> None:
+    url = f"http://127.0.0.1:{crew.port}/metrics"
+    with concurrent.futures.ThreadPoolExecutor(8) as clients:  # each on a connection of its own
+        for answer in clients.map(lambda _: httpx.get(url, trust_env=False), range(16)):
+            told = answer.text
+            assert set(re.findall(r'pollcast_loop_lag_seconds_count\{worker="(\d)"\}', told)) == {"0", "1"}
+            assert set(re.findall(r'pollcast_breaker_open\{provider="Gaga",worker="(\d)"\} 0.0', told)) == {"0", "1"}
+            assert told.count("# TYPE pollcast_breaker_open gauge") == 1
+            assert told.count("# TYPE pollcast_polls_total counter") == 1
+
+
+def test_a_worker_in_the_place_of_a_dead_one_tells_its_metrics_there(crew: Crew) -> None:
+    os.kill(min(crew.workers), signal.SIGKILL)
+    until(lambda: crew.served == 3)
+    told = httpx.get(f"http://127.0.0.1:{crew.port}/metrics", trust_env=False).text
+    assert set(re.findall(r'pollcast_loop_lag_seconds_count\{worker="(\d)"\}', told)) == {"0", "1"}
 
 
 def test_workers_whose_parent_is_killed_end_too(crew: Crew) -> None:

@@ -35,7 +35,7 @@ class About:
     async def metrics(self, request: Request) -> Response:
         """What Prometheus reads."""
         self.services.auth.check_scraper(request)
-        return Response(self.services.metrics.scrape(), headers={"Content-Type": CONTENT_TYPE})
+        return Response(await self.services.scrape(), headers={"Content-Type": CONTENT_TYPE})
 
     async def openapi(self, _: Request) -> Response:
         """The API described, for programs."""

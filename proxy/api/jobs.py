@@ -91,6 +91,7 @@ class Jobs:
             tuple({reference.ref for reference in reading.references if is_asset(reference.ref)}),
             self.services.catalogue.provider(reading.order.model).name,
             self.services.limits.jobs,
+            self.services.limits.line,
         )
         try:
             if refusal := refusal_of(request) or refusal:
@@ -107,10 +108,13 @@ class Jobs:
         await self._check(key, reading.order, reading.references)
         await self.services.catalogue.check_available(reading.order.model)
         try:
-            return await self.services.store.admit(admission)
+            admitted = await self.services.store.admit(admission)
         except RateLimited:
             self.services.limits.refused_job()
             raise
+        if admitted.job.detail is not None:  # its place in line
+            self.services.metrics.queued.inc()
+        return admitted
 
     async def _dry_run(self, request: Request, key: Key) -> Response:
         """Show what an order would send and cost; it is checked like any other, but its provider is not asked."""

@@ -15,6 +15,7 @@ from proxy.job import Job
 from proxy.limits import Limits
 from proxy.links import Links
 from proxy.metrics import Metrics
+from proxy.siblings import Siblings
 from proxy.store.base import Key, Store
 
 
@@ -37,6 +38,12 @@ class Services:
     """When each job that this node drives was last asked about."""
     asset_limit: int
     relay: bool
+    siblings: Siblings | None = None
+    """The workers on the same port, where there are several."""
+
+    async def scrape(self) -> bytes:
+        """The metrics of all workers on this port, in Prometheus' text format."""
+        return await self.siblings.scrape() if self.siblings else self.metrics.scrape()
 
     async def job(self, key: Key, job_id: str) -> Job:
         """The job of that id. Raises NotFound, also where it is another account's."""

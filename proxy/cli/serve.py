@@ -23,6 +23,7 @@ from proxy.http import Http
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Provider
 from proxy.settings import BadSetting, ProviderSettings, Settings, read
+from proxy.siblings import Siblings
 from proxy.simulator import DEFAULT_KEYS, Simulator
 from proxy.store import open_store
 
@@ -32,6 +33,8 @@ _DEMO: Final = Path("var/demo")
 _DEMO_TOKENS: Final = 10_000
 _PATIENCE: Final = 1
 """Seconds that a stop waits for clients that neither read nor leave."""
+_GRACE: Final = 10
+"""Seconds that a worker has to stop, beside POLLCAST_DRAIN, before it is killed."""
 _KEEP_ALIVE: Final = 75
 """Seconds that an idle connection is kept: longer than the proxies in front usually do."""
 
@@ -60,15 +63,15 @@ def _serve_with(workers: int, *, demo: bool) -> None:
         )
     logs.configure(settings.log, settings.log_level)
     with listening:
-        sys.exit(Crew(workers, _work, listening).run())
+        sys.exit(Crew(workers, _work, listening, grace=settings.drain + _GRACE).run())
 
 
-def _work(listening: socket.socket, served: Event) -> None:
+def _work(listening: socket.socket, served: Event, siblings: Siblings) -> None:
     """One worker's life: as that of a server of its own, on the socket that all share."""
 
     async def work() -> None:
         end_with_parent()
-        await _serve(read(Settings), ready=served.set, listening=listening)
+        await _serve(read(Settings), ready=served.set, listening=listening, siblings=siblings)
 
     try:
         run(work)
@@ -150,8 +153,9 @@ async def _serve(
     providers: dict[str, ProviderSettings] | None = None,
     ready: Callable[[], None] | None = None,
     listening: socket.socket | None = None,
+    siblings: Siblings | None = None,
 ) -> None:
-    app = Pollcast(settings, providers)
+    app = Pollcast(settings, providers, siblings=siblings)
     logs.configure(settings.log, settings.log_level).hide(app.secrets)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(_broken_on_purpose)

@@ -108,7 +108,7 @@ class Processing(_Event):
 
     status: Literal[Status.PROCESSING]
     detail: str | None = None
-    """The provider's own word."""
+    """The provider's own word; before it has the order, what the order waits for."""
     progress: Progress | None = None
     """Per cent; only when the provider gives one; never goes back."""
     outputs: list[Output] | None = None
@@ -175,7 +175,7 @@ class Job(Shape):
     event: Annotated[int, Field(ge=1)]
     """The newest event's number."""
     detail: str | None = None
-    """The provider's newest word."""
+    """The provider's newest word; before it has the order, what the order waits for."""
     progress: Progress | None = None
     eta: Eta | None = None
     """While it is unfinished, once enough jobs of the model have been completed here."""

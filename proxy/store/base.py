@@ -10,6 +10,7 @@ The promises, which `tests/store/contract.py` holds every backend to:
 2. Tokens move only in `admit` (charge), `append` (refund) and `grant`, each in the transaction of its cause; a job is
    charged once and refunded at most once; a balance equals the sum of its ledger entries and is never below zero.
 3. Only the holder of a job's claim can change the job. A claim that was lost raises `ClaimLost` and changes nothing.
+   A job that stands in its account's line, which nobody holds, is told its place there by the store itself.
 4. A change is told by `changes()` only after it can be read; the changes of an account are told in the order of their
    positions.
 5. Every event has a position in its account's feed: 1 more than the last. An account's positions begin at a random
@@ -91,7 +92,8 @@ class Admission:
 
     `fingerprint` stands for the body as parsed JSON; equal bodies have equal fingerprints. `assets` are the ids of the
     account's assets that the order names: they are held until the job is over. Jobs of one `queue` share its room.
-    `most` is how many unfinished jobs the account may have, this one included; None: any number.
+    `most` is how many unfinished jobs the account may have, this one included; None: any number. `line` is how many
+    more may stand in its line, where they are not claimed before `advance` has let them go on to their queue.
     """
 
     account: str
@@ -103,6 +105,7 @@ class Admission:
     assets: Sequence[str] = ()
     queue: str = ""
     most: int | None = None
+    line: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +126,15 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The sole right to change a job, until it lapses; `epoch` grows with every claim of the same job."""
+    """The sole right to change a job, until it lapses; `epoch` grows with every claim of the same job.
+
+    `since` is when the job began to wait for room: at its order, or when it left its account's line.
+    """
 
     job: Job
     node: str
     epoch: int
+    since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +184,21 @@ class Swept:
     blobs: Sequence[str]
 
 
-def too_many_jobs(most: int) -> errors.RateLimited:
-    """How an order of an account is refused that has `most` unfinished jobs."""
-    return errors.RateLimited(f"The account has {most} unfinished jobs, which is its limit: wait for the end of one.")
+def too_many_jobs(most: int, line: int = 0) -> errors.RateLimited:
+    """How an order of an account is refused that has `most` unfinished jobs, and `line` more in its line."""
+    more = f" and {line} more that wait in line" if line else ""
+    return errors.RateLimited(
+        f"The account has {most} unfinished jobs{more}, which is its limit: wait for the end of one."
+    )
+
+
+def told_places(standing: int) -> list[int]:
+    """The places in a line of so many at which a job is told where it stands: 1 to 5, 10, 20, 50, 100, 200, 500, ...
+
+    Telling every job at every step would make events with the square of the line's length; so each job has few.
+    """
+    round_ones = (figure * 10**power for power in range(1, len(str(standing))) for figure in (1, 2, 5))
+    return [place for place in (*range(1, 6), *round_ones) if place <= standing]
 
 
 class Shared(Protocol):
@@ -257,7 +276,8 @@ class Store(Protocol):
         """Record a new job: idempotency key, charge, job and its event 1, in one transaction.
 
         The same idempotency key with the same fingerprint returns the job it made, charging nothing, whatever `most`.
-        Raises errors.RateLimited where the account has `most` unfinished jobs, however many ask at once.
+        Where the account has `most` unfinished jobs, or others stand in its line, the job stands behind them, and its
+        event 2 tells its place; where the line is full, however many ask at once, it raises errors.RateLimited.
         Raises errors.InsufficientTokens; errors.IdempotencyConflict for another fingerprint; errors.NotFound where the
         job that the key made has been deleted, or where a named asset is gone. A refused order records nothing, its
         idempotency key included.
@@ -266,12 +286,20 @@ class Store(Protocol):
     async def replay(self, admission: Admission) -> Job | None:
         """The job that the admission's idempotency key made before; None when it made none. Raises as `admit` does."""
 
+    async def advance(self, most: int | None, limit: int) -> int:
+        """Let jobs go on from their accounts' lines to their queues; returns how many did.
+
+        Of each account so many go, the first in line first and up to `limit`, that it has at the most `most` unfinished
+        jobs outside of its line (None: any number); from now on they wait for room. Those behind are told their place
+        where it is one of `told_places`. After its first call it looks only at lines of accounts of which a job ended.
+        """
+
     async def claim(self, node: str, rooms: Mapping[str, Room], limit: int) -> Sequence[Claim]:
         """Take up to `limit` unfinished jobs that nobody holds, of the queues in `rooms`.
 
         First, oldest first, those that were claimed before, and those that wait no longer: their client wants their
-        end, or the queue's patience is over. Then those that still wait, as far as their queue has room, the accounts
-        taking turns: one with many waiting jobs does not hold up another's first.
+        end (in a line, too), or the queue's patience is over. Then those that still wait, as far as their queue has
+        room, the accounts taking turns: one with many waiting jobs does not hold up another's first.
 
         A claim holds until its job is over, it is released, or its lease lapses without `renew` and another node
         claims it: a node never takes a job over from itself, however late it renews.

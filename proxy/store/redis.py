@@ -26,7 +26,7 @@ from ulid import ULID
 from proxy import errors
 from proxy.breaker import Health, Limits, Seen
 from proxy.clock import Clock, SystemClock
-from proxy.job import Draft, Event, Job, Status, Ticket, encode, new_id
+from proxy.job import Draft, Event, Job, Status, Ticket, encode, new_id, standing
 from proxy.store import records
 from proxy.store.base import (
     Account,
@@ -43,6 +43,7 @@ from proxy.store.base import (
     Room,
     Stretch,
     Swept,
+    told_places,
     too_many_jobs,
 )
 from proxy.store.follower import BLOCK, Follower, event_of
@@ -82,6 +83,7 @@ class RedisStore:
         self._claiming = asyncio.Lock()
         self._claims: dict[str, str] = {}
         """By node, the name of the claim that was last made and has not been answered."""
+        self._advanced = False
         self._told = 0
         """The number of the newest change that this process has recorded."""
 
@@ -195,15 +197,16 @@ class RedisStore:
             encode(job, Draft(job.status), job.event, now),
             now,
             "" if admission.most is None else admission.most,
+            admission.line,
         )
         match answer:
-            case [b"done", told]:
+            case [b"done", told, place]:
                 self._told = int(told)
-                return Admitted(job)
+                return Admitted(await self._tell_place(job, int(place)) if int(place) else job)
             case [b"no asset", asset]:
                 raise errors.NotFound(f"There is no asset {asset.decode()}.")
-            case [b"full"] if admission.most is not None:
-                raise too_many_jobs(admission.most)
+            case [b"full", standing_in_line] if admission.most is not None:
+                raise too_many_jobs(admission.most, int(standing_in_line))
             case [b"no account"]:
                 raise errors.NotFound(f"There is no account {job.account}.")
             case [b"short", balance]:
@@ -216,6 +219,32 @@ class RedisStore:
         answer = await self._read("replay", *asked)
         return None if answer == [b"new"] else _replayed(answer)
 
+    async def advance(self, most: int | None, limit: int) -> int:
+        """Let jobs go on from their accounts' lines to their queues."""
+        anew = 0 if self._advanced else 1
+        lines = await self._write("advance", "" if most is None else most, limit, self._clock.now(), anew)
+        self._advanced = True
+        for account, _, length in lines:
+            for place, record in await self._read("standing", account, *told_places(int(length))):
+                await self._tell_place(_job(record), int(place))
+        return sum(int(went) for _, went, _ in lines)
+
+    async def _tell_place(self, job: Job, place: int) -> Job:
+        """Tell a job in its account's line where it stands, unless it knows; told or not, it stands there."""
+        draft = standing(place)
+        if job.detail == draft.fields["detail"]:
+            return job
+        now = self._clock.now()
+        after, data = _after(job, draft, None, now)
+        with suppress(errors.Unavailable):
+            told = await self._write(
+                "tell_place", job.id, job.event, place, after.status, records.dump(after), data, now
+            )
+            if told:
+                self._told = int(told)
+                return after
+        return job
+
     async def claim(self, node: str, rooms: Mapping[str, Room], limit: int) -> Sequence[Claim]:
         """Take up to `limit` unfinished jobs that nobody holds, as far as there is room for them."""
         waiting = [argument for queue, room in rooms.items() for argument in (queue, room.limit, room.patience)]
@@ -227,7 +256,7 @@ class RedisStore:
             overdue = now if self._writes.served_for() > self._lease else 0
             taken = await self._write("claim", node, once, now, overdue, now + self._lease, limit, *waiting)
             del self._claims[node]
-        claims = [Claim(_job(record), node, int(epoch)) for epoch, record in taken]
+        claims = [Claim(_job(record), node, int(epoch), float(since)) for epoch, since, record in taken]
         for claim in claims:
             self._holdings[_name(claim)] = _Holding(claim.job)
         return claims

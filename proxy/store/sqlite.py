@@ -20,7 +20,7 @@ from weakref import WeakSet
 
 from proxy import errors
 from proxy.clock import Clock, SystemClock
-from proxy.job import Draft, Event, Job, Status, Ticket, encode, new_id
+from proxy.job import Draft, Event, Job, Status, Ticket, encode, new_id, standing
 from proxy.store import records
 from proxy.store.base import (
     Account,
@@ -37,6 +37,7 @@ from proxy.store.base import (
     Room,
     Stretch,
     Swept,
+    told_places,
     too_many_jobs,
 )
 from proxy.store.lane import Connection, Lane, Listener
@@ -192,7 +193,13 @@ _COUNTS: Final = (
     "CREATE INDEX work_by_account ON work (account)",
     "CREATE INDEX job_completed ON job (model, ended_at) WHERE status = 'Completed'",
 )
-_MIGRATIONS: Final = (_SCHEMA, _ENDS, _FEEDS, _TURNS, _COUNTS)
+_LINES: Final = (
+    # A job in its account's line waits in a queue of that name, and goes on to this one.
+    "ALTER TABLE work ADD COLUMN onward TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE account ADD COLUMN moved INTEGER NOT NULL DEFAULT 0",  # its line is to be looked at
+    "CREATE INDEX account_moved ON account (id) WHERE moved",
+)
+_MIGRATIONS: Final = (_SCHEMA, _ENDS, _FEEDS, _TURNS, _COUNTS, _LINES)
 """Each takes a database from one version (its place here) to the next; released ones are never edited."""
 
 
@@ -209,6 +216,7 @@ class SqliteStore:
         self._lease = lease
         self._exclusive = exclusive
         self._listeners: WeakSet[Listener] = WeakSet()
+        self._advanced = False
 
     async def __aenter__(self) -> Self:
         """Open the file, made or migrated where needed; errors.Unavailable when that cannot be."""
@@ -289,6 +297,12 @@ class SqliteStore:
     async def replay(self, admission: Admission) -> Job | None:
         """The job that the admission's idempotency key made before."""
         return await self._reader.run(_replay, admission)
+
+    async def advance(self, most: int | None, limit: int) -> int:
+        """Let jobs go on from their accounts' lines to their queues."""
+        number = await self._writer.run(_advance, most, limit, self._clock.now(), anew=not self._advanced)
+        self._advanced = True
+        return number
 
     async def claim(self, node: str, rooms: Mapping[str, Room], limit: int) -> Sequence[Claim]:
         """Take up to `limit` unfinished jobs that nobody holds, as far as there is room for them."""
@@ -554,17 +568,19 @@ def _page(rows: Iterable[sqlite3.Row], limit: int, record: Callable[[sqlite3.Row
 def _admit(db: Connection, admission: Admission, now: float) -> Admitted:
     if earlier := _replay(db, admission):
         return Admitted(earlier, replayed=True)
-    _require_room(db, admission)
+    queue = _queue_of(db, admission)
     _require_assets(db, admission)
     job = Job(new_id("job"), admission.account, admission.key, admission.order, admission.tokens, now, now)
     _charge(db, job)
     row = (job.id, job.account, job.model, job.status, _record_of(job))
     db.execute("INSERT INTO job (id, account, model, status, record) VALUES (?, ?, ?, ?, ?)", row)
     db.execute(
-        "INSERT INTO work (job, account, queue, turn, since, waiting) VALUES (?, ?, ?, ?, ?, 1)",
-        (job.id, job.account, admission.queue, _turn_of(db, admission.queue, job.account), now),
+        "INSERT INTO work (job, account, queue, turn, since, onward, waiting) VALUES (?, ?, ?, ?, ?, ?, 1)",
+        (job.id, job.account, queue, _turn_of(db, queue, job.account), now, admission.queue),
     )
     _publish(db, job, Draft(job.status), now)
+    if queue != admission.queue:
+        job = _tell_place(db, job, _length(db, queue), now)
     db.executemany("INSERT INTO hold (job, asset) VALUES (?, ?)", [(job.id, asset) for asset in set(admission.assets)])
     if admission.idempotency_key is not None:
         db.execute(
@@ -590,12 +606,32 @@ def _replay(db: Connection, admission: Admission) -> Job | None:
     return job
 
 
-def _require_room(db: Connection, admission: Admission) -> None:
+def _queue_of(db: Connection, admission: Admission) -> str:
+    """Where an order is to wait: for room, or first in its account's line."""
     if admission.most is None:
-        return
-    (count,) = db.execute("SELECT count(*) FROM work WHERE account = ?", (admission.account,)).fetchone()
-    if count >= admission.most:
-        raise too_many_jobs(admission.most)
+        return admission.queue
+    line = _line_of(admission.account)
+    in_line = _length(db, line)
+    if not in_line and _outside(db, admission.account) < admission.most:
+        return admission.queue
+    if in_line >= admission.line:
+        raise too_many_jobs(admission.most, in_line)
+    return line
+
+
+def _line_of(account: str) -> str:
+    """The name of the queue that is the account's line; no provider's is called so."""
+    return f"line:{account}"
+
+
+def _length(db: Connection, queue: str) -> int:
+    return int(db.execute("SELECT count(*) FROM work WHERE waiting AND queue = ?", (queue,)).fetchone()[0])
+
+
+def _outside(db: Connection, account: str) -> int:
+    """How many unfinished jobs of the account do not stand in its line."""
+    (count,) = db.execute("SELECT count(*) FROM work WHERE account = ?", (account,)).fetchone()
+    return int(count) - _length(db, _line_of(account))
 
 
 def _require_assets(db: Connection, admission: Admission) -> None:
@@ -629,6 +665,48 @@ def _note_turn(db: Connection, queue: str, account: str, turn: int) -> None:
         """INSERT INTO turn (queue, account, last) VALUES (?, ?, ?)
            ON CONFLICT DO UPDATE SET last = max(last, excluded.last)""",
         (queue, account, turn),
+    )
+
+
+def _advance(db: Connection, most: int | None, limit: int, now: float, *, anew: bool) -> int:
+    if anew:
+        db.execute("UPDATE account SET moved = 1 WHERE id IN (SELECT account FROM work WHERE waiting)")
+    moved = db.execute("SELECT id FROM account WHERE moved").fetchall()
+    return sum(_advance_line(db, row["id"], most, limit, now) for row in moved)
+
+
+def _advance_line(db: Connection, account: str, most: int | None, limit: int, now: float) -> int:
+    line = _line_of(account)
+    room = limit if most is None else max(min(most - _outside(db, account), limit), 0)
+    first = "SELECT job, onward FROM work WHERE waiting AND queue = ? ORDER BY turn, job LIMIT ?"
+    going = db.execute(first, (line, room)).fetchall()
+    for job, onward in going:
+        db.execute(
+            "UPDATE work SET queue = ?, turn = ?, since = ? WHERE job = ?",
+            (onward, _turn_of(db, onward, account), now, job),
+        )
+    if len(going) < limit:
+        db.execute("UPDATE account SET moved = 0 WHERE id = ?", (account,))
+    nth = "SELECT record FROM work JOIN job ON id = job WHERE waiting AND queue = ? ORDER BY turn, job LIMIT 1 OFFSET ?"
+    for place in told_places(_length(db, line)):
+        _tell_place(db, _job_of(db.execute(nth, (line, place - 1)).fetchone()), place, now)
+    return len(going)
+
+
+def _tell_place(db: Connection, job: Job, place: int, now: float) -> Job:
+    draft = standing(place)
+    if job.detail == draft.fields["detail"]:
+        return job
+    after = _update(db, job.after(draft, now))
+    _publish(db, after, draft, now)
+    return after
+
+
+def _moved(db: Connection, account: str) -> None:
+    """Note that the account's line, if there is one, is to be looked at."""
+    db.execute(
+        "UPDATE account SET moved = 1 WHERE id = ? AND EXISTS (SELECT 1 FROM work WHERE waiting AND queue = ?)",
+        (account, _line_of(account)),
     )
 
 
@@ -682,8 +760,13 @@ def _take(db: Connection, job_id: str, node: str, lapses_at: float) -> Claim:
         "UPDATE work SET waiting = 0, node = ?, epoch = epoch + 1, lapses_at = ? WHERE job = ?",
         (node, lapses_at, job_id),
     )
-    row = db.execute("SELECT record, epoch FROM work JOIN job ON job.id = work.job WHERE job = ?", (job_id,)).fetchone()
-    return Claim(_job_of(row), node, row["epoch"])
+    row = db.execute(
+        "SELECT record, epoch, since, queue FROM work JOIN job ON job.id = work.job WHERE job = ?", (job_id,)
+    ).fetchone()
+    job = _job_of(row)
+    if row["queue"] == _line_of(job.account):
+        _moved(db, job.account)
+    return Claim(job, node, row["epoch"], row["since"])
 
 
 def _renew(db: Connection, node: str, lapses_at: float) -> None:
@@ -722,6 +805,7 @@ def _append(db: Connection, claim: Claim, draft: Draft, ticket: Ticket | None, n
         _refund(db, job, draft, now)
     if job.status.final:
         db.execute("DELETE FROM work WHERE job = ?", (job.id,))
+        _moved(db, job.account)
         db.execute("UPDATE job SET ended_at = ? WHERE id = ?", (now, job.id))
         if db.jobs is not None:
             del db.jobs[job.id]

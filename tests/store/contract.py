@@ -81,6 +81,11 @@ async def claim_one(store: Store, node: str = "node-a") -> Claim:
     return claim
 
 
+async def details(store: Store, job: Job) -> list[str | None]:
+    """What each event of the job says in `detail`."""
+    return [orjson.loads(event.data).get("detail") for event in await store.read(job.id, 0)]
+
+
 def new_asset(account: str, name: str = "asset_1", created_at: float = 5.0) -> Asset:
     return Asset(name, account, "image/png", 10, f"blob-of-{name}", created_at)
 
@@ -755,6 +760,163 @@ class StoreContract:
         await store.release(claim)
         assert [claim.job.id for claim in await store.claim("node-a", one, 10)] == [jobs[0].id]
         assert await store.claim("node-b", one, 10) == []
+
+    # --- the line of an account ---
+
+    async def test_an_order_too_many_stands_in_line_and_is_charged(self, store: Store, caller: Caller) -> None:
+        first = await caller.admit(20, most=1, line=2)
+        job = await caller.admit(20, most=1, line=2)
+        assert (job.detail, job.status, job.event) == ("Waiting: number 1 in line", Status.PROCESSING, 2)
+        assert await store.job(caller.account, job.id) == job
+        assert await caller.balance() == 60
+        assert await details(store, job) == [None, "Waiting: number 1 in line"]
+        assert [claim.job.id for claim in await store.claim("node-a", ROOMS, 10)] == [first.id]
+        assert [job.id for job in (await store.jobs(caller.account, 9, status=Status.PROCESSING)).items] == [job.id]
+
+    async def test_a_line_has_an_end_and_a_refusal_leaves_nothing(self, store: Store, caller: Caller) -> None:
+        for _ in range(3):
+            await caller.admit(20, most=1, line=2)
+        with pytest.raises(errors.RateLimited, match="1 unfinished jobs and 2 more that wait in line"):
+            await caller.admit(20, most=1, line=2)
+        assert await caller.balance() == 40
+        await (await new_caller(store, "other")).admit(20, most=1, line=2)
+
+    async def test_of_many_orders_at_once_no_more_are_taken_than_the_line_is_long(self, caller: Caller) -> None:
+        asked = (caller.admit(5, most=3, line=4) for _ in range(10))
+        taken = [job for job in await asyncio.gather(*asked, return_exceptions=True) if isinstance(job, Job)]
+        places = [job.detail for job in taken if job.detail]
+        assert places == [f"Waiting: number {place} in line" for place in (1, 2, 3, 4)]
+        assert len(taken) == 7
+        assert await caller.balance() == 65
+
+    async def test_the_first_in_line_goes_on_when_a_job_ends(self, store: Store, caller: Caller) -> None:
+        jobs = [await caller.admit(1, most=2, line=9) for _ in range(5)]
+        claims = await store.claim("node-a", ROOMS, 10)
+        await store.advance(2, 10)
+        assert await store.claim("node-a", ROOMS, 10) == []
+        for ended, goes_on in ((0, 2), (1, 3)):
+            await store.append(claims[ended], DONE)
+            assert await store.claim("node-a", ROOMS, 10) == []
+            await store.advance(2, 10)
+            assert [claim.job.id for claim in await store.claim("node-a", ROOMS, 10)] == [jobs[goes_on].id]
+
+    async def test_who_stands_in_line_is_told_when_it_has_moved(self, store: Store, caller: Caller) -> None:
+        jobs = [await caller.admit(1, most=1, line=9) for _ in range(4)]
+        changes = store.changes()
+        await store.append(await claim_one(store), DONE)
+        await store.advance(1, 10)
+        told = [(await soon(changes)).job for _ in range(3)]
+        assert told == [jobs[0].id, jobs[2].id, jobs[3].id]
+        places = [f"Waiting: number {place} in line" for place in (3, 2, 1)]
+        assert await details(store, jobs[3]) == [None, *places[:2]]
+        assert await details(store, jobs[2]) == [None, *places[1:]]
+        assert await details(store, jobs[1]) == [None, *places[2:]]
+
+    async def test_a_line_that_has_not_moved_is_told_nothing(self, store: Store, caller: Caller) -> None:
+        jobs = [await caller.admit(1, most=1, line=9) for _ in range(3)]
+        for _ in range(3):
+            await store.advance(1, 10)
+        assert [len(await store.read(job.id, 0)) for job in jobs] == [1, 2, 2]
+
+    async def test_a_long_line_is_told_at_few_places(self, store: Store, caller: Caller) -> None:
+        jobs = [await caller.admit(1, most=1, line=99) for _ in range(31)]
+        for _ in range(30):
+            await store.append(await claim_one(store), DONE)
+            await store.advance(1, 10)
+        places = (30, 20, 10, 5, 4, 3, 2, 1)
+        assert await details(store, jobs[-1]) == [None, *(f"Waiting: number {place} in line" for place in places)]
+
+    async def test_nobody_overtakes_the_line_of_an_account(self, store: Store, caller: Caller) -> None:
+        jobs = [await caller.admit(1, most=1, line=9) for _ in range(2)]
+        await store.append(await claim_one(store), DONE)
+        late = await caller.admit(1, most=1, line=9)
+        await store.advance(1, 10)
+        assert (await claim_one(store)).job.id == jobs[1].id
+        assert await details(store, late) == [None, "Waiting: number 2 in line", "Waiting: number 1 in line"]
+
+    async def test_who_leaves_the_line_takes_its_turn_among_the_accounts(self, store: Store, caller: Caller) -> None:
+        other = await new_caller(store, "other")
+        jobs = [await caller.admit(1, most=1, line=9) for _ in range(3)]
+        theirs = [await other.admit(1, most=2, line=9) for _ in range(2)]
+        served = []
+        for _ in range(5):
+            (claim,) = await store.claim("node-a", {"": Room(1, 1e9)}, 10)
+            served.append(claim.job.id)
+            await store.append(claim, DONE)
+            await store.advance(1, 10)
+        assert served == [job.id for job in (jobs[0], theirs[0], jobs[1], theirs[1], jobs[2])]
+
+    async def test_a_job_goes_on_to_the_queue_that_it_was_ordered_for(self, store: Store, caller: Caller) -> None:
+        await caller.admit(1, most=1, line=9, queue="here")
+        job = await caller.admit(1, most=1, line=9, queue="there")
+        (claim,) = await store.claim("node-a", {"here": Room(9, 1e9)}, 10)
+        await store.append(claim, DONE)
+        await store.advance(1, 10)
+        assert await store.claim("node-a", {"here": Room(9, 1e9)}, 10) == []
+        assert [claim.job.id for claim in await store.claim("node-a", {"there": Room(9, 1e9)}, 10)] == [job.id]
+
+    async def test_time_in_line_is_not_taken_from_the_patience_for_room(
+        self, store: Store, caller: Caller, clock: ManualClock
+    ) -> None:
+        jobs = [await caller.admit(1, most=1, line=9) for _ in range(2)]
+        claim = await claim_one(store)
+        clock.time += 1000
+        assert await store.claim("node-a", {"": Room(0, 60.0)}, 10) == []
+        await store.append(claim, DONE)
+        await store.advance(1, 10)
+        clock.time += 59
+        assert await store.claim("node-a", {"": Room(0, 60.0)}, 10) == []
+        clock.time += 1
+        (claim,) = await store.claim("node-a", {"": Room(0, 60.0)}, 10)
+        assert claim.job.id == jobs[1].id
+        assert claim.since == jobs[1].created_at + 1000
+
+    async def test_a_job_in_line_whose_client_wants_its_end_is_claimed_and_those_behind_move_up(
+        self, store: Store, caller: Caller
+    ) -> None:
+        jobs = [await caller.admit(20, most=1, line=9) for _ in range(3)]
+        running = await claim_one(store)
+        await store.request_cancel(caller.account, jobs[1].id)
+        claim = await claim_one(store)
+        assert (claim.job.id, claim.job.cancel_requested) == (jobs[1].id, True)
+        await store.append(claim, Draft(Status.CANCELED, {"refunded": 20}, refund=20))
+        await store.advance(1, 10)
+        assert await caller.balance() == 60
+        assert await details(store, jobs[2]) == [None, "Waiting: number 2 in line", "Waiting: number 1 in line"]
+        assert await store.claim("node-a", ROOMS, 10) == []
+        await store.append(running, DONE)
+        await store.advance(1, 10)
+        assert (await claim_one(store)).job.id == jobs[2].id
+
+    async def test_a_job_taken_from_the_line_for_its_end_may_be_given_back(self, store: Store, caller: Caller) -> None:
+        jobs = [await caller.admit(20, most=1, line=9) for _ in range(2)]
+        await claim_one(store)
+        await store.request_cancel(caller.account, jobs[1].id)
+        await store.release(await claim_one(store))
+        await store.advance(1, 10)
+        claim = await claim_one(store)
+        assert (claim.job.id, claim.job.cancel_requested) == (jobs[1].id, True)
+
+    @pytest.mark.parametrize(("most", "gone"), [(None, 3), (3, 2), (1, 0), (0, 0)])
+    async def test_a_line_is_there_after_reopening_and_goes_by_the_new_limit(
+        self, opened: Opened, most: int | None, gone: int
+    ) -> None:
+        async with opened() as store:
+            caller = await new_caller(store)
+            jobs = [await caller.admit(1, most=1, line=9) for _ in range(4)]
+            await store.advance(1, 10)
+        async with opened() as store:
+            await store.advance(most, 10)
+            claims = await store.claim("node-a", ROOMS, 10)
+            assert [claim.job.id for claim in claims] == [job.id for job in jobs[: gone + 1]]
+
+    async def test_a_repeated_order_is_answered_from_the_line(self, store: Store, caller: Caller) -> None:
+        await caller.admit(1, most=1, line=1)
+        order = caller.order(1, most=1, line=1, idempotency_key="once", fingerprint=b"1")
+        first = await store.admit(order)
+        again = await store.admit(order)
+        assert again.replayed
+        assert again.job == first.job
 
     # --- claims ---
 

@@ -15,10 +15,76 @@ local function wait(job, queue, turn, since)
   call('ZADD', 'pollcast:since:' .. queue, since, job)
 end
 
+local function line_for(account)
+  return 'line:' .. account
+end
+
+-- How many jobs stand in the account's line, and how many unfinished ones do not.
+local function counted(account)
+  local standing = call('ZCARD', 'pollcast:waiting:' .. line_for(account))
+  return standing, call('SCARD', 'pollcast:running:' .. account) - standing
+end
+
+-- A job has left the account's line, or may go on from it: it is to be looked at, if there is one.
+local function moved_in_line(account)
+  if call('SISMEMBER', 'pollcast:lines', account) == 1 then
+    call('SADD', 'pollcast:moved', account)
+  end
+end
+
+-- Let the first jobs of the account's line go on to their queues: so many as it may have outside of the line.
+-- Answers the account, how many went, and how many still stand in it.
+local function advance(account, most, limit, now)
+  local line = line_for(account)
+  local standing, outside = counted(account)
+  local room = math.min(most == '' and limit or most - outside, limit, standing)
+  local going = room > 0 and call('ZRANGE', 'pollcast:waiting:' .. line, 0, room - 1) or {}
+  for _, job in ipairs(going) do
+    local queue = call('HGET', 'pollcast:work:' .. job, 'onward')
+    local turn = next_turn(queue, account)
+    call('ZREM', 'pollcast:waiting:' .. line, job)
+    call('ZREM', 'pollcast:since:' .. line, job)
+    call('HSET', 'pollcast:work:' .. job, 'queue', queue, 'turn', digits(turn), 'since', now)
+    wait(job, queue, turn, now)
+  end
+  if #going == standing then
+    call('SREM', 'pollcast:lines', account)
+  end
+  if #going < limit then
+    call('SREM', 'pollcast:moved', account)
+  end
+  return {account, #going, standing - #going}
+end
+
+-- Answers what became of each line that was looked at. Made twice, it answers no more what it answered before.
+-- The first call of a node (`anew`) looks at all: its limit may be another than the last one's.
+function commands.advance(most, limit, now, anew)
+  if anew == '1' then
+    call('SUNIONSTORE', 'pollcast:moved', 'pollcast:lines')
+  end
+  local found = {}
+  for _, account in ipairs(call('SMEMBERS', 'pollcast:moved')) do
+    table.insert(found, advance(account, most, tonumber(limit), now))
+  end
+  return found
+end
+
+-- The jobs at these places of the account's line, as {place, record}.
+function commands.standing(account, ...)
+  local found = {}
+  for _, place in ipairs({...}) do
+    local job = call('ZRANGE', 'pollcast:waiting:' .. line_for(account), place - 1, place - 1)[1]
+    if job then
+      table.insert(found, {place, call('GET', 'pollcast:job:' .. job)})
+    end
+  end
+  return found
+end
+
 -- Make `node` the job's holder; whoever held it before is shut out by the new epoch.
 local function take(job, node, lapses_at)
   local work = 'pollcast:work:' .. job
-  local queue, holder = unpack(call('HMGET', work, 'queue', 'node'))
+  local queue, holder, account = unpack(call('HMGET', work, 'queue', 'node', 'account'))
   if holder then
     call('ZREM', 'pollcast:held:' .. holder, job)
   end
@@ -27,6 +93,7 @@ local function take(job, node, lapses_at)
   call('ZREM', 'pollcast:since:' .. queue, job)
   call('SADD', 'pollcast:busy:' .. queue, job)
   call('ZADD', 'pollcast:held:' .. node, 0, job)
+  moved_in_line(account)
   call('HSET', work, 'node', node, 'lapses_at', lapses_at)
   call('HINCRBY', work, 'epoch', 1)
 end
@@ -92,13 +159,13 @@ local function next_in_turn(queue, room, limit)
   return jobs
 end
 
--- Epoch and record of each of the jobs that the node took and still holds.
+-- Epoch, time since when it waited for room, and record of each of the jobs that the node took and still holds.
 local function taken(node, jobs)
   local claims = {}
   for _, job in ipairs(jobs) do
-    local holder, epoch, over = unpack(call('HMGET', 'pollcast:work:' .. job, 'node', 'epoch', 'over'))
+    local holder, epoch, since, over = unpack(call('HMGET', 'pollcast:work:' .. job, 'node', 'epoch', 'since', 'over'))
     if holder == node and not over then
-      table.insert(claims, {epoch, call('GET', 'pollcast:job:' .. job)})
+      table.insert(claims, {epoch, since, call('GET', 'pollcast:job:' .. job)})
     end
   end
   return claims

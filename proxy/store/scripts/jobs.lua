@@ -30,16 +30,44 @@ local function line_of(account, job)
   end
 end
 
-function commands.admit(job, account, price, queue, assets, once, fingerprint, status, model, record, data, now, most)
+-- Have the account's list say the job's status.
+local function list_as(account, job, status)
+  local line, was, model, once = line_of(account, job)
+  if was ~= status then
+    call('ZREM', 'pollcast:jobs:' .. account, line)
+    call('ZADD', 'pollcast:jobs:' .. account, 0, listed(job, status, model, once))
+  end
+end
+
+-- Where an order is to wait, for room or first in its account's line; nothing where that is full, and its length.
+local function queue_for(account, queue, most, line)
+  if most == '' then
+    return queue
+  end
+  local standing, outside = counted(account)
+  if standing == 0 and outside < tonumber(most) then
+    return queue
+  end
+  return standing < tonumber(line) and line_for(account), standing
+end
+
+-- The job's place in its account's line; 0 where it stands in none.
+local function place_of(account, job)
+  return (call('ZRANK', 'pollcast:waiting:' .. line_for(account), job) or -1) + 1
+end
+
+function commands.admit(
+  job, account, price, onward, assets, once, fingerprint, status, model, record, data, now, most, line)
   if call('EXISTS', 'pollcast:job:' .. job) == 1 then
-    return {'done', call('GET', 'pollcast:told')}
+    return {'done', call('GET', 'pollcast:told'), place_of(account, job)}
   end
   local earlier = replayed(account, once, fingerprint)
   if earlier then
     return earlier
   end
-  if most ~= '' and call('SCARD', 'pollcast:running:' .. account) >= tonumber(most) then
-    return {'full'}
+  local queue, standing = queue_for(account, onward, most, line)
+  if not queue then
+    return {'full', standing}
   end
   for _, asset in ipairs(words(assets)) do
     if call('HGET', 'pollcast:asset:' .. asset, 'account') ~= account then
@@ -57,7 +85,10 @@ function commands.admit(job, account, price, queue, assets, once, fingerprint, s
   local turn = next_turn(queue, account)
   wait(job, queue, turn, now)
   local work = {'account', account, 'queue', queue, 'turn', digits(turn), 'since', now, 'epoch', 0, 'event', 1, 'shown', 1}
-  call('HSET', 'pollcast:work:' .. job, 'assets', assets, unpack(work))
+  call('HSET', 'pollcast:work:' .. job, 'assets', assets, 'onward', onward, unpack(work))
+  if queue ~= onward then
+    call('SADD', 'pollcast:lines', account)
+  end
   call('SADD', 'pollcast:running:' .. account, job)
   call('ZADD', 'pollcast:jobs:' .. account, 0, listed(job, status, model, once))
   for _, asset in ipairs(words(assets)) do
@@ -66,12 +97,26 @@ function commands.admit(job, account, price, queue, assets, once, fingerprint, s
   if once ~= '' then
     call('HSET', 'pollcast:once:' .. account, once, job .. ' ' .. now .. ' ' .. fingerprint)
   end
-  return {'done', publish(account, job, '-', data, now)}
+  return {'done', publish(account, job, '-', data, now), place_of(account, job)}
 end
 
 -- Write the record of a job as it is now; what its client wants stays.
 local function update(job, record)
   call('SET', 'pollcast:job:' .. job, call('GETRANGE', 'pollcast:job:' .. job, 0, 0) .. record)
+end
+
+-- Record the event that tells a job its place in its account's line; nothing where it does not stand there (any more),
+-- or is not at the event that was known.
+function commands.tell_place(job, event, place, status, record, data, now)
+  local work = 'pollcast:work:' .. job
+  local account, at = unpack(call('HMGET', work, 'account', 'event'))
+  if not account or at ~= event or place_of(account, job) ~= tonumber(place) then
+    return
+  end
+  update(job, record)
+  call('HSET', work, 'event', event + 1, 'shown', event + 1)
+  list_as(account, job, status)
+  return publish(account, job, '-', data, now)
 end
 
 -- Note whether the order is about to be `sent` ('1') or surely was not ('').
@@ -97,6 +142,7 @@ local function finish(job, account, node, now)
   call('ZREM', 'pollcast:held:' .. node, job)
   call('SREM', 'pollcast:busy:' .. queue, job)
   call('SREM', 'pollcast:running:' .. account, job)
+  moved_in_line(account)
   for _, asset in ipairs(words(assets)) do
     call('SREM', 'pollcast:holds:' .. asset, job)
   end
@@ -119,11 +165,7 @@ function commands.append(job, node, epoch, event, mark, refund, status, record, 
   if mark ~= 'd' then
     call('HSET', work, 'shown', event + 1)
   end
-  local line, was, model, once = line_of(account, job)
-  if was ~= status then
-    call('ZREM', 'pollcast:jobs:' .. account, line)
-    call('ZADD', 'pollcast:jobs:' .. account, 0, listed(job, status, model, once))
-  end
+  list_as(account, job, status)
   if mark == 'f' then
     enter(account, refund, 'refund', job, now)
     finish(job, account, node, now)

@@ -19,6 +19,7 @@
 --   claims      waiting:Q, since:Q     sorted sets by turn and by time: the jobs of queue Q that wait for room
 --               turns:Q                hash: account -> its last turn in Q; '' -> the turn that was served last
 --               busy:Q                 set: the jobs of Q that take up room
+--               lines, moved           sets: the accounts whose waiting:line:A holds jobs; those whose line is to be looked at
 --               free                   sorted set by name: the jobs that nobody holds and that need not wait for room
 --               nodes                  hash: node -> when the leases lapse that it renewed
 --               held:N, took:N         sorted set by name: the jobs that node N holds; its last claim and what it took

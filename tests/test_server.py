@@ -1,0 +1,66 @@
+"""`server:app` under an ASGI server of somebody else's."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.test_cli import free_port
+
+ROOT = Path(__file__).parent.parent
+LINK = "/api/jobs/job_1/events?key=key_1&expires=1800000000&signature=" + "Zm9vYmFyYmF6"
+
+
+def hosted(folder: Path, *options: str, **environment: str) -> str:
+    """What uvicorn, started by its own command, writes while a Link is opened and it is stopped."""
+    port = str(free_port())
+    own = {"PYTHONPATH": str(ROOT), "POLLCAST_STORE": f"sqlite:///{folder}/pollcast.db", "POLLCAST_ASSETS": str(folder)}
+    process = subprocess.Popen(  # noqa: S603
+        [sys.executable, "-m", "uvicorn", "server:app", "--port", port, *options],
+        env=os.environ | own | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        answer = opened(f"http://127.0.0.1:{port}{LINK}")
+        assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+    finally:
+        process.terminate()
+        written, _ = process.communicate(timeout=10)
+    return written
+
+
+def opened(url: str) -> httpx.Response:
+    until = time.monotonic() + 15
+    while True:
+        try:
+            return httpx.get(url, trust_env=False)
+        except httpx.TransportError:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_neither_uvicorns_access_log_nor_ours_shows_a_link_s_signature(tmp_path: Path, form: str) -> None:
+    written = hosted(tmp_path, POLLCAST_LOG=form)
+    assert "Zm9vYmFyYmF6" not in written
+    assert "GET /api/jobs/job_1/events?key=key_1&expires=1800000000&signature=*** HTTP/1.1" in written  # uvicorn's
+    assert "Traceback" not in written
+
+
+def test_a_log_that_its_operator_has_set_up_is_left_as_it_is(tmp_path: Path) -> None:
+    config = tmp_path / "log.ini"
+    config.write_text(
+        "[loggers]\nkeys=root\n[handlers]\nkeys=out\n[formatters]\nkeys=plain\n"
+        "[logger_root]\nlevel=INFO\nhandlers=out\n[handler_out]\nclass=StreamHandler\nargs=(sys.stdout,)\nformatter=plain\n"
+        "[formatter_plain]\nformat=MINE %(name)s %(message)s\n"
+    )
+    written = hosted(tmp_path, "--log-config", str(config))
+    assert "MINE uvicorn.access" in written
+    assert "signature=***" in written
+    assert "Zm9vYmFyYmF6" not in written
