@@ -187,7 +187,7 @@ class Pollcast:
 
 
 def _observe(metrics: Metrics, provider: str, call: str, seconds: float) -> None:
-    metrics.upstream.labels(provider, call).observe(seconds)
+    metrics.upstream(provider, call).observe(seconds)
 
 
 @contextmanager

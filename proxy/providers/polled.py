@@ -81,25 +81,26 @@ class Polling:
         self._nonsense = 0
         self._seen = Seen()
 
-    async def poll(self, now: float) -> Update:
-        """Ask once, at the time `now`. Raises a JobError when the provider is beyond reading."""
+    async def poll(self, now: float) -> Update | None:
+        """Ask once, at the time `now`; None: nothing is new. Raises a JobError when the provider is beyond reading."""
+        update = None
         try:
             update = await self._provider.check(self.ticket, self._seen)
             self._seen.understood()
             self._nonsense, self.outcome = 0, "news"
+            self.ticket, wait = update.ticket or self.ticket, update.wait
         except Unchanged as answer:
             self._nonsense, self.outcome = 0, "unchanged"
-            update = Update(wait=answer.wait)
+            wait = answer.wait
         except ReadFailed as error:
             self.outcome = type(error).__name__.lower()
-            update = self._judged(error, now)
-        self.ticket = update.ticket or self.ticket
+            update, wait = self._judged(error, now), error.wait
         self._interval = self._pace.after(self._interval, now - self._since)
-        self.delay = _jittered(self._interval) if update.wait is None else max(update.wait, _FASTEST)
+        self.delay = _jittered(self._interval) if wait is None else max(wait, _FASTEST)
         return update
 
-    def _judged(self, error: ReadFailed, now: float) -> Update:
-        """The update that a failed read makes; raises the JobError when it is the end."""
+    def _judged(self, error: ReadFailed, now: float) -> Update | None:
+        """The update that a failed read makes, if any; raises the JobError when it is the end."""
         match error:
             case CredentialRefused():
                 return Update(detail=f"Suspended: the provider refuses the operator's key. {error.message}")
@@ -109,7 +110,7 @@ class Polling:
                 self._nonsense += 1
                 if self._nonsense > _NONSENSE_BUDGET:
                     raise UpstreamProtocol(f"The provider's answers make no sense: {error.message}")
-        return Update(wait=error.wait)
+        return None
 
 
 def _jittered(seconds: float) -> float:
