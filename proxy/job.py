@@ -5,7 +5,7 @@ a `Draft`, because numbers are born there.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
@@ -206,17 +206,25 @@ class Job:
         if draft.status not in NEXT[self.status]:
             raise ValueError(f"{self.id} is {self.status!r}: {draft.status!r} cannot follow.")
         fields = draft.fields
-        return replace(
-            self,
+        return Job(  # written out: `replace` takes twice as long, and a tenth of the time that recording an event does
+            self.id,
+            self.account,
+            self.key,
+            self.order,
+            self.tokens,
+            self.created_at,
+            updated_at=at,
             status=draft.status,
             event=self.event + 1,
-            updated_at=at,
             detail=fields.get("detail", self.detail),
             progress=fields.get("progress", self.progress),
             message=fields.get("message"),
             code=fields.get("code"),
             refunded=self.refunded + draft.refund,
             outputs=draft.outputs if draft.status.final else self.outputs + draft.outputs,
+            ticket=self.ticket,
+            intended_at=self.intended_at,
+            cancel_requested=self.cancel_requested,
         )
 
 

@@ -1,4 +1,5 @@
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import orjson
 import pytest
@@ -57,6 +58,15 @@ def test_an_update_adds_its_outputs() -> None:
     other = replace(VIDEO, n=1)
     first = STARTED.after(Draft(Status.PROCESSING, outputs=(VIDEO,)), AT)
     assert first.after(Draft(Status.PROCESSING, outputs=(other,)), AT).outputs == (VIDEO, other)
+
+
+def test_what_an_event_does_not_speak_of_stays() -> None:
+    told = {"status", "event", "updated_at", "message", "code"}
+    given: dict[str, Any] = {field.name: object() for field in fields(Job) if field.name not in told}
+    before = replace(STARTED, **given | {"outputs": (VIDEO,), "refunded": 5})
+    after = before.after(Draft(Status.PROCESSING), AT + 1)
+    kept = {field.name for field in fields(Job) if getattr(after, field.name) == getattr(before, field.name)}
+    assert kept | told == {field.name for field in fields(Job)}
 
 
 def test_the_final_event_replaces_the_outputs() -> None:

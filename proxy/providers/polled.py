@@ -22,7 +22,7 @@ _SLOWEST: Final = 10.0
 """Seconds between polls of a job that is not about to end: so soon its progress, or its failure, is seen."""
 _FASTEST: Final = 0.25
 """Seconds between polls, whatever a provider's hint says."""
-_JITTER: Final = 0.1
+_JITTER: Final = 0.05
 _NEW: Final = 30.0
 """Seconds after the submit in which a provider may not know its own ticket yet (seen at gateways)."""
 _NONSENSE_BUDGET: Final = 8

@@ -6,7 +6,7 @@ answered in one call of the event loop, so that a hundred writes cost one fsync.
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -62,7 +62,7 @@ class Lane:
     A task that raises is undone alone: then the batch is done again, each task with a savepoint of its own.
     """
 
-    def __init__(self, db: Connection, begin: str, tell: Callable[[Iterable[Change]], None]) -> None:
+    def __init__(self, db: Connection, begin: str, tell: Callable[[Sequence[Change]], None]) -> None:
         self._db = db
         self._begin = begin
         self._tell = tell

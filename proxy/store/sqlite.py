@@ -51,6 +51,7 @@ _PRAGMAS: Final = """
     PRAGMA synchronous = FULL;
     PRAGMA fullfsync = ON; -- macOS: without it, fsync stops short of the disk
     PRAGMA foreign_keys = ON;
+    PRAGMA wal_autocheckpoint = 8000; -- 32 MiB: pages that are written again and again are copied back once
 """
 _MARK: Final = 0x506F6C6C
 """SQLite's application id of our files: "Poll"."""
@@ -410,9 +411,9 @@ class SqliteStore:
         self._reader.join()
         self._opened.close()
 
-    def _tell(self, changes: Iterable[Change]) -> None:
-        for change in changes:
-            for listener in self._listeners:
+    def _tell(self, changes: Sequence[Change]) -> None:
+        for listener in self._listeners:
+            for change in changes:
                 listener.put(change)
 
 
@@ -713,9 +714,12 @@ def _intend(db: Connection, claim: Claim, now: float | None) -> Job:
 
 
 def _append(db: Connection, claim: Claim, draft: Draft, ticket: Ticket | None, now: float) -> Job:
-    job = _held(db, claim).after(draft, now)
+    before = _held(db, claim)
+    job = before.after(draft, now)
     if ticket is not None:
         job = replace(job, ticket=ticket)
+    if job.status is not before.status:
+        db.execute("UPDATE job SET status = ? WHERE id = ?", (job.status, job.id))
     _update(db, job)
     _publish(db, job, draft, now)
     if draft.refund:
@@ -735,7 +739,8 @@ def _refund(db: Connection, job: Job, draft: Draft, now: float) -> None:
 
 
 def _update(db: Connection, job: Job) -> Job:
-    db.execute("UPDATE job SET status = ?, record = ? WHERE id = ?", (job.status, _record_of(job), job.id))
+    """Write the job's record. Its status stands beside it too, in indexes: naming it here would write those as well."""
+    db.execute("UPDATE job SET record = ? WHERE id = ?", (_record_of(job), job.id))
     if db.jobs is not None:
         db.jobs[job.id] = job
     return job
