@@ -5,7 +5,7 @@ a `Draft`, because numbers are born there.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
@@ -132,14 +132,10 @@ class Output:
         }
         return {name: value for name, value in shown.items() if value is not None}
 
-    def as_record(self) -> dict[str, Any]:
-        """The output as the store keeps it; `from_record` reads it back."""
-        return {name: value for name, value in asdict(self).items() if value}
-
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Output":
-        """Read what `as_record` wrote."""
-        status = Status(record["status"]) if "status" in record else None
+        """Read the JSON that orjson writes of an output; one in which what is empty was left out will do."""
+        status = Status(record["status"]) if record.get("status") else None
         return cls(**{**record, "role": Role(record["role"]), "status": status})
 
 

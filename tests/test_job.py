@@ -116,10 +116,12 @@ FULL_OUTPUT = Output(
     [Output(Role.IMAGE, "image/png"), VIDEO, replace(VIDEO, status=Status.ERROR, url=None, message="No."), FULL_OUTPUT],
 )
 def test_an_output_is_read_back_from_its_record_as_json(output: Output) -> None:
-    record = orjson.loads(orjson.dumps(output.as_record()))
-    read = Output.from_record(record)
-    assert read == output
-    assert type(read.role) is Role
+    record = orjson.loads(orjson.dumps(output))
+    older = {name: value for name, value in record.items() if value}
+    for read in (Output.from_record(record), Output.from_record(older)):
+        assert read == output
+        assert type(read.role) is Role
+        assert read.status is output.status
 
 
 def test_an_output_is_shown_without_what_it_does_not_have_and_with_the_provider_s_ids_flat() -> None:

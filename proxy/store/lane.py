@@ -46,14 +46,15 @@ class Connection(sqlite3.Connection):
         super().__init__(*args, **options)
         self.row_factory = sqlite3.Row
         self.told: list[Change] = []
-        self.jobs: dict[str, Job] | None = None
-        """Unfinished jobs as this connection last wrote them, where nobody else writes any: they need not be read."""
+        self.alone = False
+        """Nobody else writes jobs: what this connection knows of them need not be read."""
+        self.held: dict[str, tuple[str, int, Job]] = {}
+        """By its id, each job as its holder last wrote it: the holder's node and epoch, and the job."""
 
     def forget(self) -> None:
         """A transaction was undone: nothing of it is told, and no job is known to be as it was written."""
         self.told.clear()
-        if self.jobs is not None:
-            self.jobs.clear()
+        self.held.clear()
 
 
 class Lane:
