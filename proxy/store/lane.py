@@ -46,14 +46,23 @@ class Connection(sqlite3.Connection):
         super().__init__(*args, **options)
         self.row_factory = sqlite3.Row
         self.told: list[Change] = []
+        self.heads: dict[str, int] = {}
+        """By the account, the newest position that this transaction gave; written once, by `settle`, at its end."""
         self.alone = False
         """Nobody else writes jobs: what this connection knows of them need not be read."""
         self.held: dict[str, tuple[str, int, Job]] = {}
         """By its id, each job as its holder last wrote it: the holder's node and epoch, and the job."""
 
+    def settle(self) -> None:
+        """Write what a transaction (or savepoint) has gathered, before it ends."""
+        for account, head in self.heads.items():
+            self.execute("UPDATE account SET head = ? WHERE id = ?", (head, account))
+        self.heads.clear()
+
     def forget(self) -> None:
         """A transaction was undone: nothing of it is told, and no job is known to be as it was written."""
         self.told.clear()
+        self.heads.clear()
         self.held.clear()
 
 
@@ -124,6 +133,7 @@ class Lane:
         """As if none could fail: a savepoint for each would be an eighth of a write's cost."""
         self._db.execute(self._begin)
         outcomes = [work() for _, work in batch]
+        self._db.settle()
         self._db.execute("COMMIT")
         return outcomes
 
@@ -139,6 +149,7 @@ class Lane:
         self._db.execute("SAVEPOINT task")
         try:
             outcome = work()
+            self._db.settle()
         except Exception as error:
             self._db.forget()
             self._db.told.extend(kept)
