@@ -61,7 +61,7 @@ class Unchanged(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer: status, headers (names in lower case), body."""
+    """A whole answer: status, headers (a mapping to which the case of a name is nothing), body."""
 
     status: int
     headers: Mapping[str, str]
@@ -91,10 +91,10 @@ class Answer:
     @property
     def wait(self) -> float | None:
         """How many seconds the provider asks us to wait: `openai-poll-after-ms`, or `Retry-After` in either form."""
-        milliseconds = self.headers.get("openai-poll-after-ms", "")
-        if re.fullmatch("[0-9]{1,9}", milliseconds):
+        milliseconds = self.headers.get("openai-poll-after-ms")
+        if milliseconds and re.fullmatch("[0-9]{1,9}", milliseconds):
             return min(int(milliseconds) / 1000, _HINT_LIMIT)
-        return _retry_after(self.headers.get("retry-after", ""), self.at)
+        return _retry_after(self.headers.get("retry-after"), self.at)
 
 
 class Seen:
@@ -118,7 +118,7 @@ class Seen:
         self._new.clear()
 
 
-def _retry_after(value: str, now: float) -> float | None:
+def _retry_after(value: str | None, now: float) -> float | None:
     if not value:
         return None
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value.strip()):

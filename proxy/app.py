@@ -207,7 +207,7 @@ def hosted() -> Pollcast:
 
 
 def _observe(metrics: Metrics, provider: str, call: str, seconds: float) -> None:
-    metrics.upstream.labels(provider, call).observe(seconds)
+    metrics.upstream(provider, call).observe(seconds)
 
 
 @contextmanager

@@ -216,7 +216,7 @@ class Drive:
         if now >= self._deadline:
             raise self._overdue("did not finish")
         if self._due:
-            self._tools.metrics.poll_lag.labels(self._provider.name).observe(max(now - self._due, 0))
+            self._tools.metrics.poll_lag(self._provider.name).observe(max(now - self._due, 0))
         self._tools.polled[self._job.id] = now
         try:
             async with asyncio.timeout(self._deadline - now) as self._leash:
@@ -225,7 +225,9 @@ class Drive:
             raise (_Canceled() if self._canceled else self._overdue("did not finish")) from None
         finally:
             self._leash = None
-            self._tools.metrics.polls.labels(self._provider.name, polling.outcome or "interrupted").inc()
+            self._tools.metrics.polls(self._provider.name, polling.outcome or "interrupted").inc()
+        if update is None:
+            return
         await self._record(update)
         if update.status is Status.COMPLETED:
             self._pace.learn(now - (self._job.intended_at or now))
@@ -310,7 +312,7 @@ class Drive:
                     async for update in updates:
                         yield update
             except NotTaken as refusal:
-                self._tools.metrics.submits.labels(self._provider.name, "not taken").inc()
+                self._tools.metrics.submits(self._provider.name, "not taken").inc()
                 self._sending = self._taken = False
                 self._job = await self._persist(lambda: self._tools.store.withdraw(self.claim))
                 wait = max(pause, refusal.wait or 0)
@@ -330,9 +332,9 @@ class Drive:
             try:
                 ticket = await self._provider.submit(request)
             except JobError as error:
-                self._tools.metrics.submits.labels(self._provider.name, error.code).inc()
+                self._tools.metrics.submits(self._provider.name, error.code).inc()
                 raise
-            self._tools.metrics.submits.labels(self._provider.name, "taken").inc()
+            self._tools.metrics.submits(self._provider.name, "taken").inc()
             yield Update(ticket=ticket)
             return
         async with aclosing(self._provider.stream(request)) as updates:
@@ -424,7 +426,7 @@ class Drive:
 
     async def _append(self, draft: Draft, ticket: Ticket | None) -> None:
         before = self._job.status
-        with self._tools.metrics.store.labels("append").time():
+        with self._tools.metrics.store("append").time():
             self._job = await self._persist(lambda: self._tools.store.append(self.claim, draft, ticket))
         if "delta" not in draft.fields:
             log.log(logging.DEBUG if self._job.status is before else logging.INFO, "job", extra=_facts(self._job))
@@ -433,9 +435,9 @@ class Drive:
 
     def _count_end(self) -> None:
         job, metrics = self._job, self._tools.metrics
-        metrics.ended.labels(job.model, job.status, job.code or "").inc()
-        metrics.job.labels(job.model).observe(max(job.updated_at - job.created_at, 0))
-        metrics.refunded.labels(job.model).inc(job.refunded)
+        metrics.ended(job.model, job.status, job.code or "").inc()
+        metrics.job(job.model).observe(max(job.updated_at - job.created_at, 0))
+        metrics.refunded(job.model).inc(job.refunded)
 
     async def _persist(self, write: Callable[[], Awaitable[Written]]) -> Written:
         """Write, and write again while the storage is away: what is known must not be lost with this process alive."""

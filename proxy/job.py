@@ -5,7 +5,7 @@ a `Draft`, because numbers are born there.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
@@ -132,14 +132,10 @@ class Output:
         }
         return {name: value for name, value in shown.items() if value is not None}
 
-    def as_record(self) -> dict[str, Any]:
-        """The output as the store keeps it; `from_record` reads it back."""
-        return {name: value for name, value in asdict(self).items() if value}
-
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Output":
-        """Read what `as_record` wrote."""
-        status = Status(record["status"]) if "status" in record else None
+        """Read the JSON that orjson writes of an output; one in which what is empty was left out will do."""
+        status = Status(record["status"]) if record.get("status") else None
         return cls(**{**record, "role": Role(record["role"]), "status": status})
 
 
@@ -206,17 +202,25 @@ class Job:
         if draft.status not in NEXT[self.status]:
             raise ValueError(f"{self.id} is {self.status!r}: {draft.status!r} cannot follow.")
         fields = draft.fields
-        return replace(
-            self,
+        return Job(  # written out: `replace` takes twice as long, and a tenth of the time that recording an event does
+            self.id,
+            self.account,
+            self.key,
+            self.order,
+            self.tokens,
+            self.created_at,
+            updated_at=at,
             status=draft.status,
             event=self.event + 1,
-            updated_at=at,
             detail=fields.get("detail", self.detail),
             progress=fields.get("progress", self.progress),
             message=fields.get("message"),
             code=fields.get("code"),
             refunded=self.refunded + draft.refund,
             outputs=draft.outputs if draft.status.final else self.outputs + draft.outputs,
+            ticket=self.ticket,
+            intended_at=self.intended_at,
+            cancel_requested=self.cancel_requested,
         )
 
 

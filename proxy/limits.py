@@ -80,14 +80,14 @@ class Limits:
         }
         if taken:
             return Counted(headers)
-        self._refused.labels("requests").inc()
+        self._refused("requests").inc()
         message = f"The account has made {item.amount} requests within a minute, which is its limit."
         return Counted(headers, RateLimited(message, seconds))
 
     def check_stream(self, account: str) -> None:
         """Raises RateLimited where the account may open no more streams."""
         if self._watched.get(account, 0) + self._coming[account] >= self._streams:
-            self._refused.labels("streams").inc()
+            self._refused("streams").inc()
             raise RateLimited(f"The account has {self._streams} open streams, which is its limit: close one.")
 
     @contextmanager
@@ -108,7 +108,7 @@ class Limits:
 
     def refused_job(self) -> None:
         """Note that the store has refused an order for the number of the account's jobs."""
-        self._refused.labels("jobs").inc()
+        self._refused("jobs").inc()
 
 
 @asynccontextmanager

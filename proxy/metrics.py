@@ -1,6 +1,7 @@
 """The few named facts that Prometheus is told; their labels come from closed sets: nobody can make series at will."""
 
 import asyncio
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -17,18 +18,24 @@ _LOOP: Final = 0.5
 
 
 class Metrics:
-    """One process's metrics; seconds and tokens are their units."""
+    """One process's metrics; seconds and tokens are their units. One with labels is called with them.
+
+    It remembers what prometheus-client gives for them: to have it looked up costs as much as to count.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
 
-        def counter(name: str, what: str, *labels: str) -> Counter:
-            return Counter(f"pollcast_{name}", what, labels, registry=self.registry)
+        def counter(name: str, what: str, *labels: str) -> Callable[..., Counter]:
+            return functools.cache(Counter(f"pollcast_{name}", what, labels, registry=self.registry).labels)
 
-        def histogram(name: str, what: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        def plain(name: str, what: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
             return Histogram(f"pollcast_{name}", what, labels, buckets=buckets, registry=self.registry)
 
-        self.delivery_lag = histogram(
+        def histogram(name: str, what: str, buckets: tuple[float, ...], *labels: str) -> Callable[..., Histogram]:
+            return functools.cache(plain(name, what, buckets, *labels).labels)
+
+        self.delivery_lag = plain(
             "delivery_lag_seconds", "From a change learnt of a provider to its bytes handed to the sockets.", _QUICK
         )
         self.ended = counter("jobs_ended", "Jobs that ended.", "model", "status", "code")
@@ -41,7 +48,7 @@ class Metrics:
         self.refused = counter("refused", "Requests that were one too many, by the limit of the account.", "limit")
         self.queued = counter("queued", "Orders that stand in line, for their account has as many jobs as it may.")
         self.store = histogram("store_seconds", "How long the store takes to record.", _QUICK, "call")
-        self.loop_lag = histogram("loop_lag_seconds", "How late the event loop wakes a sleeper.", _QUICK)
+        self.loop_lag = plain("loop_lag_seconds", "How late the event loop wakes a sleeper.", _QUICK)
 
     def scrape(self) -> bytes:
         """Everything, in Prometheus' text format."""

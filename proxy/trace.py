@@ -33,7 +33,7 @@ _MOST_OF_A_JOB: Final = 4 << 20
 _MOST_JOBS: Final = 1000
 _MOST_WAITING: Final = 256
 """Exchanges that wait to be written, of which each may be as large as an answer."""
-_TELLING: Final = frozenset({"content-type", "location", "retry-after", "openai-poll-after-ms"})
+_TELLING: Final = ("content-type", "location", "openai-poll-after-ms", "retry-after")
 """The headers of an answer that Pollcast itself goes by; no other is kept."""
 _SIGNATURE: Final = re.compile(r"(?i)(signature(?:=|%3D))[^&\"'\\\s%]+")
 
@@ -65,7 +65,7 @@ class Exchange:
             "query": query,
             "sent": _redacted(self.sent, secrets)[:MOST_SENT],
             "status": self.status,
-            "headers": {name: _redacted(self.headers[name], secrets) for name in sorted(_TELLING & set(self.headers))},
+            "headers": {name: _redacted(self.headers[name], secrets) for name in _TELLING if name in self.headers},
             **_body(self.body, secrets),
             "error": self.error,
         }

@@ -117,7 +117,12 @@ class Upstream:
         """Told of every answer: the call (`read`, `submit`, `stream`) and the seconds until its headers."""
 
     async def __aenter__(self) -> Self:
-        reads = ClientSession(connector=TCPConnector(limit=32), timeout=_READ, cookie_jar=DummyCookieJar())
+        reads = ClientSession(
+            connector=TCPConnector(limit=32),
+            timeout=_READ,
+            cookie_jar=DummyCookieJar(),
+            headers=self.own.credential,  # `_read` goes to the own origin alone, and follows no redirect
+        )
         self._reads = await self._stack.enter_async_context(reads)
         paid = ClientSession(
             connector=TCPConnector(force_close=True, limit=0),
@@ -173,22 +178,21 @@ class Upstream:
     async def _read(
         self, method: str, path: str, query: Mapping[str, str] | None = None, data: FormData | None = None
     ) -> Answer:
-        headers = dict(self.own.credential)
-        asked = Request(path, query=query or {})
         if self.breaker.wait:
             raise Transient(_RESTING, self.breaker.wait)
         await self.turns.wait()
         began = time.monotonic()
         try:
             async with self._reads.request(
-                method, URL(self.at(path)), params=query or {}, data=data, headers=headers, allow_redirects=False
+                method, URL(self.at(path)), params=query, data=data, allow_redirects=False
             ) as response:
                 self.observe("read", time.monotonic() - began)
                 answer = await self._answer(response)
-                self._trace(method, asked, began, answer)
+                if trace.recorder.get() is not None:
+                    self._trace(method, Request(path, query=query or {}), began, answer)
                 return answer
         except (ClientError, TimeoutError, OSError) as error:
-            self._trace(method, asked, began, error=error)
+            self._trace(method, Request(path, query=query or {}), began, error=error)
             self.breaker.failed()
             raise Transient(f"The provider cannot be reached ({type(error).__name__}).") from None
 
@@ -386,8 +390,7 @@ class Upstream:
         return " ".join(printable(text).split())[:_MESSAGE_LIMIT]
 
     def _begun(self, response: ClientResponse, heard: bytes = b"") -> Answer:
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        return Answer(response.status, headers, heard, self._clock.now())
+        return Answer(response.status, response.headers, heard, self._clock.now())
 
     def _trace(
         self,
@@ -420,13 +423,19 @@ class Upstream:
             self.breaker.failed()
         else:
             self.breaker.succeeded()
-        body = bytearray()
+        body = await response.content.readany()
+        if not response.content.at_eof():  # nearly every answer comes in one piece
+            body = await self._more(response, body)
+        return Answer(response.status, response.headers, body, self._clock.now())
+
+    async def _more(self, response: ClientResponse, begun: bytes) -> bytes:
+        """The whole of a body that has begun; raises Nonsense when there is too much of it."""
+        body = bytearray(begun)
         async for chunk in response.content.iter_any():
             body += chunk
             if len(body) > _ANSWER_LIMIT:
                 raise Nonsense(f"The provider's answer is larger than {_ANSWER_LIMIT} bytes.")
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        return Answer(response.status, headers, bytes(body), self._clock.now())
+        return bytes(body)
 
 
 def _unobserved(_: str, __: float) -> None:

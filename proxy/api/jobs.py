@@ -112,7 +112,7 @@ class Jobs:
         except RateLimited:
             self.services.limits.refused_job()
             raise
-        if admitted.job.detail is not None:  # its place in line
+        if admitted.job.detail is not None and not admitted.replayed:  # its place in line
             self.services.metrics.queued.inc()
         return admitted
 

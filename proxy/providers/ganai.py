@@ -165,13 +165,20 @@ class GanAi(Provider):
         """One status call for each item that is not over; a call that fails leaves its item as it was."""
         items = [dict(item) for item in ticket["items"]]
         open_items = [item for item in items if not item.get("over")]
-        gate = asyncio.Semaphore(_AT_ONCE)
-        failures = list(filter(None, await asyncio.gather(*(self._ask(item, gate, seen) for item in open_items))))
-        if failures and len(failures) == len(open_items):
-            raise failures[0]
+        silent = list(filter(None, await self._ask_all(open_items, seen)))
+        if silent and len(silent) == len(open_items):
+            # What one of them answered as before matters more than that another could not be read.
+            raise next((unchanged for unchanged in silent if isinstance(unchanged, Unchanged)), silent[0])
         return _update(items, open_items)
 
-    async def _ask(self, item: dict[str, Any], gate: asyncio.Semaphore, seen: Seen) -> ReadFailed | None:
+    async def _ask_all(self, items: list[dict[str, Any]], seen: Seen) -> list[ReadFailed | Unchanged | None]:
+        gate = asyncio.Semaphore(_AT_ONCE)
+        if len(items) == 1:  # a task of its own would be a tenth of a poll's cost
+            return [await self._ask(items[0], gate, seen)]
+        return await asyncio.gather(*(self._ask(item, gate, seen) for item in items))
+
+    async def _ask(self, item: dict[str, Any], gate: asyncio.Semaphore, seen: Seen) -> ReadFailed | Unchanged | None:
+        """Note in `item` what the provider says of it; gives why that was nothing new, if so."""
         if not item.get("inference_id"):
             item |= {"over": "failed", "message": item.get("message") or "Gan.ai's reply left this item out."}
             return None
@@ -181,10 +188,8 @@ class GanAi(Provider):
             async with gate:
                 answer = await self.upstream.get(path, seen=seen)
             self._learn(item, answer.object())
-        except Unchanged:
-            return None
-        except ReadFailed as error:
-            return error
+        except (ReadFailed, Unchanged) as nothing:
+            return nothing
         return None
 
     def _learn(self, item: dict[str, Any], body: dict[str, Any]) -> None:

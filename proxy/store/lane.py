@@ -6,7 +6,7 @@ answered in one call of the event loop, so that a hundred writes cost one fsync.
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -46,14 +46,24 @@ class Connection(sqlite3.Connection):
         super().__init__(*args, **options)
         self.row_factory = sqlite3.Row
         self.told: list[Change] = []
-        self.jobs: dict[str, Job] | None = None
-        """Unfinished jobs as this connection last wrote them, where nobody else writes any: they need not be read."""
+        self.heads: dict[str, int] = {}
+        """By the account, the newest position that this transaction gave; written once, by `settle`, at its end."""
+        self.alone = False
+        """Nobody else writes jobs: what this connection knows of them need not be read."""
+        self.held: dict[str, tuple[str, int, Job]] = {}
+        """By its id, each job as its holder last wrote it: the holder's node and epoch, and the job."""
+
+    def settle(self) -> None:
+        """Write what a transaction (or savepoint) has gathered, before it ends."""
+        for account, head in self.heads.items():
+            self.execute("UPDATE account SET head = ? WHERE id = ?", (head, account))
+        self.heads.clear()
 
     def forget(self) -> None:
         """A transaction was undone: nothing of it is told, and no job is known to be as it was written."""
         self.told.clear()
-        if self.jobs is not None:
-            self.jobs.clear()
+        self.heads.clear()
+        self.held.clear()
 
 
 class Lane:
@@ -62,7 +72,7 @@ class Lane:
     A task that raises is undone alone: then the batch is done again, each task with a savepoint of its own.
     """
 
-    def __init__(self, db: Connection, begin: str, tell: Callable[[Iterable[Change]], None]) -> None:
+    def __init__(self, db: Connection, begin: str, tell: Callable[[Sequence[Change]], None]) -> None:
         self._db = db
         self._begin = begin
         self._tell = tell
@@ -123,6 +133,7 @@ class Lane:
         """As if none could fail: a savepoint for each would be an eighth of a write's cost."""
         self._db.execute(self._begin)
         outcomes = [work() for _, work in batch]
+        self._db.settle()
         self._db.execute("COMMIT")
         return outcomes
 
@@ -138,6 +149,7 @@ class Lane:
         self._db.execute("SAVEPOINT task")
         try:
             outcome = work()
+            self._db.settle()
         except Exception as error:
             self._db.forget()
             self._db.told.extend(kept)

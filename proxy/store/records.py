@@ -1,22 +1,13 @@
 """A job as the backends keep it: one JSON object, whose fields are the job's own."""
 
-from dataclasses import fields
-from operator import attrgetter
-from typing import Final
-
 import orjson
 
 from proxy.job import Job, Order, Output, Status
 
-_FIELDS: Final = tuple(field.name for field in fields(Job))
-_VALUES: Final = attrgetter(*_FIELDS)
-
 
 def dump(job: Job) -> bytes:
     """Write a job's record; `load` reads it back."""
-    record = dict(zip(_FIELDS, _VALUES(job), strict=True))
-    record["outputs"] = [output.as_record() for output in job.outputs]
-    return orjson.dumps(record, default=dict)  # `default`: a record's mappings need not be dictionaries
+    return orjson.dumps(job, default=dict)  # `default`: a record's mappings need not be dictionaries
 
 
 def load(data: bytes | str) -> Job:

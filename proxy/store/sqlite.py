@@ -52,6 +52,7 @@ _PRAGMAS: Final = """
     PRAGMA synchronous = FULL;
     PRAGMA fullfsync = ON; -- macOS: without it, fsync stops short of the disk
     PRAGMA foreign_keys = ON;
+    PRAGMA wal_autocheckpoint = 8000; -- 32 MiB: pages that are written again and again are copied back once
 """
 _MARK: Final = 0x506F6C6C
 """SQLite's application id of our files: "Poll"."""
@@ -407,7 +408,7 @@ class SqliteStore:
             _migrate(writer, self._path)
             if self._exclusive:  # whoever held the claims is dead: the lock was free
                 writer.execute("UPDATE work SET node = NULL, lapses_at = 0")
-                writer.jobs = {}
+                writer.alone = True
             reader = stack.enter_context(closing(self._connect()))
             reader.executescript(_PRAGMAS + "PRAGMA query_only = ON;")
             self._opened = stack.pop_all()
@@ -424,9 +425,9 @@ class SqliteStore:
         self._reader.join()
         self._opened.close()
 
-    def _tell(self, changes: Iterable[Change]) -> None:
-        for change in changes:
-            for listener in self._listeners:
+    def _tell(self, changes: Sequence[Change]) -> None:
+        for listener in self._listeners:
+            for change in changes:
                 listener.put(change)
 
 
@@ -756,6 +757,7 @@ def _next_in_turn(db: Connection, queue: str, room: int, limit: int) -> list[str
 
 def _take(db: Connection, job_id: str, node: str, lapses_at: float) -> Claim:
     """Make `node` the job's holder; whoever held it before is shut out by the new epoch."""
+    db.held.pop(job_id, None)
     db.execute(
         "UPDATE work SET waiting = 0, node = ?, epoch = epoch + 1, lapses_at = ? WHERE job = ?",
         (node, lapses_at, job_id),
@@ -774,6 +776,7 @@ def _renew(db: Connection, node: str, lapses_at: float) -> None:
 
 
 def _release(db: Connection, claim: Claim) -> None:
+    db.held.pop(claim.job.id, None)
     db.execute(
         """UPDATE work SET node = NULL, lapses_at = 0,
            waiting = (SELECT json_extract(record, '$.intended_at') IS NULL FROM job WHERE job.id = work.job)
@@ -784,22 +787,34 @@ def _release(db: Connection, claim: Claim) -> None:
 
 def _held(db: Connection, claim: Claim) -> Job:
     """The claim's job as it is now; ClaimLost when it is over or was taken over. A lapse alone loses nothing."""
+    node, epoch, known = db.held.get(claim.job.id, ("", 0, None))
+    if known is not None and (node, epoch) == (claim.node, claim.epoch):
+        return known
     held = "SELECT 1 FROM work WHERE job = ? AND node = ? AND epoch = ?"
     if db.execute(held, (claim.job.id, claim.node, claim.epoch)).fetchone() is None:
         raise ClaimLost(f"{claim.node} does not hold {claim.job.id} any more.")
-    known = db.jobs.get(claim.job.id) if db.jobs is not None else None
-    return known or _job_of(db.execute("SELECT record FROM job WHERE id = ?", (claim.job.id,)).fetchone())
+    return _job_of(db.execute("SELECT record FROM job WHERE id = ?", (claim.job.id,)).fetchone())
+
+
+def _hold(db: Connection, claim: Claim, job: Job) -> Job:
+    """Write the claim's job, and know it from now on."""
+    if db.alone and not job.status.final:
+        db.held[job.id] = claim.node, claim.epoch, job
+    return _update(db, job)
 
 
 def _intend(db: Connection, claim: Claim, now: float | None) -> Job:
-    return _update(db, replace(_held(db, claim), intended_at=now))
+    return _hold(db, claim, replace(_held(db, claim), intended_at=now))
 
 
 def _append(db: Connection, claim: Claim, draft: Draft, ticket: Ticket | None, now: float) -> Job:
-    job = _held(db, claim).after(draft, now)
+    before = _held(db, claim)
+    job = before.after(draft, now)
     if ticket is not None:
         job = replace(job, ticket=ticket)
-    _update(db, job)
+    if job.status is not before.status:
+        db.execute("UPDATE job SET status = ? WHERE id = ?", (job.status, job.id))
+    _hold(db, claim, job)
     _publish(db, job, draft, now)
     if draft.refund:
         _refund(db, job, draft, now)
@@ -807,8 +822,7 @@ def _append(db: Connection, claim: Claim, draft: Draft, ticket: Ticket | None, n
         db.execute("DELETE FROM work WHERE job = ?", (job.id,))
         _moved(db, job.account)
         db.execute("UPDATE job SET ended_at = ? WHERE id = ?", (now, job.id))
-        if db.jobs is not None:
-            del db.jobs[job.id]
+        db.held.pop(job.id, None)
     return job
 
 
@@ -819,17 +833,19 @@ def _refund(db: Connection, job: Job, draft: Draft, now: float) -> None:
 
 
 def _update(db: Connection, job: Job) -> Job:
-    db.execute("UPDATE job SET status = ?, record = ? WHERE id = ?", (job.status, _record_of(job), job.id))
-    if db.jobs is not None:
-        db.jobs[job.id] = job
+    """Write the job's record. Its status stands beside it too, in indexes: naming it here would write those as well."""
+    db.execute("UPDATE job SET record = ? WHERE id = ?", (_record_of(job), job.id))
     return job
 
 
 def _publish(db: Connection, job: Job, draft: Draft, now: float) -> None:
     """Keep the job's newest event, at the next position of its account's feed, and have it told."""
-    row = db.execute("UPDATE account SET head = head + 1 WHERE id = ? RETURNING head", (job.account,)).fetchone()
+    if job.account not in db.heads:
+        row = db.execute("SELECT head FROM account WHERE id = ?", (job.account,)).fetchone()
+        db.heads[job.account] = row["head"]
+    db.heads[job.account] += 1
     data = encode(job, draft, job.event, now)
-    event = Event(job.id, job.event, data, draft.status.final, row["head"], "delta" in draft.fields)
+    event = Event(job.id, job.event, data, draft.status.final, db.heads[job.account], "delta" in draft.fields)
     db.execute(
         "INSERT INTO event (job, n, account, position, final, delta, data) VALUES (?, ?, ?, ?, ?, ?, ?)",
         (event.job, event.n, job.account, event.position, event.final, event.delta, event.data),
@@ -841,6 +857,7 @@ def _request_cancel(db: Connection, account: str, job_id: str) -> Job | None:
     job = _job(db, account, job_id)
     if job is None or job.status.final:
         return job
+    db.held.pop(job_id, None)
     db.execute("UPDATE work SET urgent = 1 WHERE job = ?", (job_id,))
     db.told.append(Change(job.account, job.id, job.event, cancel=True))
     return _update(db, replace(job, cancel_requested=True))

@@ -63,7 +63,7 @@ class Timer:
 
 
 async def _through_store(folder: Path, producers: int, events: int) -> dict[str, float]:
-    async with SqliteStore(folder / "bench.db") as store:
+    async with SqliteStore(folder / "bench.db", exclusive=True) as store:  # as `serve` opens it
         claims = await _claims(store, producers)
 
         async def produce(claim: Claim) -> None:

@@ -1,5 +1,6 @@
 """The pace of polls: what is learnt of a model's durations, and what that saves."""
 
+import math
 import random
 from itertools import pairwise
 
@@ -36,6 +37,23 @@ def test_the_window_leaves_outliers_out() -> None:
     assert (early, late) == (60.0, 60.0)
 
 
+def test_the_window_holds_99_of_100_jobs() -> None:
+    chance = random.Random(7)
+    durations = [60 * math.exp(chance.gauss(0, 0.2)) for _ in range(10_000)]
+    early, late = learnt(durations[-200:]).window or (0, 0)
+    assert 0.98 <= sum(early <= duration <= late for duration in durations) / 10_000 <= 0.999
+
+
+def test_durations_of_nothing_at_all_can_be_learnt() -> None:
+    pace = learnt([0.0, -1.0] * 20)
+    assert pace.after(2.0, 0.0) == 2.0
+
+
+def test_the_polls_before_the_window_are_evenly_apart_and_the_last_is_at_its_beginning() -> None:
+    asked = [age for age in polls(learnt([47.0] * 20), 50) if age <= 47]
+    assert asked == pytest.approx([2, 11, 20, 29, 38, 47])
+
+
 def test_intervals_grow_to_ten_seconds_where_nothing_is_known() -> None:
     asked = polls(Pace(2.0), 200)
     gaps = [later - earlier for earlier, later in pairwise(asked)]
@@ -46,9 +64,9 @@ def test_intervals_grow_to_ten_seconds_where_nothing_is_known() -> None:
 def test_a_job_that_may_end_now_is_polled_at_the_fast_pace_and_one_that_cannot_be_over_slowly() -> None:
     pace = learnt([100.0 + n for n in range(20)])
     asked = polls(pace, 140)
-    in_window = [later - earlier for earlier, later in pairwise(asked) if 102 <= earlier <= 115]
+    in_window = [later - earlier for earlier, later in pairwise(asked) if 100 <= earlier <= 120]
     assert in_window == pytest.approx([2.0] * len(in_window))
-    assert len([age for age in asked if age < 100]) < 20
+    assert len([age for age in asked if age < 95]) <= 11
 
 
 def test_what_takes_longer_than_expected_is_polled_ever_more_slowly() -> None:
@@ -58,7 +76,7 @@ def test_what_takes_longer_than_expected_is_polled_ever_more_slowly() -> None:
     assert gaps[-1] == 10
 
 
-@pytest.mark.parametrize(("spread", "saved"), [(0.05, 0.6), (0.15, 0.4), (0.3, 0.3)])
+@pytest.mark.parametrize(("spread", "saved"), [(0.05, 0.6), (0.15, 0.45), (0.3, 0.2)])
 def test_learning_saves_polls_of_a_fixed_interval_at_the_same_median_lag(spread: float, saved: float) -> None:
     chance = random.Random(7)
     durations = [max(20, chance.gauss(120, 120 * spread)) for _ in range(600)]
@@ -67,4 +85,5 @@ def test_learning_saves_polls_of_a_fixed_interval_at_the_same_median_lag(spread:
     fixed = sum(duration / 2 for duration in durations[200:])
     lags = sorted(ages[-1] - duration for ages, duration in zip(asked, durations[200:], strict=True))
     assert sum(map(len, asked)) <= (1 - saved) * fixed
-    assert lags[len(lags) // 2] <= 1.2
+    assert lags[len(lags) // 2] <= 1.05
+    assert lags[int(len(lags) * 0.98)] <= 2
