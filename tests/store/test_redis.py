@@ -540,6 +540,27 @@ async def test_calls_that_wait_together_go_together(behind_gate: Store, gate: Ga
     assert await caller.balance() == 150
 
 
+async def test_a_claim_costs_the_same_however_many_jobs_wait_or_are_held_by_others(
+    nodes: tuple[Store, Store], server: RedisServer
+) -> None:
+    a, b = nodes
+    caller = await new_caller(a)
+
+    async def cost() -> int:
+        """The commands that Redis carries out for a claim that finds nothing."""
+        with server.client as client:
+            client.config_resetstat()
+            assert not await b.claim("b", {"": Room(0, 1e9)}, 100)
+            return sum(counted["calls"] for counted in client.info("commandstats").values())
+
+    costs = []
+    for _ in range(2):
+        await asyncio.gather(*(caller.admit(0) for _ in range(150)))
+        assert len(await a.claim("a", ROOMS, 100)) == 100
+        costs.append(await cost())
+    assert costs[0] == costs[1] < 15
+
+
 async def test_all_listeners_of_a_process_share_one_connection(opened: Opened, server: RedisServer) -> None:
     with server.client as client:
         before = client.info("clients")["connected_clients"]

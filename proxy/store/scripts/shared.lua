@@ -20,7 +20,7 @@
 --               turns:Q                hash: account -> its last turn in Q; '' -> the turn that was served last
 --               busy:Q                 set: the jobs of Q that take up room
 --               free                   sorted set by name: the jobs that nobody holds and that need not wait for room
---               nodes                  hash: node -> when the leases lapse that it renewed
+--               nodes                  hash: node -> when its leases lapse, which each of its claims prolongs
 --               held:N, took:N         sorted set by name: the jobs that node N holds; its last claim and what it took
 --   feeds       feed:A                 stream: the events of A but streamed text, each as 'J n', under its position
 --               changes, told          stream: what is told to every node; the number of the newest
