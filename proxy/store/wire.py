@@ -8,13 +8,13 @@ through here must do no harm when it is carried out twice.
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from importlib.resources import files
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from redis.asyncio import ConnectionPool
+from redis.asyncio import ConnectionPool, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import ConnectionError as Broken
@@ -30,6 +30,8 @@ _IDLE: Final = 15.0
 """Seconds of silence after which a connection is tried before it is used."""
 _TRIES: Final = 8
 """Tries after the first, in about 2 seconds: a restart of Redis is not noticed."""
+_LONG: Final = 2.0
+"""Seconds after which nothing is tried once more: a Redis that hangs takes `_PATIENCE` for each."""
 _AT_ONCE: Final = 256
 """Commands in one write."""
 
@@ -85,9 +87,14 @@ def check(url: str) -> None:
     right = "use redis://user:password@host:6379/0 (rediss:// for TLS; % and what stands for it in a password)"
     try:
         path = urlsplit(url).path.strip("/")
-        _connection(url, _PATIENCE)
-    except (ValueError, TypeError) as error:
-        reason = error if isinstance(error, TypeError) else "it cannot be read"
+        connection = _connection(url, _PATIENCE)
+        if isinstance(connection, SSLConnection):
+            connection.ssl_context.get()
+    except OSError as error:
+        names = "ssl_ca_certs, ssl_certfile or ssl_keyfile"
+        raise ValueError(f"A file that the Redis's URL names ({names}) cannot be used: {error}.") from None
+    except (ValueError, TypeError, RedisError) as error:
+        reason = "it cannot be read" if isinstance(error, ValueError) else error
         raise ValueError(f"This is no URL of a Redis ({reason}): {right}.") from None
     if path and not path.isdecimal():
         raise ValueError(f"The database of a Redis is a number, not {path!r}: {right}.")
@@ -153,7 +160,9 @@ class Line:
     async def _tried(self, commands: Sequence[Command]) -> list[Any]:
         retry = self._patient if self._well else self._hasty
         try:
-            answers = await retry.call_with_retry(partial(self._wire.exchange, commands), _ignore)
+            answers = await retry.call_with_retry(
+                partial(self._wire.exchange, commands), _until(time.monotonic() + _LONG)
+            )
         except Exception as error:  # noqa: BLE001 -- the line goes on, whatever became of these
             self._well = False
             return [error] * len(commands)
@@ -166,8 +175,14 @@ class Line:
         return time.monotonic() - self._well_since if self._well else 0.0
 
 
-async def _ignore(_: Exception) -> None:
-    """A connection that failed has let go of itself."""
+def _until(end: float) -> Callable[[Exception], Awaitable[None]]:
+    """What is done about a failure: nothing, as a connection that failed has let go of itself, or no more tries."""
+
+    async def failed(error: Exception) -> None:
+        if time.monotonic() >= end:
+            raise error
+
+    return failed
 
 
 def _answer(batch: Sequence[tuple["asyncio.Future[Any]", Command]], answers: Sequence[Any]) -> None:

@@ -438,6 +438,22 @@ async def test_what_waits_for_redis_is_told_soon_and_then_at_once(behind_gate: S
     assert loop.time() - begun - patient < 1
 
 
+async def test_a_redis_that_takes_and_does_not_answer_is_not_tried_for_long(
+    gate: Gate, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "_PATIENCE", 0.05)
+    monkeypatch.setattr(wire, "_LONG", 0.05)
+
+    async with RedisStore(gate.url, clock) as store:
+        gate.answering.clear()
+        before = gate.writes
+        with pytest.raises(errors.Unavailable):
+            await store.ping()
+        assert gate.writes - before < 4  # one try, beside what the reader of changes asks
+        gate.answering.set()
+        await store.ping()
+
+
 async def test_changes_go_on_where_they_broke_off(behind_gate: Store, gate: Gate, opened: Opened) -> None:
     changes = behind_gate.changes()
     async with opened() as beside:
