@@ -39,7 +39,8 @@ from proxy.store.base import (
     Swept,
     too_many_jobs,
 )
-from proxy.store.lane import Connection, Lane, Listener
+from proxy.store.lane import Connection, Lane
+from proxy.store.waiting import Listener
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -21,6 +21,7 @@ from redis.exceptions import ConnectionError as Broken
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from proxy import errors
+from proxy.store.waiting import answer, unavailable
 
 Command = Sequence[str | bytes | float]
 
@@ -64,11 +65,11 @@ class Wire:
     async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
         await self._connection.send_packed_command(self._connection.pack_commands(commands))
         answers = [await self._answer() for _ in commands]
-        for answer in answers:
+        for error in answers:
             # The script was flushed, or this is not the primary any more: another connection mends both.
-            if isinstance(answer, NoScriptError | ReadOnlyError):
+            if isinstance(error, NoScriptError | ReadOnlyError):
                 await self.close()
-                raise Broken(str(answer))
+                raise Broken(str(error))
         return answers
 
     async def _answer(self) -> Any:
@@ -155,7 +156,8 @@ class Line:
             if not self._waiting and not self._stopped:
                 self._arrived.clear()
             if batch:
-                _answer(batch, await self._tried([command for _, command in batch]))
+                answers = await self._tried([command for _, command in batch])
+                answer((future for future, _ in batch), map(_ours, answers))
 
     async def _tried(self, commands: Sequence[Command]) -> list[Any]:
         retry = self._patient if self._well else self._hasty
@@ -185,20 +187,6 @@ def _until(end: float) -> Callable[[Exception], Awaitable[None]]:
     return failed
 
 
-def _answer(batch: Sequence[tuple["asyncio.Future[Any]", Command]], answers: Sequence[Any]) -> None:
-    for (future, _), answer in zip(batch, answers, strict=True):
-        if future.done():  # its caller was canceled; what it asked for has happened nevertheless
-            continue
-        if isinstance(answer, RedisError):
-            future.set_exception(unavailable(answer))
-        elif isinstance(answer, Exception):
-            future.set_exception(answer)
-        else:
-            future.set_result(answer)
-
-
-def unavailable(error: Exception) -> errors.Unavailable:
-    """Redis's own error as ours, with its reason."""
-    said = errors.Unavailable(f"The store cannot serve now: {str(error).rstrip('.')}.")
-    said.__cause__ = error
-    return said
+def _ours(answer: Any) -> Any:
+    """What Redis answered; its error as ours."""
+    return unavailable(answer) if isinstance(answer, RedisError) else answer

@@ -563,18 +563,21 @@ async def test_a_claim_costs_the_same_however_many_jobs_wait_or_are_held_by_othe
     caller = await new_caller(a)
 
     async def cost() -> int:
-        """The commands that Redis carries out for a claim that finds nothing."""
+        """How often Redis reads hashes and sets for a claim that finds nothing."""
         with server.client as client:
             client.config_resetstat()
             assert not await b.claim("b", {"": Room(0, 1e9)}, 100)
-            return sum(counted["calls"] for counted in client.info("commandstats").values())
+            found = client.info("commandstats").items()
+            return sum(
+                told["calls"] for name, told in found if name.startswith(("cmdstat_h", "cmdstat_z", "cmdstat_s"))
+            )
 
     costs = []
     for _ in range(2):
         await asyncio.gather(*(caller.admit(0) for _ in range(150)))
         assert len(await a.claim("a", ROOMS, 100)) == 100
         costs.append(await cost())
-    assert costs[0] == costs[1] < 15
+    assert costs[0] == costs[1] < 10
 
 
 async def test_all_listeners_of_a_process_share_one_connection(opened: Opened, server: RedisServer) -> None:
