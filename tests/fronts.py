@@ -75,7 +75,7 @@ def nginx(folder: Path, servers: str) -> Iterator[None]:
     configuration = folder / "nginx.conf"
     configuration.write_text(NGINX.format(folder=folder, servers=servers))
     command = [program, "-p", str(folder), "-e", f"{folder}/error.log", "-c", str(configuration)]
-    with _running(command, folder / "error.log", re.findall(r"listen 127\.0\.0\.1:(\d+)", servers)):
+    with running(command, folder / "error.log", re.findall(r"listen 127\.0\.0\.1:(\d+)", servers)):
         yield
 
 
@@ -115,7 +115,7 @@ def readme_caddy(folder: Path, origin: str) -> Iterator[str]:
     (folder / "Caddyfile").write_text(whole)
     command = [program, "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
     homes = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
-    with _running(command, folder / "caddy.log", [str(port)], **homes):
+    with running(command, folder / "caddy.log", [str(port)], **homes):
         yield place
 
 
@@ -127,7 +127,8 @@ def _replaced(text: str, ours: dict[str, str]) -> str:
 
 
 @contextmanager
-def _running(command: list[str], log: Path, ports: list[str], **environment: str) -> Iterator[None]:
+def running(command: list[str], log: Path, ports: list[str], **environment: str) -> Iterator[None]:
+    """A server that listens at these ports, for as long as the body lasts."""
     with log.open("ab") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | environment)  # noqa: S603
     try:

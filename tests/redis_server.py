@@ -17,6 +17,7 @@ import redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
+from tests.fronts import certificate
 from tests.ports import free_port
 
 SAFE = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
@@ -74,6 +75,17 @@ class RedisServer:
         """Let it die without warning."""
         self._process.kill()
         self._process.wait()
+
+
+def tls_options(folder: Path) -> tuple[str, ...]:
+    """Options by which a server also speaks TLS, at the port that comes second, and proves itself by `made.pem`."""
+    said = subprocess.run([_binary(), "--tls-port", "none"], capture_output=True, text=True, check=False).stderr  # noqa: S603
+    if "Bad directive" in said:
+        reason = "this redis-server was built without TLS"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    made, key = certificate(folder)
+    proof = ("--tls-cert-file", str(made), "--tls-key-file", str(key), "--tls-auth-clients", "no")
+    return ("--tls-port", str(free_port()), *proof)
 
 
 @cache

@@ -1,8 +1,10 @@
 """Several nodes on one real Redis: what one of them was asked, any of them answers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+import logging
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -16,11 +18,12 @@ from proxy.simulator import Simulator
 from proxy.store import open_store
 from proxy.store.base import Shared
 from proxy.turns import Turns
-from tests.redis_server import flush, shared_server
+from tests.redis_server import SAFE, RedisServer, flush, shared_server, tls_options
 from tests.world import JumpClock, World, events_of
 
 Nodes = tuple[World, World]
 _SPEED = 20.0
+PASSWORD = "hush/hush%"
 
 
 def node(folder: Path, **options: object) -> World:
@@ -149,6 +152,44 @@ async def test_a_node_whose_bytes_are_in_a_directory_of_its_own_is_refused_with_
 async def test_a_node_that_starts_again_in_the_same_place_leaves_one_mark_there(nodes: Nodes, tmp_path: Path) -> None:
     await nodes[1].restart()
     assert len(list((tmp_path / "assets").glob("cluster_*"))) == 1
+
+
+# --- a Redis behind TLS ---
+
+
+@pytest.fixture
+def behind_tls(tmp_path: Path) -> Iterator[str]:
+    """The URL of a Redis that asks for a user and a password, without what proves whom it speaks for."""
+    options = tls_options(tmp_path)
+    with RedisServer(tmp_path, *SAFE, *options) as server:
+        with server.client as client:
+            client.acl_setuser("pollcast", enabled=True, passwords=[f"+{PASSWORD}"], keys=["*"], commands=["+@all"])
+        yield f"rediss://pollcast:{quote(PASSWORD, safe='')}@127.0.0.1:{options[1]}/0"
+
+
+async def test_a_node_works_over_tls_with_a_password_that_it_tells_nobody(
+    behind_tls: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with World(tmp_path, store_url=f"{behind_tls}?ssl_ca_certs={tmp_path}/made.pem") as world:
+        assert (await world.generate("gaga-1", prompt="Hello"))[-1]["status"] == "Completed"
+        assert (await world.http.get("/api/account")).headers["RateLimit"]  # requests are counted there too
+    assert "hush" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ("", "certificate verify failed"),
+        ("?ssl_ca_certs=/nowhere.pem", "A file that .*ssl_ca_certs.*: .*No such file"),
+        ("?ssl_cert_reqs=perhaps", "no URL of a Redis .*perhaps"),
+    ],
+)
+async def test_a_redis_that_proves_nothing_is_refused_with_the_reason(behind_tls: str, options: str, why: str) -> None:
+    with pytest.raises((errors.Unavailable, ValueError), match=why) as refusal:
+        async with open_store(behind_tls + options, SystemClock()):
+            pass
+    assert "hush" not in str(refusal.value)
 
 
 # --- what nodes share about providers ---

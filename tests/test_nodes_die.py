@@ -71,12 +71,15 @@ async def test_a_node_that_slept_while_others_took_its_jobs_changes_nothing_afte
 
 
 @pytest.mark.timeout(120)
-async def test_a_node_that_slept_does_not_send_what_it_had_prepared(nodes: Cluster) -> None:
+@pytest.mark.parametrize(("moment", "end"), [("gaga.upload", "Completed"), ("gaga.submit", "Error")])
+async def test_an_order_is_sent_once_though_its_node_slept_before_or_after_it_sent_it(
+    nodes: Cluster, moment: str, end: str
+) -> None:
     asleep: list[Server] = []
 
     def fall_asleep(operation: str) -> None:
-        """The one that holds the job sleeps in the moment in which its upload is heard."""
-        if operation == "gaga.upload" and not asleep:
+        """The one that holds the job sleeps in the moment in which this is heard of it."""
+        if operation == moment and not asleep:
             asleep.extend(node for node in nodes.nodes if nodes.holds(node))
             asleep[0].pause()
 
@@ -94,4 +97,4 @@ async def test_a_node_that_slept_does_not_send_what_it_had_prepared(nodes: Clust
         await asyncio.sleep(PAUSED)
         assert nodes.simulator.calls["gaga.submit"] == 1
         assert await events_of(awake, job) == told
-    assert told[-1][0] == "Completed"
+    assert told[-1][0] == end

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from proxy.job import Event
 from proxy.store.base import Change
-from proxy.store.lane import Listener
+from proxy.store.waiting import Listener
 from proxy.store.wire import Command, Wire
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""One thread with one SQLite connection, and those who listen to what it commits.
+"""One thread with one SQLite connection.
 
 `sqlite.py` has two lanes, one that writes and one that reads. What waits in a lane is run in one transaction and
 answered in one call of the event loop, so that a hundred writes cost one fsync.
@@ -11,32 +11,16 @@ from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from proxy import errors
 from proxy.job import Job
 from proxy.store.base import Change
+from proxy.store.waiting import answer, unavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
 _Task = tuple[asyncio.Future[Any], Callable[[], Any]]
-
-
-class Listener:
-    """One iterator over the changes; the store knows it weakly, so one that is dropped leaves nothing behind."""
-
-    def __init__(self) -> None:
-        self._queue = asyncio.Queue[Change | None]()
-        self.put = self._queue.put_nowait
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Change:
-        if change := await self._queue.get():
-            return change
-        self.put(None)  # the end stays the end
-        raise StopAsyncIteration
 
 
 class Connection(sqlite3.Connection):
@@ -167,17 +151,4 @@ class Lane:
 
     def _answer(self, batch: list[_Task], outcomes: list[Any], told: list[Change]) -> None:
         self._tell(told)
-        for (future, _), outcome in zip(batch, outcomes, strict=True):
-            if future.done():  # its caller was canceled; what it asked for has happened nevertheless
-                continue
-            if isinstance(outcome, Exception):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
-
-
-def unavailable(error: Exception) -> errors.Unavailable:
-    """SQLite's own error as ours, with its reason."""
-    said = errors.Unavailable(f"The store cannot serve now: {error}.")
-    said.__cause__ = error
-    return said
+        answer((future for future, _ in batch), outcomes)

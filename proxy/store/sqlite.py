@@ -40,7 +40,8 @@ from proxy.store.base import (
     told_places,
     too_many_jobs,
 )
-from proxy.store.lane import Connection, Lane, Listener
+from proxy.store.lane import Connection, Lane
+from proxy.store.waiting import Listener
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -8,19 +8,20 @@ through here must do no harm when it is carried out twice.
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from importlib.resources import files
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from redis.asyncio import ConnectionPool
+from redis.asyncio import ConnectionPool, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import ConnectionError as Broken
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from proxy import errors
+from proxy.store.waiting import answer, unavailable
 
 Command = Sequence[str | bytes | float]
 
@@ -30,6 +31,8 @@ _IDLE: Final = 15.0
 """Seconds of silence after which a connection is tried before it is used."""
 _TRIES: Final = 8
 """Tries after the first, in about 2 seconds: a restart of Redis is not noticed."""
+_LONG: Final = 2.0
+"""Seconds after which nothing is tried once more: a Redis that hangs takes `_PATIENCE` for each."""
 _AT_ONCE: Final = 256
 """Commands in one write."""
 
@@ -62,11 +65,11 @@ class Wire:
     async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
         await self._connection.send_packed_command(self._connection.pack_commands(commands))
         answers = [await self._answer() for _ in commands]
-        for answer in answers:
+        for error in answers:
             # The script was flushed, or this is not the primary any more: another connection mends both.
-            if isinstance(answer, NoScriptError | ReadOnlyError):
+            if isinstance(error, NoScriptError | ReadOnlyError):
                 await self.close()
-                raise Broken(str(answer))
+                raise Broken(str(error))
         return answers
 
     async def _answer(self) -> Any:
@@ -85,9 +88,14 @@ def check(url: str) -> None:
     right = "use redis://user:password@host:6379/0 (rediss:// for TLS; % and what stands for it in a password)"
     try:
         path = urlsplit(url).path.strip("/")
-        _connection(url, _PATIENCE)
-    except (ValueError, TypeError) as error:
-        reason = error if isinstance(error, TypeError) else "it cannot be read"
+        connection = _connection(url, _PATIENCE)
+        if isinstance(connection, SSLConnection):
+            connection.ssl_context.get()
+    except OSError as error:
+        names = "ssl_ca_certs, ssl_certfile or ssl_keyfile"
+        raise ValueError(f"A file that the Redis's URL names ({names}) cannot be used: {error}.") from None
+    except (ValueError, TypeError, RedisError) as error:
+        reason = "it cannot be read" if isinstance(error, ValueError) else error
         raise ValueError(f"This is no URL of a Redis ({reason}): {right}.") from None
     if path and not path.isdecimal():
         raise ValueError(f"The database of a Redis is a number, not {path!r}: {right}.")
@@ -148,12 +156,15 @@ class Line:
             if not self._waiting and not self._stopped:
                 self._arrived.clear()
             if batch:
-                _answer(batch, await self._tried([command for _, command in batch]))
+                answers = await self._tried([command for _, command in batch])
+                answer((future for future, _ in batch), map(_ours, answers))
 
     async def _tried(self, commands: Sequence[Command]) -> list[Any]:
         retry = self._patient if self._well else self._hasty
         try:
-            answers = await retry.call_with_retry(partial(self._wire.exchange, commands), _ignore)
+            answers = await retry.call_with_retry(
+                partial(self._wire.exchange, commands), _until(time.monotonic() + _LONG)
+            )
         except Exception as error:  # noqa: BLE001 -- the line goes on, whatever became of these
             self._well = False
             return [error] * len(commands)
@@ -166,24 +177,16 @@ class Line:
         return time.monotonic() - self._well_since if self._well else 0.0
 
 
-async def _ignore(_: Exception) -> None:
-    """A connection that failed has let go of itself."""
+def _until(end: float) -> Callable[[Exception], Awaitable[None]]:
+    """What is done about a failure: nothing, as a connection that failed has let go of itself, or no more tries."""
+
+    async def failed(error: Exception) -> None:
+        if time.monotonic() >= end:
+            raise error
+
+    return failed
 
 
-def _answer(batch: Sequence[tuple["asyncio.Future[Any]", Command]], answers: Sequence[Any]) -> None:
-    for (future, _), answer in zip(batch, answers, strict=True):
-        if future.done():  # its caller was canceled; what it asked for has happened nevertheless
-            continue
-        if isinstance(answer, RedisError):
-            future.set_exception(unavailable(answer))
-        elif isinstance(answer, Exception):
-            future.set_exception(answer)
-        else:
-            future.set_result(answer)
-
-
-def unavailable(error: Exception) -> errors.Unavailable:
-    """Redis's own error as ours, with its reason."""
-    said = errors.Unavailable(f"The store cannot serve now: {str(error).rstrip('.')}.")
-    said.__cause__ = error
-    return said
+def _ours(answer: Any) -> Any:
+    """What Redis answered; its error as ours."""
+    return unavailable(answer) if isinstance(answer, RedisError) else answer

@@ -124,7 +124,7 @@ class Cluster:
             node.wake()
         else:
             node.start()
-            await node.listens()
+            await node.serves()
 
     async def _unwatched(self) -> None:
         for client in self.clients:
@@ -147,7 +147,7 @@ class Cluster:
 
 @asynccontextmanager
 async def opened(seed: int) -> AsyncIterator[Cluster]:
-    """A cluster whose nodes all listen."""
+    """A cluster whose nodes all serve."""
     chance = Random(seed)
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
@@ -163,7 +163,7 @@ async def opened(seed: int) -> AsyncIterator[Cluster]:
             stack.callback(node.stop)
             node.start()
         for node in nodes:
-            await node.listens()
+            await node.serves()
         for key in cluster.keys:
             http = httpx.AsyncClient(
                 base_url="http://127.0.0.1",

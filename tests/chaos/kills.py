@@ -23,12 +23,14 @@ from random import Random
 from time import monotonic, time
 from types import MappingProxyType
 
+import httpx
+
 from proxy import tokens
 from proxy.clock import SystemClock
 from proxy.simulator import DEFAULT_KEYS, Fault, Received, Simulator
 from proxy.store import open_store
 from tests.chaos import stores
-from tests.chaos.clients import Client, connected
+from tests.chaos.clients import BREAKS, Client, connected
 from tests.chaos.ear import ASKS_AGAIN, Ear, Mischief
 from tests.chaos.orders import Order, Orders
 from tests.chaos.verdict import Broken, Event, Verdict, end_of
@@ -115,7 +117,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it; it does not listen yet."""
+        """Start it; it does not serve yet."""
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: S603
                 [sys.executable, SERVER, "serve"],
@@ -125,10 +127,10 @@ class Server:
                 stderr=output,
             )
 
-    async def listens(self) -> None:
-        """Wait until it takes connections."""
-        async with asyncio.timeout(30):
-            while not self._answers():
+    async def serves(self) -> None:
+        """Wait until it takes work: its port is open long before, and who is killed then has done nothing yet."""
+        async with asyncio.timeout(30), httpx.AsyncClient(base_url=self.origin, trust_env=False, timeout=30) as http:
+            while not await _ready(http):
                 if self._process is None or self._process.poll() is not None:
                     raise RuntimeError(f"The server did not start:\n{self.log.read_text()[-2000:]}")
                 await asyncio.sleep(0.005)
@@ -162,9 +164,12 @@ class Server:
             self._process.terminate()
             self._process.wait(20)
 
-    def _answers(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self._port)) == 0
+
+async def _ready(http: httpx.AsyncClient) -> bool:
+    try:
+        return (await http.get("/readyz")).is_success
+    except BREAKS:
+        return False
 
 
 def _refusing(chance: Random) -> Mischief:
@@ -220,7 +225,7 @@ class Kills:
                 crowds.append(asyncio.create_task(self._identical(self.chance.choice(self.clients))))
             await self._kill()
         self._ending = True
-        await self.server.listens()
+        await self.server.serves()
         await self._finish([*work, *crowds])
         for client in self.clients:
             await self.verdict.inspect(client, self._truth)
@@ -289,7 +294,7 @@ class Kills:
         self._met.clear()
         self._struck.clear()
         if step is not START:
-            await self.server.listens()
+            await self.server.serves()
             await asyncio.sleep(self.chance.uniform(0, 0.2 if step else 0.5))
         self._armed = step
         if step is START:
@@ -361,7 +366,7 @@ async def _opened(number: int, seed: int, store: str) -> AsyncIterator[Kills]:
         ear.tell = kills.tell
         keys = await new_keys(server.store)
         server.start()
-        await server.listens()
+        await server.serves()
         for key in keys:
             kills.clients.append(await _client(stack, kills, key))
         yield kills

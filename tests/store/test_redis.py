@@ -438,6 +438,22 @@ async def test_what_waits_for_redis_is_told_soon_and_then_at_once(behind_gate: S
     assert loop.time() - begun - patient < 1
 
 
+async def test_a_redis_that_takes_and_does_not_answer_is_not_tried_for_long(
+    gate: Gate, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "_PATIENCE", 0.05)
+    monkeypatch.setattr(wire, "_LONG", 0.05)
+
+    async with RedisStore(gate.url, clock) as store:
+        gate.answering.clear()
+        before = gate.writes
+        with pytest.raises(errors.Unavailable):
+            await store.ping()
+        assert gate.writes - before < 4  # one try, beside what the reader of changes asks
+        gate.answering.set()
+        await store.ping()
+
+
 async def test_changes_go_on_where_they_broke_off(behind_gate: Store, gate: Gate, opened: Opened) -> None:
     changes = behind_gate.changes()
     async with opened() as beside:
@@ -538,6 +554,30 @@ async def test_calls_that_wait_together_go_together(behind_gate: Store, gate: Ga
     await asyncio.gather(*(behind_gate.grant("web", 1) for _ in range(50)))
     assert gate.writes - before < 10
     assert await caller.balance() == 150
+
+
+async def test_a_claim_costs_the_same_however_many_jobs_wait_or_are_held_by_others(
+    nodes: tuple[Store, Store], server: RedisServer
+) -> None:
+    a, b = nodes
+    caller = await new_caller(a)
+
+    async def cost() -> int:
+        """How often Redis reads hashes and sets for a claim that finds nothing."""
+        with server.client as client:
+            client.config_resetstat()
+            assert not await b.claim("b", {"": Room(0, 1e9)}, 100)
+            found = client.info("commandstats").items()
+            return sum(
+                told["calls"] for name, told in found if name.startswith(("cmdstat_h", "cmdstat_z", "cmdstat_s"))
+            )
+
+    costs = []
+    for _ in range(2):
+        await asyncio.gather(*(caller.admit(0) for _ in range(150)))
+        assert len(await a.claim("a", ROOMS, 100)) == 100
+        costs.append(await cost())
+    assert costs[0] == costs[1] < 10
 
 
 async def test_all_listeners_of_a_process_share_one_connection(opened: Opened, server: RedisServer) -> None:

@@ -82,7 +82,7 @@ function commands.standing(account, ...)
 end
 
 -- Make `node` the job's holder; whoever held it before is shut out by the new epoch.
-local function take(job, node, lapses_at)
+local function take(job, node)
   local work = 'pollcast:work:' .. job
   local queue, holder, account = unpack(call('HMGET', work, 'queue', 'node', 'account'))
   if holder then
@@ -94,24 +94,24 @@ local function take(job, node, lapses_at)
   call('SADD', 'pollcast:busy:' .. queue, job)
   call('ZADD', 'pollcast:held:' .. node, 0, job)
   moved_in_line(account)
-  call('HSET', work, 'node', node, 'lapses_at', lapses_at)
+  call('HSET', work, 'node', node)
   call('HINCRBY', work, 'epoch', 1)
 end
 
--- Note in `found` up to `limit` jobs whose lease the node has let lapse, the oldest.
-local function lapsed(node, overdue, limit, found)
-  local from, enough = 0, #found + limit
-  repeat
-    local held = call('ZRANGE', 'pollcast:held:' .. node, from, from + 99)
-    for _, job in ipairs(held) do
-      if tonumber(call('HGET', 'pollcast:work:' .. job, 'lapses_at')) <= overdue then
+-- The jobs of nodes that have let their leases lapse are added to `found`, up to `limit` of each.
+local function add_lapsed(found, node, overdue, limit)
+  local nodes = call('HGETALL', 'pollcast:nodes')
+  for place = 1, #nodes, 2 do
+    local holder = nodes[place]
+    if holder ~= node and tonumber(nodes[place + 1]) <= overdue then
+      local held = call('ZRANGE', 'pollcast:held:' .. holder, 0, limit - 1)
+      for _, job in ipairs(held) do
         table.insert(found, job)
       end
+      if #held == 0 then
+        call('HDEL', 'pollcast:nodes', holder)
+      end
     end
-    from = from + 100
-  until #held < 100 or #found >= enough
-  if from == 100 and call('EXISTS', 'pollcast:held:' .. node) == 0 then
-    call('HDEL', 'pollcast:nodes', node)
   end
 end
 
@@ -121,12 +121,7 @@ local function left(node, overdue, limit)
     return {}
   end
   local found = call('ZRANGE', 'pollcast:free', 0, limit - 1)
-  local nodes = call('HGETALL', 'pollcast:nodes')
-  for place = 1, #nodes, 2 do
-    if nodes[place] ~= node and tonumber(nodes[place + 1]) <= overdue then
-      lapsed(nodes[place], overdue, limit, found)
-    end
-  end
+  add_lapsed(found, node, overdue, limit)
   table.sort(found)
   while #found > limit do
     table.remove(found)
@@ -172,7 +167,8 @@ local function taken(node, jobs)
 end
 
 -- `once` is this claim's own name: asked again, it answers what it took. Leases that lapsed by `overdue` may be taken
--- over. Then come queue, room and patience of each.
+-- over; the node's own, all of them, last until `lapses_at` if it takes something. Then come queue, room and patience
+-- of each.
 function commands.claim(node, once, now, overdue, lapses_at, limit, ...)
   local took = 'pollcast:took:' .. node
   local last, before = unpack(call('HMGET', took, 'once', 'jobs'))
@@ -183,7 +179,7 @@ function commands.claim(node, once, now, overdue, lapses_at, limit, ...)
   local jobs = {}
   local function take_all(found)
     for _, job in ipairs(found) do
-      take(job, node, lapses_at)
+      take(job, node)
       table.insert(jobs, job)
     end
   end
@@ -195,7 +191,7 @@ function commands.claim(node, once, now, overdue, lapses_at, limit, ...)
     take_all(next_in_turn(queue, room, limit - #jobs))
   end
   if #jobs > 0 then
-    call('HSETNX', 'pollcast:nodes', node, 0)
+    call('HSET', 'pollcast:nodes', node, lapses_at)
     call('HSET', took, 'once', once, 'jobs', table.concat(jobs, ' '))
     call('EXPIRE', took, DAY)
   end
@@ -230,7 +226,7 @@ function commands.release(job, node, epoch)
   local work = 'pollcast:work:' .. job
   local queue, turn, since, sent = unpack(call('HMGET', work, 'queue', 'turn', 'since', 'sent'))
   call('ZREM', 'pollcast:held:' .. node, job)
-  call('HDEL', work, 'node', 'lapses_at')
+  call('HDEL', work, 'node')
   if not sent then
     call('SREM', 'pollcast:busy:' .. queue, job)
     wait(job, queue, turn, since)

@@ -21,7 +21,7 @@
 --               busy:Q                 set: the jobs of Q that take up room
 --               lines, moved           sets: the accounts whose waiting:line:A holds jobs; those whose line is to be looked at
 --               free                   sorted set by name: the jobs that nobody holds and that need not wait for room
---               nodes                  hash: node -> when the leases lapse that it renewed
+--               nodes                  hash: node -> when its leases lapse, which each of its claims prolongs
 --               held:N, took:N         sorted set by name: the jobs that node N holds; its last claim and what it took
 --   feeds       feed:A                 stream: the events of A but streamed text, each as 'J n', under its position
 --               changes, told          stream: what is told to every node; the number of the newest
