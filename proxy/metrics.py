@@ -46,7 +46,11 @@ class Metrics:
         self.submits = counter("submits", "Orders sent to providers, by what came of them.", "provider", "outcome")
         self.refunded = counter("refunded_tokens", "Tokens given back.", "model")
         self.refused = counter("refused", "Requests that were one too many, by the limit of the account.", "limit")
-        self.queued = counter("queued", "Orders that stand in line, for their account has as many jobs as it may.")
+        self.queued = Counter(
+            "pollcast_queued",
+            "Orders that stand in line, for their account has as many jobs as it may.",
+            registry=self.registry,
+        )
         self.store = histogram("store_seconds", "How long the store takes to record.", _QUICK, "call")
         self.loop_lag = plain("loop_lag_seconds", "How late the event loop wakes a sleeper.", _QUICK)
 

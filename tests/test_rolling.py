@@ -24,7 +24,8 @@ from tests.chaos.ear import Ear
 from tests.chaos.kills import Server
 from tests.chaos.orders import Order
 from tests.chaos.verdict import Event, Verdict, end_of
-from tests.fronts import free_port, needed, running
+from tests.fronts import needed, running
+from tests.ports import free_port
 from tests.redis_server import RedisServer
 from tests.test_cli import command
 

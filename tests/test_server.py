@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.test_cli import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent
 LINK = "/api/jobs/job_1/events?key=key_1&expires=1800000000&signature=" + "Zm9vYmFyYmF6"

@@ -200,6 +200,15 @@ _LINES: Final = (
     "ALTER TABLE work ADD COLUMN onward TEXT NOT NULL DEFAULT ''",
     "ALTER TABLE account ADD COLUMN moved INTEGER NOT NULL DEFAULT 0",  # its line is to be looked at
     "CREATE INDEX account_moved ON account (id) WHERE moved",
+    # Kept rather than counted: an account may have ten thousands of unfinished jobs, and each order asks.
+    "ALTER TABLE account ADD COLUMN unfinished INTEGER NOT NULL DEFAULT 0",
+    "UPDATE account SET unfinished = (SELECT count(*) FROM work WHERE work.account = account.id)",
+    """CREATE TRIGGER work_begins AFTER INSERT ON work BEGIN
+        UPDATE account SET unfinished = unfinished + 1 WHERE id = NEW.account;
+    END""",
+    """CREATE TRIGGER work_ends AFTER DELETE ON work BEGIN
+        UPDATE account SET unfinished = unfinished - 1 WHERE id = OLD.account;
+    END""",
 )
 _MIGRATIONS: Final = (_SCHEMA, _ENDS, _FEEDS, _TURNS, _COUNTS, _LINES)
 """Each takes a database from one version (its place here) to the next; released ones are never edited."""
@@ -632,8 +641,8 @@ def _length(db: Connection, queue: str) -> int:
 
 def _outside(db: Connection, account: str) -> int:
     """How many unfinished jobs of the account do not stand in its line."""
-    (count,) = db.execute("SELECT count(*) FROM work WHERE account = ?", (account,)).fetchone()
-    return int(count) - _length(db, _line_of(account))
+    (unfinished,) = db.execute("SELECT unfinished FROM account WHERE id = ?", (account,)).fetchone()
+    return int(unfinished) - _length(db, _line_of(account))
 
 
 def _require_assets(db: Connection, admission: Admission) -> None:
@@ -700,6 +709,7 @@ def _tell_place(db: Connection, job: Job, place: int, now: float) -> Job:
     if job.detail == draft.fields["detail"]:
         return job
     after = _update(db, job.after(draft, now))
+    _note_status(db, job, after)
     _publish(db, after, draft, now)
     return after
 
@@ -813,8 +823,7 @@ def _append(db: Connection, claim: Claim, draft: Draft, ticket: Ticket | None, n
     job = before.after(draft, now)
     if ticket is not None:
         job = replace(job, ticket=ticket)
-    if job.status is not before.status:
-        db.execute("UPDATE job SET status = ? WHERE id = ?", (job.status, job.id))
+    _note_status(db, before, job)
     _hold(db, claim, job)
     _publish(db, job, draft, now)
     if draft.refund:
@@ -827,6 +836,12 @@ def _append(db: Connection, claim: Claim, draft: Draft, ticket: Ticket | None, n
     return job
 
 
+def _note_status(db: Connection, before: Job, after: Job) -> None:
+    """Write the status that stands beside the record, in indexes, where it has changed."""
+    if after.status is not before.status:
+        db.execute("UPDATE job SET status = ? WHERE id = ?", (after.status, after.id))
+
+
 def _refund(db: Connection, job: Job, draft: Draft, now: float) -> None:
     if not draft.status.final or not 0 < draft.refund <= job.tokens:
         raise ValueError(f"{job.id} cost {job.tokens}: {draft.refund} cannot be refunded with {draft.status!r}.")
@@ -834,7 +849,7 @@ def _refund(db: Connection, job: Job, draft: Draft, now: float) -> None:
 
 
 def _update(db: Connection, job: Job) -> Job:
-    """Write the job's record. Its status stands beside it too, in indexes: naming it here would write those as well."""
+    """Write the job's record."""
     db.execute("UPDATE job SET record = ? WHERE id = ?", (_record_of(job), job.id))
     return job
 
