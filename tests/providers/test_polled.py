@@ -37,11 +37,12 @@ def test_the_window_leaves_outliers_out() -> None:
     assert (early, late) == (60.0, 60.0)
 
 
-def test_the_window_holds_99_of_100_jobs() -> None:
+@pytest.mark.parametrize("told", [30, 200])
+def test_the_window_holds_99_of_100_jobs_however_few_have_told_of_it(told: int) -> None:
     chance = random.Random(7)
     durations = [60 * math.exp(chance.gauss(0, 0.2)) for _ in range(10_000)]
-    early, late = learnt(durations[-200:]).window or (0, 0)
-    assert 0.98 <= sum(early <= duration <= late for duration in durations) / 10_000 <= 0.999
+    early, late = learnt(durations[:told]).window or (0, 0)
+    assert 0.985 <= sum(early <= duration <= late for duration in durations) / 10_000 <= 0.9999
 
 
 def test_durations_of_nothing_at_all_can_be_learnt() -> None:
@@ -66,7 +67,7 @@ def test_a_job_that_may_end_now_is_polled_at_the_fast_pace_and_one_that_cannot_b
     asked = polls(pace, 140)
     in_window = [later - earlier for earlier, later in pairwise(asked) if 100 <= earlier <= 120]
     assert in_window == pytest.approx([2.0] * len(in_window))
-    assert len([age for age in asked if age < 95]) <= 11
+    assert len([age for age in asked if age < 90]) <= 11
 
 
 def test_what_takes_longer_than_expected_is_polled_ever_more_slowly() -> None:
@@ -76,7 +77,7 @@ def test_what_takes_longer_than_expected_is_polled_ever_more_slowly() -> None:
     assert gaps[-1] == 10
 
 
-@pytest.mark.parametrize(("spread", "saved"), [(0.05, 0.6), (0.15, 0.45), (0.3, 0.2)])
+@pytest.mark.parametrize(("spread", "saved"), [(0.05, 0.6), (0.15, 0.45), (0.3, 0.15)])
 def test_learning_saves_polls_of_a_fixed_interval_at_the_same_median_lag(spread: float, saved: float) -> None:
     chance = random.Random(7)
     durations = [max(20, chance.gauss(120, 120 * spread)) for _ in range(600)]
