@@ -35,6 +35,8 @@ _EARLY, _MIDDLE, _LATE = 0.05, 0.5, 0.95
 """The quantiles of the durations by which their spread is told; those beyond are few, and some of them flukes."""
 _BEYOND: Final = 0.57
 """How much further than these two, in proportions, the window reaches: from 90 to 99 in a hundred of a log-normal."""
+_DOUBT: Final = 2.0
+"""And further again, by the root of the number of jobs that told them: two hundred tell more than ten."""
 
 
 class Pace:
@@ -68,7 +70,8 @@ class Pace:
 def _window(ordered: Sequence[float]) -> tuple[float, float]:
     """Between which ages jobs with these durations end, as if their logarithms were normally distributed."""
     early, middle, late = (ordered[round(quantile * (len(ordered) - 1))] for quantile in (_EARLY, _MIDDLE, _LATE))
-    return early * (early / middle) ** _BEYOND, late * (late / middle) ** _BEYOND
+    beyond = _BEYOND + _DOUBT / math.sqrt(len(ordered))
+    return early * (early / middle) ** beyond, late * (late / middle) ** beyond
 
 
 class Polling:

@@ -1,7 +1,8 @@
 """The journal: events recorded in a second, each durable before anyone is told of it.
 
 Pollcast's store with as many jobs appending at once as a busy server has, against one commit for each event: through
-the same store (one at a time), and by the least SQL that does it, in a thread, as aiosqlite would.
+the same store (one at a time), and by the least SQL that does it, in a thread, as aiosqlite would. All of them are as
+durable: a write-ahead log with `synchronous=FULL`, so that each commit waits for the disk.
 """
 
 import asyncio

@@ -18,8 +18,8 @@ MEAN: Final = {False: 60.0, True: 4.0}
 SPREAD: Final = 0.15
 """How long jobs last: seconds (by `quick`), and the standard deviation as a share of it. The providers' pages speak of
 one to five minutes; with one, all jobs have been ordered when the first ends."""
-TAUGHT: Final = 90
-"""Jobs that have ended before those that count are ordered: a model's usual time is known by then."""
+TAUGHT: Final = 600
+"""Jobs that have ended before those that count are ordered: of each model as many as are remembered."""
 INTERVAL: Final = 2.0
 RATE: Final = 400.0
 """Orders a second, at the most."""
@@ -61,11 +61,12 @@ class _Row:
             await server.upstream.ask({"do": "last", "mean": self.mean, "spread": SPREAD})
             await self._watch(server, TAUGHT, "taught")
             before = len((await server.asked())["asked"])
-            cpu = machine.cpu(server.pid)
+            meter = machine.Meter(server.pid)
             answer = await self._watch(server, self.jobs, "jobs")
             asked = (await server.asked())["asked"][before:]
             self._found(OURS, answer["p50"] / 1e6, answer["p99"] / 1e6, statistics.mean(asked))
-            self._add("cpu", "ms per job", OURS, (machine.cpu(server.pid) - cpu) / self.jobs * 1e3)
+            self._add("cpu", "ms per job", OURS, meter.cpu / self.jobs * 1e3)
+            self.plan.book.check_core(meter)
 
     async def _watch(self, server: pollcast.Pollcast, jobs: int, name: str) -> dict[str, float]:
         """Order so many jobs and read their streams to the end; gives the lags in microseconds."""

@@ -37,11 +37,15 @@ def test_the_window_leaves_outliers_out() -> None:
     assert (early, late) == (60.0, 60.0)
 
 
-def test_the_window_holds_99_of_100_jobs() -> None:
+@pytest.mark.parametrize(("told", "share"), [(10, 0.97), (30, 0.98), (200, 0.99)])
+def test_the_window_holds_99_of_100_jobs_and_hardly_fewer_where_few_have_told_of_it(told: int, share: float) -> None:
     chance = random.Random(7)
-    durations = [60 * math.exp(chance.gauss(0, 0.2)) for _ in range(10_000)]
-    early, late = learnt(durations[-200:]).window or (0, 0)
-    assert 0.98 <= sum(early <= duration <= late for duration in durations) / 10_000 <= 0.999
+    held = 0
+    for _ in range(100):
+        durations = [60 * math.exp(chance.gauss(0, 0.2)) for _ in range(told + 100)]
+        early, late = learnt(durations[:told]).window or (0, 0)
+        held += sum(early <= duration <= late for duration in durations[told:])
+    assert share * 10_000 <= held < 10_000
 
 
 def test_durations_of_nothing_at_all_can_be_learnt() -> None:
@@ -66,7 +70,7 @@ def test_a_job_that_may_end_now_is_polled_at_the_fast_pace_and_one_that_cannot_b
     asked = polls(pace, 140)
     in_window = [later - earlier for earlier, later in pairwise(asked) if 100 <= earlier <= 120]
     assert in_window == pytest.approx([2.0] * len(in_window))
-    assert len([age for age in asked if age < 95]) <= 11
+    assert len([age for age in asked if age < 90]) <= 11
 
 
 def test_what_takes_longer_than_expected_is_polled_ever_more_slowly() -> None:
@@ -76,7 +80,7 @@ def test_what_takes_longer_than_expected_is_polled_ever_more_slowly() -> None:
     assert gaps[-1] == 10
 
 
-@pytest.mark.parametrize(("spread", "saved"), [(0.05, 0.6), (0.15, 0.45), (0.3, 0.2)])
+@pytest.mark.parametrize(("spread", "saved"), [(0.05, 0.6), (0.15, 0.45), (0.3, 0.15)])
 def test_learning_saves_polls_of_a_fixed_interval_at_the_same_median_lag(spread: float, saved: float) -> None:
     chance = random.Random(7)
     durations = [max(20, chance.gauss(120, 120 * spread)) for _ in range(600)]
