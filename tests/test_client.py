@@ -72,6 +72,23 @@ async def order_of(world: World) -> dict[str, Any]:
 # --- what comes out ---
 
 
+async def test_a_reader_that_has_enough_is_no_error(world: World) -> None:
+    readable, writable = os.pipe()
+    os.close(readable)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        SERVER,
+        "models",
+        "--json",
+        env=os.environ | {"POLLCAST_SERVER": world.origin},
+        stdout=writable,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(writable)
+    _, told = await process.communicate()
+    assert (process.returncode, told) == (1, b"")
+
+
 async def test_a_job_s_url_is_printed_alone(world: World) -> None:
     done = await command(world, "generate", "gaga-1", "Hello")
     assert done.status == 0

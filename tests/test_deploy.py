@@ -100,6 +100,23 @@ def test_systemd_takes_every_line_of_the_unit(tmp_path: Path) -> None:
     assert (done.returncode, [line for line in done.stderr.splitlines() if "pollcast" in line]) == (0, [])
 
 
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed here")
+def test_the_unit_is_as_exposed_as_the_readme_says() -> None:
+    said = re.search(r"rates its exposure ([\d.]+),", (ROOT / "README.md").read_text())
+    assert said is not None
+    done = subprocess.run(  # noqa: S603
+        ["systemd-analyze", "security", "--offline=true", DEPLOY / "pollcast.service"],  # noqa: S607
+        env=os.environ | {"SYSTEMD_PAGER": ""},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    rated = re.search(r"Overall exposure level for pollcast.service: ([\d.]+)", done.stdout)
+    assert rated is not None, done.stderr
+    assert float(rated[1]) <= float(said[1])
+
+
 def test_the_unit_and_the_container_serve_by_a_command_and_settings_that_exist() -> None:
     unit, container = (DEPLOY / "pollcast.service").read_text(), (DEPLOY / "Containerfile").read_text()
     assert "serve" in command("--help").stdout

@@ -204,6 +204,8 @@ def _run(
     except Refused as error:
         say(f"Error{f' ({error.code})' if error.code else ''}: {error}")
         return _WRONG if error.status in {400, 422} else FAILED
+    except BrokenPipeError:
+        raise  # nobody reads any more, as behind `| head`: click ends without a word
     except (Lost, OSError) as error:
         say(f"Error: {error}")
         return FAILED

@@ -16,6 +16,8 @@ def run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(work())
+    except BrokenPipeError:
+        raise  # nobody reads any more, as behind `| head`: click ends without a word
     except (BadSetting, NoAnswer, PollcastError, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
