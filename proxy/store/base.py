@@ -302,7 +302,7 @@ class Store(Protocol):
         room, the accounts taking turns: one with many waiting jobs does not hold up another's first.
 
         A claim holds until its job is over, it is released, or its lease lapses without `renew` and another node
-        claims it: a node never takes a job over from itself, however late it renews.
+        claims it: a node never takes a job over from itself, however late it renews. To claim may renew.
         """
 
     async def renew(self, node: str) -> None:

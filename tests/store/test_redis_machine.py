@@ -11,6 +11,8 @@ from tests.store.test_sqlite_machine import SqliteMachine
 
 
 class RedisMachine(SqliteMachine):
+    claim_renews = True
+
     def __init__(self) -> None:
         super().__init__()
         self.server = shared_server()

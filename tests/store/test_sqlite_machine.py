@@ -41,6 +41,9 @@ class Expected:
 
 
 class SqliteMachine(RuleBasedStateMachine):
+    claim_renews = False
+    """Whether a claim that finds something prolongs the node's other leases."""
+
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
@@ -122,6 +125,8 @@ class SqliteMachine(RuleBasedStateMachine):
             self.jobs[claim.job.id].waiting = False
             self.holders[claim.job.id] = claim
             self.lapses[claim.job.id] = now + LEASE
+        if claims and self.claim_renews:
+            self.prolong(node)
         self.claims += claims
 
     def expected_claims(self, node: str, limit: int, room: int) -> list[str]:
@@ -140,6 +145,9 @@ class SqliteMachine(RuleBasedStateMachine):
     @rule(node=NODES)
     def renew(self, node: str) -> None:
         self.run(self.store.renew(node))
+        self.prolong(node)
+
+    def prolong(self, node: str) -> None:
         for job, claim in self.holders.items():
             if claim.node == node:
                 self.lapses[job] = self.clock.now() + LEASE
