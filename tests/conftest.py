@@ -17,7 +17,7 @@ HANGING = 90
 
 def _give_up(name: str) -> None:
     print(f"{name} hangs; where, the stacks say:", file=sys.__stderr__)
-    faulthandler.dump_traceback(file=sys.__stderr__)
+    faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr)
     os._exit(1)
 
 
