@@ -794,6 +794,7 @@ def _release(db: Connection, claim: Claim) -> None:
            WHERE job = ? AND node = ? AND epoch = ?""",
         (claim.job.id, claim.node, claim.epoch),
     )
+    _moved(db, claim.job.account)  # where it was taken from its line for its end, it stands there again
 
 
 def _held(db: Connection, claim: Claim) -> Job:

@@ -897,6 +897,19 @@ class StoreContract:
         claim = await claim_one(store)
         assert (claim.job.id, claim.job.cancel_requested) == (jobs[1].id, True)
 
+    async def test_those_behind_a_job_that_is_given_back_to_the_line_are_told_so(
+        self, store: Store, caller: Caller
+    ) -> None:
+        jobs = [await caller.admit(20, most=1, line=9) for _ in range(3)]
+        await claim_one(store)
+        await store.request_cancel(caller.account, jobs[1].id)
+        claim = await claim_one(store)
+        await store.advance(1, 10)
+        await store.release(claim)
+        await store.advance(1, 10)
+        places = [f"Waiting: number {place} in line" for place in (2, 1, 2)]
+        assert await details(store, jobs[2]) == [None, *places]
+
     @pytest.mark.parametrize(("most", "gone"), [(None, 3), (3, 2), (1, 0), (0, 0)])
     async def test_a_line_is_there_after_reopening_and_goes_by_the_new_limit(
         self, opened: Opened, most: int | None, gone: int

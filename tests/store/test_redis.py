@@ -27,6 +27,7 @@ from tests.store.contract import (
     Opened,
     StoreContract,
     claim_one,
+    details,
     new_asset,
     new_caller,
     soon,
@@ -239,6 +240,23 @@ async def test_tokens_are_granted_once_though_the_answer_is_lost(behind_gate: St
     assert len(await behind_gate.keys()) == 2
 
 
+async def test_an_order_in_line_is_told_its_place_though_answers_are_lost(behind_gate: Store, gate: Gate) -> None:
+    caller = await new_caller(behind_gate)
+    await caller.admit(1, most=1, line=2)
+    gate.lose_answers(1)
+    job = await caller.admit(1, most=1, line=2)
+    assert await details(behind_gate, job) == [None, "Waiting: number 1 in line"]
+
+
+async def test_one_job_goes_on_from_a_line_though_the_answer_is_lost(behind_gate: Store, gate: Gate) -> None:
+    caller = await new_caller(behind_gate)
+    jobs = [await caller.admit(1, most=1, line=2) for _ in range(3)]
+    await behind_gate.append(await claim_one(behind_gate), DONE)
+    gate.lose_answers(1)
+    await behind_gate.advance(1, 10)
+    assert [claim.job.id for claim in await behind_gate.claim("node-a", ROOMS, 9)] == [jobs[1].id]
+
+
 async def test_a_claim_whose_answer_is_lost_takes_no_job_from_its_node(behind_gate: Store, gate: Gate) -> None:
     caller = await new_caller(behind_gate)
     jobs = [await caller.admit(1) for _ in range(3)]
@@ -413,6 +431,7 @@ async def test_every_call_says_so_while_redis_is_away(behind_gate: Store, gate: 
         caller.admit,
         caller.balance,
         lambda: behind_gate.claim("node-a", ROOMS, 1),
+        lambda: behind_gate.advance(1, 1),
         lambda: behind_gate.renew("node-a"),
         lambda: behind_gate.read("job_1", 0),
         lambda: behind_gate.key(b"1"),

@@ -24,6 +24,8 @@ NAMES = st.sampled_from(["web", "app"])
 NODES = st.sampled_from(["node-a", "node-b"])
 ENDS = st.sampled_from([Status.COMPLETED, Status.ERROR, Status.CANCELED])
 PICK = st.integers(0, 99)
+BOUNDED, MOST, LINE = "app", 2, 3
+"""The account that has a line, its unfinished jobs outside of it, and in it."""
 
 
 @dataclass
@@ -38,6 +40,9 @@ class Expected:
     cancel: bool = False
     turn: int = 0
     waiting: bool = True
+    in_line: bool = False
+    told: int = 0
+    """The place in line that its newest such event tells."""
 
 
 class SqliteMachine(RuleBasedStateMachine):
@@ -93,12 +98,16 @@ class SqliteMachine(RuleBasedStateMachine):
 
     @rule(name=NAMES, tokens=st.integers(0, 30), key=st.sampled_from([None, "1", "2"]), body=st.binary(max_size=1))
     def admit(self, name: str, tokens: int, key: str | None, body: bytes) -> None:
-        order = self.callers[name].order(tokens, idempotency_key=key, fingerprint=body)
+        limits = {"most": MOST, "line": LINE} if name == BOUNDED else {}
+        order = self.callers[name].order(tokens, idempotency_key=key, fingerprint=body, **limits)
         earlier = self.replays.get((name, key or ""))
         try:
             admitted = self.run(self.store.admit(order))
         except errors.IdempotencyConflict:
             assert earlier
+        except errors.RateLimited:
+            assert not earlier
+            assert len(self.line) == LINE
         except errors.InsufficientTokens:
             assert not earlier
             assert self.balances[name] < tokens
@@ -109,11 +118,39 @@ class SqliteMachine(RuleBasedStateMachine):
                 self.accepted(name, key, tokens, admitted.job.id)
 
     def accepted(self, name: str, key: str | None, tokens: int, job: str) -> None:
-        self.turns[name] = max(self.turns[name], self.served) + 1
-        self.jobs[job] = Expected(name, tokens, turn=self.turns[name])
+        stands = name == BOUNDED and (len(self.line) > 0 or self.outside >= MOST)
+        expected = self.jobs[job] = Expected(name, tokens, in_line=stands)
+        if stands:
+            expected.told, expected.events = len(self.line), 2
+        else:
+            expected.turn = self.next_turn(name)
         self.balances[name] -= tokens
         if key:
             self.replays[name, key] = job
+
+    def next_turn(self, name: str) -> int:
+        self.turns[name] = max(self.turns[name], self.served) + 1
+        return self.turns[name]
+
+    @property
+    def line(self) -> list[Expected]:
+        """Who stands in it, the first first: jobs are kept in the sequence of their orders."""
+        return [expected for expected in self.jobs.values() if expected.in_line and expected.waiting]
+
+    @property
+    def outside(self) -> int:
+        unfinished = [expected for expected in self.jobs.values() if expected.account == BOUNDED and not expected.over]
+        return len(unfinished) - len(self.line)
+
+    @rule()
+    def advance(self) -> None:
+        going = self.line[: max(MOST - self.outside, 0)]
+        assert self.run(self.store.advance(MOST, 10)) == len(going)
+        for expected in going:
+            expected.in_line, expected.turn = False, self.next_turn(BOUNDED)
+        for place, expected in enumerate(self.line, 1):
+            expected.events += expected.told != place
+            expected.told = place
 
     @rule(node=NODES, limit=st.integers(1, 3), room=st.integers(0, 4))
     def claim(self, node: str, limit: int, room: int) -> None:
@@ -132,9 +169,10 @@ class SqliteMachine(RuleBasedStateMachine):
     def expected_claims(self, node: str, limit: int, room: int) -> list[str]:
         free = sorted(job for job, expected in self.jobs.items() if not expected.over and self.free(job, node))
         at_once = [job for job in free if not self.jobs[job].waiting or self.jobs[job].cancel][:limit]
-        under_way = {job for job, expected in self.jobs.items() if not (expected.waiting or expected.over)}
-        left = max(min(room - len(under_way.union(at_once)), limit - len(at_once)), 0)
-        in_turn = sorted((self.jobs[job].turn, job) for job in free if self.jobs[job].waiting and job not in at_once)
+        queued = {job: expected for job, expected in self.jobs.items() if not (expected.in_line or expected.over)}
+        taken = {job for job, expected in queued.items() if not expected.waiting or job in at_once}
+        left = max(min(room - len(taken), limit - len(at_once)), 0)
+        in_turn = sorted((self.jobs[job].turn, job) for job in free if job in queued.keys() - taken)
         self.served = max([self.served, *(turn for turn, _ in in_turn[:left])])
         return at_once + [job for _, job in in_turn[:left]]
 

@@ -224,12 +224,16 @@ function commands.release(job, node, epoch)
     return
   end
   local work = 'pollcast:work:' .. job
-  local queue, turn, since, sent = unpack(call('HMGET', work, 'queue', 'turn', 'since', 'sent'))
+  local queue, turn, since, sent, account = unpack(call('HMGET', work, 'queue', 'turn', 'since', 'sent', 'account'))
   call('ZREM', 'pollcast:held:' .. node, job)
   call('HDEL', work, 'node')
   if not sent then
     call('SREM', 'pollcast:busy:' .. queue, job)
     wait(job, queue, turn, since)
+    if queue == line_for(account) then -- it was taken from there for its end
+      call('SADD', 'pollcast:lines', account)
+      call('SADD', 'pollcast:moved', account)
+    end
   end
   if sent or call('GETRANGE', 'pollcast:job:' .. job, 0, 0) == '1' then
     call('ZADD', 'pollcast:free', 0, job)
