@@ -399,10 +399,11 @@ class Feed:
         if not task.cancelled() and (error := task.exception()):
             log.error("What is watched cannot be read.", exc_info=error)
 
-    async def job(self, account: str, job: str) -> JobTail | None:
+    async def job(self, account: str, job: str, first: Event | None = None) -> JobTail | None:
         """The tail of an account's job, from its first event on, shared with all who watch; None: no such job.
 
-        It follows the log from now on, and is dropped some seconds after its last watcher. Raises Unavailable.
+        It follows the log from now on, and is dropped some seconds after its last watcher. `first` is the job's only
+        event, as its admission gave it: then nothing is read. Raises Unavailable.
         """
         tail = self._jobs.get((account, job))
         if tail is None:
@@ -410,7 +411,7 @@ class Feed:
             tail = self._jobs[account, job] = JobTail(account, job)
         tail.left_at = self.tick
         if not tail.head:
-            for event in await self._store.read(job, 0, account):
+            for event in [first] if first else await self._store.read(job, 0, account):
                 tail.take(event)
             tail.publish(self.tick)
         return tail if tail.head else None

@@ -18,7 +18,7 @@ from proxy.clock import rfc3339
 from proxy.errors import Conflict, FieldError, NotFound, RateLimited, RequestError, Unavailable
 from proxy.feed import JobTail
 from proxy.fetch import NotPublic, check_public
-from proxy.job import Job, Order, Status
+from proxy.job import Event, Job, Order, Status
 from proxy.media_types import kind_of
 from proxy.providers.base import Reference, is_asset
 from proxy.store.base import Admission, Admitted, Key
@@ -49,7 +49,7 @@ class Jobs:
             raise Conflict("A reconnecting POST needs the Idempotency-Key of its first try; no job was made.")
         with self.services.limits.coming(key.account) as refusal:
             admitted = await self._admit(request, key, refusal)
-            tail = await self._tail(admitted.job.id, key)
+            tail = await self._tail(admitted.job.id, key, admitted.event)
         if refusal is not None:
             # The job is there, and is not kept from who ordered it: they are to come back, as at the GET endpoints.
             return BrokenOff(refusal.message, _admitted_headers(admitted))
@@ -197,8 +197,8 @@ class Jobs:
     async def _found(self, request: Request, key: Key) -> Job:
         return await self.services.job(key, request.path_params["job"])
 
-    async def _tail(self, job_id: str, key: Key) -> JobTail:
-        tail = await self.services.feed.job(key.account, job_id)
+    async def _tail(self, job_id: str, key: Key, first: Event | None = None) -> JobTail:
+        tail = await self.services.feed.job(key.account, job_id, first)
         if tail is None:
             raise NotFound(f"There is no job {job_id[:100]}.")
         return tail

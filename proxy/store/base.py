@@ -114,6 +114,8 @@ class Admitted:
 
     job: Job
     replayed: bool = False
+    event: Event | None = None
+    """The job's first event, where the store knows that nobody can have recorded a second one yet."""
 
 
 @dataclass(frozen=True, slots=True)

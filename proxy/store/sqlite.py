@@ -589,16 +589,16 @@ def _admit(db: Connection, admission: Admission, now: float) -> Admitted:
         "INSERT INTO work (job, account, queue, turn, since, onward, waiting) VALUES (?, ?, ?, ?, ?, ?, 1)",
         (job.id, job.account, queue, _turn_of(db, queue, job.account), now, admission.queue),
     )
-    _publish(db, job, Draft(job.status), now)
+    event: Event | None = _publish(db, job, Draft(job.status), now)
     if queue != admission.queue:
-        job = _tell_place(db, job, _length(db, queue), now)
+        job, event = _tell_place(db, job, _length(db, queue), now), None
     db.executemany("INSERT INTO hold (job, asset) VALUES (?, ?)", [(job.id, asset) for asset in set(admission.assets)])
     if admission.idempotency_key is not None:
         db.execute(
             'INSERT INTO idempotency (account, "key", fingerprint, job, at) VALUES (?, ?, ?, ?, ?)',
             (job.account, admission.idempotency_key, admission.fingerprint, job.id, now),
         )
-    return Admitted(job)
+    return Admitted(job, event=event)
 
 
 def _replay(db: Connection, admission: Admission) -> Job | None:
@@ -855,7 +855,7 @@ def _update(db: Connection, job: Job) -> Job:
     return job
 
 
-def _publish(db: Connection, job: Job, draft: Draft, now: float) -> None:
+def _publish(db: Connection, job: Job, draft: Draft, now: float) -> Event:
     """Keep the job's newest event, at the next position of its account's feed, and have it told."""
     if job.account not in db.heads:
         row = db.execute("SELECT head FROM account WHERE id = ?", (job.account,)).fetchone()
@@ -868,6 +868,7 @@ def _publish(db: Connection, job: Job, draft: Draft, now: float) -> None:
         (event.job, event.n, job.account, event.position, event.final, event.delta, event.data),
     )
     db.told.append(Change(job.account, job.id, job.event, event=event, at=now))
+    return event
 
 
 def _request_cancel(db: Connection, account: str, job_id: str) -> Job | None:
