@@ -1,6 +1,7 @@
-"""What one account may take: requests in any minute, and open streams; its unfinished jobs are counted by the store.
+"""What one account may take: requests in a minute, and open streams; its unfinished jobs are counted by the store.
 
-Requests are counted over a moving window, in the Redis that the nodes share where there is one, else in this process.
+Requests are counted in the Redis that the nodes share where there is one, else in this process. The window slides, as
+if those of the last whole minute had been spread over it evenly: a count costs the same however many there were.
 Streams are counted where they are open: by each node for itself.
 """
 
@@ -15,7 +16,7 @@ from typing import Final
 
 from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage, RedisStorage, Storage
-from limits.aio.strategies import MovingWindowRateLimiter
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from limits.errors import StorageError
 
 from proxy.errors import RateLimited
@@ -51,7 +52,7 @@ class Limits:
         line: int = 0,
     ) -> None:
         self._requests = RateLimitItemPerMinute(requests) if requests else None
-        self._window = MovingWindowRateLimiter(storage)
+        self._window = SlidingWindowCounterRateLimiter(storage)
         self._watched = watched
         self._coming: Counter[str] = Counter()
         self._streams = streams or math.inf
