@@ -222,6 +222,7 @@ class Upstream:
         """
         async with self._send(request, _STREAM) as response:
             if response.status == 200 and response.content_type in _STREAMS:
+                self.breaker.succeeded()
                 yield self._messages(response, request)
                 return
             answer = await self._whole(response, request)
