@@ -204,7 +204,7 @@ class Upstream:
             raise Transient(message, answer.wait)
         raise Nonsense(message)
 
-    # --- submits: paid, sent once ---
+    # --- submits: paid, sent once; who sends has waited for its turn before it noted that it would ---
 
     async def submit(self, request: Request) -> Answer:
         """Send a paid request once; returns a success, or raises NotTaken or the JobError that its fate is."""
@@ -237,7 +237,6 @@ class Upstream:
         progress = SimpleNamespace(sent=False)
         if self.breaker.wait:
             raise NotTaken(errors.UpstreamUnreachable(_RESTING), self.breaker.wait)
-        await self.turns.wait()
         began = time.monotonic()
         try:
             response = await self._paid.post(
