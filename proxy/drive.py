@@ -306,6 +306,8 @@ class Drive:
         """
         clock = self._tools.clock
         for pause in _pauses():
+            # Whoever is stopped while it waits has not sent it, and should not have said that it would.
+            await self._provider.upstream.turns.wait()
             self._job = await self._persist(lambda: self._tools.store.intend(self.claim))
             try:
                 async with aclosing(self._sent(request)) as updates:

@@ -208,7 +208,7 @@ class Upstream:
             raise Transient(message, answer.wait)
         raise Nonsense(message)
 
-    # --- submits: paid, sent once ---
+    # --- submits: paid, sent once; who sends has waited for its turn before it noted that it would ---
 
     async def submit(self, request: Request) -> Answer:
         """Send a paid request once; returns a success, or raises NotTaken or the JobError that its fate is."""
@@ -226,6 +226,7 @@ class Upstream:
         """
         async with self._send(request, _STREAM) as response:
             if response.status == 200 and response.content_type in _STREAMS:
+                self.breaker.succeeded()
                 yield self._messages(response, request)
                 return
             answer = await self._whole(response, request)
@@ -240,7 +241,6 @@ class Upstream:
         progress = SimpleNamespace(sent=False)
         if self.breaker.wait:
             raise NotTaken(errors.UpstreamUnreachable(_RESTING), self.breaker.wait)
-        await self.turns.wait()
         began = time.monotonic()
         try:
             response = await self._paid.post(

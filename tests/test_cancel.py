@@ -7,6 +7,7 @@ import httpx
 import pytest
 from aiohttp import web
 
+from proxy.clock import SystemClock
 from proxy.store.base import Claim, Room
 from proxy.store.sqlite import SqliteStore
 from tests.site import Site
@@ -40,6 +41,22 @@ async def test_before_the_submit_nothing_is_sent_and_everything_is_given_back(wo
     assert "20 tokens are given back" in ended["message"]
     assert world.simulator.calls["gaga.submit"] == 0
     assert await world.balance() == 1000
+
+
+async def test_while_the_order_waits_for_its_turn_nothing_is_sent_whatever_is_restarted(unstarted: World) -> None:
+    unstarted.clock = SystemClock()
+    unstarted.providers["Gaga"] = {"rate": 0.01}
+    async with unstarted as world:
+        job = await world.submit("gaga-1", prompt="Hello", image=await world.asset())
+        for uploads in (1, 2):
+            await reached(world, "gaga.upload", uploads)
+            await asyncio.sleep(0.1)  # its next turn is a hundred seconds away
+            if uploads == 1:
+                await world.restart()
+        await cancel(world, job["id"])
+        ended = await world.ended(job["id"])
+        assert (ended["status"], ended["refunded"]) == ("Canceled", 20)
+        assert world.simulator.calls["gaga.submit"] == 0
 
 
 async def test_while_the_order_waits_for_room_nothing_is_sent(unstarted: World) -> None:

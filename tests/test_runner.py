@@ -208,6 +208,13 @@ async def test_a_dead_provider_is_left_alone_and_its_running_jobs_wait(world: Wo
     assert final_of(events)["status"] == "Completed"
 
 
+async def test_a_provider_whose_streams_work_is_not_left_alone_for_failures_between_them(world: World) -> None:
+    for _ in range(6):
+        world.simulator.fault("gaia.chat", "500", times=1)
+        assert final_of(await world.generate("gpt-5.4-mini", prompt="Hello"))["code"] == "upstream_failed"
+        assert final_of(await world.generate("gpt-5.4-mini", prompt="Hello"))["status"] == "Completed"
+
+
 async def test_orders_for_a_dead_provider_are_refused_until_it_is_tried_again(unstarted: World) -> None:
     unstarted.providers["Gaga"] = {"poll_interval": 0.01}
     unstarted.clock = SystemClock()
