@@ -2,7 +2,6 @@
 
 import faulthandler
 import os
-import sys
 import threading
 from collections.abc import AsyncIterator, Generator
 from pathlib import Path
@@ -11,13 +10,12 @@ import pytest
 
 from tests.world import World
 
-HANGING = 90
-"""Seconds after which a test, with all that is built up and torn down for it, holds nothing up any longer."""
+STDERR = 2
 
 
 def _give_up(name: str) -> None:
-    print(f"{name} hangs; where, the stacks say:", file=sys.__stderr__)
-    faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr)
+    os.write(STDERR, f"{name} hangs; where, the stacks say:\n".encode())
+    faulthandler.dump_traceback(STDERR)
     os._exit(1)
 
 
@@ -27,7 +25,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
     That limit raises in whatever runs at the time: a task may swallow it, and a teardown after a failure has none.
     """
-    timer = threading.Timer(HANGING, _give_up, [item.nodeid])
+    own = item.get_closest_marker("timeout")
+    limit = own.args[0] if own else float(item.config.getini("timeout"))
+    timer = threading.Timer(2 * limit + 30, _give_up, [item.nodeid])
     timer.daemon = True
     timer.start()
     try:
