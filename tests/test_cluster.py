@@ -100,6 +100,26 @@ async def test_a_cancel_reaches_a_job_whichever_node_drives_it(nodes: Nodes, at:
     assert (await nodes[at].ended(job))["status"] == "Canceled"
 
 
+async def test_an_account_has_one_limit_and_one_line_at_all_nodes(tmp_path: Path) -> None:
+    flush(shared_server())
+    a = node(tmp_path)
+    a.settings |= {"max_jobs": 1, "queue": 2}
+    async with a, node(tmp_path, base_url=a.simulator.origin) as b:
+        b.settings |= a.settings
+        await b.restart()
+        first = await a.submit("gaga-1", prompt="[stuck] Hello")
+        second, third = await b.submit("gaga-1", prompt="Hello"), await a.submit("gaga-1", prompt="Hello")
+        assert [job["detail"] for job in (second, third)] == [f"Waiting: number {n} in line" for n in (1, 2)]
+        order = {"model": "gaga-1", "prompt": "Hello"}
+        assert [(await each.http.post("/api/jobs", json=order)).status_code for each in (a, b)] == [429, 429]
+        await b.http.post(f"/api/jobs/{first['id']}/cancel")
+        streams = await asyncio.gather(*(each.messages("GET", f"/api/jobs/{third['id']}/events") for each in (a, b)))
+        assert [message.data for message in streams[0]] == [message.data for message in streams[1]]
+        waited = ["Waiting: number 2 in line", "Waiting: number 1 in line", "Under way"]
+        assert [event.get("detail") for event in events_of(streams[0])][1:4] == waited
+        assert events_of(streams[0])[-1]["status"] == "Completed"
+
+
 async def test_a_job_that_one_node_deletes_is_gone_at_the_other_which_had_just_streamed_it(nodes: Nodes) -> None:
     a, b = nodes
     job = (await a.submit("gaga-1", prompt="Hello"))["id"]
