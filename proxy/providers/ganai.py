@@ -167,8 +167,9 @@ class GanAi(Provider):
         open_items = [item for item in items if not item.get("over")]
         silent = list(filter(None, await self._ask_all(open_items, seen)))
         if silent and len(silent) == len(open_items):
-            # What one of them answered as before matters more than that another could not be read.
-            raise next((unchanged for unchanged in silent if isinstance(unchanged, Unchanged)), silent[0])
+            # That one of them answered as before matters more than that another could not be read.
+            silent.sort(key=lambda nothing: isinstance(nothing, Unchanged))
+            raise silent.pop()  # not kept here: an exception and a frame that hold each other wait for the collector
         return _update(items, open_items)
 
     async def _ask_all(self, items: list[dict[str, Any]], seen: Seen) -> list[ReadFailed | Unchanged | None]:

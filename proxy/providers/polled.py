@@ -116,6 +116,7 @@ class Polling:
         """The update that a failed read makes, if any; raises the JobError when it is the end."""
         match error:
             case CredentialRefused():
+                self._seen = Seen()  # the next answer is news, whatever it is: it takes back what is said here
                 return Update(detail=f"Suspended: the provider refuses the operator's key. {error.message}")
             case Missing() if now - self._since > _NEW:
                 raise UpstreamFailed(f"The provider no longer knows this job: {error.message}")

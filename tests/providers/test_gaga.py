@@ -311,6 +311,14 @@ async def test_a_key_refused_in_the_middle_suspends_the_job_until_it_works_again
     assert any("Invalid API Key" in word for word in words(events))
 
 
+async def test_a_key_that_works_again_takes_the_suspension_back_though_nothing_else_has_changed(
+    world: World, upstream: Literal
+) -> None:
+    refused = said({"detail": "Invalid API Key"}, 401)
+    events = await hello(world, upstream, generation("Running"), refused, generation("Running"), SUCCESS)
+    assert [word.split()[0] for word in words(events)] == ["Running", "Suspended:", "Running"]
+
+
 # --- what it refuses ---
 
 
