@@ -23,20 +23,18 @@ _OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"
 _SHORTEST: Final = 6
 """Characters of a secret that is looked for: a shorter one would be found in every word."""
 _SHAPES: Final = (
-    r"(?P<key>pollcast_)[\w-]{20,}",
-    r"(?P<bearer>[Bb]earer\s+)[^\s\"',]+",
-    r"(?P<header>[Xx]-[Aa][Pp][Ii]-[Kk]ey[\"']?\s*[:=]\s*[\"']?)[^\s\"',]+",
+    r"pollcast_(?P<key>[\w-]{20,})",
+    r"earer\s+(?P<bearer>[^\s\"',]+)",
+    r"-[Aa][Pp][Ii]-[Kk]ey[\"']?\s*[:=]\s*[\"']?(?P<header>[^\s\"',]+)",
     # Ours, and providers' own: X-Amz-Signature and the like.
-    r"(?P<signature>[Ss]ignature[\w%-]*=)[^&\s\"'<>]+",
-    r"(?P<password>://[^/\s:@]*:)[^@/\s]+(?=@)",
+    r"ignature[\w%-]*=(?P<signature>[^&\s\"'<>]+)",
+    r"://[^/\s:@]*:(?P<password>[^@/\s]+)(?=@)",
 )
-"""What a secret looks like that nobody has told us: all but the named beginning is masked.
+"""What a secret looks like that nobody has told us: what is named is masked.
 
-Each begins with a letter or two, and none ignores case: a search for them then costs microseconds, not hundreds.
+None ignores case, and each begins with one letter, which is why the first of some words is missing: a search for any of
+them then skips from one such letter to the next, and costs 2 microseconds a line, not hundreds.
 """
-
-_SIGNS: Final = ("pollcast_", "earer", "ey", "ignature", "://")
-"""Parts of those shapes: text with none of them has none of those secrets, and is found out ten times as fast."""
 
 
 class Mask:
@@ -50,18 +48,17 @@ class Mask:
         # The longest first: one may be the beginning of another.
         told = sorted((secret for secret in secrets if len(secret) >= _SHORTEST), key=len, reverse=True)
         self._pattern = re.compile("|".join([*map(re.escape, told), *_SHAPES]))
-        self._signs = (*told, *_SIGNS)
 
     def __call__(self, text: str) -> str:
         """The text with `***` in the place of each secret."""
-        for sign in self._signs:
-            if sign in text:
-                return self._pattern.sub(_replacement, text)
-        return text
+        return self._pattern.sub(_masked, text)
 
 
-def _replacement(match: "re.Match[str]") -> str:
-    return f"{match[match.lastgroup] if match.lastgroup else ''}***"
+def _masked(match: "re.Match[str]") -> str:
+    if match.lastgroup is None:  # one that we were told
+        return "***"
+    found, (start, end) = match[0], match.span(match.lastgroup)
+    return f"{found[: start - match.start()]}***{found[end - match.start() :]}"
 
 
 class _Form(logging.Formatter):
