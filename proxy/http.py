@@ -122,9 +122,31 @@ class Http(HttpToolsProtocol):
         self.transport.write(chunk)
         return True
 
+    def hold(self) -> None:
+        """Keep what the response under way writes until `release`, so that its head and first event are one write."""
+        self._held = _Held()
+        self.cycle.transport = self._held  # type: ignore[assignment] # it is written to, and no more
+
+    def release(self) -> None:
+        """Write what was kept, and keep no more."""
+        self.cycle.transport = self.transport
+        self.transport.write(b"".join(self._held.pieces))
+
     def abort(self) -> None:
         """Drop the connection with all that is still to be written."""
         self.transport.abort()
+
+
+class _Held:
+    """A transport that keeps what is written."""
+
+    __slots__ = ("pieces",)
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.pieces.append(data)
 
 
 def _headers_too_long() -> RequestError:

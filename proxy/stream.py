@@ -38,6 +38,12 @@ class Connection(Protocol):
     def push(self, chunk: bytes, /) -> bool:
         """Write an HTTP chunk now; False when the client has enough to read already."""
 
+    def hold(self) -> None:
+        """Keep what is sent until `release`: a stream's head and first event then cost one write, not two."""
+
+    def release(self) -> None:
+        """Write what was kept."""
+
     def abort(self) -> None:
         """Drop the connection with all that is still to be written: a close would wait for the client."""
 
@@ -68,11 +74,12 @@ class Stream:
         self._nudged = False
 
     def connect(self, scope: Scope) -> None:
-        """Take what the server offers for this request's connection."""
+        """Take what the server offers for this request's connection, before the response's head is sent."""
         self._connection = scope.get("state", {}).get("connection")
         if self._connection is not None:
             self.push = self._connection.push
             self.at = self._feed.tick
+            self._connection.hold()
 
     def wake(self) -> None:
         """Leave the live ones, and look at what there is in the stream's own task."""
@@ -84,7 +91,7 @@ class Stream:
         """Write the body, until the feed's end, the client's, or the server's."""
         tail = self._tail = self._feed.join(self._tail)
         try:
-            await self._write(send, self._opening() + await self._next(receive))
+            await self._open(receive, send)
             if await self._follow(receive, send):
                 await self._write(send, b"", more=False)
             elif self._feed.stopping:
@@ -97,6 +104,13 @@ class Stream:
                 self._connection.abort()
         finally:
             self._feed.leave(tail)
+
+    async def _open(self, receive: Receive, send: Send) -> None:
+        try:
+            await self._write(send, self._opening() + await self._next(receive))
+        finally:
+            if self._connection is not None:
+                self._connection.release()
 
     async def _follow(self, receive: Receive, send: Send) -> bool:
         """Write what comes; True when there will be no more, False when the stream must break."""
@@ -281,8 +295,8 @@ class FeedResponse(EventSourceResponse):
         if scope["method"] == "HEAD":
             await super().__call__(scope, receive, send)
             return
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         self._stream.connect(scope)
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         unwinding: list[Stream] | None = scope.get("state", {}).get("unwinding")
         if unwinding is None:
             await self._stream.serve(receive, send)
