@@ -8,7 +8,7 @@ And it would keep a request's head however long it grows, and wait for it howeve
 import asyncio
 import re
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -124,13 +124,14 @@ class Http(HttpToolsProtocol):
 
     def hold(self) -> None:
         """Keep what the response under way writes until `release`, so that its head and first event are one write."""
-        self._held = _Held()
-        self.cycle.transport = self._held  # type: ignore[assignment] # it is written to, and no more
+        # It is written to, and no more.
+        self.cycle.transport = _Held()  # type: ignore[assignment]
 
     def release(self) -> None:
         """Write what was kept, and keep no more."""
+        held: Any = self.cycle.transport
         self.cycle.transport = self.transport
-        self.transport.write(b"".join(self._held.pieces))
+        self.transport.write(b"".join(held.pieces))
 
     def abort(self) -> None:
         """Drop the connection with all that is still to be written."""
