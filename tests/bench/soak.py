@@ -74,6 +74,8 @@ async def _opened(load: Load, folder: Path, streams: int, jobs: int) -> AsyncIte
     own = {"POLLCAST_RETENTION": RETENTION}
     async with pollcast.serving(folder, pollcast.WITHOUT_BOUNDS, own, command) as server:
         watched = [await server.started_job() for _ in range(WATCHED)]
+        while (await server.asked())["submits"] < WATCHED:
+            await asyncio.sleep(0.1)  # what is ordered at the provider after the next line ends
         await server.upstream.ask({"do": "last", "mean": MEAN, "spread": SPREAD})
         events = [server.get(f"/api/jobs/{job}/events") for job in watched]
         orders = [server.order("/api/generate", order, "soak", "Connection: close") for order in pollcast.ORDERS]
