@@ -218,6 +218,7 @@ class Drive:
         if self._due:
             self._tools.metrics.poll_lag(self._provider.name).observe(max(now - self._due, 0))
         self._tools.polled[self._job.id] = now
+        unseen = polling.delay
         try:
             async with asyncio.timeout(self._deadline - now) as self._leash:
                 update = await polling.poll(now)
@@ -230,7 +231,8 @@ class Drive:
             return
         await self._record(update)
         if update.status is Status.COMPLETED:
-            self._pace.learn(now - (self._job.intended_at or now))
+            # It ended at some moment since the poll before; while little is known, that is long ago.
+            self._pace.learn(now - (self._job.intended_at or now) - unseen / 2)
 
     async def _bounded(self, step: Awaitable[Awaited], wish: asyncio.Event) -> Awaited:
         """One step, within the deadline. Raises DeadlineExceeded, and _Canceled when the client wants the end."""

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import uvloop
 
-from tests.bench import delivery, jobs, journal, lag, load, machine, orders, report, servers, soak, stopping
+from tests.bench import delivery, jobs, journal, lag, load, machine, nodes, orders, report, servers, soak, stopping
 from tests.bench.book import Book
 from tests.bench.plan import Plan
 
@@ -29,6 +29,7 @@ ROWS = {
     "jobs": jobs.run,
     "lag": lag.run,
     "journal": journal.run,
+    "nodes": nodes.run,
     "stop": stopping.run,
 }
 

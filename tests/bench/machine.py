@@ -30,6 +30,11 @@ def pin(pid: int, core: int) -> None:
         os.sched_setaffinity(pid, {core})
 
 
+def unpin(pid: int) -> None:
+    """Let a process run on every core that there is for us."""
+    os.sched_setaffinity(pid, _at_start)
+
+
 def cpu(*pids: int) -> float:
     """Seconds of CPU that processes have used so far, to the nanosecond, all their threads together."""
     # The clock of another process's CPU time, as clock_getcpuclockid(3) makes it.

@@ -92,9 +92,13 @@ class Process:
 
 @asynccontextmanager
 async def started(
-    *command: str | Path, core: int, folder: Path, environment: Mapping[str, str] | None = None, name: str = "process"
+    *command: str | Path,
+    core: int | None,
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    name: str = "process",
 ) -> AsyncIterator[Process]:
-    """A process on that core, in `folder`, until the end of the body."""
+    """A process on that core (None: on any), in `folder`, until the end of the body."""
     log = folder / f"{name}.log"
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(_OURS)}
     with log.open("wb") as errors:
@@ -109,7 +113,7 @@ async def started(
         )
     process = Process(child, log)
     try:
-        machine.pin(child.pid, core)
+        machine.unpin(child.pid) if core is None else machine.pin(child.pid, core)
         yield process
     finally:
         await process.stop()

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.bench import delivery, jobs, journal, lag, nchan, orders, pollcast, report, soak, stopping
+from tests.bench import delivery, jobs, journal, lag, nchan, nodes, orders, pollcast, report, soak, stopping
 from tests.bench.book import Book
 from tests.bench.load import built, request
 from tests.bench.plan import Plan
@@ -91,6 +91,13 @@ async def test_the_journal_and_the_stop_are_timed(plan: Plan, monkeypatch: pytes
     await stopping.run(plan)
     assert {what for _, what in _cases(plan, "journal")} == set(journal.WAYS)
     assert _cases(plan, "stop") == {("5 streams open", "pollcast")}
+
+
+async def test_events_are_recorded_by_one_node_and_by_two(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes, "SECONDS", {True: 0.2})
+    monkeypatch.setattr(nodes, "JOBS", 4)
+    await nodes.run(plan)
+    assert {way for _, way in _cases(plan, "nodes")} == {nodes.FILE, nodes.ONE, nodes.TWO}
 
 
 # --- the load generators ---

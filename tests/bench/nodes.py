@@ -1,0 +1,136 @@
+"""Nodes: events recorded in a second and told to whoever watches, through SQLite and through Redis, by one and by two.
+
+Every node follows the changes of all, as a server does. Redis writes its file before each answer, as SQLite does. Nodes
+and Redis share all cores of the machine.
+"""
+
+import asyncio
+import shutil
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import uvloop
+
+from proxy import tokens
+from proxy.clock import SystemClock
+from proxy.job import Draft, Order, Status
+from proxy.store import open_store
+from proxy.store.base import Admission, Claim, Room, Store
+from tests.bench import machine
+from tests.bench.goals import OURS
+from tests.bench.plan import Plan
+from tests.bench.process import Process, lines, python, started
+from tests.redis_server import RedisServer
+
+JOBS: Final = 64
+"""Of each node, appending at once."""
+SECONDS: Final = {False: 4.0, True: 1.0}
+DRAFT: Final = Draft(Status.PROCESSING, {"detail": "Running", "progress": 50})
+ONE, TWO, FILE = f"{OURS}, one on Redis", f"{OURS}, two on Redis", f"{OURS}, one on SQLite"
+
+
+async def run(plan: Plan) -> None:
+    """Each way in turns, several in a round."""
+    ways = {FILE: 1}
+    if shutil.which("redis-server"):
+        ways |= {ONE: 1, TWO: 2}
+    else:
+        plan.book.note("Redis is left out: there is no redis-server.")
+    for round_ in range(plan.rounds):
+        for way, nodes in ways.items():
+            plan.say(f"nodes, round {round_ + 1}: {way}")
+            await _measure(plan, way, nodes)
+
+
+async def _measure(plan: Plan, way: str, nodes: int) -> None:
+    folder = plan.place()
+    async with AsyncExitStack() as stack:
+        redis = None if way == FILE else stack.enter_context(_redis(folder))
+        url = redis.url if redis else f"sqlite:///{folder}/bench.db"
+        running = [await stack.enter_async_context(_node(folder, url, number)) for number in range(nodes)]
+        before = machine.cpu(redis.pid) if redis else 0.0
+        asked = (node.ask({"do": "record", "seconds": SECONDS[plan.quick]}) for node in running)
+        found: Sequence[dict[str, Any]] = await asyncio.gather(*asked)
+        used = machine.cpu(redis.pid) - before if redis else 0.0
+    recorded = sum(node["recorded"] for node in found)
+
+    def add(what: str, unit: str, value: float) -> None:
+        plan.book.add(("nodes", f"{JOBS} jobs each", what, way), unit, value)
+
+    add("recorded and told", "1/s", sum(node["recorded"] / node["seconds"] for node in found))
+    add("until durable, p50", "ms", max(node["p50"] for node in found))
+    add("cpu of the nodes", "us per event", sum(node["cpu"] for node in found) / recorded * 1e6)
+    if redis:
+        add("cpu of Redis", "us per event", used / recorded * 1e6)
+
+
+@contextmanager
+def _redis(folder: Path) -> "Any":
+    with RedisServer(folder) as server:
+        machine.unpin(server.pid)
+        yield server
+
+
+@asynccontextmanager
+async def _node(folder: Path, url: str, number: int) -> AsyncIterator[Process]:
+    command = python("nodes", url, f"node-{number}")
+    async with started(*command, core=None, folder=folder, name=f"node-{number}") as process:
+        await process.said()  # it is ready
+        yield process
+
+
+# --- a node ---
+
+
+async def _claims(store: Store, node: str) -> Sequence[Claim]:
+    key = await store.create_key(node, tokens.digest(tokens.new_key()))
+    admission = Admission(key.account, key.id, Order("gaga-1", {"prompt": "bench"}), 0, queue=node)
+    await asyncio.gather(*(store.admit(admission) for _ in range(JOBS)))
+    return await store.claim(node, {node: Room(JOBS, 60)}, JOBS)
+
+
+async def _recorded(store: Store, claims: Sequence[Claim], seconds: float) -> dict[str, float]:
+    """Append to all jobs at once, for so long."""
+    took: list[float] = []
+    until, cpu, began = time.perf_counter() + seconds, time.process_time(), time.perf_counter()
+
+    async def produce(claim: Claim) -> None:
+        while (since := time.perf_counter()) < until:
+            await store.append(claim, DRAFT)
+            took.append(time.perf_counter() - since)
+
+    await asyncio.gather(*map(produce, claims))
+    return {
+        "recorded": len(took),
+        "seconds": time.perf_counter() - began,
+        "cpu": time.process_time() - cpu,
+        "p50": sorted(took)[len(took) // 2] * 1e3,
+    }
+
+
+async def _follow(store: Store) -> None:
+    async for _ in store.changes():
+        pass
+
+
+async def main(url: str, node: str) -> None:
+    async with open_store(url, SystemClock(), exclusive=True) as store:
+        following = asyncio.create_task(_follow(store))
+        claims = await _claims(store, node)
+        _say({"claimed": len(claims)})
+        async for order in lines():
+            _say(await _recorded(store, claims, order["seconds"]))
+        following.cancel()
+
+
+def _say(found: dict[str, float]) -> None:
+    print(orjson.dumps(found).decode(), flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    uvloop.run(main(sys.argv[1], sys.argv[2]))
