@@ -8,10 +8,10 @@ And it would keep a request's head however long it grows, and wait for it howeve
 import asyncio
 import re
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from proxy.errors import BadRequest, HeadersTooLong, RequestError, UrlTooLong
 
@@ -37,6 +37,7 @@ class Http(HttpToolsProtocol):
         self._head = 0
         self._pending = 0
         self._refusal: RequestError | None = None
+        self._held: _Held | None = None
         self._late: asyncio.TimerHandle | None = self.loop.call_later(_PATIENCE, self._give_up)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -124,14 +125,18 @@ class Http(HttpToolsProtocol):
 
     def hold(self) -> None:
         """Keep what the response under way writes until `release`, so that its head and first event are one write."""
-        # It is written to, and no more.
-        self.cycle.transport = _Held()  # type: ignore[assignment]
+        if not self.pipeline:  # else `cycle` is that of the last request that waits
+            self._held = _Held(self.cycle)
+            self.cycle.transport = self._held  # type: ignore[assignment] # it is written to, and no more
 
     def release(self) -> None:
         """Write what was kept, and keep no more."""
-        held: Any = self.cycle.transport
-        self.cycle.transport = self.transport
-        self.transport.write(b"".join(held.pieces))
+        held, self._held = self._held, None
+        if held is None:
+            return
+        held.cycle.transport = self.transport  # not that of `cycle`: another request may have come meanwhile
+        if not self.transport.is_closing():  # uvloop raises, as in `push`
+            self.transport.write(b"".join(held.pieces))
 
     def abort(self) -> None:
         """Drop the connection with all that is still to be written."""
@@ -139,11 +144,12 @@ class Http(HttpToolsProtocol):
 
 
 class _Held:
-    """A transport that keeps what is written."""
+    """A transport that keeps what a cycle writes."""
 
-    __slots__ = ("pieces",)
+    __slots__ = ("cycle", "pieces")
 
-    def __init__(self) -> None:
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self.cycle = cycle
         self.pieces: list[bytes] = []
 
     def write(self, data: bytes) -> None:

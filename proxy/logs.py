@@ -120,16 +120,21 @@ _FORMS: Final[Mapping[str, type[_Form]]] = {"console": ConsoleForm, "json": Json
 
 def configure(form: str, level: str) -> Mask:
     """Write what this process logs from now on to standard error; returns the mask, to be told this site's secrets."""
+    mask = _configured(form, level)
+    # Neither form shows where in the code a record was made, or in which thread; finding out is half a record's cost.
+    # https://docs.python.org/3/howto/logging.html#optimization
+    logging._srcfile = None  # noqa: SLF001
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    return mask
+
+
+def _configured(form: str, level: str) -> Mask:
     mask = Mask()
     handler = logging.StreamHandler()
     handler.setFormatter(_FORMS[form](mask))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # Neither form shows where in the code a record was made, or in which thread; finding out is half a record's cost.
-    # https://docs.python.org/3/howto/logging.html#optimization
-    logging._srcfile = None  # noqa: SLF001
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # What a library finds odd about a client's request is no business of the operator's.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     return mask
@@ -138,9 +143,10 @@ def configure(form: str, level: str) -> Mask:
 def join(form: str, level: str) -> Mask:
     """Log under an ASGI server of somebody else's: as by `configure`, unless its operator has set up a log already.
 
-    The server's own log is masked: uvicorn's access log would show the signatures of Links.
+    Records keep their process and thread: the server's own forms may show them. Its log is masked: uvicorn's access log
+    would show the signatures of Links.
     """
-    mask = Mask() if logging.getLogger().handlers else configure(form, level)
+    mask = Mask() if logging.getLogger().handlers else _configured(form, level)
 
     def masked(record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):

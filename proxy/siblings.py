@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 _PATIENCE: Final = 1.0
 """Seconds that a worker may take to tell; without it a scrape is short of its share, and not late."""
+_END: Final = b"# EOF\n"
+"""What a worker's answer ends with, unless it was killed over it: half a number is a number, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Siblings:
         own.unlink(missing_ok=True)  # of whoever was here before, and was killed
 
         async def tell(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writer.write(scrape())
+            writer.write(scrape() + _END)
             writer.close()
 
         async with await asyncio.start_unix_server(tell, own):
@@ -55,12 +57,19 @@ class Siblings:
             async with asyncio.timeout(_PATIENCE):
                 reader, writer = await asyncio.open_unix_connection(self.folder / place)
                 try:
-                    return (await reader.read()).decode()
+                    return _whole(await reader.read())
                 finally:
                     writer.close()
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, EOFError) as error:
             log.warning("Worker %s does not tell its metrics: %r", place, error)
             return ""
+
+
+def _whole(told: bytes) -> str:
+    """A worker's answer as text; raises EOFError where it broke off."""
+    if not told.endswith(_END):
+        raise EOFError("It was killed meanwhile.")
+    return told.decode()
 
 
 class _All(Collector):

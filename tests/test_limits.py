@@ -116,6 +116,15 @@ async def test_a_signature_in_the_query_does_not_lead_round_the_limit(unstarted:
         await refused(await world.http.get("/api/account?signature=x"))
 
 
+@pytest.mark.parametrize("query", ["signature", "%73ignature=x", "designature=x"])
+async def test_what_is_no_link_but_looks_like_one_is_counted_with_its_key(unstarted: World, query: str) -> None:
+    unstarted.settings["max_requests"] = 2
+    async with unstarted as world:
+        job = (await world.generate("gpt-image-2", prompt="[b64]"))[0]["job"]
+        assert (await world.http.get(f"/api/jobs/{job}/content?{query}")).status_code == 200
+        await refused(await world.http.get(f"/api/jobs/{job}/content?{query}"))
+
+
 async def test_without_a_limit_nothing_is_said_of_one(unstarted: World) -> None:
     unstarted.settings |= {"max_requests": 0, "max_streams": 0, "max_jobs": 0}
     async with unstarted as world:

@@ -30,6 +30,17 @@ async def test_a_finished_job_is_counted_with_its_duration_its_submit_and_its_po
     assert told['pollcast_store_seconds_count{call="append"}'] > 0
 
 
+async def test_a_poll_that_is_broken_off_is_not_counted_as_the_one_before_it(unstarted: World) -> None:
+    unstarted.provider = {"deadline": 1e9}
+    async with unstarted as world:
+        world.simulator.fault("gaga.check", "timeout", after=2)
+        job = await world.submit("gaga-1", prompt="[stuck]")
+        await reached(world, "gaga.check", 3)
+        await world.http.post(f"/api/jobs/{job['id']}/cancel")
+        await world.ended(job["id"])
+        assert (await scraped(world))['pollcast_polls_total{outcome="interrupted",provider="Gaga"}'] == 1
+
+
 async def test_a_failure_is_counted_by_its_code_with_the_tokens_given_back(world: World) -> None:
     world.simulator.fault("gaga.submit", "401")
     await world.generate("gaga-1", prompt="Hello")

@@ -1,6 +1,9 @@
 """`server:app` under an ASGI server of somebody else's."""
 
+import copy
+import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -8,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from uvicorn.config import LOGGING_CONFIG
 
 from tests.ports import free_port
 
@@ -64,3 +68,12 @@ def test_a_log_that_its_operator_has_set_up_is_left_as_it_is(tmp_path: Path) -> 
     assert "MINE uvicorn.access" in written
     assert "signature=***" in written
     assert "Zm9vYmFyYmF6" not in written
+
+
+def test_a_log_of_the_server_s_own_may_show_its_process(tmp_path: Path) -> None:
+    config = copy.deepcopy(LOGGING_CONFIG)
+    config["formatters"]["access"]["fmt"] = "process %(process)d: %(message)s"
+    (tmp_path / "log.json").write_text(json.dumps(config))
+    written = hosted(tmp_path, "--log-config", str(tmp_path / "log.json"))
+    assert re.search(r"process \d+: .*GET /api/jobs/job_1/events", written)
+    assert "Traceback" not in written

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import socket
+from pathlib import Path
 
 import httpx
 import orjson
@@ -10,6 +11,7 @@ import pytest
 from httpx_sse import EventSource, ServerSentEvent
 
 from proxy import sse
+from proxy.cli.running import loop_factory
 from proxy.http import Http
 from tests.world import World, events_of
 
@@ -352,3 +354,39 @@ async def test_nothing_is_pushed_to_a_client_that_has_gone(world: World) -> None
         assert connection.push(sse.chunk(sse.HEARTBEAT)) is True
         connection.abort()
         assert connection.push(sse.chunk(sse.HEARTBEAT)) is False
+
+
+def test_a_client_that_leaves_before_its_stream_begins_is_no_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def leave() -> None:
+        async with World(tmp_path) as world:
+            _, writer = await asyncio.open_connection("127.0.0.1", int(world.origin.rsplit(":", 1)[1]))
+            key = world.key.encode()
+            writer.write(b"GET /api/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + key + b"\r\n\r\n")
+            writer.close()
+            assert (await world.http.get("/api/account")).status_code == 200
+
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:  # a server's: it raises where asyncio is silent
+        runner.run(leave())
+    assert "Exception" not in caplog.text
+
+
+async def test_a_stream_ends_as_it_should_though_another_request_came_while_it_began(world: World) -> None:
+    job = await world.submit("gaga-1", prompt="[stuck]")
+    rest = b" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + world.key.encode() + b"\r\n"
+    others = set(world.connections)
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(world.origin.rsplit(":", 1)[1]))
+    writer.write(f"GET /api/jobs/{job['id']}/events".encode() + rest + b"\r\n")
+    await reader.readuntil(b"id: 1\n\n")
+    (connection,) = set(world.connections) - others
+    assert isinstance(connection, Http)
+    connection.hold()
+    writer.write(b"GET /api/ping" + rest + b"Connection: close\r\n\r\n")
+    async with asyncio.timeout(5):
+        while not connection.pipeline:
+            await asyncio.sleep(0.001)
+    connection.release()
+    await world.http.post(f"/api/jobs/{job['id']}/cancel")
+    assert b"0\r\n\r\nHTTP/1.1 200 OK\r\n" in await reader.read()
+    writer.close()

@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from proxy.api.services import Services
+from proxy.auth import is_link
 from proxy.errors import RateLimited, RequestError
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -18,7 +19,7 @@ def counted(services: Services, endpoint: Endpoint, *, or_link: bool = False) ->
     """
 
     async def counting(request: Request) -> Response:
-        if or_link and "signature" in request.query_params:
+        if or_link and is_link(request):
             return await endpoint(request)
         key = await services.auth.key(request)
         found = await services.limits.count(key.account)

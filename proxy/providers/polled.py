@@ -84,7 +84,7 @@ class Polling:
     ) -> None:
         self.ticket = ticket
         self.outcome = ""
-        """What came of the last poll, in one word."""
+        """What came of the last poll, in one word; nothing of one that was broken off."""
         self.delay = 0.0 if resumed else _jittered(interval)
         """Seconds until the next poll. A job that is taken up again is asked for at once: it may long be over."""
         self._provider = provider
@@ -96,7 +96,7 @@ class Polling:
 
     async def poll(self, now: float) -> Update | None:
         """Ask once, at the time `now`; None: nothing is new. Raises a JobError when the provider is beyond reading."""
-        update = None
+        update, self.outcome = None, ""
         try:
             update = await self._provider.check(self.ticket, self._seen)
             self._seen.understood()

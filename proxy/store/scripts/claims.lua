@@ -93,7 +93,9 @@ local function take(job, node)
   call('ZREM', 'pollcast:since:' .. queue, job)
   call('SADD', 'pollcast:busy:' .. queue, job)
   call('ZADD', 'pollcast:held:' .. node, 0, job)
-  moved_in_line(account)
+  if queue == line_for(account) then
+    moved_in_line(account)
+  end
   call('HSET', work, 'node', node)
   call('HINCRBY', work, 'epoch', 1)
 end
