@@ -119,9 +119,9 @@ class Drive:
         return self._job.status
 
     @property
-    def streamed(self) -> bool:
-        """Whether it reads an upstream stream, which cannot be resumed."""
-        return self._model.streamed
+    def irreplaceable(self) -> bool:
+        """Whether what is under way cannot be done again by another node: a submit, or the reading of a stream."""
+        return self._sending or self._model.streamed
 
     def cancel(self) -> None:
         """The client asks for the job's end; whoever waits now waits no longer."""

@@ -47,7 +47,7 @@ class Runner:
         self._most = most
         """Unfinished jobs of an account at once; the rest of them stands in its line."""
         self._wake = asyncio.Event()
-        self._streamed: set[asyncio.Task[None]] = set()
+        self._under_way: dict[asyncio.Task[None], Drive] = {}
         self._draining = False
         self._drives: dict[str, Drive] = {}
         self._unwanted: set[str] = set()
@@ -101,9 +101,8 @@ class Runner:
             return
         self._waiting.discard(drive)
         task = self._tasks.create_task(self._advance(drive))
-        if drive.streamed:
-            self._streamed.add(task)
-            task.add_done_callback(self._streamed.discard)
+        self._under_way[task] = drive
+        task.add_done_callback(self._under_way.pop)
 
     async def _advance(self, drive: Drive) -> None:
         delay = None
@@ -144,10 +143,11 @@ class Runner:
             yield total("trace_dropped", what, (), {(): self._tools.traces.dropped})
 
     async def drain(self, seconds: float) -> None:
-        """Take no new jobs, and let those finish for a while whose upstream streams cannot be resumed."""
+        """Take no new jobs, and let submits and upstream streams, which nobody could go on with, finish for a while."""
         self._draining = True
-        if self._streamed:
-            await asyncio.wait(self._streamed, timeout=seconds)
+        irreplaceable = [task for task, drive in self._under_way.items() if drive.irreplaceable]
+        if irreplaceable:
+            await asyncio.wait(irreplaceable, timeout=seconds)
 
     async def _claim(self) -> list[Claim]:
         claims: list[Claim] = []

@@ -425,6 +425,24 @@ async def test_a_stop_that_drains_reads_such_a_stream_to_its_end(unstarted: Worl
         assert world.simulator.calls["ainow.generate"] == 1
 
 
+async def test_a_stop_that_drains_waits_for_a_submit_that_is_under_way(unstarted: World) -> None:
+    asked = asyncio.Event()
+
+    async def refuse_in_a_while(_: web.Request) -> web.Response:
+        asked.set()
+        await asyncio.sleep(0.3)  # the wire's own time: a stop waits in no other
+        return web.json_response({"detail": "Invalid parameter"}, status=422)
+
+    unstarted.settings["drain"] = 10
+    async with Site(refuse_in_a_while) as site:
+        unstarted.providers["Gaga"] = {"base_url": site.url}
+        async with unstarted as world:
+            job = await world.submit("gaga-1", prompt="Hello")
+            await asked.wait()
+            await world.restart()
+            assert (await world.ended(job["id"]))["code"] == "upstream_rejected"
+
+
 async def test_a_job_that_was_not_sent_before_a_stop_is_sent_after_it(world: World) -> None:
     image = await world.asset()
     world.simulator.fault("gaga.upload", "timeout", times=1)
