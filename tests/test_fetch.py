@@ -551,7 +551,7 @@ async def test_a_redirect_of_a_clients_url_to_a_name_that_changes_its_mind_is_re
 
 
 async def test_a_file_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.fetch._READ_TIME", 0.2)
+    monkeypatch.setattr("proxy.fetch._READ_TIME", 2)
 
     async def stalled(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
