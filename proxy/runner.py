@@ -137,7 +137,6 @@ class Runner:
         providers = {provider.name: provider for provider in self._tools.providers.values()}
         resting = {(name,): float(provider.upstream.breaker.wait > 0) for name, provider in providers.items()}
         yield gauge("breaker_open", "Whether a provider is left alone for now.", ("provider",), resting)
-
         if self._tools.traces is not None:
             what = "Exchanges with providers that the flight recorder did not keep, for too many waited."
             yield total("trace_dropped", what, (), {(): self._tools.traces.dropped})

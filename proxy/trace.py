@@ -142,16 +142,16 @@ class Traces:
         return Recorder(self._path(job), self._keep)
 
     def _keep(self, work: Callable[[], None]) -> None:
-        if self._waiting is None:
-            work()
-        elif self._waiting.qsize() < _MOST_WAITING:
-            self._waiting.put(work)
-        else:
+        if self._waiting is not None and self._waiting.qsize() >= _MOST_WAITING:
             self.dropped += 1
+        else:
+            self._hand_on(work)
 
     def forget(self, job: str) -> None:
         """Delete the trace of a job, after what of it waits to be written."""
-        work = partial(self._path(job).unlink, missing_ok=True)
+        self._hand_on(partial(self._path(job).unlink, missing_ok=True))
+
+    def _hand_on(self, work: Callable[[], None]) -> None:
         if self._waiting is None:
             work()
         else:

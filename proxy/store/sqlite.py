@@ -591,7 +591,7 @@ def _admit(db: Connection, admission: Admission, now: float) -> Admitted:
     )
     event: Event | None = _publish(db, job, Draft(job.status), now)
     if queue != admission.queue:
-        job, event = _tell_place(db, job, _length(db, queue), now), None
+        job, event = _tell_place(db, job, _counted(db, job.account)[0], now), None
     db.executemany("INSERT INTO hold (job, asset) VALUES (?, ?)", [(job.id, asset) for asset in set(admission.assets)])
     if admission.idempotency_key is not None:
         db.execute(
@@ -621,13 +621,12 @@ def _queue_of(db: Connection, admission: Admission) -> str:
     """Where an order is to wait: for room, or first in its account's line."""
     if admission.most is None:
         return admission.queue
-    line = _line_of(admission.account)
-    in_line = _length(db, line)
-    if not in_line and _outside(db, admission.account) < admission.most:
+    in_line, outside = _counted(db, admission.account)
+    if not in_line and outside < admission.most:
         return admission.queue
     if in_line >= admission.line:
         raise too_many_jobs(admission.most, in_line)
-    return line
+    return _line_of(admission.account)
 
 
 def _line_of(account: str) -> str:
@@ -635,14 +634,12 @@ def _line_of(account: str) -> str:
     return f"line:{account}"
 
 
-def _length(db: Connection, queue: str) -> int:
-    return int(db.execute("SELECT count(*) FROM work WHERE waiting AND queue = ?", (queue,)).fetchone()[0])
-
-
-def _outside(db: Connection, account: str) -> int:
-    """How many unfinished jobs of the account do not stand in its line."""
+def _counted(db: Connection, account: str) -> tuple[int, int]:
+    """How many jobs stand in the account's line, and how many unfinished ones do not."""
+    line = "SELECT count(*) FROM work WHERE waiting AND queue = ?"
+    (in_line,) = db.execute(line, (_line_of(account),)).fetchone()
     (unfinished,) = db.execute("SELECT unfinished FROM account WHERE id = ?", (account,)).fetchone()
-    return int(unfinished) - _length(db, _line_of(account))
+    return in_line, unfinished - in_line
 
 
 def _require_assets(db: Connection, admission: Admission) -> None:
@@ -688,7 +685,8 @@ def _advance(db: Connection, most: int | None, limit: int, now: float, *, anew: 
 
 def _advance_line(db: Connection, account: str, most: int | None, limit: int, now: float) -> int:
     line = _line_of(account)
-    room = limit if most is None else max(min(most - _outside(db, account), limit), 0)
+    in_line, outside = _counted(db, account)
+    room = limit if most is None else max(min(most - outside, limit), 0)
     first = "SELECT job, onward FROM work WHERE waiting AND queue = ? ORDER BY turn, job LIMIT ?"
     going = db.execute(first, (line, room)).fetchall()
     for job, onward in going:
@@ -699,7 +697,7 @@ def _advance_line(db: Connection, account: str, most: int | None, limit: int, no
     if len(going) < limit:
         db.execute("UPDATE account SET moved = 0 WHERE id = ?", (account,))
     nth = "SELECT record FROM work JOIN job ON id = job WHERE waiting AND queue = ? ORDER BY turn, job LIMIT 1 OFFSET ?"
-    for place in told_places(_length(db, line)):
+    for place in told_places(in_line - len(going)):
         _tell_place(db, _job_of(db.execute(nth, (line, place - 1)).fetchone()), place, now)
     return len(going)
 

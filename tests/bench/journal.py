@@ -10,6 +10,7 @@ import sqlite3
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import uvloop
 
 from proxy import tokens
 from proxy.job import Draft, Order, Status
-from proxy.store.base import Admission, Claim, Room
+from proxy.store.base import Admission, Claim, Room, Store
 from proxy.store.sqlite import SqliteStore
 from tests.bench import machine
 from tests.bench.goals import EACH, OURS
@@ -62,12 +63,12 @@ class Timer:
         wall, cpu = time.perf_counter() - self._began, time.process_time() - self._cpu
         found, number = sorted(self.seconds), len(self.seconds)
         p50, p99 = (found[int(share * (number - 1))] * 1e3 for share in (0.5, 0.99))
-        return {"rate": number / wall, "p50": p50, "p99": p99, "cpu": cpu / number * 1e6}
+        return {"recorded": number, "rate": number / wall, "p50": p50, "p99": p99, "cpu": cpu / number * 1e6}
 
 
 async def _through_store(folder: Path, producers: int, events: int) -> dict[str, float]:
     async with SqliteStore(folder / "bench.db", exclusive=True) as store:  # as `serve` opens it
-        claims = await _claims(store, producers)
+        held = await claims(store, producers)
 
         async def produce(claim: Claim) -> None:
             for _ in range(events // producers):
@@ -76,16 +77,16 @@ async def _through_store(folder: Path, producers: int, events: int) -> dict[str,
                 timer.done(since)
 
         timer = Timer()
-        await asyncio.gather(*map(produce, claims))
+        await asyncio.gather(*map(produce, held))
         return timer.figures()
 
 
-async def _claims(store: SqliteStore, number: int) -> list[Claim]:
-    key = await store.create_key("bench", tokens.digest(tokens.new_key()))
-    admission = Admission(key.account, key.id, Order("gaga-1", {"prompt": "bench"}), 0)
-    for _ in range(number):
-        await store.admit(admission)
-    return list(await store.claim("bench", {"": Room(number, 60)}, number))
+async def claims(store: Store, number: int, node: str = "bench") -> Sequence[Claim]:
+    """So many jobs of an account of its own, held by the node."""
+    key = await store.create_key(node, tokens.digest(tokens.new_key()))
+    admission = Admission(key.account, key.id, Order("gaga-1", {"prompt": "bench"}), 0, queue=node)
+    await asyncio.gather(*(store.admit(admission) for _ in range(number)))
+    return await store.claim(node, {node: Room(number, 60)}, number)
 
 
 async def _one_by_one(folder: Path, producers: int, events: int) -> dict[str, float]:

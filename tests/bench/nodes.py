@@ -8,7 +8,7 @@ import asyncio
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -16,13 +16,12 @@ from typing import Any, Final
 import orjson
 import uvloop
 
-from proxy import tokens
 from proxy.clock import SystemClock
-from proxy.job import Draft, Order, Status
 from proxy.store import open_store
-from proxy.store.base import Admission, Claim, Room, Store
+from proxy.store.base import Claim, Store
 from tests.bench import machine
 from tests.bench.goals import OURS
+from tests.bench.journal import DRAFT, Timer, claims
 from tests.bench.plan import Plan
 from tests.bench.process import Process, lines, python, started
 from tests.redis_server import RedisServer
@@ -30,7 +29,6 @@ from tests.redis_server import RedisServer
 JOBS: Final = 64
 """Of each node, appending at once."""
 SECONDS: Final = {False: 4.0, True: 1.0}
-DRAFT: Final = Draft(Status.PROCESSING, {"detail": "Running", "progress": 50})
 ONE, TWO, FILE = f"{OURS}, one on Redis", f"{OURS}, two on Redis", f"{OURS}, one on SQLite"
 
 
@@ -62,15 +60,15 @@ async def _measure(plan: Plan, way: str, nodes: int) -> None:
     def add(what: str, unit: str, value: float) -> None:
         plan.book.add(("nodes", f"{JOBS} jobs each", what, way), unit, value)
 
-    add("recorded and told", "1/s", sum(node["recorded"] / node["seconds"] for node in found))
+    add("recorded and told", "1/s", sum(node["rate"] for node in found))
     add("until durable, p50", "ms", max(node["p50"] for node in found))
-    add("cpu of the nodes", "us per event", sum(node["cpu"] for node in found) / recorded * 1e6)
+    add("cpu of the nodes", "us per event", sum(node["cpu"] * node["recorded"] for node in found) / recorded)
     if redis:
         add("cpu of Redis", "us per event", used / recorded * 1e6)
 
 
 @contextmanager
-def _redis(folder: Path) -> "Any":
+def _redis(folder: Path) -> Iterator[RedisServer]:
     with RedisServer(folder) as server:
         machine.unpin(server.pid)
         yield server
@@ -87,30 +85,17 @@ async def _node(folder: Path, url: str, number: int) -> AsyncIterator[Process]:
 # --- a node ---
 
 
-async def _claims(store: Store, node: str) -> Sequence[Claim]:
-    key = await store.create_key(node, tokens.digest(tokens.new_key()))
-    admission = Admission(key.account, key.id, Order("gaga-1", {"prompt": "bench"}), 0, queue=node)
-    await asyncio.gather(*(store.admit(admission) for _ in range(JOBS)))
-    return await store.claim(node, {node: Room(JOBS, 60)}, JOBS)
-
-
-async def _recorded(store: Store, claims: Sequence[Claim], seconds: float) -> dict[str, float]:
+async def _recorded(store: Store, held: Sequence[Claim], seconds: float) -> dict[str, float]:
     """Append to all jobs at once, for so long."""
-    took: list[float] = []
-    until, cpu, began = time.perf_counter() + seconds, time.process_time(), time.perf_counter()
+    timer, until = Timer(), time.perf_counter() + seconds
 
     async def produce(claim: Claim) -> None:
         while (since := time.perf_counter()) < until:
             await store.append(claim, DRAFT)
-            took.append(time.perf_counter() - since)
+            timer.done(since)
 
-    await asyncio.gather(*map(produce, claims))
-    return {
-        "recorded": len(took),
-        "seconds": time.perf_counter() - began,
-        "cpu": time.process_time() - cpu,
-        "p50": sorted(took)[len(took) // 2] * 1e3,
-    }
+    await asyncio.gather(*map(produce, held))
+    return timer.figures()
 
 
 async def _follow(store: Store) -> None:
@@ -121,10 +106,10 @@ async def _follow(store: Store) -> None:
 async def main(url: str, node: str) -> None:
     async with open_store(url, SystemClock(), exclusive=True) as store:
         following = asyncio.create_task(_follow(store))
-        claims = await _claims(store, node)
-        _say({"claimed": len(claims)})
+        held = await claims(store, JOBS, node)
+        _say({"claimed": len(held)})
         async for order in lines():
-            _say(await _recorded(store, claims, order["seconds"]))
+            _say(await _recorded(store, held, order["seconds"]))
         following.cancel()
 
 
