@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final, Protocol, TypeVar, cast
 
@@ -34,6 +34,7 @@ _WINDOW: Final = 0.002
 """Seconds between two rounds of pushes: what comes within goes out as one write. The first goes at once."""
 _TICKS: Final = 16
 """Looks for silent streams in one heartbeat's time."""
+_HEARTBEAT: Final = sse.chunk(sse.HEARTBEAT)
 _RESET: Final = b"event: reset\ndata: {}\n\n"
 
 
@@ -58,8 +59,10 @@ class Tail:
     def __init__(self, account: str) -> None:
         self.account = account
         self.watchers = 0
-        self.left_at = 0.0
+        self.left_at = 0
         """The feed's tick in which it was last looked for, or left."""
+        self.kept = False
+        """Whether its feed looks at it from time to time."""
         self.live: set[Subscriber] = set()
         """To be joined in the tick in which the cursor is at the head."""
 
@@ -67,6 +70,21 @@ class Tail:
         """Send everybody to its own task."""
         for subscriber in self.live:
             subscriber.wake()
+
+    def beat(self, tick: int) -> int:
+        """Say something to who is live and has been silent too long, and return the tick when the next may have been.
+
+        One tick more than a heartbeat's, because a stream's last write lies somewhere within its tick.
+        """
+        earliest: float = tick
+        for subscriber in self.live:
+            if subscriber.at + _TICKS < tick:
+                subscriber.at = tick
+                if not subscriber.push(_HEARTBEAT):
+                    subscriber.wake()
+            elif subscriber.at < earliest:
+                earliest = subscriber.at
+        return int(earliest) + _TICKS + 1
 
 
 class JobTail(Tail):
@@ -90,7 +108,7 @@ class JobTail(Tail):
             self._final = event.final
         return event.n <= len(self.frames)
 
-    def publish(self, tick: float) -> int:
+    def publish(self, tick: int) -> int:
         """Push what is new to who is live, and return how many deliveries that were."""
         joined, start = b"".join(self.frames[self.head :]), self.head
         self.head, self.ended = len(self.frames), self._final or self.ended
@@ -180,7 +198,7 @@ class AccountTail(Tail):
         if not event.delta:
             self._coming.append((event.job, sse.frame(event.data, event.position)))
 
-    def publish(self, tick: float) -> int:
+    def publish(self, tick: int) -> int:
         """Push what is new to who is live, and return how many deliveries that were."""
         coming, self._coming = self._coming, []
         start, self._start = self._start, self._head
@@ -282,8 +300,10 @@ class Feed:
         self._refreshing: set[asyncio.Task[None]] = set()
         self.watched: Counter[str] = Counter()
         """Open streams, by account."""
-        self.tick = 0.0
+        self.tick = 0
         """Counts the looks for silent streams."""
+        self._due: dict[int, list[JobTail | AccountTail]] = defaultdict(list)
+        """The tails, by the tick in which one of their streams may have been silent too long."""
         self.delivered = 0
         """Events that were handed to live streams."""
         self.stopping = False
@@ -362,28 +382,27 @@ class Feed:
 
     async def _beat(self) -> None:
         """One timer for all streams: say something on those that have been silent for a heartbeat's time."""
-        chunk = sse.chunk(sse.HEARTBEAT)
         while True:
             await asyncio.sleep(self.heartbeat / _TICKS)
             self.tick += 1
-            # One tick more, because a stream's last write lies somewhere within its tick.
-            silent = self.tick - _TICKS - 1
-            tails: list[JobTail | AccountTail] = [*self._jobs.values(), *self._accounts.values()]
-            for tail in tails:
-                for subscriber in tail.live:
-                    if subscriber.at > silent:
-                        continue
-                    subscriber.at = self.tick
-                    if not subscriber.push(chunk):
-                        subscriber.wake()
-                if not tail.watchers and tail.left_at < silent:
+            for tail in self._due.pop(self.tick, ()):
+                if tail.watchers or tail.left_at + _TICKS >= self.tick:
+                    self._due[tail.beat(self.tick)].append(tail)
+                else:
                     self._drop(tail)
 
+    def _keep(self, tail: JobTail | AccountTail) -> None:
+        if not tail.kept:
+            tail.kept = True
+            self._due[self.tick + _TICKS + 1].append(tail)
+
     def _drop(self, tail: JobTail | AccountTail) -> None:
+        tail.kept = False
         if isinstance(tail, JobTail):
-            self._jobs.pop((tail.account, tail.job), None)
+            if self._jobs.get((tail.account, tail.job)) is tail:  # else it was deleted, and another has its place
+                del self._jobs[tail.account, tail.job]
         else:
-            self._accounts.pop(tail.account, None)
+            del self._accounts[tail.account]
 
     def _refresh(self, tail: JobTail, known: int = 0) -> None:
         task = asyncio.create_task(tail.refresh(self._store, known))
@@ -409,6 +428,7 @@ class Feed:
         if tail is None:
             # Registered before the read: what is recorded from now on is told to it.
             tail = self._jobs[account, job] = JobTail(account, job)
+            self._keep(tail)
         tail.left_at = self.tick
         if not tail.head:
             for event in [first] if first else await self._store.read(job, 0, account):
@@ -425,6 +445,7 @@ class Feed:
     def account(self, account: str) -> AccountTail:
         """The tail of an account, shared with all who watch it; dropped some seconds after its last watcher."""
         tail = self._accounts.setdefault(account, AccountTail(account, self._store))
+        self._keep(tail)
         tail.left_at = self.tick
         return tail
 
@@ -436,6 +457,7 @@ class Feed:
             if (tail.account, tail.job) not in self._jobs:
                 self._refresh(tail)
             kept = self._jobs.setdefault((tail.account, tail.job), tail)
+        self._keep(kept)
         kept.watchers += 1
         self.watched[tail.account] += 1
         return kept

@@ -16,6 +16,7 @@ from proxy.store.sqlite import SqliteStore
 from tests.world import JumpClock
 
 PROGRESS = Draft(Status.PROCESSING, {"detail": "Rendering"})
+HEARTBEAT = sse.chunk(sse.HEARTBEAT)
 DONE = Draft(Status.COMPLETED, {"url": "https://example.com/cat.mp4"})
 
 
@@ -72,6 +73,17 @@ async def reached(tail: JobTail, n: int) -> None:
 
 
 @asynccontextmanager
+async def beating(store: SqliteStore) -> AsyncIterator[Feed]:
+    """A feed that runs, with a heartbeat every 16 ms."""
+    feed = Feed(store, heartbeat=0.016)
+    running = asyncio.create_task(feed.run())
+    yield feed
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+
+
+@asynccontextmanager
 async def watch(feed: Feed, claim: Claim) -> AsyncIterator[JobTail]:
     """The tail of a claim's job, watched."""
     tail = await feed.job(claim.job.account, claim.job.id)
@@ -88,7 +100,7 @@ class Reader:
 
     def __init__(self, cursor: int = 0, *, slow: bool = False, jobs: Collection[str] | None = None) -> None:
         self.cursor = cursor
-        self.at = math.inf
+        self.at: float = math.inf
         self.jobs = jobs
         self.fresh = True
         self.slow = slow
@@ -429,21 +441,64 @@ async def test_a_tail_stays_while_one_still_watches(store: WatchedStore, feed: F
 
 
 async def test_a_tail_is_dropped_some_time_after_its_last_watcher(store: WatchedStore) -> None:
-    feed = Feed(store, heartbeat=0.016)
-    running = asyncio.create_task(feed.run())
-    claim = await start(store)
-    async with watch(feed, claim) as tail:
-        await asyncio.sleep(0.05)
+    async with beating(store) as feed:
+        claim = await start(store)
+        async with watch(feed, claim) as tail:
+            await asyncio.sleep(0.05)
+            assert await feed.job(claim.job.account, claim.job.id) is tail
         assert await feed.job(claim.job.account, claim.job.id) is tail
-    assert await feed.job(claim.job.account, claim.job.id) is tail
-    await asyncio.sleep(0.05)
-    another = await feed.job(claim.job.account, claim.job.id)
-    assert another is not None
-    assert another is not tail
-    assert another.frames == tail.frames
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
+        async with asyncio.timeout(5):
+            while tail.kept:
+                await asyncio.sleep(0.001)
+        another = await feed.job(claim.job.account, claim.job.id)
+        assert another is not None
+        assert another is not tail
+        assert another.frames == tail.frames
+
+
+async def test_a_deleted_job_s_tail_does_not_take_another_s_place_with_it(store: WatchedStore) -> None:
+    async with beating(store) as feed:
+        claim = await start(store)
+        deleted = await feed.job(claim.job.account, claim.job.id)
+        assert deleted is not None
+        feed.forget(claim.job.account, claim.job.id)
+        async with watch(feed, claim) as another, asyncio.timeout(5):
+            while deleted.kept:
+                await asyncio.sleep(0.001)
+            assert await feed.job(claim.job.account, claim.job.id) is another
+
+
+async def test_a_stream_hears_something_when_it_has_been_silent_for_a_heartbeat_and_no_sooner() -> None:
+    tail, early, late = JobTail("acct_1", "job_1"), Reader(), Reader()
+    early.at, late.at = 3, 9
+    tail.live |= {early, late}
+    assert tail.beat(19) == 20
+    assert (early.pushed, late.pushed) == ([], [])
+    assert tail.beat(20) == 26
+    assert (early.pushed, late.pushed) == ([HEARTBEAT], [])
+    assert tail.beat(26) == 37
+    assert (early.pushed, late.pushed) == ([HEARTBEAT], [HEARTBEAT])
+
+
+async def test_each_silent_stream_hears_something_again_and_again_whenever_it_came(store: WatchedStore) -> None:
+    async with beating(store) as feed, watch(feed, await start(store)) as tail:
+        readers = [Reader() for _ in range(5)]
+        for reader in readers:
+            reader.at = feed.tick
+            tail.live.add(reader)
+            await asyncio.sleep(0.005)
+        async with asyncio.timeout(5):
+            while not all(len(reader.pushed) > 2 for reader in readers):
+                await asyncio.sleep(0.001)
+        assert {chunk for reader in readers for chunk in reader.pushed} == {HEARTBEAT}
+
+
+async def test_who_cannot_take_a_heartbeat_is_woken() -> None:
+    tail, slow = JobTail("acct_1", "job_1"), Reader(slow=True)
+    slow.at = 0
+    tail.live.add(slow)
+    tail.beat(17)
+    assert slow.woken == 1
 
 
 async def test_a_tail_that_was_dropped_before_it_is_watched_catches_up(store: WatchedStore, feed: Feed) -> None:
