@@ -31,8 +31,10 @@ MOST_ANSWERED: Final = 256 << 10
 _MOST_OF_A_JOB: Final = 4 << 20
 """Bytes of one trace; what comes later is not kept."""
 _MOST_JOBS: Final = 1000
-_MOST_WAITING: Final = 256
-"""Exchanges that wait to be written, of which each may be as large as an answer."""
+_MOST_WAITING: Final = 64 << 20
+"""Bytes of the exchanges that wait to be written: more than the largest answer that is read at all."""
+_OVERHEAD: Final = 4 << 10
+"""Bytes that an exchange takes beside its texts."""
 _TELLING: Final = ("content-type", "location", "openai-poll-after-ms", "retry-after")
 """The headers of an answer that Pollcast itself goes by; no other is kept."""
 _SIGNATURE: Final = re.compile(r"(?i)(signature(?:=|%3D))[^&\"'\\\s%]+")
@@ -75,7 +77,7 @@ class Exchange:
 class Recorder:
     """One job's exchanges, a JSON line each, or a short one for an answer that has not changed."""
 
-    def __init__(self, file: Path, keep: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(self, file: Path, keep: Callable[[Callable[[], None], int], None]) -> None:
         self._file = file
         self._keep = keep
         self._latest: dict[tuple[Any, ...], tuple[int, dict[str, Any]]] = {}
@@ -85,7 +87,8 @@ class Recorder:
 
     def record(self, exchange: Exchange, secrets: list[str]) -> None:
         """Have an exchange kept, unless the job has had its share; it never fails, and waits for nothing."""
-        self._keep(partial(self._record, exchange, secrets))
+        size = len(exchange.body) + len(exchange.sent) + _OVERHEAD
+        self._keep(partial(self._record, exchange, secrets), size)
 
     def _record(self, exchange: Exchange, secrets: list[str]) -> None:
         if self._size is None:
@@ -121,6 +124,10 @@ class Traces:
         self._folder = Path(folder)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._waiting: SimpleQueue[Callable[[], None] | None] | None = None
+        self._handed_on = 0
+        """Bytes of exchanges, since the start."""
+        self._worked_off = 0
+        """Of these; written by the thread alone, as the other is by the loop alone."""
         self.dropped = 0
         """Exchanges that were not kept, because too many waited."""
 
@@ -128,7 +135,7 @@ class Traces:
     def written(self) -> Iterator[None]:
         """Have a thread write while the body lasts, and finish what waits at its end; else who records writes."""
         waiting = self._waiting = SimpleQueue[Callable[[], None] | None]()
-        thread = Thread(target=_work_off, args=[waiting], name="traces", daemon=True)
+        thread = Thread(target=_write, args=[waiting], name="traces", daemon=True)
         thread.start()
         try:
             yield
@@ -141,11 +148,18 @@ class Traces:
         """The job's recorder; it goes on where an earlier one of the same job stopped."""
         return Recorder(self._path(job), self._keep)
 
-    def _keep(self, work: Callable[[], None]) -> None:
-        if self._waiting is not None and self._waiting.qsize() >= _MOST_WAITING:
+    def _keep(self, work: Callable[[], None], size: int) -> None:
+        if self._handed_on - self._worked_off + size > _MOST_WAITING:
             self.dropped += 1
-        else:
-            self._hand_on(work)
+            return
+        self._handed_on += size
+        self._hand_on(partial(self._work_off, work, size))
+
+    def _work_off(self, work: Callable[[], None], size: int) -> None:
+        try:
+            work()
+        finally:
+            self._worked_off += size
 
     def forget(self, job: str) -> None:
         """Delete the trace of a job, after what of it waits to be written."""
@@ -182,7 +196,7 @@ class Traces:
         return self._folder / f"{job}.jsonl"
 
 
-def _work_off(waiting: "SimpleQueue[Callable[[], None] | None]") -> None:
+def _write(waiting: "SimpleQueue[Callable[[], None] | None]") -> None:
     while work := waiting.get():
         try:
             work()

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from proxy.cli import crew as crew_of_processes
+from proxy.settings import BadSetting
 from tests.ports import free_port
 from tests.redis_server import flush, shared_server
 from tests.test_cli import command, serving
@@ -124,6 +127,12 @@ def test_a_worker_that_does_not_stop_is_killed_and_the_exit_status_says_so(tmp_p
     assert hanging.returncode == 1
     assert f"Worker {worker} has not stopped within 0.1 seconds: it is killed." in told.decode()
     assert cmdline(worker) == b""
+
+
+def test_workers_without_a_folder_to_write_in_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with socket.socket() as listening, pytest.raises(BadSetting, match="TMPDIR: the workers need a folder"):
+        crew_of_processes.Crew(1, lambda *_: None, listening, grace=1).run()
 
 
 def test_a_scrape_is_whole_whichever_worker_it_meets(crew: Crew) -> None:

@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Final
 
+from proxy.settings import BadSetting
 from proxy.siblings import Siblings
 
 log = logging.getLogger(__name__)
@@ -49,10 +50,11 @@ class Crew:
     def run(self) -> int:
         """Look after the workers; returns the exit status.
 
-        0 after a stop; 1 when not even the first could serve, or when one did not stop and was killed.
+        0 after a stop; 1 when not even the first could serve, or when one did not stop and was killed. Raises
+        BadSetting when there is nowhere to write.
         """
         with ExitStack() as stack:
-            self._folder = Path(stack.enter_context(TemporaryDirectory(prefix="pollcast-")))
+            self._folder = Path(stack.enter_context(_folder()))
             for number in (signal.SIGTERM, signal.SIGINT):
                 stack.callback(signal.signal, number, signal.signal(number, self._stop))
             self._start(0)
@@ -99,6 +101,13 @@ class Crew:
         self._stopping = True
         for worker in self._workers.values():
             worker.terminate()
+
+
+def _folder() -> "TemporaryDirectory[str]":
+    try:
+        return TemporaryDirectory(prefix="pollcast-")
+    except OSError as error:
+        raise BadSetting(f"TMPDIR: the workers need a folder to write in: {error.strerror}.") from None
 
 
 def end_with_parent() -> None:

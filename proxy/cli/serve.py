@@ -63,7 +63,10 @@ def _serve_with(workers: int, *, demo: bool) -> None:
         )
     logs.configure(settings.log, settings.log_level)
     with listening:
-        sys.exit(Crew(workers, _work, listening, grace=settings.drain + _GRACE).run())
+        try:
+            sys.exit(Crew(workers, _work, listening, grace=settings.drain + _GRACE).run())
+        except BadSetting as error:
+            raise click.ClickException(str(error)) from None
 
 
 def _work(listening: socket.socket, served: Event, siblings: Siblings) -> None:
