@@ -223,7 +223,8 @@ class _Bytes(StreamingResponse):
                 pass
             except TimeoutError:
                 # A close would wait for the client to read what is still to be written.
-                scope.get("state", {}).get("abort", _nothing)()
+                if (connection := scope.get("state", {}).get("connection")) is not None:
+                    connection.abort()
                 log.info("A client of %s read nothing for %d seconds; it is dropped.", scope["path"], _WRITE)
             except (FetchFailed, Unavailable, FileNotFoundError) as error:
                 log.warning("The bytes of %s break off: %s", scope["path"], error)
@@ -250,7 +251,3 @@ def _attentive(receive: Receive, send: Send) -> tuple[Receive, Send]:
             await send(message)
 
     return receiving, sending
-
-
-def _nothing() -> None:
-    """Stand in for the abort that other servers do not offer."""

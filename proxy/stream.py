@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy import sse
 from proxy.answers import printable
+from proxy.clock import cut_short
 from proxy.errors import Unavailable
 from proxy.feed import AccountTail, Feed, JobTail
 
@@ -84,7 +85,7 @@ class Stream:
     def wake(self) -> None:
         """Leave the live ones, and look at what there is in the stream's own task."""
         if self._leash is not None:
-            self._leash.reschedule(0)
+            cut_short(self._leash)
             self._leash = None
 
     async def serve(self, receive: Receive, send: Send) -> None:
@@ -199,7 +200,7 @@ class LineStream(JobStream):
 
     def __init__(self, feed: Feed, tail: JobTail, after: int) -> None:
         super().__init__(feed, tail, after, idle=_REPEAT)
-        self._parser = sse.Parser()
+        self._parser = sse.Parser(sse.OWN)
         self._last = b""
 
     def connect(self, scope: Scope) -> None:

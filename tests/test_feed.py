@@ -1,11 +1,13 @@
 import asyncio
 import math
 import re
+import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+from starlette.types import Message, Send
 
 from proxy import sse
 from proxy.errors import Unavailable
@@ -13,6 +15,7 @@ from proxy.feed import AccountTail, Feed, JobTail
 from proxy.job import Draft, Event, Job, Order, Status
 from proxy.store.base import Admission, Change, Claim, Room
 from proxy.store.sqlite import SqliteStore
+from proxy.stream import JobStream, LineStream
 from tests.world import JumpClock
 
 PROGRESS = Draft(Status.PROCESSING, {"detail": "Rendering"})
@@ -114,6 +117,19 @@ class Reader:
 
     def wake(self) -> None:
         self.woken += 1
+
+
+async def silence() -> Message:
+    """A client that says nothing, and stays."""
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+def writing(sent: list[bytes]) -> Send:
+    async def send(message: Message) -> None:
+        sent.append(message["body"])
+
+    return send
 
 
 def numbers(data: bytes) -> list[int]:
@@ -254,6 +270,35 @@ async def test_the_end_wakes_everybody_so_that_streams_can_end(store: WatchedSto
         assert numbers(reader.pushed[0]) == [2]
         assert reader.woken
         assert tail.over(reader)
+
+
+async def test_a_stream_whose_own_time_is_over_as_the_final_event_comes_holds_up_no_other(
+    store: WatchedStore, feed: Feed
+) -> None:
+    claim = await start(store)
+    async with watch(feed, claim) as tail:
+        streams = [JobStream(feed, tail, 0, idle=0.02), *(JobStream(feed, tail, 0, idle=30) for _ in range(5))]
+        sent: list[bytes] = []
+        serving = [asyncio.create_task(stream.serve(silence, writing(sent))) for stream in streams]
+        await asyncio.sleep(0.01)
+        time.sleep(0.03)  # noqa: ASYNC251 - its time is over, but nobody has heard of that
+        tail.take(Event(claim.job.id, 2, b"{}", final=True, position=2))
+        loop = asyncio.get_running_loop()
+        loop.call_at(loop.time(), tail.publish, 0)  # in the same round, and after it
+        async with asyncio.timeout(5):
+            await asyncio.gather(*serving)
+        assert sum(frames.count(b"id: 2") for frames in sent) == len(streams)
+
+
+async def test_an_event_of_any_length_is_shown_as_a_line(store: WatchedStore, feed: Feed) -> None:
+    claim = await start(store)
+    url = f"https://example.com/{'x' * (2 << 20)}".encode()
+    async with watch(feed, claim) as tail:
+        tail.take(Event(claim.job.id, 2, b'{"status":"Completed","url":"%s"}' % url, final=True, position=2))
+        tail.publish(0)
+        sent: list[bytes] = []
+        await LineStream(feed, tail, 0).serve(silence, writing(sent))
+    assert b"".join(sent).splitlines()[-1] == url
 
 
 async def test_a_read_that_finds_nothing_new_pushes_nothing(store: WatchedStore, feed: Feed) -> None:

@@ -45,7 +45,8 @@ class Jobs:
         key = await self.services.auth.key(request)
         dry_run.refuse(request)
         after = last_event_id(request)
-        if "Last-Event-ID" in request.headers and "Idempotency-Key" not in request.headers:
+        reconnecting = "Last-Event-ID" in request.headers or "lastEventId" in request.query_params
+        if reconnecting and "Idempotency-Key" not in request.headers:
             raise Conflict("A reconnecting POST needs the Idempotency-Key of its first try; no job was made.")
         with self.services.limits.coming(key.account) as refusal:
             admitted = await self._admit(request, key, refusal)
