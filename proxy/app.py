@@ -121,8 +121,10 @@ class Pollcast:
             # Only now is there something for the routes to speak with.
             self._app.router.routes.extend(api.routes(services))
             self._app.router.routes.extend(pages.routes(playground=self._settings.playground == "on"))
-            yield
-            self.stop_streams()
+            try:
+                yield
+            finally:
+                self.stop_streams()
             await self._runner.drain(self._settings.drain)
 
     async def _services(self, stack: AsyncExitStack) -> Services:

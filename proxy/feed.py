@@ -306,6 +306,8 @@ class Feed:
         """The tails, by the tick in which one of their streams may have been silent too long."""
         self.delivered = 0
         """Events that were handed to live streams."""
+        self.over = False
+        """Nothing follows the store any more: at the end, or because the server's own work has died."""
         self.stopping = False
         """The server stops: every stream breaks off, so that its client comes back elsewhere or later."""
 
@@ -317,6 +319,7 @@ class Feed:
                 async for change in self._store.changes():
                     self._tell(change)
         finally:
+            self.over = True
             for task in self._refreshing:
                 task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
