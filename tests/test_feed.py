@@ -101,6 +101,7 @@ class Reader:
     def __init__(self, cursor: int = 0, *, slow: bool = False, jobs: Collection[str] | None = None) -> None:
         self.cursor = cursor
         self.at: float = math.inf
+        self.key = ""
         self.jobs = jobs
         self.fresh = True
         self.slow = slow
@@ -551,6 +552,22 @@ async def test_a_tail_that_was_told_of_what_cannot_be_read_has_ended(store: Watc
     await tail.refresh(store, 3)
     assert tail.ended
     assert tail.frames == []
+
+
+async def test_who_joins_the_live_ones_after_its_key_was_revoked_is_woken_when_that_is_repeated(
+    store: WatchedStore, feed: Feed
+) -> None:
+    claim = await start(store)
+    early, late, other = Reader(), Reader(), Reader()
+    early.key, late.key, other.key = "key_1", "key_1", "key_2"
+    async with watch(feed, claim) as tail:
+        feed.join(tail, "key_1")
+        tail.live |= {early, other}
+        feed.revoke({"key_1"})
+        tail.live.add(late)
+        assert (early.woken, late.woken, other.woken) == (1, 0, 0)
+        feed.revoke({"key_1"})
+        assert (late.woken, other.woken) == (1, 0)
 
 
 async def test_a_feed_that_is_stopped_leaves_no_read_behind(store: WatchedStore) -> None:
