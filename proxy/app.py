@@ -156,6 +156,8 @@ class Pollcast:
         self._runner = Runner(tools, node=_node(), lease=settings.lease, most=settings.max_jobs or None)
         await stack.enter_async_context(_running(orphans.keep_sweeping(store, blobs)))
         await stack.enter_async_context(_running(self._feed.run(), self._runner.run(), metrics.watch_loop()))
+        auth = Auth(store, links, clock, settings.metrics.get_secret_value())
+        await stack.enter_async_context(_running(auth.watch(self._feed)))
         for provider in set(providers.values()):
             provider.upstream.observe = partial(_observe, metrics, provider.name)
             if store.shared is not None:
@@ -181,7 +183,7 @@ class Pollcast:
             blobs,
             self._feed,
             links,
-            Auth(store, links, clock, settings.metrics.get_secret_value()),
+            auth,
             Catalogue(providers, self._prices, clock),
             fetcher,
             clock,
