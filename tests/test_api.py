@@ -221,6 +221,11 @@ async def test_a_refused_style_names_those_there_are(world: World) -> None:
     assert "4 (Watercolor)" in error_of(response)["message"]
 
 
+async def test_a_blank_prompt_is_said_to_be_blank(world: World) -> None:
+    response = await world.http.post("/api/jobs", json={"model": "gaga-1", "prompt": " "})
+    assert error_of(response)["message"] == "prompt: must not be blank"
+
+
 async def test_another_accounts_asset_does_not_exist(world: World) -> None:
     other = await world.new_key("other")
     files = {"file": ("a.png", world.media("image"), "image/png")}
