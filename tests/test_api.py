@@ -203,12 +203,15 @@ async def test_a_body_that_is_no_order_is_refused(world: World, path: str, body:
         ({**GAGA, "image": "asset_01J0000000000000000000000"}, "image"),
         ({**GAGA, "image": "cat.png"}, "image"),
         ({**GAGA, "image": "http://example.com/cat.png"}, "image"),
+        ({**GAGA, "image": "https://a..b.com/cat.png"}, "image"),
+        ({**GAGA, "audio": f"https://{'a' * 64}.com/cat.mp3"}, "audio"),
         ({**GAGA, "image": "https://127.0.0.1/cat.png"}, "image"),
         ({**GAGA, "image": "https://localhost/cat.png"}, "image"),
         ({**GAGA, "image": "https://[::ffff:10.0.0.1]/cat.png"}, "image"),
         ({**GAGA, "image": "https://2130706433/cat.png"}, "image"),
         ({**GAGA, "image": "https://169.254.169.254/latest/meta-data"}, "image"),
         ({"model": "grok-imagine-video", "prompt": "x", "images": ["https://10.1.2.3/a.png"]}, "images.0"),
+        ({"model": "grok-imagine-video", "prompt": "x", "images": ["https://a\0b.com/a.png"]}, "images.0"),
     ],
 )
 async def test_an_invalid_order_is_refused_by_field(world: World, order: dict[str, Any], field: str) -> None:
