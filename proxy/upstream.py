@@ -44,7 +44,7 @@ from proxy.answers import (
 )
 from proxy.breaker import Breaker
 from proxy.clock import Clock
-from proxy.fetch import Own
+from proxy.fetch import Own, why
 from proxy.turns import Turns
 
 _ANSWER_LIMIT: Final = 48 << 20
@@ -194,7 +194,7 @@ class Upstream:
         except (ClientError, TimeoutError, OSError) as error:
             self._trace(method, Request(path, query=query or {}), began, error=error)
             self.breaker.failed()
-            raise Transient(f"The provider cannot be reached ({type(error).__name__}).") from None
+            raise Transient(f"The provider cannot be reached: {why(error)}.") from None
 
     def _readable(self, answer: Answer) -> Answer:
         if answer.ok:
@@ -267,8 +267,8 @@ class Upstream:
         except (Nonsense, ClientError, TimeoutError, OSError) as error:
             self._trace("POST", request, began, self._begun(response), error)
             raise errors.OutcomeUnknown(
-                f"The provider's answer ({response.status}) broke off ({type(error).__name__}): "
-                "the order may have been taken, so it is not sent again."
+                f"The provider's answer ({response.status}) broke off: {_why_broken(error)}. "
+                "The order may have been taken, so it is not sent again."
             ) from None
         self._trace("POST", request, began, answer)
         return answer
@@ -288,7 +288,7 @@ class Upstream:
         except (ClientError, TimeoutError, OSError, sse.MessageTooLong) as error:
             broke = error
             raise errors.Interrupted(
-                f"The provider's stream broke ({type(error).__name__}); it cannot be resumed."
+                f"The provider's stream broke: {_why_broken(error)}. It cannot be resumed."
             ) from None
         finally:
             self._trace("POST", request, began, self._begun(response, bytes(heard)), broke)
@@ -483,10 +483,14 @@ def _sent_trace() -> TraceConfig:
     return trace
 
 
-def _lost(error: BaseException, *, sent: bool) -> Exception:
-    reason = type(error).__name__
+def _lost(error: Exception, *, sent: bool) -> Exception:
     if not sent:
-        return NotTaken(errors.UpstreamUnreachable(f"The provider cannot be reached ({reason}); nothing was sent."))
+        return NotTaken(errors.UpstreamUnreachable(f"The provider cannot be reached: {why(error)}. Nothing was sent."))
     return errors.OutcomeUnknown(
-        f"The order was sent, but no answer came back ({reason}): it may have been taken, so it is not sent again."
+        f"The order was sent, but no answer came back: {why(error)}. It may have been taken, so it is not sent again."
     )
+
+
+def _why_broken(error: Exception) -> str:
+    too_much = isinstance(error, Nonsense | sse.MessageTooLong)
+    return "it says more at once than is read" if too_much else why(error)

@@ -397,7 +397,7 @@ async def test_a_file_at_a_private_address_is_not_read() -> None:
         await relayed_from(file(), url="http://127.0.0.1:1/secrets")
 
 
-@pytest.mark.parametrize("url", ["", "cat.mp4", "mailto:cat@example.com", "https://["])
+@pytest.mark.parametrize("url", ["", "cat.mp4", "mailto:cat@example.com", "https://[", "https://a..b/"])
 async def test_a_file_at_no_address_at_all_is_not_read(url: str) -> None:
     with pytest.raises(UpstreamFailed):
         await relayed_from(file(), url=url)
