@@ -397,7 +397,11 @@ class Feed:
     def _publish(self) -> None:
         tails, self._unpublished = self._unpublished, set()
         for tail in tails:
-            self.delivered += tail.publish(self.tick)
+            try:
+                self.delivered += tail.publish(self.tick)
+            except Exception:
+                log.exception("A feed could not be pushed to all; each looks for itself.")
+                tail.wake()
         self._published_at = asyncio.get_running_loop().time()
         for at in self._handed_in:
             assert self._lag is not None  # noqa: S101 - else nothing was noted

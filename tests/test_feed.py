@@ -292,6 +292,24 @@ async def test_a_stream_whose_own_time_is_over_as_the_final_event_comes_holds_up
         assert sum(frames.count(b"id: 2") for frames in sent) == len(streams)
 
 
+async def test_one_that_cannot_be_pushed_to_for_a_fault_of_ours_costs_no_other_an_event(
+    store: WatchedStore, feed: Feed, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Reader):
+        def push(self, chunk: bytes) -> bool:
+            raise RuntimeError(f"A fault of ours over {len(chunk)} bytes.")
+
+    claim = await start(store)
+    async with watch(feed, claim) as tail:
+        readers = [Broken(1), *(Reader(1) for _ in range(5))]
+        tail.live |= set(readers)
+        await store.append(claim, PROGRESS)
+        async with asyncio.timeout(5):
+            while not all(reader.pushed or reader.woken for reader in readers):
+                await asyncio.sleep(0.001)
+    assert "A fault of ours" in caplog.text
+
+
 async def test_an_event_of_any_length_is_shown_as_a_line(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
     url = f"https://example.com/{'x' * (2 << 20)}".encode()
