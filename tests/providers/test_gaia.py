@@ -364,6 +364,16 @@ async def test_content_that_the_provider_refuses_is_a_502_in_our_form(world: Wor
     assert (answer.status_code, answer.json()["code"]) == (502, "upstream_failed")
 
 
+@pytest.mark.parametrize("words", [said({"error": {"message": "expired"}}), page(200)])
+async def test_words_in_the_place_of_the_video_are_a_502_in_our_form(
+    world: World, upstream: Literal, words: Reply
+) -> None:
+    final = ended(await filmed(world, upstream))
+    upstream.on(*CONTENT, words)
+    answer = await world.http.get(final["url"])
+    assert (answer.status_code, answer.json()["code"]) == (502, "upstream_failed")
+
+
 # --- images ---
 
 
