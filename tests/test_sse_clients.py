@@ -2,16 +2,14 @@
 
 import asyncio
 import json
-import os
 import shutil
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
+from tests.npm import install, without
 from tests.world import World
 
 PACKAGES = ("eventsource@3", "@microsoft/fetch-event-source@2")
@@ -34,22 +32,10 @@ await fetchEventSource(process.argv[2], {
 """
 
 
-def _without(what: str) -> NoReturn:
-    if os.environ.get("CI"):
-        pytest.fail(f"{what}, and CI is set: these tests must run.")
-    pytest.skip(f"{what}.")
-
-
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the packages."""
-    if not (shutil.which("node") and shutil.which("npm")):
-        _without("There is no node or npm here")
-    folder = tmp_path_factory.mktemp("node")
-    (folder / "package.json").write_text('{"type": "module", "private": true}')
-    command = ["npm", "install", "--silent", "--no-audit", "--no-fund", *PACKAGES]
-    if subprocess.run(command, cwd=folder, check=False, timeout=100).returncode:  # noqa: S603
-        _without("npm cannot install its packages here")
+    folder = install(tmp_path_factory.mktemp("node"), *PACKAGES)
     (folder / "eventsource.js").write_text(EVENT_SOURCE)
     (folder / "fetch.js").write_text(FETCH_EVENT_SOURCE)
     return folder
@@ -131,7 +117,7 @@ async def test_a_client_of_npm_loses_and_repeats_nothing_and_sees_no_empty_messa
 
 async def test_curl_reads_a_stream_with_its_heartbeats_and_goes_on_after_a_cut(unstarted: World) -> None:
     if not shutil.which("curl"):
-        _without("There is no curl here")
+        without("There is no curl here")
     unstarted.settings["heartbeat"] = 0.02
     async with unstarted as world:
         world.simulator.fault("gaia.chat", "slow", seconds=1)

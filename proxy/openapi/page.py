@@ -51,7 +51,7 @@ def page(server: str) -> bytes:
         f"<title>{escape(whole['info']['title'])}: the API</title><style>{_STYLE}</style>"
     )
     body = "\n".join(parts)
-    return f"<!DOCTYPE html>\n<html lang=en><head>{head}</head>\n<body>\n{body}\n</body></html>\n".encode()
+    return f"<!DOCTYPE html>\n<html lang=en><head>{head}</head>\n<body><main>\n{body}\n</main></body></html>\n".encode()
 
 
 def _everywhere(whole: Json) -> Json:
@@ -131,9 +131,12 @@ def _content(content: Json) -> str:
 
 
 def _examples(operation: Json) -> list[str]:
+    # They scroll sideways, and can be focused so that the keyboard can scroll them, too.
     bodies = [operation.get("requestBody", {}), *operation["responses"].values()]
     contents = [content for body in bodies for content in body.get("content", {}).values()]
-    return [f"<pre>{escape(_shown(content['example']))}</pre>" for content in contents if "example" in content]
+    return [
+        f"<pre tabindex=0>{escape(_shown(content['example']))}</pre>" for content in contents if "example" in content
+    ]
 
 
 def _shown(example: Any) -> str:

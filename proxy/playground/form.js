@@ -227,7 +227,7 @@ class Media extends Field {
     const chosen = ({ target }) => target.files[0] && this.take(target.files[0]);
     const file = make("input", { type: "file", accept, hidden: true, change: chosen });
     const choose = make("button", { type: "button", click: () => file.click() }, "Choose file");
-    choose.setAttribute("aria-label", `Choose a file: ${spoken(this.path)}`);
+    choose.setAttribute("aria-label", `Choose file: ${spoken(this.path)}`);
     this.preview = make("div", { class: "preview", role: "status" });
     const row = make("div", { class: "drop" }, input, choose, file);
     row.addEventListener("dragover", (event) => {

@@ -10,14 +10,14 @@ export interface Output {
   /** The media type. */
   type: string;
   unique_id?: string;
-  status?: Status;
+  status?: "Completed" | "Error";
   message?: string;
   thumbnail_url?: string;
   /** The provider's own ids, as text. */
   [id: string]: string | undefined;
 }
 
-/** What every event of a job carries. */
+/** What every event of a job carries, and what some do: it may be asked of any event before its `status` is known. */
 interface Common {
   /** The job's id. */
   job: string;
@@ -26,47 +26,55 @@ interface Common {
   n: number;
   /** RFC 3339, UTC. */
   at: string;
+  /** The provider's own word. */
+  detail?: string;
+  /** 0 to 100; only where the provider tells. */
+  progress?: number;
+  /** Those that were finished since the last event; all of them, of a completed job. */
+  outputs?: Output[];
+  /** A piece of a text, and where it begins, in characters. */
+  delta?: string;
+  offset?: number;
+  /** The first output's. */
+  url?: string;
+  /** Of a text model, at its end. */
+  text?: string;
+  /** Why there is no result, for a person. */
+  message?: string;
+  /** The same for a program; absent when canceled. */
+  code?: string;
+  /** Tokens; of a completed job, for the items of a bulk order that failed. */
+  refunded?: number;
+  /** The order's own, at the end. */
+  metadata?: Record<string, string>;
 }
 
 /** The job is recorded, or goes on. */
 export interface Progress extends Common {
   status: "Processing started" | "Processing";
-  /** The provider's own word. */
-  detail?: string;
-  /** 0 to 100; only where the provider tells. */
-  progress?: number;
-  /** Those that were finished since the last event. */
-  outputs?: Output[];
-  /** A piece of a text, and where it begins, in characters. */
-  delta?: string;
-  offset?: number;
 }
 
 export interface Completed extends Common {
   status: "Completed";
-  /** The first output's. */
   url: string;
   outputs: Output[];
-  /** Of a text model. */
-  text?: string;
-  /** Tokens; of a bulk job some of whose items failed. */
-  refunded?: number;
-  metadata?: Record<string, string>;
 }
 
 export interface Failed extends Common {
-  status: "Error" | "Canceled";
-  /** For a person. */
+  status: "Error";
   message: string;
-  /** For a program; absent when canceled. */
-  code?: string;
-  /** Tokens. */
+  code: string;
   refunded: number;
-  metadata?: Record<string, string>;
 }
 
-/** Exactly one `Completed` or `Failed` ends a job. */
-export type Event = Progress | Completed | Failed;
+export interface Canceled extends Common {
+  status: "Canceled";
+  message: string;
+  refunded: number;
+}
+
+/** Exactly one `Completed`, `Failed` or `Canceled` ends a job. */
+export type Event = Progress | Completed | Failed | Canceled;
 
 /** A model, its fields, flat, and what goes with every model. */
 export interface Order {
@@ -84,6 +92,10 @@ export interface Job {
   event: number;
   detail?: string;
   progress?: number;
+  /** Whole seconds to its end; while it is unfinished, once enough jobs of the model were completed there. */
+  eta?: { low: number; high: number };
+  /** When the provider was last asked; while it is unfinished, from the node that asks. */
+  polled_at?: string;
   url?: string;
   outputs?: Output[];
   message?: string;
@@ -108,10 +120,10 @@ export interface Asset {
   created_at: string;
 }
 
-/** An answer that is an error, or the end of a job that did not complete. */
+/** An answer that is an error, the end of a job that did not complete, or what cannot be sent as it is. */
 export class PollcastError extends Error {
   name: "PollcastError";
-  /** The HTTP status; 0 for the end of a job. */
+  /** The HTTP status; 0 where no answer is the reason. */
   status: number;
   /** The contract's word, such as `insufficient_tokens` or `upstream_failed`; `canceled` for a canceled job. */
   code: string;
@@ -120,7 +132,7 @@ export class PollcastError extends Error {
   /** Seconds after which it may be tried again, where the server says so. */
   retryAfter?: number;
   /** The final event, at the end of a job. */
-  event?: Failed;
+  event?: Failed | Canceled;
 }
 
 /**
@@ -148,7 +160,8 @@ export interface Options {
   key?: string;
   /**
    * Gives a Link to a path (`/api/events`, `/api/jobs/.../events`): asks your backend for one, where there is no key.
-   * It is called again shortly before a Link expires, and when one is refused.
+   * It is called again shortly before a Link expires, and when one is refused. What it throws rejects the watching;
+   * when it gave a Link to that path before, a TypeError, as fetch() throws without a network, is waited out instead.
    */
   link?: (path: string) => string | Promise<string>;
   /** Is told when the connection is lost (false) and when it is there again (true). */

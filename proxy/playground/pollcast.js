@@ -42,7 +42,7 @@ class Pollcast {
   constructor({ url = new URL(".", import.meta.url).href, key, link, onConnection } = {}) {
     this.#url = String(url).replace(/\/+$/, "");
     this.#key = key;
-    this.#newLink = link ?? (key && (async (path) => (await this.link(path)).url));
+    this.#newLink = link ? async (path) => link(path) : key && (async (path) => (await this.link(path)).url);
     this.#records = new Records(`pollcast:${digest(`${this.#url} ${key}`)}`);
     this.onConnection = onConnection;
   }
@@ -50,15 +50,15 @@ class Pollcast {
   // --- one request, one answer ---
 
   async request(path, { body, headers, ...options } = {}) {
-    const response = await fetch(this.#url + path, {
+    const response = await send(this.#url + path, () => ({
       method: body === undefined ? "GET" : "POST",
       cache: "no-store",
       ...options,
       headers: { ...(this.#key && { Authorization: `Bearer ${this.#key}` }), ...headers },
       body: body === undefined || body instanceof FormData || typeof body === "string" ? body : JSON.stringify(body),
-    });
+    }));
     if (!response.ok) throw await refusal(response);
-    return response.status === 204 ? undefined : response.json();
+    return response.status === 204 ? undefined : overNetwork(response.json());
   }
 
   async link(path, ttl = 3600) {
@@ -238,7 +238,7 @@ class Pollcast {
       try {
         yield* messages(response.body, (ms) => (pause = ms));
       } catch (error) {
-        if (signal.aborted || !isPassing(error)) throw error;
+        if (signal.aborted) throw error;
       }
       this.#report(false);
     }
@@ -249,7 +249,7 @@ class Pollcast {
       const link = await this.#linked(path, refused);
       // The id stands in the query, since a header would cost a preflight.
       const url = last === undefined ? link : `${link}&lastEventId=${last}`;
-      const response = await fetch(url, { cache: "no-store", referrerPolicy: "no-referrer", signal });
+      const response = await send(url, () => ({ cache: "no-store", referrerPolicy: "no-referrer", signal }));
       if (response.ok) return response;
       if (response.status !== 401 || refused || !this.#newLink) throw await refusal(response);
     }
@@ -260,12 +260,17 @@ class Pollcast {
     const expires = Number(/[?&]expires=(\d+)/.exec(known)?.[1] ?? Infinity) * 1000;
     if (known && !refused && (Date.now() < expires - EARLY || !this.#newLink)) return known;
     if (!this.#newLink) throw new PollcastError(`There is no key, and no Link to ${path}.`, { code: "unauthorized" });
-    this.#links.set(path, await this.#newLink(path));
-    return this.#links.get(path);
+    // The caller's link() may fetch, whose TypeError is like that of a mistake: it is one until there was a Link.
+    const asked = this.#newLink(path);
+    const link = await (known ? overNetwork(asked) : asked);
+    if (typeof link !== "string") throw mistake(`link() gave no Link to ${path}, which would be a text.`);
+    this.#links.set(path, link);
+    return link;
   }
 
   #remember(link) {
-    const [path] = /\/api\/[^?]*/.exec(link);
+    const path = /\/api\/jobs\/[^/?]+\/events/.exec(link)?.[0];
+    if (!path) throw mistake(`${link} is no Link to a job's events, as its links.events is.`);
     this.#links.set(path, link);
     return path;
   }
@@ -598,6 +603,29 @@ async function patiently(signal, report, ask) {
   }
 }
 
+// Errors of the network: they will pass, unlike other TypeErrors.
+const lost = new WeakSet();
+
+const overNetwork = (answer) =>
+  answer.catch((error) => {
+    if (error?.name === "TypeError") lost.add(error);
+    throw error;
+  });
+
+/** fetch(), which then fails for the network alone: what can never be sent is refused before. */
+function send(url, options) {
+  let request;
+  try {
+    request = new Request(url, options());
+    if (!/^https?:/.test(request.url)) throw new Error(`${request.url} is not http or https.`);
+  } catch (error) {
+    throw mistake(`This cannot be sent: ${error.message}`);
+  }
+  return overNetwork(fetch(request));
+}
+
+const mistake = (message) => new PollcastError(message, { code: "bad_request" });
+
 async function refusal(response) {
   const told = await response.json().catch(() => ({}));
   const retryAfter = Number(response.headers.get("Retry-After")) || undefined;
@@ -606,8 +634,8 @@ async function refusal(response) {
 }
 
 /** The network, a limit, or a server (or a proxy before it) that is away; not a provider. */
-function isPassing({ name, status, code }) {
-  return name === "TypeError" || ([429, 502, 503, 504].includes(status) && code !== "provider_unavailable");
+function isPassing(error) {
+  return lost.has(error) || ([429, 502, 503, 504].includes(error?.status) && error.code !== "provider_unavailable");
 }
 
 /** Waits, but not longer than until the browser is online again. */

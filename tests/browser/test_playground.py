@@ -409,6 +409,16 @@ async def test_every_control_has_a_name(enter: Enter) -> None:
     assert unnamed == []
 
 
+async def test_a_control_s_name_begins_with_what_is_written_on_it(enter: Enter) -> None:
+    page = await enter()
+    await page.get_by_text("More options").click()
+    others = await page.evaluate("""() => {
+      const isOther = (e) => /^\\w/.test(e.textContent.trim()) && !e.ariaLabel.startsWith(e.textContent.trim());
+      return [...document.querySelectorAll("button[aria-label]")].filter(isOther).map((e) => e.outerHTML);
+    }""")
+    assert others == []
+
+
 async def test_nothing_is_wider_than_the_screen(enter: Enter) -> None:
     page = await enter()
     await order(page, "Hello " + "w" * 300, "gaga-1")

@@ -1,6 +1,7 @@
 """pollcast.js in a page of another origin, which loads it from the server."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -166,6 +167,69 @@ async def test_a_wrong_key_rejects_as_unauthorized(world: World, caller: Caller,
         refused = await caller.run(f"return pollcast.{call}.catch(failed)")
         assert (refused["status"], refused["code"]) == (401, "unauthorized")
     assert await world.balance() == 1000
+    complaints.clear()
+
+
+# --- mistakes of the caller's ---
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "connect({ url: given, key: 'pollcast_\u043a' }).generate(order)",
+        "connect({ url: given, key: 'pollcast_\u043a' }).watchAll()",
+        "connect({ url: 'htp://x', key: 'pollcast_x' }).generate(order)",
+        "connect({ url: 'https://x:99999', key: 'pollcast_x' }).watch('job_x')",
+        "pollcast.generate(order, { idempotencyKey: '\u0437\u0430\u043a\u0430\u0437-1' })",
+        "pollcast.generate({ ...order, seed: 5n })",
+        "pollcast.generate((order.extra = order))",
+        "pollcast.request('/api/links', { body: { ttl: 5n } })",
+        "connect({ link: () => undefined }).watchAll()",
+        "connect({ link: () => 'htp://x' }).watch('job_x')",
+        "pollcast.watch('https://example.com/foo')",
+    ],
+)
+async def test_what_can_never_be_sent_rejects_and_is_no_lost_connection(
+    caller: Caller, call: str, world: World
+) -> None:
+    refused, states = await caller.run(
+        f"""
+      const order = {{ model: "gaga-1", prompt: "Hello" }};
+      return [await {call}.catch(failed), window.states];
+    """,
+        world.origin,
+    )
+    assert (refused["name"], refused["code"], refused["status"]) == ("PollcastError", "bad_request", 0)
+    assert re.match(r"This cannot be sent: |link\(\) gave no Link|.* is no Link to a job's events", refused["message"])
+    assert states is None
+
+
+async def test_what_link_throws_rejects_as_it_is(caller: Caller) -> None:
+    assert await caller.run("""
+      const mistake = new TypeError("undefined is not a function");
+      const visitor = connect({ link: () => { throw mistake; } });
+      return (await visitor.watch("job_x").catch((error) => error)) === mistake;
+    """)
+
+
+async def test_link_may_fail_to_reach_its_backend_when_a_link_has_expired(
+    world: World, caller: Caller, complaints: list[str]
+) -> None:
+    job = await world.submit("gaga-1", prompt="Hello")
+    done, asked = await caller.run(
+        """
+      let asked = 0;
+      const link = async () => {
+        asked++;
+        if (asked === 1) return given + "x";
+        if (asked === 2) await fetch("http://127.0.0.1:1/");
+        return given;
+      };
+      return [await connect({ link }).watch("job_x"), asked];
+    """,
+        job["links"]["events"],
+    )
+    assert (done["status"], asked) == ("Completed", 3)
     complaints.clear()
 
 
