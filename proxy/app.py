@@ -121,8 +121,10 @@ class Pollcast:
             # Only now is there something for the routes to speak with.
             self._app.router.routes.extend(api.routes(services))
             self._app.router.routes.extend(pages.routes(playground=self._settings.playground == "on"))
-            yield
-            self.stop_streams()
+            try:
+                yield
+            finally:
+                self.stop_streams()
             await self._runner.drain(self._settings.drain)
 
     async def _services(self, stack: AsyncExitStack) -> Services:
@@ -155,6 +157,8 @@ class Pollcast:
         self._runner = Runner(tools, node=_node(), lease=settings.lease, most=settings.max_jobs or None)
         await stack.enter_async_context(_running(orphans.keep_sweeping(store, blobs)))
         await stack.enter_async_context(_running(self._feed.run(), self._runner.run(), metrics.watch_loop()))
+        auth = Auth(store, links, clock, settings.metrics.get_secret_value())
+        await stack.enter_async_context(_running(auth.watch(self._feed)))
         for provider in set(providers.values()):
             provider.upstream.observe = partial(_observe, metrics, provider.name)
             if store.shared is not None:
@@ -180,7 +184,7 @@ class Pollcast:
             blobs,
             self._feed,
             links,
-            Auth(store, links, clock, settings.metrics.get_secret_value()),
+            auth,
             Catalogue(providers, self._prices, clock),
             fetcher,
             clock,

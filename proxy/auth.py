@@ -1,17 +1,20 @@
-"""Who calls: a bearer key, or a Link."""
+"""Who calls: a bearer key, or a Link; and whether whoever reads a stream still may."""
 
+import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hmac import compare_digest
 from ipaddress import ip_address
-from typing import Final, TypeVar
+from typing import Final, TypeGuard, TypeVar
 
 from starlette.requests import Request
 
 from proxy import tokens
 from proxy.clock import Clock
-from proxy.errors import NotFound, Unauthorized
+from proxy.errors import NotFound, Unauthorized, Unavailable
+from proxy.feed import Feed
 from proxy.links import Links
 from proxy.store.base import Key, Store
 
@@ -21,6 +24,10 @@ _FORWARDED: Final = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", 
 """What a proxy in front says of whom it asks for."""
 _MOST: Final = 10_000
 """Keys that are remembered so."""
+_PAUSE: Final = 0.5
+"""Seconds between two looks at the keys of open streams: those of a revoked one break off within a second."""
+_AT_ONCE: Final = 100
+"""Keys that the store is asked about together: a quarter of the cost of one by one, and nobody waits long behind."""
 _SIGNED: Final = re.compile(rb"(?:^|&)signature=")
 Name = TypeVar("Name", bytes, str)
 
@@ -65,6 +72,15 @@ class Auth:
         signed = self._links.check(request.scope["path"], request.scope["query_string"].decode("latin-1"))
         return Caller(_named(request, await self._known(signed.key, self._store.key_by_id)), signed.expires)
 
+    async def watch(self, feed: Feed) -> None:
+        """Break off the feed's streams whose keys were revoked, by whichever process, until cancelled."""
+        while True:
+            await asyncio.sleep(_PAUSE)
+            with suppress(Unavailable):  # a store that is away has revoked nothing
+                if revoked := await self._revoked(list(feed.keys)):
+                    self._believed.clear()  # else who comes back at once would be let in again
+                    feed.revoke(revoked)
+
     def check_scraper(self, request: Request) -> None:
         """Raises Unauthorized or NotFound unless the metrics are for this caller (POLLCAST_METRICS)."""
         if self._scrapers == "off":
@@ -78,6 +94,12 @@ class Auth:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not compare_digest(token.strip().encode(), self._scrapers.encode()):
             raise Unauthorized("Send the token of POLLCAST_METRICS as `Authorization: Bearer <token>`.")
+
+    async def _revoked(self, ids: Sequence[str]) -> set[str]:
+        keys: list[Key | None] = []
+        for start in range(0, len(ids), _AT_ONCE):
+            keys += await asyncio.gather(*map(self._store.key_by_id, ids[start : start + _AT_ONCE]))
+        return {key_id for key_id, key in zip(ids, keys, strict=True) if not _is_good(key)}
 
     async def _known(self, name: Name, find: Callable[[Name], Awaitable[Key | None]]) -> Key:
         now = self._clock.now()
@@ -113,6 +135,10 @@ def _named(request: Request, key: Key) -> Key:
 
 
 def _valid(key: Key | None) -> Key:
-    if key is None or key.revoked_at is not None:
+    if not _is_good(key):
         raise Unauthorized("This key is unknown or was revoked.")
     return key
+
+
+def _is_good(key: Key | None) -> TypeGuard[Key]:
+    return key is not None and key.revoked_at is None

@@ -1,6 +1,7 @@
 """Bytes at rest: assets and inline outputs, in a directory or an object store."""
 
 import asyncio
+import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
@@ -114,11 +115,13 @@ def _object_store(url: str) -> ObjectStore:
 
 
 def _drop_unfinished(folder: Path, before: float) -> None:
-    for path in folder.rglob("*#*"):
+    # Not `rglob`, which breaks off where a folder goes meanwhile, as it does with the last file in it.
+    for place, _, names in os.walk(folder):
         # Such names are the storage library's, for what it is still writing; it takes none from outside.
-        with suppress(FileNotFoundError):
-            if re.search(r"#\d+$", path.name) and path.stat().st_mtime < before:
-                path.unlink()
+        for path in (Path(place, name) for name in names if re.search(r"#\d+$", name)):
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < before:
+                    path.unlink()
 
 
 def _unavailable(error: Exception) -> Unavailable:

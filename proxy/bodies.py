@@ -57,7 +57,16 @@ def validated(kind: type[Read], values: Mapping[str, Any]) -> Read:
 def _fault(details: Any) -> FieldError:
     named = details.get("ctx", {}).get("field", "") if details["type"] == "order" else ""
     place = ".".join(str(part) for part in (*details["loc"], named) if part != "")
-    return FieldError(place, "there is no such field" if details["type"] == "extra_forbidden" else details["msg"])
+    return FieldError(place, _said(details))
+
+
+def _said(details: Any) -> str:
+    if details["type"] == "extra_forbidden":
+        return "there is no such field"
+    if details["type"] == "string_pattern_mismatch" and details["ctx"]["pattern"] == r"\S":
+        return "must not be blank"
+    message: str = details["msg"]
+    return message
 
 
 class AssetPlace(BaseModel):

@@ -5,6 +5,7 @@ Nodes that share a store learn of each other's failures and successes within a s
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -44,10 +45,10 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How a provider does, as all nodes together see it: its failures in a row, and until when it is left alone."""
+    """How a provider does, as all nodes see it: its failures in a row, and for how many seconds it is left alone."""
 
     failures: int
-    until: float
+    rest: float
 
 
 Agree = Callable[[Limits, Sequence[Seen]], Awaitable[Sequence[Health]]]
@@ -60,7 +61,7 @@ class Breaker:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._failures = 0
-        self._last = 0.0
+        self._last = -math.inf
         self._until = 0.0
         self._well = False
         self._untold = 0
@@ -68,11 +69,11 @@ class Breaker:
     @property
     def wait(self) -> float:
         """Seconds until the provider is asked again; 0 while it is well."""
-        return max(self._until - self._clock.now(), 0.0)
+        return max(self._until - self._clock.monotonic(), 0.0)
 
     def failed(self) -> None:
         """Note a failure; from the fifth in a row on, each opens the breaker for another pause."""
-        now = self._clock.now()
+        now = self._clock.monotonic()
         self._failures = self._failures + 1 if now - self._last <= _MEMORY else 1
         self._last = now
         self._untold += 1
@@ -97,8 +98,8 @@ class Breaker:
         """Take over what all nodes have seen, unless something was seen here that they do not know yet."""
         if self._well or self._untold:
             return
-        self._failures, self._until = health.failures, health.until
-        self._last = self._clock.now()
+        self._failures, self._last = health.failures, self._clock.monotonic()
+        self._until = self._last + health.rest
 
 
 async def keep_agreeing(breakers: Mapping[str, Breaker], agree: Agree) -> None:

@@ -179,7 +179,7 @@ class Client:
         method, path, options = "POST", "/api/generate", dict(order)
         if place.job:
             method, path, options = "GET", f"/api/jobs/{place.job}/events", {"headers": _after(place.last)}
-        parser = sse.Parser()
+        parser = sse.Parser(sse.OWN)
         async with self._answer(method, path, **options) as response:
             async for chunk in response.content.iter_any():
                 for message in parser.feed(chunk):

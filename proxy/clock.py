@@ -13,6 +13,9 @@ class Clock(Protocol):
     def now(self) -> float:
         """Seconds since the epoch."""
 
+    def monotonic(self) -> float:
+        """Seconds since some moment of the past: what is waited for in this process, though the time be set anew."""
+
     async def sleep(self, seconds: float) -> None:
         """Return when that much of this clock's time has passed."""
 
@@ -24,9 +27,19 @@ class SystemClock:
         """Seconds since the epoch, from the system."""
         return time.time()
 
+    def monotonic(self) -> float:
+        """Seconds since the machine's start, about."""
+        return time.monotonic()
+
     async def sleep(self, seconds: float) -> None:
         """Sleep in real seconds."""
         await asyncio.sleep(seconds)
+
+
+def cut_short(bound: asyncio.Timeout) -> None:
+    """End now what a timeout bounds; nothing when its time is over anyway, and its task about to hear of that."""
+    if not bound.expired():
+        bound.reschedule(0)
 
 
 def rfc3339(at: float) -> str:

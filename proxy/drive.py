@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 from proxy import tokens, trace
 from proxy.answers import Nonsense, NotTaken, ReadFailed, Transient
 from proxy.blobs import Blobs
-from proxy.clock import Clock
+from proxy.clock import Clock, cut_short
 from proxy.errors import (
     DeadlineExceeded,
     Internal,
@@ -129,7 +129,7 @@ class Drive:
         if self._wish is not None:
             self._wish.set()
         if self._leash is not None:
-            self._leash.reschedule(0)
+            cut_short(self._leash)
             self._leash = None
 
     async def run(self) -> float | None:
@@ -291,15 +291,18 @@ class Drive:
     async def _prepared(self) -> Request:
         tools = self._tools
         inputs = JobInputs(self._job, tools.store, tools.blobs, tools.fetcher, tools.links, tools.asset_limit)
+        failure: JobError
         for pause in _pauses():
             try:
                 return await self._provider.prepare(self._job.order, inputs)
             except Transient as error:
-                failure = error
+                wait, failure = error.wait, UpstreamUnreachable(f"{error.message} Nothing was ordered.")
+            except Unavailable as error:  # an asset's record, or its bytes
+                wait, failure = None, Internal(f"{error.message} Nothing was ordered.")
             if tools.clock.now() + pause > self._deadline:
                 break
-            await tools.clock.sleep(max(pause, failure.wait or 0))
-        raise UpstreamUnreachable(f"{failure.message} Nothing was ordered.")
+            await tools.clock.sleep(max(pause, wait or 0))
+        raise failure
 
     async def _ordered(self, request: Request) -> AsyncGenerator[Update]:
         """Send the order until it is taken, sending again only what surely was not; yields what comes of it.
@@ -432,6 +435,8 @@ class Drive:
         before = self._job.status
         with self._tools.metrics.store("append").time():
             self._job = await self._persist(lambda: self._tools.store.append(self.claim, draft, ticket))
+        if self._job.cancel_requested:
+            self._canceled = True  # also where nobody could be told of it
         if "delta" not in draft.fields:
             log.log(logging.DEBUG if self._job.status is before else logging.INFO, "job", extra=_facts(self._job))
         if self._job.status.final:

@@ -45,6 +45,8 @@ class Subscriber(Protocol):
     """Up to where it has been served: an event's number in a job's tail, a position in an account's."""
     at: float
     """The feed's tick in which it was last written to; infinite for one that wants no heartbeats."""
+    key: str
+    """The id of the key that it was let in by; empty for one that stays for a moment only."""
 
     def push(self, chunk: bytes, /) -> bool:
         """Take bytes now (an HTTP chunk of whole frames), or say that it cannot; never waits."""
@@ -264,6 +266,12 @@ def _frames(events: Sequence[Event], jobs: Collection[str] | None) -> bytes:
     return b"".join(sse.frame(event.data, event.position) for event in events if jobs is None or event.job in jobs)
 
 
+def _count_down(counter: Counter[str], name: str) -> int:
+    """One less; what has come to nothing is not kept."""
+    counter[name] -= 1
+    return counter[name] or counter.pop(name)
+
+
 AnyTail = TypeVar("AnyTail", JobTail, AccountTail)
 
 
@@ -273,6 +281,7 @@ class _Waiter:
     def __init__(self) -> None:
         self.cursor = 0
         self.at = math.inf
+        self.key = ""
         self.came = asyncio.Event()
 
     def push(self, _: bytes) -> bool:
@@ -300,12 +309,18 @@ class Feed:
         self._refreshing: set[asyncio.Task[None]] = set()
         self.watched: Counter[str] = Counter()
         """Open streams, by account."""
+        self.keys: Counter[str] = Counter()
+        """Open streams, by the id of the key that each was let in by."""
+        self.revoked: set[str] = set()
+        """Those of `keys` whose streams are to break off."""
         self.tick = 0
         """Counts the looks for silent streams."""
         self._due: dict[int, list[JobTail | AccountTail]] = defaultdict(list)
         """The tails, by the tick in which one of their streams may have been silent too long."""
         self.delivered = 0
         """Events that were handed to live streams."""
+        self.over = False
+        """Nothing follows the store any more: at the end, or because the server's own work has died."""
         self.stopping = False
         """The server stops: every stream breaks off, so that its client comes back elsewhere or later."""
 
@@ -317,6 +332,7 @@ class Feed:
                 async for change in self._store.changes():
                     self._tell(change)
         finally:
+            self.over = True
             for task in self._refreshing:
                 task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -337,6 +353,14 @@ class Feed:
         self.stopping = True
         for tail in (*self._jobs.values(), *self._accounts.values()):
             tail.wake()
+
+    def revoke(self, keys: set[str]) -> None:
+        """Have the streams of these keys break off."""
+        self.revoked |= self.keys.keys() & keys  # some may have closed their last one meanwhile
+        for tail in (*self._jobs.values(), *self._accounts.values()):
+            for subscriber in tail.live:
+                if subscriber.key in self.revoked:
+                    subscriber.wake()
 
     def _tell(self, change: Change) -> None:
         if change.lost:
@@ -373,7 +397,11 @@ class Feed:
     def _publish(self) -> None:
         tails, self._unpublished = self._unpublished, set()
         for tail in tails:
-            self.delivered += tail.publish(self.tick)
+            try:
+                self.delivered += tail.publish(self.tick)
+            except Exception:
+                log.exception("A feed could not be pushed to all; each looks for itself.")
+                tail.wake()
         self._published_at = asyncio.get_running_loop().time()
         for at in self._handed_in:
             assert self._lag is not None  # noqa: S101 - else nothing was noted
@@ -449,8 +477,8 @@ class Feed:
         tail.left_at = self.tick
         return tail
 
-    def join(self, tail: AnyTail) -> AnyTail:
-        """Watch a tail, until `leave`; gives the one to follow, should this one have been dropped meanwhile."""
+    def join(self, tail: AnyTail, key: str = "") -> AnyTail:
+        """Watch a tail, let in by a key, until `leave`; gives the one to follow, should this one have been dropped."""
         if isinstance(tail, AccountTail):
             kept = self._accounts.setdefault(tail.account, tail)
         else:
@@ -460,15 +488,17 @@ class Feed:
         self._keep(kept)
         kept.watchers += 1
         self.watched[tail.account] += 1
+        if key:
+            self.keys[key] += 1
         return kept
 
-    def leave(self, tail: JobTail | AccountTail) -> None:
+    def leave(self, tail: JobTail | AccountTail, key: str = "") -> None:
         """Watch a tail no more."""
         tail.watchers -= 1
         tail.left_at = self.tick
-        self.watched[tail.account] -= 1
-        if not self.watched[tail.account]:
-            del self.watched[tail.account]
+        _count_down(self.watched, tail.account)
+        if key and not _count_down(self.keys, key):
+            self.revoked.discard(key)
 
     async def reached(self, tail: JobTail, beyond: int, seconds: float) -> None:
         """Wait until the job has an event above `beyond`, or is over, or `seconds` have passed, or the server stops."""

@@ -9,16 +9,30 @@ its credential and may be anywhere; the credential is dropped as soon as a redir
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from concurrent.futures import Future
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache, partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from queue import SimpleQueue
+from threading import Thread
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
-from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+from aiohttp import (
+    ClientConnectorCertificateError,
+    ClientConnectorDNSError,
+    ClientConnectorError,
+    ClientError,
+    ClientResponse,
+    ClientResponseError,
+    ClientSession,
+    ClientTimeout,
+    DummyCookieJar,
+    TCPConnector,
+)
 from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import DefaultResolver
 from yarl import URL
 
 from proxy.media_types import sniff
@@ -31,6 +45,10 @@ _READ_TIME: Final = 120.0
 """Seconds that reading a client's URL may take in all."""
 _LOOK_UP: Final = 3.0
 """Seconds that a look-up may take while a client waits for the answer to its order."""
+_LOOK_UP_TO_READ: Final = 8.0
+"""Seconds that a look-up may take before a connection: time for the resolver to ask a second server."""
+_LOOK_UP_THREADS: Final = 8
+"""More than the names that one order has looked up at once."""
 _PIECE: Final = 1 << 16
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 _UNICAST: Final = IPv6Network("2000::/3")
@@ -53,6 +71,23 @@ class FetchFailed(Exception):
 
 class FileTooLarge(FetchFailed):
     """More bytes than were asked for at the most."""
+
+
+def why(error: Exception) -> str:
+    """Why a request failed or its answer broke off, for people: a clause about the other side, `it`."""
+    match error:
+        case ClientConnectorDNSError():
+            return "its name cannot be looked up"
+        case ClientConnectorCertificateError():
+            return "its certificate cannot be trusted"
+        case TimeoutError():
+            return "it does not answer in time"
+        case ClientConnectorError():
+            return "it takes no connection"
+        case ClientResponseError():
+            return "its answer cannot be read"
+        case _:
+            return "the connection ended too early"
 
 
 def is_public(address: str) -> bool:
@@ -85,9 +120,17 @@ def _parsed(text: str) -> URL:
     try:
         url = URL(text)
         _ = url.host, url.port  # yarl decodes them late
+        _check_name(url.raw_host or "")
     except ValueError:
         raise NotPublic(f"{_shown(text)!r} is not a URL.") from None
     return url
+
+
+def _check_name(host: str) -> None:
+    """Raises ValueError for a name that no resolver takes: with a label that is empty or too long, or with a NUL."""
+    host.encode("idna")
+    if not host.isprintable():
+        raise ValueError(host)
 
 
 def _check_place(url: URL) -> None:
@@ -119,11 +162,10 @@ async def check_public(text: str) -> None:
     A name that cannot be looked up now passes: the fetch itself will tell, and some providers fetch it themselves.
     """
     url = check_url(text)
-    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(_LOOK_UP):
-            found = await loop.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
-    except (OSError, TimeoutError, UnicodeError):
+            found = await _looked_up(url.raw_host or "", url.port or 443)
+    except (OSError, TimeoutError):
         return
     if not all(is_public(str(address[0])) for *_, address in found):
         raise NotPublic(f"{url.host} is a name in a private network.")
@@ -132,19 +174,62 @@ async def check_public(text: str) -> None:
 class _PublicResolver(AbstractResolver):
     """The system's resolver, refusing names that point anywhere but to the open internet."""
 
-    def __init__(self) -> None:
-        self._inner = DefaultResolver()
-
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        found = await self._inner.resolve(host, port, family)
-        if not all(is_public(address["host"]) for address in found):
+        # aiohttp lets a look-up go on when its request is given up: it ends here, so that none is queued for nobody.
+        async with asyncio.timeout(_LOOK_UP_TO_READ):
+            found = await _looked_up(host, port, family, flags=socket.AI_ADDRCONFIG)
+        if not all(is_public(address[0]) for *_, address in found):
             raise NotPublic(f"{host} is a name in a private network.")
-        return found
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address[0],
+                port=address[1],
+                family=family,
+                proto=proto,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for family, _, proto, _, address in found
+        ]
 
     async def close(self) -> None:
-        await self._inner.close()
+        """Nothing is held."""
+
+
+async def _looked_up(host: str, port: int, family: int = socket.AF_UNSPEC, flags: int = 0) -> list[Any]:
+    """What getaddrinfo finds, in threads of its own: a stranger's name that hangs holds up no other look-up of ours."""
+    found = Future[list[Any]]()
+    ask = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, flags=flags)
+    _look_ups().put((found, ask))
+    return await asyncio.wrap_future(found)
+
+
+_LookUps = SimpleQueue[tuple[Future[list[Any]], Callable[[], list[Any]]]]
+
+
+@cache
+def _look_ups() -> _LookUps:
+    """The queue of this process's look-ups, served from now on.
+
+    A ThreadPoolExecutor would have the end of the process wait for names that hang; it waits for no daemon.
+    """
+    queue: _LookUps = SimpleQueue()
+    for _ in range(_LOOK_UP_THREADS):
+        Thread(target=_serve, args=(queue,), name="look-up", daemon=True).start()
+    return queue
+
+
+def _serve(queue: _LookUps) -> None:
+    while True:
+        found, ask = queue.get()
+        if not found.set_running_or_notify_cancel():
+            continue
+        try:
+            found.set_result(ask())
+        except Exception as error:  # noqa: BLE001 -- it is the asker's, and the thread goes on
+            found.set_exception(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +279,7 @@ class Remote:
                     piece = await self._response.content.read(_PIECE)
             except (ClientError, TimeoutError, OSError) as error:
                 place = _shown(str(self._response.url))
-                raise FetchFailed(f"{place} broke off: {type(error).__name__}.", reached=True) from None
+                raise FetchFailed(f"{place} broke off: {why(error)}.", reached=True) from None
             if not piece:
                 return
             yield piece
@@ -258,7 +343,7 @@ class Fetcher:
         try:
             response = await session.request(method, url, headers=headers, allow_redirects=False)
         except (ClientError, TimeoutError, OSError) as error:
-            raise FetchFailed(f"{url.host} cannot be reached: {type(error).__name__}.", reached=False) from None
+            raise FetchFailed(f"{url.host} cannot be reached: {why(error)}.", reached=False) from None
         async with response:
             yield response
 

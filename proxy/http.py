@@ -88,7 +88,9 @@ class Http(HttpToolsProtocol):
         error = self._refusal or BadRequest(msg)
         body = orjson.dumps({"status": "Error", "message": error.message, "code": error.code})
         line = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}"
-        head = f"{line}\r\ncontent-type: application/json\r\nconnection: close\r\n"
+        # No application has seen the request, and which origins it lets read; these few words any may.
+        own = "content-type: application/json\r\naccess-control-allow-origin: *"
+        head = f"{line}\r\n{own}\r\nconnection: close\r\n"
         self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         self.transport.close()
 

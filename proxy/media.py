@@ -14,7 +14,8 @@ from starlette.types import Message, Receive, Scope, Send
 from proxy.blobs import Blobs
 from proxy.errors import NotFound, RangeNotSatisfiable, Unavailable, UpstreamFailed, UpstreamUnreachable
 from proxy.fetch import Fetcher, FetchFailed, NotPublic, Remote
-from proxy.media_types import UNKNOWN, extension, served
+from proxy.job import Kind
+from proxy.media_types import UNKNOWN, extension, kind_of, served
 from proxy.providers.base import Provider, Source
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,9 @@ _SANDBOX: Final = {
 _CACHED: Final = "private, no-transform"
 _UNTOLD: Final = frozenset({"", UNKNOWN, "binary/octet-stream"})
 """What servers say of a type that they do not know; the last is Amazon's."""
+_WORDS: Final = frozenset({"application/json", "text/html"})
+"""What a provider, or a gateway before it, answers in when it has only words; with HTTP 200, too."""
+_SEEN_OR_HEARD: Final = frozenset({Kind.VIDEO, Kind.IMAGE, Kind.AUDIO})
 _WRITE: Final = 60.0
 """Seconds that one write may wait for a client that reads nothing."""
 _SPAN: Final = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
@@ -134,7 +138,7 @@ async def relayed(
             raise UpstreamUnreachable(f"The provider's file cannot be read now: {error}") from None
         except NotPublic:
             raise UpstreamFailed("The provider's file is at an address that is not public; it is not read.") from None
-        _check(answer, request)
+        _check(answer, request, media_type)
         if answer.status == 304:
             return Response(status_code=304, headers=_of(answer, "ETag", "Last-Modified") | {"Cache-Control": _CACHED})
         headers = _relayed_headers(answer, name, media_type)
@@ -171,8 +175,8 @@ def _asked(request: Request) -> dict[str, str]:
     return {name: request.headers[name] for name in names if name in request.headers}
 
 
-def _check(answer: Remote, request: Request) -> None:
-    """Raises unless this is an answer to what was asked."""
+def _check(answer: Remote, request: Request, media_type: str) -> None:
+    """Raises unless this is an answer to what was asked, which should be of about that type."""
     status, headers = answer.status, answer.headers
     if status == 416 and "Range" in request.headers:
         told = {"Content-Range": headers["Content-Range"]} if "Content-Range" in headers else {}
@@ -180,18 +184,25 @@ def _check(answer: Remote, request: Request) -> None:
     conditional = "If-None-Match" in request.headers or "If-Modified-Since" in request.headers
     partial = "Range" in request.headers and "Content-Range" in headers
     if status == 200 or (status == 206 and partial) or (status == 304 and conditional):
+        if status != 304 and _told(answer) in _WORDS and kind_of(media_type) in _SEEN_OR_HEARD:
+            raise UpstreamFailed(f"The provider answered {_told(answer)} in place of its file.")
         return
     kind = SourceGone if status in _GONE else UpstreamFailed
     raise kind(f"The provider answered {status} when its file was read.")
 
 
 def _relayed_headers(answer: Remote, name: str, media_type: str) -> dict[str, str]:
-    told = answer.headers.get("Content-Type", "").split(";")[0].strip().lower()
+    told = _told(answer)
     headers = _headers(name, media_type if told in _UNTOLD else told) | _of(answer, "Last-Modified")
     # Compressed unasked, it is unpacked here: its length, tag and ranges are those of other bytes.
     if not answer.packed:
         headers |= _of(answer, "Content-Length", "ETag", "Accept-Ranges")
     return headers | (_of(answer, "Content-Range") if answer.status == 206 else {})
+
+
+def _told(answer: Remote) -> str:
+    """The type that the provider tells, in lower case and bare."""
+    return answer.headers.get("Content-Type", "").split(";")[0].strip().lower()
 
 
 def _of(answer: Remote, *names: str) -> dict[str, str]:
@@ -223,7 +234,8 @@ class _Bytes(StreamingResponse):
                 pass
             except TimeoutError:
                 # A close would wait for the client to read what is still to be written.
-                scope.get("state", {}).get("abort", _nothing)()
+                if (connection := scope.get("state", {}).get("connection")) is not None:
+                    connection.abort()
                 log.info("A client of %s read nothing for %d seconds; it is dropped.", scope["path"], _WRITE)
             except (FetchFailed, Unavailable, FileNotFoundError) as error:
                 log.warning("The bytes of %s break off: %s", scope["path"], error)
@@ -250,7 +262,3 @@ def _attentive(receive: Receive, send: Send) -> tuple[Receive, Send]:
             await send(message)
 
     return receiving, sending
-
-
-def _nothing() -> None:
-    """Stand in for the abort that other servers do not offer."""

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from prometheus_client import Metric
@@ -26,6 +26,8 @@ _AT_ONCE: Final = 100
 """Jobs claimed in one transaction."""
 _LOOK: Final = 1.0
 """Seconds between looks for jobs that another node has let go of."""
+_REST: Final = 30.0
+"""Seconds until a job is taken up again that met a fault of ours."""
 _RENEWALS: Final = 3
 """How often leases are renewed in the time that they last."""
 _SWEEP: Final = 60.0
@@ -50,6 +52,8 @@ class Runner:
         self._under_way: dict[asyncio.Task[None], Drive] = {}
         self._draining = False
         self._drives: dict[str, Drive] = {}
+        self._strange: set[str] = set()
+        """Jobs that were passed on, as nobody here knows their model."""
         self._unwanted: set[str] = set()
         """Jobs whose client has asked for their end since the last claim was begun."""
         self._waiting: set[Drive] = set()
@@ -82,18 +86,31 @@ class Runner:
         """Take what there is room for, whenever there may be some."""
         while True:
             self._wake.clear()
-            for claim in await self._claim():
-                pace = self._paces[claim.job.model]
-                drive = self._drives[claim.job.id] = Drive(self._tools, claim, pace)
-                if claim.job.id in self._unwanted:  # it was said between the claim and its answer
-                    drive.cancel()
-                self._waiting.add(drive)
-                self._step(drive)
+            claims = await self._claim()
+            for claim in claims:
+                if claim.job.model in self._paces:
+                    self._begin(claim)
+            await self._pass_on([claim for claim in claims if claim.job.model not in self._paces])
             if await self._has_advanced():
                 continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK):
                     await self._wake.wait()
+
+    def _begin(self, claim: Claim) -> None:
+        drive = self._drives[claim.job.id] = Drive(self._tools, claim, self._paces[claim.job.model])
+        if claim.job.id in self._unwanted:  # it was said between the claim and its answer
+            drive.cancel()
+        self._waiting.add(drive)
+        self._step(drive)
+
+    async def _pass_on(self, claims: Sequence[Claim]) -> None:
+        """Leave jobs of models that this version does not know to one that does, on another node or later."""
+        for claim in claims:
+            if claim.job.id not in self._strange:
+                self._strange.add(claim.job.id)
+                log.error("%s waits for a version that knows the model %s.", claim.job.id, claim.job.model)
+            await self._release(claim)
 
     def _step(self, drive: Drive) -> None:
         """Take a job a step further, in a task of its own; one that is under way already is left alone."""
@@ -114,13 +131,21 @@ class Runner:
             await self._release(drive.claim)
             raise
         except Exception:
-            log.exception("%s cannot be driven.", drive.claim.job.id)
+            log.exception("%s cannot be driven; it is taken up anew in %d seconds.", drive.claim.job.id, _REST)
+            await self._rest(drive.claim)
         if delay is None:
             del self._drives[drive.claim.job.id]
             self._tools.polled.pop(drive.claim.job.id, None)
         else:
             self._waiting.add(drive)
             self._wheel.add(drive, delay)
+
+    async def _rest(self, claim: Claim) -> None:
+        """Let a job be that met a fault of ours even while its end was recorded: once more may do."""
+        try:
+            await asyncio.sleep(_REST)
+        finally:
+            await self._release(claim)
 
     async def _release(self, claim: Claim) -> None:
         """Stopping: whoever starts next takes the job up where the record stands."""

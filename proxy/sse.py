@@ -53,6 +53,10 @@ class Message:
     id: str = ""
 
 
+OWN: Final = 1 << 26
+"""Bytes that a message of Pollcast's own may have, far above what it ever writes; for who reads its streams."""
+
+
 class MessageTooLong(ValueError):
     """A message that grew over the parser's limit without ending."""
 

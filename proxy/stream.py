@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 import random
+import sys
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import Any, Final, Protocol
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy import sse
 from proxy.answers import printable
+from proxy.clock import cut_short
 from proxy.errors import Unavailable
 from proxy.feed import AccountTail, Feed, JobTail
 
@@ -55,13 +57,31 @@ class _Left(Exception):
 class Stream:
     """One client's place in a feed: live while it can take what comes, else catching up in its own task.
 
+    It breaks off when the key with the id `key`, by which it was let in, is revoked.
     `idle` is the silence in seconds after which it says something, where the feed cannot do that for it.
     """
 
-    __slots__ = ("_connection", "_feed", "_idle", "_leash", "_nudged", "_tail", "at", "cursor", "fresh", "jobs", "push")
+    __slots__ = (
+        "_connection",
+        "_feed",
+        "_idle",
+        "_leash",
+        "_nudged",
+        "_tail",
+        "at",
+        "cursor",
+        "fresh",
+        "jobs",
+        "key",
+        "push",
+    )
 
-    def __init__(self, feed: Feed, tail: JobTail | AccountTail, cursor: int, idle: float | None = None) -> None:
+    def __init__(
+        self, feed: Feed, tail: JobTail | AccountTail, cursor: int, key: str, idle: float | None = None
+    ) -> None:
         self.cursor = cursor
+        # Read anew for each request: one copy for all the streams of a key.
+        self.key = sys.intern(key)
         self.at: float = math.inf
         self.jobs: Collection[str] | None = None
         self.fresh = True
@@ -84,12 +104,12 @@ class Stream:
     def wake(self) -> None:
         """Leave the live ones, and look at what there is in the stream's own task."""
         if self._leash is not None:
-            self._leash.reschedule(0)
+            cut_short(self._leash)
             self._leash = None
 
     async def serve(self, receive: Receive, send: Send) -> None:
         """Write the body, until the feed's end, the client's, or the server's."""
-        tail = self._tail = self._feed.join(self._tail)
+        tail = self._tail = self._feed.join(self._tail, self.key)
         try:
             await self._open(receive, send)
             if await self._follow(receive, send):
@@ -103,7 +123,7 @@ class Stream:
             if self._connection is not None:
                 self._connection.abort()
         finally:
-            self._feed.leave(tail)
+            self._feed.leave(tail, self.key)
 
     async def _open(self, receive: Receive, send: Send) -> None:
         try:
@@ -115,14 +135,14 @@ class Stream:
     async def _follow(self, receive: Receive, send: Send) -> bool:
         """Write what comes; True when there will be no more, False when the stream must break."""
         tail = self._tail
-        while not (self._feed.stopping or self._expired()):
+        while not self._breaks_off():
             if data := await self._next(receive):
                 await self._write(send, data)
             elif tail.over(self):
                 return True
             elif self._nudged:
                 await self._write(send, self._filler())
-            else:
+            elif not self._breaks_off():  # it may have been told while it read, when nobody could wake it
                 tail.live.add(self)
                 try:
                     await self._rest(receive, self._leash_length())
@@ -160,8 +180,8 @@ class Stream:
     def _leash_length(self) -> float | None:
         return self._idle if self.push is _cannot else None
 
-    def _expired(self) -> bool:
-        return False
+    def _breaks_off(self) -> bool:
+        return self._feed.stopping or self.key in self._feed.revoked
 
     def _opening(self) -> bytes:
         return sse.RETRY
@@ -187,9 +207,9 @@ class JobStream(Stream):
 
     __slots__ = ()
 
-    def __init__(self, feed: Feed, tail: JobTail, after: int, idle: float | None = None) -> None:
+    def __init__(self, feed: Feed, tail: JobTail, after: int, key: str, idle: float | None = None) -> None:
         # An id from the future, or of some other stream, is answered from the beginning.
-        super().__init__(feed, tail, after if after <= tail.head else 0, idle)
+        super().__init__(feed, tail, after if after <= tail.head else 0, key, idle)
 
 
 class LineStream(JobStream):
@@ -197,9 +217,9 @@ class LineStream(JobStream):
 
     __slots__ = ("_last", "_parser")
 
-    def __init__(self, feed: Feed, tail: JobTail, after: int) -> None:
-        super().__init__(feed, tail, after, idle=_REPEAT)
-        self._parser = sse.Parser()
+    def __init__(self, feed: Feed, tail: JobTail, after: int, key: str) -> None:
+        super().__init__(feed, tail, after, key, idle=_REPEAT)
+        self._parser = sse.Parser(sse.OWN)
         self._last = b""
 
     def connect(self, scope: Scope) -> None:
@@ -254,12 +274,13 @@ class AccountStream(Stream):
         self,
         feed: Feed,
         account: str,
+        key: str,
         *,
         after: int,
         jobs: Collection[str] | None,
         ends_in: float = math.inf,
     ) -> None:
-        super().__init__(feed, feed.account(account), after)
+        super().__init__(feed, feed.account(account), after, key)
         self.jobs = jobs
         self._deadline = asyncio.get_running_loop().time() + ends_in
 
@@ -268,8 +289,8 @@ class AccountStream(Stream):
         length = min(left, super()._leash_length() or math.inf)
         return None if length == math.inf else length
 
-    def _expired(self) -> bool:
-        return asyncio.get_running_loop().time() >= self._deadline
+    def _breaks_off(self) -> bool:
+        return super()._breaks_off() or asyncio.get_running_loop().time() >= self._deadline
 
 
 class FeedResponse(EventSourceResponse):

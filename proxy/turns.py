@@ -1,6 +1,7 @@
 """When requests to a provider are let out: evenly, as many per second as its rate says, on all nodes together."""
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -27,7 +28,7 @@ class Turns:
     def __init__(self, clock: Clock, rate: float) -> None:
         self._clock = clock
         self._gap = 1 / rate
-        self._free_at = 0.0
+        self._free_at = -math.inf
         self._reserved: deque[float] = deque()
         self._reserving = asyncio.Lock()
         self._alone_until = 0.0
@@ -35,31 +36,33 @@ class Turns:
 
     async def wait(self) -> None:
         """Take the next turn, and wait for it."""
-        at = self._own() if self.reserve is None else await self._shared(self.reserve)
-        if (left := at - self._clock.now()) > 0:
+        left = self._own() if self.reserve is None else await self._shared(self.reserve)
+        if left > 0:
             await self._clock.sleep(left)
 
     def _own(self) -> float:
+        """Seconds to the next turn, of which this node alone knows."""
+        now = self._clock.monotonic()
         # A turn may be taken a little early: a burst of a tenth of a second's requests is let out at once.
-        self._free_at = max(self._free_at + self._gap, self._clock.now() - _EARLY)
-        return self._free_at
+        self._free_at = max(self._free_at + self._gap, now - _EARLY)
+        return self._free_at - now
 
     async def _shared(self, reserve: Reserve) -> float:
-        """The next turn of this node; one of its own reckoning while the others cannot be asked."""
+        """Seconds to the next turn of this node; by its own reckoning while the others cannot be asked."""
         async with self._reserving:
             now = self._clock.now()
             while self._reserved and self._reserved[0] < now - _KEPT:
                 self._reserved.popleft()
             if self._reserved:
-                return self._reserved.popleft()
-            if now < self._alone_until:
+                return self._reserved.popleft() - now
+            if self._clock.monotonic() < self._alone_until:
                 return self._own()
             number = max(round(_EARLY / self._gap), 1)
             try:
                 async with asyncio.timeout(_PATIENCE):
                     first = await reserve(number, self._gap)
             except (Unavailable, TimeoutError):
-                self._alone_until = now + _ALONE
+                self._alone_until = self._clock.monotonic() + _ALONE
                 return self._own()
             self._reserved.extend(first + place * self._gap for place in range(1, number))
-            return first
+            return first - self._clock.now()

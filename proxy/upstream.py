@@ -7,15 +7,17 @@ from what may have been (a `JobError`: never again).
 """
 
 import base64
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import SimpleNamespace, TracebackType
 from typing import Any, Final, Self
 
 import orjson
 from aiohttp import (
+    AddrInfoType,
     ClientError,
     ClientResponse,
     ClientSession,
@@ -44,7 +46,7 @@ from proxy.answers import (
 )
 from proxy.breaker import Breaker
 from proxy.clock import Clock
-from proxy.fetch import Own
+from proxy.fetch import Own, why
 from proxy.turns import Turns
 
 _ANSWER_LIMIT: Final = 48 << 20
@@ -57,7 +59,10 @@ _STREAMS: Final = frozenset({"text/event-stream", "text/plain", "application/oct
 _RESTING: Final = "The provider fails again and again; it is left alone for some seconds."
 _READ: Final = ClientTimeout(total=60, connect=10, sock_read=30)
 _SUBMIT: Final = ClientTimeout(total=180, connect=10, sock_read=120)
-_STREAM: Final = ClientTimeout(total=None, connect=10, sock_read=180)
+_STREAM: Final = ClientTimeout(total=None, connect=10)
+"""A stream may be silent for long, and what it makes is paid for: only the job's deadline ends the wait."""
+_KEEP_ALIVE: Final = 60
+"""Seconds of silence after which a paid connection is shown to be in use: gateways forget those that are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +130,7 @@ class Upstream:
         )
         self._reads = await self._stack.enter_async_context(reads)
         paid = ClientSession(
-            connector=TCPConnector(force_close=True, limit=0),
+            connector=TCPConnector(force_close=True, limit=0, socket_factory=_kept_alive),
             timeout=_SUBMIT,
             cookie_jar=DummyCookieJar(),
             trace_configs=[_sent_trace()],
@@ -167,13 +172,20 @@ class Upstream:
         Raises Transient where repeating may help, else the JobError that the refusal means.
         """
         answer = await self._read("POST", path, data=_form(((name, file),)))
-        if _passes(answer):
+        if self._judges(answer):  # the file, most likely; it may have been itself, for a moment
+            answer = await self._read("POST", path, data=_form(((name, file),)))
+        if _passes(answer) and not self._judges(answer):
             raise Transient(self._explained(answer), answer.wait)
         if not answer.ok:
             error = self.refusal(answer)
-            # Nothing is ordered by an upload: there is no outcome to be unknown.
-            raise errors.UpstreamRejected(str(error)) if isinstance(error, errors.OutcomeUnknown) else error
+            # Nothing is ordered by an upload: there is no outcome to be unknown, and no work that could fail.
+            unpaid = isinstance(error, errors.OutcomeUnknown | errors.UpstreamFailed)
+            raise errors.UpstreamRejected(str(error)) if unpaid else error
         return answer
+
+    def _judges(self, answer: Answer) -> bool:
+        """Whether an upload's 5xx speaks of the file: it has words, and no hint that it would pass."""
+        return answer.status >= 500 and answer.wait is None and self.words(answer) is not None
 
     async def _read(
         self, method: str, path: str, query: Mapping[str, str] | None = None, data: FormData | None = None
@@ -187,14 +199,14 @@ class Upstream:
                 method, URL(self.at(path)), params=query, data=data, allow_redirects=False
             ) as response:
                 self.observe("read", time.monotonic() - began)
-                answer = await self._answer(response)
+                answer = await self._answer(response, uploaded=data is not None)
                 if trace.recorder.get() is not None:
                     self._trace(method, Request(path, query=query or {}), began, answer)
                 return answer
         except (ClientError, TimeoutError, OSError) as error:
             self._trace(method, Request(path, query=query or {}), began, error=error)
             self.breaker.failed()
-            raise Transient(f"The provider cannot be reached ({type(error).__name__}).") from None
+            raise Transient(f"The provider cannot be reached: {why(error)}.") from None
 
     def _readable(self, answer: Answer) -> Answer:
         if answer.ok:
@@ -267,8 +279,8 @@ class Upstream:
         except (Nonsense, ClientError, TimeoutError, OSError) as error:
             self._trace("POST", request, began, self._begun(response), error)
             raise errors.OutcomeUnknown(
-                f"The provider's answer ({response.status}) broke off ({type(error).__name__}): "
-                "the order may have been taken, so it is not sent again."
+                f"The provider's answer ({response.status}) broke off: {_why_broken(error)}. "
+                "The order may have been taken, so it is not sent again."
             ) from None
         self._trace("POST", request, began, answer)
         return answer
@@ -288,14 +300,17 @@ class Upstream:
         except (ClientError, TimeoutError, OSError, sse.MessageTooLong) as error:
             broke = error
             raise errors.Interrupted(
-                f"The provider's stream broke ({type(error).__name__}); it cannot be resumed."
+                f"The provider's stream broke: {_why_broken(error)}. It cannot be resumed."
             ) from None
         finally:
             self._trace("POST", request, began, self._begun(response, bytes(heard)), broke)
 
-    def refusal(self, answer: Answer) -> Exception:
-        """What a submit's answer that is no success means for the order: a JobError, or NotTaken."""
-        status, message = answer.status, self._explained(answer)
+    def refusal(self, answer: Answer, status: int | None = None) -> Exception:
+        """What a submit's answer that is no success means for the order: a JobError, or NotTaken.
+
+        It is judged as if it had come with `status`, where that is given.
+        """
+        status, message = status or answer.status, self._explained(answer)
         if status in self._retired:
             return errors.UpstreamRetired(f"The provider has retired this API: {message}")
         if status in {402, 418} or self._says(answer, self._no_credit):
@@ -324,14 +339,19 @@ class Upstream:
 
     def refused(self, answer: Answer) -> errors.JobError:
         """What a refusal means that came with HTTP 200: as if it had come with 400."""
-        error = self.refusal(replace(answer, status=400))
+        error = self.refusal(answer, 400)
         return error if isinstance(error, errors.JobError) else errors.UpstreamRejected(str(error))
 
     def no_ticket(self, answer: Answer, missing: str) -> errors.JobError:
-        """What a success means that lacks what is `missing`: an empty account if it says so, else nobody knows."""
-        if self._says(answer, self._no_credit):
-            return errors.UpstreamCredits(self._explained(answer))
-        return errors.OutcomeUnknown(f"The provider took the order, but its answer {missing}: it is not sent again.")
+        """What a success means that lacks what is `missing`: a refusal if it tells of an error, else nobody knows."""
+        body = loads(answer.body)
+        if self._says(answer, self._no_credit) or (isinstance(body, dict) and body.get("error")):
+            return self.refused(answer)
+        unknown = (
+            f"The provider answered HTTP {answer.status}, but its answer {missing}: "
+            "the order may have been taken, so it is not sent again."
+        )
+        return errors.OutcomeUnknown(" ".join(filter(None, (unknown, self.words(answer)))))
 
     def refuses_key(self, answer: Answer) -> bool:
         """Whether an answer, whatever its HTTP status, says that the operator's key is refused."""
@@ -418,15 +438,16 @@ class Upstream:
         )
         recorder.record(exchange, self._secrets)
 
-    async def _answer(self, response: ClientResponse) -> Answer:
-        if response.status >= 500:
-            self.breaker.failed()
-        else:
-            self.breaker.succeeded()
+    async def _answer(self, response: ClientResponse, *, uploaded: bool = False) -> Answer:
         body = await response.content.readany()
         if not response.content.at_eof():  # nearly every answer comes in one piece
             body = await self._more(response, body)
-        return Answer(response.status, response.headers, body, self._clock.now())
+        answer = Answer(response.status, response.headers, body, self._clock.now())
+        if answer.status < 500:
+            self.breaker.succeeded()
+        elif not (uploaded and self._judges(answer)):  # one account's bad file must not close the provider to all
+            self.breaker.failed()
+        return answer
 
     async def _more(self, response: ClientResponse, begun: bytes) -> bytes:
         """The whole of a body that has begun; raises Nonsense when there is too much of it."""
@@ -436,6 +457,14 @@ class Upstream:
             if len(body) > _ANSWER_LIMIT:
                 raise Nonsense(f"The provider's answer is larger than {_ANSWER_LIMIT} bytes.")
         return bytes(body)
+
+
+def _kept_alive(address: AddrInfoType) -> socket.socket:
+    made = socket.socket(*address[:3])
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_KEEPIDLE"):
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEP_ALIVE)
+    return made
 
 
 def _unobserved(_: str, __: float) -> None:
@@ -483,10 +512,14 @@ def _sent_trace() -> TraceConfig:
     return trace
 
 
-def _lost(error: BaseException, *, sent: bool) -> Exception:
-    reason = type(error).__name__
+def _lost(error: Exception, *, sent: bool) -> Exception:
     if not sent:
-        return NotTaken(errors.UpstreamUnreachable(f"The provider cannot be reached ({reason}); nothing was sent."))
+        return NotTaken(errors.UpstreamUnreachable(f"The provider cannot be reached: {why(error)}. Nothing was sent."))
     return errors.OutcomeUnknown(
-        f"The order was sent, but no answer came back ({reason}): it may have been taken, so it is not sent again."
+        f"The order was sent, but no answer came back: {why(error)}. It may have been taken, so it is not sent again."
     )
+
+
+def _why_broken(error: Exception) -> str:
+    too_much = isinstance(error, Nonsense | sse.MessageTooLong)
+    return "it says more at once than is read" if too_much else why(error)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-from proxy.clock import Clock
+from proxy.clock import Clock, cut_short
 
 T = TypeVar("T")
 
@@ -26,20 +26,20 @@ class Wheel(Generic[T]):
 
     def add(self, item: T, delay: float) -> None:
         """Have `item` acted on after `delay` seconds."""
-        slot = math.ceil((self._clock.now() + delay) / _SLOT)
+        slot = math.ceil((self._clock.monotonic() + delay) / _SLOT)
         if slot in self._slots:
             self._slots[slot].append(item)
             return
         self._slots[slot] = [item]
         heapq.heappush(self._next, slot)
         if self._leash is not None and self._next[0] == slot:
-            self._leash.reschedule(0)
+            cut_short(self._leash)
             self._leash = None
 
     async def run(self) -> None:
         """Act on what is due, until cancelled."""
         while True:
-            now = self._clock.now()
+            now = self._clock.monotonic()
             while self._next and self._next[0] * _SLOT <= now:
                 for item in self._slots.pop(heapq.heappop(self._next)):
                     self._act(item)

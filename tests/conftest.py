@@ -3,11 +3,13 @@
 import faulthandler
 import os
 import threading
-from collections.abc import AsyncIterator, Generator
+from asyncio import AbstractEventLoop, new_event_loop
+from collections.abc import AsyncIterator, Callable, Generator
 from pathlib import Path
 
 import pytest
 
+from proxy.cli.running import loop_factory
 from tests.world import World
 
 STDERR = 2
@@ -34,6 +36,11 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         return (yield)
     finally:
         timer.cancel()
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], AbstractEventLoop]]:
+    """The server's own loop, which is stricter than asyncio's: it raises where that is silent."""
+    return {"server": loop_factory() or new_event_loop}
 
 
 @pytest.fixture(autouse=True)

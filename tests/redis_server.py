@@ -4,6 +4,8 @@ import asyncio
 import atexit
 import os
 import shutil
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -153,6 +155,13 @@ class Gate:
 
     def open(self) -> None:
         self._shut = False
+
+    def reset(self) -> None:
+        """Reset every connection, as a router does that has forgotten it."""
+        for writer in self._open:
+            sock = writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._shut:

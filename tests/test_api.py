@@ -203,12 +203,15 @@ async def test_a_body_that_is_no_order_is_refused(world: World, path: str, body:
         ({**GAGA, "image": "asset_01J0000000000000000000000"}, "image"),
         ({**GAGA, "image": "cat.png"}, "image"),
         ({**GAGA, "image": "http://example.com/cat.png"}, "image"),
+        ({**GAGA, "image": "https://a..b.com/cat.png"}, "image"),
+        ({**GAGA, "audio": f"https://{'a' * 64}.com/cat.mp3"}, "audio"),
         ({**GAGA, "image": "https://127.0.0.1/cat.png"}, "image"),
         ({**GAGA, "image": "https://localhost/cat.png"}, "image"),
         ({**GAGA, "image": "https://[::ffff:10.0.0.1]/cat.png"}, "image"),
         ({**GAGA, "image": "https://2130706433/cat.png"}, "image"),
         ({**GAGA, "image": "https://169.254.169.254/latest/meta-data"}, "image"),
         ({"model": "grok-imagine-video", "prompt": "x", "images": ["https://10.1.2.3/a.png"]}, "images.0"),
+        ({"model": "grok-imagine-video", "prompt": "x", "images": ["https://a\0b.com/a.png"]}, "images.0"),
     ],
 )
 async def test_an_invalid_order_is_refused_by_field(world: World, order: dict[str, Any], field: str) -> None:
@@ -219,6 +222,11 @@ async def test_an_invalid_order_is_refused_by_field(world: World, order: dict[st
 async def test_a_refused_style_names_those_there_are(world: World) -> None:
     response = await world.http.post("/api/jobs", json={"model": "pika", "prompt": "lake", "style": "8"})
     assert "4 (Watercolor)" in error_of(response)["message"]
+
+
+async def test_a_blank_prompt_is_said_to_be_blank(world: World) -> None:
+    response = await world.http.post("/api/jobs", json={"model": "gaga-1", "prompt": " "})
+    assert error_of(response)["message"] == "prompt: must not be blank"
 
 
 async def test_another_accounts_asset_does_not_exist(world: World) -> None:

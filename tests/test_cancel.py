@@ -133,6 +133,27 @@ async def test_a_stream_that_is_being_read_is_let_go(world: World) -> None:
     assert (ended["status"], ended["refunded"]) == ("Canceled", 0)
 
 
+async def test_a_stream_that_has_not_said_a_word_is_let_go(unstarted: World) -> None:
+    opened, hushed = asyncio.Event(), asyncio.Event()
+
+    async def silent(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        opened.set()
+        await hushed.wait()
+        return response
+
+    async with Site(silent) as site:
+        unstarted.provider = {"base_url": site.url, "api_key": "k"}
+        async with unstarted as world:
+            job = await world.submit("suno", prompt="song")
+            await opened.wait()
+            await cancel(world, job["id"])
+            ended = await world.ended(job["id"])
+            assert (ended["status"], ended["refunded"]) == ("Canceled", 0)
+        hushed.set()
+
+
 async def test_a_cancel_that_was_asked_for_before_a_restart_is_honoured_after_it(world: World) -> None:
     world.simulator.fault("gaga.check", "timeout")
     job = await world.submit("gaga-1", prompt="[stuck] Hello")

@@ -34,7 +34,9 @@ class Served:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         tail = await self.feed.job(self.claim.job.account, self.claim.job.id)
         assert tail is not None
-        await FeedResponse(JobStream(self.feed, tail, int(scope["query_string"] or b"0")))(scope, receive, send)
+        await FeedResponse(JobStream(self.feed, tail, int(scope["query_string"] or b"0"), "key_1"))(
+            scope, receive, send
+        )
 
     async def publish(self) -> None:
         for n in range(2, EVENTS):

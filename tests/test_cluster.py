@@ -262,6 +262,29 @@ async def test_while_the_others_cannot_be_asked_a_node_paces_alone() -> None:
     assert asked == [(1, 0.5)]
 
 
+class ClockSetBack(JumpClock):
+    """A clock that is set back by two hours when `ahead` is put to 0; time passes all the same."""
+
+    ahead = 7200.0
+
+    def now(self) -> float:
+        return self.at + self.ahead
+
+
+async def test_a_clock_that_is_set_back_stops_no_provider() -> None:
+    clock = ClockSetBack()
+    turns, breaker = Turns(clock, 2), Breaker(clock)
+    await turns.wait()
+    for _ in range(5):
+        breaker.failed()
+    clock.ahead = 0
+    began = clock.at
+    await turns.wait()
+    await turns.wait()
+    assert clock.at - began <= 1
+    assert breaker.wait <= 10
+
+
 async def test_a_provider_that_fails_at_two_nodes_is_left_alone_by_both_until_one_sees_it_well() -> None:
     flush(shared_server())
     clock = JumpClock()

@@ -1,18 +1,22 @@
 import asyncio
 import math
 import re
-from collections.abc import AsyncIterator, Collection, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from starlette.types import Message, Send
 
 from proxy import sse
 from proxy.errors import Unavailable
 from proxy.feed import AccountTail, Feed, JobTail
 from proxy.job import Draft, Event, Job, Order, Status
-from proxy.store.base import Admission, Change, Claim, Room
+from proxy.store.base import Admission, Change, Claim, Room, Stretch
 from proxy.store.sqlite import SqliteStore
+from proxy.stream import AccountStream, JobStream, LineStream
 from tests.world import JumpClock
 
 PROGRESS = Draft(Status.PROCESSING, {"detail": "Rendering"})
@@ -101,6 +105,7 @@ class Reader:
     def __init__(self, cursor: int = 0, *, slow: bool = False, jobs: Collection[str] | None = None) -> None:
         self.cursor = cursor
         self.at: float = math.inf
+        self.key = ""
         self.jobs = jobs
         self.fresh = True
         self.slow = slow
@@ -114,6 +119,19 @@ class Reader:
 
     def wake(self) -> None:
         self.woken += 1
+
+
+async def silence() -> Message:
+    """A client that says nothing, and stays."""
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+def writing(sent: list[bytes]) -> Send:
+    async def send(message: Message) -> None:
+        sent.append(message["body"])
+
+    return send
 
 
 def numbers(data: bytes) -> list[int]:
@@ -254,6 +272,53 @@ async def test_the_end_wakes_everybody_so_that_streams_can_end(store: WatchedSto
         assert numbers(reader.pushed[0]) == [2]
         assert reader.woken
         assert tail.over(reader)
+
+
+async def test_a_stream_whose_own_time_is_over_as_the_final_event_comes_holds_up_no_other(
+    store: WatchedStore, feed: Feed
+) -> None:
+    claim = await start(store)
+    async with watch(feed, claim) as tail:
+        streams = [JobStream(feed, tail, 0, "key_1", idle) for idle in (0.02, 30, 30, 30, 30, 30)]
+        sent: list[bytes] = []
+        serving = [asyncio.create_task(stream.serve(silence, writing(sent))) for stream in streams]
+        await asyncio.sleep(0.01)
+        time.sleep(0.03)  # noqa: ASYNC251 - its time is over, but nobody has heard of that
+        tail.take(Event(claim.job.id, 2, b"{}", final=True, position=2))
+        loop = asyncio.get_running_loop()
+        loop.call_at(loop.time(), tail.publish, 0)  # in the same round, and after it
+        async with asyncio.timeout(5):
+            await asyncio.gather(*serving)
+        assert sum(frames.count(b"id: 2") for frames in sent) == len(streams)
+
+
+async def test_one_that_cannot_be_pushed_to_for_a_fault_of_ours_costs_no_other_an_event(
+    store: WatchedStore, feed: Feed, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Reader):
+        def push(self, chunk: bytes) -> bool:
+            raise RuntimeError(f"A fault of ours over {len(chunk)} bytes.")
+
+    claim = await start(store)
+    async with watch(feed, claim) as tail:
+        readers = [Broken(1), *(Reader(1) for _ in range(5))]
+        tail.live |= set(readers)
+        await store.append(claim, PROGRESS)
+        async with asyncio.timeout(5):
+            while not all(reader.pushed or reader.woken for reader in readers):
+                await asyncio.sleep(0.001)
+    assert "A fault of ours" in caplog.text
+
+
+async def test_an_event_of_any_length_is_shown_as_a_line(store: WatchedStore, feed: Feed) -> None:
+    claim = await start(store)
+    url = f"https://example.com/{'x' * (2 << 20)}".encode()
+    async with watch(feed, claim) as tail:
+        tail.take(Event(claim.job.id, 2, b'{"status":"Completed","url":"%s"}' % url, final=True, position=2))
+        tail.publish(0)
+        sent: list[bytes] = []
+        await LineStream(feed, tail, 0, "key_1").serve(silence, writing(sent))
+    assert b"".join(sent).splitlines()[-1] == url
 
 
 async def test_a_read_that_finds_nothing_new_pushes_nothing(store: WatchedStore, feed: Feed) -> None:
@@ -551,6 +616,37 @@ async def test_a_tail_that_was_told_of_what_cannot_be_read_has_ended(store: Watc
     await tail.refresh(store, 3)
     assert tail.ended
     assert tail.frames == []
+
+
+@pytest.mark.parametrize("told", [Feed.stop, lambda feed: feed.revoke({"key_1"})])
+async def test_a_stream_that_is_to_break_off_while_it_reads_goes_live_no_more(
+    store: WatchedStore, feed: Feed, monkeypatch: pytest.MonkeyPatch, told: Callable[[Feed], None]
+) -> None:
+    claim = await start(store)
+    tail, witness, reading, read = feed.account(claim.job.account), Reader(), asyncio.Event(), asyncio.Event()
+    tail.live.add(witness)
+
+    async def outdated(*asked: Any) -> Stretch:
+        found = await SqliteStore.snapshot(store, *asked)
+        await store.append(claim, PROGRESS)
+        while not witness.woken:  # until it is told
+            await asyncio.sleep(0.001)
+        return found
+
+    async def slowly(*asked: Any) -> Stretch | None:
+        reading.set()
+        await read.wait()
+        return await SqliteStore.read_account(store, *asked)
+
+    monkeypatch.setattr(store, "snapshot", outdated)
+    monkeypatch.setattr(store, "read_account", slowly)
+    stream = AccountStream(feed, claim.job.account, "key_1", after=-1, jobs=["job_another"])
+    serving = asyncio.create_task(stream.serve(silence, writing([])))
+    async with asyncio.timeout(5):
+        await reading.wait()
+        told(feed)
+        read.set()  # and there is nothing that it wants
+        await serving
 
 
 async def test_a_feed_that_is_stopped_leaves_no_read_behind(store: WatchedStore) -> None:

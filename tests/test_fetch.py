@@ -1,12 +1,20 @@
 import asyncio
 import gzip
 import socket
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from threading import Event
+from typing import Any, Final
 
 import pytest
-from aiohttp import web
+from aiohttp import (
+    ClientConnectorCertificateError,
+    ClientPayloadError,
+    ConnectionTimeoutError,
+    SocketTimeoutError,
+    web,
+)
 from yarl import URL
 
 from proxy.fetch import (
@@ -20,11 +28,23 @@ from proxy.fetch import (
     check_public,
     check_url,
     is_public,
+    why,
 )
 from tests.site import Handler, Rerouted, Site
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
 CREDENTIAL = {"Authorization": "Bearer sk-secret"}
+NO_NAMES: Final = [
+    "https://a..b.example/cat.png",
+    "https://example.com../cat.png",
+    "https://.example.com/cat.png",
+    "https://./cat.png",
+    f"https://{'a' * 64}.example/cat.png",
+    "https://a\0b.example/cat.png",
+    "https://a\x7fb.example/cat.png",
+    "https://ü。。example/cat.png",
+]
+"""URLs whose hosts no resolver takes."""
 
 
 async def left(request: web.Request) -> None:
@@ -68,14 +88,33 @@ async def text_of(opened: AbstractAsyncContextManager[Remote]) -> str:
 def names(monkeypatch: pytest.MonkeyPatch, *answers: str | OSError) -> None:
     """Let the next look-ups answer this, one after the other; the last one for ever."""
     left = list(answers)
+    real = socket.getaddrinfo
 
-    async def look_up(_: object, port: int, **__: Any) -> list[Any]:
+    def look_up(host: Any, port: Any, *rest: Any, **named: Any) -> list[Any]:
+        if not str(host).endswith(".example") and host != "example.com":
+            return real(host, port, *rest, **named)
         answer = left.pop(0) if len(left) > 1 else left[0]
         if isinstance(answer, OSError):
             raise answer
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in answer.split()]
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the look-ups of names under `hangs.example` hang until the test is over."""
+    over, real = Event(), socket.getaddrinfo
+
+    def look_up(host: Any, *rest: Any, **named: Any) -> list[Any]:
+        if str(host).endswith("hangs.example"):
+            over.wait(20)
+            raise socket.gaierror(socket.EAI_AGAIN, "later")
+        return real(host, *rest, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    yield
+    over.set()
 
 
 # --- addresses ---
@@ -200,6 +239,7 @@ def test_a_public_https_url_passes(url: str) -> None:
         "https://example.com:0/",
         "https://1.1.1.1:110/",
         "https://１２７.0.0.1/",  # noqa: RUF001
+        *NO_NAMES,
     ],
 )
 def test_a_url_that_is_not_public_https_is_refused(url: str) -> None:
@@ -223,7 +263,39 @@ def test_a_host_that_cannot_be_decoded_is_refused() -> None:
         check_url("https://xn--/")
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://bücher.example/",
+        "https://straße.example/",
+        "https://xn--strae-oqa.example/",
+        "https://💩.example/",
+        "https://a_b.example/",
+        "https://example.com./",
+        f"https://{'a' * 63}.example/",
+    ],
+)
+def test_a_name_of_any_kind_that_can_be_looked_up_passes(url: str) -> None:
+    assert check_url(url) == URL(url)
+
+
 # --- names ---
+
+
+async def test_the_name_that_is_checked_is_the_one_that_is_connected_to(
+    monkeypatch: pytest.MonkeyPatch, fetcher: Fetcher
+) -> None:
+    asked = list[str]()
+
+    def look_up(host: str, *_: Any, **__: Any) -> list[Any]:
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_AGAIN, "later")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    await check_public("https://straße.example/")
+    with pytest.raises(FetchFailed):
+        await fetcher.read("https://straße.example/", 1000)
+    assert asked == ["xn--strae-oqa.example"] * 2
 
 
 @pytest.mark.parametrize(
@@ -264,6 +336,81 @@ async def test_a_name_that_cannot_be_looked_up_now_passes(monkeypatch: pytest.Mo
     await check_public("https://example.com/")
 
 
+# --- names whose look-up hangs ---
+
+HANGING: Final = [f"https://{n}.hangs.example/cat.png" for n in range(64)]
+"""More of them than any event loop has threads."""
+
+
+@pytest.mark.usefixtures("hanging")
+async def test_names_that_hang_in_orders_hold_up_no_other_look_up_of_the_process() -> None:
+    await others_are_looked_up_while(*map(check_public, HANGING))
+
+
+@pytest.mark.usefixtures("hanging")
+async def test_names_that_hang_while_they_are_read_hold_up_no_other_look_up_of_the_process(fetcher: Fetcher) -> None:
+    await others_are_looked_up_while(*(fetcher.read(url, 1000) for url in HANGING))
+
+
+async def others_are_looked_up_while(*asking: Awaitable[object]) -> None:
+    tasks = [asyncio.ensure_future(one) for one in asking]
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(2):
+        assert await asyncio.get_running_loop().getaddrinfo("localhost", 443)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.mark.usefixtures("hanging")
+async def test_a_look_up_that_waits_for_others_waits_no_longer_than_one_may_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("proxy.fetch._LOOK_UP", 0.2)
+    async with asyncio.timeout(2):
+        await asyncio.gather(*map(check_public, HANGING))
+
+
+async def test_a_name_that_nobody_waits_for_any_more_is_not_looked_up(
+    monkeypatch: pytest.MonkeyPatch, fetcher: Fetcher
+) -> None:
+    monkeypatch.setattr("proxy.fetch._LOOK_UP_TO_READ", 0.2)
+    over, asked = Event(), list[str]()
+
+    def look_up(host: str, *_: Any, **__: Any) -> list[Any]:
+        asked.append(host)
+        over.wait(20)
+        raise socket.gaierror(socket.EAI_AGAIN, "later")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    await asyncio.gather(*(fetcher.read(url, 1000) for url in HANGING), return_exceptions=True)
+    hung = len(asked)
+    over.set()
+    with pytest.raises(FetchFailed):
+        await fetcher.read("https://last.example/", 1000)
+    assert asked[hung:] == ["last.example"]
+
+
+_LEAVING: Final = """
+import asyncio, socket, time
+from proxy import fetch
+socket.getaddrinfo = lambda *_, **__: time.sleep(60)
+fetch._LOOK_UP = 0.1
+asyncio.run(fetch.check_public("https://hangs.example/"))
+"""
+
+
+async def test_the_process_ends_while_a_look_up_hangs() -> None:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", _LEAVING)
+    try:
+        async with asyncio.timeout(15):
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
 # --- opening a stranger's URL ---
 
 
@@ -296,7 +443,7 @@ async def test_what_is_no_http_url_is_not_opened(fetcher: Fetcher, url: str) -> 
         await text_of(fetcher.open(url))
 
 
-@pytest.mark.parametrize("url", ["https://[", "https://example.com:99999/"])
+@pytest.mark.parametrize("url", ["https://[", "https://example.com:99999/", *NO_NAMES])
 async def test_what_is_no_url_at_all_is_not_opened(fetcher: Fetcher, url: str) -> None:
     with pytest.raises(NotPublic):
         await text_of(fetcher.open(url))
@@ -418,6 +565,7 @@ async def test_a_redirect_that_comes_back_to_the_own_origin_has_the_credential_a
         "http://0251.0376.0251.0376/",
         "//127.0.0.1:8443/",
         "https://example.com:6/",
+        "https://a..b.example/",
     ],
 )
 async def test_a_redirect_is_checked_like_any_stranger_s_url(fetcher: Fetcher, location: str) -> None:
@@ -462,9 +610,56 @@ async def test_more_than_five_redirects_are_not_followed(fetcher: Fetcher) -> No
 async def test_a_host_where_nobody_listens_was_not_reached(fetcher: Fetcher) -> None:
     async with Site(hello) as site:
         pass
-    with pytest.raises(FetchFailed, match="cannot be reached") as caught:
+    with pytest.raises(FetchFailed, match=r"^127\.0\.0\.1 cannot be reached: it takes no connection\.$") as caught:
         await text_of(fetcher.open(f"{site.url}/", own=own_of(site)))
     assert not caught.value.reached
+
+
+async def test_a_host_whose_name_cannot_be_looked_up_is_said_to_have_none(
+    fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names(monkeypatch, socket.gaierror(socket.EAI_NONAME, "unknown"))
+    with pytest.raises(FetchFailed, match=r"^nowhere\.example cannot be reached: its name cannot be looked up\.$"):
+        await fetcher.read("https://nowhere.example/", 1000)
+
+
+async def test_a_host_that_speaks_something_else_is_said_to_do_so() -> None:
+    assert await complaint(b"220 mail.example ESMTP\r\n") == "its answer cannot be read"
+
+
+async def test_a_host_that_hangs_up_is_said_to_do_so() -> None:
+    assert await complaint(b"") == "the connection ended too early"
+
+
+async def complaint(answer: bytes) -> str:
+    """Why a server cannot be reached that says this to every request, and hangs up."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server, Fetcher() as fetcher:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(FetchFailed) as caught:
+            await text_of(fetcher.open(url, own=Own(URL(url))))
+    return str(caught.value).removeprefix("127.0.0.1 cannot be reached: ").removesuffix(".")
+
+
+PLACE: Any = None
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ConnectionTimeoutError(), "it does not answer in time"),
+        (SocketTimeoutError(), "it does not answer in time"),
+        (ClientConnectorCertificateError(PLACE, Exception()), "its certificate cannot be trusted"),
+        (ClientPayloadError(), "the connection ended too early"),
+    ],
+)
+def test_why_a_host_cannot_be_reached_is_said_in_words(error: Exception, reason: str) -> None:
+    assert why(error) == reason
 
 
 async def test_an_answer_of_any_status_is_an_answer(fetcher: Fetcher) -> None:
@@ -529,7 +724,7 @@ async def test_a_file_that_breaks_off_is_not_taken_for_whole() -> None:
         request.transport.close()
         return response
 
-    with pytest.raises(FetchFailed, match="broke off") as caught:
+    with pytest.raises(FetchFailed, match=r"cat\.png broke off: the connection ended too early\.$") as caught:
         await read(cut)
     assert caught.value.reached
 
@@ -560,7 +755,7 @@ async def test_a_file_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -
         await left(request)
         return response
 
-    with pytest.raises(FetchFailed, match="broke off") as caught:
+    with pytest.raises(FetchFailed, match=r"cat\.png broke off: it does not answer in time\.$") as caught:
         await read(stalled)
     assert caught.value.reached
 

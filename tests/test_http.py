@@ -16,6 +16,7 @@ def refused(answer: bytes, status: int) -> dict[str, str]:
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status), head
     assert b"content-type: application/json" in head
+    assert b"access-control-allow-origin: *" in head
     assert int(head.partition(b"content-length: ")[2]) == len(body)
     parsed: dict[str, str] = orjson.loads(body)
     assert parsed["status"] == "Error"
@@ -28,7 +29,7 @@ async def sent_on(world: World, begin: bytes, piece: bytes, pieces: int) -> byte
     writer.write(begin)
     answer = asyncio.create_task(reader.read())
     for _ in range(pieces):
-        if answer.done():
+        if answer.done() or writer.is_closing():
             break
         writer.write(piece)
         await asyncio.sleep(0)

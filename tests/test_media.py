@@ -320,14 +320,19 @@ async def test_a_part_that_does_not_say_which_is_refused() -> None:
         await relayed_from(file(206, b"234"), Range="bytes=2-4")
 
 
-@pytest.mark.parametrize("told", ["application/octet-stream", "binary/octet-stream", "application/octet-stream; x=y"])
-async def test_a_provider_that_does_not_know_the_type_is_helped_out(told: str) -> None:
-    async with relay(file(Content_Type=told)) as (site, _), Fetcher() as fetcher:
+@asynccontextmanager
+async def relay_of(media_type: str, answer: Handler) -> AsyncIterator[Answer]:
+    """Our answer that relays an output of that type."""
+    async with Site(answer) as site, Fetcher() as fetcher:
         gaia = Gaia(read(GaiaSettings, base_url=site.url, api_key="k"), JumpClock(), "https://cast.example.com")
         source = Source(site.url, keyed=True)
-        response = await ask(
-            lambda request: relayed(request, fetcher, gaia, source, name="job_1-0", media_type="video/mp4")
-        )
+        yield lambda request: relayed(request, fetcher, gaia, source, name="job_1-0", media_type=media_type)
+
+
+@pytest.mark.parametrize("told", ["application/octet-stream", "binary/octet-stream", "application/octet-stream; x=y"])
+async def test_a_provider_that_does_not_know_the_type_is_helped_out(told: str) -> None:
+    async with relay_of("video/mp4", file(Content_Type=told)) as ours:
+        response = await ask(ours)
         assert response.headers["content-type"] == "video/mp4"
         assert response.headers["content-disposition"] == 'inline; filename="job_1-0.mp4"'
 
@@ -344,6 +349,24 @@ async def test_head_of_a_url_that_is_signed_for_get_alone_is_asked_by_get() -> N
 async def test_a_url_that_may_have_expired_is_told_apart(status: int) -> None:
     with pytest.raises(SourceGone):
         await relayed_from(file(status))
+
+
+@pytest.mark.parametrize("media_type", ["video/mp4", "image/png", "audio/mpeg"])
+@pytest.mark.parametrize("told", ["application/json", "Application/JSON; charset=utf-8", "text/html"])
+async def test_words_in_the_place_of_a_film_have_failed(media_type: str, told: str) -> None:
+    async with relay_of(media_type, file(body=b'{"error": "expired"}', Content_Type=told)) as ours:
+        with pytest.raises(UpstreamFailed, match="in place of") as caught:
+            await ask(ours)
+    assert "expired" not in caught.value.message
+
+
+async def test_nothing_new_has_no_type_to_be_judged_by() -> None:
+    async with relay_of("video/mp4", file(304, b"", Content_Type="text/html")) as ours:
+        assert (await ask(ours, headers={"If-None-Match": '"1"'})).status_code == 304
+
+
+async def test_json_in_the_place_of_what_is_of_no_known_type_is_passed_on() -> None:
+    assert (await relayed_from(file(Content_Type="application/json"))).content == DIGITS
 
 
 async def test_a_provider_s_html_is_a_download_of_bytes() -> None:
@@ -397,7 +420,7 @@ async def test_a_file_at_a_private_address_is_not_read() -> None:
         await relayed_from(file(), url="http://127.0.0.1:1/secrets")
 
 
-@pytest.mark.parametrize("url", ["", "cat.mp4", "mailto:cat@example.com", "https://["])
+@pytest.mark.parametrize("url", ["", "cat.mp4", "mailto:cat@example.com", "https://[", "https://a..b/"])
 async def test_a_file_at_no_address_at_all_is_not_read(url: str) -> None:
     with pytest.raises(UpstreamFailed):
         await relayed_from(file(), url=url)

@@ -53,6 +53,22 @@ async def test_bytes_without_a_record_are_deleted_and_those_with_one_are_kept(wo
     assert (await world.http.get(f"/api/assets/{kept}/content")).content == PNG
 
 
+async def test_a_folder_that_goes_while_it_is_looked_through_stops_no_sweep(tmp_path: Path) -> None:
+    blobs = Blobs(str(tmp_path / "assets"))
+    names = [f"outputs/job_{n}/0" for n in range(300)]
+    for name in names:
+        await blobs.put(name, b"x")
+
+    async def forget() -> None:
+        for name in names:
+            await blobs.delete(name)  # its folder goes with it
+
+    forgetting = asyncio.create_task(forget())
+    while not forgetting.done():
+        await blobs.drop_unfinished(later())
+    await forgetting
+
+
 async def test_young_bytes_are_left_alone_their_record_may_be_on_its_way(world: World) -> None:
     lost = await orphan(world)
     assert await swept(world, time.time() - 60) == 0

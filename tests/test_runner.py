@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 from aiohttp import ClientTimeout, web
 
+from proxy.blobs import Blobs
 from proxy.clock import SystemClock
+from proxy.drive import Drive
+from proxy.errors import JobError, Unavailable
+from proxy.job import Order
+from proxy.store import open_store
+from proxy.store.base import Admission
 from tests.ports import free_port
 from tests.site import Site
 from tests.world import JumpClock, World
@@ -85,6 +91,51 @@ async def test_an_upload_that_fails_in_passing_is_repeated_before_anything_is_pa
     assert final_of(events)["status"] == "Completed"
     assert world.simulator.calls["gaga.upload"] == 3
     assert world.simulator.calls["gaga.submit"] == 1
+
+
+async def test_an_asset_that_cannot_be_read_for_a_moment_is_read_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asset, read, away = await world.asset(), Blobs.read, [1]
+
+    async def sometimes(blobs: Blobs, name: str) -> bytes:
+        if away:
+            away.pop()
+            raise Unavailable("The asset storage cannot serve now.")
+        return await read(blobs, name)
+
+    monkeypatch.setattr(Blobs, "read", sometimes)
+    assert final_of(await world.generate("gaga-1", prompt="Hello", image=asset))["status"] == "Completed"
+
+
+async def test_a_job_of_a_model_that_this_version_does_not_know_is_left_alone_and_stops_no_other(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_store(world.store_url, world.clock) as store:
+        key = await store.create_key("web", b"digest")
+        order = Order("gaga-99", {"prompt": "Hello"})
+        later = (await store.admit(Admission(key.account, key.id, order, 1, queue="Gaga"))).job.id
+    final = final_of(await world.generate("gaga-1", prompt="Hello"))
+    assert final["status"] == "Completed"
+    assert f"{later} waits for a version that knows the model gaga-99." in caplog.messages
+
+
+async def test_a_job_whose_end_could_not_be_recorded_for_a_fault_of_ours_is_taken_up_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.runner._REST", 0.01)
+    fail, faults = Drive._fail, [1]  # noqa: SLF001 - where a fault would be rarest
+
+    async def sometimes(drive: Drive, error: JobError) -> None:
+        if faults:
+            faults.pop()
+            raise RuntimeError("A fault of ours.")
+        await fail(drive, error)
+
+    monkeypatch.setattr(Drive, "_fail", sometimes)
+    world.simulator.fault("gaga.submit", "422")
+    final = final_of(await world.generate("gaga-1", prompt="Hello"))
+    assert (final["status"], final["refunded"], await world.balance()) == ("Error", 20, 1000)
 
 
 async def test_an_upload_that_is_refused_ends_the_job_with_nothing_sent(world: World) -> None:
@@ -507,8 +558,10 @@ async def test_content_before_the_end_is_409_and_of_a_failed_job_404(world: Worl
 async def test_content_of_a_failed_item_and_beyond_the_last_is_404(world: World) -> None:
     items = [{"unique_id": "a", "names": "[fail]"}, {"unique_id": "b", "names": "B"}]
     job = (await world.generate("ganai-bulk", items=items))[0]["job"]
-    statuses = [(await world.http.get(f"/api/jobs/{job}/content/{n}")).status_code for n in (0, 1, 2)]
-    assert statuses == [404, 302, 404]
+    failed, made, beyond = [await world.http.get(f"/api/jobs/{job}/content/{n}") for n in (0, 1, 2)]
+    assert [failed.status_code, made.status_code, beyond.status_code] == [404, 302, 404]
+    assert failed.json()["message"].startswith(f"Output 0 of {job} failed: ")
+    assert beyond.json()["message"].startswith(f"{job} has no output 2.")
 
 
 # --- assets ---

@@ -1,5 +1,6 @@
 """`server:app` under an ASGI server of somebody else's."""
 
+import asyncio
 import copy
 import json
 import os
@@ -11,8 +12,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
 from uvicorn.config import LOGGING_CONFIG
 
+from proxy.app import Pollcast
+from proxy.metrics import Metrics
+from proxy.settings import Settings, read
 from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent
@@ -77,3 +82,29 @@ def test_a_log_of_the_server_s_own_may_show_its_process(tmp_path: Path) -> None:
     written = hosted(tmp_path, "--log-config", str(tmp_path / "log.json"))
     assert re.search(r"process \d+: .*GET /api/jobs/job_1/events", written)
     assert "Traceback" not in written
+
+
+async def test_where_the_work_has_died_and_the_server_goes_on_it_is_told_as_not_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dies = asyncio.Event()
+
+    async def work(_: Metrics) -> None:
+        await dies.wait()
+        raise RuntimeError("The work broke.")
+
+    monkeypatch.setattr(Metrics, "watch_loop", work)
+    port = free_port()
+    app = Pollcast(read(Settings, store=f"sqlite:///{tmp_path}/pollcast.db", assets=str(tmp_path)))
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None))
+    serving = asyncio.create_task(server.serve())
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client, asyncio.timeout(10):
+        while not server.started:
+            await asyncio.sleep(0.01)
+        assert (await client.get("/healthz")).status_code == 200
+        dies.set()
+        while (await client.get("/healthz")).status_code == 200:
+            await asyncio.sleep(0.01)
+        assert (await client.get("/healthz")).json()["code"] == "unavailable"
+        server.should_exit = True
+        await serving

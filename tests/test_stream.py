@@ -3,7 +3,8 @@
 import asyncio
 import re
 import socket
-from pathlib import Path
+import traceback
+from typing import Any
 
 import httpx
 import orjson
@@ -11,8 +12,8 @@ import pytest
 from httpx_sse import EventSource, ServerSentEvent
 
 from proxy import sse
-from proxy.cli.running import loop_factory
 from proxy.http import Http
+from proxy.metrics import Metrics
 from tests.world import World, events_of
 
 FRAME = re.compile(
@@ -185,10 +186,11 @@ async def test_a_hundred_subscribers_see_the_same_bytes_and_make_no_more_polls(w
     assert world.simulator.calls["gaga.check"] <= alone + 1  # the pace is jittered
 
 
-async def test_a_reconnecting_post_without_a_key_of_its_first_try_makes_no_job(world: World) -> None:
-    response = await world.http.post(
-        "/api/generate", json={"model": "gaga-1", "prompt": "Hello"}, headers={"Last-Event-ID": "2"}
-    )
+@pytest.mark.parametrize("last", [{"headers": {"Last-Event-ID": "2"}}, {"params": {"lastEventId": "2"}}])
+async def test_a_reconnecting_post_without_a_key_of_its_first_try_makes_no_job(
+    world: World, last: dict[str, Any]
+) -> None:
+    response = await world.http.post("/api/generate", json={"model": "gaga-1", "prompt": "Hello"}, **last)
     assert (response.status_code, response.json()["code"]) == (409, "conflict")
     assert (await world.http.get("/api/jobs")).json()["jobs"] == []
 
@@ -305,6 +307,29 @@ async def test_a_stopping_server_turns_stream_clients_away_so_that_they_come_bac
     assert re.fullmatch(rb": [^\n]+\nretry: \d+\n", read)
 
 
+async def test_a_server_whose_own_work_dies_breaks_its_streams_off_and_says_of_what(
+    unstarted: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dies = asyncio.Event()
+
+    async def work(_: Metrics) -> None:
+        await dies.wait()
+        raise RuntimeError("The work broke.")
+
+    monkeypatch.setattr(Metrics, "watch_loop", work)
+    async with unstarted as world:
+        job = await world.submit("gaga-1", prompt="[stuck]")
+        async with world.open("GET", f"/api/jobs/{job['id']}/events") as response:
+            dies.set()
+            with pytest.raises(httpx.RemoteProtocolError):
+                await response.aread()
+        with pytest.raises(BaseExceptionGroup) as said:
+            await world.stop()
+        assert "The work broke." in "".join(traceback.format_exception(said.value))
+        dies.clear()
+        await world.start()
+
+
 async def test_clients_that_come_and_go_leave_nothing_behind(world: World) -> None:
     job = await world.submit("gaga-1", prompt="[stuck]")
     path = f"/api/jobs/{job['id']}/events"
@@ -356,20 +381,17 @@ async def test_nothing_is_pushed_to_a_client_that_has_gone(world: World) -> None
         assert connection.push(sse.chunk(sse.HEARTBEAT)) is False
 
 
-def test_a_client_that_leaves_before_its_stream_begins_is_no_error(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+async def test_a_client_that_leaves_before_its_stream_begins_is_no_error(
+    world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def leave() -> None:
-        async with World(tmp_path) as world:
-            _, writer = await asyncio.open_connection("127.0.0.1", int(world.origin.rsplit(":", 1)[1]))
-            key = world.key.encode()
-            writer.write(b"GET /api/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + key + b"\r\n\r\n")
-            writer.close()
-            assert (await world.http.get("/api/account")).status_code == 200
-
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:  # a server's: it raises where asyncio is silent
-        runner.run(leave())
+    _, writer = await asyncio.open_connection("127.0.0.1", int(world.origin.rsplit(":", 1)[1]))
+    key = world.key.encode()
+    writer.write(b"GET /api/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + key + b"\r\n\r\n")
+    writer.close()
+    assert (await world.http.get("/api/account")).status_code == 200
+    await world.stop()
     assert "Exception" not in caplog.text
+    await world.start()
 
 
 async def test_a_stream_ends_as_it_should_though_another_request_came_while_it_began(world: World) -> None:

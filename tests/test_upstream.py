@@ -1,6 +1,9 @@
+import asyncio
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -297,16 +300,21 @@ async def test_an_order_to_a_provider_that_is_not_there_was_not_taken() -> None:
         with pytest.raises(NotTaken) as caught:
             await upstream.submit(ORDER)
     assert type(caught.value.error) is errors.UpstreamUnreachable
+    assert str(caught.value) == "The provider cannot be reached: it takes no connection. Nothing was sent."
     assert caught.value.wait is None
 
 
 async def test_an_order_whose_answer_is_lost_is_of_unknown_outcome() -> None:
-    assert type(await refusal(hang_up)) is errors.OutcomeUnknown
+    error = await refusal(hang_up)
+    assert type(error) is errors.OutcomeUnknown
+    assert "no answer came back: the connection ended too early." in str(error)
 
 
 @pytest.mark.parametrize("body", [b"", b'{"id":'])
 async def test_an_order_whose_answer_breaks_off_is_of_unknown_outcome(body: bytes) -> None:
-    assert type(await refusal(partial(body))) is errors.OutcomeUnknown
+    error = await refusal(partial(body))
+    assert type(error) is errors.OutcomeUnknown
+    assert "broke off: the connection ended too early." in str(error)
 
 
 # --- reads ---
@@ -364,7 +372,7 @@ async def test_a_read_whose_answer_is_lost_may_pass(answer: Handler) -> None:
 
 async def test_a_read_from_a_provider_that_is_not_there_may_pass() -> None:
     async with unwired() as upstream:
-        with pytest.raises(Transient, match="cannot be reached"):
+        with pytest.raises(Transient, match=r"^The provider cannot be reached: it takes no connection\.$"):
             await upstream.get("/")
 
 
@@ -421,6 +429,34 @@ async def test_an_upload_that_is_refused_means_what_a_submit_would(status: int, 
             await wire.upstream.upload("/v1/assets", "file", PNG)
 
 
+FAILED_UPLOAD = reply(500, {"message": "File upload failed"})
+
+
+async def test_an_upload_that_fails_in_the_provider_s_own_words_is_tried_twice_and_refused() -> None:
+    async with wired(FAILED_UPLOAD) as wire:
+        with pytest.raises(errors.UpstreamRejected, match=r"File upload failed \(HTTP 500\)"):
+            await wire.upstream.upload("/v1/assets", "file", PNG)
+        assert len(wire.site.asked) == 2
+
+
+async def test_an_upload_that_fails_in_the_provider_s_own_words_once_is_forgiven() -> None:
+    answers = [reply(200, {"id": 7}), FAILED_UPLOAD]
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return await answers.pop()(request)
+
+    async with wired(answer) as wire:
+        assert (await wire.upstream.upload("/v1/assets", "file", PNG)).object() == {"id": 7}
+
+
+async def test_uploads_that_fail_in_the_provider_s_own_words_do_not_open_the_breaker() -> None:
+    async with wired(FAILED_UPLOAD) as wire:
+        for _ in range(5):
+            with pytest.raises(errors.UpstreamRejected):
+                await wire.upstream.upload("/v1/assets", "file", PNG)
+        assert wire.upstream.breaker.wait == 0
+
+
 # --- streams ---
 
 
@@ -463,13 +499,91 @@ async def test_a_stream_that_breaks_is_interrupted_after_what_it_had_said() -> N
     async with wired(broken) as wire, wire.upstream.open_stream(ORDER) as messages:
         assert not isinstance(messages, Answer)
         assert await anext(messages) == Message("1")
-        with pytest.raises(errors.Interrupted):
+        with pytest.raises(errors.Interrupted, match=r"broke: the connection ended too early\. It cannot"):
             await anext(messages)
 
 
+def listed_connections() -> list[str]:
+    return Path("/proc/net/tcp").read_text().splitlines()
+
+
+@asynccontextmanager
+async def silent_stream() -> AsyncIterator[tuple[asyncio.Event, int, AsyncIterator[Message]]]:
+    """A stream that has said one thing, and says another when the event is set; and the port it comes from."""
+    spoken = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b"data: 1\n\n")
+        await spoken.wait()
+        await response.write(b"data: 2\n\n")
+        return response
+
+    async with wired(answer) as wire, wire.upstream.open_stream(ORDER) as messages:
+        assert not isinstance(messages, Answer)
+        assert await anext(messages) == Message("1")
+        yield spoken, wire.site.port, messages
+        spoken.set()
+
+
+async def test_a_stream_may_be_silent_for_as_long_as_its_job_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with silent_stream() as (spoken, _, messages):
+        coming = asyncio.ensure_future(anext(messages))
+        await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+        time = loop.time
+        with monkeypatch.context() as later:
+            later.setattr(loop, "time", lambda: time() + 600)
+            await asyncio.sleep(0.01)  # every timer of the next ten minutes goes off
+            spoken.set()
+            assert await coming == Message("2")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Only Linux tells of a connection's timers.")
+async def test_a_silent_stream_s_connection_is_kept_alive() -> None:
+    async with silent_stream() as (_, port, _):
+        connections = [line.split() for line in listed_connections()]
+        (timer,) = [words[5] for words in connections if words[2].endswith(f":{port:04X}") and words[3] == "01"]
+        assert timer.startswith("02:")  # Linux' number for a timer that asks whether the other end is there
+
+
 async def test_a_stream_with_a_message_that_never_ends_is_interrupted() -> None:
-    with pytest.raises(errors.Interrupted, match="MessageTooLong"):
+    with pytest.raises(errors.Interrupted, match=r"broke: it says more at once than is read\. It cannot"):
         await streamed(streaming(b"data: ", *[b"x" * (1 << 18)] * 5))
+
+
+# --- what a success means that is none ---
+
+
+def test_a_refusal_by_a_success_is_told_with_its_own_status() -> None:
+    answer = answer_of(b'{"message": "Unknown style"}')
+    assert str(nowhere().refused(answer)) == "Unknown style (HTTP 200)"
+
+
+def nowhere() -> Upstream:
+    return Upstream("http://provider.example", CREDENTIAL, JumpClock(), rate=50, no_credit=("insufficient credits",))
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"error": "Prompt blocked"}', b'{"data": null, "error": {"message": "Prompt blocked"}}']
+)
+def test_a_success_that_tells_of_an_error_instead_of_a_ticket_is_a_refusal(body: bytes) -> None:
+    error = nowhere().no_ticket(answer_of(body), "names no id")
+    assert (type(error), str(error)) == (errors.UpstreamRejected, "Prompt blocked (HTTP 200)")
+
+
+UNKNOWN = "the order may have been taken, so it is not sent again."
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [(b"{}", ""), (b'{"error": null}', ""), (b"[]", ""), (b'{"detail": "Slow today"}', " Slow today")],
+)
+def test_a_success_without_a_ticket_is_of_unknown_outcome_and_says_what_it_said(body: bytes, words: str) -> None:
+    error = nowhere().no_ticket(answer_of(body), "names no id")
+    assert type(error) is errors.OutcomeUnknown
+    assert str(error) == f"The provider answered HTTP 200, but its answer names no id: {UNKNOWN}{words}"
 
 
 # --- hints to wait ---

@@ -17,6 +17,9 @@ class SteppedClock:
     def now(self) -> float:
         return self.at
 
+    def monotonic(self) -> float:
+        return self.at
+
     async def sleep(self, seconds: float) -> None:
         woken = asyncio.get_running_loop().create_future()
         self.sleepers.append((self.at + seconds, woken))

@@ -31,6 +31,9 @@ class JumpClock:
     def now(self) -> float:
         return self.at
 
+    def monotonic(self) -> float:
+        return self.at
+
     async def sleep(self, seconds: float) -> None:
         due = self.at + seconds
         await asyncio.sleep(0.001)  # lets sockets move

@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from proxy.api.reading import answer
 from proxy.api.services import Services
+from proxy.errors import Unavailable
 from proxy.metrics import CONTENT_TYPE
 from proxy.openapi import document
 from proxy.openapi import page as docs
@@ -19,7 +20,9 @@ class About:
     services: Services
 
     async def healthz(self, _: Request) -> Response:
-        """The process is alive."""
+        """The process is alive, and so is its work; an ASGI server of somebody else's may go on without that."""
+        if self.services.feed.over:
+            raise Unavailable("The server's own work has ended: start it anew.")
         return answer({"status": "ok"})
 
     async def readyz(self, _: Request) -> Response:

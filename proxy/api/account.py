@@ -40,7 +40,8 @@ class Accounts:
         try:
             services.check_running()
             caller = await services.auth.caller(request)
-            services.limits.check_stream(caller.key.account)
+            key = caller.key
+            services.limits.check_stream(key.account)
         except (Unavailable, RateLimited) as error:
             # EventSource gives up for good on any status but 200, and this will pass.
             return BrokenOff(error.message)
@@ -48,5 +49,5 @@ class Accounts:
         # What a Link opens lasts no longer than it.
         ends_in = math.inf if caller.until is None else caller.until - services.clock.now()
         after = feed_position(request)
-        stream = AccountStream(services.feed, caller.key.account, after=after, jobs=jobs, ends_in=ends_in)
+        stream = AccountStream(services.feed, key.account, key.id, after=after, jobs=jobs, ends_in=ends_in)
         return FeedResponse(stream)

@@ -36,9 +36,11 @@ class Contents:
         if not job.status.final:
             raise Conflict(f"{job.id} is not over: there is no content yet.")
         n = _number(request.path_params.get("n", "0"))
-        if n >= len(job.outputs) or job.outputs[n].failed:
+        if n >= len(job.outputs):
             raise NotFound(f"{job.id} has no output {n}." + (f" {job.message}" if job.message else ""))
         output = job.outputs[n]
+        if output.failed:
+            raise NotFound(f"Output {n} of {job.id} failed: {output.message}")
         if output.blob:
             return await media.stored(request, self.services.blobs, output.blob, f"{job.id}-{n}", output.type)
         provider = self.services.catalogue.provider(job.model)

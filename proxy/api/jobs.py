@@ -45,7 +45,8 @@ class Jobs:
         key = await self.services.auth.key(request)
         dry_run.refuse(request)
         after = last_event_id(request)
-        if "Last-Event-ID" in request.headers and "Idempotency-Key" not in request.headers:
+        reconnecting = "Last-Event-ID" in request.headers or "lastEventId" in request.query_params
+        if reconnecting and "Idempotency-Key" not in request.headers:
             raise Conflict("A reconnecting POST needs the Idempotency-Key of its first try; no job was made.")
         with self.services.limits.coming(key.account) as refusal:
             admitted = await self._admit(request, key, refusal)
@@ -53,7 +54,7 @@ class Jobs:
         if refusal is not None:
             # The job is there, and is not kept from who ordered it: they are to come back, as at the GET endpoints.
             return BrokenOff(refusal.message, _admitted_headers(admitted))
-        return self._feed(request, tail, after, _admitted_headers(admitted))
+        return self._feed(request, key, tail, after, _admitted_headers(admitted))
 
     async def jobs(self, request: Request) -> Response:
         """POST: admit an order. GET: the account's own jobs."""
@@ -192,7 +193,7 @@ class Jobs:
         except (Unavailable, RateLimited) as error:
             # EventSource gives up for good on any status but 200, and this will pass.
             return BrokenOff(error.message)
-        return self._feed(request, tail, after, {})
+        return self._feed(request, key, tail, after, {})
 
     async def _found(self, request: Request, key: Key) -> Job:
         return await self.services.job(key, request.path_params["job"])
@@ -203,9 +204,9 @@ class Jobs:
             raise NotFound(f"There is no job {job_id[:100]}.")
         return tail
 
-    def _feed(self, request: Request, tail: JobTail, after: int, headers: Mapping[str, str]) -> Response:
+    def _feed(self, request: Request, key: Key, tail: JobTail, after: int, headers: Mapping[str, str]) -> Response:
         kind = LineStream if wants_lines(request) else JobStream
-        return FeedResponse(kind(self.services.feed, tail, after), headers)
+        return FeedResponse(kind(self.services.feed, tail, after, key.id), headers)
 
     async def _job(self, job: Job, key: Key) -> dict[str, Any]:
         outputs = [output.as_json(self.services.links.to_output(job.id, output, key.id)) for output in job.outputs]

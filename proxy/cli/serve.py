@@ -6,7 +6,7 @@ import logging
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from importlib.metadata import version
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -142,6 +142,11 @@ class Server(uvicorn.Server):
         log.info("Pollcast %s listens on %s:%s; clients reach it at %s.", version("pollcast"), *self._address)
         if self._ready is not None:
             self._ready()
+
+    async def main_loop(self) -> None:
+        """Serve until a stop, or until our own work dies, which cancels this: then stop in order, and say of what."""
+        with suppress(asyncio.CancelledError):
+            await super().main_loop()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let the clients go, stop listening, then close the application."""

@@ -150,6 +150,7 @@ class AiNow(Provider):
         async with self.upstream.open_stream(request) as messages:
             if isinstance(messages, Answer):
                 raise self._not_a_stream(messages)
+            yield Update()  # nothing is new, but the order is taken: a cancel need not wait for the first word
             async for message in messages:
                 update = self._update(message, role)
                 if update is not None:
@@ -159,20 +160,19 @@ class AiNow(Provider):
         raise Interrupted("AI-Now's stream ended without a result; it cannot be resumed.")
 
     def _not_a_stream(self, answer: Answer) -> Exception:
-        if self.upstream.words(answer):
+        if _word(_parsed(answer.body)) == "error":
             return self.upstream.refused(answer)
         return self.upstream.no_ticket(answer, "is not a stream")
 
     def _update(self, message: Message, role: Role) -> Update | None:
         frame = _parsed(message.data)
-        word = frame.get("status")
-        match word:
-            case "Completed":
+        match _word(frame):
+            case "completed":
                 return self._completed(frame.get("url"), role)
-            case "Error":
+            case "error":
                 return Update(status=Status.ERROR, error=self.upstream.failed(frame, "AI-Now gave no reason."))
-            case str() if word.strip():
-                return Update(detail=self.upstream.shown(word))
+            case word if word:
+                return Update(detail=self.upstream.shown(frame["status"]))
         return None
 
     def _completed(self, url: object, role: Role) -> Update:
@@ -185,7 +185,13 @@ class AiNow(Provider):
         return Update(status=Status.COMPLETED, outputs=[Made(Output(role, by_url(place, role), url=place))])
 
 
-def _parsed(data: str) -> dict[str, Any]:
+def _word(frame: Mapping[str, Any]) -> str:
+    """A frame's status in lower case, to be compared; empty where it has none."""
+    word = frame.get("status")
+    return word.strip().lower() if isinstance(word, str) else ""
+
+
+def _parsed(data: str | bytes) -> dict[str, Any]:
     # A frame that cannot be read says nothing; the stream may go on to say how the work ended.
     try:
         frame = orjson.loads(data)

@@ -278,6 +278,11 @@ def bearer(settings: ProviderSettings) -> dict[str, str]:
     return {"Authorization": f"Bearer {settings.key}"}
 
 
+def as_id(value: object) -> str:
+    """A provider's id as text; empty for what is none. To Python, True is a number too."""
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+
+
 def dropped(**fields: Any) -> dict[str, Any]:
     """A request body without the fields that are absent."""
     return {name: value for name, value in fields.items() if value is not None}

@@ -31,6 +31,7 @@ from proxy.providers.base import (
     Source,
     Text,
     Update,
+    as_id,
     bearer,
     dropped,
     wrong,
@@ -202,22 +203,24 @@ class Gaga(Provider):
         return {"duration": _whole(part.duration), "conditions": conditions}
 
     async def _upload(self, file: File) -> int | str:
-        reply = (await self.upstream.upload("/v1/assets", "file", file)).object()
-        found = reply.get("id")
-        if not isinstance(found, int | str):
+        answer = await self.upstream.upload("/v1/assets", "file", file)
+        found = as_id(answer.object().get("id"))
+        if not found and self.upstream.words(answer):
+            raise self.upstream.refused(answer)
+        if not found:
             raise Nonsense("Gaga's answer to the upload names no id.")
-        return int(found) if str(found).isdigit() else found
+        return int(found) if found.isdecimal() else found
 
     async def submit(self, request: Request) -> Ticket:
         """The reply is `{"id": 123456789}`."""
         answer = await self.upstream.submit(request)
         try:
-            found = answer.object().get("id")
+            found = as_id(answer.object().get("id"))
         except Nonsense:
-            found = None
-        if not isinstance(found, int | str) or found == "":
+            found = ""
+        if not found:
             raise self.upstream.no_ticket(answer, "names no id")
-        return {"id": str(found)}
+        return {"id": found}
 
     async def check(self, ticket: Ticket, seen: Seen) -> Update:
         """`PreProcessing`, `Pending`, `Running` go on, as does every word that is not known to end."""

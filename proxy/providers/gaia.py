@@ -3,21 +3,21 @@
 Video is submitted as multipart, image as JSON; each answers with a job id that is polled, and its result is read with
 the same key, so that clients get a Link. Text is OpenAI's chat completions.
 The page shows no job object; assumed is OpenAI's video object, and tolerated are the spellings seen at such gateways:
-`id|job_id|jobId|task_id`, states in any case, progress as `"45%"`, everything inside `{code, message, data}`, results
-as `url` (also relative to the origin), as `b64_json`, or as the bytes themselves.
+`id|job_id|jobId|task_id`, states in any case, progress as `"45%"`, `"45/100"` or `0.45`, everything inside
+`{code, message, data}`, results as `url` (also relative to the origin), as `b64_json`, or as the bytes themselves.
 """
 
 import base64
-import binascii
+import codecs
+import json
 from collections.abc import AsyncGenerator, Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-import orjson
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Answer, Missing, Nonsense, Seen, Transient, message_of
+from proxy.answers import Answer, Missing, Nonsense, Seen, message_of
 from proxy.clock import Clock
 from proxy.errors import Interrupted
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
@@ -32,6 +32,7 @@ from proxy.providers.base import (
     Source,
     Text,
     Update,
+    as_id,
     bearer,
     dropped,
     wrong,
@@ -47,7 +48,7 @@ _CHAT = "/v1/chat/completions"
 
 _GOING_ON = frozenset({"queued", "pending", "running", "processing", "in_progress"})
 _ENDED_WELL = frozenset({"completed", "succeeded", "success", "done"})
-_ENDED_BADLY = frozenset({"failed", "error", "expired"})
+_ENDED_BADLY = frozenset({"failed", "failure", "error", "expired"})
 _CANCELED = frozenset({"cancelled", "canceled"})
 
 
@@ -221,10 +222,10 @@ class Gaia(Provider):
             body = _unwrapped(answer.object())
         except Nonsense:
             body = {}
-        found = next((body[name] for name in ("id", "job_id", "jobId", "task_id") if body.get(name)), None)
-        if not isinstance(found, str | int):
+        found = next(filter(None, (as_id(body.get(name)) for name in ("id", "job_id", "jobId", "task_id"))), None)
+        if found is None:
             raise self.upstream.no_ticket(answer, "names no job")
-        return {"id": str(found), "path": request.path}
+        return {"id": found, "path": request.path}
 
     # --- the polls ---
 
@@ -255,27 +256,32 @@ class Gaia(Provider):
         try:
             answer = await self.upstream.get(f"{_place(ticket)}/result")
         except Missing as error:
-            raise Transient(f"Gaia says {word}, but has no result yet: {error.message}") from None
+            # It may need a moment more; but what is refused again and again should end in the provider's words.
+            raise Nonsense(f"Gaia says {word}, but gives no result: {error.message}") from None
         return self._images(ticket, answer, word)
 
     def _images(self, ticket: Ticket, answer: Answer, word: str) -> Update:
         if sniff(answer.body[:512]):
             return Update(detail=word, status=Status.COMPLETED, outputs=[_inline(answer.body)])
-        results = _unwrapped_list(answer.json())
+        body = answer.json()
+        results = _unwrapped_list(body)
+        if not results and isinstance(body, dict) and _unwrapped(body).get("error"):
+            error = self.upstream.failed(_unwrapped(body), "Gaia gave no reason.")
+            return Update(detail=word, status=Status.ERROR, error=error)
         made, urls = [], []
         for result in results:
             output, url = self._image_result(result)
             made.append(output)
             urls.append(url)
         if not made:
-            raise Nonsense("Gaia's result holds no image.")
+            raise Nonsense(f"Gaia's result holds no image. {self.upstream.words(answer) or ''}".rstrip())
         return Update(detail=word, status=Status.COMPLETED, outputs=made, ticket={**ticket, "urls": urls})
 
     def _image_result(self, result: object) -> tuple[Made, str | None]:
         body = result if isinstance(result, dict) else {"url": result}
         inline, url = body.get("b64_json"), body.get("url")
         if isinstance(url, str) and url.startswith("data:"):
-            inline = url.partition(",")[2]
+            inline = url
         if isinstance(inline, str) and inline:
             return _inline(_decoded(inline)), None
         if not isinstance(url, str) or not url:
@@ -313,26 +319,34 @@ class Gaia(Provider):
     async def stream(self, request: Request) -> AsyncGenerator[Update]:
         """`chat.completion.chunk` objects until `[DONE]`; a whole completion where the gateway does not stream."""
         text: list[str] = []
+        # A character may stand in two deltas, as the halves that JavaScript writes: it waits for its other half.
+        decode = codecs.getincrementaldecoder("utf-16-le")("replace").decode
         async with self.upstream.open_stream(request) as messages:
             if isinstance(messages, Answer):
                 yield self._whole(messages)
                 return
+            yield Update()  # nothing is new, but the order is taken: a cancel need not wait for the first word
             finished = False
             async for message in messages:
                 if message.data.strip() == "[DONE]":
                     finished = True
                     break
-                delta, ended = self._delta(message.data)
+                body = _parsed(message.data)
+                if body is None and not finished:
+                    raise Interrupted("Gaia's stream has a piece that cannot be read; it cannot be asked for again.")
+                delta, ended = self._delta(body or {})
                 finished = finished or ended
-                if delta:
-                    text.append(delta)
-                    yield Update(delta=delta)
+                if joined := decode(_utf16(delta)):
+                    text.append(joined)
+                    yield Update(delta=joined)
         if not finished:
             raise Interrupted("Gaia's stream ended in the middle of the text; it cannot be resumed.")
+        if half := decode(b"", final=True):
+            text.append(half)
+            yield Update(delta=half)
         yield _written("".join(text))
 
-    def _delta(self, data: str) -> tuple[str, bool]:
-        body = _parsed(data)
+    def _delta(self, body: dict[str, Any]) -> tuple[str, bool]:
         if body.get("error"):
             raise self.upstream.failed(body, "Gaia gave no reason.")
         choice = _first_choice(body)
@@ -341,14 +355,12 @@ class Gaia(Provider):
         return content if isinstance(content, str) else "", bool(choice.get("finish_reason"))
 
     def _whole(self, answer: Answer) -> Update:
-        body = _parsed(answer.body.decode(errors="replace"))
+        body = _parsed(answer.body.decode(errors="replace")) or {}
         message = _first_choice(body).get("message")
         content = message.get("content") if isinstance(message, dict) else None
-        if body.get("error"):
-            raise self.upstream.refused(answer)
-        if not isinstance(content, str):
+        if body.get("error") or not isinstance(content, str):
             raise self.upstream.no_ticket(answer, "holds no text")
-        return _written(content)
+        return _written(_utf16(content).decode("utf-16-le", "replace"))
 
 
 def _place(ticket: Ticket) -> str:
@@ -360,16 +372,23 @@ def _written(text: str) -> Update:
 
 
 def _first_choice(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The choice of index 0; what `extra` may have asked for besides is another text."""
     choices = body.get("choices")
-    return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    listed = choices if isinstance(choices, list) else []
+    return next((choice for choice in listed if isinstance(choice, dict) and not choice.get("index")), {})
 
 
-def _parsed(data: str) -> dict[str, Any]:
+def _parsed(data: str) -> dict[str, Any] | None:
+    """A JSON object, empty where it is another value or nothing; None for what is no JSON."""
     try:
-        body = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return {}
+        body = json.loads(data.strip() or "{}")  # orjson refuses half a character
+    except (ValueError, RecursionError):
+        return None
     return body if isinstance(body, dict) else {}
+
+
+def _utf16(text: str) -> bytes:
+    return text.encode("utf-16-le", "surrogatepass")
 
 
 def _form_text(value: object) -> str:
@@ -381,10 +400,16 @@ def _inline(data: bytes) -> Made:
 
 
 def _decoded(text: str) -> bytes:
+    """The bytes of base64, which may be a data URL, be written in lines, and lack its padding."""
+    bare = text.partition(",")[2] if text.startswith("data:") else text
+    joined = "".join(line.strip() for line in bare.splitlines()).rstrip("=")
     try:
-        return base64.b64decode(text, validate=False)
-    except (binascii.Error, ValueError):
-        raise Nonsense("Gaia's result holds an image that is not base64.") from None
+        data = base64.b64decode(joined + "=" * (-len(joined) % 4), validate=True)
+    except ValueError:
+        data = b""
+    if not data:
+        raise Nonsense("Gaia's result holds an image that is not base64.")
+    return data
 
 
 def _unwrapped(body: dict[str, Any]) -> dict[str, Any]:
@@ -407,12 +432,15 @@ def _result_url(body: Mapping[str, Any]) -> str | None:
 
 
 def _progress(value: object) -> float | None:
-    """A percentage, from 45, 45.5 or "45%"; None for anything else."""
+    """A percentage, from 45, 45.5, "45%", "45/100" or the share 0.45; None for anything else."""
     if isinstance(value, str):
+        number, _, whole = value.strip().removesuffix("%").partition("/")
         try:
-            value = float(value.strip().removesuffix("%"))
-        except ValueError:
+            value = float(number) * (100 / float(whole or 100))
+        except (ValueError, ZeroDivisionError):
             return None
+    elif isinstance(value, float) and 0 < value < 1:
+        value = round(value * 100, 2)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
         return None
     return value

@@ -30,6 +30,7 @@ from proxy.providers.base import (
     Text,
     Update,
     VisualRef,
+    as_id,
     dropped,
     is_asset,
     references,
@@ -248,10 +249,10 @@ class HeyGen(Provider):
             raise self.upstream.no_ticket(answer, "cannot be understood")
         if not _is_ok(body):
             raise self.upstream.refused(answer)
-        video = _data(body).get("video_id")
-        if not isinstance(video, str | int) or video == "":
+        video = as_id(_data(body).get("video_id"))
+        if not video:
             raise self.upstream.no_ticket(answer, "names no video_id")
-        return {"video_id": str(video)}
+        return {"video_id": video}
 
     async def check(self, ticket: Ticket, seen: Seen) -> Update:
         """`completed` and `failed` end; every other word goes on."""

@@ -73,6 +73,10 @@ class Follower:
                     log.warning("Cannot read what other nodes record, trying again: %s", error)
                 well = False
                 await asyncio.sleep(_AGAIN)
+            except Exception:
+                # It is all that this process hears of others: whatever went wrong, it is said, and goes on.
+                log.exception("What other nodes record was not understood, trying again.")
+                await asyncio.sleep(_AGAIN)
 
     async def _resume(self) -> None:
         """See whether Redis has come back as an older self, whose numbers are below what was already told."""
@@ -91,7 +95,11 @@ class Follower:
     async def _tell(self, changes: Sequence[Any]) -> None:
         for key, (_, what, *data) in changes:
             number = int(key.split(b"-")[0])
-            change = await self._change(what, data[1] if data else None)
+            try:
+                change = await self._change(what, data[1] if data else None)
+            except ValueError:
+                log.exception("A change is told in words that this version does not know: is a newer one running?")
+                change = _LOST
             if number > self._last + 1:
                 self._put(_LOST, number)
             self._last = number
@@ -105,7 +113,7 @@ class Follower:
             return Change(account, job, 0, deleted=True)
         if not rest:
             return Change(account, job, int(n), cancel=True)
-        position, mark, at = rest
+        position, mark, at, *_ = rest  # a newer version may say more
         if data is None:  # too large to be carried along
             entry = await self._ask("LINDEX", f"pollcast:events:{job}", int(n) - 1)
             data = entry.split(b" ", 2)[2] if entry else None

@@ -439,8 +439,10 @@ class RedisStore:
     async def health(self, limits: Limits, seen: Sequence[Seen]) -> Sequence[Health]:
         """Add what one node has seen; each provider's failures are forgotten some time after the last."""
         told = [part for each in seen for part in (each.provider, int(each.succeeded), each.failures)]
-        known = (limits.failures, limits.pause, int(limits.memory), self._clock.now())
-        return [Health(int(failures), float(until)) for failures, until in await self._read("health", *known, *told)]
+        now = self._clock.now()
+        known = (limits.failures, limits.pause, int(limits.memory), now)
+        found = await self._read("health", *known, *told)
+        return [Health(int(failures), max(float(until) - now, 0)) for failures, until in found]
 
     # --- claims, as this process knows them ---
 

@@ -212,7 +212,9 @@ _LINES: Final = (
         UPDATE account SET unfinished = unfinished - 1 WHERE id = OLD.account;
     END""",
 )
-_MIGRATIONS: Final = (_SCHEMA, _ENDS, _FEEDS, _TURNS, _COUNTS, _LINES)
+# What is old is found without looking at all that is not.
+_AGES: Final = ("CREATE INDEX idempotency_by_age ON idempotency (at)",)
+_MIGRATIONS: Final = (_SCHEMA, _ENDS, _FEEDS, _TURNS, _COUNTS, _LINES, _AGES)
 """Each takes a database from one version (its place here) to the next; released ones are never edited."""
 
 

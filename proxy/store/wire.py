@@ -63,13 +63,18 @@ class Wire:
         return await self._exchange(commands)
 
     async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
-        await self._connection.send_packed_command(self._connection.pack_commands(commands))
+        try:
+            await self._connection.send_packed_command(self._connection.pack_commands(commands))
+        except RuntimeError as error:
+            # uvloop's word for a connection that was reset while nobody used it; redis-py knows asyncio's alone.
+            await self._connection.disconnect(nowait=True)
+            raise Broken(str(error)) from error
         answers = [await self._answer() for _ in commands]
-        for error in answers:
+        for refusal in answers:
             # The script was flushed, or this is not the primary any more: another connection mends both.
-            if isinstance(error, NoScriptError | ReadOnlyError):
+            if isinstance(refusal, NoScriptError | ReadOnlyError):
                 await self.close()
-                raise Broken(str(error))
+                raise Broken(str(refusal))
         return answers
 
     async def _answer(self) -> Any:

@@ -185,6 +185,30 @@ async def test_a_client_that_reads_nothing_is_dropped(unstarted: World, monkeypa
                 pass
 
 
+async def test_the_connection_of_a_client_that_reads_nothing_is_closed_with_all_that_waits_for_it(
+    unstarted: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.media._WRITE", 0.2)
+
+    async def film(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(MEGABYTE)
+
+    async with studio(unstarted, film) as path:
+        before = set(unstarted.connections)
+        port = int(unstarted.origin.rsplit(":", 1)[1])
+        _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)  # reads no more than that by itself
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {unstarted.key}\r\n\r\n".encode())
+        async with asyncio.timeout(5):
+            while not set(unstarted.connections) - before:
+                await asyncio.sleep(0.01)
+            while set(unstarted.connections) - before:
+                await asyncio.sleep(0.01)
+        writer.close()
+
+
 # --- what has expired ---
 
 

@@ -145,6 +145,7 @@ async def test_a_url_is_not_fetched(world: World) -> None:
         ({**GAGA, "promt": "x"}, "promt"),
         ({**GAGA, "image": "asset_01J0000000000000000000000"}, "image"),
         ({**GAGA, "image": "https://127.0.0.1/cat.png"}, "image"),
+        ({**GAGA, "image": "https://a..b.com/cat.png"}, "image"),
     ],
 )
 async def test_an_invalid_order_is_refused_by_field(world: World, order: dict[str, Any], field: str) -> None:

@@ -85,7 +85,8 @@ async def test_no_more_than_32_ask_for_marks_at_once(unstarted: World) -> None:
 
         async def ask() -> None:
             async with world.open("GET", "/api/ping?marks=2&gap=15000") as response:
-                await anext(response.aiter_bytes())
+                chunks = response.aiter_bytes()  # held: one that is let go of closes the response
+                await anext(chunks)
                 opened.release()
                 await asyncio.Event().wait()
 

@@ -3,9 +3,14 @@
 Some jobs go on for ever, with many streams each. The others end after a minute, give or take, each watched by the
 client that ordered it, which then orders another. Each second a few clients of both kinds leave early. What the process
 holds is printed every minute, and the last third of the minutes is held against the third before it.
+
+At the start no provider answers for some seconds, so that all polls wait at once: what memory that takes is taken once,
+and would look like growth if the machine brought it about later.
 """
 
 import asyncio
+import os
+import signal
 import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -25,6 +30,10 @@ WATCHED: Final = 50
 LEAVING: Final = 0.005
 """The share of the clients that leave in each second."""
 RETENTION: Final = "5m"
+SETTLED: Final = 20.0
+"""Seconds after which all jobs are polled at their pace."""
+STALL: Final = 8.0
+"""Seconds in which no provider answers: less than a poll is waited for."""
 MINUTE: Final = 60.0
 FLAT: Final = {"memory, MiB": 1.05, "descriptors": 1.03, "tasks": 1.03, "blocks, thousands": 1.05}
 """What must not grow, and up to which ratio of the last third to the middle one it counts as flat."""
@@ -61,6 +70,13 @@ class Soak:
             "store, MiB": sum(path.stat().st_size for path in self.store.glob("pollcast.db*")) / (1 << 20),
         }
 
+    async def stall(self) -> None:
+        """Have no provider answer for a while."""
+        await asyncio.sleep(SETTLED)
+        os.kill(self.server.upstream.pid, signal.SIGSTOP)
+        await asyncio.sleep(STALL)
+        os.kill(self.server.upstream.pid, signal.SIGCONT)
+
     async def _renew(self, streams: Streams, number: int) -> int:
         answer = await streams.renew(max(round(number * LEAVING), 1))
         if answer["refused"] or answer["broken"]:
@@ -90,6 +106,7 @@ async def run(load: Load, folder: Path, say: Callable[[str], None], *, minutes: 
     """Soak for so many minutes; says what it sees, and gives whether it was flat."""
     seen: list[dict[str, float]] = []
     async with _opened(load, folder, streams, jobs) as soak:
+        await soak.stall()
         for minute in range(1, minutes + 1):
             seen.append(await soak.minute())
             if minute == 1:

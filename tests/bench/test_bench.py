@@ -61,7 +61,8 @@ async def test_orders_are_answered_and_jobs_are_polled_as_often_as_by_the_bare_l
 
 
 async def test_the_soak_looks_at_the_server_every_minute(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(soak, "MINUTE", 1.0)
+    for name in ("MINUTE", "SETTLED", "STALL"):
+        monkeypatch.setattr(soak, name, 1.0)
     monkeypatch.setattr(soak, "WATCHED", 2)
     said: list[str] = []
     await soak.run(plan.load, plan.place(), said.append, minutes=3, streams=8, jobs=3)

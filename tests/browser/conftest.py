@@ -43,6 +43,9 @@ class PacedClock:
     def now(self) -> float:
         return self._at + (time.monotonic() - self._since) * self._pace
 
+    def monotonic(self) -> float:
+        return self.now()
+
     def run(self, pace: float) -> None:
         self._at, self._since, self._pace = self.now(), time.monotonic(), pace
 

@@ -92,6 +92,9 @@ class RunningClock(JumpClock):
     def now(self) -> float:
         return self.at + (monotonic() - self._began) * FACTOR
 
+    def monotonic(self) -> float:
+        return self.now()
+
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds / FACTOR)
 

@@ -87,7 +87,7 @@ async def test_the_pages_stream_is_shown_word_by_word_and_completes(world: World
     assert (ended(events)["status"], ended(events)["url"]) == ("Completed", FILM)
 
 
-@pytest.mark.parametrize("word", ["Queued", "Cookie generated", "completed", "Error 404 page drawn"])
+@pytest.mark.parametrize("word", ["Queued", "Cookie generated", "Uncompleted", "Error 404 page drawn"])
 async def test_any_other_word_is_a_detail(world: World, upstream: Literal, word: str) -> None:
     events = await filmed(world, upstream, streamed(f'data: {{"status": "{word}"}}\n\n'.encode(), COMPLETED))
     assert (words(events), ended(events)["status"]) == ([word], "Completed")
@@ -133,6 +133,19 @@ async def test_an_error_frame_ends_the_job_with_the_providers_words(
     assert await world.balance() == 1000
 
 
+@pytest.mark.parametrize("word", ["completed", "COMPLETED"])
+async def test_completed_may_be_spelt_in_any_case(world: World, upstream: Literal, word: str) -> None:
+    frame = COMPLETED.replace(b"Completed", word.encode())
+    assert ended(await filmed(world, upstream, streamed(STREAM, frame)))["url"] == FILM
+
+
+@pytest.mark.parametrize("word", ["error", "ERROR"])
+async def test_an_error_frame_may_be_spelt_in_any_case(world: World, upstream: Literal, word: str) -> None:
+    frame = f'data: {{"status": "{word}", "message": "Luma is at its peak"}}\n\n'.encode()
+    final = ended(await filmed(world, upstream, streamed(STREAM, frame)))
+    assert (final["code"], final["message"]) == ("upstream_failed", "Luma is at its peak")
+
+
 async def test_completed_without_a_url_is_a_failure(world: World, upstream: Literal) -> None:
     final = ended(await filmed(world, upstream, streamed(STREAM, b'data: {"status": "Completed"}\n\n')))
     assert (final["code"], final["refunded"]) == ("upstream_failed", 30)
@@ -172,6 +185,8 @@ REFUSALS = [
     (error(500, "Internal Server Error"), "upstream_failed"),
     (error(400, "Unknown model"), "upstream_rejected"),
     (error(200, "Unknown style"), "upstream_rejected"),
+    (said({"status": "error", "message": "Unknown style"}), "upstream_rejected"),
+    (said({"status": "?", "error": "Unknown style"}), "upstream_rejected"),
 ]
 
 
@@ -197,7 +212,10 @@ async def test_a_refusal_that_claims_to_be_a_stream_is_a_refusal(world: World, u
     assert final["code"] == {401: "upstream_auth", 418: "upstream_credits"}[status]
 
 
-@pytest.mark.parametrize("reply", [page(500), page(502), page(200), said({}), said([])])
+TAKEN = said({"status": "Processing", "message": "Your song is being generated"})
+
+
+@pytest.mark.parametrize("reply", [page(500), page(502), page(200), said({}), said([]), TAKEN])
 async def test_an_answer_that_says_nothing_is_an_unknown_outcome_and_never_asked_for_again(
     world: World, upstream: Literal, reply: Reply
 ) -> None:

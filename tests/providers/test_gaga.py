@@ -384,6 +384,8 @@ async def test_an_order_that_was_not_taken_is_sent_again(world: World, upstream:
     [
         (said({"detail": "File upload failed"}, 400), "upstream_rejected"),
         (said({"detail": "Invalid file format"}, 422), "upstream_rejected"),
+        (said({"message": "File upload failed"}, 500), "upstream_rejected"),
+        (said({"error": "Invalid file format"}, 200), "upstream_rejected"),
         (said({"detail": "Invalid API Key"}, 401), "upstream_auth"),
     ],
 )
@@ -396,6 +398,17 @@ async def test_an_upload_that_is_refused_ends_the_job_before_anything_is_paid(
     assert (final["code"], final["refunded"]) == (code, 20)
     assert reply.pieces[0].decode().split('"')[3] in final["message"]
     assert not upstream.asked(*SUBMIT)
+
+
+async def test_an_order_whose_answer_tells_of_an_error_is_a_refusal(world: World, upstream: Literal) -> None:
+    upstream.on(*SUBMIT, said({"error": "Prompt blocked"}))
+    final = ended(await world.generate("gaga-1", prompt="x"))
+    assert (final["code"], final["message"]) == ("upstream_rejected", "Prompt blocked (HTTP 200)")
+
+
+async def test_true_is_no_id(world: World, upstream: Literal) -> None:
+    upstream.on(*SUBMIT, said({"id": True}))
+    assert ended(await world.generate("gaga-1", prompt="x"))["code"] == "outcome_unknown"
 
 
 async def test_an_upload_that_stumbles_is_repeated(world: World, upstream: Literal) -> None:

@@ -211,6 +211,12 @@ async def test_a_failure_without_a_reason_still_says_something(world: World, ups
     assert final["message"]
 
 
+async def test_failure_in_upper_case_is_an_error_with_its_fail_reason(world: World, upstream: Literal) -> None:
+    failed = {"status": "FAILURE", "fail_reason": "Grok is out of capacity", "progress": "100%"}
+    final = ended(await filmed(world, upstream, said({"code": "success", "message": "", "data": failed})))
+    assert (final["code"], final["message"]) == ("upstream_failed", "Grok is out of capacity")
+
+
 async def test_the_reason_of_a_failure_may_stand_in_the_wrapper(world: World, upstream: Literal) -> None:
     wrapped = said({"code": "fail", "message": "Grok is out of capacity", "data": {"status": "FAILED"}})
     assert "Grok is out of capacity" in ended(await filmed(world, upstream, wrapped))["message"]
@@ -234,13 +240,13 @@ async def test_everything_may_come_wrapped_in_code_message_data(world: World, up
     assert [event["progress"] for event in events if "progress" in event] == [45]
 
 
-@pytest.mark.parametrize("progress", [45, 45.0, "45%", "45", " 45 % "])
+@pytest.mark.parametrize("progress", [45, 45.0, "45%", "45", " 45 % ", 0.45, "45/100", "9/20"])
 async def test_progress_is_a_number_however_it_is_written(world: World, upstream: Literal, progress: Any) -> None:
     events = await filmed(world, upstream, job("running", progress=progress), job("completed"))
     assert [event["progress"] for event in events if "progress" in event] == [45]
 
 
-@pytest.mark.parametrize("progress", [None, "soon", True, -1, 101, "NaN", [], {}])
+@pytest.mark.parametrize("progress", [None, "soon", True, -1, 101, "NaN", "3/0", "x/2", [], {}])
 async def test_progress_that_is_no_percentage_is_left_out(world: World, upstream: Literal, progress: Any) -> None:
     events = await filmed(world, upstream, job("running", progress=progress), job("completed"))
     assert not [event for event in events if "progress" in event]
@@ -358,6 +364,16 @@ async def test_content_that_the_provider_refuses_is_a_502_in_our_form(world: Wor
     assert (answer.status_code, answer.json()["code"]) == (502, "upstream_failed")
 
 
+@pytest.mark.parametrize("words", [said({"error": {"message": "expired"}}), page(200)])
+async def test_words_in_the_place_of_the_video_are_a_502_in_our_form(
+    world: World, upstream: Literal, words: Reply
+) -> None:
+    final = ended(await filmed(world, upstream))
+    upstream.on(*CONTENT, words)
+    answer = await world.http.get(final["url"])
+    assert (answer.status_code, answer.json()["code"]) == (502, "upstream_failed")
+
+
 # --- images ---
 
 
@@ -365,6 +381,9 @@ RESULTS = {
     "b64_json": said({"created": 1, "data": [{"b64_json": PNG64}]}),
     "wrapped": said({"code": 0, "message": "", "data": {"created": 1, "data": [{"b64_json": PNG64}]}}),
     "data url": said({"data": [{"url": f"data:image/png;base64,{PNG64}"}]}),
+    "data url in b64_json": said({"data": [{"b64_json": f"data:image/png;base64,{PNG64}"}]}),
+    "base64 in lines": said({"data": [{"b64_json": base64.encodebytes(PNG).decode()}]}),
+    "base64 without its padding": said({"data": [{"b64_json": PNG64.rstrip("=")}]}),
     "bytes": data(PNG, "image/png"),
     "bytes of no type": data(PNG, "application/octet-stream"),
 }
@@ -377,6 +396,12 @@ async def test_an_inline_image_is_kept_and_served_behind_a_link(world: World, up
     assert await opened(world, final["url"]) == (200, "image/png", PNG)
     assert upstream.once(*RESULT).headers["Authorization"] == f"Bearer {KEY}"
     assert await world.balance() == 995
+
+
+@pytest.mark.parametrize("inline", ["generation is blocked now", "data:image/png;base64,", "ab*d", "é", "A"])
+async def test_what_is_no_base64_is_never_a_completed_image(world: World, upstream: Literal, inline: str) -> None:
+    final = await pictured(world, upstream, said({"data": [{"b64_json": inline}]}))
+    assert (final["code"], final["refunded"]) == ("upstream_protocol", 5)
 
 
 async def test_a_public_image_url_is_given_as_it_is(world: World, upstream: Literal) -> None:
@@ -432,6 +457,32 @@ async def test_a_result_that_is_not_there_yet_is_waited_for(world: World, upstre
     assert ended(await world.generate("gpt-image-2", prompt="x"))["status"] == "Completed"
 
 
+@pytest.mark.parametrize("status", [400, 404, 410])
+async def test_a_result_that_is_refused_for_good_ends_the_job_with_the_providers_words(
+    world: World, upstream: Literal, status: int
+) -> None:
+    final = await pictured(world, upstream, said({"error": {"message": "The result has been removed"}}, status))
+    assert (final["code"], final["refunded"]) == ("upstream_protocol", 5)
+    assert "The result has been removed" in final["message"]
+
+
+@pytest.mark.parametrize("data", [{}, {"data": None}, {"data": []}])
+async def test_a_result_that_tells_of_an_error_is_the_providers_failure(
+    world: World, upstream: Literal, data: dict[str, Any]
+) -> None:
+    final = await pictured(world, upstream, said({**data, "error": {"message": "Stopped by moderation"}}))
+    assert (final["code"], final["message"], final["refunded"]) == ("upstream_failed", "Stopped by moderation", 5)
+    assert len(upstream.asked(*RESULT)) == 1
+
+
+async def test_a_result_without_an_image_ends_the_job_with_what_it_says_instead(
+    world: World, upstream: Literal
+) -> None:
+    final = await pictured(world, upstream, said({"code": "blocked", "message": "Stopped by moderation", "data": None}))
+    assert final["code"] == "upstream_protocol"
+    assert final["message"].endswith("Stopped by moderation")
+
+
 async def test_a_failed_image_refunds_the_price_of_all_n(world: World, upstream: Literal) -> None:
     image(upstream, page(404), said({"id": "imgjob_xxx", "status": "failed", "error": {"message": "Unsafe prompt"}}))
     final = ended(await world.generate("gpt-image-2", prompt="x", n=4))
@@ -474,9 +525,44 @@ async def test_a_text_ends_by_done_or_by_its_finish_reason(world: World, upstrea
 
 
 async def test_what_holds_no_text_is_passed_over(world: World, upstream: Literal) -> None:
-    noise = [b": ping\n\n", b"data: {\n\n", b"data: []\n\n", b'data: {"choices": []}\n\n', b'data: {"usage": {}}\n\n']
+    noise = [b": ping\n\n", b"data:\n\n", b"data: []\n\n", b'data: {"choices": []}\n\n', b'data: {"usage": {}}\n\n']
     events = await chat(world, upstream, streamed(*noise, chunk("Hi"), *noise, b"data: [DONE]\n\n"))
     assert ended(events)["text"] == "Hi"
+
+
+async def test_a_frame_that_cannot_be_read_is_a_hole_that_is_never_told_as_complete(
+    world: World, upstream: Literal
+) -> None:
+    pieces = [chunk("Do "), b'data: {"choices": [{"delta": {"content": "not\n\n', chunk(" pay."), chunk(None, "stop")]
+    final = ended(await chat(world, upstream, streamed(*pieces)))
+    assert (final["code"], final["refunded"]) == ("interrupted", 1)
+
+
+HALVES = {
+    "between two deltas": ([r"Hi \ud83d", r"\ude00!"], "Hi 😀!"),
+    "around an empty delta": ([r"\ud83d", "", r"\ude00"], "😀"),
+    "lost": ([r"a\ud83d", r"b\ude00c"], "a\ufffdb\ufffdc"),
+    "at the end": (["Hi", r" \ud83d"], "Hi \ufffd"),
+}
+
+
+@pytest.mark.parametrize(("deltas", "text"), HALVES.values(), ids=HALVES)
+async def test_halves_of_a_character_are_joined(world: World, upstream: Literal, deltas: list[str], text: str) -> None:
+    pieces = [b'data: {"choices": [{"delta": {"content": "%s"}}]}\n\n' % delta.encode() for delta in deltas]
+    events = await chat(world, upstream, streamed(*pieces, chunk(None, "stop")))
+    assert ended(events)["text"] == "".join(event.get("delta", "") for event in events) == text
+
+
+async def test_a_half_of_a_character_in_a_whole_text_costs_only_itself(world: World, upstream: Literal) -> None:
+    body = rb'{"choices": [{"message": {"content": "Hi \ud83d"}, "finish_reason": "length"}]}'
+    assert ended(await chat(world, upstream, data(body, "application/json")))["text"] == "Hi \ufffd"
+
+
+async def test_only_the_first_of_several_choices_is_told(world: World, upstream: Literal) -> None:
+    other = {"index": 1, "delta": {"content": "Bonjour"}, "finish_reason": "stop"}
+    first = {"index": 0, "delta": {"content": "lo"}, "finish_reason": "stop"}
+    frames = [b"data: " + written({"choices": choices}).encode() + b"\n\n" for choices in ([other], [other, first])]
+    assert ended(await chat(world, upstream, streamed(chunk("Hel"), *frames)))["text"] == "Hello"
 
 
 @pytest.mark.parametrize("cut", [False, True])
@@ -536,7 +622,7 @@ async def test_a_refusal_with_http_200_is_a_refusal(world: World, upstream: Lite
     assert (final["code"], final["refunded"]) == ("upstream_rejected", 1)
 
 
-@pytest.mark.parametrize("reply", [page(502), page(504), page(200), said({"status": "queued"})])
+@pytest.mark.parametrize("reply", [page(502), page(504), page(200), said({"status": "queued"}), said({"id": True})])
 async def test_an_order_without_a_readable_answer_is_never_sent_again(
     world: World, upstream: Literal, reply: Reply
 ) -> None:

@@ -310,6 +310,8 @@ OTHERS = [
     (page(200), "outcome_unknown"),
     (enveloped({}), "outcome_unknown"),
     (enveloped(None), "outcome_unknown"),
+    (enveloped({"video_id": True}), "outcome_unknown"),
+    (said({"data": None, "error": {"code": "blocked", "message": "Prompt blocked"}}), "upstream_rejected"),
 ]
 
 

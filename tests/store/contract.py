@@ -34,6 +34,9 @@ class ManualClock:
     def now(self) -> float:
         return self.time
 
+    def monotonic(self) -> float:
+        return self.time
+
     async def sleep(self, seconds: float) -> None:
         self.time += seconds
 

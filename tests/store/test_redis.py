@@ -473,6 +473,29 @@ async def test_a_redis_that_takes_and_does_not_answer_is_not_tried_for_long(
         await store.ping()
 
 
+async def test_connections_that_were_reset_while_nobody_used_them_are_made_anew(behind_gate: Store, gate: Gate) -> None:
+    for _ in range(5):
+        await behind_gate.ping()
+        gate.reset()
+        await asyncio.sleep(0.02)  # the resets arrive
+        await behind_gate.ping()
+
+
+async def test_a_change_in_words_of_a_newer_version_is_told_as_lost_and_those_after_it_as_ever(
+    nodes: tuple[Store, Store], server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    told, store = nodes
+    changes = told.changes()
+    caller = await new_caller(store)
+    with server.client as client:
+        number = client.incr("pollcast:told")
+        client.xadd("pollcast:changes", {"c": "acct job two words of another kind"}, id=f"{number}-0")
+    assert (await soon(changes)).lost
+    job = await caller.admit(1)
+    assert (await soon(changes)).job == job.id
+    assert "newer" in caplog.text
+
+
 async def test_changes_go_on_where_they_broke_off(behind_gate: Store, gate: Gate, opened: Opened) -> None:
     changes = behind_gate.changes()
     async with opened() as beside:
