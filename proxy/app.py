@@ -27,7 +27,7 @@ from proxy import api, errors, logs, marker, orphans, pages
 from proxy.access import Access
 from proxy.api.services import Services
 from proxy.auth import Auth
-from proxy.blobs import Blobs, BlobsError
+from proxy.blobs import Blobs
 from proxy.breaker import keep_agreeing
 from proxy.catalogue import Catalogue
 from proxy.clock import Clock, SystemClock
@@ -133,7 +133,8 @@ class Pollcast:
             opened = open_store(settings.store, clock, lease=settings.lease, exclusive=True)
         with _naming("POLLCAST_ASSETS"):
             blobs = Blobs(settings.assets)
-        store = await stack.enter_async_context(opened)
+        with _naming("POLLCAST_STORE"):
+            store = await stack.enter_async_context(opened)
         if store.shared is not None:
             await marker.prove_shared(store, blobs)
         fetcher = await stack.enter_async_context(Fetcher())
@@ -219,7 +220,7 @@ def _naming(setting: str) -> Iterator[None]:
     """Lay what goes wrong at a setting's door."""
     try:
         yield
-    except (ValueError, OSError, BlobsError) as error:
+    except (ValueError, OSError, errors.Unavailable) as error:
         raise BadSetting(f"{setting}: {error}") from None
 
 

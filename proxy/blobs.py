@@ -14,9 +14,6 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from proxy.errors import Unavailable
 
-BlobsError = BaseError
-"""What the storage library raises for a place that it cannot open."""
-
 _CHUNK: Final = 1 << 18
 _PARTS: Final = 2
 """Parts of a multipart upload to an object store that are under way at once; each is held in memory."""
@@ -30,13 +27,16 @@ def asset_blob(account: str, asset_id: str) -> str:
 
 
 class Blobs:
-    """Named bytes behind one place: a directory's path, or an object store's URL (`s3://bucket/prefix`)."""
+    """Named bytes behind one place: a directory's path, or an object store's URL (`s3://bucket/prefix`).
+
+    Raises ValueError or OSError for a place that cannot be opened.
+    """
 
     def __init__(self, place: str) -> None:
         self._folder = None if "://" in place else Path(place).resolve()
         # Empty directories go with the last file in them.
         self._store: ObjectStore = (
-            LocalStore(self._folder, mkdir=True, automatic_cleanup=True) if self._folder else from_url(place)
+            LocalStore(self._folder, mkdir=True, automatic_cleanup=True) if self._folder else _object_store(place)
         )
 
     async def put(self, name: str, data: bytes | AsyncIterator[bytes]) -> None:
@@ -104,6 +104,14 @@ class Blobs:
         """
         if self._folder is not None:
             await asyncio.to_thread(_drop_unfinished, self._folder, before)
+
+
+def _object_store(url: str) -> ObjectStore:
+    try:
+        return from_url(url)
+    except BaseError as error:
+        said = str(error).partition("\n")[0]  # the rest is the library's own view of it, for its makers
+        raise ValueError(f"{said}; use a directory, or s3://bucket/prefix.") from None
 
 
 def _drop_unfinished(folder: Path, before: float) -> None:

@@ -11,12 +11,12 @@ from functools import partial
 from typing import Final
 
 from proxy.answers import CredentialRefused, ReadFailed
-from proxy.blobs import Blobs, BlobsError
+from proxy.blobs import Blobs
 from proxy.clock import Clock
 from proxy.errors import PollcastError
 from proxy.job import new_id
 from proxy.providers.base import Provider
-from proxy.settings import ProviderSettings, Settings, is_loopback
+from proxy.settings import ProviderSettings, Settings, is_loopback, unknown
 from proxy.store import open_store
 
 _PATIENCE: Final = 20.0
@@ -60,6 +60,8 @@ async def checkup(
 ) -> AsyncIterator[Finding]:
     """Look at everything, the providers at the same time, and tell each finding in its turn."""
     yield _public_url(settings)
+    for line in unknown():
+        yield Finding("settings", State.WARNING, line)
     if any(len(secret) < _GUESSED for secret in settings.secrets):
         yield Finding(
             "secret", State.WARNING, f"POLLCAST_SECRET is shorter than {_GUESSED} characters: it can be guessed"
@@ -71,11 +73,15 @@ async def checkup(
         yield finding
 
 
+def opened_here_alone(url: str) -> str:
+    """What is wrong with a base of Links that names this machine's own."""
+    return f"Links begin with {url}, which nobody but this machine can open: set POLLCAST_PUBLIC_URL"
+
+
 def _public_url(settings: Settings) -> Finding:
     url = settings.base_url
     if is_loopback(url):
-        remark = f"Links begin with {url}, which nobody but this machine can open: set POLLCAST_PUBLIC_URL"
-        return Finding("public URL", State.WARNING, remark)
+        return Finding("public URL", State.WARNING, opened_here_alone(url))
     return Finding("public URL", State.OK, url)
 
 
@@ -113,6 +119,6 @@ async def _found(subject: str, look: Callable[[], Awaitable[str]], clock: Clock)
         state, remark = State.REFUSED, error.message
     except TimeoutError:
         state, remark = State.FAILED, f"no answer within {_PATIENCE:g} seconds"
-    except (ReadFailed, PollcastError, BlobsError, OSError, ValueError) as error:
+    except (ReadFailed, PollcastError, OSError, ValueError) as error:
         state, remark = State.FAILED, str(error)
     return Finding(subject, state, remark, clock.now() - began)

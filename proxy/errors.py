@@ -96,12 +96,9 @@ class RangeNotSatisfiable(RequestError):
 
 
 class InsufficientTokens(RequestError):
-    """The balance is below the price; the message says both."""
+    """The balance is below what is to be taken from it; the message says both."""
 
     code, status = "insufficient_tokens", 418
-
-    def __init__(self, price: int, balance: int) -> None:
-        super().__init__(f"Insufficient tokens: this order costs {price}, the account has {balance}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,24 @@ defaults and its prefix.
 """
 
 import re
+from difflib import get_close_matches
 from ipaddress import ip_address
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    NoDecode,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 AnySettings = TypeVar("AnySettings", bound=BaseSettings)
+
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class BadSetting(Exception):
@@ -20,10 +30,14 @@ class BadSetting(Exception):
 
 
 def _seconds(value: Any) -> Any:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", value.strip()) if isinstance(value, str) else None
-    if match is None:
+    if not isinstance(value, str):
         return value
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+    text = value.strip()
+    unit = text[-1:] if text[-1:] in _UNITS else ""
+    try:
+        return float(text.removesuffix(unit)) * _UNITS.get(unit, 1)
+    except ValueError:
+        raise ValueError("write 90s, 15m, 12h or 7d") from None
 
 
 def _comma_list(value: Any) -> Any:
@@ -32,6 +46,12 @@ def _comma_list(value: Any) -> Any:
 
 def _lower_case(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
+
+
+def _scrapers(value: Any) -> Any:
+    # Written otherwise, a word that closes or opens the metrics would be a token that anyone guesses.
+    folded = _lower_case(value)
+    return folded if folded in {"public", "off"} else value
 
 
 Duration = Annotated[float, BeforeValidator(_seconds)]
@@ -56,15 +76,15 @@ class Settings(BaseSettings):
     """The largest asset, in bytes."""
     secret: SecretStr | None = None
     """A comma list: the first signs, all are believed."""
-    metrics: SecretStr = SecretStr("")
+    metrics: Annotated[SecretStr, BeforeValidator(_scrapers)] = SecretStr("")
     """Who reads /metrics: this machine (empty), `public`, `off`, or whoever has this bearer token."""
     cors_origins: Annotated[list[str], NoDecode, BeforeValidator(_comma_list)] = Field(default_factory=list)
-    heartbeat: float = Field(default=4, gt=0)
+    heartbeat: Duration = Field(default=4, gt=0)
     retention: Duration = Field(default=7 * 86400.0, gt=0)
     results: Literal["direct", "relay"] = "direct"
-    lease: float = Field(default=30, gt=0)
+    lease: Duration = Field(default=30, gt=0)
     """Seconds after which the jobs of a node that is not heard of any more are taken over."""
-    drain: float = Field(default=0, ge=0)
+    drain: Duration = Field(default=0, ge=0)
     """Seconds that upstream streams which cannot be resumed are still read at a stop."""
     tokens: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     log: Literal["console", "json"] = "console"
@@ -151,6 +171,12 @@ class ProviderSettings(BaseSettings):
     rate: float = Field(default=50, gt=0)
     """Requests per second."""
 
+    @field_validator("poll_interval", "deadline", mode="before")
+    @classmethod
+    def _durations(cls, value: Any) -> Any:
+        # Not in their types: a subclass with another default would have to say it again.
+        return _seconds(value)
+
     @field_validator("base_url")
     @classmethod
     def _origin(cls, url: str) -> str:
@@ -181,11 +207,27 @@ def read(kind: type[AnySettings], **given: Any) -> AnySettings:
         return kind(**given)
     except ValidationError as error:
         first = error.errors()[0]
-        name = f"{prefix}{first['loc'][0] if first['loc'] else ''}".upper()
-        raise BadSetting(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
+        name, *inside = first["loc"] or ("",)
+        message = first["msg"].removeprefix("Value error, ")
+        raise BadSetting(": ".join([f"{prefix}{name}".upper(), *map(repr, inside), message])) from None
     except SettingsError as error:
         named = re.search(r'field "(\w+)"', str(error))
         raise BadSetting(f"{prefix}{named[1] if named else ''}".upper() + ": must be JSON") from None
+
+
+def unknown() -> list[str]:
+    """A line for each `POLLCAST_*` in the environment and in `.env` that no setting reads, with the nearest that is."""
+    prefix = "pollcast_"
+    known = [*Settings.model_fields, *ClientSettings.model_fields]
+    told = []
+    for name in {**EnvSettingsSource(Settings).env_vars, **DotEnvSettingsSource(Settings).env_vars}:
+        own = name.removeprefix(prefix)
+        if name != own and own not in known:
+            nearest = "".join(
+                f"; the nearest is {(prefix + near).upper()}" for near in get_close_matches(own, known, 1)
+            )
+            told.append(f"{name.upper()} is no setting{nearest}")
+    return told
 
 
 def is_loopback(url: str) -> bool:

@@ -124,6 +124,13 @@ async def test_a_public_url_that_only_this_machine_opens_is_a_warning() -> None:
     assert far.state is State.OK
 
 
+async def test_a_setting_that_nobody_reads_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLLCAST_MAXJOBS", "5")
+    found = (await findings(PROVIDERS[0]))["settings"]
+    assert found.state is State.WARNING
+    assert found.remark == "POLLCAST_MAXJOBS is no setting; the nearest is POLLCAST_MAX_JOBS"
+
+
 async def test_a_secret_that_can_be_guessed_is_a_warning() -> None:
     short = await findings(PROVIDERS[0], read(Settings, secret="0123456789abcdef,short"))
     assert short["secret"].state is State.WARNING

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import httpx
@@ -60,6 +61,10 @@ def test_help_names_every_command() -> None:
     assert "keys" in text
 
 
+def test_the_version_can_be_asked_for() -> None:
+    assert command("--version").stdout == f"pollcast, version {version('pollcast')}\n"
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -70,6 +75,11 @@ def test_help_names_every_command() -> None:
         ("POLLCAST_TOKENS", "{gaga-1: 5}"),
         ("POLLCAST_PUBLIC_URL", "cast.example.com"),
         ("POLLCAST_STORE", "mysql://x"),
+        ("POLLCAST_STORE", "redis://127.0.0.1:1/0"),
+        ("POLLCAST_STORE", "sqlite:////dev/null/pollcast.db"),
+        ("POLLCAST_ASSETS", "ftp://x"),
+        ("POLLCAST_ASSETS", "s3://"),
+        ("POLLCAST_ASSETS", "/dev/null/assets"),
         ("POLLCAST_TOKENS", '{"gagaa": 5}'),
         ("POLLCAST_HOST", "192.0.2.1"),
         ("GAGA_BASE_URL", "api.gaga.art"),
@@ -81,6 +91,41 @@ def test_a_bad_setting_stops_the_start_with_one_line_that_names_it(name: str, va
     assert done.returncode != 0
     assert re.fullmatch(r"Error: [^\n]+\n", done.stderr), done.stderr
     assert name in done.stderr
+
+
+def test_a_start_says_which_version_listens(tmp_path: Path) -> None:
+    with serving(log=tmp_path / "log", POLLCAST_PORT=str(free_port())):
+        assert f"Pollcast {version('pollcast')} listens on 127.0.0.1:" in (tmp_path / "log").read_text()
+
+
+def test_a_setting_that_nobody_reads_is_warned_of_and_stops_nothing(tmp_path: Path) -> None:
+    with serving(log=tmp_path / "log", POLLCAST_PORT=str(free_port()), POLLCAST_MAXJOBS="5"):
+        text = (tmp_path / "log").read_text()
+    assert "POLLCAST_MAXJOBS is no setting; the nearest is POLLCAST_MAX_JOBS." in text
+    assert "listens on" in text
+
+
+def test_only_serve_and_check_warn_of_settings_that_nobody_reads() -> None:
+    assert command("keys", "list", POLLCAST_MAXJOBS="5").stderr == ""
+
+
+def test_links_that_name_no_host_are_warned_of_at_the_start(tmp_path: Path) -> None:
+    port = str(free_port())
+    with serving(log=tmp_path / "log", POLLCAST_PORT=port, POLLCAST_HOST="0.0.0.0"):  # noqa: S104
+        told = (
+            f"Links begin with http://0.0.0.0:{port}, which nobody but this machine can open: set POLLCAST_PUBLIC_URL."
+        )
+        assert told in (tmp_path / "log").read_text()
+
+
+def test_links_of_a_server_for_this_machine_alone_are_no_matter(tmp_path: Path) -> None:
+    with serving(log=tmp_path / "log", POLLCAST_PORT=str(free_port())):
+        assert "WARNING" not in (tmp_path / "log").read_text()
+
+
+def test_a_demo_of_several_workers_is_refused_for_what_it_is() -> None:
+    done = command("serve", "--demo", "--workers", "2", POLLCAST_STORE="redis://127.0.0.1:1/0")
+    assert done.stderr == "Error: --workers: a demo is one process, with its simulator in it.\n"
 
 
 def test_the_demo_prints_a_curl_command_that_streams_to_completed(tmp_path: Path) -> None:

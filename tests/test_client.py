@@ -160,6 +160,13 @@ async def test_jobs_and_models_are_listed(world: World) -> None:
     assert "gaga-1" in [model["id"] for model in models]
 
 
+async def test_a_listing_that_no_terminal_bounds_has_a_line_for_each_job(world: World) -> None:
+    job = await world.submit("grok-imagine-video", prompt="[stuck]")
+    _, line = (await command(world, "jobs")).out.splitlines()
+    assert job["id"] in line
+    assert line.split()[-1] == "30"
+
+
 # --- what goes in ---
 
 

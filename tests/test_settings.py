@@ -5,9 +5,11 @@ import pytest
 from pydantic import SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from proxy.providers import PROVIDERS
+from proxy.providers.base import Provider
 from proxy.providers.gaga import GagaSettings
 from proxy.providers.ganai import GanAiSettings
-from proxy.settings import BadSetting, ProviderSettings, Settings, is_loopback, read
+from proxy.settings import BadSetting, ProviderSettings, Settings, is_loopback, read, unknown
 
 
 @pytest.fixture
@@ -49,11 +51,47 @@ def test_the_seconds_that_streams_are_drained_are_a_setting(env: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90", 90), ("90s", 90), ("1.5m", 90), ("15m", 900), ("12h", 43_200), ("7d", 604_800), (" 7 d ", 604_800)],
+    [
+        ("90", 90),
+        (".5", 0.5),
+        ("90s", 90),
+        ("1.5m", 90),
+        ("15m", 900),
+        ("12h", 43_200),
+        ("7d", 604_800),
+        (" 7 d ", 604_800),
+    ],
 )
 def test_a_duration_is_seconds_or_has_a_unit(env: pytest.MonkeyPatch, text: str, seconds: float) -> None:
     env.setenv("POLLCAST_RETENTION", text)
     assert read(Settings).retention == seconds
+
+
+@pytest.mark.parametrize("name", ["heartbeat", "retention", "lease", "drain"])
+def test_every_duration_takes_a_unit(env: pytest.MonkeyPatch, name: str) -> None:
+    env.setenv(f"POLLCAST_{name.upper()}", "2m")
+    assert getattr(read(Settings), name) == 120
+
+
+@pytest.mark.parametrize("kind", PROVIDERS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("name", ["poll_interval", "deadline"])
+def test_every_duration_of_a_provider_takes_a_unit(env: pytest.MonkeyPatch, kind: type[Provider], name: str) -> None:
+    env.setenv(f"{kind.settings_type.model_config['env_prefix']}{name.upper()}", "2m")
+    assert getattr(read(kind.settings_type), name) == 120
+
+
+@pytest.mark.parametrize("text", ["7 days", "7w", "soon", "d"])
+def test_what_is_no_duration_is_told_what_would_be_one(env: pytest.MonkeyPatch, text: str) -> None:
+    env.setenv("POLLCAST_RETENTION", text)
+    assert complaint(Settings) == "POLLCAST_RETENTION: write 90s, 15m, 12h or 7d"
+
+
+@pytest.mark.parametrize(("text", "meant"), [("Public", "public"), ("OFF", "off"), ("Office", "Office")])
+def test_public_and_off_are_written_in_any_case_and_a_token_as_it_is(
+    env: pytest.MonkeyPatch, text: str, meant: str
+) -> None:
+    env.setenv("POLLCAST_METRICS", text)
+    assert read(Settings).metrics.get_secret_value() == meant
 
 
 @pytest.mark.parametrize(
@@ -203,6 +241,11 @@ def complaint(kind: Any) -> str:
     return str(caught.value)
 
 
+def test_a_price_that_is_none_is_told_with_its_model(env: pytest.MonkeyPatch) -> None:
+    env.setenv("POLLCAST_TOKENS", '{"gaga-1": -5}')
+    assert complaint(Settings).startswith("POLLCAST_TOKENS: 'gaga-1': ")
+
+
 def test_prices_that_are_not_json_are_told_so(env: pytest.MonkeyPatch) -> None:
     env.setenv("POLLCAST_TOKENS", "gaga-1=20")
     assert complaint(Settings) == "POLLCAST_TOKENS: must be JSON"
@@ -251,6 +294,38 @@ def test_a_provider_key_that_no_header_can_carry_is_refused_without_showing_it(e
     env.setenv("GAGA_API_KEY", "sk-one\ntwo")
     assert complaint(GagaSettings).startswith("GAGA_API_KEY: ")
     assert "sk-one" not in complaint(GagaSettings)
+
+
+# --- what is not known ---
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("POLLCAST_CORS_ORIGIN", "POLLCAST_CORS_ORIGIN is no setting; the nearest is POLLCAST_CORS_ORIGINS"),
+        ("POLLCAST_MAXJOBS", "POLLCAST_MAXJOBS is no setting; the nearest is POLLCAST_MAX_JOBS"),
+        ("POLLCAST_XYZZY", "POLLCAST_XYZZY is no setting"),
+    ],
+)
+def test_an_unknown_setting_is_told_with_the_nearest_known(env: pytest.MonkeyPatch, name: str, line: str) -> None:
+    env.setenv(name, "5")
+    assert unknown() == [line]
+
+
+def test_an_unknown_setting_in_the_file_dot_env_is_told_too(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("POLLCAST_RETENTIONS=7d\n")
+    assert unknown() == ["POLLCAST_RETENTIONS is no setting; the nearest is POLLCAST_RETENTION"]
+
+
+def test_settings_of_the_server_of_its_clients_and_of_others_are_not_unknown(env: pytest.MonkeyPatch) -> None:
+    for name in ("POLLCAST_PORT", "pollcast_host", "POLLCAST_KEY", "POLLCAST_SERVER", "GAGA_VERSION", "POLL"):
+        env.setenv(name, "1")
+    assert unknown() == []
+
+
+def test_an_unknown_setting_that_is_empty_is_unset(env: pytest.MonkeyPatch) -> None:
+    env.setenv("POLLCAST_MAXJOBS", "")
+    assert unknown() == []
 
 
 # --- secrets ---

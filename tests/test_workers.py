@@ -65,7 +65,7 @@ class Crew:
     @property
     def served(self) -> int:
         """How many workers have said that they listen."""
-        return self.log.read_text().count("Pollcast listens on")
+        return self.log.read_text().count("; clients reach it at ")
 
 
 def until(holds: Callable[[], bool], seconds: float = 15) -> None:
@@ -133,6 +133,26 @@ def test_workers_without_a_folder_to_write_in_are_refused(tmp_path: Path, monkey
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     with socket.socket() as listening, pytest.raises(BadSetting, match="TMPDIR: the workers need a folder"):
         crew_of_processes.Crew(1, lambda *_: None, listening, grace=1).run()
+
+
+def test_workers_whose_folder_has_too_long_a_name_for_sockets_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("long" * 25)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with socket.socket() as listening, pytest.raises(BadSetting, match=r"TMPDIR: .*too long"):
+        crew_of_processes.Crew(1, lambda *_: None, listening, grace=1).run()
+    assert not list(long.iterdir())
+
+
+def test_what_a_start_warns_of_is_said_once_for_all_workers(tmp_path: Path) -> None:
+    flush(shared_server())
+    environment = {"POLLCAST_PORT": str(free_port()), "POLLCAST_STORE": shared_server().url, "POLLCAST_MAXJOBS": "5"}
+    with serving("--workers", "2", log=tmp_path / "log", **environment) as process:
+        crew = Crew(process, environment["POLLCAST_PORT"], tmp_path / "log")
+        until(lambda: crew.served == 2)
+    assert crew.log.read_text().count("POLLCAST_MAXJOBS is no setting") == 1
 
 
 def test_a_scrape_is_whole_whichever_worker_it_meets(crew: Crew) -> None:

@@ -13,6 +13,7 @@ __all__ = ["Server", "listen", "main"]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pollcast", prog_name="pollcast")
 def main() -> None:
     """Pollcast: one server-sent-events stream for every generation provider."""
 

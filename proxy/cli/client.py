@@ -172,8 +172,8 @@ def _list(
         table.add_column(title, no_wrap=place == 0, overflow="fold")
     for one in found:
         table.add_row(*(Text(cell) for cell in row(one)))
-    console = Console(highlight=False)
-    console.print(table, width=None if console.is_terminal else _WIDE)
+    # The console's own width: what is printed wider than that is folded again, and a pipe is taken for 80 columns.
+    Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE).print(table)
 
 
 def _run(

@@ -12,7 +12,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from socket import socket
+from socket import AF_UNIX, socket
 from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Final
@@ -54,7 +54,7 @@ class Crew:
         BadSetting when there is nowhere to write.
         """
         with ExitStack() as stack:
-            self._folder = Path(stack.enter_context(_folder()))
+            self._folder = _folder(stack)
             for number in (signal.SIGTERM, signal.SIGINT):
                 stack.callback(signal.signal, number, signal.signal(number, self._stop))
             self._start(0)
@@ -103,11 +103,18 @@ class Crew:
             worker.terminate()
 
 
-def _folder() -> "TemporaryDirectory[str]":
+def _folder(stack: ExitStack) -> Path:
     try:
-        return TemporaryDirectory(prefix="pollcast-")
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="pollcast-")))
+        # A socket's path has some hundred characters at the most: with one of a long name, all the workers' will do.
+        longest = folder / "000"
+        with socket(AF_UNIX) as trial:
+            trial.bind(str(longest))
+        longest.unlink()
     except OSError as error:
-        raise BadSetting(f"TMPDIR: the workers need a folder to write in: {error.strerror}.") from None
+        reason = error.strerror or error
+        raise BadSetting(f"TMPDIR: the workers need a folder to write in, and sockets in it: {reason}.") from None
+    return folder
 
 
 def end_with_parent() -> None:

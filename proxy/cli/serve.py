@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from importlib.metadata import version
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Final
@@ -16,13 +17,14 @@ import uvicorn
 
 from proxy import logs, tokens
 from proxy.app import Pollcast
+from proxy.checkup import opened_here_alone
 from proxy.cli.crew import Crew, end_with_parent
 from proxy.cli.running import run
 from proxy.clock import SystemClock
 from proxy.http import Http
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Provider
-from proxy.settings import BadSetting, ProviderSettings, Settings, read
+from proxy.settings import BadSetting, ProviderSettings, Settings, read, unknown
 from proxy.siblings import Siblings
 from proxy.simulator import DEFAULT_KEYS, Simulator
 from proxy.store import open_store
@@ -51,22 +53,33 @@ def serve(*, demo: bool, workers: int) -> None:
 
 
 def _serve_with(workers: int, *, demo: bool) -> None:
+    if demo:
+        raise click.ClickException("--workers: a demo is one process, with its simulator in it.")
     try:
         settings = read(Settings)
         listening = listen(settings.host, settings.port)
     except BadSetting as error:
         raise click.ClickException(str(error)) from None
-    if demo or settings.store.startswith("sqlite:"):
+    if settings.store.startswith("sqlite:"):
         listening.close()
         raise click.ClickException(
             "--workers: only one process serves from a SQLite file; set POLLCAST_STORE=redis://host:6379/0."
         )
     logs.configure(settings.log, settings.log_level)
+    _warn(settings)
     with listening:
         try:
             sys.exit(Crew(workers, _work, listening, grace=settings.drain + _GRACE).run())
         except BadSetting as error:
             raise click.ClickException(str(error)) from None
+
+
+def _warn(settings: Settings) -> None:
+    """Say what will surely not do what was meant; of a crew, its parent says it for all."""
+    for line in unknown():
+        log.warning("%s.", line)
+    if not settings.public_url and settings.host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+        log.warning("%s.", opened_here_alone(settings.base_url))
 
 
 def _work(listening: socket.socket, served: Event, siblings: Siblings) -> None:
@@ -126,7 +139,7 @@ class Server(uvicorn.Server):
         except BaseException:
             await self._open.aclose()
             raise
-        log.info("Pollcast listens on %s:%s; clients reach it at %s.", *self._address)
+        log.info("Pollcast %s listens on %s:%s; clients reach it at %s.", version("pollcast"), *self._address)
         if self._ready is not None:
             self._ready()
 
@@ -167,6 +180,8 @@ async def _serve(
     logs.configure(settings.log, settings.log_level).hide(app.secrets)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(_broken_on_purpose)
+    if siblings is None:
+        _warn(settings)
     _spare_the_collector()
     with listening or listen(settings.host, settings.port) as own:
         await Server(app, settings, ready).serve(sockets=[own])

@@ -194,6 +194,16 @@ def too_many_jobs(most: int, line: int = 0) -> errors.RateLimited:
     )
 
 
+def cannot_pay(price: int, balance: int) -> errors.InsufficientTokens:
+    """How an order is refused that costs more than its account has."""
+    return errors.InsufficientTokens(f"Insufficient tokens: this order costs {price}, the account has {balance}.")
+
+
+def cannot_take(tokens: int, balance: int) -> errors.InsufficientTokens:
+    """How an operator is refused who takes more tokens than the account has."""
+    return errors.InsufficientTokens(f"The account has {balance} tokens: {tokens} cannot be taken.")
+
+
 def told_places(standing: int) -> list[int]:
     """The places in a line of so many at which a job is told where it stands: 1 to 5, 10, 20, 50, 100, 200, 500, ...
 

@@ -43,6 +43,8 @@ from proxy.store.base import (
     Room,
     Stretch,
     Swept,
+    cannot_pay,
+    cannot_take,
     told_places,
     too_many_jobs,
 )
@@ -156,7 +158,7 @@ class RedisStore:
             case [b"done", account, balance]:
                 return Account(account.decode(), name, int(balance))
             case [b"short", balance]:
-                raise errors.InsufficientTokens(-tokens, int(balance))
+                raise cannot_take(-tokens, int(balance))
         return None
 
     async def account(self, account_id: str) -> Account | None:
@@ -210,7 +212,7 @@ class RedisStore:
             case [b"no account"]:
                 raise errors.NotFound(f"There is no account {job.account}.")
             case [b"short", balance]:
-                raise errors.InsufficientTokens(job.tokens, int(balance))
+                raise cannot_pay(job.tokens, int(balance))
         return Admitted(_replayed(answer), replayed=True)
 
     async def replay(self, admission: Admission) -> Job | None:

@@ -37,6 +37,8 @@ from proxy.store.base import (
     Room,
     Stretch,
     Swept,
+    cannot_pay,
+    cannot_take,
     told_places,
     too_many_jobs,
 )
@@ -538,7 +540,7 @@ def _grant(db: Connection, name: str, tokens: int, now: float) -> Account | None
         return None
     account = Account(**row)
     if account.tokens + tokens < 0:
-        raise errors.InsufficientTokens(-tokens, account.tokens)
+        raise cannot_take(-tokens, account.tokens)
     _enter(db, account.id, Entry(new_id("entry"), tokens, Cause.GRANT, None, now))
     return replace(account, tokens=account.tokens + tokens)
 
@@ -655,7 +657,7 @@ def _charge(db: Connection, job: Job) -> None:
     if account is None:
         raise errors.NotFound(f"There is no account {job.account}.")
     if account.tokens < job.tokens:
-        raise errors.InsufficientTokens(job.tokens, account.tokens)
+        raise cannot_pay(job.tokens, account.tokens)
     _enter(db, account.id, Entry(new_id("entry"), -job.tokens, Cause.CHARGE, job.id, job.created_at))
 
 
