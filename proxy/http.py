@@ -8,7 +8,7 @@ And it would keep a request's head however long it grows, and wait for it howeve
 import asyncio
 import re
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -120,9 +120,6 @@ class Http(HttpToolsProtocol):
         self._in_head = False
         self._in_time()
         super().on_headers_complete()
-        if self.scope["http_version"] == "1.0":
-            self.scope["state"].pop("connection", None)  # what is pushed has the form of chunks
-            self.cycle.__class__ = _Unchunked
 
     def push(self, chunk: bytes, /) -> bool:
         """Write a chunk of the response that is under way; False while the client has enough to read, or has gone."""
@@ -150,15 +147,6 @@ class Http(HttpToolsProtocol):
     def abort(self) -> None:
         """Drop the connection with all that is still to be written."""
         self.transport.abort()
-
-
-class _Unchunked(RequestResponseCycle):
-    """An answer to HTTP/1.0, which knows no chunks (RFC 9112, section 6.1): its body ends with the connection."""
-
-    async def send(self, message: Any) -> None:
-        self.chunked_encoding = False
-        self.expected_content_length = len(message.get("body", b""))
-        await super().send(message)
 
 
 class _Held:

@@ -5,7 +5,7 @@ import asyncio
 import orjson
 import pytest
 
-from proxy import http, sse
+from proxy import http
 from tests.test_api import GAGA, raw
 from tests.world import World
 
@@ -101,18 +101,3 @@ async def test_a_second_request_that_does_not_come_whole_is_not_waited_for(
     request = b"GET /api/ping HTTP/1.1\r\nHost: x\r\n\r\nGET /api/ping HTTP/1.1\r\nX-A: b"
     async with asyncio.timeout(5):
         assert (await raw(world, request)).count(b"pong") == 1
-
-
-async def test_http_1_0_is_answered_without_chunks_and_its_stream_ends_with_the_connection(world: World) -> None:
-    key = f"Authorization: Bearer {world.key}\r\n".encode()
-    body = orjson.dumps(GAGA)
-    order = b"POST /api/generate HTTP/1.0\r\n%sContent-Length: %d\r\n\r\n%s" % (key, len(body), body)
-    head, _, stream = (await raw(world, order)).partition(b"\r\n\r\n")
-    assert b"chunked" not in head
-    first, *_, last = sse.Parser().feed(stream)
-    assert (first.id, orjson.loads(last.data)["status"]) == ("1", "Completed")
-    assert stream == b"retry: 2000\n" + stream.partition(b"\n")[2]
-    head, _, page = (await raw(world, b"GET / HTTP/1.0\r\n\r\n")).partition(b"\r\n\r\n")
-    assert b"chunked" not in head
-    assert page.rstrip().endswith(b"</html>")
-    assert (await raw(world, b"HEAD / HTTP/1.0\r\n\r\n")).endswith(b"\r\n\r\n")
