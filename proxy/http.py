@@ -3,6 +3,9 @@
 Its own would lose the body of a request that offers `Upgrade: h2c`, answer what is no HTTP in plain text, and leave no
 way to get rid of a connection whose client has stopped reading, nor to write to one without a coroutine for each write.
 And it would keep a request's head however long it grows, and wait for it however long it takes.
+
+Requests of HTTP/1.0 are answered in chunks, as uvicorn does and RFC 9112, section 6.1, forbids: who still sends them is
+nginx by its defaults, which reads chunks, passes each on at once for their sake, and tells by them a stream that broke.
 """
 
 import asyncio

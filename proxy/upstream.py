@@ -61,6 +61,8 @@ _READ: Final = ClientTimeout(total=60, connect=10, sock_read=30)
 _SUBMIT: Final = ClientTimeout(total=180, connect=10, sock_read=120)
 _STREAM: Final = ClientTimeout(total=None, connect=10)
 """A stream may be silent for long, and what it makes is paid for: only the job's deadline ends the wait."""
+_BAD_FILE: Final = ("file upload failed", "invalid file format")
+"""What is wrong with an upload, in the words of the one page that tells (Gaga, Upload an asset)."""
 _KEEP_ALIVE: Final = 60
 """Seconds of silence after which a paid connection is shown to be in use: gateways forget those that are not."""
 
@@ -184,8 +186,8 @@ class Upstream:
         return answer
 
     def _judges(self, answer: Answer) -> bool:
-        """Whether an upload's 5xx speaks of the file: it has words, and no hint that it would pass."""
-        return answer.status >= 500 and answer.wait is None and self.words(answer) is not None
+        """Whether an upload's 5xx speaks of the file, and not of the provider."""
+        return answer.status >= 500 and self._says(answer, _BAD_FILE)
 
     async def _read(
         self, method: str, path: str, query: Mapping[str, str] | None = None, data: FormData | None = None

@@ -432,14 +432,14 @@ async def test_an_upload_that_is_refused_means_what_a_submit_would(status: int, 
 FAILED_UPLOAD = reply(500, {"message": "File upload failed"})
 
 
-async def test_an_upload_that_fails_in_the_provider_s_own_words_is_tried_twice_and_refused() -> None:
+async def test_an_upload_whose_file_is_at_fault_by_the_provider_s_words_is_tried_twice_and_refused() -> None:
     async with wired(FAILED_UPLOAD) as wire:
         with pytest.raises(errors.UpstreamRejected, match=r"File upload failed \(HTTP 500\)"):
             await wire.upstream.upload("/v1/assets", "file", PNG)
         assert len(wire.site.asked) == 2
 
 
-async def test_an_upload_that_fails_in_the_provider_s_own_words_once_is_forgiven() -> None:
+async def test_an_upload_whose_file_is_at_fault_once_only_is_forgiven() -> None:
     answers = [reply(200, {"id": 7}), FAILED_UPLOAD]
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -449,7 +449,7 @@ async def test_an_upload_that_fails_in_the_provider_s_own_words_once_is_forgiven
         assert (await wire.upstream.upload("/v1/assets", "file", PNG)).object() == {"id": 7}
 
 
-async def test_uploads_that_fail_in_the_provider_s_own_words_do_not_open_the_breaker() -> None:
+async def test_uploads_whose_files_are_at_fault_do_not_open_the_breaker() -> None:
     async with wired(FAILED_UPLOAD) as wire:
         for _ in range(5):
             with pytest.raises(errors.UpstreamRejected):
