@@ -271,7 +271,8 @@ class _Cors(CORSMiddleware):
         response = super().preflight_response(request_headers)
         if response.status_code == 200:
             return response
-        refusal = _answer(errors.BadRequest(f"{bytes(response.body).decode()}; see POLLCAST_CORS_ORIGINS."))
+        said = bytes(response.body).decode()
+        refusal = _answer(errors.BadRequest(f"{said}{'; see POLLCAST_CORS_ORIGINS' if 'origin' in said else ''}."))
         refusal.headers.update({name: value for name, value in response.headers.items() if name.startswith("access")})
         return refusal
 

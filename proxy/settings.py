@@ -4,6 +4,7 @@
 defaults and its prefix.
 """
 
+import math
 import re
 from difflib import get_close_matches
 from ipaddress import ip_address
@@ -35,9 +36,12 @@ def _seconds(value: Any) -> Any:
     text = value.strip()
     unit = text[-1:] if text[-1:] in _UNITS else ""
     try:
-        return float(text.removesuffix(unit)) * _UNITS.get(unit, 1)
+        seconds = float(text.removesuffix(unit)) * _UNITS.get(unit, 1)
     except ValueError:
-        raise ValueError("write 90s, 15m, 12h or 7d") from None
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise ValueError("write 90s, 15m, 12h or 7d")
+    return seconds
 
 
 def _comma_list(value: Any) -> Any:

@@ -80,7 +80,7 @@ def test_every_duration_of_a_provider_takes_a_unit(env: pytest.MonkeyPatch, kind
     assert getattr(read(kind.settings_type), name) == 120
 
 
-@pytest.mark.parametrize("text", ["7 days", "7w", "soon", "d"])
+@pytest.mark.parametrize("text", ["7 days", "7w", "soon", "d", "inf", "nan"])
 def test_what_is_no_duration_is_told_what_would_be_one(env: pytest.MonkeyPatch, text: str) -> None:
     env.setenv("POLLCAST_RETENTION", text)
     assert complaint(Settings) == "POLLCAST_RETENTION: write 90s, 15m, 12h or 7d"

@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Final
@@ -139,7 +139,7 @@ class Server(uvicorn.Server):
         except BaseException:
             await self._open.aclose()
             raise
-        log.info("Pollcast %s listens on %s:%s; clients reach it at %s.", version("pollcast"), *self._address)
+        log.info("Pollcast %s listens on %s:%s; clients reach it at %s.", _version(), *self._address)
         if self._ready is not None:
             self._ready()
 
@@ -156,6 +156,13 @@ class Server(uvicorn.Server):
         finally:
             # Also where our own work has died, and with it this stop: here it says of what.
             await self._open.aclose()
+
+
+def _version() -> str:
+    try:
+        return version("pollcast")
+    except PackageNotFoundError:
+        return "(a checkout)"
 
 
 def _spare_the_collector() -> None:
