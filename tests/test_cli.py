@@ -87,7 +87,7 @@ def test_the_version_can_be_asked_for() -> None:
     ],
 )
 def test_a_bad_setting_stops_the_start_with_one_line_that_names_it(name: str, value: str) -> None:
-    done = command("serve", **{name: value})
+    done = command("serve", **{"POLLCAST_PORT": str(free_port()), name: value})
     assert done.returncode != 0
     assert re.fullmatch(r"Error: [^\n]+\n", done.stderr), done.stderr
     assert name in done.stderr
