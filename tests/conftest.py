@@ -1,15 +1,16 @@
 """What every test may ask for: a world, and an environment that holds nothing of this machine's."""
 
+import asyncio
 import faulthandler
 import os
 import threading
-from asyncio import AbstractEventLoop, new_event_loop
 from collections.abc import AsyncIterator, Callable, Generator
 from pathlib import Path
 
 import pytest
 
 from proxy.cli.running import loop_factory
+from proxy.metrics import Metrics
 from tests.world import World
 
 STDERR = 2
@@ -38,9 +39,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         timer.cancel()
 
 
-def pytest_asyncio_loop_factories() -> dict[str, Callable[[], AbstractEventLoop]]:
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The server's own loop, which is stricter than asyncio's: it raises where that is silent."""
-    return {"server": loop_factory() or new_event_loop}
+    return {"server": loop_factory() or asyncio.new_event_loop}
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +50,19 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         if name.startswith(("POLLCAST_", "GAGA_", "GAIA_", "AINOW_", "GANAI_", "HEYGEN_")):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)  # no .env here
+
+
+@pytest.fixture
+def dies(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Where it is set, a part of the server's own work breaks."""
+    dies = asyncio.Event()
+
+    async def work(_: Metrics) -> None:
+        await dies.wait()
+        raise RuntimeError("The work broke.")
+
+    monkeypatch.setattr(Metrics, "watch_loop", work)
+    return dies
 
 
 @pytest.fixture

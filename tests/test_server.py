@@ -16,7 +16,6 @@ import uvicorn
 from uvicorn.config import LOGGING_CONFIG
 
 from proxy.app import Pollcast
-from proxy.metrics import Metrics
 from proxy.settings import Settings, read
 from tests.ports import free_port
 
@@ -85,15 +84,8 @@ def test_a_log_of_the_server_s_own_may_show_its_process(tmp_path: Path) -> None:
 
 
 async def test_where_the_work_has_died_and_the_server_goes_on_it_is_told_as_not_alive(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, dies: asyncio.Event
 ) -> None:
-    dies = asyncio.Event()
-
-    async def work(_: Metrics) -> None:
-        await dies.wait()
-        raise RuntimeError("The work broke.")
-
-    monkeypatch.setattr(Metrics, "watch_loop", work)
     port = free_port()
     app = Pollcast(read(Settings, store=f"sqlite:///{tmp_path}/pollcast.db", assets=str(tmp_path)))
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None))

@@ -13,7 +13,6 @@ from httpx_sse import EventSource, ServerSentEvent
 
 from proxy import sse
 from proxy.http import Http
-from proxy.metrics import Metrics
 from tests.world import World, events_of
 
 FRAME = re.compile(
@@ -308,15 +307,8 @@ async def test_a_stopping_server_turns_stream_clients_away_so_that_they_come_bac
 
 
 async def test_a_server_whose_own_work_dies_breaks_its_streams_off_and_says_of_what(
-    unstarted: World, monkeypatch: pytest.MonkeyPatch
+    unstarted: World, dies: asyncio.Event
 ) -> None:
-    dies = asyncio.Event()
-
-    async def work(_: Metrics) -> None:
-        await dies.wait()
-        raise RuntimeError("The work broke.")
-
-    monkeypatch.setattr(Metrics, "watch_loop", work)
     async with unstarted as world:
         job = await world.submit("gaga-1", prompt="[stuck]")
         async with world.open("GET", f"/api/jobs/{job['id']}/events") as response:

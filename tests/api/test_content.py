@@ -169,16 +169,17 @@ async def test_a_slow_client_does_not_fill_the_memory(unstarted: World) -> None:
         assert written < 40
 
 
+async def without_end(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(MEGABYTE)
+
+
 async def test_a_client_that_reads_nothing_is_dropped(unstarted: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.media._WRITE", 0.2)
 
-    async def film(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        while True:
-            await response.write(MEGABYTE)
-
-    async with studio(unstarted, film) as path, unstarted.open("GET", path) as answer:
+    async with studio(unstarted, without_end) as path, unstarted.open("GET", path) as answer:
         with pytest.raises(httpx.TransportError):
             await asyncio.sleep(1)
             async for _ in answer.aiter_bytes():
@@ -190,13 +191,7 @@ async def test_the_connection_of_a_client_that_reads_nothing_is_closed_with_all_
 ) -> None:
     monkeypatch.setattr("proxy.media._WRITE", 0.2)
 
-    async def film(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        while True:
-            await response.write(MEGABYTE)
-
-    async with studio(unstarted, film) as path:
+    async with studio(unstarted, without_end) as path:
         before = set(unstarted.connections)
         port = int(unstarted.origin.rsplit(":", 1)[1])
         _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)  # reads no more than that by itself
