@@ -7,7 +7,7 @@ a `Draft`, because numbers are born there.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 from ulid import ULIDGenerator
@@ -154,11 +154,11 @@ class Draft:
     refund: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """A draft once recorded: numbered, timed, never changed; `data` is its JSON, encoded once.
 
-    `position` is its place in the account's feed; a `delta` is a piece of streamed text.
+    `position` is its place in the account's feed; a `delta` is a piece of streamed text. A tuple, because there are
+    many: it is made in half the time of a frozen dataclass.
     """
 
     job: str

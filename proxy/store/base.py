@@ -18,10 +18,10 @@ The promises, which `tests/store/contract.py` holds every backend to:
 """
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 from proxy import errors
 from proxy.breaker import Health, Limits, Seen
@@ -139,8 +139,7 @@ class Claim:
     since: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """Event `n` of `job` can be read now; or, with `cancel`, its client asks for its end (`n` is the newest event).
 
     With `deleted`, the job was deleted or forgotten: nothing of it can be read any more (`n` is 0).
@@ -153,8 +152,8 @@ class Change:
     job: str
     n: int
     cancel: bool = False
-    event: Event | None = field(default=None, compare=False)
-    at: float = field(default=0.0, compare=False)
+    event: Event | None = None
+    at: float = 0.0
     lost: bool = False
     deleted: bool = False
 

@@ -85,7 +85,7 @@ class Follower:
             self._last = newest
             for listener in list(self._listeners):
                 self._listeners[listener] = newest
-                listener.put(_LOST)
+                listener.put((_LOST,))
 
     async def _next(self) -> Sequence[Any]:
         read = ("XREAD", "COUNT", _AT_ONCE, "BLOCK", int(BLOCK * 1000), "STREAMS")
@@ -123,7 +123,7 @@ class Follower:
     def _put(self, change: Change, number: int) -> None:
         for listener, after in list(self._listeners.items()):
             if number > after:
-                listener.put(change)
+                listener.put((change,))
 
     async def _ask(self, *command: str | bytes | float) -> Any:
         commands: list[Command] = [command]

@@ -440,9 +440,8 @@ class SqliteStore:
         self._opened.close()
 
     def _tell(self, changes: Sequence[Change]) -> None:
-        for listener in self._listeners:
-            for change in changes:
-                listener.put(change)
+        for listener in self._listeners if changes else ():
+            listener.put(changes)
 
 
 @contextmanager

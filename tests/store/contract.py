@@ -98,6 +98,11 @@ async def soon(changes: AsyncIterator[Change]) -> Change:
         return await anext(changes)
 
 
+def gist(change: Change) -> Change:
+    """A change without the event that it carries, and when that was handed in."""
+    return change._replace(event=None, at=0.0)
+
+
 class StoreContract:
     @pytest.fixture
     def clock(self) -> ManualClock:
@@ -248,7 +253,7 @@ class StoreContract:
         assert (await store.jobs(caller.account, 50)).items == []
         assert await store.claim("node-a", ROOMS, 10) == []
         job = await caller.admit(100, idempotency_key="once")
-        assert await soon(changes) == Change(caller.account, job.id, 1)
+        assert gist(await soon(changes)) == Change(caller.account, job.id, 1)
 
     async def test_concurrent_spends_never_go_below_zero(self, store: Store, caller: Caller) -> None:
         results = await asyncio.gather(*(caller.admit(7) for _ in range(50)), return_exceptions=True)
@@ -539,7 +544,7 @@ class StoreContract:
         await store.append(await claim_one(store), DONE)
         for changes in listeners:
             for n in (1, 2):
-                assert await soon(changes) == Change(caller.account, job.id, n)
+                assert gist(await soon(changes)) == Change(caller.account, job.id, n)
                 assert (await store.read(job.id, n - 1))[0].n == n
 
     async def test_listening_begins_at_the_call_and_not_before(self, store: Store, caller: Caller) -> None:
@@ -547,7 +552,7 @@ class StoreContract:
         changes = store.changes()
         job = await caller.admit()
         await store.intend(await claim_one(store))
-        assert await soon(changes) == Change(caller.account, job.id, 1)
+        assert gist(await soon(changes)) == Change(caller.account, job.id, 1)
 
     async def test_a_replay_or_a_refusal_is_no_change(self, store: Store, caller: Caller) -> None:
         await caller.admit(idempotency_key="once")

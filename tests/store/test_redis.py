@@ -28,6 +28,7 @@ from tests.store.contract import (
     StoreContract,
     claim_one,
     details,
+    gist,
     new_asset,
     new_caller,
     soon,
@@ -103,8 +104,6 @@ async def test_every_node_is_told_what_any_of_them_records_in_the_same_order(
     changes = [[await soon(each) for _ in range(40)] for each in told]
     assert changes[0] == changes[1]
     assert {change.at for change in changes[0]} == {clock.now()}
-    for what in ("event", "at"):
-        assert [getattr(change, what) for change in changes[0]] == [getattr(change, what) for change in changes[1]]
     for caller in callers:
         positions = [
             change.event.position for change in changes[0] if change.account == caller.account and change.event
@@ -118,7 +117,7 @@ async def test_a_node_is_told_of_a_cancel_that_another_was_asked_for(nodes: tupl
     changes = b.changes()
     job = await caller.admit()
     await a.request_cancel(caller.account, job.id)
-    told = [await soon(changes) for _ in range(2)]
+    told = [gist(await soon(changes)) for _ in range(2)]
     assert told == [Change(caller.account, job.id, 1), Change(caller.account, job.id, 1, cancel=True)]
 
 
