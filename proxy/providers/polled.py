@@ -8,6 +8,7 @@ that few polls are spent on a job that cannot be over yet.
 
 import math
 import random
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Sequence
 from typing import Final
@@ -29,14 +30,17 @@ _NONSENSE_BUDGET: Final = 8
 """Unreadable answers in a row before the job is given up."""
 _ENOUGH: Final = 10
 """Jobs that must have ended before their durations are believed."""
-REMEMBERED: Final = 200
-"""The latest durations of a model that are kept."""
+REMEMBERED: Final = 500
+"""The latest durations of a model that are kept. Of jobs that were ordered together the shortest end first: with few
+kept, those alone would be what is known. A change is seen once a twentieth of them tells of it (`_EARLY`, `_LATE`)."""
 _EARLY, _MIDDLE, _LATE = 0.05, 0.5, 0.95
 """The quantiles of the durations by which their spread is told; those beyond are few, and some of them flukes."""
-_BEYOND: Final = 0.57
-"""How much further than these two, in proportions, the window reaches: from 90 to 99 in a hundred of a log-normal."""
+_BEFORE: Final = 0.42
+_BEHIND: Final = 1.0
+"""How much further than these two the window reaches, in proportions: of a log-normal's jobs 1 in 100 end before it,
+and hardly any behind it, because to poll for the few that are left costs next to nothing."""
 _DOUBT: Final = 2.0
-"""And further again, by the root of the number of jobs that told them: two hundred tell more than ten."""
+"""And further again, by the root of the number of jobs that told them: five hundred tell more than ten."""
 
 
 class Pace:
@@ -48,15 +52,20 @@ class Pace:
 
     def __init__(self, fast: float) -> None:
         self._fast = fast
-        self._durations: deque[float] = deque(maxlen=REMEMBERED)
+        self._latest: deque[float] = deque()
+        self._ordered: list[float] = []
+        """The same, by length."""
         self.window: tuple[float, float] | None = None
         """Seconds from the submit between which 99 in 100 jobs end, once enough have."""
 
     def learn(self, seconds: float) -> None:
         """A job of the model has ended so long after its submit."""
-        self._durations.append(max(seconds, _FASTEST))
-        if len(self._durations) >= _ENOUGH:
-            self.window = _window(sorted(self._durations))
+        if len(self._latest) == REMEMBERED:
+            del self._ordered[bisect_left(self._ordered, self._latest.popleft())]
+        self._latest.append(max(seconds, _FASTEST))
+        insort(self._ordered, self._latest[-1])
+        if len(self._ordered) >= _ENOUGH:
+            self.window = _window(self._ordered)
 
     def after(self, interval: float, age: float) -> float:
         """The interval that follows `interval`, for a job of that age; grows while nothing better is known."""
@@ -70,8 +79,8 @@ class Pace:
 def _window(ordered: Sequence[float]) -> tuple[float, float]:
     """Between which ages jobs with these durations end, as if their logarithms were normally distributed."""
     early, middle, late = (ordered[round(quantile * (len(ordered) - 1))] for quantile in (_EARLY, _MIDDLE, _LATE))
-    beyond = _BEYOND + _DOUBT / math.sqrt(len(ordered))
-    return early * (early / middle) ** beyond, late * (late / middle) ** beyond
+    doubt = _DOUBT / math.sqrt(len(ordered))
+    return early * (early / middle) ** (_BEFORE + doubt), late * (late / middle) ** (_BEHIND + doubt)
 
 
 class Polling:

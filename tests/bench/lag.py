@@ -18,7 +18,7 @@ MEAN: Final = {False: 60.0, True: 4.0}
 SPREAD: Final = 0.15
 """How long jobs last: seconds (by `quick`), and the standard deviation as a share of it. The providers' pages speak of
 one to five minutes; with one, all jobs have been ordered when the first ends."""
-TAUGHT: Final = 600
+TAUGHT: Final = 1500
 """Jobs that have ended before those that count are ordered: of each model as many as are remembered."""
 INTERVAL: Final = 2.0
 RATE: Final = 400.0

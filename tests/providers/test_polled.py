@@ -37,7 +37,7 @@ def test_the_window_leaves_outliers_out() -> None:
     assert (early, late) == (60.0, 60.0)
 
 
-@pytest.mark.parametrize(("told", "share"), [(10, 0.97), (30, 0.98), (200, 0.99)])
+@pytest.mark.parametrize(("told", "share"), [(10, 0.97), (30, 0.98), (500, 0.99)])
 def test_the_window_holds_99_of_100_jobs_and_hardly_fewer_where_few_have_told_of_it(told: int, share: float) -> None:
     chance = random.Random(7)
     held = 0
@@ -46,6 +46,16 @@ def test_the_window_holds_99_of_100_jobs_and_hardly_fewer_where_few_have_told_of
         early, late = learnt(durations[:told]).window or (0, 0)
         held += sum(early <= duration <= late for duration in durations[told:])
     assert share * 10_000 <= held < 10_000
+
+
+def test_a_model_that_has_become_slower_or_faster_is_known_again_by_a_twentieth_of_what_is_remembered() -> None:
+    for before, now in ((60.0, 90.0), (60.0, 40.0)):
+        early, late = learnt([before] * 1000 + [now] * 30).window or (0, 0)
+        assert early <= now <= late
+
+
+def test_what_is_no_longer_remembered_narrows_the_window_again() -> None:
+    assert learnt([10.0] * 500 + [60.0] * 500).window == (60.0, 60.0)
 
 
 def test_durations_of_nothing_at_all_can_be_learnt() -> None:
@@ -83,11 +93,11 @@ def test_what_takes_longer_than_expected_is_polled_ever_more_slowly() -> None:
 @pytest.mark.parametrize(("spread", "saved"), [(0.05, 0.6), (0.15, 0.45), (0.3, 0.15)])
 def test_learning_saves_polls_of_a_fixed_interval_at_the_same_median_lag(spread: float, saved: float) -> None:
     chance = random.Random(7)
-    durations = [max(20, chance.gauss(120, 120 * spread)) for _ in range(600)]
-    pace = learnt(durations[:200])
-    asked = [polls(pace, duration, chance.uniform(1.8, 2.2)) for duration in durations[200:]]
-    fixed = sum(duration / 2 for duration in durations[200:])
-    lags = sorted(ages[-1] - duration for ages, duration in zip(asked, durations[200:], strict=True))
+    durations = [max(20, chance.gauss(120, 120 * spread)) for _ in range(2500)]
+    pace = learnt(durations[:500])
+    asked = [polls(pace, duration, chance.uniform(1.8, 2.2)) for duration in durations[500:]]
+    fixed = sum(duration / 2 for duration in durations[500:])
+    lags = sorted(ages[-1] - duration for ages, duration in zip(asked, durations[500:], strict=True))
     assert sum(map(len, asked)) <= (1 - saved) * fixed
     assert lags[len(lags) // 2] <= 1.05
     assert lags[int(len(lags) * 0.98)] <= 2

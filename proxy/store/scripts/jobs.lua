@@ -172,7 +172,7 @@ function commands.append(job, node, epoch, event, mark, refund, status, record, 
   end
   if completed ~= '' and took ~= '' then
     call('LPUSH', 'pollcast:durations:' .. completed, took)
-    call('LTRIM', 'pollcast:durations:' .. completed, 0, 199)
+    call('LTRIM', 'pollcast:durations:' .. completed, 0, 499)  -- as many as are ever asked for
   end
   return {state, call('GETRANGE', 'pollcast:job:' .. job, 0, 0), publish(account, job, mark, data, now)}
 end
