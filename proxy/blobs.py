@@ -1,6 +1,7 @@
 """Bytes at rest: assets and inline outputs, in a directory or an object store."""
 
 import asyncio
+import logging
 import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -13,6 +14,8 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from proxy.errors import Unavailable
+
+log = logging.getLogger(__name__)
 
 _CHUNK: Final = 1 << 18
 _PARTS: Final = 2
@@ -125,4 +128,6 @@ def _drop_unfinished(folder: Path, before: float) -> None:
 
 
 def _unavailable(error: Exception) -> Unavailable:
-    return Unavailable(f"The asset storage cannot serve now ({type(error).__name__}).")
+    # For the operator alone: paths and buckets are in it, and from the second line on the library's own view of it.
+    log.warning("The asset storage cannot serve: %s", str(error).partition("\n")[0])
+    return Unavailable("The asset storage cannot serve now.")

@@ -263,6 +263,12 @@ def test_a_wrong_style_is_told_the_right_ones() -> None:
     assert "7 (Black & White)" in faults("pika", **CAT, style="8")["style"]
 
 
+def test_a_wrong_proportion_or_size_is_told_a_right_one() -> None:
+    assert "such as 16:9" in faults("gaga-1", **CAT, aspect_ratio="wide")["aspect_ratio"]
+    for size in ("large", 1024, "1024x1024\n"):
+        assert "such as 1280x720" in faults("gpt-image-2", **CAT, size=size)["size"]
+
+
 # --- one form or the other ---
 
 

@@ -11,7 +11,17 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, ClassVar, Final, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
@@ -41,7 +51,6 @@ AudioRef = Annotated[str, StringConstraints(min_length=1, max_length=2048), Medi
 VisualRef = Annotated[str, StringConstraints(min_length=1, max_length=2048), Media(frozenset({Kind.IMAGE, Kind.VIDEO}))]
 Text = Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]
 """Text that is not blank."""
-AspectRatio = Annotated[str, StringConstraints(pattern=r"^\d{1,2}:\d{1,2}$")]
 MOST_PARTS: Final = 50
 """Chunks or clips in one order: each may name files to be looked at, fetched and uploaded."""
 Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
@@ -50,6 +59,23 @@ Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
 def wrong(field_name: str, message: str) -> PydanticCustomError:
     """The error of a rule over several fields, laid at the door of one of them; to be raised in a validator."""
     return PydanticCustomError("order", "{message}", {"field": field_name, "message": message})
+
+
+def said(words: str) -> WrapValidator:
+    """Has a field that is not as it must be refused in these words: a pattern, as it is, tells its client little."""
+
+    def check(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return read(value)
+        except ValidationError:
+            raise wrong("", words) from None
+
+    return WrapValidator(check)
+
+
+AspectRatio = Annotated[
+    str, StringConstraints(pattern=r"^\d{1,2}:\d{1,2}$"), said("must be two numbers such as 16:9, as text")
+]
 
 
 class Fields(BaseModel):

@@ -35,12 +35,15 @@ from proxy.providers.base import (
     as_id,
     bearer,
     dropped,
+    said,
     wrong,
 )
 from proxy.settings import ProviderSettings
 from proxy.upstream import File, Request, Upstream
 
-Size = Annotated[str, Field(pattern=r"^(auto|\d{2,5}x\d{2,5})$")]
+Size = Annotated[
+    str, Field(pattern=r"^(auto|\d{2,5}x\d{2,5})$"), said("must be width and height such as 1280x720, or auto, as text")
+]
 
 _VIDEOS = "/v1/videos/async"
 _IMAGES = "/v1/images/generations/async"
