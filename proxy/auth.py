@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hmac import compare_digest
 from ipaddress import ip_address
-from typing import Final, TypeGuard, TypeVar
+from typing import Final, TypeVar
 
 from starlette.requests import Request
 
@@ -26,8 +26,8 @@ _MOST: Final = 10_000
 """Keys that are remembered so."""
 _PAUSE: Final = 0.5
 """Seconds between two looks at the keys of open streams: those of a revoked one break off within a second."""
-_AT_ONCE: Final = 100
-"""Keys that the store is asked about together: a quarter of the cost of one by one, and nobody waits long behind."""
+_AT_ONCE: Final = 1000
+"""Keys that the store is asked about together: some milliseconds, and nobody waits longer behind."""
 _SIGNED: Final = re.compile(rb"(?:^|&)signature=")
 Name = TypeVar("Name", bytes, str)
 
@@ -96,10 +96,10 @@ class Auth:
             raise Unauthorized("Send the token of POLLCAST_METRICS as `Authorization: Bearer <token>`.")
 
     async def _revoked(self, ids: Sequence[str]) -> set[str]:
-        keys: list[Key | None] = []
+        good: set[str] = set()
         for start in range(0, len(ids), _AT_ONCE):
-            keys += await asyncio.gather(*map(self._store.key_by_id, ids[start : start + _AT_ONCE]))
-        return {key_id for key_id, key in zip(ids, keys, strict=True) if not _is_good(key)}
+            good |= await self._store.good_keys(ids[start : start + _AT_ONCE])
+        return set(ids) - good
 
     async def _known(self, name: Name, find: Callable[[Name], Awaitable[Key | None]]) -> Key:
         now = self._clock.now()
@@ -135,10 +135,6 @@ def _named(request: Request, key: Key) -> Key:
 
 
 def _valid(key: Key | None) -> Key:
-    if not _is_good(key):
+    if key is None or key.revoked_at is not None:
         raise Unauthorized("This key is unknown or was revoked.")
     return key
-
-
-def _is_good(key: Key | None) -> TypeGuard[Key]:
-    return key is not None and key.revoked_at is None

@@ -46,7 +46,7 @@ class Subscriber(Protocol):
     at: float
     """The feed's tick in which it was last written to; infinite for one that wants no heartbeats."""
     key: str
-    """The id of the key that it was let in by; empty for one that stays for a moment only."""
+    """The id of the key that it was let in by."""
 
     def push(self, chunk: bytes, /) -> bool:
         """Take bytes now (an HTTP chunk of whole frames), or say that it cannot; never waits."""
@@ -278,10 +278,10 @@ AnyTail = TypeVar("AnyTail", JobTail, AccountTail)
 class _Waiter:
     """Who only wants to know that something came."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: str) -> None:
         self.cursor = 0
         self.at = math.inf
-        self.key = ""
+        self.key = key
         self.came = asyncio.Event()
 
     def push(self, _: bytes) -> bool:
@@ -477,7 +477,7 @@ class Feed:
         tail.left_at = self.tick
         return tail
 
-    def join(self, tail: AnyTail, key: str = "") -> AnyTail:
+    def join(self, tail: AnyTail, key: str) -> AnyTail:
         """Watch a tail, let in by a key, until `leave`; gives the one to follow, should this one have been dropped."""
         if isinstance(tail, AccountTail):
             kept = self._accounts.setdefault(tail.account, tail)
@@ -488,29 +488,31 @@ class Feed:
         self._keep(kept)
         kept.watchers += 1
         self.watched[tail.account] += 1
-        if key:
-            self.keys[key] += 1
+        self.keys[key] += 1
         return kept
 
-    def leave(self, tail: JobTail | AccountTail, key: str = "") -> None:
+    def leave(self, tail: JobTail | AccountTail, key: str) -> None:
         """Watch a tail no more."""
         tail.watchers -= 1
         tail.left_at = self.tick
         _count_down(self.watched, tail.account)
-        if key and not _count_down(self.keys, key):
+        if not _count_down(self.keys, key):
             self.revoked.discard(key)
 
-    async def reached(self, tail: JobTail, beyond: int, seconds: float) -> None:
-        """Wait until the job has an event above `beyond`, or is over, or `seconds` have passed, or the server stops."""
-        waiter, kept = _Waiter(), self.join(tail)
+    async def reached(self, tail: JobTail, beyond: int, seconds: float, key: str) -> None:
+        """Wait until the job has an event above `beyond`, or is over, but no longer than `seconds`.
+
+        Nor when the server stops, or the key by which the caller was let in is revoked.
+        """
+        waiter, kept = _Waiter(key), self.join(tail, key)
         kept.live.add(waiter)
         try:
             async with asyncio.timeout(seconds):
-                while not (kept.head > beyond or kept.ended or self.stopping):
+                while not (kept.head > beyond or kept.ended or self.stopping or key in self.revoked):
                     waiter.came.clear()
                     await waiter.came.wait()
         except TimeoutError:
             return
         finally:
             kept.live.discard(waiter)
-            self.leave(kept)
+            self.leave(kept, key)

@@ -11,7 +11,7 @@ import pytest
 from proxy import tokens
 from proxy.errors import Unavailable
 from proxy.store import open_store
-from proxy.store.base import Key, Stretch
+from proxy.store.base import Stretch
 from proxy.store.sqlite import SqliteStore
 from tests.world import World
 
@@ -25,15 +25,15 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The ids of keys that the store is asked about."""
-    ids: list[str] = []
-    usual = SqliteStore.key_by_id
+    asked: list[str] = []
+    usual = SqliteStore.good_keys
 
-    async def counted(store: SqliteStore, key_id: str) -> Key | None:
-        ids.append(key_id)
-        return await usual(store, key_id)
+    async def counted(store: SqliteStore, ids: Collection[str]) -> set[str]:
+        asked.extend(ids)
+        return await usual(store, ids)
 
-    monkeypatch.setattr(SqliteStore, "key_by_id", counted)
-    return ids
+    monkeypatch.setattr(SqliteStore, "good_keys", counted)
+    return asked
 
 
 async def more(asked: list[str]) -> None:
@@ -101,6 +101,17 @@ async def test_who_comes_back_after_its_key_was_revoked_is_refused(world: World)
     assert (await world.http.get("/api/events")).status_code == 401
 
 
+async def test_a_request_that_waits_is_refused_when_its_key_is_revoked(world: World) -> None:
+    job = await world.submit("gaga-1", prompt="[stuck]")
+    path = f"/api/jobs/{job['id']}?after=100&wait=60"
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(world.http.get(path))
+        while "pollcast_streams 1.0" not in (await world.http.get("/metrics")).text:
+            await asyncio.sleep(0)
+        await revoke(world)
+    assert waiting.result().status_code == 401
+
+
 async def test_the_job_of_a_revoked_key_goes_on(world: World) -> None:
     other = {"Authorization": f"Bearer {await world.new_key('web')}"}
     opened = world.open("POST", "/api/generate", json={"model": "gaga-1", "prompt": "[stuck]"})
@@ -125,11 +136,11 @@ async def test_the_streams_of_the_account_s_other_keys_go_on(world: World) -> No
 async def test_a_store_that_is_away_ends_no_stream(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    async def away(_: SqliteStore, key_id: str) -> Key | None:
-        asked.append(key_id)
+    async def away(_: SqliteStore, ids: Collection[str]) -> set[str]:
+        asked.extend(ids)
         raise Unavailable("The store is away.")
 
-    monkeypatch.setattr(SqliteStore, "key_by_id", away)
+    monkeypatch.setattr(SqliteStore, "good_keys", away)
     async with world.open("GET", "/api/events") as response:
         chunks = response.aiter_raw()
         await anext(chunks)

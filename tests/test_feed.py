@@ -92,11 +92,11 @@ async def watch(feed: Feed, claim: Claim) -> AsyncIterator[JobTail]:
     """The tail of a claim's job, watched."""
     tail = await feed.job(claim.job.account, claim.job.id)
     assert tail is not None
-    kept = feed.join(tail)
+    kept = feed.join(tail, "key")
     try:
         yield kept
     finally:
-        feed.leave(kept)
+        feed.leave(kept, "key")
 
 
 class Reader:
@@ -356,7 +356,7 @@ async def test_changes_that_went_untold_are_read(store: WatchedStore, untold: in
     feed = Feed(store)
     running = asyncio.create_task(feed.run())
     claim = await start(store)
-    account = feed.join(feed.account(claim.job.account))
+    account = feed.join(feed.account(claim.job.account), "key")
     tail, reader = await feed.job(claim.job.account, claim.job.id), Reader(cursor=-1)
     assert tail is not None
     await account.after(reader)
@@ -385,9 +385,9 @@ async def claim(store: WatchedStore) -> Claim:
 
 @pytest.fixture
 async def account(feed: Feed, claim: Claim) -> AsyncIterator[AccountTail]:
-    tail = feed.join(feed.account(claim.job.account))
+    tail = feed.join(feed.account(claim.job.account), "key")
     yield tail
-    feed.leave(tail)
+    feed.leave(tail, "key")
 
 
 async def live(account: AccountTail, reader: Reader) -> bytes:
@@ -571,7 +571,7 @@ async def test_a_tail_that_was_dropped_before_it_is_watched_catches_up(store: Wa
     tail = JobTail(claim.job.account, claim.job.id)
     await tail.refresh(store, 1)
     await store.append(claim, PROGRESS)
-    await reached(feed.join(tail), 2)
+    await reached(feed.join(tail, "key"), 2)
 
 
 async def test_another_account_s_job_is_none(store: WatchedStore, feed: Feed) -> None:
@@ -654,7 +654,7 @@ async def test_a_feed_that_is_stopped_leaves_no_read_behind(store: WatchedStore)
     running = asyncio.create_task(feed.run())
     await asyncio.sleep(0)
     store.away = 1_000_000
-    feed.join(JobTail("acct_1", "job_1"))
+    feed.join(JobTail("acct_1", "job_1"), "key")
     while not store.reads:
         await asyncio.sleep(0.001)
     running.cancel()

@@ -160,7 +160,8 @@ class Jobs:
         if seconds and job.event <= beyond and not job.status.final:
             tail = await self._tail(job.id, key)
             self.services.limits.check_stream(key.account)
-            await self.services.feed.reached(tail, beyond, seconds)
+            await self.services.feed.reached(tail, beyond, seconds, key.id)
+            key = await self.services.auth.key(request)  # it may have been revoked meanwhile
             job = await self._found(request, key)
         return answer(await self._job(job, key))
 

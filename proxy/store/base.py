@@ -260,6 +260,9 @@ class Store(Protocol):
     async def key_by_id(self, key_id: str) -> Key | None:
         """The key of that id, revoked or not; seen as by `key`."""
 
+    async def good_keys(self, ids: Collection[str]) -> set[str]:
+        """Those of the ids that are keys and were not revoked; seen as by `key`."""
+
     async def keys(self) -> Sequence[Key]:
         """All keys, oldest first."""
 

@@ -143,6 +143,10 @@ class RedisStore:
         found = await self._read("key", key_id)
         return _key(found) if found else None
 
+    async def good_keys(self, ids: Collection[str]) -> set[str]:
+        """Those of the ids that are keys and were not revoked."""
+        return {key.decode() for key in await self._read("good_keys", *ids)}
+
     async def keys(self) -> Sequence[Key]:
         """All keys, oldest first."""
         return sorted(map(_key, await self._read("keys")), key=lambda key: key.id)

@@ -279,6 +279,10 @@ class SqliteStore:
         """The key of that id, as the file says now."""
         return await self._reader.run(_key, key_id)
 
+    async def good_keys(self, ids: Collection[str]) -> set[str]:
+        """Those of the ids that are keys and were not revoked."""
+        return await self._reader.run(_good_keys, list(ids))
+
     async def keys(self) -> Sequence[Key]:
         """All keys, oldest first."""
         return await self._reader.run(_keys)
@@ -516,6 +520,11 @@ _KEYS: Final = """
 
 def _keys(db: Connection) -> list[Key]:
     return [Key(**row) for row in db.execute(_KEYS + "ORDER BY api_key.id")]
+
+
+def _good_keys(db: Connection, ids: Sequence[str]) -> set[str]:
+    good = "SELECT 1 FROM api_key WHERE id = ? AND revoked_at IS NULL"
+    return {key_id for key_id in ids if db.execute(good, (key_id,)).fetchone()}
 
 
 def _key(db: Connection, key_id: str) -> Key | None:

@@ -186,6 +186,13 @@ class StoreContract:
         assert await store.key_by_id("key_unknown") is None
         assert await store.revoke_key("key_unknown") is None
 
+    async def test_of_many_ids_those_of_good_keys_are_told_apart(self, store: Store) -> None:
+        first, revoked, third = [await store.create_key("web", digest) for digest in (b"1", b"2", b"3")]
+        await store.revoke_key(revoked.id)
+        asked = [first.id, revoked.id, third.id, "key_unknown"]
+        assert await store.good_keys(asked) == {first.id, third.id}
+        assert await store.good_keys([]) == set()
+
     async def test_a_second_key_of_a_name_belongs_to_the_same_account(self, store: Store) -> None:
         first = await store.create_key("web", b"1", 100)
         second = await store.create_key("web", b"2", 50)

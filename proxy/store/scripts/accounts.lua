@@ -35,6 +35,17 @@ function commands.key_of(digest)
   return key and read_key(key)
 end
 
+function commands.good_keys(...)
+  local good = {}
+  for _, key in ipairs({...}) do
+    local account, revoked_at = unpack(call('HMGET', 'pollcast:key:' .. key, 'account', 'revoked_at'))
+    if account and not revoked_at then
+      table.insert(good, key)
+    end
+  end
+  return good
+end
+
 function commands.keys()
   local found = {}
   for _, key in ipairs(call('HVALS', 'pollcast:digests')) do
