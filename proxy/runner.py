@@ -8,7 +8,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from prometheus_client import Metric
@@ -30,6 +30,8 @@ _REST: Final = 30.0
 """Seconds until a job is taken up again that met a fault of ours."""
 _RENEWALS: Final = 3
 """How often leases are renewed in the time that they last."""
+_COUNT: Final = 5.0
+"""Seconds between looks at how many jobs wait."""
 _SWEEP: Final = 60.0
 """Seconds between looks for what is older than the retention."""
 _SWEPT: Final = 50
@@ -56,6 +58,8 @@ class Runner:
         """Jobs that were passed on, as nobody here knows their model."""
         self._unwanted: set[str] = set()
         """Jobs whose client has asked for their end since the last claim was begun."""
+        self._counted: Mapping[str, int] = {}
+        """How many jobs wait on all nodes together, where for."""
         self._waiting: set[Drive] = set()
         """Those that no task is at work for: they are on the wheel."""
         self._wheel = Wheel[Drive](tools.clock, self._step)
@@ -68,7 +72,7 @@ class Runner:
         """Claim and drive jobs."""
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                for work in (self._listen(), self._renew(), self._sweep(), self._wheel.run()):
+                for work in (self._listen(), self._renew(), self._count(), self._sweep(), self._wheel.run()):
                     self._tasks.create_task(work)
                 await self._learn()
                 await self._take()
@@ -156,6 +160,8 @@ class Runner:
         """What is under way here now, for a scrape."""
         jobs = Counter((drive.claim.job.model, drive.status) for drive in self._drives.values())
         yield gauge("jobs", "Jobs under way on this node.", ("model", "status"), jobs)
+        what = "Jobs that wait, on all nodes together: for room at a provider, or (line) behind their account's others."
+        yield gauge("jobs_waiting", what, ("queue",), {(place,): jobs for place, jobs in self._counted.items()})
         words = self._tools.unknown_words
         what = "Words of providers for a state that their pages do not name: they have changed."
         yield total("unknown_words", what, ("provider", "word"), words)
@@ -213,6 +219,12 @@ class Runner:
                 await self._store.renew(self._node)
             except Unavailable as error:
                 log.warning("Cannot renew leases: %s", error.message)
+
+    async def _count(self) -> None:
+        while True:
+            with contextlib.suppress(Unavailable):  # whatever needs the store now says that
+                self._counted = await self._store.waiting(self._rooms)
+            await asyncio.sleep(_COUNT)
 
     async def _sweep(self) -> None:
         """Forget what is older than the retention, in steps so small that no writer waits for one."""

@@ -62,6 +62,18 @@ async def test_open_streams_and_jobs_under_way_are_told_as_they_are(unstarted: W
             assert sum(value for name, value in told.items() if name.startswith("pollcast_jobs{")) == 1
 
 
+async def test_jobs_that_wait_are_told_by_what_they_wait_for(unstarted: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.runner._COUNT", 0.01)
+    unstarted.provider = {"concurrency": 1, "deadline": 1e9}
+    unstarted.settings |= {"max_jobs": 3, "queue": 10}
+    async with unstarted as world, asyncio.timeout(10):
+        for _ in range(5):
+            await world.submit("gaga-1", prompt="[stuck]")
+        wanted = {'pollcast_jobs_waiting{queue="Gaga"}': 2, 'pollcast_jobs_waiting{queue="line"}': 2}
+        while not wanted.items() <= (await scraped(world)).items():
+            await asyncio.sleep(0.01)
+
+
 async def test_a_word_that_a_provider_s_page_does_not_name_raises_the_alarm(world: World) -> None:
     world.simulator.fault("gaga.check", "unknown status")
     await world.generate("gaga-1", prompt="Hello")

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from proxy import errors
 from proxy.providers import MODELS, PROVIDERS
 from proxy.settings import Settings
@@ -11,6 +13,7 @@ from tests.world import World
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 ENVIRONMENT = (Path(__file__).parent.parent / ".env.example").read_text()
+METRIC = re.compile(r"^\| `(pollcast_\w+)`(?: \((.*?)\))? \|", re.MULTILINE)
 
 
 def rows(text: str) -> list[list[str]]:
@@ -75,6 +78,22 @@ def test_every_error_code_is_explained() -> None:
 
     for code in leaves(errors.PollcastError):
         assert f"`{code}`" in section("Errors"), code
+
+
+async def test_every_metric_is_listed_with_its_labels(unstarted: World, tmp_path: Path) -> None:
+    unstarted.settings["trace"] = str(tmp_path / "trace")
+    async with unstarted as world:
+        await world.generate("gaga-1", prompt="Hello")
+        told = (await world.http.get("/metrics")).text
+    families = {family.name: family for family in text_string_to_metric_families(told)}
+    found = {
+        name: {label for sample in family.samples for label in sample.labels} - {"le"}
+        for name, family in families.items()
+        if not name.endswith("_created")
+    }
+    listed = {name: set(re.findall("`([a-z]+)`", labels)) for name, labels in METRIC.findall(section("Operations"))}
+    assert listed.keys() == found.keys()
+    assert all(listed[name] == labels for name, labels in found.items() if families[name].samples)
 
 
 async def test_every_endpoint_is_listed_and_exists(world: World) -> None:

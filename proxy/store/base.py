@@ -21,13 +21,15 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
-from typing import Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from proxy import errors
 from proxy.breaker import Health, Limits, Seen
 from proxy.job import Draft, Event, Job, Order, Status, Ticket
 
 T = TypeVar("T")
+IN_LINE: Final = "line"
+"""What the lines of all accounts are called together, where jobs that wait are counted; no queue is called so."""
 
 
 class ClaimLost(Exception):
@@ -307,6 +309,9 @@ class Store(Protocol):
         jobs outside of its line (None: any number); from now on they wait for room. Those behind are told their place
         where it is one of `told_places`. After its first call it looks only at lines of accounts of which a job ended.
         """
+
+    async def waiting(self, queues: Collection[str]) -> Mapping[str, int]:
+        """How many jobs wait for room in each of the queues; `IN_LINE` is how many stand in their accounts' lines."""
 
     async def claim(self, node: str, rooms: Mapping[str, Room], limit: int) -> Sequence[Claim]:
         """Take up to `limit` unfinished jobs that nobody holds, of the queues in `rooms`.

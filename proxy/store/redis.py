@@ -29,6 +29,7 @@ from proxy.clock import Clock, SystemClock
 from proxy.job import Draft, Event, Job, Status, Ticket, encode, new_id, standing
 from proxy.store import records
 from proxy.store.base import (
+    IN_LINE,
     Account,
     Admission,
     Admitted,
@@ -251,6 +252,10 @@ class RedisStore:
                 return after
         return job
 
+    async def waiting(self, queues: Collection[str]) -> Mapping[str, int]:
+        """How many jobs wait, by queue, and in line."""
+        return dict(zip((*queues, IN_LINE), await self._read("waiting", *queues), strict=True))
+
     async def claim(self, node: str, rooms: Mapping[str, Room], limit: int) -> Sequence[Claim]:
         """Take up to `limit` unfinished jobs that nobody holds, as far as there is room for them."""
         waiting = [argument for queue, room in rooms.items() for argument in (queue, room.limit, room.patience)]
@@ -335,7 +340,7 @@ class RedisStore:
         return None
 
     async def durations(self, model: str, limit: int) -> Sequence[float]:
-        """How long the newest completed jobs of a model took; the newest 200 are known."""
+        """How long the newest completed jobs of a model took; the newest 500 are known."""
         return [float(took) for took in await self._reads.call("LRANGE", f"pollcast:durations:{model}", 0, limit - 1)]
 
     async def delete_job(self, account: str, job_id: str) -> Sequence[str] | None:

@@ -23,6 +23,7 @@ from proxy.clock import Clock, SystemClock
 from proxy.job import Draft, Event, Job, Status, Ticket, encode, new_id, standing
 from proxy.store import records
 from proxy.store.base import (
+    IN_LINE,
     Account,
     Admission,
     Admitted,
@@ -322,6 +323,10 @@ class SqliteStore:
         number = await self._writer.run(_advance, most, limit, self._clock.now(), anew=not self._advanced)
         self._advanced = True
         return number
+
+    async def waiting(self, queues: Collection[str]) -> Mapping[str, int]:
+        """How many jobs wait, by queue, and in line."""
+        return await self._reader.run(_waiting, list(queues))
 
     async def claim(self, node: str, rooms: Mapping[str, Room], limit: int) -> Sequence[Claim]:
         """Take up to `limit` unfinished jobs that nobody holds, as far as there is room for them."""
@@ -643,7 +648,16 @@ def _queue_of(db: Connection, admission: Admission) -> str:
 
 def _line_of(account: str) -> str:
     """The name of the queue that is the account's line; no provider's is called so."""
-    return f"line:{account}"
+    return f"{IN_LINE}:{account}"
+
+
+def _waiting(db: Connection, queues: Collection[str]) -> dict[str, int]:
+    counted = dict.fromkeys((*queues, IN_LINE), 0)
+    for queue, jobs in db.execute("SELECT queue, count(*) FROM work WHERE waiting GROUP BY queue"):
+        name = IN_LINE if queue.startswith(_line_of("")) else queue
+        if name in counted:
+            counted[name] += jobs
+    return counted
 
 
 def _counted(db: Connection, account: str) -> tuple[int, int]:

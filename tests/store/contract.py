@@ -15,7 +15,7 @@ import pytest
 
 from proxy import errors
 from proxy.job import Draft, Job, Order, Output, Role, Status
-from proxy.store.base import Admission, Asset, Cause, Change, Claim, ClaimLost, Key, Room, Store
+from proxy.store.base import IN_LINE, Admission, Asset, Cause, Change, Claim, ClaimLost, Key, Room, Store
 
 Opened = Callable[[], Store]
 
@@ -1187,6 +1187,18 @@ class StoreContract:
         await store.release(claim)
         with pytest.raises(ClaimLost):
             await store.withdraw(claim)
+
+    async def test_who_waits_is_counted_by_queue_and_in_line(self, store: Store, caller: Caller) -> None:
+        queues = ["gaga", "gaia"]
+        assert await store.waiting(queues) == {"gaga": 0, "gaia": 0, IN_LINE: 0}
+        for _ in range(5):
+            await caller.admit(1, queue="gaga", most=3, line=9)
+        other = await new_caller(store, "other")
+        for _ in range(2):
+            await other.admit(1, queue="gaia", most=1, line=9)
+        assert await store.waiting(queues) == {"gaga": 3, "gaia": 1, IN_LINE: 3}
+        await store.claim("node-a", {"gaga": Room(2, 60)}, 10)
+        assert await store.waiting(queues) == {"gaga": 1, "gaia": 1, IN_LINE: 3}
 
     async def test_a_cancel_is_told_as_a_change_that_is_no_event(self, store: Store, caller: Caller) -> None:
         job = await caller.admit()

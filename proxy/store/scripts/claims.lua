@@ -131,6 +131,19 @@ local function left(node, overdue, limit)
   return found
 end
 
+-- How many jobs wait in each of the queues, then how many stand in lines.
+function commands.waiting(...)
+  local counted, standing = {}, 0
+  for _, queue in ipairs({...}) do
+    table.insert(counted, call('ZCARD', 'pollcast:waiting:' .. queue))
+  end
+  for _, account in ipairs(call('SMEMBERS', 'pollcast:lines')) do
+    standing = standing + call('ZCARD', 'pollcast:waiting:' .. line_for(account))
+  end
+  table.insert(counted, standing)
+  return counted
+end
+
 local function impatient(queue, before, limit)
   if limit <= 0 then
     return {}
