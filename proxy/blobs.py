@@ -113,8 +113,7 @@ def _object_store(url: str) -> ObjectStore:
     try:
         return from_url(url)
     except BaseError as error:
-        said = str(error).partition("\n")[0]  # the rest is the library's own view of it, for its makers
-        raise ValueError(f"{said}; use a directory, or s3://bucket/prefix.") from None
+        raise ValueError(f"{_said(error)}; use a directory, or s3://bucket/prefix.") from None
 
 
 def _drop_unfinished(folder: Path, before: float) -> None:
@@ -128,6 +127,11 @@ def _drop_unfinished(folder: Path, before: float) -> None:
 
 
 def _unavailable(error: Exception) -> Unavailable:
-    # For the operator alone: paths and buckets are in it, and from the second line on the library's own view of it.
-    log.warning("The asset storage cannot serve: %s", str(error).partition("\n")[0])
+    # For the operator alone: paths and buckets are in it.
+    log.warning("The asset storage cannot serve: %s", _said(error))
     return Unavailable("The asset storage cannot serve now.")
+
+
+def _said(error: Exception) -> str:
+    """What went wrong, in a line, without the library's own view of it, which is for its makers."""
+    return " ".join(str(error).partition("\n\nDebug source:")[0].split())

@@ -216,3 +216,18 @@ async def test_an_upload_to_an_object_store_that_breaks_off_is_aborted(monkeypat
         while "DELETE ['uploadId']" not in bucket.told:
             await asyncio.sleep(0.005)
     assert "POST ['uploadId']" not in bucket.told
+
+
+async def test_the_operator_is_told_all_that_an_object_store_says_of_a_refusal(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuse(_: web.Request) -> web.StreamResponse:
+        said = '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>InvalidAccessKeyId</Code></Error>'
+        return web.Response(status=403, text=said, content_type="application/xml")
+
+    async with Site(refuse) as site:
+        with pytest.raises(Unavailable):
+            await object_store(site, monkeypatch).put("asset_1", b"bytes")
+    (record,) = caplog.records
+    assert "<Code>InvalidAccessKeyId</Code>" in record.getMessage()
+    assert "\n" not in record.getMessage()
