@@ -312,14 +312,14 @@ class Drive:
         clock = self._tools.clock
         for pause in _pauses():
             # Whoever is stopped while it waits has not sent it, and should not have said that it would.
-            await self._provider.upstream.turns.wait()
+            await self._provider.upstream.turn()
             self._job = await self._persist(lambda: self._tools.store.intend(self.claim))
             try:
                 async with aclosing(self._sent(request)) as updates:
                     async for update in updates:
                         yield update
             except NotTaken as refusal:
-                self._tools.metrics.submits(self._provider.name, "not taken").inc()
+                self._counted("not taken")
                 self._sending = self._taken = False
                 self._job = await self._persist(lambda: self._tools.store.withdraw(self.claim))
                 wait = max(pause, refusal.wait or 0)
@@ -331,22 +331,32 @@ class Drive:
                 return
 
     async def _sent(self, request: Request) -> AsyncGenerator[Update]:
-        """Send the order once. A ticket is one update; a stream is many, and refuses before its first."""
+        """Send the order once, and count what came of that."""
         if self._canceled:
             raise _Canceled
         self._sending = self._taken = True
+        outcome = ""
+        try:
+            async with aclosing(self._answered(request)) as updates:
+                async for update in updates:
+                    outcome = outcome or self._counted("taken")
+                    yield update
+        except JobError as error:
+            outcome = outcome or self._counted(error.code)
+            raise
+
+    async def _answered(self, request: Request) -> AsyncGenerator[Update]:
+        """A ticket is one update; a stream is many, and refuses before its first."""
         if not self._model.streamed:
-            try:
-                ticket = await self._provider.submit(request)
-            except JobError as error:
-                self._tools.metrics.submits(self._provider.name, error.code).inc()
-                raise
-            self._tools.metrics.submits(self._provider.name, "taken").inc()
-            yield Update(ticket=ticket)
+            yield Update(ticket=await self._provider.submit(request))
             return
         async with aclosing(self._provider.stream(request)) as updates:
             async for update in updates:
                 yield update
+
+    def _counted(self, outcome: str) -> str:
+        self._tools.metrics.submits(self._provider.name, outcome).inc()
+        return outcome
 
     # --- what becomes of them ---
 

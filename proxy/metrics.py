@@ -42,7 +42,8 @@ class Metrics:
         self.job = histogram("job_seconds", "From a job's order to its end.", _JOBS, "model")
         self.polls = counter("polls", "Polls by what came of them.", "provider", "outcome")
         self.poll_lag = histogram("poll_lag_seconds", "From a poll's hour to the poll.", _QUICK, "provider")
-        self.upstream = histogram("upstream_seconds", "How long providers take to answer.", _CALLS, "provider", "call")
+        waited = "How long providers take to answer, and turns to ask them take to come."
+        self.upstream = histogram("upstream_seconds", waited, _CALLS, "provider", "call")
         self.submits = counter("submits", "Orders sent to providers, by what came of them.", "provider", "outcome")
         self.refunded = counter("refunded_tokens", "Tokens given back.", "model")
         self.refused = counter("refused", "Requests that were one too many, by the limit of the account.", "limit")

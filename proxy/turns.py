@@ -34,11 +34,12 @@ class Turns:
         self._alone_until = 0.0
         self.reserve: Reserve | None = None
 
-    async def wait(self) -> None:
-        """Take the next turn, and wait for it."""
+    async def wait(self) -> float:
+        """Take the next turn, and wait for it; returns the seconds that it was away (at most 0: it was there)."""
         left = self._own() if self.reserve is None else await self._shared(self.reserve)
         if left > 0:
             await self._clock.sleep(left)
+        return left
 
     def _own(self) -> float:
         """Seconds to the next turn, of which this node alone knows."""

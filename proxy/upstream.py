@@ -121,7 +121,7 @@ class Upstream:
         self._retired = frozenset(retired)
         self._stack = AsyncExitStack()
         self.observe: Callable[[str, float], None] = _unobserved
-        """Told of every answer: the call (`read`, `submit`, `stream`) and the seconds until its headers."""
+        """Told what is waited for, and the seconds: an answer's headers (`read`, `submit`, `stream`), or a `turn`."""
 
     async def __aenter__(self) -> Self:
         reads = ClientSession(
@@ -144,6 +144,11 @@ class Upstream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+
+    async def turn(self) -> None:
+        """Wait until the rate lets another request out."""
+        if (waited := await self.turns.wait()) > 0:
+            self.observe("turn", waited)
 
     # --- reads: free, repeatable ---
 
@@ -194,7 +199,7 @@ class Upstream:
     ) -> Answer:
         if self.breaker.wait:
             raise Transient(_RESTING, self.breaker.wait)
-        await self.turns.wait()
+        await self.turn()
         began = time.monotonic()
         try:
             async with self._reads.request(

@@ -50,6 +50,28 @@ async def test_a_failure_is_counted_by_its_code_with_the_tokens_given_back(world
     assert told['pollcast_submits_total{outcome="upstream_auth",provider="Gaga"}'] == 1
 
 
+@pytest.mark.parametrize(("fault", "outcome"), [(None, "taken"), ("401", "upstream_auth"), ("drop", "outcome_unknown")])
+async def test_an_order_whose_answer_is_a_stream_is_counted_as_sent_too(
+    world: World, fault: str | None, outcome: str
+) -> None:
+    if fault:
+        world.simulator.fault("ainow.generate", fault)
+    await world.generate("suno", prompt="song")
+    told = await scraped(world)
+    sent = {name: value for name, value in told.items() if name.startswith("pollcast_submits_total")}
+    assert sent == {f'pollcast_submits_total{{outcome="{outcome}",provider="AI-Now"}}': 1}
+
+
+async def test_the_wait_for_a_turn_is_told(unstarted: World) -> None:
+    unstarted.provider = {"rate": 4}
+    async with unstarted as world, asyncio.timeout(10):
+        for _ in range(4):
+            await world.submit("gaga-1", prompt="Hello")
+        name = 'pollcast_upstream_seconds_count{call="turn",provider="Gaga"}'
+        while not (await scraped(world)).get(name):
+            await asyncio.sleep(0.01)
+
+
 async def test_open_streams_and_jobs_under_way_are_told_as_they_are(unstarted: World) -> None:
     unstarted.provider = {"deadline": 1e9}
     async with unstarted as world:
