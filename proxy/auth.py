@@ -27,7 +27,7 @@ _MOST: Final = 10_000
 _PAUSE: Final = 0.5
 """Seconds between two looks at the keys of open streams: those of a revoked one break off within a second."""
 _AT_ONCE: Final = 1000
-"""Keys that the store is asked about together: some milliseconds, and nobody waits longer behind."""
+"""Keys that the store is asked about together, at the most: some milliseconds, and nobody waits longer behind."""
 _SIGNED: Final = re.compile(rb"(?:^|&)signature=")
 Name = TypeVar("Name", bytes, str)
 

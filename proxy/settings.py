@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     lease: Duration = Field(default=30, gt=0)
     """Seconds after which the jobs of a node that is not heard of any more are taken over."""
     drain: Duration = Field(default=0, ge=0)
-    """Seconds that upstream streams which cannot be resumed are still read at a stop."""
+    """Seconds that submits, and upstream streams which cannot be resumed, are still waited for at a stop."""
     tokens: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     log: Literal["console", "json"] = "console"
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower_case)] = "info"
@@ -167,7 +167,7 @@ class ProviderSettings(BaseSettings):
     api_key: SecretStr | None = None
     base_url: str
     poll_interval: float = Field(default=2, gt=0)
-    """Seconds before the first poll and between the next; grows while nothing changes."""
+    """Seconds before the first poll and between those of a job that may end now; others are asked more rarely."""
     deadline: float = Field(default=1800, gt=0)
     """Seconds from acceptance to the end that Pollcast itself makes."""
     concurrency: int = Field(default=64, gt=0)

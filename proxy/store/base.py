@@ -263,7 +263,7 @@ class Store(Protocol):
         """The key of that id, revoked or not; seen as by `key`."""
 
     async def good_keys(self, ids: Collection[str]) -> set[str]:
-        """Those of the ids that are keys and were not revoked; seen as by `key`."""
+        """Those of the ids (up to 1,000) that are keys and were not revoked; seen as by `key`."""
 
     async def keys(self) -> Sequence[Key]:
         """All keys, oldest first."""

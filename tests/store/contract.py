@@ -15,6 +15,7 @@ import pytest
 
 from proxy import errors
 from proxy.job import Draft, Job, Order, Output, Role, Status
+from proxy.providers.polled import REMEMBERED
 from proxy.store.base import IN_LINE, Admission, Asset, Cause, Change, Claim, ClaimLost, Key, Room, Store
 
 Opened = Callable[[], Store]
@@ -1206,6 +1207,19 @@ class StoreContract:
         await store.request_cancel(caller.account, job.id)
         assert await soon(changes) == Change(caller.account, job.id, 1, cancel=True)
         assert len(await store.read(job.id, 0)) == 1
+
+    async def test_as_many_durations_of_a_model_are_known_as_are_learnt_from(
+        self, store: Store, clock: ManualClock
+    ) -> None:
+        caller = await new_caller(store, tokens=10**6)
+        for seconds in range(REMEMBERED + 1):
+            await caller.admit(1)
+            claim = await claim_one(store)
+            await store.intend(claim)
+            clock.time += seconds
+            await store.append(claim, DONE)
+        newest = list(range(REMEMBERED, 0, -1))
+        assert await store.durations("gaga-1", REMEMBERED) == pytest.approx(newest)
 
     # --- forgetting ---
 
