@@ -21,14 +21,13 @@ class Listener:
         return self
 
     async def __anext__(self) -> Change:
-        while True:
-            for change in self._told:
-                return change
+        while (change := next(self._told, None)) is None:
             told = await self._queue.get()
             if told is None:
                 self.put(None)  # the end stays the end
                 raise StopAsyncIteration
             self._told = iter(told)
+        return change
 
 
 def answer(callers: Iterable["asyncio.Future[Any]"], outcomes: Iterable[Any]) -> None:
