@@ -222,8 +222,10 @@ class Runner:
 
     async def _count(self) -> None:
         while True:
-            with contextlib.suppress(Unavailable):  # whatever needs the store now says that
+            try:
                 self._counted = await self._store.waiting(self._rooms)
+            except Unavailable:  # whatever needs the store now says that; an old figure would be taken for a new one
+                self._counted = {}
             await asyncio.sleep(_COUNT)
 
     async def _sweep(self) -> None:

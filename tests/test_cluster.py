@@ -18,7 +18,7 @@ from proxy.simulator import Simulator
 from proxy.store import open_store
 from proxy.store.base import Shared
 from proxy.turns import Turns
-from tests.redis_server import SAFE, RedisServer, flush, shared_server, tls_options
+from tests.redis_server import SAFE, Gate, RedisServer, flush, shared_server, tls_options
 from tests.world import JumpClock, World, events_of
 
 Nodes = tuple[World, World]
@@ -118,6 +118,29 @@ async def test_an_account_has_one_limit_and_one_line_at_all_nodes(tmp_path: Path
         waited = ["Waiting: number 2 in line", "Waiting: number 1 in line", "Under way"]
         assert [event.get("detail") for event in events_of(streams[0])][1:4] == waited
         assert events_of(streams[0])[-1]["status"] == "Completed"
+
+
+async def test_how_many_jobs_wait_is_not_told_while_nobody_can_count_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.runner._COUNT", 0.01)
+    server = shared_server()
+    flush(server)
+    async with Gate(server) as gate, asyncio.timeout(20):
+        world = node(tmp_path, concurrency=1)
+        world.store_url = gate.url
+        async with world:
+            for _ in range(2):
+                await world.submit("gaga-1", prompt="[stuck]")
+            waiting = 'pollcast_jobs_waiting{queue="Gaga"} 1.0'
+            while waiting not in (await world.http.get("/metrics")).text:
+                await asyncio.sleep(0.01)
+            gate.shut()
+            while "pollcast_jobs_waiting{" in (await world.http.get("/metrics")).text:
+                await asyncio.sleep(0.01)
+            gate.open()
+            while waiting not in (await world.http.get("/metrics")).text:
+                await asyncio.sleep(0.01)
 
 
 async def test_a_job_that_one_node_deletes_is_gone_at_the_other_which_had_just_streamed_it(nodes: Nodes) -> None:
