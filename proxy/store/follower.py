@@ -93,19 +93,26 @@ class Follower:
         return answer[0][1] if answer else ()
 
     async def _tell(self, changes: Sequence[Any]) -> None:
-        for key, (_, what, *data) in changes:
-            number = int(key.split(b"-")[0])
-            try:
-                change = await self._change(what, data[1] if data else None)
-            except ValueError:
-                log.exception("A change is told in words that this version does not know: is a newer one running?")
-                change = _LOST
-            if number > self._last + 1:
-                self._put(_LOST, number)
-            self._last = number
-            self._put(change, number)
-        moved, self._moved = self._moved, asyncio.Event()
-        moved.set()
+        told: list[tuple[int, Change]] = []
+        try:
+            for key, (_, what, *data) in changes:
+                number = int(key.split(b"-")[0])
+                change = await self._understood(what, data[1] if data else None)
+                if number > self._last + 1:
+                    told.append((number, _LOST))
+                told.append((number, change))
+                self._last = number
+        finally:  # where Redis fails in between, those before are told all the same
+            self._put(told)
+            moved, self._moved = self._moved, asyncio.Event()
+            moved.set()
+
+    async def _understood(self, what: bytes, data: bytes | None) -> Change:
+        try:
+            return await self._change(what, data)
+        except ValueError:
+            log.exception("A change is told in words that this version does not know: is a newer one running?")
+            return _LOST
 
     async def _change(self, what: bytes, data: bytes | None) -> Change:
         account, job, n, *rest = what.decode().split()
@@ -120,10 +127,9 @@ class Follower:
         event = event_of(job, int(n), int(position), mark, data) if data is not None else None
         return Change(account, job, int(n), event=event, at=float(at))
 
-    def _put(self, change: Change, number: int) -> None:
+    def _put(self, changes: Sequence[tuple[int, Change]]) -> None:
         for listener, after in list(self._listeners.items()):
-            if number > after:
-                listener.put((change,))
+            listener.put([change for number, change in changes if number > after])
 
     async def _ask(self, *command: str | bytes | float) -> Any:
         commands: list[Command] = [command]
