@@ -1,5 +1,6 @@
 """From a client's JSON to an Order: the one place where an order is read, and refused by field."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -12,7 +13,7 @@ from proxy.bodies import json_object, validated
 from proxy.errors import FieldError, InvalidRequest, UnknownModel
 from proxy.job import Order
 from proxy.providers import MODELS
-from proxy.providers.base import Model, Reference, references
+from proxy.providers.base import PART_NAME, Model, Reference, references
 
 MetadataText = Annotated[str, Field(max_length=512)]
 
@@ -64,6 +65,9 @@ def _check_extra(model: Model, extra: Mapping[str, Any]) -> None:
             raise _extra_refused(f"extra.{name}", "Pollcast sends this field itself: use the model's own fields")
         if model.extra == "scalars" and not isinstance(value, str | int | float):
             raise _extra_refused(f"extra.{name}", "this provider takes multipart: texts, numbers and booleans only")
+        if model.extra == "scalars" and not re.fullmatch(PART_NAME, name):
+            reason = "this provider takes multipart: names are printable ASCII without blanks, quotes and backslashes"
+            raise _extra_refused(f"extra.{name}", reason)
 
 
 def _extra_refused(place: str, message: str) -> InvalidRequest:

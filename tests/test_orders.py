@@ -394,6 +394,17 @@ def test_multipart_takes_nothing_else(value: object) -> None:
     assert faults("grok-imagine-video", **CAT, extra={"a": value}).keys() == {"extra.a"}
 
 
+@pytest.mark.parametrize("name", ["", "\u00e9", "a b", 'a"b', "a\\b", "a\nb", "a\n", "a\0"])
+def test_multipart_takes_no_name_that_a_form_cannot_carry(name: str) -> None:
+    assert faults("grok-imagine-video", **CAT, extra={name: 1}).keys() == {f"extra.{name}"}
+    assert read("suno", **CAT, extra={name: 1}).order.extra == {name: 1}
+
+
+@pytest.mark.parametrize("name", ["seed", "a[0]", "a.b:c", "{a}"])
+def test_multipart_takes_every_other_name(name: str) -> None:
+    assert read("grok-imagine-video", **CAT, extra={name: 1}).order.extra == {name: 1}
+
+
 def test_the_bulk_model_takes_no_extra() -> None:
     assert faults("ganai-bulk", **MINIMAL["ganai-bulk"], extra={"a": 1}).keys() == {"extra"}
     assert read("ganai-bulk", **MINIMAL["ganai-bulk"], extra={}).order.extra == {}

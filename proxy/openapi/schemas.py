@@ -12,7 +12,7 @@ from proxy.openapi import shapes
 from proxy.openapi.parts import Json, ref
 from proxy.orders import Envelope
 from proxy.providers import MODELS
-from proxy.providers.base import Model
+from proxy.providers.base import PART_NAME, Model
 
 _ROOTS: Final[tuple[type[BaseModel], ...]] = (
     shapes.Account,
@@ -97,9 +97,13 @@ def _order(model: Model, fields: Json, envelope: Json) -> Json:
 def _extra(model: Model, schema: Json) -> Json | None:
     if model.extra == "refused":
         return None
-    scalars = {"additionalProperties": {"type": ["string", "number", "boolean"]}} if model.extra == "scalars" else {}
-    own = {"propertyNames": {"not": {"enum": sorted(model.sends)}}}
-    return schema | scalars | own | {"description": "Merged into the provider's request: what is not named here."}
+    names: Json = {"not": {"enum": sorted(model.sends)}}
+    scalars: Json = {}
+    if model.extra == "scalars":
+        names["pattern"] = PART_NAME
+        scalars = {"additionalProperties": {"type": ["string", "number", "boolean"]}}
+    description = "Merged into the provider's request: what is not named here."
+    return schema | scalars | {"propertyNames": names, "description": description}
 
 
 def _message(data: Json, names: Sequence[str], *, required: Sequence[str]) -> Json:

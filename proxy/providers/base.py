@@ -139,6 +139,8 @@ def _one(_: Mapping[str, Any]) -> int:
 
 
 Extra = Literal["any", "scalars", "refused"]
+PART_NAME: Final = r"^[!#-\[\]-~]+$"
+"""A name that a part of a multipart form can have and keep: others are written in ways that few servers read."""
 
 
 @dataclass(frozen=True, slots=True)
