@@ -8,6 +8,7 @@ its credential and may be anywhere; the credential is dropped as soon as a redir
 """
 
 import asyncio
+import re
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
@@ -50,6 +51,7 @@ _LOOK_UP_TO_READ: Final = 8.0
 _LOOK_UP_THREADS: Final = 8
 """More than the names that one order has looked up at once."""
 _PIECE: Final = 1 << 16
+_SPELLED: Final = re.compile(r"(?:[\w.~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*", re.ASCII)
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 _UNICAST: Final = IPv6Network("2000::/3")
 """All of IPv6 that is handed out for the open internet (RFC 4291, IANA); the rest has local or no meaning."""
@@ -116,9 +118,17 @@ def check_url(text: str) -> URL:
     return url
 
 
+def as_spelled(text: str) -> URL:
+    """A URL as it is, where it is written in the letters that URLs have (RFC 3986); ValueError for what is none.
+
+    yarl would spell it its own way, with other escapes, and whoever signs a URL may have signed its spelling.
+    """
+    return URL(text, encoded=_SPELLED.fullmatch(text) is not None)
+
+
 def _parsed(text: str) -> URL:
     try:
-        url = URL(text)
+        url = as_spelled(text)
         _ = url.host, url.port  # yarl decodes them late
         _check_name(url.raw_host or "")
     except ValueError:

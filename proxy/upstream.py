@@ -46,7 +46,7 @@ from proxy.answers import (
 )
 from proxy.breaker import Breaker
 from proxy.clock import Clock
-from proxy.fetch import Own, why
+from proxy.fetch import Own, as_spelled, why
 from proxy.turns import Turns
 
 _ANSWER_LIMIT: Final = 48 << 20
@@ -377,7 +377,7 @@ class Upstream:
         Raises Nonsense for what is no http(s) URL: nobody could open it, and some browsers would run it.
         """
         try:
-            url = URL(self.base_url + "/").join(URL(path))
+            url = URL(self.base_url + "/").join(as_spelled(path))
             usable = bool(path) and url.scheme in {"http", "https"} and bool(url.host) and url.port is not None
         except ValueError:
             usable = False

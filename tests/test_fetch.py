@@ -468,6 +468,26 @@ async def test_the_own_origin_is_opened_wherever_it_is_and_is_given_its_credenti
         assert request.headers["Accept-Encoding"] == "identity"
 
 
+SIGNED = "/a%2fb/~%7E?u=https%3A%2F%2Fa&f=*%3DUTF-8%27%27my%2Ffilm&Signature=a%2Bb"
+
+
+async def test_a_url_is_asked_for_as_it_is_spelled_because_that_may_be_signed(fetcher: Fetcher) -> None:
+    async with Site(hello) as site:
+        await text_of(fetcher.open(f"{site.url}{SIGNED}", own=own_of(site)))
+        assert [request.raw_path for request in site.asked] == [SIGNED]
+
+
+@pytest.mark.parametrize("relative", [True, False])
+async def test_a_redirect_is_followed_as_it_is_spelled(fetcher: Fetcher, *, relative: bool) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        begins = request.raw_path == "/"
+        return await (redirect(SIGNED if relative else f"http://{request.host}{SIGNED}") if begins else hello)(request)
+
+    async with Site(answer) as site:
+        await text_of(fetcher.open(f"{site.url}/", own=own_of(site)))
+        assert [request.raw_path for request in site.asked] == ["/", SIGNED]
+
+
 async def test_another_port_of_the_own_host_is_another_origin(fetcher: Fetcher) -> None:
     async with Site(hello) as own, Site(hello) as other:
         with pytest.raises(NotPublic):

@@ -703,6 +703,17 @@ async def test_a_result_s_relative_url_is_on_the_provider_s_origin() -> None:
         assert not wire.upstream.is_own("https://cdn.example.com/1.mp4")
 
 
+@pytest.mark.parametrize("path", ["/a%2fb/c%20d.mp4", "/b/../c", "/~%7E?u=https%3A%2F%2Fa&f=*%3DUTF-8%27%27my%2Ffilm"])
+async def test_a_result_s_url_keeps_its_spelling_because_that_may_be_signed(path: str) -> None:
+    async with wired(hang_up) as wire:
+        assert wire.upstream.absolute(f"https://cdn.example.com{path}") == f"https://cdn.example.com{path}"
+
+
+async def test_a_result_s_url_in_letters_that_no_url_has_is_written_in_those_that_it_has() -> None:
+    async with wired(hang_up) as wire:
+        assert wire.upstream.absolute("https://a.example/my film.mp4?100%") == "https://a.example/my%20film.mp4?100%25"
+
+
 @pytest.mark.parametrize(
     "url", ["", "https://[", "https://", "javascript:alert(1)", "data:text/html,x", "http://a:99999/"]
 )
