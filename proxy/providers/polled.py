@@ -24,8 +24,9 @@ _SLOWEST: Final = 10.0
 _FASTEST: Final = 0.25
 """Seconds between polls, whatever a provider's hint says."""
 _JITTER: Final = 0.05
-_NEW: Final = 30.0
-"""Seconds after the submit in which a provider may not know its own ticket yet (seen at gateways)."""
+_FORGETFUL: Final = 60.0
+"""Seconds for which a provider may say that it does not know its own ticket: just after the submit (seen at gateways),
+or while something that stands before it answers in its place (assumed)."""
 _NONSENSE_BUDGET: Final = 8
 """Unreadable answers in a row before the job is given up."""
 _ENOUGH: Final = 10
@@ -86,7 +87,18 @@ def _window(ordered: Sequence[float]) -> tuple[float, float]:
 class Polling:
     """One job's polls: its ticket, its pace, and what is still put up with."""
 
-    __slots__ = ("_interval", "_nonsense", "_pace", "_provider", "_seen", "_since", "delay", "outcome", "ticket")
+    __slots__ = (
+        "_interval",
+        "_missing",
+        "_nonsense",
+        "_pace",
+        "_provider",
+        "_seen",
+        "_since",
+        "delay",
+        "outcome",
+        "ticket",
+    )
 
     def __init__(
         self, provider: Provider, pace: Pace, ticket: Ticket, *, submitted_at: float, interval: float, resumed: bool
@@ -101,6 +113,8 @@ class Polling:
         self._interval = interval
         self._since = submitted_at
         self._nonsense = 0
+        self._missing: float | None = None
+        """Since when the provider says that it does not know the ticket."""
         self._seen = Seen()
 
     async def poll(self, now: float) -> Update | None:
@@ -109,10 +123,10 @@ class Polling:
         try:
             update = await self._provider.check(self.ticket, self._seen)
             self._seen.understood()
-            self._nonsense, self.outcome = 0, "news"
+            self._nonsense, self._missing, self.outcome = 0, None, "news"
             self.ticket, wait = update.ticket or self.ticket, update.wait
         except Unchanged as answer:
-            self._nonsense, self.outcome = 0, "unchanged"
+            self._nonsense, self._missing, self.outcome = 0, None, "unchanged"
             wait = answer.wait
         except ReadFailed as error:
             self.outcome = type(error).__name__.lower()
@@ -127,8 +141,10 @@ class Polling:
             case CredentialRefused():
                 self._seen = Seen()  # the next answer is news, whatever it is: it takes back what is said here
                 return Update(detail=f"Suspended: the provider refuses the operator's key. {error.message}")
-            case Missing() if now - self._since > _NEW:
-                raise UpstreamFailed(f"The provider no longer knows this job: {error.message}")
+            case Missing():
+                self._missing = now if self._missing is None else self._missing
+                if now - self._missing > _FORGETFUL:
+                    raise UpstreamFailed(f"The provider no longer knows this job: {error.message}")
             case Nonsense():
                 self._nonsense += 1
                 if self._nonsense > _NONSENSE_BUDGET:

@@ -302,6 +302,15 @@ async def test_a_job_that_the_provider_has_forgotten_fails(world: World, upstrea
     assert "Task not found" in final["message"]
 
 
+@pytest.mark.parametrize("gone", [page(404), page(400), said({"detail": "Not Found"}, 404)])
+async def test_a_job_that_the_provider_does_not_know_for_a_moment_goes_on(
+    world: World, upstream: Literal, gone: Reply
+) -> None:
+    before = [generation("Running")] * 20
+    events = await hello(world, upstream, *before, gone, gone, generation("Running"), gone, gone, SUCCESS)
+    assert ended(events)["status"] == "Completed"
+
+
 async def test_a_key_refused_in_the_middle_suspends_the_job_until_it_works_again(
     world: World, upstream: Literal
 ) -> None:
