@@ -1,5 +1,6 @@
 """What a provider answers: a whole answer, the kinds of failed reads, and the provider's own words in a body."""
 
+import codecs
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -77,7 +78,7 @@ class Answer:
     def json(self) -> Any:
         """The body as JSON; raises Nonsense when it is none."""
         try:
-            return orjson.loads(self.body.removeprefix(b"\xef\xbb\xbf"))
+            return _parsed(self.body)
         except orjson.JSONDecodeError:
             raise Nonsense(f"The provider's answer (HTTP {self.status}) is not JSON.") from None
 
@@ -172,6 +173,24 @@ def says(body: object, words: Collection[str]) -> bool:
 def loads(body: bytes) -> object:
     """The body as JSON; None when it is none."""
     try:
-        return orjson.loads(body)
+        return _parsed(body)
     except orjson.JSONDecodeError:
         return None
+
+
+def _parsed(body: bytes) -> Any:
+    """The body as JSON; half a character in it, as programs write that cut texts (seen), is read as U+FFFD."""
+    body = body.removeprefix(codecs.BOM_UTF8)
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return orjson.loads(_ESCAPE.sub(_whole, body.decode(errors="replace")))
+
+
+_ESCAPE: Final = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)"
+)
+
+
+def _whole(escape: "re.Match[str]") -> str:
+    return r"\ufffd" if escape["half"] else escape[0]

@@ -11,7 +11,17 @@ import pytest
 from aiohttp import web
 
 from proxy import errors
-from proxy.answers import Answer, CredentialRefused, Missing, Nonsense, NotTaken, ReadFailed, Transient, message_of
+from proxy.answers import (
+    Answer,
+    CredentialRefused,
+    Missing,
+    Nonsense,
+    NotTaken,
+    ReadFailed,
+    Transient,
+    loads,
+    message_of,
+)
 from proxy.clock import Clock
 from proxy.sse import Message
 from proxy.upstream import File, Request, Upstream
@@ -382,6 +392,22 @@ async def test_an_answer_that_is_no_object_is_nonsense(body: bytes) -> None:
         answer = await wire.upstream.get("/")
         with pytest.raises(Nonsense):
             answer.object()
+
+
+@pytest.mark.parametrize(
+    ("body", "title"),
+    [
+        (rb'{"title": "cut \ud83d"}', "cut \ufffd"),
+        (rb'{"title": "\ude00\uD83D\uDE00"}', "\ufffd\U0001f600"),
+        (rb'{"title": "\\ud83d\ud83d\n"}', "\\ud83d\ufffd\n"),
+        (b'{"title": "cut \xf0\x9f"}', "cut \ufffd"),
+        (b'\xef\xbb\xbf{"title": "whole"}', "whole"),
+    ],
+)
+def test_an_answer_with_half_a_character_is_read_and_can_be_told(body: bytes, title: str) -> None:
+    found = answer_of(body).object()
+    assert found == loads(body) == {"title": title}
+    orjson.dumps(found)
 
 
 def test_what_an_answer_claims_to_be_can_be_told_to_a_client() -> None:

@@ -8,11 +8,10 @@ Assumed (the page does not show it): an error inside the stream is `{"status":"E
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
-import orjson
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Answer, Nonsense
+from proxy.answers import Answer, Nonsense, loads
 from proxy.clock import Clock
 from proxy.errors import Interrupted, UpstreamFailed
 from proxy.job import Kind, Order, Output, Role, Status
@@ -165,7 +164,7 @@ class AiNow(Provider):
         return self.upstream.no_ticket(answer, "is not a stream")
 
     def _update(self, message: Message, role: Role) -> Update | None:
-        frame = _parsed(message.data)
+        frame = _parsed(message.data.encode())
         match _word(frame):
             case "completed":
                 return self._completed(frame.get("url"), role)
@@ -191,10 +190,7 @@ def _word(frame: Mapping[str, Any]) -> str:
     return word.strip().lower() if isinstance(word, str) else ""
 
 
-def _parsed(data: str | bytes) -> dict[str, Any]:
+def _parsed(data: bytes) -> dict[str, Any]:
     # A frame that cannot be read says nothing; the stream may go on to say how the work ended.
-    try:
-        frame = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return {}
+    frame = loads(data)
     return frame if isinstance(frame, dict) else {}

@@ -117,6 +117,11 @@ async def test_frames_that_say_nothing_are_passed_over(world: World, upstream: L
     assert (words(events), ended(events)["status"]) == ([], "Completed")
 
 
+async def test_a_frame_whose_words_were_cut_inside_a_character_is_read(world: World, upstream: Literal) -> None:
+    frame = COMPLETED.replace(b"}", rb', "title": "cut \ud83d"}')
+    assert ended(await filmed(world, upstream, streamed(frame)))["url"] == FILM
+
+
 async def test_nothing_after_completed_is_read(world: World, upstream: Literal) -> None:
     events = await filmed(world, upstream, streamed(COMPLETED, b'data: {"status": "Error", "message": "late"}\n\n'))
     assert ended(events)["status"] == "Completed"
