@@ -113,6 +113,10 @@ class Seen:
             raise Unchanged(answer.wait)
         self._new[place] = answer.body
 
+    def forget(self, place: str) -> None:
+        """What the place has answered just now made no sense: it is not to be taken for understood."""
+        self._new.pop(place, None)
+
     def understood(self) -> None:
         """What was noted made sense: from now on it is old news."""
         self._bodies |= self._new

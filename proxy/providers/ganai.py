@@ -190,6 +190,7 @@ class GanAi(Provider):
                 answer = await self.upstream.get(path, seen=seen)
             self._learn(item, answer.object())
         except (ReadFailed, Unchanged) as nothing:
+            seen.forget(path)
             return nothing
         return None
 

@@ -251,6 +251,16 @@ async def test_an_item_whose_job_is_not_known_fails_alone(world: World, upstream
     assert "Inference not found" in final["outputs"][0]["message"]
 
 
+async def test_an_item_that_is_never_answered_for_in_words_that_make_sense_is_given_up_after_the_others(
+    world: World, upstream: Literal
+) -> None:
+    before = world.clock.at
+    final = ended(await made(world, upstream, abc123=[page(200)]))
+    assert (final["status"], final["refunded"]) == ("Completed", 10)
+    assert "make no sense" in final["outputs"][0]["message"]
+    assert world.clock.at - before < 600
+
+
 async def test_an_item_without_any_url_is_not_a_success(world: World, upstream: Literal) -> None:
     reply = {"unique_id": "abc123", "inference_id": "inf-abc123", "project_id": "p1"}
     scripted(upstream, reply, abc123=[said({"gen_status": "SUCCEEDED", "video_url": None, "error": "None"})])
