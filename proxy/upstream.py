@@ -9,8 +9,8 @@ from what may have been (a `JobError`: never again).
 import base64
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace, TracebackType
 from typing import Any, Final, Self
@@ -49,8 +49,8 @@ from proxy.clock import Clock
 from proxy.fetch import Own, as_spelled, why
 from proxy.turns import Turns
 
-_ANSWER_LIMIT: Final = 48 << 20
-"""Bytes of one answer that are read: inline base64 results are the largest."""
+_ANSWER_LIMIT: Final = 96 << 20
+"""Bytes of one answer that are read: the largest holds ten images of 7 MB, as base64."""
 _MESSAGE_LIMIT: Final = 500
 _PASSING: Final = frozenset({408, 409, 425, 429})
 """4xx answers to a read that are likely to pass."""
@@ -297,11 +297,12 @@ class Upstream:
         began, heard, broke = time.monotonic(), bytearray(), None
         recorded = trace.recorder.get() is not None
         try:
-            async for chunk in response.content.iter_any():
-                if recorded and len(heard) <= trace.MOST_ANSWERED:
-                    heard += chunk
-                for message in parser.feed(chunk):
-                    yield message
+            async with aclosing(_pieces(response)) as pieces:
+                async for piece in pieces:
+                    if recorded and len(heard) <= trace.MOST_ANSWERED:
+                        heard += piece
+                    for message in parser.feed(piece):
+                        yield message
             for message in parser.end():
                 yield message
         except (ClientError, TimeoutError, OSError, sse.MessageTooLong) as error:
@@ -472,6 +473,16 @@ def _kept_alive(address: AddrInfoType) -> socket.socket:
     if hasattr(socket, "TCP_KEEPIDLE"):
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEP_ALIVE)
     return made
+
+
+async def _pieces(response: ClientResponse) -> AsyncGenerator[bytes]:
+    """The body as it comes; where it breaks, first what had come before: the end of paid work may be in it."""
+    try:
+        async for piece in response.content.iter_any():
+            yield piece
+    except (ClientError, TimeoutError, OSError):
+        yield b"".join(response.content._buffer)  # noqa: SLF001 -- aiohttp has no other way to what nobody had read
+        raise
 
 
 def _unobserved(_: str, __: float) -> None:

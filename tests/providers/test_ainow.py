@@ -122,6 +122,10 @@ async def test_a_frame_whose_words_were_cut_inside_a_character_is_read(world: Wo
     assert ended(await filmed(world, upstream, streamed(frame)))["url"] == FILM
 
 
+async def test_what_came_before_a_break_counts(world: World, upstream: Literal) -> None:
+    assert ended(await filmed(world, upstream, streamed(STREAM, COMPLETED, cut=True)))["status"] == "Completed"
+
+
 async def test_nothing_after_completed_is_read(world: World, upstream: Literal) -> None:
     events = await filmed(world, upstream, streamed(COMPLETED, b'data: {"status": "Error", "message": "late"}\n\n'))
     assert ended(events)["status"] == "Completed"
