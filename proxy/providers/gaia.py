@@ -7,10 +7,11 @@ The page shows no job object; assumed is OpenAI's video object, and tolerated ar
 `{code, message, data}`, results as `url` (also relative to the origin), as `b64_json`, or as the bytes themselves.
 """
 
+import asyncio
 import base64
 import codecs
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -39,6 +40,7 @@ from proxy.providers.base import (
     wrong,
 )
 from proxy.settings import ProviderSettings
+from proxy.sse import Message
 from proxy.upstream import File, Request, Upstream
 
 Size = Annotated[
@@ -49,6 +51,8 @@ _VIDEOS = "/v1/videos/async"
 _IMAGES = "/v1/images/generations/async"
 _CHAT = "/v1/chat/completions"
 
+_PATIENCE = 10.0
+"""Seconds that a stream may be silent once it has said why its text ends: all that may follow is `[DONE]`."""
 _GOING_ON = frozenset({"queued", "pending", "running", "processing", "in_progress"})
 _ENDED_WELL = frozenset({"completed", "succeeded", "success", "done"})
 _ENDED_BADLY = frozenset({"failed", "failure", "error", "expired"})
@@ -330,7 +334,7 @@ class Gaia(Provider):
                 return
             yield Update()  # nothing is new, but the order is taken: a cancel need not wait for the first word
             finished = False
-            async for message in messages:
+            while message := await _next(messages, finished=finished):
                 if message.data.strip() == "[DONE]":
                     finished = True
                     break
@@ -364,6 +368,17 @@ class Gaia(Provider):
         if body.get("error") or not isinstance(content, str):
             raise self.upstream.no_ticket(answer, "holds no text")
         return _written(_utf16(content).decode("utf-16-le", "replace"))
+
+
+async def _next(messages: AsyncIterator[Message], *, finished: bool) -> Message | None:
+    """The next message; None at the end. Behind a text's own end, a break or a silence is one too."""
+    try:
+        async with asyncio.timeout(_PATIENCE if finished else None):
+            return await anext(messages, None)
+    except (TimeoutError, Interrupted):
+        if finished:
+            return None
+        raise
 
 
 def _place(ticket: Ticket) -> str:

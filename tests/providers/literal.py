@@ -3,6 +3,7 @@
 It knows no provider: the documents stand in the tests, in the shape of the providers' own pages.
 """
 
+import asyncio
 import json
 import re
 from collections import defaultdict
@@ -16,7 +17,7 @@ from aiohttp import web
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer; `pieces` are written one by one, and `cut` tears the connection down after the last."""
+    """One answer; `pieces` are written one by one; after the last, `cut` tears the connection down, `held` keeps it."""
 
     pieces: tuple[bytes, ...]
     status: int = 200
@@ -24,6 +25,7 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
     streamed: bool = False
     cut: bool = False
+    held: bool = False
 
 
 def said(document: object, status: int = 200, **headers: str) -> Reply:
@@ -45,9 +47,9 @@ def moved(url: str) -> Reply:
     return Reply((b"",), 302, "text/plain", {"Location": url})
 
 
-def streamed(*pieces: bytes, cut: bool = False) -> Reply:
+def streamed(*pieces: bytes, cut: bool = False, held: bool = False) -> Reply:
     """Server-sent events, as they stand."""
-    return Reply(pieces, content_type="text/event-stream", streamed=True, cut=cut)
+    return Reply(pieces, content_type="text/event-stream", streamed=True, cut=cut, held=held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,8 @@ class Literal:
             await response.write(piece)
         if reply.cut and request.transport is not None:
             request.transport.close()
+        if reply.held:
+            await asyncio.Event().wait()
         return response
 
     async def __aenter__(self) -> Self:

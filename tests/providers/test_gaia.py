@@ -524,6 +524,15 @@ async def test_a_text_ends_by_done_or_by_its_finish_reason(world: World, upstrea
     assert ended(await chat(world, upstream, streamed(chunk("Hi"), *end)))["text"] == "Hi"
 
 
+@pytest.mark.parametrize("end", [{"cut": True}, {"held": True}], ids=["breaks", "stays open"])
+async def test_a_text_that_has_its_finish_reason_is_whole_whatever_becomes_of_the_connection(
+    world: World, upstream: Literal, end: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.providers.gaia._PATIENCE", 0.1)
+    final = ended(await chat(world, upstream, streamed(chunk("Hi"), chunk(None, "stop"), chunk("!"), **end)))
+    assert (final["status"], final.get("text")) == ("Completed", "Hi!")
+
+
 async def test_what_holds_no_text_is_passed_over(world: World, upstream: Literal) -> None:
     noise = [b": ping\n\n", b"data:\n\n", b"data: []\n\n", b'data: {"choices": []}\n\n', b'data: {"usage": {}}\n\n']
     events = await chat(world, upstream, streamed(*noise, chunk("Hi"), *noise, b"data: [DONE]\n\n"))
