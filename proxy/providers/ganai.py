@@ -72,7 +72,14 @@ class GanAiFields(Fields):
             }
         },
     )
-    project_id: Text | None = None
+    project_id: Text | None = Field(default=None, json_schema_extra={"not": {"enum": [".", ".."]}})
+
+    @field_validator("project_id")
+    @classmethod
+    def _no_other_path(cls, project_id: str | None) -> str | None:
+        if project_id in {".", ".."}:  # in a path, neither can be escaped
+            raise wrong("", "is no project")
+        return project_id
 
     @field_validator("items")
     @classmethod

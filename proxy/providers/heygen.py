@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Answer, CredentialRefused, Nonsense, Seen
+from proxy.answers import Answer, CredentialRefused, Nonsense, Seen, says
 from proxy.clock import Clock
-from proxy.errors import FieldError, UpstreamFailed
+from proxy.errors import FieldError, JobError, UpstreamCredits, UpstreamFailed
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.media_types import by_url
 from proxy.providers.base import (
@@ -42,6 +42,7 @@ from proxy.upstream import Request, Upstream
 Style = Literal["normal", "circle"]
 
 _OK = 100
+_NO_CREDIT = ("40009",)
 _GOING_ON = frozenset({"pending", "waiting", "processing"})
 
 
@@ -198,7 +199,7 @@ class HeyGen(Provider):
             {"X-Api-Key": self.settings.key},
             clock,
             rate=self.settings.rate,
-            no_credit=("40009",),
+            no_credit=_NO_CREDIT,
             refused_key=("400112", "401057"),
             retired=(404, 405, 410),
         )
@@ -239,17 +240,20 @@ class HeyGen(Provider):
         return Request("/v1/video.generate", json={**body, **order.extra})
 
     async def submit(self, request: Request) -> Ticket:
-        """The reply is `{code: 100, data: {video_id}}`; any other code is a refusal, whatever the HTTP status."""
+        """The reply is `{code: 100, data: {video_id}}`; any other code is a refusal, whatever the HTTP status.
+
+        The page's own table calls the id `id`, and has no envelope.
+        """
         answer = await self.upstream.submit(request)
         try:
             body = answer.object()
         except Nonsense:
             body = {}
-        if not isinstance(body.get("code", _OK), int | str):
+        if not isinstance(body.get("code"), int | str | None):
             raise self.upstream.no_ticket(answer, "cannot be understood")
         if not _is_ok(body):
             raise self.upstream.refused(answer)
-        video = as_id(_data(body).get("video_id"))
+        video = as_id(_data(body).get("video_id")) or as_id(_data(body).get("id"))
         if not video:
             raise self.upstream.no_ticket(answer, "names no video_id")
         return {"video_id": video}
@@ -264,9 +268,12 @@ class HeyGen(Provider):
             case "completed":
                 return Update(detail=word, status=Status.COMPLETED, outputs=self._videos(ticket, data))
             case "failed":
-                reason = _reason(data.get("error")) or "HeyGen gave no reason."
-                return Update(detail=word, status=Status.ERROR, error=UpstreamFailed(self.upstream.shown(reason)))
+                return Update(detail=word, status=Status.ERROR, error=self._failure(data.get("error")))
         return self.under_way(word, _GOING_ON, answer)
+
+    def _failure(self, error: object) -> JobError:
+        kind = UpstreamCredits if says({"error": error}, _NO_CREDIT) else UpstreamFailed
+        return kind(self.upstream.shown(_reason(error) or "HeyGen gave no reason."))
 
     async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
         """URLs expire after days; the status call signs fresh ones."""
@@ -303,7 +310,7 @@ class HeyGen(Provider):
 
 
 def _is_ok(body: dict[str, Any]) -> bool:
-    return str(body.get("code", _OK)) == str(_OK)
+    return str(body.get("code") or _OK) == str(_OK)
 
 
 def _clip(part: Clip, inputs: Inputs) -> dict[str, Any]:

@@ -66,6 +66,16 @@ async def test_the_items_are_the_body_and_the_project_is_in_the_query(world: Wor
     assert asked.written == written(ITEMS)
 
 
+@pytest.mark.parametrize("project", [".", ".."])
+async def test_a_project_that_would_make_another_path_is_refused_by_name(
+    world: World, upstream: Literal, project: str
+) -> None:
+    order = {"model": "ganai-bulk", "items": ITEMS, "project_id": project}
+    refused = await world.http.post("/api/jobs", json=order)
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "project_id")
+    assert not upstream.requests
+
+
 async def test_tags_keep_their_names_and_types(world: World, upstream: Literal) -> None:
     scripted(upstream)
     items = [{"unique_id": "abc123", "First name": "Zoë", "age": 7, "share": 1.5, "vip": True, "model": "x"}]

@@ -198,6 +198,21 @@ async def test_the_envelope_may_be_missing_and_the_id_have_another_name(
     assert ended(await spoken(world, upstream, said(document)))["url"] == VIDEO
 
 
+TAKEN = [
+    said({"code": 100, "message": "Success", "data": {"id": "vid1", "status": "processing"}}),
+    said({"id": "vid1", "status": "processing"}),
+    said({"code": None, "error": None, "data": {"video_id": "vid1"}}),
+]
+
+
+@pytest.mark.parametrize("reply", TAKEN, ids=["id", "no envelope", "no code"])
+async def test_an_order_is_taken_under_either_name_of_its_id(world: World, upstream: Literal, reply: Reply) -> None:
+    scripted(upstream)
+    upstream.on(*SUBMIT, reply)
+    assert ended(await world.generate("heygen-v1", prompt="x", avatar_id="Anna"))["status"] == "Completed"
+    assert upstream.once(*STATUS).query == {"video_id": "vid1"}
+
+
 ERRORS: list[Any] = [
     {"code": 40119, "message": "Video generation failed", "detail": "The avatar is too new"},
     {"code": 40119, "message": "", "detail": "The avatar is too new"},
@@ -212,6 +227,16 @@ async def test_failed_comes_with_http_200_and_the_providers_words(world: World, 
     assert (final["status"], final["code"], final["refunded"]) == ("Error", "upstream_failed", 20)
     assert "The avatar is too new" in final["message"]
     assert await world.balance() == 1000
+
+
+@pytest.mark.parametrize("code", [40009, "40009"])
+async def test_a_video_that_failed_for_want_of_credit_is_the_operators_affair(
+    world: World, upstream: Literal, code: Any
+) -> None:
+    error = {"code": code, "message": "Insufficient credit", "detail": None}
+    final = ended(await spoken(world, upstream, video("failed", error=error)))
+    assert (final["code"], final["refunded"]) == ("upstream_credits", 20)
+    assert "Insufficient credit" in final["message"]
 
 
 @pytest.mark.parametrize("error", [None, "", {}])
