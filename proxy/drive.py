@@ -54,6 +54,8 @@ _LAST_LOOK: Final = 60.0
 """Seconds that a job which is taken up again has at the least, whatever its deadline was."""
 _CANCEL: Final = 10.0
 """Seconds that a provider's cancel call may take."""
+_WAITING: Final = "Waiting to be taken"
+"""How the detail begins of an order that the provider did not take, and that is sent again."""
 _TEXT_GAP: Final = 0.2
 """Seconds between two events of streamed text: at most five a second."""
 
@@ -325,7 +327,7 @@ class Drive:
                 wait = max(pause, refusal.wait or 0)
                 if clock.now() + wait > self._deadline:
                     raise refusal.error from None
-                yield Update(detail=f"Waiting to be taken: {refusal.error.message}")
+                yield Update(detail=f"{_WAITING}: {refusal.error.message}")
                 await clock.sleep(wait)
             else:
                 return
@@ -387,8 +389,10 @@ class Drive:
         self._count(update.unknown)
         job = self._job
         fields: dict[str, Any] = {}
-        if update.detail and update.detail != job.detail:
-            fields["detail"] = update.detail
+        # What comes without a word of its own has been taken nevertheless.
+        detail = update.detail or (UNDER_WAY if (job.detail or "").startswith(_WAITING) else None)
+        if detail and detail != job.detail:
+            fields["detail"] = detail
         if update.progress is not None and (job.progress is None or update.progress > job.progress):
             fields["progress"] = update.progress
         if update.delta:
@@ -507,6 +511,7 @@ async def _joined(updates: AsyncIterator[Update]) -> AsyncGenerator[Update]:
             pending += update.delta if update else ""
             more_text = update is not None and update.delta
             if pending and (clock() >= due or (done and not more_text)):
+                await asyncio.sleep(max(due - clock(), 0))
                 yield Update(delta=pending)
                 pending, due = "", clock() + _TEXT_GAP
             if update is not None and not update.delta:

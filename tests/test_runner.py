@@ -74,7 +74,15 @@ async def test_what_surely_was_not_taken_is_sent_again(world: World, fault: str)
     assert final_of(events)["status"] == "Completed"
     assert world.simulator.calls["gaga.submit"] == 3
     assert world.simulator.submits["gaga"] == 1
-    assert details_of(events)[0].startswith("Waiting to be taken")
+    waiting, taken, *_ = details_of(events)
+    assert waiting.startswith("Waiting to be taken")
+    assert taken == "Under way"
+
+
+async def test_a_text_that_was_waited_for_does_not_say_at_its_end_that_it_waits(world: World) -> None:
+    world.simulator.fault("gaia.chat", "429", times=1)
+    job = final_of(await world.generate("gpt-5.4-mini", prompt="Hello"))["job"]
+    assert (await world.http.get(f"/api/jobs/{job}")).json()["detail"] == "Under way"
 
 
 async def test_a_provider_that_refuses_connections_to_the_deadline_ends_as_unreachable(unstarted: World) -> None:

@@ -1,6 +1,7 @@
 """Gaia Video Factory: its page's requests, the answers that gateways of its kind were seen to give."""
 
 import base64
+import time
 from typing import Any
 
 import pytest
@@ -531,6 +532,16 @@ async def test_a_text_that_has_its_finish_reason_is_whole_whatever_becomes_of_th
     monkeypatch.setattr("proxy.providers.gaia._PATIENCE", 0.1)
     final = ended(await chat(world, upstream, streamed(chunk("Hi"), chunk(None, "stop"), chunk("!"), **end)))
     assert (final["status"], final.get("text")) == ("Completed", "Hi!")
+
+
+async def test_the_last_piece_of_a_text_keeps_its_distance_too(
+    world: World, upstream: Literal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.drive._TEXT_GAP", 0.3)
+    began = time.monotonic()
+    events = await chat(world, upstream, streamed(chunk("Hi"), *(chunk(" ho") for _ in range(3)), chunk(None, "stop")))
+    assert [event["delta"] for event in events if "delta" in event] == ["Hi", " ho ho ho"]
+    assert time.monotonic() - began >= 0.3
 
 
 async def test_what_holds_no_text_is_passed_over(world: World, upstream: Literal) -> None:
