@@ -21,7 +21,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy import api, errors, logs, marker, orphans, pages
 from proxy.access import Access
@@ -87,7 +87,7 @@ class Pollcast:
         self._app = Starlette(lifespan=lambda _: self.opened(), exception_handlers=_HANDLERS)
         # Slashes are not forgiven: a redirect would lose the body of a POST, and a Link its signature.
         self._app.router.redirect_slashes = False
-        self._asgi = Unwound(Access(_with_cors(self._app, settings.cors_origins)))
+        self._asgi = Unwound(Access(_with_cors(_LastWord(self._app), settings.cors_origins)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of an ASGI server."""
@@ -275,6 +275,29 @@ class _Cors(CORSMiddleware):
         refusal = _answer(errors.BadRequest(f"{said}{'; see POLLCAST_CORS_ORIGINS' if 'origin' in said else ''}."))
         refusal.headers.update({name: value for name, value in response.headers.items() if name.startswith("access")})
         return refusal
+
+
+class _LastWord:
+    """Answers who is still at its request when the server's patience with a stop is over, and cancels all that is."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except asyncio.CancelledError:
+            if begun:
+                raise
+            stopping = _answer(errors.Unavailable("The server is stopping."), {"Connection": "close"})
+            await stopping(scope, receive, send)
 
 
 # --- errors, all in one form (contract, section 4) ---

@@ -11,7 +11,7 @@ nginx by its defaults, which reads chunks, passes each on at once for their sake
 import asyncio
 import re
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -35,11 +35,12 @@ class Http(HttpToolsProtocol):
 
     # In slots: Python shares the keys of at most 30 attributes between objects, and uvicorn has 28. More of them
     # in the dictionary would give each connection a whole one of its own, of 1.3 KiB.
-    __slots__ = ("_head", "_held", "_in_head", "_late", "_pending", "_refusal")
+    __slots__ = ("_answering", "_head", "_held", "_in_head", "_late", "_pending", "_refusal")
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         super().connection_made(transport)
+        self._answering: RequestResponseCycle | None = None
         self._in_head = False
         self._head = 0
         self._pending = 0
@@ -48,9 +49,12 @@ class Http(HttpToolsProtocol):
         self._late: asyncio.TimerHandle | None = self.loop.call_later(_PATIENCE, self._give_up)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
+        """Stop waiting, and tell whoever answers: uvicorn tells the last request alone, which may still be in line."""
         super().connection_lost(exc)
         self._in_time()
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client; an offer of h2c is ignored, as RFC 9110, section 7.8 allows.
@@ -103,6 +107,10 @@ class Http(HttpToolsProtocol):
         self.scope["state"]["connection"] = self
         self._in_head, self._head, self._pending = True, 0, 0
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_url(self, url: bytes) -> None:
         """Take a piece of the URL."""
         super().on_url(url)
@@ -112,7 +120,7 @@ class Http(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header."""
-        super().on_header(name, value)
+        super().on_header(name, value.rstrip(b" \t"))  # which is not of the value (RFC 9110, section 5.5)
         self._head += len(name) + len(value)
         if self._head > _LONGEST_HEAD:
             self._refusal = _headers_too_long()

@@ -101,3 +101,46 @@ async def test_a_second_request_that_does_not_come_whole_is_not_waited_for(
     request = b"GET /api/ping HTTP/1.1\r\nHost: x\r\n\r\nGET /api/ping HTTP/1.1\r\nX-A: b"
     async with asyncio.timeout(5):
         assert (await raw(world, request)).count(b"pong") == 1
+
+
+async def test_blanks_behind_a_header_s_value_are_not_of_it(world: World) -> None:
+    jobs = set()
+    for value in (b"abc", b"abc ", b" abc\t "):
+        body = orjson.dumps(GAGA)
+        head = b"POST /api/jobs HTTP/1.1\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\nIdempotency-Key:%s\r\n"
+        answer = await raw(world, head % (world.key.encode(), len(body), value) + HOST + b"\r\n" + body)
+        jobs.add(orjson.loads(answer.partition(b"\r\n\r\n")[2])["id"])
+    assert len(jobs) == 1
+
+
+async def test_a_client_that_leaves_with_a_request_in_line_is_seen_to_leave(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    others, before = set(world.connections), len(asyncio.all_tasks())
+    rest = b" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + world.key.encode() + b"\r\n\r\n"
+    _, writer = await asyncio.open_connection("127.0.0.1", int(world.origin.rsplit(":", 1)[1]))
+    writer.write(b"GET /api/events" + rest + b"GET /api/ping" + rest)
+    async with asyncio.timeout(5):
+        while not any(getattr(connection, "pipeline", None) for connection in set(world.connections) - others):
+            await asyncio.sleep(0.001)
+        writer.close()
+        while len(asyncio.all_tasks()) > before:
+            await asyncio.sleep(0.001)
+    assert "Exception" not in caplog.text
+
+
+async def test_who_is_still_at_its_request_when_the_server_stops_is_told_so(unstarted: World) -> None:
+    unstarted.settings |= {"cors_origins": ["https://app.example"]}
+    async with unstarted as world:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(world.origin.rsplit(":", 1)[1]))
+        head = b"POST /api/jobs HTTP/1.1\r\nHost: x\r\nOrigin: https://app.example\r\nContent-Length: 200\r\n"
+        writer.write(head + b"Authorization: Bearer " + world.key.encode() + b'\r\n\r\n{"mod')
+        while not any(getattr(connection, "cycle", None) for connection in world.connections):
+            await asyncio.sleep(0.001)
+        await world.stop()
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+        await world.start()
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert b"access-control-allow-origin: https://app.example" in head
+    assert orjson.loads(body)["code"] == "unavailable"
