@@ -227,7 +227,8 @@ class LineStream(JobStream):
 
     def _opening(self) -> bytes:
         # The first event names the job by itself; a client that comes back gets the name again.
-        return b"" if self.cursor == 0 else f"Job {self._tail.job}\n".encode()
+        self._last = b"" if self.cursor == 0 else f"Job {self._tail.job}\n".encode()
+        return self._last
 
     def _shown(self, frames: bytes) -> bytes:
         lines = [line(orjson.loads(message.data)) for message in self._parser.feed(frames)]

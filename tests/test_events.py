@@ -227,6 +227,20 @@ async def test_an_idle_terminal_is_told_its_last_line_again(unstarted: World, mo
     assert read == [f"Processing started: job {job['id']} (gpt-5.4-mini)"] * 3
 
 
+async def test_a_terminal_that_comes_back_to_an_idle_job_is_told_the_job_again(
+    unstarted: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.stream._REPEAT", 0.02)
+    async with unstarted as world:
+        world.simulator.fault("gaia.chat", "timeout")
+        job = await world.submit("gpt-5.4-mini", prompt="Hello")
+        headers = {"Accept": "text/plain"}
+        async with world.open("GET", f"/api/jobs/{job['id']}/events", headers=headers, last="1") as response:
+            rows = response.aiter_lines()
+            async with asyncio.timeout(5):
+                assert [await anext(rows) for _ in range(3)] == [f"Job {job['id']}"] * 3
+
+
 # --- wait ---
 
 
