@@ -356,6 +356,13 @@ def test_other_metadata_is_refused(metadata: object) -> None:
     assert field.split(".")[0] == "metadata"
 
 
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    written = read("gpt-5.4-mini", **CAT, temperature=1.0, max_tokens=64.0).order
+    assert written == read("gpt-5.4-mini", **CAT, temperature=1, max_tokens=64).order
+    assert faults("gpt-5.4-mini", **CAT, max_tokens=64.5).keys() == {"max_tokens"}
+    assert faults("gpt-5.4-mini", **CAT, max_tokens=True).keys() == {"max_tokens"}
+
+
 # --- extra ---
 
 
