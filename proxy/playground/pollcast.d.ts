@@ -122,6 +122,10 @@ export interface Asset {
 
 /** An answer that is an error, the end of a job that did not complete, or what cannot be sent as it is. */
 export class PollcastError extends Error {
+  constructor(
+    message: string,
+    about?: Partial<Pick<PollcastError, "status" | "code" | "errors" | "retryAfter" | "event">>,
+  );
   name: "PollcastError";
   /** The HTTP status; 0 where no answer is the reason. */
   status: number;
@@ -224,4 +228,5 @@ export interface Message {
 export function messages(
   body: ReadableStream<Uint8Array>,
   onRetry?: (milliseconds: number) => void,
+  onPiece?: () => void,
 ): AsyncGenerator<Message, void>;

@@ -3,7 +3,8 @@
 // - generate() sends an Idempotency-Key with every order, so it can be sent again after a lost answer or a reload: the
 //   same key is the same job. Orders that are not over are kept in sessionStorage, without the API key.
 // - All jobs share one connection, GET /api/events, and so do all tabs: the tab that holds a Web Lock reads it and
-//   tells the others over a BroadcastChannel. When it closes, the next one goes on after the last position it heard of.
+//   tells the others over a BroadcastChannel. When it is left, or goes silent (a dialog stops a page, too), another one
+//   goes on after the last position it heard of.
 // - The pieces of a text are not in that feed, so a text model's job is read from its own stream; so is what a job's
 //   reader finds missing (a job's events are numbered 1, 2, 3 ...), and a job of which only a Link is known.
 // - Streams are opened by Links, which expire: a new one is asked for shortly before that, and when one is refused.
@@ -11,7 +12,8 @@
 const FINAL = new Set(["Completed", "Error", "Canceled"]);
 const RETRY = 2_000; // ms before a reconnect, until a stream says otherwise
 const [FIRST, SLOWEST] = [1_000, 30_000]; // ms between attempts to reach a server that is away
-const SILENCE = 60_000; // ms without even a heartbeat, after which a connection is dead
+const SILENCE = 60_000; // ms without even a heartbeat, or without an answer, after which a connection is dead
+const [BEAT, DEAF] = [5_000, 15_000]; // ms between a reading tab's signs of life; ms without one until another takes over
 const EARLY = 10_000; // ms before a Link's end at which it is no longer used
 const KEPT = 86_400_000; // ms for which the server is sure to remember an Idempotency-Key
 
@@ -34,7 +36,7 @@ class Pollcast {
   #connected = true;
   #closed = new AbortController();
   #hub = new Hub({
-    open: (last, signal) => this.#stream("/api/events", last, signal),
+    open: (last, signal, onPiece) => this.#stream("/api/events", last, signal, onPiece),
     scope: (signal) => patiently(signal, this.#report, () => this.#linked("/api/events")),
     report: (connected) => this.#report(connected),
   });
@@ -62,7 +64,7 @@ class Pollcast {
   }
 
   async link(path, ttl = 3600) {
-    const made = await this.request("/api/links", { body: { path, ttl } });
+    const made = await inTime((signal) => this.request("/api/links", { body: { path, ttl }, signal }));
     return { ...made, url: this.#here(made.url) };
   }
 
@@ -132,8 +134,8 @@ class Pollcast {
   /** Sends an order; gives whether the job was made just now, so that all of its events are still to come. */
   async #post(record, signal) {
     const headers = { "Idempotency-Key": record.key };
-    const send = () => this.request("/api/jobs", { body: record.order, headers, signal });
-    const job = await patiently(signal, this.#report, send);
+    const send = (signal) => this.request("/api/jobs", { body: record.order, headers, signal });
+    const job = await patiently(signal, this.#report, () => inTime(send, signal));
     this.#remember(this.#here(job.links.events));
     this.#records.save(record, { job: job.id });
     return job.event === 1;
@@ -231,12 +233,12 @@ class Pollcast {
   }
 
   /** The messages of a stream, on every connection after the id that `last()` gives, until the server says the end. */
-  async *#stream(path, last, signal) {
+  async *#stream(path, last, signal, onPiece) {
     for (let pause = RETRY; ; await sleep(pause, signal)) {
       const response = await patiently(signal, this.#report, () => this.#open(path, last(), signal));
       if (response.status === 204) return;
       try {
-        yield* messages(response.body, (ms) => (pause = ms));
+        yield* messages(response.body, (ms) => (pause = ms), onPiece);
       } catch (error) {
         if (signal.aborted) throw error;
       }
@@ -249,8 +251,9 @@ class Pollcast {
       const link = await this.#linked(path, refused);
       // The id stands in the query, since a header would cost a preflight.
       const url = last === undefined ? link : `${link}&lastEventId=${last}`;
-      const response = await send(url, () => ({ cache: "no-store", referrerPolicy: "no-referrer", signal }));
-      if (response.ok) return response;
+      const open = (signal) => send(url, () => ({ cache: "no-store", referrerPolicy: "no-referrer", signal }));
+      const response = await inTime(open, signal);
+      if (response.ok) return streaming(response);
       if (response.status !== 401 || refused || !this.#newLink) throw await refusal(response);
     }
   }
@@ -284,7 +287,7 @@ class Pollcast {
 
   async #isShared(model) {
     try {
-      this.#models ??= this.request("/api/models");
+      this.#models ??= inTime((signal) => this.request("/api/models", { signal }));
       return (await this.#models).models.find(({ id }) => id === model)?.kind !== "text";
     } catch {
       this.#models = undefined;
@@ -382,6 +385,7 @@ class Hub {
   #members = new Set();
   #leading = false;
   #channel;
+  #heard; // when another tab that leads gave its last sign of life
   #stop;
   #server;
 
@@ -421,11 +425,19 @@ class Hub {
 
   #start() {
     const { signal } = (this.#stop = new AbortController());
+    globalThis.addEventListener?.("pagehide", () => this.#rest(), { signal });
     this.#run(signal).catch((error) => {
       if (signal.aborted) return;
       for (const member of this.#members) member.end(error);
       this.#members.clear();
     });
+  }
+
+  /** A page that is left may be kept for its visitor's return, with the lock, for which all other tabs would wait. */
+  #rest() {
+    this.#stop.abort();
+    const again = () => this.#members.size && this.#stop.signal.aborted && this.#start();
+    globalThis.addEventListener("pageshow", again, { once: true });
   }
 
   async #run(signal) {
@@ -437,10 +449,32 @@ class Hub {
     const channel = (this.#channel = new BroadcastChannel(name));
     try {
       channel.onmessage = ({ data }) => this.#hear(data);
-      channel.postMessage({ hello: true });
-      await navigator.locks.request(name, { signal }, () => this.#lead(signal));
+      for (let steal = false; steal !== undefined;) steal = await this.#turn(name, steal, signal);
     } finally {
       channel.close();
+    }
+  }
+
+  /** Waits until this tab leads, and leads; when another is to, gives whether it is this one, for that one is silent. */
+  async #turn(name, steal, signal) {
+    const turn = new AbortController();
+    const until = AbortSignal.any([signal, turn.signal]);
+    this.#heard = Date.now();
+    this.#channel.postMessage({ hello: true });
+    const beating = setInterval(() => {
+      if (this.#leading) this.tell({ beat: true });
+      else if (Date.now() - this.#heard > DEAF) turn.abort();
+    }, BEAT);
+    let lead;
+    try {
+      await navigator.locks.request(name, steal ? { steal } : { signal: until }, () => (lead = this.#lead(until)));
+    } catch (error) {
+      if (signal.aborted || error.name !== "AbortError") throw error;
+      return turn.signal.aborted;
+    } finally {
+      clearInterval(beating);
+      turn.abort();
+      await lead?.catch(() => {});
     }
   }
 
@@ -452,7 +486,8 @@ class Hub {
     this.#leading = true;
     try {
       this.#greet(); // whoever said hello to a leader that was leaving
-      for await (const { id, type, data } of this.#server.open(last, signal)) {
+      // Of pieces, too, because a hidden tab's timers hardly run.
+      for await (const { id, type, data } of this.#server.open(last, signal, () => this.tell({ beat: true }))) {
         if (type === "reset") this.#reset();
         else if (type === "ready") this.#ready(id);
         else this.#happened(JSON.parse(data), id);
@@ -463,6 +498,7 @@ class Hub {
   }
 
   #hear({ hello, newest, event, id, reset, connected }) {
+    if (!hello) this.#heard = Date.now();
     if (this.#leading) {
       if (hello) this.#greet();
     } else if (connected !== undefined) this.#server.report(connected);
@@ -549,13 +585,14 @@ class Records {
 }
 
 /** The messages of a text/event-stream body, read as the WHATWG standard has it. */
-export async function* messages(body, onRetry = () => {}) {
+export async function* messages(body, onRetry = () => {}, onPiece = () => {}) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let [rest, id, type, data, afterCr] = ["", "", "", [], false];
   try {
     for (;;) {
       const { value, done } = await timely(reader.read());
       if (done) return; // what is unfinished is not dispatched
+      onPiece();
       const text = afterCr && value[0] === "\n" ? value.slice(1) : value; // a CRLF may be cut in its middle
       if (value) afterCr = value.endsWith("\r");
       const lines = (rest + text).split(/\r\n|\r|\n/);
@@ -583,6 +620,17 @@ async function timely(reading) {
   });
   try {
     return await Promise.race([reading, silence]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** An answer that has to come within `SILENCE`; what streams behind it may take longer. */
+async function inTime(ask, signal) {
+  const late = new AbortController();
+  const timer = setTimeout(() => late.abort(new TypeError("The server does not answer.")), SILENCE);
+  try {
+    return await ask(AbortSignal.any([signal, late.signal].filter(Boolean)));
   } finally {
     clearTimeout(timer);
   }
@@ -622,6 +670,14 @@ function send(url, options) {
     throw mistake(`This cannot be sent: ${error.message}`);
   }
   return overNetwork(fetch(request));
+}
+
+/** As EventSource does, takes nothing else for a stream: a page that stands in its place would be asked for ever. */
+function streaming(response) {
+  const type = response.headers.get("Content-Type") ?? "";
+  if (response.status === 204 || type.startsWith("text/event-stream")) return response;
+  response.body?.cancel().catch(() => {});
+  throw mistake(`${new URL(response.url).origin} answers a Link with ${type || "something"}, which is no stream.`);
 }
 
 const mistake = (message) => new PollcastError(message, { code: "bad_request" });

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 import pytest_asyncio
-from playwright.async_api import BrowserContext, Error, Page, Request
+from playwright.async_api import BrowserContext, Error, Page, Request, Route
 from yarl import URL
 
 from proxy.http import Http
@@ -304,6 +304,70 @@ async def test_when_the_reading_tab_closes_the_next_goes_on_without_a_gap(
     events = numbers(await other.seen(), job)
     assert events == list(range(1, len(events) + 1))
     assert streams() == ["/api/events", "/api/events"]
+
+
+async def two_tabs(world: World, caller: Caller, page: Page) -> Caller:
+    """A second tab beside the caller's, which reads for both."""
+    other = await Caller(page, world).connect()
+    for tab in (caller, other):
+        await tab.run("await new Promise((onReady) => pollcast.watchAll({ onEvent, onReady }))")
+    return other
+
+
+async def test_when_the_reading_tab_is_left_another_goes_on_and_it_hears_that_one_at_its_return(
+    world: World, caller: Caller, streams: Streams, open_page: Open, elsewhere: str
+) -> None:
+    other = await two_tabs(world, caller, await open_page(elsewhere))
+    # As the browser tells a page that it keeps for its visitor's return; Playwright's Chromium keeps none.
+    await caller.run('dispatchEvent(new PageTransitionEvent("pagehide", { persisted: true }))')
+    left = (await world.generate("gaga-1", prompt="Hello"))[-1]
+    await other.until('seen.at(-1)?.status === "Completed"')
+    assert numbers(await other.seen(), left["job"]) == list(range(1, left["n"] + 1))
+    await caller.run('dispatchEvent(new PageTransitionEvent("pageshow", { persisted: true }))')
+    back = (await world.generate("gaga-1", prompt="Hello"))[-1]
+    await caller.until("seen.at(-1)?.job === given && seen.at(-1).status === 'Completed'", back["job"])
+    assert numbers(await caller.seen(), back["job"]) == list(range(1, back["n"] + 1))
+    assert streams() == ["/api/events", "/api/events"]
+
+
+async def test_a_reading_tab_that_goes_silent_is_replaced_and_hears_the_other_when_it_speaks_again(
+    world: World, context: BrowserContext, open_page: Open, elsewhere: str
+) -> None:
+    async def impatient(route: Route) -> None:
+        answer = await route.fetch()
+        body = (await answer.text()).replace("[5_000, 15_000]", "[100, 300]")
+        await route.fulfill(response=answer, body=body)
+
+    await context.route("**/pollcast.js", impatient)
+    caller = await Caller(await open_page(elsewhere), world).connect()
+    other = await two_tabs(world, caller, await open_page(elsewhere))
+    debugger = await context.new_cdp_session(caller.page)  # stops the page as a dialog does
+    await debugger.send("Debugger.enable")
+    await debugger.send("Debugger.pause")
+    silent = (await world.generate("gaga-1", prompt="Hello"))[-1]
+    await other.until('seen.at(-1)?.status === "Completed"')
+    assert numbers(await other.seen(), silent["job"]) == list(range(1, silent["n"] + 1))
+    await debugger.send("Debugger.disable")
+    later = (await world.generate("gaga-1", prompt="Hello"))[-1]
+    for tab in (caller, other):
+        await tab.until("seen.at(-1)?.job === given && seen.at(-1).status === 'Completed'", later["job"])
+        assert numbers(await tab.seen(), later["job"]) == list(range(1, later["n"] + 1))
+
+
+async def test_a_page_in_the_place_of_a_stream_is_not_asked_for_again_and_again(
+    world: World, open_page: Open, elsewhere: str
+) -> None:
+    page = await open_page(elsewhere)
+    failed = await page.evaluate(
+        """async (url) => {
+          const { connect } = await import(url + "/pollcast.js");
+          const failed = ({ name, message }) => ({ name, message });
+          return connect({ url, link: () => location.href }).watchAll().then(() => {}, failed);
+        }""",
+        world.origin,
+    )
+    assert failed["name"] == "PollcastError"
+    assert "no stream" in failed["message"]
 
 
 async def test_watch_reads_a_job_from_its_first_event_whenever_it_comes(world: World, caller: Caller) -> None:
