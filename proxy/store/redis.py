@@ -93,7 +93,7 @@ class RedisStore:
     async def __aenter__(self) -> Self:
         """Connect, and see whether this Redis will do; errors.Unavailable when not."""
         async with AsyncExitStack() as stack:
-            self._writes, self._reads = Line(Wire(self._url)), Line(Wire(self._url))
+            self._writes, self._reads = (Line(Wire(self._url), self._clock.monotonic) for _ in range(2))
             stack.push_async_callback(self._reads.close)
             stack.push_async_callback(self._writes.close)
             await self._check_server()
@@ -263,8 +263,9 @@ class RedisStore:
             # Asked again by the same name, after an answer that was lost, Redis gives the same jobs: nobody else can.
             once = self._claims.setdefault(node, secrets.token_hex(8))
             now = self._clock.now()
-            # While Redis was away nobody could renew a lease: those that lapsed are left to their holders for a while.
-            overdue = now if self._writes.served_for() > self._lease else 0
+            # While Redis is away, or takes no writes, nobody can renew a lease: those that lapsed are left to their
+            # holders for a while. Who has just started does not know how it was.
+            overdue = now if self._writes.served_for() >= self._lease else 0
             taken = await self._write("claim", node, once, now, overdue, now + self._lease, limit, *waiting)
             del self._claims[node]
         claims = [Claim(_job(record), node, int(epoch), float(since)) for epoch, since, record in taken]
@@ -280,7 +281,11 @@ class RedisStore:
 
     async def renew(self, node: str) -> None:
         """Prolong the leases of all the node's claims."""
-        await self._writes.call("HSET", "pollcast:nodes", node, self._clock.now() + self._lease)
+        try:
+            await self._writes.call("HSET", "pollcast:nodes", node, self._clock.now() + self._lease)
+        except errors.Unavailable:
+            self._writes.doubt()
+            raise
 
     async def release(self, claim: Claim) -> None:
         """Give the job back unfinished."""

@@ -6,7 +6,6 @@ through here must do no harm when it is carried out twice.
 """
 
 import asyncio
-import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -127,15 +126,16 @@ class Line:
     only once: who calls is told at once.
     """
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Wire, now: Callable[[], float]) -> None:
         self._wire = wire
+        self._now = now
         self._waiting: list[tuple[asyncio.Future[Any], Command]] = []
         self._arrived = asyncio.Event()
         self._stopped = False
         self._patient = Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.05), _TRIES)
         self._hasty = Retry(NoBackoff(), 0)
         self._well = True
-        self._well_since = -math.inf
+        self._well_since = now()  # before that, nobody here knows
         self._task = asyncio.create_task(self._serve(), name="store: line")
 
     def call(self, *command: str | bytes | float) -> "asyncio.Future[Any]":
@@ -174,12 +174,16 @@ class Line:
             self._well = False
             return [error] * len(commands)
         if not self._well:
-            self._well, self._well_since = True, time.monotonic()
+            self._well, self._well_since = True, self._now()
         return answers
 
+    def doubt(self) -> None:
+        """Redis answers, but refuses what must be written: its memory is full, or its replicas are away."""
+        self._well_since = self._now()
+
     def served_for(self) -> float:
-        """Seconds since Redis came back: 0 while it is away, without end if it never was."""
-        return time.monotonic() - self._well_since if self._well else 0.0
+        """Seconds for which Redis is known to have served: 0 while it is away."""
+        return self._now() - self._well_since if self._well else 0.0
 
 
 def _until(end: float) -> Callable[[Exception], Awaitable[None]]:

@@ -564,6 +564,41 @@ async def test_leases_that_lapsed_while_redis_was_away_are_left_to_their_holders
         assert (await a.append(claim, PROGRESS)).event == 2
 
 
+async def test_leases_that_lapsed_while_redis_took_no_writes_are_left_to_their_holders(
+    own_server: RedisServer, clock: ManualClock
+) -> None:
+    async with RedisStore(own_server.url, clock, lease=LEASE) as a, RedisStore(own_server.url, clock, lease=LEASE) as b:
+        await (await new_caller(a)).admit()
+        claim = await claim_one(a, "a")
+        clock.time += LEASE
+        with own_server.client as client:
+            client.config_set("maxmemory", 1)
+            for store, node in ((a, "a"), (b, "b")):
+                with pytest.raises(errors.Unavailable, match="memory"):
+                    await store.renew(node)
+            assert await b.claim("b", ROOMS, 1) == []
+            client.config_set("maxmemory", 0)
+        assert await b.claim("b", ROOMS, 1) == []
+        await a.renew("a")
+        clock.time += LEASE / 2
+        assert (await a.append(claim, PROGRESS)).event == 2
+        clock.time += LEASE / 2
+        assert [taken.job.id for taken in await b.claim("b", ROOMS, 1)] == [claim.job.id]
+
+
+async def test_who_has_just_started_leaves_lapsed_leases_to_their_holders_for_as_long(
+    opened: Opened, clock: ManualClock
+) -> None:
+    async with opened() as a:
+        await (await new_caller(a)).admit()
+        claim = await claim_one(a, "a")
+        clock.time += LEASE
+        async with opened() as b:
+            assert await b.claim("b", ROOMS, 1) == []
+            clock.time += LEASE
+            assert [taken.job.id for taken in await b.claim("b", ROOMS, 1)] == [claim.job.id]
+
+
 async def test_a_flushed_script_is_sent_again(opened: Opened, server: RedisServer) -> None:
     async with opened() as store:
         with server.client as client:
