@@ -102,6 +102,8 @@ class Runner:
                     await self._wake.wait()
 
     def _begin(self, claim: Claim) -> None:
+        if lost := self._drives.get(claim.job.id):  # it comes back to this node, which had not noticed that it was lost
+            self._waiting.discard(lost)
         drive = self._drives[claim.job.id] = Drive(self._tools, claim, self._paces[claim.job.model])
         if claim.job.id in self._unwanted:  # it was said between the claim and its answer
             drive.cancel()
@@ -137,6 +139,8 @@ class Runner:
         except Exception:
             log.exception("%s cannot be driven; it is taken up anew in %d seconds.", drive.claim.job.id, _REST)
             await self._rest(drive.claim)
+        if self._drives.get(drive.claim.job.id) is not drive:
+            return  # another has the job now, by a newer claim
         if delay is None:
             del self._drives[drive.claim.job.id]
             self._tools.polled.pop(drive.claim.job.id, None)

@@ -120,13 +120,34 @@ async def test_an_account_has_one_limit_and_one_line_at_all_nodes(tmp_path: Path
         assert events_of(streams[0])[-1]["status"] == "Completed"
 
 
+async def test_a_node_that_gets_a_job_back_which_it_had_lost_drives_it_once_and_goes_on(tmp_path: Path) -> None:
+    server = shared_server()
+    flush(server)
+    async with node(tmp_path) as world, asyncio.timeout(60):
+        job = str((await world.submit("gaga-1", prompt="[slow] Hello"))["id"])
+        async with world.open("GET", f"/api/jobs/{job}/events") as response:
+            async for message in EventSource(response).aiter_sse():
+                if message.json().get("detail") == "Running":
+                    break
+        with server.client as client:  # as if another had taken it over, and let go of it
+            before = int(client.hincrby(f"pollcast:work:{job}", "epoch", 1))
+            client.zadd("pollcast:free", {job: 0})
+            while int(client.hget(f"pollcast:work:{job}", "epoch")) == before:
+                await asyncio.sleep(0.01)
+        events = events_of(await world.messages("GET", f"/api/jobs/{job}/events"))
+        assert [event["n"] for event in events] == list(range(1, len(events) + 1))
+        assert events[-1]["status"] == "Completed"
+        for _ in range(3):
+            assert (await world.generate("suno", prompt="Hello"))[-1]["status"] == "Completed"
+
+
 async def test_how_many_jobs_wait_is_not_told_while_nobody_can_count_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.runner._COUNT", 0.01)
     server = shared_server()
     flush(server)
-    async with Gate(server) as gate, asyncio.timeout(20):
+    async with Gate(server) as gate, asyncio.timeout(60):
         world = node(tmp_path, concurrency=1)
         world.store_url = gate.url
         async with world:
