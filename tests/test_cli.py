@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
@@ -255,3 +256,32 @@ def test_sigterm_ends_open_streams_and_the_server_at_once(tmp_path: Path) -> Non
         assert process.wait(10) in {0, -signal.SIGTERM}
     assert "Traceback" not in log.read_text()
     assert "ERROR" not in log.read_text()
+
+
+DYING = """
+from proxy import cli, metrics
+async def work(_): raise RuntimeError("It holds pollcast_jBAT0aEIY43-UtMXsP29yGfyimnChmaqsExQLRJpuBk649081.")
+metrics.Metrics.watch_loop = work
+cli.main(["serve"])
+"""
+
+
+def test_a_server_that_dies_of_its_own_fault_says_so_in_its_log_alone(tmp_path: Path) -> None:
+    own = {
+        "PYTHONPATH": str(SERVER.parent),
+        "POLLCAST_STORE": f"sqlite:///{tmp_path}/pollcast.db",
+        "POLLCAST_LOG": "json",
+    }
+    died = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", DYING],
+        env=os.environ | own | {"POLLCAST_ASSETS": str(tmp_path), "POLLCAST_PORT": str(free_port())},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert died.returncode == 1
+    last = [json.loads(line) for line in died.stderr.splitlines()][-1]
+    assert last["level"] == "critical"
+    assert "It holds pollcast_***" in last["trace"]

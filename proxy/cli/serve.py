@@ -191,7 +191,11 @@ async def _serve(
         _warn(settings)
     _spare_the_collector()
     with listening or listen(settings.host, settings.port) as own:
-        await Server(app, settings, ready).serve(sockets=[own])
+        try:
+            await Server(app, settings, ready).serve(sockets=[own])
+        except BaseExceptionGroup:  # of the work beside the server; left to Python, it would be shown without the mask
+            log.critical("Pollcast has met a fault of its own, and has stopped.", exc_info=True)
+            sys.exit(1)
 
 
 def listen(host: str, port: int) -> socket.socket:
