@@ -31,6 +31,9 @@ T = TypeVar("T")
 IN_LINE: Final = "line"
 """What the lines of all accounts are called together, where jobs that wait are counted; no queue is called so."""
 
+AT_ONCE: Final = 200
+"""Jobs whose newest events are read at once: an account may have ten thousands, and others wait for each read."""
+
 
 class ClaimLost(Exception):
     """The job was taken over, or is over: whoever held this claim must stop, and has changed nothing."""
@@ -397,7 +400,10 @@ class Store(Protocol):
         """
 
     async def snapshot(self, account: str, jobs: Collection[str] | None = None) -> Stretch:
-        """The newest event of every unfinished job of the account, or of every one of `jobs` that it has."""
+        """The newest event of every unfinished job of the account, or of every one of `jobs` that it has.
+
+        What is recorded while it is read may be left out, and stands above the head that is given.
+        """
 
     def changes(self) -> AsyncIterator[Change]:
         """Tell every event recorded from this call on, after its commit; any number may listen.

@@ -29,6 +29,7 @@ from proxy.clock import Clock, SystemClock
 from proxy.job import Draft, Event, Job, Status, Ticket, encode, new_id, standing
 from proxy.store import records
 from proxy.store.base import (
+    AT_ONCE,
     IN_LINE,
     Account,
     Admission,
@@ -406,8 +407,16 @@ class RedisStore:
 
     async def snapshot(self, account: str, jobs: Collection[str] | None = None) -> Stretch:
         """The newest event of every unfinished job of the account, or of every one of `jobs` that it has."""
-        which = ("all",) if jobs is None else ("named", *dict.fromkeys(jobs))
-        return _stretch(await self._read("snapshot", account, *which))
+        head = int(await self._reads.call("HGET", f"pollcast:account:{account}", "head") or 0)
+        unfinished = () if jobs is not None else await self._reads.call("SMEMBERS", f"pollcast:running:{account}")
+        named = list(dict.fromkeys(jobs if jobs is not None else (job.decode() for job in unfinished)))
+        events: list[Event] = []
+        for start in range(0, len(named), AT_ONCE):
+            found = await self._read("newest", account, *named[start : start + AT_ONCE])
+            events += (_event(job.decode(), int(n), entry) for job, n, entry in found)
+        # What came meanwhile follows the head, and is told there.
+        before = (event for event in events if event.position <= head)
+        return Stretch(sorted(before, key=lambda event: event.position), head)
 
     def changes(self) -> AsyncIterator[Change]:
         """Tell every event recorded from this call on, whichever node records it.

@@ -23,6 +23,7 @@ from proxy.clock import Clock, SystemClock
 from proxy.job import Draft, Event, Job, Status, Ticket, encode, new_id, standing
 from proxy.store import records
 from proxy.store.base import (
+    AT_ONCE,
     IN_LINE,
     Account,
     Admission,
@@ -394,7 +395,12 @@ class SqliteStore:
 
     async def snapshot(self, account: str, jobs: Collection[str] | None = None) -> Stretch:
         """The newest event of every unfinished job of the account, or of every one of `jobs` that it has."""
-        return await self._reader.run(_snapshot, account, jobs)
+        head = await self._reader.run(_head, account)
+        named = list(dict.fromkeys(await self._reader.run(_unfinished, account) if jobs is None else jobs))
+        events: list[Event] = []
+        for start in range(0, len(named), AT_ONCE):
+            events += await self._reader.run(_newest, account, named[start : start + AT_ONCE], head)
+        return Stretch(sorted(events, key=lambda event: event.position), head)
 
     def changes(self) -> AsyncIterator[Change]:
         """Tell every event recorded from this call on, after its commit.
@@ -985,15 +991,20 @@ def _read_account(db: Connection, account: str, after: int, limit: int) -> Stret
     return Stretch([_event_of(row) for row in rows], bounds["head"])
 
 
-def _snapshot(db: Connection, account: str, jobs: Collection[str] | None) -> Stretch:
+def _head(db: Connection, account: str) -> int:
     row = db.execute("SELECT head FROM account WHERE id = ?", (account,)).fetchone()
-    if jobs is None:
-        named = db.execute("SELECT job FROM work WHERE account = ?", (account,))
-        jobs = [row["job"] for row in named]
-    newest = "WHERE job = ? AND account = ? AND NOT delta ORDER BY n DESC LIMIT 1"
-    found = (db.execute(_EVENTS + newest, (job, account)).fetchone() for job in dict.fromkeys(jobs))
-    events = sorted((_event_of(row) for row in found if row), key=lambda event: event.position)
-    return Stretch(events, row["head"] if row else 0)
+    return row["head"] if row else 0
+
+
+def _unfinished(db: Connection, account: str) -> list[str]:
+    return [row["job"] for row in db.execute("SELECT job FROM work WHERE account = ?", (account,))]
+
+
+def _newest(db: Connection, account: str, jobs: Sequence[str], head: int) -> list[Event]:
+    """The newest event of each of the account's jobs, as the feed stood at `head`."""
+    newest = "WHERE job = ? AND account = ? AND position <= ? AND NOT delta ORDER BY n DESC LIMIT 1"
+    found = (db.execute(_EVENTS + newest, (job, account, head)).fetchone() for job in jobs)
+    return [_event_of(row) for row in found if row]
 
 
 def _event_of(row: sqlite3.Row) -> Event:

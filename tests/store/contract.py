@@ -16,7 +16,7 @@ import pytest
 from proxy import errors
 from proxy.job import Draft, Job, Order, Output, Role, Status
 from proxy.providers.polled import REMEMBERED
-from proxy.store.base import IN_LINE, Admission, Asset, Cause, Change, Claim, ClaimLost, Key, Room, Store
+from proxy.store.base import AT_ONCE, IN_LINE, Admission, Asset, Cause, Change, Claim, ClaimLost, Key, Room, Store
 
 Opened = Callable[[], Store]
 
@@ -684,6 +684,29 @@ class StoreContract:
         assert snapshot.head == snapshot.events[-1].position
         named = await store.snapshot(caller.account, [second.id, first.id, "job_unknown", first.id])
         assert [(event.job, event.n) for event in named.events] == [(second.id, 2), (first.id, 2)]
+
+    async def test_a_snapshot_of_more_jobs_than_are_read_at_once_is_whole(self, store: Store) -> None:
+        caller = await new_caller(store, tokens=1000)
+        jobs = [(await caller.admit(1)).id for _ in range(AT_ONCE * 2 + 1)]
+        assert [event.job for event in (await store.snapshot(caller.account)).events] == jobs
+        assert [event.job for event in (await store.snapshot(caller.account, jobs)).events] == jobs
+
+    async def test_a_snapshot_that_is_read_while_much_happens_misses_nothing_behind_its_head(
+        self, store: Store
+    ) -> None:
+        caller = await new_caller(store, tokens=1000)
+        claims = [await claim_one(store) for _ in range(AT_ONCE + 1) if await caller.admit(1)]
+
+        async def go_on() -> None:
+            for claim in claims:
+                await store.append(claim, PROGRESS)
+
+        snapshot, _ = await asyncio.gather(store.snapshot(caller.account), go_on())
+        after = await store.read_account(caller.account, snapshot.head, 1000)
+        assert after
+        assert all(event.position <= snapshot.head for event in snapshot.events)
+        newest = {event.job: event.n for event in (*snapshot.events, *after.events)}
+        assert newest == {claim.job.id: 2 for claim in claims}
 
     async def test_a_snapshot_shows_no_other_account_s_jobs(self, store: Store, caller: Caller) -> None:
         job = await caller.admit()

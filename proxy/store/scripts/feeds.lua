@@ -22,11 +22,10 @@ function commands.read_account(account, after, limit)
   return found
 end
 
--- The newest event, streamed text left out, of 'all' unfinished jobs or of the 'named'.
-function commands.snapshot(account, which, ...)
-  local jobs = which == 'all' and call('SMEMBERS', 'pollcast:running:' .. account) or {...}
-  local found = {call('HGET', 'pollcast:account:' .. account, 'head') or '0'}
-  for _, job in ipairs(jobs) do
+-- The newest event, streamed text left out, of each of the jobs.
+function commands.newest(account, ...)
+  local found = {}
+  for _, job in ipairs({...}) do
     if line_of(account, job) then
       local n = call('HGET', 'pollcast:work:' .. job, 'shown') or call('LLEN', 'pollcast:events:' .. job)
       table.insert(found, {job, tonumber(n), call('LINDEX', 'pollcast:events:' .. job, n - 1)})
