@@ -56,6 +56,8 @@ class Runner:
         self._drives: dict[str, Drive] = {}
         self._strange: set[str] = set()
         """Jobs that were passed on, as nobody here knows their model."""
+        self._lost = False
+        """Whether changes went untold since the claims were last looked through: the store may be an older self."""
         self._unwanted: set[str] = set()
         """Jobs whose client has asked for their end since the last claim was begun."""
         self._counted: Mapping[str, int] = {}
@@ -95,7 +97,7 @@ class Runner:
                 if claim.job.model in self._paces:
                     self._begin(claim)
             await self._pass_on([claim for claim in claims if claim.job.model not in self._paces])
-            if await self._has_advanced():
+            if await self._has_let_go() or await self._has_advanced():
                 continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK):
@@ -196,6 +198,20 @@ class Runner:
             log.warning("Cannot claim jobs: %s", error.message)
         return claims
 
+    async def _has_let_go(self) -> bool:
+        """Let go of jobs that the store has us hold, but that nobody here drives; whether there were any."""
+        if not self._lost:
+            return False
+        try:
+            strays = await self._store.strays(self._node, self._drives)
+        except Unavailable:
+            return False
+        self._lost = bool(strays)  # there may be more
+        for claim in strays:
+            log.warning("%s is taken up again: the store has forgotten what became of it.", claim.job.id)
+            await self._release(claim)
+        return bool(strays)
+
     async def _has_advanced(self) -> bool:
         """Let jobs go on from their accounts' lines; whether any did, and so may be claimed."""
         try:
@@ -205,6 +221,7 @@ class Runner:
 
     async def _listen(self) -> None:
         async for change in self._store.changes():
+            self._lost = self._lost or change.lost
             if change.cancel:
                 self._unwanted.add(change.job)
             if change.deleted and self._tools.traces is not None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -139,6 +140,28 @@ async def test_a_node_that_gets_a_job_back_which_it_had_lost_drives_it_once_and_
         assert events[-1]["status"] == "Completed"
         for _ in range(3):
             assert (await world.generate("suno", prompt="Hello"))[-1]["status"] == "Completed"
+
+
+async def test_a_job_whose_end_redis_has_forgotten_is_taken_up_again(tmp_path: Path) -> None:
+    (files := tmp_path / "redis").mkdir()
+    with RedisServer(files) as server:
+        world = node(tmp_path)
+        world.store_url = server.url
+        async with world, asyncio.timeout(60):
+            job = str((await world.submit("gaga-1", prompt="[slow] Hello"))["id"])
+            async with world.open("GET", f"/api/jobs/{job}/events") as response:
+                async for message in EventSource(response).aiter_sse():
+                    if message.json().get("detail") == "Running":
+                        break
+            shutil.copytree(files, kept := tmp_path / "kept")
+            assert (await world.ended(job))["status"] == "Completed"
+            server.kill()
+            shutil.rmtree(files)
+            kept.rename(files)
+            await asyncio.to_thread(server.start)
+            while (await world.http.get(f"/api/jobs/{job}")).json().get("status") != "Completed":
+                await asyncio.sleep(0.05)
+            assert await world.balance() == 980
 
 
 async def test_how_many_jobs_wait_is_not_told_while_nobody_can_count_them(

@@ -330,6 +330,12 @@ class Store(Protocol):
     async def renew(self, node: str) -> None:
         """Prolong the leases of all the node's claims."""
 
+    async def strays(self, node: str, driven: Collection[str]) -> Sequence[Claim]:
+        """Claims of the node's, `AT_ONCE` at the most, that it does not know of: of other jobs than those `driven`.
+
+        There are some where the store has come back as an older self.
+        """
+
     async def release(self, claim: Claim) -> None:
         """Give the job back unfinished, so that any node may claim it at once; nothing if the claim was lost.
 

@@ -288,6 +288,13 @@ class RedisStore:
             self._writes.doubt()
             raise
 
+    async def strays(self, node: str, driven: Collection[str]) -> Sequence[Claim]:
+        """Claims of the node's that it does not know of."""
+        held = await self._reads.call("ZRANGE", f"pollcast:held:{node}", 0, -1)
+        strange = [job for job in held if job.decode() not in driven]
+        taken = await self._read("taken", node, *strange[:AT_ONCE])
+        return [Claim(_job(record), node, int(epoch), float(since)) for epoch, since, record in taken]
+
     async def release(self, claim: Claim) -> None:
         """Give the job back unfinished."""
         await self._write("release", claim.job.id, claim.node, claim.epoch)

@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, ParamSpec, Self, TypeVar
@@ -337,6 +338,10 @@ class SqliteStore:
     async def renew(self, node: str) -> None:
         """Prolong the leases of all the node's claims."""
         await self._writer.run(_renew, node, self._clock.now() + self._lease)
+
+    async def strays(self, node: str, driven: Collection[str]) -> Sequence[Claim]:
+        """Claims of the node's that it does not know of."""
+        return await self._reader.run(_strays, node, frozenset(driven))
 
     async def release(self, claim: Claim) -> None:
         """Give the job back unfinished."""
@@ -814,6 +819,12 @@ def _take(db: Connection, job_id: str, node: str, lapses_at: float) -> Claim:
 
 def _renew(db: Connection, node: str, lapses_at: float) -> None:
     db.execute("UPDATE work SET lapses_at = ? WHERE node = ?", (lapses_at, node))
+
+
+def _strays(db: Connection, node: str, driven: Collection[str]) -> list[Claim]:
+    held = db.execute("SELECT record, epoch, since FROM work JOIN job ON job.id = work.job WHERE node = ?", (node,))
+    claims = (Claim(_job_of(row), node, row["epoch"], row["since"]) for row in held)
+    return list(islice((claim for claim in claims if claim.job.id not in driven), AT_ONCE))
 
 
 def _release(db: Connection, claim: Claim) -> None:

@@ -1051,6 +1051,15 @@ class StoreContract:
         clock.time += LEASE / 2
         assert [claim.job for claim in await store.claim("node-c", ROOMS, 2)] == [mine]
 
+    async def test_claims_that_a_node_does_not_know_of_are_named(self, store: Store, caller: Caller) -> None:
+        for _ in range(3):
+            await caller.admit()
+        known, stray, other = [await claim_one(store, node) for node in ("a", "a", "b")]
+        assert await store.strays("a", {known.job.id, other.job.id}) == [stray]
+        await store.release(stray)
+        assert await store.strays("a", {known.job.id}) == []
+        assert (await claim_one(store, "b")).job.id == stray.job.id
+
     async def test_a_released_job_can_be_claimed_at_once(self, store: Store, caller: Caller) -> None:
         await caller.admit()
         old = await claim_one(store, "node-a")

@@ -181,6 +181,10 @@ local function taken(node, jobs)
   return claims
 end
 
+function commands.taken(node, ...)
+  return taken(node, {...})
+end
+
 -- `once` is this claim's own name: asked again, it answers what it took. Leases that lapsed by `overdue` may be taken
 -- over; the node's own, all of them, last until `lapses_at` if it takes something. Then come queue, room and patience
 -- of each.
