@@ -52,6 +52,8 @@ _MOST_WORDS: Final = 200
 """Unknown words that are counted: what a provider makes up must not fill the memory."""
 _LAST_LOOK: Final = 60.0
 """Seconds that a job which is taken up again has at the least, whatever its deadline was."""
+_ASLEEP: Final = 10.0
+"""Seconds by which a poll comes too late only where this process was stopped for a while, or its clock was set."""
 _CANCEL: Final = 10.0
 """Seconds that a provider's cancel call may take."""
 _WAITING: Final = "Waiting to be taken"
@@ -215,6 +217,8 @@ class Drive:
         now = self._tools.clock.now()
         if self._canceled:
             raise _Canceled
+        if self._due and now - self._due > _ASLEEP:  # the work may have ended while nobody here could look
+            self._deadline = max(self._deadline, now + _LAST_LOOK)
         if now >= self._deadline:
             raise self._overdue("did not finish")
         if self._due:

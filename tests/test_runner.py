@@ -317,6 +317,13 @@ async def test_items_that_fail_are_refunded_in_the_final_event(world: World) -> 
     assert await world.balance() == 1000 - 30 + 10
 
 
+async def test_a_process_that_slept_past_a_deadline_looks_once_more_before_it_counts(world: World) -> None:
+    job = (await world.submit("gaga-1", prompt="[slow]"))["id"]
+    await reached(world, "gaga.check")
+    world.clock.at += 10 * 3600
+    assert (await world.ended(job))["status"] == "Completed"
+
+
 async def test_at_the_deadline_unfinished_items_count_as_failed(world: World) -> None:
     items = [{"unique_id": "a", "names": "A"}, {"unique_id": "b", "names": "[stuck]"}]
     final = final_of(await world.generate("ganai-bulk", items=items))
