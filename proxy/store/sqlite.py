@@ -217,7 +217,14 @@ _LINES: Final = (
 )
 # What is old is found without looking at all that is not.
 _AGES: Final = ("CREATE INDEX idempotency_by_age ON idempotency (at)",)
-_MIGRATIONS: Final = (_SCHEMA, _ENDS, _FEEDS, _TURNS, _COUNTS, _LINES, _AGES)
+_SPENT: Final = (
+    # A key outlives its job. Those whose job is forgotten are marked, so that nobody looks for them among the others.
+    "ALTER TABLE idempotency ADD COLUMN spent INTEGER NOT NULL DEFAULT 0",
+    "UPDATE idempotency SET spent = 1 WHERE NOT EXISTS (SELECT 1 FROM job WHERE job.id = idempotency.job)",
+    "DROP INDEX idempotency_by_age",
+    "CREATE INDEX idempotency_spent ON idempotency (at) WHERE spent",
+)
+_MIGRATIONS: Final = (_SCHEMA, _ENDS, _FEEDS, _TURNS, _COUNTS, _LINES, _AGES, _SPENT)
 """Each takes a database from one version (its place here) to the next; released ones are never edited."""
 
 
@@ -948,6 +955,7 @@ def _forget(db: Connection, job: Job) -> list[str]:
         (job.id, job.account),
     )
     db.execute("DELETE FROM job WHERE id = ?", (job.id,))
+    db.execute("UPDATE idempotency SET spent = 1 WHERE job = ?", (job.id,))
     db.told.append(Change(job.account, job.id, 0, deleted=True))
     return [output.blob for output in job.outputs if output.blob]
 
@@ -962,8 +970,9 @@ def _sweep(db: Connection, before: float, keys_before: float, limit: int) -> Swe
     ).fetchall()
     db.executemany("DELETE FROM asset WHERE id = ?", [(row["id"],) for row in assets])
     db.execute(
-        "DELETE FROM idempotency WHERE at < ? AND NOT EXISTS (SELECT 1 FROM job WHERE job.id = idempotency.job)",
-        (keys_before,),
+        """DELETE FROM idempotency WHERE (account, "key") IN
+           (SELECT account, "key" FROM idempotency WHERE spent AND at < ? ORDER BY at LIMIT ?)""",
+        (keys_before, limit),
     )
     return Swept(len(jobs) + len(assets), blobs + [row["blob"] for row in assets])
 

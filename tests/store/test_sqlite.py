@@ -225,6 +225,8 @@ async def test_a_database_of_the_first_schema_is_migrated_with_its_ends_and_its_
             row = (job, "acct_1", "suno", status, orjson.dumps(record).decode())
             db.execute("INSERT INTO job (id, account, model, status, record) VALUES (?, ?, ?, ?, ?)", row)
         db.execute("INSERT INTO work (job, node, lapses_at) VALUES ('job_2', 'node-a', 0)")
+        keys = [("of a job that is forgotten", "job_0"), ("of one that is kept", "job_2")]
+        db.executemany("INSERT INTO idempotency VALUES ('acct_1', ?, x'00', ?, 1)", keys)
         db.executemany(
             "INSERT INTO event (job, n, account, position, final, data) VALUES (?, ?, 'acct_1', ?, ?, ?)",
             [
@@ -249,6 +251,10 @@ async def test_a_database_of_the_first_schema_is_migrated_with_its_ends_and_its_
         clock.time += 10
         assert (await store.sweep(clock.now(), 10)).forgotten == 1
         assert await store.job("acct_1", "job_1") is None
+        clock.time += 2 * 86400
+        await store.sweep(clock.now(), 10)
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute('SELECT "key" FROM idempotency').fetchall() == [("of one that is kept",)]
 
 
 # --- one server ---
