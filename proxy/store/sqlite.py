@@ -53,6 +53,8 @@ T = TypeVar("T")
 
 _PATIENCE: Final = 5.0
 """Seconds to wait for another process's write: a command's, which takes milliseconds."""
+_HANGS: Final = 10.0
+"""Seconds after which a disk that answers nothing is said to be away."""
 _PRAGMAS: Final = """
     PRAGMA journal_mode = WAL;
     PRAGMA synchronous = FULL;
@@ -264,8 +266,12 @@ class SqliteStore:
             listener.put(None)
 
     async def ping(self) -> None:
-        """Prove that a transaction can be written now."""
-        await self._writer.run(_ping)
+        """Prove that a transaction can be written now, and to the file that others find at its path."""
+        try:
+            async with asyncio.timeout(_HANGS):
+                await self._writer.run(_ping, self._path, self._file)
+        except TimeoutError:
+            raise errors.Unavailable(f"The store {self._path} has not answered for {_HANGS:g} seconds.") from None
 
     async def agree(self, name: str, value: bytes) -> bytes:
         """The value kept under `name`."""
@@ -452,6 +458,7 @@ class SqliteStore:
                 writer.alone = True
             reader = stack.enter_context(closing(self._connect()))
             reader.executescript(_PRAGMAS + "PRAGMA query_only = ON;")
+            self._file = _identity(self._path) or (0, 0)
             self._opened = stack.pop_all()
         return writer, reader
 
@@ -510,8 +517,19 @@ def _version(db: Connection) -> int:
     return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
-def _ping(db: Connection) -> None:
+def _ping(db: Connection, path: Path, opened: tuple[int, int]) -> None:
     db.execute(f"PRAGMA application_id = {_MARK}")  # the smallest write there is: it rewrites the file's header
+    if _identity(path) != opened:
+        raise errors.Unavailable(f"The store {path} was deleted or replaced; what is recorded now is lost. Start anew.")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another that has its place."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _agree(db: Connection, name: str, value: bytes) -> bytes:

@@ -257,6 +257,33 @@ async def test_a_database_of_the_first_schema_is_migrated_with_its_ends_and_its_
         assert db.execute('SELECT "key" FROM idempotency').fetchall() == [("of one that is kept",)]
 
 
+# --- a file that is lost, a disk that hangs ---
+
+
+async def test_a_file_that_was_deleted_or_replaced_is_not_ready(path: Path) -> None:
+    async with SqliteStore(path, exclusive=True) as store:
+        await store.ping()
+        await asyncio.to_thread(path.unlink)
+        with pytest.raises(errors.Unavailable, match="deleted or replaced"):
+            await store.ping()
+        await asyncio.to_thread(path.touch)
+        with pytest.raises(errors.Unavailable, match="deleted or replaced"):
+            await store.ping()
+
+
+async def test_a_disk_that_hangs_is_not_ready(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "_HANGS", 0.05)
+    disk = threading.Event()
+    async with SqliteStore(path, exclusive=True) as store:
+        hanging = store._writer.run(lambda _: disk.wait())  # noqa: SLF001 - as a write that the disk holds
+        with pytest.raises(errors.Unavailable, match="not answered"):
+            await store.ping()
+        disk.set()
+        await hanging
+        monkeypatch.undo()
+        await store.ping()
+
+
 # --- one server ---
 
 
