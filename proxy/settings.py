@@ -9,7 +9,7 @@ import re
 from difflib import get_close_matches
 from ipaddress import ip_address
 from typing import Annotated, Any, Final, Literal, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
@@ -66,6 +66,11 @@ _ENVIRONMENT = SettingsConfigDict(
 )
 
 
+def _is_http(parts: SplitResult) -> bool:
+    """Whether it is a URL of http or https; ValueError where its port is no port, which is only then looked at."""
+    return parts.scheme in {"http", "https"} and parts.port != 0
+
+
 class Settings(BaseSettings):
     """The installation's settings: `POLLCAST_*`."""
 
@@ -109,7 +114,7 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, url: str) -> str:
         parts = urlsplit(url)
-        if url and not (parts.scheme in {"http", "https"} and parts.hostname):
+        if url and not (_is_http(parts) and parts.hostname):
             raise ValueError("must be an absolute http or https URL, such as https://cast.example.com")
         if parts.query or parts.fragment:
             raise ValueError("must be a URL without ? and #: paths are added to it")
@@ -154,7 +159,7 @@ class ClientSettings(BaseSettings):
     @classmethod
     def _origin(cls, url: str) -> str:
         parts = urlsplit(url)
-        if not (parts.scheme in {"http", "https"} and parts.hostname):
+        if not (_is_http(parts) and parts.hostname):
             raise ValueError("must be a server's URL, such as https://cast.example.com")
         return url.rstrip("/")
 
@@ -185,7 +190,7 @@ class ProviderSettings(BaseSettings):
     @classmethod
     def _origin(cls, url: str) -> str:
         parts = urlsplit(url)
-        plain = parts.scheme in {"http", "https"} and parts.hostname and "@" not in parts.netloc
+        plain = _is_http(parts) and parts.hostname and "@" not in parts.netloc
         # A path in front is let through: a gateway may serve several providers under one host.
         if not plain or parts.query or parts.fragment or re.search(r"/v\d+/?$", parts.path):
             raise ValueError("must be an origin such as https://api.example.com, without /v1")

@@ -262,6 +262,16 @@ def test_a_base_url_with_more_than_an_origin_is_refused(env: pytest.MonkeyPatch,
     assert complaint(GagaSettings).startswith("GAGA_BASE_URL: must be an origin")
 
 
+@pytest.mark.parametrize("port", ["0", "99999", "http"])
+def test_a_url_whose_port_is_none_is_refused_by_the_setting_s_name(env: pytest.MonkeyPatch, port: str) -> None:
+    env.setenv("GAGA_BASE_URL", f"http://gateway.example:{port}")
+    with pytest.raises(BadSetting, match="GAGA_BASE_URL"):
+        read(GagaSettings)
+    env.setenv("POLLCAST_PUBLIC_URL", f"http://cast.example:{port}")
+    with pytest.raises(BadSetting, match="POLLCAST_PUBLIC_URL"):
+        read(Settings)
+
+
 def test_a_base_url_may_have_a_path_in_front(env: pytest.MonkeyPatch) -> None:
     env.setenv("GAGA_BASE_URL", "https://gateway.example/gaga/")
     assert read(GagaSettings).base_url == "https://gateway.example/gaga"
