@@ -20,6 +20,7 @@ class Studio {
   #next; // where older jobs begin
   #closed = new AbortController();
   #refreshing;
+  #waiting; // takes back an order that the server does not take yet
 
   constructor(pollcast, models, account) {
     this.#pollcast = pollcast;
@@ -32,7 +33,8 @@ class Studio {
       .watchAll({ onEvent: (event) => this.#happened(event), onReady: () => this.#list() })
       .catch((error) => leave(error.message));
     // Orders that a reload interrupted go on; what becomes of them is in the feed.
-    for (const order of pollcast.resume()) order.catch((error) => error.event || this.#refused(error));
+    const onWaiting = ({ status, message }) => (find("order-error").textContent = status ? message : "");
+    for (const order of pollcast.resume({ onWaiting })) order.catch((error) => error.event || this.#refused(error));
   }
 
   close() {
@@ -49,6 +51,8 @@ class Studio {
     on("order-curl", "click", ({ target }) => this.#copied(asCurl, target));
     on("order-javascript", "click", ({ target }) => this.#copied(asJavaScript, target));
     on("older", "click", () => this.#list(this.#next));
+    const named = () => location.hash && this.#select(location.hash.slice(1), { reveal: true });
+    addEventListener("hashchange", named, { signal: this.#closed.signal });
     const timer = setInterval(() => this.#rows.forEach((row) => row.age()), 30_000);
     this.#closed.signal.addEventListener("abort", () => clearInterval(timer));
   }
@@ -101,29 +105,39 @@ class Studio {
 
   async #send(event) {
     event.preventDefault();
+    if (this.#waiting) return this.#waiting.abort();
     if (find("send").getAttribute("aria-disabled") === "true") return;
     this.#sending(true);
+    const taking = new AbortController();
+    let made = false;
     try {
       const order = await this.#order();
-      if (!order) return;
-      const watched = this.#pollcast.generate(order, {
+      if (!order) return this.#sending(false);
+      await this.#pollcast.generate(order, {
+        signal: taking.signal,
+        onWaiting: ({ status, message }) => {
+          if (!status) return; // a lost connection is told by itself
+          find("order-error").textContent = message;
+          this.#sending(true, taking);
+        },
         onEvent: ({ n, job }) => {
           if (n !== 1) return;
+          made = true;
           this.#sending(false);
           this.#select(job, { reveal: true });
         },
       });
-      await watched;
     } catch (error) {
+      if (!made) this.#sending(false);
       if (!error.event) this.#refused(error);
-    } finally {
-      this.#sending(false);
     }
   }
 
-  #sending(busy) {
-    find("send").textContent = busy ? "Sending …" : "Generate";
-    find("send").setAttribute("aria-disabled", String(busy));
+  #sending(busy, waiting) {
+    if (this.#waiting && !waiting) find("order-error").textContent = "";
+    this.#waiting = waiting;
+    find("send").textContent = waiting ? "Take back" : busy ? "Sending …" : "Generate";
+    find("send").setAttribute("aria-disabled", String(busy && !waiting));
   }
 
   #refused(error) {
@@ -191,7 +205,8 @@ class Studio {
   async #select(id, { reveal = false } = {}) {
     try {
       const row = this.#row(id);
-      if (!row.job) row.is(await this.#pollcast.request(`/api/jobs/${id}`));
+      // One that goes on is asked for anew: how long it may still take was said for the moment of asking.
+      if (!row.job || !FINAL.has(row.job.status)) row.is(await this.#pollcast.request(`/api/jobs/${id}`));
       for (const other of this.#rows.values()) other.mark(other === row);
       history.replaceState(null, "", `#${id}`);
       this.#stage.show(row.job, this.#models.get(row.job.model));

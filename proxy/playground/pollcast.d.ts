@@ -157,6 +157,14 @@ export interface WatchOptions {
   signal?: AbortSignal;
 }
 
+export interface OrderOptions extends WatchOptions {
+  /**
+   * Is told each time why the order has to be sent again: a PollcastError of a limit or of a server that is not ready, or
+   * the network's own error. An abort of `signal` then takes the order back, unless the server had it already.
+   */
+  onWaiting?: (error: Error) => void;
+}
+
 export interface Options {
   /** Where the server is; by default where pollcast.js came from. */
   url?: string | URL;
@@ -177,13 +185,13 @@ export interface Pollcast {
    * Orders, and watches the job. While the server is away, or a limit is reached, it goes on trying, always with the
    * same Idempotency-Key, so that the job is made once; an order that is refused rejects. After a reload see resume().
    */
-  generate(order: Order, options?: WatchOptions & { idempotencyKey?: string }): Watch;
+  generate(order: Order, options?: OrderOptions & { idempotencyKey?: string }): Watch;
 
   /**
    * The orders of this tab that were not over when the page was reloaded, each as generate() gave it: one whose answer
    * was lost is sent again under its Idempotency-Key; one that runs is watched on after its last event.
    */
-  resume(options?: WatchOptions): Watch[];
+  resume(options?: OrderOptions): Watch[];
 
   /** A job from its first event, by its id (with a key) or by a Link to its events (without). */
   watch(jobOrLink: string, options?: WatchOptions): Watch;

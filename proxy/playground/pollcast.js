@@ -102,20 +102,20 @@ class Pollcast {
     this.#closed.abort();
   }
 
-  #run(record, options) {
-    return this.#watching((signal) => this.#generated(record, signal), { ...options, order: record.order });
+  #run(record, { onWaiting, ...options } = {}) {
+    return this.#watching((signal) => this.#generated(record, signal, onWaiting), { ...options, order: record.order });
   }
 
   #watching(open, { signal, ...options } = {}) {
     return watching(open, { ...options, signal: AbortSignal.any([this.#closed.signal, signal].filter(Boolean)) });
   }
 
-  async *#generated(record, signal) {
+  async *#generated(record, signal, onWaiting) {
     let feed;
     try {
       if (await this.#isShared(record.order.model)) feed = this.#hub.join(signal);
       const inTime = this.#hub.isReady;
-      const isNew = !record.job && (await this.#post(record, signal));
+      const isNew = !record.job && (await this.#post(record, signal, onWaiting));
       if (!inTime) await feed?.ready();
       const events = feed
         ? this.#inFeed(feed, record.job, record.n, { all: isNew && inTime, signal })
@@ -132,10 +132,10 @@ class Pollcast {
   }
 
   /** Sends an order; gives whether the job was made just now, so that all of its events are still to come. */
-  async #post(record, signal) {
+  async #post(record, signal, onWaiting) {
     const headers = { "Idempotency-Key": record.key };
     const send = (signal) => this.request("/api/jobs", { body: record.order, headers, signal });
-    const job = await patiently(signal, this.#report, () => inTime(send, signal));
+    const job = await patiently(signal, this.#report, () => inTime(send, signal), onWaiting);
     this.#remember(this.#here(job.links.events));
     this.#records.save(record, { job: job.id });
     return job.event === 1;
@@ -637,7 +637,7 @@ async function inTime(ask, signal) {
 }
 
 /** Asks, ever more seldom, until there is an answer or a refusal that will not pass. */
-async function patiently(signal, report, ask) {
+async function patiently(signal, report, ask, onWaiting) {
   for (let pause = FIRST; ; pause = Math.min(2 * pause, SLOWEST)) {
     try {
       const answer = await ask();
@@ -646,6 +646,7 @@ async function patiently(signal, report, ask) {
     } catch (error) {
       if (signal.aborted || !isPassing(error)) throw error;
       report(error.status === 429);
+      onWaiting?.(error);
       await sleep(error.retryAfter * 1000 || pause * (0.75 + Math.random() / 2), signal);
     }
   }

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -329,6 +330,33 @@ async def test_an_account_without_tokens_is_told_the_price_and_its_balance(
     await expect(page.get_by_role("button", name="Generate")).to_be_enabled()
     assert all("418" in line for line in complaints)
     complaints.clear()
+
+
+async def test_an_order_that_waits_at_a_limit_says_why_and_can_be_taken_back(
+    tmp_path: Path, open_page: Open, complaints: list[str]
+) -> None:
+    async with World(tmp_path, clock=PacedClock(30), settings={"max_jobs": 1, "queue": 0}) as world:
+        page = await open_page(f"{world.origin}/")
+        await page.get_by_label("API key").fill(world.key)
+        await page.get_by_role("button", name="Open the playground").click()
+        await order(page, "[stuck]")
+        await expect(stage(page).locator(".pill")).to_have_text(re.compile("Processing"))
+        await order(page, "Hello")
+        await expect(page.locator("#order-error")).to_contain_text("1 unfinished")
+        await page.get_by_role("button", name="Take back").click()
+        await expect(page.get_by_role("button", name="Generate")).to_be_enabled()
+        await expect(page.locator("#order-error")).to_have_text("")
+        assert len((await world.http.get("/api/jobs")).json()["jobs"]) == 1
+        await page.close()
+        complaints.clear()
+
+
+async def test_an_address_with_another_job_s_name_shows_that_job(world: World, enter: Enter) -> None:
+    jobs = [(await world.generate("suno", prompt=prompt))[0]["job"] for prompt in ("First song", "Second song")]
+    page = await enter()
+    for job in jobs:
+        await page.goto(f"{world.origin}/#{job}")
+        await expect(stage(page)).to_contain_text(job)
 
 
 async def test_refused_fields_are_told_where_they_stand(enter: Enter, complaints: list[str]) -> None:
