@@ -53,7 +53,7 @@ _MOST_WORDS: Final = 200
 _LAST_LOOK: Final = 60.0
 """Seconds that a job which is taken up again has at the least, whatever its deadline was."""
 _ASLEEP: Final = 10.0
-"""Seconds by which a poll comes too late only where this process was stopped for a while, or its clock was set."""
+"""Seconds by which a poll is late where this process was stopped for a while, or its clock was set."""
 _CANCEL: Final = 10.0
 """Seconds that a provider's cancel call may take."""
 _WAITING: Final = "Waiting to be taken"
@@ -102,6 +102,10 @@ class Drive:
         self._recorder = tools.traces.of(claim.job.id) if tools.traces else None
         self._due = 0.0
         """When the next poll should be."""
+        self._asked = 0.0
+        """When the last poll was begun."""
+        self._slept = False
+        """Whether the deadline has been put off, once, for a last look after a sleep."""
         self._text = 0
         self._canceled = claim.job.cancel_requested
         self._wish: asyncio.Event | None = None
@@ -217,10 +221,12 @@ class Drive:
         now = self._tools.clock.now()
         if self._canceled:
             raise _Canceled
-        if self._due and now - self._due > _ASLEEP:  # the work may have ended while nobody here could look
-            self._deadline = max(self._deadline, now + _LAST_LOOK)
+        if now >= self._deadline and not self._slept and now - (self._asked or now) > polling.delay + _ASLEEP:
+            self._slept = True  # the work may have ended while nobody here could look
+            self._deadline = now + _LAST_LOOK
         if now >= self._deadline:
             raise self._overdue("did not finish")
+        self._asked = now
         if self._due:
             self._tools.metrics.poll_lag(self._provider.name).observe(max(now - self._due, 0))
         self._tools.polled[self._job.id] = now

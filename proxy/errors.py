@@ -178,6 +178,10 @@ class UpstreamCredits(JobError):
 
     code = "upstream_credits"
 
+    def __init__(self, words: str) -> None:
+        # Whose it is, first: clients have an account of their own, whose emptiness the same words could tell.
+        super().__init__(f"The operator's account at the provider is empty: {words}")
+
 
 class UpstreamAuth(JobError):
     """The provider refused the operator's key."""
