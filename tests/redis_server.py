@@ -3,12 +3,15 @@
 import asyncio
 import atexit
 import os
+import shlex
 import shutil
 import socket
 import struct
 import subprocess
 import sys
 import tempfile
+import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -65,10 +68,17 @@ class RedisServer:
         self.kill()
 
     def start(self) -> None:
+        """Start it, once more where it ends at once: its port may have been somebody else's for that moment."""
         command = [self._binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
-        self._process = subprocess.Popen([*command, *self._options], stdout=subprocess.DEVNULL)  # noqa: S603 -- ours
-        with self.client as client:
-            client.ping()
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            self._process = subprocess.Popen([*command, *self._options], stdout=subprocess.DEVNULL)  # noqa: S603 -- ours
+            while self._process.poll() is None and time.monotonic() < until:
+                with suppress(redis.ConnectionError), redis.Redis(port=self.port, protocol=2) as client:
+                    client.ping()
+                    return
+                time.sleep(0.02)
+        raise RuntimeError(f"{shlex.join(command)} does not answer.")
 
     @property
     def pid(self) -> int:
