@@ -48,15 +48,15 @@ def _inside(value: Any) -> Iterable[Any]:
 def validated(kind: type[Read], values: Mapping[str, Any]) -> Read:
     """The values as a record of that kind. Raises InvalidRequest with every field at fault."""
     try:
-        return kind.model_validate({name: _number(value) for name, value in values.items()})
+        return kind.model_validate({name: whole(value) for name, value in values.items()})
     except ValidationError as error:
         faults = [_fault(details) for details in error.errors(include_url=False)]
     raise InvalidRequest("; ".join(f"{fault.field}: {fault.message}" for fault in faults[:5]), faults) from None
 
 
-def _number(value: Any) -> Any:
-    """To JSON (and JSON Schema), 2.0 is a whole number too."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def whole(value: Any) -> Any:
+    """To JSON (and JSON Schema), 2.0 is a whole number too; above 2 to the 53rd, nobody knows which was meant."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1 << 53 else value
 
 
 def _fault(details: Any) -> FieldError:

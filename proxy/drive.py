@@ -103,7 +103,7 @@ class Drive:
         self._due = 0.0
         """When the next poll should be."""
         self._asked = 0.0
-        """When the last poll was begun."""
+        """When the last poll was begun, or the first one became possible."""
         self._slept = False
         """Whether the deadline has been put off, once, for a last look after a sleep."""
         self._text = 0
@@ -208,6 +208,7 @@ class Drive:
         self._wish = None
 
     def _poll_from_now(self, ticket: Ticket, *, resumed: bool) -> None:
+        self._asked = self._tools.clock.now()
         self._polling = Polling(
             self._provider,
             self._pace,
@@ -221,9 +222,8 @@ class Drive:
         now = self._tools.clock.now()
         if self._canceled:
             raise _Canceled
-        if now >= self._deadline and not self._slept and now - (self._asked or now) > polling.delay + _ASLEEP:
-            self._slept = True  # the work may have ended while nobody here could look
-            self._deadline = now + _LAST_LOOK
+        if now - self._asked > polling.delay + _ASLEEP:
+            self._put_off(now)
         if now >= self._deadline:
             raise self._overdue("did not finish")
         self._asked = now
@@ -235,7 +235,12 @@ class Drive:
             async with asyncio.timeout(self._deadline - now) as self._leash:
                 update = await polling.poll(now)
         except TimeoutError:
-            raise (_Canceled() if self._canceled else self._overdue("did not finish")) from None
+            if self._canceled:
+                raise _Canceled from None
+            later = self._tools.clock.now()
+            if later - self._deadline > _ASLEEP and self._put_off(later):
+                return
+            raise self._overdue("did not finish") from None
         finally:
             self._leash = None
             self._tools.metrics.polls(self._provider.name, polling.outcome or "interrupted").inc()
@@ -245,6 +250,13 @@ class Drive:
         if update.status is Status.COMPLETED:
             # It ended at some moment since the poll before; while little is known, that is long ago.
             self._pace.learn(now - (self._job.intended_at or now) - unseen / 2)
+
+    def _put_off(self, now: float) -> bool:
+        """Put off a deadline that passed in a sleep of this process, once: the work may have ended meanwhile."""
+        if self._slept or now < self._deadline:
+            return False
+        self._slept, self._deadline = True, now + _LAST_LOOK
+        return True
 
     async def _bounded(self, step: Awaitable[Awaited], wish: asyncio.Event) -> Awaited:
         """One step, within the deadline. Raises DeadlineExceeded, and _Canceled when the client wants the end."""

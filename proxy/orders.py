@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from proxy.bodies import json_object, validated
+from proxy.bodies import json_object, validated, whole
 from proxy.errors import FieldError, InvalidRequest, UnknownModel
 from proxy.job import Order
 from proxy.providers import MODELS
@@ -79,9 +79,9 @@ def _canonical(value: Any) -> bytes:
 
 
 def _unified(value: Any) -> Any:
-    """JSON knows one kind of number: 1 and 1.0 are equal."""
+    """The same for values that are equal, whatever they were written as."""
     if isinstance(value, dict):
         return {name: _unified(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [_unified(inner) for inner in value]
-    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1 << 53 else value
+    return whole(value)

@@ -57,7 +57,7 @@ class Runner:
         self._strange: set[str] = set()
         """Jobs that were passed on, as nobody here knows their model."""
         self._lost = False
-        """Whether changes went untold since the claims were last looked through: the store may be an older self."""
+        """Whether the store may have this node hold what it does not drive: changes went untold, or a release did."""
         self._unwanted: set[str] = set()
         """Jobs whose client has asked for their end since the last claim was begun."""
         self._counted: Mapping[str, int] = {}
@@ -159,8 +159,10 @@ class Runner:
 
     async def _release(self, claim: Claim) -> None:
         """Stopping: whoever starts next takes the job up where the record stands."""
-        with contextlib.suppress(Unavailable):
+        try:
             await asyncio.shield(self._store.release(claim))
+        except Unavailable:
+            self._lost = True
 
     def facts(self) -> Iterator[Metric]:
         """What is under way here now, for a scrape."""
@@ -200,16 +202,16 @@ class Runner:
 
     async def _has_let_go(self) -> bool:
         """Let go of jobs that the store has us hold, but that nobody here drives; whether there were any."""
-        if not self._lost:
-            return False
+        lost, self._lost = self._lost, False
         try:
-            strays = await self._store.strays(self._node, self._drives)
+            strays = await self._store.strays(self._node, self._drives) if lost else ()
         except Unavailable:
+            self._lost = True
             return False
-        self._lost = bool(strays)  # there may be more
         for claim in strays:
-            log.warning("%s is taken up again: the store has forgotten what became of it.", claim.job.id)
+            log.warning("%s is taken up again: nobody here drives it.", claim.job.id)
             await self._release(claim)
+        self._lost = self._lost or bool(strays)  # there may be more
         return bool(strays)
 
     async def _has_advanced(self) -> bool:

@@ -154,6 +154,7 @@ async def test_a_job_whose_end_redis_has_forgotten_is_taken_up_again(tmp_path: P
                     if message.json().get("detail") == "Running":
                         break
             shutil.copytree(files, kept := tmp_path / "kept")
+            assert (await world.http.get(f"/api/jobs/{job}")).json()["status"] == "Processing"
             assert (await world.ended(job))["status"] == "Completed"
             server.kill()
             shutil.rmtree(files)

@@ -363,6 +363,12 @@ def test_a_whole_number_may_be_written_with_a_point() -> None:
     assert faults("gpt-5.4-mini", **CAT, max_tokens=True).keys() == {"max_tokens"}
 
 
+@pytest.mark.parametrize("number", [b"18446744073709551616", b"1e300", b"9007199254740993.0"])
+def test_a_number_of_which_nobody_knows_the_last_digit_is_no_whole_one(number: bytes) -> None:
+    refused = refusal(b'{"model":"gpt-5.4-mini","prompt":"A cat","max_tokens":' + number + b"}")
+    assert [fault.field for fault in refused.errors] == ["max_tokens"]
+
+
 # --- extra ---
 
 

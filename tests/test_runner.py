@@ -324,6 +324,19 @@ async def test_a_process_that_slept_past_a_deadline_looks_once_more_before_it_co
     assert (await world.ended(job))["status"] == "Completed"
 
 
+async def test_a_process_that_slept_before_the_first_poll_looks_once_too(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poll_from_now = Drive._poll_from_now  # noqa: SLF001 - the moment behind the ticket
+
+    def sleep(drive: Drive, *ticket: Any, **options: Any) -> None:
+        poll_from_now(drive, *ticket, **options)
+        world.clock.at += 10 * 3600
+
+    monkeypatch.setattr(Drive, "_poll_from_now", sleep)
+    assert final_of(await world.generate("gaga-1", prompt="Hello"))["status"] == "Completed"
+
+
 async def test_at_the_deadline_unfinished_items_count_as_failed(world: World) -> None:
     items = [{"unique_id": "a", "names": "A"}, {"unique_id": "b", "names": "[stuck]"}]
     final = final_of(await world.generate("ganai-bulk", items=items))

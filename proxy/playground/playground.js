@@ -20,6 +20,7 @@ class Studio {
   #next; // where older jobs begin
   #closed = new AbortController();
   #refreshing;
+  #wanted; // the job that was chosen last
   #waiting; // takes back an order that the server does not take yet
 
   constructor(pollcast, models, account) {
@@ -34,7 +35,9 @@ class Studio {
       .catch((error) => leave(error.message));
     // Orders that a reload interrupted go on; what becomes of them is in the feed.
     const onWaiting = ({ status, message }) => (find("order-error").textContent = status ? message : "");
-    for (const order of pollcast.resume({ onWaiting })) order.catch((error) => error.event || this.#refused(error));
+    const onEvent = ({ n }) => n === 1 && (find("order-error").textContent = "");
+    for (const order of pollcast.resume({ onWaiting, onEvent }))
+      order.catch((error) => error.event || this.#refused(error));
   }
 
   close() {
@@ -203,10 +206,12 @@ class Studio {
   }
 
   async #select(id, { reveal = false } = {}) {
+    this.#wanted = id;
     try {
       const row = this.#row(id);
       // One that goes on is asked for anew: how long it may still take was said for the moment of asking.
       if (!row.job || !FINAL.has(row.job.status)) row.is(await this.#pollcast.request(`/api/jobs/${id}`));
+      if (this.#wanted !== id) return; // another was chosen meanwhile
       for (const other of this.#rows.values()) other.mark(other === row);
       history.replaceState(null, "", `#${id}`);
       this.#stage.show(row.job, this.#models.get(row.job.model));

@@ -442,6 +442,7 @@ class Hub {
 
   async #run(signal) {
     const link = await this.#server.scope(signal);
+    signal.throwIfAborted();
     // Without Web Locks (pages that are not secure) every tab has a connection of its own.
     if (!globalThis.navigator?.locks) return this.#lead(signal);
     // Tabs share by the server, the key's id, and what is asked for: all of a Link but what changes in it.

@@ -113,8 +113,8 @@ class Polling:
         self._interval = interval
         self._since = submitted_at
         self._nonsense = 0
-        self._missing: float | None = None
-        """Since when the provider says that it does not know the ticket."""
+        self._missing: tuple[float, ...] = ()
+        """When the provider said that it does not know the ticket, since it last said anything else."""
         self._seen = Seen()
 
     async def poll(self, now: float) -> Update | None:
@@ -123,10 +123,10 @@ class Polling:
         try:
             update = await self._provider.check(self.ticket, self._seen)
             self._seen.understood()
-            self._nonsense, self._missing, self.outcome = 0, None, "news"
+            self._nonsense, self._missing, self.outcome = 0, (), "news"
             self.ticket, wait = update.ticket or self.ticket, update.wait
         except Unchanged as answer:
-            self._nonsense, self._missing, self.outcome = 0, None, "unchanged"
+            self._nonsense, self._missing, self.outcome = 0, (), "unchanged"
             wait = answer.wait
         except ReadFailed as error:
             self.outcome = type(error).__name__.lower()
@@ -137,14 +137,13 @@ class Polling:
 
     def _judged(self, error: ReadFailed, now: float) -> Update | None:
         """The update that a failed read makes, if any; raises the JobError when it is the end."""
+        self._missing = (*self._missing, now) if isinstance(error, Missing) else ()
         match error:
             case CredentialRefused():
                 self._seen = Seen()  # the next answer is news, whatever it is: it takes back what is said here
                 return Update(detail=f"Suspended: the provider refuses the operator's key. {error.message}")
-            case Missing():
-                self._missing = now if self._missing is None else self._missing
-                if now - self._missing > _FORGETFUL:
-                    raise UpstreamFailed(f"The provider no longer knows this job: {error.message}")
+            case Missing() if len(self._missing) > 2 and now - self._missing[0] > _FORGETFUL:
+                raise UpstreamFailed(f"The provider no longer knows this job: {error.message}")
             case Nonsense():
                 self._nonsense += 1
                 if self._nonsense > _NONSENSE_BUDGET:

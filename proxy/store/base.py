@@ -408,7 +408,7 @@ class Store(Protocol):
     async def snapshot(self, account: str, jobs: Collection[str] | None = None) -> Stretch:
         """The newest event of every unfinished job of the account, or of every one of `jobs` that it has.
 
-        What is recorded while it is read may be left out, and stands above the head that is given.
+        As the feed stood at the head that is given: what is recorded while it is read stands above that.
         """
 
     def changes(self) -> AsyncIterator[Change]:

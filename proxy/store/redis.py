@@ -419,11 +419,9 @@ class RedisStore:
         named = list(dict.fromkeys(jobs if jobs is not None else (job.decode() for job in unfinished)))
         events: list[Event] = []
         for start in range(0, len(named), AT_ONCE):
-            found = await self._read("newest", account, *named[start : start + AT_ONCE])
+            found = await self._read("newest", account, head, *named[start : start + AT_ONCE])
             events += (_event(job.decode(), int(n), entry) for job, n, entry in found)
-        # What came meanwhile follows the head, and is told there.
-        before = (event for event in events if event.position <= head)
-        return Stretch(sorted(before, key=lambda event: event.position), head)
+        return Stretch(sorted(events, key=lambda event: event.position), head)
 
     def changes(self) -> AsyncIterator[Change]:
         """Tell every event recorded from this call on, whichever node records it.

@@ -311,6 +311,14 @@ async def test_a_job_that_the_provider_does_not_know_for_a_moment_goes_on(
     assert ended(events)["status"] == "Completed"
 
 
+async def test_a_job_that_is_not_known_now_and_then_between_other_failures_goes_on(
+    world: World, upstream: Literal
+) -> None:
+    restarting = [page(404), *[page(502)] * 7] * 4
+    events = await hello(world, upstream, *[generation("Running")] * 20, *restarting, SUCCESS)
+    assert ended(events)["status"] == "Completed"
+
+
 async def test_a_key_refused_in_the_middle_suspends_the_job_until_it_works_again(
     world: World, upstream: Literal
 ) -> None:

@@ -705,6 +705,7 @@ class StoreContract:
         after = await store.read_account(caller.account, snapshot.head, 1000)
         assert after
         assert all(event.position <= snapshot.head for event in snapshot.events)
+        assert {event.job for event in snapshot.events} == {claim.job.id for claim in claims}
         newest = {event.job: event.n for event in (*snapshot.events, *after.events)}
         assert newest == {claim.job.id: 2 for claim in claims}
 

@@ -22,13 +22,21 @@ function commands.read_account(account, after, limit)
   return found
 end
 
--- The newest event, streamed text left out, of each of the jobs.
-function commands.newest(account, ...)
+-- The newest event of each of the jobs, as the account's feed stood at `head`; streamed text is left out.
+function commands.newest(account, head, ...)
   local found = {}
+  head = tonumber(head)
   for _, job in ipairs({...}) do
-    if line_of(account, job) then
-      local n = call('HGET', 'pollcast:work:' .. job, 'shown') or call('LLEN', 'pollcast:events:' .. job)
-      table.insert(found, {job, tonumber(n), call('LINDEX', 'pollcast:events:' .. job, n - 1)})
+    local n = line_of(account, job)
+      and tonumber(call('HGET', 'pollcast:work:' .. job, 'shown') or call('LLEN', 'pollcast:events:' .. job))
+    while n and n > 0 do
+      local event = call('LINDEX', 'pollcast:events:' .. job, n - 1)
+      local position, mark = string.match(event, '^(%S+) (%S+) ')
+      if tonumber(position) <= head and mark ~= 'd' then
+        table.insert(found, {job, n, event})
+        break
+      end
+      n = n - 1
     end
   end
   return found
