@@ -73,11 +73,11 @@ async def test_from_a_key_and_an_uploaded_image_to_a_playing_video(world: World,
 
 async def test_a_dropped_file_is_uploaded(enter: Enter) -> None:
     page = await enter()
-    await page.evaluate(
-        """(bytes) => {
+    await page.locator(".drop").first.evaluate(
+        """(zone, bytes) => {
           const dataTransfer = new DataTransfer();
           dataTransfer.items.add(new File([new Uint8Array(bytes)], "dropped.png"));
-          document.querySelector(".drop").dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true }));
+          zone.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true }));
         }""",
         list(World.media("image")),
     )
