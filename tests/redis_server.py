@@ -13,6 +13,7 @@ import tempfile
 import time
 from contextlib import suppress
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -123,6 +124,12 @@ def contents(server: RedisServer) -> dict[bytes, bytes]:
         return {key: client.dump(key) for key in client.scan_iter()}
 
 
+def _linger_not(writer: asyncio.StreamWriter) -> None:
+    """Have the connection be reset when it is closed."""
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
 class Gate:
     """Passes on what goes to a Redis server and back; loses what it is told to lose."""
 
@@ -130,6 +137,8 @@ class Gate:
         self._server = server
         self._lose = 0
         self._shut = False
+        self._pauses = cycle(range(10))
+        """Tenths of a millisecond before a new connection is reset while it is shut: it gets more or less far."""
         self._open: set[asyncio.StreamWriter] = set()
         self.answering = asyncio.Event()
         """While it is not set, answers are kept back."""
@@ -169,13 +178,14 @@ class Gate:
     def reset(self) -> None:
         """Reset every connection, as a router does that has forgotten it."""
         for writer in self._open:
-            sock = writer.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            _linger_not(writer)
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._shut:
-            writer.close()
+            await asyncio.sleep(next(self._pauses) / 10_000)
+            _linger_not(writer)
+            writer.transport.abort()
             return
         behind, ahead = await asyncio.open_connection("127.0.0.1", self._server.port)
         self._open |= {writer, ahead}

@@ -54,20 +54,20 @@ class Wire:
 
         Raises redis.ConnectionError or redis.TimeoutError when it is not known which of them were carried out.
         """
-        if not self._connection.is_connected:
-            await self._connection.connect()
-            (loaded,) = await self._exchange([("SCRIPT", "LOAD", LIBRARY)])
-            if isinstance(loaded, ResponseError):
-                raise Broken(str(loaded))
-        return await self._exchange(commands)
-
-    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
         try:
-            await self._connection.send_packed_command(self._connection.pack_commands(commands))
+            if not self._connection.is_connected:
+                await self._connection.connect()
+                (loaded,) = await self._exchange([("SCRIPT", "LOAD", LIBRARY)])
+                if isinstance(loaded, ResponseError):
+                    raise Broken(str(loaded))
+            return await self._exchange(commands)
         except RuntimeError as error:
-            # uvloop's word for a connection that was reset while nobody used it; redis-py knows asyncio's alone.
+            # uvloop's word for a connection that was reset before this was noticed; redis-py knows asyncio's alone.
             await self._connection.disconnect(nowait=True)
             raise Broken(str(error)) from error
+
+    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+        await self._connection.send_packed_command(self._connection.pack_commands(commands))
         answers = [await self._answer() for _ in commands]
         for refusal in answers:
             # The script was flushed, or this is not the primary any more: another connection mends both.
@@ -198,4 +198,4 @@ def _until(end: float) -> Callable[[Exception], Awaitable[None]]:
 
 def _ours(answer: Any) -> Any:
     """What Redis answered; its error as ours."""
-    return unavailable(answer) if isinstance(answer, RedisError) else answer
+    return unavailable(answer) if isinstance(answer, Exception) else answer

@@ -485,6 +485,18 @@ async def test_connections_that_were_reset_while_nobody_used_them_are_made_anew(
         await behind_gate.ping()
 
 
+@pytest.mark.usefixtures("impatient")
+async def test_connections_that_are_cut_while_they_are_made_are_redis_being_away(
+    behind_gate: Store, gate: Gate
+) -> None:
+    gate.shut()
+    for _ in range(300):
+        with pytest.raises(errors.Unavailable):
+            await behind_gate.ping()
+    gate.open()
+    await behind_gate.ping()
+
+
 async def test_a_change_in_words_of_a_newer_version_is_told_as_lost_and_those_after_it_as_ever(
     nodes: tuple[Store, Store], server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
