@@ -223,7 +223,8 @@ class Runner:
 
     async def _listen(self) -> None:
         async for change in self._store.changes():
-            self._lost = self._lost or change.lost
+            if change.lost:
+                self._lost = True
             if change.cancel:
                 self._unwanted.add(change.job)
             if change.deleted and self._tools.traces is not None:
