@@ -124,10 +124,10 @@ def contents(server: RedisServer) -> dict[bytes, bytes]:
         return {key: client.dump(key) for key in client.scan_iter()}
 
 
-def _linger_not(writer: asyncio.StreamWriter) -> None:
-    """Have the connection be reset when it is closed."""
+def _reset(writer: asyncio.StreamWriter) -> None:
     sock = writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
 class Gate:
@@ -178,14 +178,12 @@ class Gate:
     def reset(self) -> None:
         """Reset every connection, as a router does that has forgotten it."""
         for writer in self._open:
-            _linger_not(writer)
-            writer.transport.abort()
+            _reset(writer)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._shut:
             await asyncio.sleep(next(self._pauses) / 10_000)
-            _linger_not(writer)
-            writer.transport.abort()
+            _reset(writer)
             return
         behind, ahead = await asyncio.open_connection("127.0.0.1", self._server.port)
         self._open |= {writer, ahead}

@@ -54,6 +54,16 @@ async def driven_by_a(nodes: Nodes) -> str:
     return job
 
 
+async def running(world: World) -> str:
+    """A job that goes on for a while, of which polls bring no news."""
+    job = str((await world.submit("gaga-1", prompt="[slow] Hello"))["id"])
+    async with world.open("GET", f"/api/jobs/{job}/events") as response:
+        async for message in EventSource(response).aiter_sse():
+            if message.json().get("detail") == "Running":
+                break
+    return job
+
+
 async def test_an_order_at_one_node_is_streamed_by_the_other(nodes: Nodes) -> None:
     a, b = nodes
     job = await a.submit("gaga-1", prompt="Hello")
@@ -125,11 +135,7 @@ async def test_a_node_that_gets_a_job_back_which_it_had_lost_drives_it_once_and_
     server = shared_server()
     flush(server)
     async with node(tmp_path) as world, asyncio.timeout(60):
-        job = str((await world.submit("gaga-1", prompt="[slow] Hello"))["id"])
-        async with world.open("GET", f"/api/jobs/{job}/events") as response:
-            async for message in EventSource(response).aiter_sse():
-                if message.json().get("detail") == "Running":
-                    break
+        job = await running(world)
         with server.client as client:  # as if another had taken it over, and let go of it
             before = int(client.hincrby(f"pollcast:work:{job}", "epoch", 1))
             client.zadd("pollcast:free", {job: 0})
@@ -148,11 +154,7 @@ async def test_a_job_whose_end_redis_has_forgotten_is_taken_up_again(tmp_path: P
         world = node(tmp_path)
         world.store_url = server.url
         async with world, asyncio.timeout(60):
-            job = str((await world.submit("gaga-1", prompt="[slow] Hello"))["id"])
-            async with world.open("GET", f"/api/jobs/{job}/events") as response:
-                async for message in EventSource(response).aiter_sse():
-                    if message.json().get("detail") == "Running":
-                        break
+            job = await running(world)
             shutil.copytree(files, kept := tmp_path / "kept")
             assert (await world.http.get(f"/api/jobs/{job}")).json()["status"] == "Processing"
             assert (await world.ended(job))["status"] == "Completed"
