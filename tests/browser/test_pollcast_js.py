@@ -261,12 +261,18 @@ async def test_orders_that_are_made_before_the_one_connection_stands_miss_nothin
     assert streams().count("/api/events") == 1
 
 
+async def two_tabs(world: World, caller: Caller, page: Page) -> Caller:
+    """A second tab beside the caller's, which reads for both."""
+    other = await Caller(page, world).connect()
+    for tab in (caller, other):
+        await tab.run("await new Promise((onReady) => pollcast.watchAll({ onEvent, onReady }))")
+    return other
+
+
 async def test_two_tabs_share_one_connection_and_both_see_everything(
     world: World, caller: Caller, streams: Streams, open_page: Open, elsewhere: str
 ) -> None:
-    other = await Caller(await open_page(elsewhere), world).connect()
-    for tab in (caller, other):
-        await tab.run("await new Promise((onReady) => pollcast.watchAll({ onEvent, onReady }))")
+    other = await two_tabs(world, caller, await open_page(elsewhere))
     jobs = [(await world.submit("gaga-1", prompt="Hello"))["id"] for _ in range(3)]
     for tab in (caller, other):
         await tab.until('seen.filter(({ status }) => status === "Completed").length === 3')
@@ -290,9 +296,7 @@ async def test_when_the_reading_tab_closes_the_next_goes_on_without_a_gap(
     world: World, caller: Caller, streams: Streams, open_page: Open, elsewhere: str
 ) -> None:
     clock: PacedClock = world.clock
-    other = await Caller(await open_page(elsewhere), world).connect()
-    for tab in (caller, other):
-        await tab.run("await new Promise((onReady) => pollcast.watchAll({ onEvent, onReady }))")
+    other = await two_tabs(world, caller, await open_page(elsewhere))
     clock.run(SLOW)
     job = (await world.submit("gaga-1", prompt="Hello"))["id"]
     await other.until("seen.length > 1")
@@ -304,14 +308,6 @@ async def test_when_the_reading_tab_closes_the_next_goes_on_without_a_gap(
     events = numbers(await other.seen(), job)
     assert events == list(range(1, len(events) + 1))
     assert streams() == ["/api/events", "/api/events"]
-
-
-async def two_tabs(world: World, caller: Caller, page: Page) -> Caller:
-    """A second tab beside the caller's, which reads for both."""
-    other = await Caller(page, world).connect()
-    for tab in (caller, other):
-        await tab.run("await new Promise((onReady) => pollcast.watchAll({ onEvent, onReady }))")
-    return other
 
 
 async def test_when_the_reading_tab_is_left_another_goes_on_and_it_hears_that_one_at_its_return(
