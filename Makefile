@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check fix cover bench bench-quick bench-compare soak chaos clean
+.PHONY: help install run test test-wide check fix cover bench bench-quick bench-compare soak chaos clean
 
 help:  ## what there is to do
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 22
@@ -21,8 +21,11 @@ $(READY): pyproject.toml
 run: $(READY)  ## a server against the built-in simulator, with a ready curl command
 	@$(BIN)/python server.py serve --demo
 
-test: $(READY)  ## all tests
-	$(BIN)/python -m pytest -n 4 --max-worker-restart 4
+test: $(READY)  ## every test but the wide ones, in under five minutes
+	$(BIN)/python -m pytest -n 4 --max-worker-restart 4 -m 'not wide'
+
+test-wide: $(READY)  ## the wide tests: other projects installed and built, cases repeated many times
+	$(BIN)/python -m pytest -n 2 --max-worker-restart 4 -m wide
 
 check: $(READY)  ## formatter, linter (with bandit's rules), types, import arrows, known vulnerabilities
 	$(BIN)/ruff format --check .
