@@ -39,6 +39,7 @@ async def events_of(http: httpx.AsyncClient, job: str) -> list[tuple[str, ...]]:
     return [(event["status"], str(event["n"]), event["at"]) for event in events]
 
 
+@pytest.mark.wide
 @pytest.mark.timeout(120)
 async def test_nodes_that_are_killed_and_paused_lose_nothing_and_buy_nothing_twice() -> None:
     verdict, line = await cluster.run(3, seed=7, jobs=40)

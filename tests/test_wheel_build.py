@@ -87,6 +87,7 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
     assert tracked == {name for name in ZipFile(wheel).namelist() if name.startswith("proxy/")}
 
 
+@pytest.mark.wide
 def test_the_installed_demo_makes_a_film_serves_its_pages_and_stops_when_told(
     demo: tuple[str, str, "subprocess.Popen[str]"], programs: Path, tmp_path: Path
 ) -> None:

@@ -30,6 +30,7 @@ def _cases(plan: Plan, row: str) -> set[tuple[str, ...]]:
     return {(name[0], name[2]) for name, _ in plan.book.under(row)}
 
 
+@pytest.mark.wide
 async def test_every_server_delivers_every_event_of_one_topic_and_of_many(plan: Plan) -> None:
     for server, each in (("pollcast", False), ("pollcast", True), ("naive", False), ("bare", True)):
         session = delivery.Session(server, 5, each, deliveries=50, idle=0.1)
@@ -45,6 +46,7 @@ async def test_nchan_delivers_every_event(plan: Plan) -> None:
     assert ("5 x 1", "nchan") in _cases(plan, "delivery")
 
 
+@pytest.mark.wide
 async def test_orders_are_answered_and_jobs_are_polled_as_often_as_by_the_bare_loops(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
