@@ -332,7 +332,7 @@ async def test_a_url_that_nobody_can_open_is_the_providers_fault(
     if model == "grok-imagine-video" and final["status"] == "Completed":  # its /content needs no URL of the job's
         assert final["url"].startswith(world.origin)
     else:
-        assert final.get("code") in {"upstream_failed", "upstream_protocol"}
+        assert final.get("code") in {"upstream_failed", "upstream_protocol", "deadline_exceeded"}
 
 
 # --- it asks no more for a hundred than for one ---
