@@ -12,7 +12,9 @@ import orjson
 from proxy.errors import JobError
 
 _HINT_LIMIT: Final = 120.0
-"""Seconds that a provider's hint to wait is believed."""
+"""The longest wait, in seconds, that a provider's hint can ask for."""
+_HINT_HORIZON: Final = 20 * 366 * 86400.0
+"""A date further ahead, in seconds, is no hint: it is a default such as the year 9999."""
 
 
 class NotTaken(Exception):
@@ -40,16 +42,28 @@ class Transient(ReadFailed):
     """Network, 5xx, 429: likely to pass."""
 
 
+class Resting(Transient):
+    """The circuit breaker is open: nothing was sent, and `wait` is its own."""
+
+
 class Nonsense(ReadFailed):
     """An answer that cannot be understood: malformed, of the wrong types, or refused with no sense in it."""
+
+
+class NotReady(Nonsense):
+    """The work has succeeded, but its result is not there yet."""
 
 
 class CredentialRefused(ReadFailed):
     """401 or 403: the operator's key does not work now."""
 
 
+class CreditRefused(CredentialRefused):
+    """402 or 418, or words that mean it: the operator's account at the provider is empty."""
+
+
 class Missing(ReadFailed):
-    """404, 410 or 400: the provider does not know the thing asked for."""
+    """404, 410 or 400 in JSON: the provider does not know the thing asked for. Gateways say it in other formats."""
 
 
 class Unchanged(Exception):
@@ -95,7 +109,8 @@ class Answer:
         milliseconds = self.headers.get("openai-poll-after-ms")
         if milliseconds and re.fullmatch("[0-9]{1,9}", milliseconds):
             return min(int(milliseconds) / 1000, _HINT_LIMIT)
-        return _retry_after(self.headers.get("retry-after"), self.at)
+        sent = _date(self.headers.get("date"))
+        return _retry_after(self.headers.get("retry-after"), self.at if sent is None else sent)
 
 
 class Seen:
@@ -124,13 +139,22 @@ class Seen:
 
 
 def _retry_after(value: str | None, now: float) -> float | None:
+    """The seconds that a Retry-After header asks for, if it can be believed; a date is read against `now`."""
     if not value:
         return None
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value.strip()):
         return min(float(value), _HINT_LIMIT)
+    at = _date(value)
+    if at is None or at - now > _HINT_HORIZON:
+        return None
+    return min(max(at - now, 0), _HINT_LIMIT)
+
+
+def _date(value: str | None) -> float | None:
+    """A header's date in seconds since the epoch; None where it is none, or one that no computer can mean."""
     try:
-        return min(max(parsedate_to_datetime(value).timestamp() - now, 0), _HINT_LIMIT)
-    except ValueError:
+        return parsedate_to_datetime(value).timestamp() if value else None
+    except (ValueError, TypeError, LookupError, OverflowError, OSError):
         return None
 
 

@@ -165,7 +165,7 @@ class Pollcast:
                 provider.upstream.turns.reserve = partial(store.shared.turns, provider.name)
         if store.shared is not None:
             breakers = {provider.name: provider.upstream.breaker for provider in providers.values()}
-            await stack.enter_async_context(_running(keep_agreeing(breakers, store.shared.health)))
+            await stack.enter_async_context(_running(keep_agreeing(breakers, store.shared)))
         metrics.watch(self._runner.facts)
         metrics.watch(self._feed.facts)
         if self._siblings is not None:

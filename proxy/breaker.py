@@ -1,14 +1,21 @@
-"""A breaker: after some failures in a row nobody asks a dead provider, until it is time for another try.
+"""Circuit breaker: a provider that fails for several jobs in a row gets no requests for some seconds, then one trial.
 
-Nodes that share a store learn of each other's failures and successes within a second (`keep_agreeing`).
+A failure is a 5xx answer or a network error. It counts once per job (or uploaded asset) until something else has failed
+too, so that one odd job cannot close a provider. Nodes that share a store exchange outcomes twice a second
+(`keep_agreeing`), and agree on who sends the trial.
 """
 
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+import secrets
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from itertools import islice
+from typing import Final, NamedTuple, Protocol
+
+import orjson
 
 from proxy.clock import Clock
 from proxy.errors import Unavailable
@@ -16,104 +23,250 @@ from proxy.errors import Unavailable
 log = logging.getLogger(__name__)
 
 _FAILURES: Final = 5
-"""Failures in a row, with no success between them, that open it."""
-_PAUSE: Final = 10.0
-"""Seconds until the next try (contract, section 4: it tries again within 10 s)."""
-_MEMORY: Final = 60.0
-"""Seconds after which a failure no longer counts."""
-_AGREE: Final = 0.5
+"""Failures in a row, with no success between them, that open the breaker."""
+_PAUSE: Final = 9.0
+"""Seconds without requests after the breaker has opened. With the delays below, every kind of request has become a
+possible trial within ten seconds (contract, section 4)."""
+_FAILING_DELAY: Final = 0.5
+"""Seconds after the pause in which only polls of jobs that did not fail may be the trial: they tell more."""
+_PAID_DELAY: Final = 1.0
+"""Seconds after the pause in which only polls may be the trial. Polls that the breaker held back are due in that time
+on every node, so an order is a trial only where no poll is to be done."""
+_TRIAL: Final = 9.0
+"""Seconds that a trial may take before another one is allowed."""
+_RETRY: Final = 1.0
+"""Seconds that other requests wait while a trial is under way."""
+MEMORY: Final = 60.0
+"""Seconds that an outcome counts."""
+_EXCHANGE_INTERVAL: Final = 0.5
 """Seconds between two exchanges with the other nodes."""
+_MOST_OUTCOMES: Final = 1000
+"""Outcomes that are kept for the next exchange, and failures that are kept at all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What opens a breaker, in failures, and for how long; after `memory` seconds a failure is forgotten."""
+class Subject(NamedTuple):
+    """The job, or the asset that is uploaded, for which a request is sent, and its account."""
 
-    failures: int = _FAILURES
-    pause: float = _PAUSE
-    memory: float = _MEMORY
+    account: str
+    job: str
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What one node has seen of a provider since it last told: a success, then so many failures."""
+subject: ContextVar[Subject | None] = ContextVar("subject", default=None)
+"""For whom this task sends requests. Requests for no job (a list of models, a check-up) say nothing of a provider."""
 
-    provider: str
+
+class Outcome(NamedTuple):
+    """The outcome of one request."""
+
+    account: str
+    job: str
     succeeded: bool
-    failures: int
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
-    """How a provider does, as all nodes see it: its failures in a row, and for how many seconds it is left alone."""
+class Told(NamedTuple):
+    """What a node told the others: its place among what was told, its age in seconds, and the text."""
 
-    failures: int
-    rest: float
+    place: str
+    age: float
+    text: bytes
 
 
-Agree = Callable[[Limits, Sequence[Seen]], Awaitable[Sequence[Health]]]
-"""Tells the other nodes what was seen here, and gives what all have seen."""
+class Shared(Protocol):
+    """What the breakers of several nodes need of their store."""
+
+    async def exchange(self, after: str, text: bytes) -> Sequence[Told]:
+        """Tell the other nodes (nothing, if empty); returns what all nodes have told after the place `after`."""
+
+    async def trial(self, provider: str, seconds: float) -> bool:
+        """Reserve the one trial of that many seconds; false while another one is reserved."""
 
 
 class Breaker:
-    """Counts what the provider's answers say of its health: only 5xx and network errors are failures."""
+    """One provider's circuit breaker.
+
+    It opens after five failures in a row if they belong to two accounts or more, or if no other job has succeeded in
+    the last minute. An account whose own last request succeeded in the last minute is never refused.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._failures = 0
-        self._last = -math.inf
+        self._failures: deque[tuple[Subject, float]] = deque(maxlen=_MOST_OUTCOMES)
+        """The failures that count since the last success, each with its time."""
+        self._last = self._last_success = -math.inf
+        """When the last failure was, and the last success."""
         self._until = 0.0
-        self._well = False
-        self._untold = 0
+        """Open until then, and then until a trial succeeds; 0 while it is closed."""
+        self._trial_until = 0.0
+        self._succeeded: dict[Subject, float] = {}
+        """The last success of each job in the last minute, oldest first."""
+        self._news: deque[Outcome] = deque(maxlen=_MOST_OUTCOMES)
+        self._provider = ""
+        self._shared: Shared | None = None
+
+    def share(self, provider: str, shared: Shared) -> None:
+        """Exchange outcomes with other nodes under the provider's name, and agree on trials with them."""
+        self._provider, self._shared = provider, shared
 
     @property
     def wait(self) -> float:
-        """Seconds until the provider is asked again; 0 while it is well."""
+        """Seconds until the provider is tried again; 0 while the breaker is closed."""
         return max(self._until - self._clock.monotonic(), 0.0)
 
+    def wait_of(self, account: str) -> float:
+        """The same for an account: 0 where its own requests succeed."""
+        return 0.0 if self._until and self._is_well(account) else self.wait
+
+    async def hold(self, *, paid: bool = False) -> float:
+        """Seconds that a request has to wait; at 0 it is sent now, and is the trial where one is needed."""
+        now, who = self._clock.monotonic(), subject.get()
+        if not self._is_open(now) or (who and self._is_well(who.account)):
+            return 0.0
+        if who is None:
+            return max(self._until - now, _RETRY)
+        allowed = self._until + self._delay(who, paid=paid)
+        if now < allowed:
+            return allowed - now
+        if now < self._trial_until or not await self._reserve():
+            return _RETRY
+        return 0.0
+
     def failed(self) -> None:
-        """Note a failure; from the fifth in a row on, each opens the breaker for another pause."""
-        now = self._clock.monotonic()
-        self._failures = self._failures + 1 if now - self._last <= _MEMORY else 1
-        self._last = now
-        self._untold += 1
-        if self._failures >= _FAILURES:
-            self._until = now + _PAUSE
+        """Note a failure: a 5xx answer, or no answer."""
+        self._heard(succeeded=False)
 
     def succeeded(self) -> None:
         """Note any other answer: the provider is alive."""
-        # Only what others may not know is worth telling them.
-        self._well = self._well or self._failures > 0 or self._until > 0
-        self._untold = 0
-        self._failures = 0
-        self._until = 0.0
+        self._heard(succeeded=True)
 
-    def tell(self, provider: str) -> Seen:
-        """What has been seen since the last call."""
-        seen = Seen(provider, self._well, self._untold)
-        self._well, self._untold = False, 0
-        return seen
+    def news(self) -> Sequence[Outcome]:
+        """The outcomes here since the last call, for the other nodes."""
+        news = list(self._news)
+        self._news.clear()
+        return news
 
-    def learn(self, health: Health) -> None:
-        """Take over what all nodes have seen, unless something was seen here that they do not know yet."""
-        if self._well or self._untold:
+    def learn(self, outcomes: Sequence[Outcome], age: float) -> None:
+        """Note outcomes of another node."""
+        for account, job, succeeded in outcomes:
+            self._note(Subject(account, job), self._clock.monotonic() - age, succeeded=succeeded)
+
+    def _heard(self, *, succeeded: bool) -> None:
+        who = subject.get()
+        if who is None:
             return
-        self._failures, self._last = health.failures, self._clock.monotonic()
-        self._until = self._last + health.rest
+        self._note(who, self._clock.monotonic(), succeeded=succeeded)
+        if self._shared is not None and (outcome := Outcome(*who, succeeded)) not in islice(reversed(self._news), 1):
+            self._news.append(outcome)
+
+    def _note(self, who: Subject, at: float, *, succeeded: bool) -> None:
+        if succeeded:
+            self._note_success(who, at)
+        else:
+            self._note_failure(who, at)
+
+    def _note_success(self, who: Subject, at: float) -> None:
+        self._succeeded.pop(who, None)
+        self._succeeded[who] = at
+        while self._succeeded[oldest := next(iter(self._succeeded))] < at - MEMORY:
+            del self._succeeded[oldest]
+        while self._failures and self._failures[0][1] <= at:
+            self._failures.popleft()
+        self._last_success = max(self._last_success, at)
+        if at >= self._last or not self._opens(self._last):
+            self._until = self._trial_until = 0.0
+
+    def _note_failure(self, who: Subject, at: float) -> None:
+        if at < self._last_success:
+            return  # another node's, from before a success that is known
+        if not self._is_open(at):
+            self._until = 0.0
+            while self._failures and self._failures[0][1] < at - MEMORY:
+                self._failures.popleft()
+        if self._failures and self._failures[-1][0] == who:
+            self._failures.pop()
+        self._failures.append((who, at))
+        self._last = max(self._last, at)
+        # A late answer to a request from before the pause does not prolong it.
+        if at >= self._until and (self._until or self._opens(at)):
+            self._until = at + _PAUSE
+
+    def _opens(self, at: float) -> bool:
+        if len(self._failures) < _FAILURES:
+            return False
+        failing = {who for who, _ in self._failures}
+        others = (since for who, since in self._succeeded.items() if who not in failing)
+        return len({who.account for who in failing}) > 1 or max(others, default=-math.inf) < at - MEMORY
+
+    def _is_open(self, now: float) -> bool:
+        return self._until > 0 and now - self._last <= MEMORY
+
+    def _is_well(self, account: str) -> bool:
+        """Whether the account's last request succeeded, in the last minute."""
+        recent = self._clock.monotonic() - MEMORY
+        succeeded = any(who.account == account and at >= recent for who, at in self._succeeded.items())
+        return succeeded and not any(who.account == account for who, _ in self._failures)
+
+    def _delay(self, who: Subject, *, paid: bool) -> float:
+        if paid:
+            return _PAID_DELAY
+        return _FAILING_DELAY if any(failing == who for failing, _ in self._failures) else 0.0
+
+    async def _reserve(self) -> bool:
+        """Reserve the trial, over all nodes; a node that cannot ask the others decides alone."""
+        self._trial_until = self._clock.monotonic() + _RETRY
+        try:
+            if self._shared is not None and not await self._shared.trial(self._provider, _TRIAL):
+                return False
+        except Unavailable as error:
+            log.debug("Cannot agree on a trial: %s", error.message)
+        self._trial_until = self._clock.monotonic() + _TRIAL
+        return True
 
 
-async def keep_agreeing(breakers: Mapping[str, Breaker], agree: Agree) -> None:
+async def keep_agreeing(breakers: Mapping[str, Breaker], shared: Shared) -> None:
     """Have the breakers, by provider, open and close on all nodes alike, until cancelled.
 
     While the others cannot be reached each node goes by what it sees itself.
     """
+    for provider, breaker in breakers.items():
+        breaker.share(provider, shared)
+    exchange = Exchange(breakers, shared)
     while True:
-        seen = [breaker.tell(provider) for provider, breaker in breakers.items()]
         try:
-            found = await agree(Limits(), seen)
+            await exchange.once()
         except Unavailable as error:
             log.debug("Cannot agree on how providers do: %s", error.message)
-        else:
-            for breaker, health in zip(breakers.values(), found, strict=True):
-                breaker.learn(health)
-        await asyncio.sleep(_AGREE)
+        await asyncio.sleep(_EXCHANGE_INTERVAL)
+
+
+class Exchange:
+    """One node's part in the exchange of outcomes."""
+
+    def __init__(self, breakers: Mapping[str, Breaker], shared: Shared) -> None:
+        self._breakers = breakers
+        self._shared = shared
+        self._node = secrets.token_hex(8)
+        self._number = 0
+        self._place = "0-0"
+        self._heard: dict[str, int] = {}
+        """By node, the number of the last text that was taken in: a text may be there twice."""
+
+    async def once(self) -> None:
+        """Tell the other nodes what was seen here, and take in what they have told."""
+        for place, age, text in await self._shared.exchange(self._place, self._text()):
+            self._place = place
+            told = orjson.loads(text)
+            if told["node"] != self._node and self._heard.get(told["node"]) != told["number"]:
+                self._heard[told["node"]] = told["number"]
+                self._learn(told["seen"], age)
+
+    def _text(self) -> bytes:
+        seen = {provider: [[*each] for each in breaker.news()] for provider, breaker in self._breakers.items()}
+        if not any(seen.values()):
+            return b""
+        self._number += 1
+        return orjson.dumps({"node": self._node, "number": self._number, "seen": seen})
+
+    def _learn(self, seen: Mapping[str, Sequence[tuple[str, str, bool]]], age: float) -> None:
+        for provider, outcomes in seen.items():
+            if provider in self._breakers:
+                self._breakers[provider].learn([Outcome(*each) for each in outcomes], age)

@@ -52,12 +52,12 @@ class Catalogue:
         """Who serves a model."""
         return self._providers[model]
 
-    async def check_available(self, model: str) -> None:
-        """Raises ProviderUnavailable, saying why, unless the model can be ordered now."""
+    async def check_available(self, model: str, account: str) -> None:
+        """Raises ProviderUnavailable, saying why, unless the account can order the model now."""
         provider = self._providers[model]
         if not provider.configured:
             raise ProviderUnavailable(f"{model} cannot be ordered here: this installation has no {provider.name} key.")
-        wait = math.ceil(provider.upstream.breaker.wait)
+        wait = math.ceil(provider.upstream.breaker.wait_of(account))
         if wait:
             message = f"{model} cannot be ordered now: {provider.name} fails again and again. Try in {wait} seconds."
             raise ProviderUnavailable(message, headers={"Retry-After": str(wait)})

@@ -13,7 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
-from proxy import tokens, trace
+from proxy import breaker, tokens, trace
 from proxy.answers import Nonsense, NotTaken, ReadFailed, Transient
 from proxy.blobs import Blobs
 from proxy.clock import Clock, cut_short
@@ -45,7 +45,8 @@ Written = TypeVar("Written")
 Awaited = TypeVar("Awaited")
 
 _MOST_EVENTS: Final = 20_000
-"""Events of one job: an upstream that never stops talking must not fill the log."""
+"""Events of one job, after which only outputs, streamed text and the end are recorded: a provider that never stops
+talking must not fill the log."""
 _MOST_TEXT: Final = 2_000_000
 """Characters of one streamed text: more than any model writes, less than a memory holds."""
 _MOST_WORDS: Final = 200
@@ -100,6 +101,7 @@ class Drive:
         self._deadline = (claim.job.intended_at or waits_since) + self._provider.settings.deadline
         self._polling: Polling | None = None
         self._recorder = tools.traces.of(claim.job.id) if tools.traces else None
+        self._subject = breaker.Subject(claim.job.account, claim.job.id)
         self._due = 0.0
         """When the next poll should be."""
         self._asked = 0.0
@@ -145,8 +147,9 @@ class Drive:
 
         Gives the seconds to the next step; None when it is over. Raises ClaimLost.
         """
+        breaker.subject.set(self._subject)  # for this step's own task, and those that it starts
         if self._recorder is not None:
-            trace.recorder.set(self._recorder)  # for this step's own task, and those that it starts
+            trace.recorder.set(self._recorder)
         try:
             await (self._order() if self._polling is None else self._poll(self._polling))
         except _Canceled:
@@ -187,7 +190,9 @@ class Drive:
             raise self._overdue("could not take this order")
 
     def _overdue(self, failure: str) -> DeadlineExceeded:
-        return DeadlineExceeded(f"{self._provider.name} {failure} within {self._provider.settings.deadline:g} seconds.")
+        seconds = self._provider.settings.deadline
+        trouble = self._polling.trouble if self._polling else ""
+        return DeadlineExceeded(f"{self._provider.name} {failure} within {seconds:g} seconds. {trouble}".rstrip())
 
     async def _order(self) -> None:
         """Take the order to its ticket, or the provider's stream to its end."""
@@ -213,6 +218,7 @@ class Drive:
             self._provider,
             self._pace,
             ticket,
+            self._tools.clock,
             submitted_at=self._job.intended_at or self._job.created_at,
             interval=self._provider.settings.poll_interval,
             resumed=resumed,
@@ -321,6 +327,8 @@ class Drive:
                 return await self._provider.prepare(self._job.order, inputs)
             except Transient as error:
                 wait, failure = error.wait, UpstreamUnreachable(f"{error.message} Nothing was ordered.")
+            except Nonsense as error:  # a gateway's page, most likely: nothing is paid yet, so it is asked again
+                wait, failure = error.wait, UpstreamProtocol(f"{error.message} Nothing was ordered.")
             except Unavailable as error:  # an asset's record, or its bytes
                 wait, failure = None, Internal(f"{error.message} Nothing was ordered.")
             if tools.clock.now() + pause > self._deadline:
@@ -388,8 +396,8 @@ class Drive:
         if update.status is not None:
             await self._end(update)
             return
-        if self._job.event >= _MOST_EVENTS:
-            raise UpstreamProtocol(f"The provider has made {_MOST_EVENTS} events of one job; it is given up.")
+        if self._job.event >= _MOST_EVENTS and not (update.outputs or update.delta or update.ticket):
+            return
         draft = await self._news(update)
         accepted = update.ticket is not None and self._job.ticket is None
         if draft.fields or accepted:

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from proxy import breaker
 from proxy.blobs import Blobs
 from proxy.errors import NotFound, UpstreamRejected, UpstreamUnreachable
 from proxy.fetch import Fetcher, FetchFailed, NotPublic
@@ -36,7 +37,12 @@ class JobInputs:
     async def uploaded(self, ref: str, upload: Callable[[File], Awaitable[Uploaded]]) -> Uploaded:
         """What the provider's `upload` makes of the bytes behind `ref`; they are uploaded once for the job."""
         if ref not in self._uploads:
-            self._uploads[ref] = await upload(await self.file(ref))
+            file = await self.file(ref)
+            job = breaker.subject.set(breaker.Subject(self.job.account, ref))  # a bad file counts once, whatever job
+            try:
+                self._uploads[ref] = await upload(file)
+            finally:
+                breaker.subject.reset(job)
         uploaded: Uploaded = self._uploads[ref]
         return uploaded
 

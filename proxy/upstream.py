@@ -10,7 +10,7 @@ import base64
 import socket
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from types import SimpleNamespace, TracebackType
 from typing import Any, Final, Self
@@ -34,9 +34,11 @@ from proxy import errors, sse, trace
 from proxy.answers import (
     Answer,
     CredentialRefused,
+    CreditRefused,
     Missing,
     Nonsense,
     NotTaken,
+    Resting,
     Seen,
     Transient,
     loads,
@@ -54,12 +56,14 @@ _ANSWER_LIMIT: Final = 96 << 20
 _MESSAGE_LIMIT: Final = 500
 _PASSING: Final = frozenset({408, 409, 425, 429})
 """4xx answers to a read that are likely to pass."""
+_ABSENT: Final = frozenset({400, 404, 410})
+"""Answers to a read by which a provider says, in JSON, that it does not know what is asked for."""
 _STREAMS: Final = frozenset({"text/event-stream", "text/plain", "application/octet-stream"})
 """What a stream may call itself; the last is what aiohttp says where nothing is said."""
-_RESTING: Final = "The provider fails again and again; it is left alone for some seconds."
-_READ: Final = ClientTimeout(total=60, connect=10, sock_read=30)
-_SUBMIT: Final = ClientTimeout(total=180, connect=10, sock_read=120)
-_STREAM: Final = ClientTimeout(total=None, connect=10)
+_RESTING: Final = "The provider has failed several times in a row; no request is sent to it for some seconds."
+_READ: Final = ClientTimeout(total=60, sock_connect=10, sock_read=30)
+_SUBMIT: Final = ClientTimeout(total=180, sock_connect=10, sock_read=120)
+_STREAM: Final = ClientTimeout(total=None, sock_connect=10)
 """A stream may be silent for long, and what it makes is paid for: only the job's deadline ends the wait."""
 _BAD_FILE: Final = ("file upload failed", "invalid file format")
 """What is wrong with an upload, in the words of the one page that tells (Gaga, Upload an asset)."""
@@ -125,7 +129,7 @@ class Upstream:
 
     async def __aenter__(self) -> Self:
         reads = ClientSession(
-            connector=TCPConnector(limit=32),
+            connector=TCPConnector(limit=0),  # the rate limiter does the pacing
             timeout=_READ,
             cookie_jar=DummyCookieJar(),
             headers=self.own.credential,  # `_read` goes to the own origin alone, and follows no redirect
@@ -167,11 +171,10 @@ class Upstream:
         answer = await self._read("GET", path, query=query)
         if self.refuses_key(answer):
             raise CredentialRefused(self._explained(answer))
-        try:
+        if answer.status in _ABSENT and loads(answer.body) is None:
+            raise Nonsense(f"HTTP {answer.status} without JSON: is this the provider's base URL?")
+        with suppress(Missing):
             self._readable(answer)
-        except Missing:
-            if loads(answer.body) is None:
-                raise Nonsense(f"HTTP {answer.status} without JSON: is this the provider's base URL?") from None
 
     async def upload(self, path: str, name: str, file: File) -> Answer:
         """Post one file as multipart: unpaid, so that it may be repeated.
@@ -197,8 +200,8 @@ class Upstream:
     async def _read(
         self, method: str, path: str, query: Mapping[str, str] | None = None, data: FormData | None = None
     ) -> Answer:
-        if self.breaker.wait:
-            raise Transient(_RESTING, self.breaker.wait)
+        if wait := await self.breaker.hold():
+            raise Resting(_RESTING, wait)
         await self.turn()
         began = time.monotonic()
         try:
@@ -219,13 +222,23 @@ class Upstream:
         if answer.ok:
             return answer
         message = self._explained(answer)
-        if answer.status in {401, 403} or self._says(answer, self._refused_key):
-            raise CredentialRefused(message)
-        if answer.status in {400, 404, 410}:
-            raise Missing(message)
+        self.check_suspended(answer)
+        if answer.status in _ABSENT and isinstance(loads(answer.body), dict):
+            raise Missing(message, answer.wait)
         if _passes(answer):
             raise Transient(message, answer.wait)
-        raise Nonsense(message)
+        raise Nonsense(message, answer.wait)
+
+    def check_suspended(self, answer: Answer) -> None:
+        """Raises CredentialRefused for a read that the operator's key or account, as it is now, does not open.
+
+        Its status or its words say so; a success may say it in words.
+        """
+        status = None if answer.ok else answer.status
+        if status in {402, 418} or self._says(answer, self._no_credit):
+            raise CreditRefused(self._explained(answer), answer.wait)
+        if status in {401, 403} or self._says(answer, self._refused_key):
+            raise CredentialRefused(self._explained(answer), answer.wait)
 
     # --- submits: paid, sent once; who sends has waited for its turn before it noted that it would ---
 
@@ -258,8 +271,8 @@ class Upstream:
         body: dict[str, Any] = {"data": _form(request.form)} if request.form else _json(request.json)
         headers: LooseHeaders = {**self.own.credential, **body.pop("headers", {})}
         progress = SimpleNamespace(sent=False)
-        if self.breaker.wait:
-            raise NotTaken(errors.UpstreamUnreachable(_RESTING), self.breaker.wait)
+        if wait := await self.breaker.hold(paid=True):
+            raise NotTaken(errors.UpstreamUnreachable(_RESTING), wait)
         began = time.monotonic()
         try:
             response = await self._paid.post(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.chaos import exchanges, kills
+from tests.chaos import exchanges, kills, oddities
 
 
 @pytest.mark.timeout(120)
@@ -19,3 +19,30 @@ async def test_upstreams_that_do_everything_wrong_are_sent_each_order_once() -> 
     assert not verdict.findings, f"{line}\n{verdict.evidence()}"
     assert line.startswith("exchanges: sqlite, seed 7, ")
     assert verdict.ends["Completed"]
+
+
+ORDINARY = "ABL"
+"""The kinds of odd answers that this version copes with."""
+
+
+@pytest.mark.timeout(120)
+async def test_odd_answers_end_no_paid_job_early() -> None:
+    campaign, line = await oddities.run(60, seed=7, kinds=ORDINARY)
+    assert not campaign.findings, f"{line}\n{campaign.evidence()}"
+    assert campaign.odd >= 60
+
+
+@pytest.mark.wide
+@pytest.mark.timeout(300)
+async def test_hundreds_of_odd_answers_end_no_paid_job_early() -> None:
+    campaign, line = await oddities.run(600, seed=8, kinds=ORDINARY)
+    assert not campaign.findings, f"{line}\n{campaign.evidence()}"
+    assert {kind for kind, _ in campaign.upstream.counted} == {*ORDINARY}
+
+
+@pytest.mark.wide
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("store", ["sqlite", "redis"])
+async def test_thirty_kills_lose_nothing(store: str) -> None:
+    verdict, line = await kills.run(30, seed=11, store=store)
+    assert not verdict.findings, f"{line}\n{verdict.evidence()}"

@@ -12,13 +12,14 @@ import pytest
 from httpx_sse import EventSource
 
 from proxy import errors, tokens
-from proxy.breaker import Breaker, Health, Limits, Seen
+from proxy.breaker import Breaker, Exchange
 from proxy.clock import SystemClock
 from proxy.settings import BadSetting
 from proxy.simulator import Simulator
 from proxy.store import open_store
 from proxy.store.base import Shared
 from proxy.turns import Turns
+from tests.outcomes import failed, sending_for
 from tests.redis_server import SAFE, Gate, RedisServer, flush, shared_server, tls_options
 from tests.world import JumpClock, World, events_of
 
@@ -345,8 +346,8 @@ async def test_a_clock_that_is_set_back_stops_no_provider() -> None:
     clock = ClockSetBack()
     turns, breaker = Turns(clock, 2), Breaker(clock)
     await turns.wait()
-    for _ in range(5):
-        breaker.failed()
+    for n in range(5):
+        failed(breaker, f"job-{n}")
     clock.ahead = 0
     began = clock.at
     await turns.wait()
@@ -355,33 +356,34 @@ async def test_a_clock_that_is_set_back_stops_no_provider() -> None:
     assert breaker.wait <= 10
 
 
-async def test_a_provider_that_fails_at_two_nodes_is_left_alone_by_both_until_one_sees_it_well() -> None:
+async def test_breakers_of_two_nodes_open_and_close_together() -> None:
     flush(shared_server())
     clock = JumpClock()
     async with open_store(shared_server().url, clock) as store:
         assert store.shared
         a, b = Breaker(clock), Breaker(clock)
+        exchanges = [Exchange({"Gaga": breaker}, store.shared) for breaker in (a, b)]
+        for breaker in (a, b):
+            breaker.share("Gaga", store.shared)
 
-        async def agree(breaker: Breaker) -> None:
-            assert store.shared
-            (health,) = await store.shared.health(Limits(), [breaker.tell("Gaga")])
-            breaker.learn(health)
+        async def agree() -> None:
+            for exchange in (*exchanges, *exchanges):
+                await exchange.once()
 
-        for breaker, failures in ((a, 3), (b, 2)):
-            for _ in range(failures):
-                breaker.failed()
-            assert breaker.wait == 0
-            await agree(breaker)
-        await agree(a)
-        assert a.wait == b.wait == 10
-        clock.at += 10
-        b.succeeded()
-        await agree(b)
-        await agree(a)
-        a.failed()
-        await agree(a)
+        for breaker, jobs in ((a, ("1", "2", "3")), (b, ("4", "5"))):
+            for job in jobs:
+                failed(breaker, job)
         assert a.wait == b.wait == 0
-        assert await store.shared.health(Limits(), [Seen("Gaia", succeeded=False, failures=0)]) == [Health(0, 0)]
+        await agree()
+        assert 0 < a.wait <= 9
+        assert a.wait == pytest.approx(b.wait, abs=1)
+        clock.at += 9
+        with sending_for("6"):
+            assert [await breaker.hold() for breaker in (a, b)] == [0, 1]  # the one trial, over both
+            a.succeeded()
+        await agree()
+        with sending_for("7"):
+            assert [await breaker.hold() for breaker in (a, b)] == [0, 0]
 
 
 async def test_a_node_that_asked_nothing_leaves_a_provider_alone_that_fails_at_the_other(
@@ -389,7 +391,8 @@ async def test_a_node_that_asked_nothing_leaves_a_provider_alone_that_fails_at_t
 ) -> None:
     a, _ = nodes
     a.simulator.fault("gaga.check", "500", times=50)
-    await a.submit("gaga-1", prompt="Hello")  # one job, which one node drives
+    for prompt in ("one", "two"):
+        await a.submit("gaga-1", prompt=prompt)
 
     async def left_alone() -> None:
         for each in nodes:

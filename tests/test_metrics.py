@@ -105,10 +105,11 @@ async def test_a_word_that_a_provider_s_page_does_not_name_raises_the_alarm(worl
 
 async def test_a_provider_that_is_left_alone_is_told(world: World) -> None:
     world.simulator.fault("gaga.check", "500", times=20)
-    job = await world.submit("gaga-1", prompt="Hello")
+    jobs = [await world.submit("gaga-1", prompt=prompt) for prompt in ("one", "two")]
     while 'pollcast_breaker_open{provider="Gaga"} 1.0' not in (await world.http.get("/metrics")).text:
         await asyncio.sleep(0)
-    await world.http.post(f"/api/jobs/{job['id']}/cancel")
+    for job in jobs:
+        await world.http.post(f"/api/jobs/{job['id']}/cancel")
 
 
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "Via", "X-Real-IP"])

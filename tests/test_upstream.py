@@ -14,6 +14,7 @@ from proxy import errors
 from proxy.answers import (
     Answer,
     CredentialRefused,
+    CreditRefused,
     Missing,
     Nonsense,
     NotTaken,
@@ -114,9 +115,9 @@ async def refusal(answer: Handler, **words: Any) -> Exception:
     return caught.value
 
 
-async def failure(answer: Handler) -> ReadFailed:
+async def failure(answer: Handler, **settings: Any) -> ReadFailed:
     """How a read fails."""
-    async with wired(answer) as wire:
+    async with wired(answer, **settings) as wire:
         with pytest.raises(ReadFailed) as caught:
             await wire.upstream.get("/v1/generations/1")
     return caught.value
@@ -222,8 +223,6 @@ async def test_a_refusal_without_words_says_so() -> None:
     [
         ("7", 7),
         ("0.5", 0.5),
-        ("Fri, 15 Jan 2027 08:00:30 GMT", 30),
-        ("Fri, 15 Jan 2027 07:00:00 GMT", 0),
         ("86400", 120),
         ("soon", None),
         ("-1", None),
@@ -345,13 +344,14 @@ async def test_a_read_is_a_get_with_the_credential_and_its_query() -> None:
         (302, Nonsense),
         (400, Missing),
         (401, CredentialRefused),
-        (402, Nonsense),
+        (402, CreditRefused),
         (403, CredentialRefused),
         (404, Missing),
         (405, Nonsense),
         (408, Transient),
         (409, Transient),
         (410, Missing),
+        (418, CreditRefused),
         (425, Transient),
         (429, Transient),
         (500, Transient),
@@ -363,6 +363,16 @@ async def test_a_read_says_which_way_it_failed(status: int, kind: type[ReadFaile
     error = await failure(reply(status, {"message": "Not now."}, {"Location": "/elsewhere"}))
     assert type(error) is kind
     assert error.message == f"Not now. (HTTP {status})"
+
+
+@pytest.mark.parametrize("status", [400, 404, 410])
+async def test_a_gateway_s_page_says_nothing_of_the_thing_asked_for(status: int) -> None:
+    assert type(await failure(reply(status, HTML))) is Nonsense
+
+
+@pytest.mark.parametrize("status", [400, 403, 429, 500])
+async def test_a_read_knows_an_empty_account_by_its_words(status: int) -> None:
+    assert type(await failure(reply(status, {"message": "No credits!"}), no_credit=("no credits",))) is CreditRefused
 
 
 async def test_a_read_knows_a_refused_key_by_its_code_too() -> None:
@@ -627,6 +637,13 @@ def test_a_success_without_a_ticket_is_of_unknown_outcome_and_says_what_it_said(
         ({"retry-after": "Fri, 15 Jan 2027 08:01:00 GMT"}, 60),
         ({"retry-after": "Fri, 15 Jan 2038 08:01:00 GMT"}, 120),
         ({"retry-after": "Fri, 99 Jan 2027 08:01:00 GMT"}, None),
+        ({"retry-after": "Fri, 15 Jan 2027 07:00:00 GMT"}, 0),
+        ({"retry-after": "Fri, 15 Jan 2027 09:00:30 GMT", "date": "Fri, 15 Jan 2027 09:00:00 GMT"}, 30),
+        ({"retry-after": "Fri, 15 Jan 2027 08:00:30 GMT", "date": "Fri, 15 Jan 99999999999 09:00:00 GMT"}, 30),
+        ({"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}, None),
+        ({"retry-after": "Fri, 15 Jan 99999999999 08:01:00 GMT"}, None),
+        ({"retry-after": "Fri, 15 Jan 2027 08:01:00 +99999999999999999"}, None),
+        ({"retry-after": "-5"}, None),
     ],
 )
 def test_a_hint_to_wait_is_believed_within_bounds(headers: dict[str, str], wait: float | None) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from proxy import media
+from proxy import breaker, media
 from proxy.answers import CredentialRefused, ReadFailed, Transient
 from proxy.api.services import Services
 from proxy.errors import Conflict, NotFound, UpstreamFailed
@@ -75,6 +75,7 @@ class Contents:
 async def _asked(provider: Provider, job: Job, n: int) -> Source:
     """Where the provider says that the output is; where it cannot be asked now, its URL as it was."""
     output = job.outputs[n]
+    breaker.subject.set(breaker.Subject(job.account, job.id))
     try:
         async with asyncio.timeout(_PATIENCE):
             return await provider.content(job.ticket or {}, output, n)

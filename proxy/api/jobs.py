@@ -107,7 +107,7 @@ class Jobs:
 
     async def _new(self, key: Key, reading: orders.Reading, admission: Admission) -> Admitted:
         await self._check(key, reading.order, reading.references)
-        await self.services.catalogue.check_available(reading.order.model)
+        await self.services.catalogue.check_available(reading.order.model, key.account)
         try:
             admitted = await self.services.store.admit(admission)
         except RateLimited:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Answer, Nonsense, loads
+from proxy.answers import Answer, loads
 from proxy.clock import Clock
 from proxy.errors import Interrupted, UpstreamFailed
 from proxy.job import Kind, Order, Output, Role, Status
@@ -105,6 +105,8 @@ def _style(style: str | None, known: Mapping[str, str]) -> str | None:
 
 
 _SENDS = frozenset({"model", "prompt", "style"})
+_LATE = "Completed, but without a url yet"
+"""What is shown of a frame that says Completed and lacks its result; the next one may bring it."""
 
 
 def _model(name: str, kind: Kind, tokens: int, fields: type[Fields] = PromptFields, **more: Any) -> Model:
@@ -145,7 +147,7 @@ class AiNow(Provider):
 
     async def stream(self, request: Request) -> AsyncGenerator[Update]:
         """Every word but `Completed` and `Error` means still working."""
-        role = Role.AUDIO if request.json["model"] == "suno" else Role.VIDEO
+        role, late = Role.AUDIO if request.json["model"] == "suno" else Role.VIDEO, False
         async with self.upstream.open_stream(request) as messages:
             if isinstance(messages, Answer):
                 raise self._not_a_stream(messages)
@@ -153,9 +155,12 @@ class AiNow(Provider):
             async for message in messages:
                 update = self._update(message, role)
                 if update is not None:
+                    late = update.detail == _LATE
                     yield update
                 if update is not None and update.status is not None:
                     return
+        if late:
+            raise UpstreamFailed("AI-Now says Completed without a url that can be opened.")
         raise Interrupted("AI-Now's stream ended without a result; it cannot be resumed.")
 
     def _not_a_stream(self, answer: Answer) -> Exception:
@@ -175,12 +180,9 @@ class AiNow(Provider):
         return None
 
     def _completed(self, url: object, role: Role) -> Update:
-        if not isinstance(url, str) or not url:
-            return Update(status=Status.ERROR, error=UpstreamFailed("AI-Now says Completed without a url."))
-        try:
-            place = self.upstream.absolute(url)
-        except Nonsense as error:
-            return Update(status=Status.ERROR, error=UpstreamFailed(error.message))
+        place = self.upstream.usable(url)
+        if place is None:
+            return Update(detail=_LATE)
         return Update(status=Status.COMPLETED, outputs=[Made(Output(role, by_url(place, role), url=place))])
 
 

@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from proxy.answers import Answer, Seen
+from proxy.answers import Answer, Nonsense, Seen
 from proxy.clock import Clock
 from proxy.errors import FieldError, JobError
 from proxy.job import Kind, Order, Output, Status, Ticket
@@ -287,8 +287,24 @@ class Provider(ABC):
     def under_way(self, word: str, known: Collection[str], answer: Answer, progress: float | None = None) -> Update:
         """The update of a state that goes on: the provider's `word`, and whether its page names it (in lower case)."""
         shown = self.upstream.shown(word)
+        if not shown:
+            return self.without_status(answer)
         unknown = () if word.lower() in known else (shown,)
         return Update(detail=shown, progress=progress, wait=answer.wait, unknown=unknown)
+
+    def without_status(self, answer: Answer, status: object = None) -> Update:
+        """The update of an answer without a status: the work goes on.
+
+        Raises ReadFailed where the answer tells of an error, or where its `status` is no text.
+        """
+        self.upstream.check_suspended(answer)
+        body = answer.object()
+        parts = (body, body.get("data"))
+        if any(isinstance(part, dict) and (part.get("error") or part.get("errors")) for part in parts):
+            raise Nonsense(self.upstream.words(answer) or "The provider tells of an error.", answer.wait)
+        if not isinstance(status, str | None):
+            raise Nonsense(f"{self.name}'s answer to a poll has a status that is no text.", answer.wait)
+        return Update(wait=answer.wait)
 
     def overdue(self, ticket: Ticket, reason: str) -> Update | None:
         """What is left, for `reason`, of work that is over bit by bit; None: nothing, the job has failed."""

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Answer, Missing, Nonsense, Seen
+from proxy.answers import Answer, Missing, Nonsense, NotReady, Seen
 from proxy.clock import Clock
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.media_types import by_url
@@ -228,7 +228,7 @@ class Gaga(Provider):
         body = answer.object()
         word = body.get("status")
         if not isinstance(word, str):
-            raise Nonsense("Gaga's answer to a poll has no status.")
+            return self.without_status(answer, word)
         match word.lower():
             case "success":
                 return Update(detail=word, status=Status.COMPLETED, outputs=[self._video(body)])
@@ -271,5 +271,5 @@ def _place(body: dict[str, Any]) -> str:
     found = (url for url in (*places, body.get("url"), body.get("video_url")) if isinstance(url, str) and url)
     place = next(found, None)
     if place is None:
-        raise Nonsense("Gaga says Success without a video's URL.")
+        raise NotReady("Gaga says Success, but gives no video's URL yet.")
     return place

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Answer, Missing, Nonsense, Seen, message_of
+from proxy.answers import Answer, Missing, Nonsense, NotReady, Resting, Seen, Transient, message_of
 from proxy.clock import Clock
 from proxy.errors import Interrupted
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
@@ -243,7 +243,7 @@ class Gaia(Provider):
         body = _unwrapped(whole)
         word = body.get("status") or body.get("state")
         if not isinstance(word, str):
-            raise Nonsense("Gaia's answer to a poll has no status.")
+            return self.without_status(answer, word)
         match word.lower():
             case ended if ended in _ENDED_WELL:
                 return await self._completed(ticket, body, word)
@@ -262,9 +262,10 @@ class Gaia(Provider):
             return Update(detail=word, status=Status.COMPLETED, outputs=made, ticket=kept)
         try:
             answer = await self.upstream.get(f"{_place(ticket)}/result")
-        except Missing as error:
-            # It may need a moment more; but what is refused again and again should end in the provider's words.
-            raise Nonsense(f"Gaia says {word}, but gives no result: {error.message}") from None
+        except Resting:
+            raise
+        except (Missing, Transient) as error:
+            raise NotReady(f"Gaia says {word}, but gives no result yet: {error.message}", error.wait) from None
         return self._images(ticket, answer, word)
 
     def _images(self, ticket: Ticket, answer: Answer, word: str) -> Update:
@@ -281,7 +282,8 @@ class Gaia(Provider):
             made.append(output)
             urls.append(url)
         if not made:
-            raise Nonsense(f"Gaia's result holds no image. {self.upstream.words(answer) or ''}".rstrip())
+            words = self.upstream.words(answer)
+            raise NotReady(f"Gaia says {word}, but its result holds no image yet. {words or ''}".rstrip(), answer.wait)
         return Update(detail=word, status=Status.COMPLETED, outputs=made, ticket={**ticket, "urls": urls})
 
     def _image_result(self, result: object) -> tuple[Made, str | None]:

@@ -17,7 +17,7 @@ from uuid import UUID
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Missing, Nonsense, ReadFailed, Seen, Unchanged, message_of
+from proxy.answers import Answer, Missing, Nonsense, NotReady, ReadFailed, Seen, Unchanged, message_of
 from proxy.clock import Clock
 from proxy.errors import FieldError, UpstreamFailed
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
@@ -39,6 +39,8 @@ _GOING_ON = frozenset(
         "UNKNOWN",
     }
 )
+_KNOWN = _GOING_ON | {"SUCCEEDED"}
+"""Words of items that are not over: a success may still wait for its URL."""
 _BAD_ENDS = frozenset({"FAILED", "BLOCKED", "DELETED", "REGENERATE_REQUIRED"})
 """FAILED is the page's word; that the other three end badly is our reading of theirs."""
 _URLS = ("video_url", "audio_url", "thumbnail_url", "smart_url", "permalink")
@@ -195,21 +197,25 @@ class GanAi(Provider):
         try:
             async with gate:
                 answer = await self.upstream.get(path, seen=seen)
-            self._learn(item, answer.object())
+            self._learn(item, answer)
         except (ReadFailed, Unchanged) as nothing:
             seen.forget(path)
             return nothing
         return None
 
-    def _learn(self, item: dict[str, Any], body: dict[str, Any]) -> None:
+    def _learn(self, item: dict[str, Any], answer: Answer) -> None:
+        body = answer.object()
         word = body.get("gen_status")
-        if not isinstance(word, str):
-            raise Nonsense("Gan.ai's answer to a poll has no gen_status.")
+        if not isinstance(word, str) or not word.strip():
+            self.without_status(answer, word)
+            return
         # Decided on the word alone: the URLs are there from the start.
         item["word"] = self.upstream.shown(word)
         item |= {name: url for name in _URLS if (url := self.upstream.usable(body.get(name)))}
         if word.upper() == "SUCCEEDED":
-            _succeed(item)
+            if not (item.get("permalink") or item.get("video_url")):
+                raise NotReady("Gan.ai says SUCCEEDED, but gives no URL yet that can be opened.", answer.wait)
+            item["over"] = "succeeded"
         elif word.upper() in _BAD_ENDS:
             item |= {"over": "failed", "message": self.upstream.shown(_reason(body.get("error")) or f"Gan.ai: {word}")}
 
@@ -230,13 +236,6 @@ class GanAi(Provider):
         return Source(item.get("video_url") or output.url or "")
 
 
-def _succeed(item: dict[str, Any]) -> None:
-    if item.get("permalink") or item.get("video_url"):
-        item["over"] = "succeeded"
-    else:
-        item |= {"over": "failed", "message": "Gan.ai says SUCCEEDED without a URL that can be opened."}
-
-
 def _reason(error: object) -> str | None:
     """An object, null, or the text "None"."""
     return None if error == "None" else message_of(error)
@@ -246,7 +245,7 @@ def _update(items: list[dict[str, Any]], asked: list[dict[str, Any]]) -> Update:
     if any(not item.get("over") for item in items):
         finished = [_made(n, item) for n, item in enumerate(items) if item in asked and item.get("over")]
         words = {item["word"] for item in items if item.get("word") and not item.get("over")}
-        unknown = tuple(sorted(word for word in words if word.upper() not in _GOING_ON))
+        unknown = tuple(sorted(word for word in words if word.upper() not in _KNOWN))
         return Update(detail=_words(items), outputs=finished, ticket={"items": items}, unknown=unknown)
     outputs = [_made(n, item) for n, item in enumerate(items)]
     if all(made.output.failed for made in outputs):

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Answer, CredentialRefused, Nonsense, Seen, says
+from proxy.answers import Answer, Nonsense, NotReady, Seen, says
 from proxy.clock import Clock
 from proxy.errors import FieldError, JobError, UpstreamCredits, UpstreamFailed
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
@@ -263,7 +263,7 @@ class HeyGen(Provider):
         answer, data = await self._status(ticket, seen)
         word = data.get("status")
         if not isinstance(word, str):
-            raise Nonsense("HeyGen's answer to a poll has no status.")
+            return self.without_status(answer, word)
         match word.lower():
             case "completed":
                 return Update(detail=word, status=Status.COMPLETED, outputs=self._videos(ticket, data))
@@ -284,17 +284,18 @@ class HeyGen(Provider):
     async def _status(self, ticket: Ticket, seen: Seen | None = None) -> tuple[Answer, dict[str, Any]]:
         answer = await self.upstream.get("/v1/video_status.get", {"video_id": ticket["video_id"]}, seen)
         body = answer.object()
-        if self.upstream.refuses_key(answer):
-            raise CredentialRefused(self.upstream.words(answer) or "HeyGen gave no reason.")
         if not _is_ok(body):
-            raise Nonsense(f"HeyGen answers a poll with code {body['code']}: {self.upstream.words(answer)}")
+            self.upstream.check_suspended(answer)
+            raise Nonsense(
+                f"HeyGen answers a poll with code {body['code']}: {self.upstream.words(answer)}", answer.wait
+            )
         return answer, _data(body)
 
     def _videos(self, ticket: Ticket, data: dict[str, Any]) -> list[Made]:
         urls = [data[name] for name in ("video_url", "video_url_caption") if isinstance(data.get(name), str)]
         made = [self._video(ticket, self.upstream.absolute(url), data) for url in urls if url]
         if not made:
-            raise Nonsense("HeyGen says completed without a video's URL.")
+            raise NotReady("HeyGen says completed, but gives no video's URL yet.")
         return made
 
     def _video(self, ticket: Ticket, url: str, data: dict[str, Any]) -> Made:

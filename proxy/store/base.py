@@ -23,8 +23,7 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Final, Generic, NamedTuple, Protocol, Self, TypeVar
 
-from proxy import errors
-from proxy.breaker import Health, Limits, Seen
+from proxy import breaker, errors
 from proxy.job import Draft, Event, Job, Order, Status, Ticket
 
 T = TypeVar("T")
@@ -217,7 +216,7 @@ def told_places(standing: int) -> list[int]:
     return [place for place in (*range(1, 6), *round_ones) if place <= standing]
 
 
-class Shared(Protocol):
+class Shared(breaker.Shared, Protocol):
     """What several nodes have in common about the providers, beside the store; nothing of it is kept for long."""
 
     async def turns(self, provider: str, number: int, gap: float) -> float:
@@ -225,9 +224,6 @@ class Shared(Protocol):
 
         No two callers, of any node, get the same turn.
         """
-
-    async def health(self, limits: Limits, seen: Sequence[Seen]) -> Sequence[Health]:
-        """Add what one node has seen of each provider; returns how each does by what all have seen."""
 
 
 class Store(Protocol):

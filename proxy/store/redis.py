@@ -24,7 +24,7 @@ from typing import Any, Final, Self, TypeVar
 from ulid import ULID
 
 from proxy import errors
-from proxy.breaker import Health, Limits, Seen
+from proxy.breaker import MEMORY, Told
 from proxy.clock import Clock, SystemClock
 from proxy.job import Draft, Event, Job, Status, Ticket, encode, new_id, standing
 from proxy.store import records
@@ -464,13 +464,15 @@ class RedisStore:
         """Reserve turns to ask the provider; up to a tenth of a second's may lie in the past."""
         return float(await self._read("turns", provider, number, gap, 0.1, self._clock.now()))
 
-    async def health(self, limits: Limits, seen: Sequence[Seen]) -> Sequence[Health]:
-        """Add what one node has seen; each provider's failures are forgotten some time after the last."""
-        told = [part for each in seen for part in (each.provider, int(each.succeeded), each.failures)]
-        now = self._clock.now()
-        known = (limits.failures, limits.pause, int(limits.memory), now)
-        found = await self._read("health", *known, *told)
-        return [Health(int(failures), max(float(until) - now, 0)) for failures, until in found]
+    async def exchange(self, after: str, text: bytes) -> Sequence[Told]:
+        """Add what one node tells; what is older than a breaker's memory is forgotten."""
+        found = await self._read("exchange", after, int(MEMORY), text)
+        return [Told(place.decode(), float(age), told) for place, age, told in found]
+
+    async def trial(self, provider: str, seconds: float) -> bool:
+        """Reserve the trial under a key that expires."""
+        key = f"pollcast:trial:{provider}"
+        return await self._writes.call("SET", key, 1, "NX", "PX", int(seconds * 1000)) is not None
 
     # --- claims, as this process knows them ---
 

@@ -1,6 +1,6 @@
 """`python -m tests.chaos`: nothing is lost and nothing bought twice, whatever is killed and whatever upstreams answer.
 
-A bounded campaign of two parts, or (`cluster`) a third, each with a summary line; the exit status is 1 when an
+A bounded campaign of three parts, or (`cluster`) a fourth, each with a summary line; the exit status is 1 when an
 invariant was broken, and then the evidence is printed. Everything stays on loopback and in a temporary folder.
 """
 
@@ -9,15 +9,24 @@ import asyncio
 import logging
 import secrets
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import Protocol
 
 import uvloop
 
-from tests.chaos import cluster, exchanges, kills, stores
-from tests.chaos.verdict import Verdict
+from tests.chaos import cluster, exchanges, kills, oddities, stores
+from tests.chaos.odd_answers import KINDS
 
-Part = Callable[[int, int], Awaitable[tuple[Verdict, str]]]
+Part = Callable[[int, int], Awaitable[tuple["Judgement", str]]]
+
+
+class Judgement(Protocol):
+    """What a part has found."""
+
+    @property
+    def findings(self) -> Sequence[object]: ...
+    def evidence(self) -> str: ...
 
 
 def main() -> int:
@@ -26,6 +35,8 @@ def main() -> int:
     parser.add_argument("part", nargs="?", choices=["cluster"], help="three nodes on one Redis instead of one server")
     parser.add_argument("--kills", type=int, default=200, help="kills of a real server process (0: none)")
     parser.add_argument("--exchanges", type=int, default=10_000, help="randomised upstream exchanges (0: none)")
+    parser.add_argument("--odd", type=int, default=5_000, help="odd answers of upstreams, over all kinds (0: none)")
+    parser.add_argument("--kinds", default="".join(KINDS), help="the kinds of odd answers, by their letters")
     parser.add_argument("--jobs", type=int, default=300, help="cluster: orders")
     parser.add_argument("--strikes", type=int, default=14, help="cluster: kills and pauses of one node after the other")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="of all that is chosen by chance")
@@ -36,6 +47,7 @@ def main() -> int:
     parts: list[tuple[Part, int]] = [
         (partial(kills.run, store=chosen.store), chosen.kills),
         (partial(exchanges.run, store=chosen.store), chosen.exchanges),
+        (partial(oddities.run, store=chosen.store, kinds=chosen.kinds), chosen.odd),
     ]
     if chosen.part == "cluster":
         parts = [(partial(cluster.run, jobs=chosen.jobs), chosen.strikes)]

@@ -16,7 +16,7 @@ from httpx_sse import EventSource
 from proxy.job import Kind
 from proxy.providers import MODELS, PROVIDERS
 from tests.providers.conftest import KEY, fresh_account, pointed
-from tests.providers.literal import Literal, Reply, ended, said, streamed
+from tests.providers.literal import Literal, Reply, ended, page, said, streamed
 from tests.world import JumpClock, World
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -332,7 +332,50 @@ async def test_a_url_that_nobody_can_open_is_the_providers_fault(
     if model == "grok-imagine-video" and final["status"] == "Completed":  # its /content needs no URL of the job's
         assert final["url"].startswith(world.origin)
     else:
-        assert final.get("code") in {"upstream_failed", "upstream_protocol"}
+        assert final.get("code") in {"upstream_failed", "upstream_protocol", "deadline_exceeded"}
+
+
+# --- odd answers to polls ---
+
+LATE_RESULTS = {
+    "gaga-1": {"status": "Success"},
+    "gpt-image-2": {"status": "completed"},
+    "ganai-bulk": {"gen_status": "SUCCEEDED"},
+    "heygen-v1": {"code": 100, "data": {"status": "completed"}},
+}
+ODD_POLLS = {
+    "no status": said({"code": 100, "data": {}}),
+    "null status": said({"status": None, "gen_status": None, "code": 100, "data": {"status": None}}),
+    "an error": said({"error": {"message": "The lighthouse is closed"}}),
+    "402": said({"message": "The lighthouse is closed"}, 402),
+    "418": said({"message": "The lighthouse is closed"}, 418),
+    "a page": page(200),
+    "a page not found": page(404),
+}
+
+
+@pytest.mark.parametrize("model", LATE_RESULTS)
+@pytest.mark.parametrize("odd", [*ODD_POLLS, "no result"])
+async def test_an_odd_answer_to_a_poll_is_lived_through_and_shown(
+    telltale: tuple[World, Literal], model: str, odd: str
+) -> None:
+    world, upstream = telltale
+    await fresh_account(world)
+    url = "https://cdn.example.com/a.mp4"
+    reply, documents = made_at(url)[model]
+    upstream.clear()
+    upstream.on("POST", SUBMITS[model], said([{"unique_id": "a", "inference_id": "1", "project_id": "p"}])
+                if model == "ganai-bulk" else reply)  # fmt: skip
+    for path, document in documents.items():
+        result = path.endswith("/result")
+        late = said({"data": []}) if result else said(LATE_RESULTS[model])
+        early = document if (odd == "no result") != result and model == "gpt-image-2" else ODD_POLLS.get(odd, late)
+        upstream.on("GET", path, *[early] * 12, document)
+    events = await ordered(world, model)
+    assert ended(events)["status"] == "Completed", events
+    told = json.dumps(events)
+    assert odd not in {"an error", "402", "418"} or "The lighthouse is closed" in told
+    assert odd != "no result" or model == "ganai-bulk" or " yet" in told
 
 
 # --- it asks no more for a hundred than for one ---

@@ -271,9 +271,10 @@ async def test_success_without_a_url_is_waited_for(world: World, upstream: Liter
     assert ended(await hello(world, upstream, generation("Success"), SUCCESS))["url"] == VIDEO
 
 
-async def test_success_that_never_brings_a_url_is_a_protocol_error(world: World, upstream: Literal) -> None:
+async def test_success_without_a_url_is_waited_for_until_the_deadline(world: World, upstream: Literal) -> None:
     final = ended(await hello(world, upstream, generation("Success")))
-    assert (final["code"], final["refunded"]) == ("upstream_protocol", 20)
+    assert (final["code"], final["refunded"]) == ("deadline_exceeded", 20)
+    assert final["message"].endswith("Gaga says Success, but gives no video's URL yet.")
 
 
 PASSING = {

@@ -459,11 +459,11 @@ async def test_a_result_that_is_not_there_yet_is_waited_for(world: World, upstre
 
 
 @pytest.mark.parametrize("status", [400, 404, 410])
-async def test_a_result_that_is_refused_for_good_ends_the_job_with_the_providers_words(
+async def test_a_result_that_is_refused_to_the_deadline_ends_in_the_providers_words(
     world: World, upstream: Literal, status: int
 ) -> None:
     final = await pictured(world, upstream, said({"error": {"message": "The result has been removed"}}, status))
-    assert (final["code"], final["refunded"]) == ("upstream_protocol", 5)
+    assert (final["code"], final["refunded"]) == ("deadline_exceeded", 5)
     assert "The result has been removed" in final["message"]
 
 
@@ -476,11 +476,9 @@ async def test_a_result_that_tells_of_an_error_is_the_providers_failure(
     assert len(upstream.asked(*RESULT)) == 1
 
 
-async def test_a_result_without_an_image_ends_the_job_with_what_it_says_instead(
-    world: World, upstream: Literal
-) -> None:
+async def test_a_result_without_an_image_is_waited_for_and_its_words_are_told(world: World, upstream: Literal) -> None:
     final = await pictured(world, upstream, said({"code": "blocked", "message": "Stopped by moderation", "data": None}))
-    assert final["code"] == "upstream_protocol"
+    assert final["code"] == "deadline_exceeded"
     assert final["message"].endswith("Stopped by moderation")
 
 

@@ -267,7 +267,7 @@ async def test_an_item_that_is_never_answered_for_in_words_that_make_sense_is_gi
     before = world.clock.at
     final = ended(await made(world, upstream, abc123=[page(200)]))
     assert (final["status"], final["refunded"]) == ("Completed", 10)
-    assert "make no sense" in final["outputs"][0]["message"]
+    assert "cannot be read" in final["outputs"][0]["message"]
     assert world.clock.at - before < 600
 
 

@@ -3,10 +3,27 @@
 import math
 import random
 from itertools import pairwise
+from typing import cast
 
 import pytest
 
-from proxy.providers.polled import Pace
+from proxy.answers import (
+    CredentialRefused,
+    CreditRefused,
+    Missing,
+    Nonsense,
+    NotReady,
+    ReadFailed,
+    Resting,
+    Seen,
+    Transient,
+    Unchanged,
+)
+from proxy.errors import JobError, UpstreamFailed, UpstreamProtocol
+from proxy.job import Ticket
+from proxy.providers.base import Provider, Update
+from proxy.providers.polled import Pace, Polling
+from tests.world import JumpClock
 
 
 def polls(pace: Pace, duration: float, first: float = 2.0) -> list[float]:
@@ -68,6 +85,13 @@ def test_the_polls_before_the_window_are_evenly_apart_and_the_last_is_at_its_beg
     assert asked == pytest.approx([2, 11, 20, 29, 38, 47])
 
 
+def test_until_something_is_known_a_job_is_polled_each_tenth_of_its_age() -> None:
+    asked = polls(Pace(2.0), 200)
+    gaps = [(earlier, later - earlier) for earlier, later in pairwise(asked)]
+    assert all(gap <= max(2.0, age / 10) + 1e-9 for age, gap in gaps)
+    assert [gap for age, gap in gaps if age < 20] == pytest.approx([2.0] * 9)
+
+
 def test_intervals_grow_to_ten_seconds_where_nothing_is_known() -> None:
     asked = polls(Pace(2.0), 200)
     gaps = [later - earlier for earlier, later in pairwise(asked)]
@@ -101,3 +125,104 @@ def test_learning_saves_polls_of_a_fixed_interval_at_the_same_median_lag(spread:
     assert sum(map(len, asked)) <= (1 - saved) * fixed
     assert lags[len(lags) // 2] <= 1.05
     assert lags[int(len(lags) * 0.98)] <= 2
+
+
+# --- what ends a job, and what it says until then ---
+
+
+class Scripted:
+    """A provider that answers each poll with the next of these, the last one repeated; 10 seconds pass a poll."""
+
+    name = "Scripted"
+
+    def __init__(self, *answers: Update | Exception) -> None:
+        self._answers = list(answers)
+        self.clock = JumpClock()
+        self.polling = Polling(
+            cast("Provider", self), Pace(2.0), {}, self.clock, submitted_at=self.clock.at, interval=2.0, resumed=False
+        )
+
+    async def check(self, ticket: Ticket, seen: Seen) -> Update:
+        del ticket, seen
+        answer = self._answers[0] if len(self._answers) == 1 else self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def details(self, times: int, seconds: float = 10.0) -> list[str | None]:
+        """What the next so many polls tell the client."""
+        told = []
+        for _ in range(times):
+            update = await self.polling.poll(self.clock.at)
+            told.append(update.detail if update else None)
+            self.clock.at += seconds
+        return told
+
+
+WORKING = Update(detail="Running")
+PAGE = Nonsense("It is not JSON.")
+
+
+@pytest.mark.parametrize(("answer", "code"), [(PAGE, UpstreamProtocol), (Missing("No such job."), UpstreamFailed)])
+async def test_an_unreadable_answer_ends_a_job_after_twenty_polls_and_five_minutes(
+    answer: ReadFailed, code: type[JobError]
+) -> None:
+    often, seldom = Scripted(answer), Scripted(answer)
+    await often.details(200, seconds=1)
+    await seldom.details(19, seconds=60)
+    for scripted, seconds in ((often, 101), (seldom, 0)):
+        scripted.clock.at += seconds
+        with pytest.raises(code, match=answer.message):
+            await scripted.polling.poll(scripted.clock.at)
+
+
+async def test_one_readable_answer_renews_the_patience() -> None:
+    scripted = Scripted(*[PAGE] * 100, WORKING, PAGE)
+    await scripted.details(101, seconds=2)
+    await scripted.details(19, seconds=100)
+
+
+@pytest.mark.parametrize("answer", [CredentialRefused("No."), CreditRefused("No."), NotReady("No."), Transient("No.")])
+async def test_passing_trouble_never_ends_a_job(answer: ReadFailed) -> None:
+    scripted = Scripted(answer)
+    (*_, detail) = await scripted.details(1000)
+    assert (detail or "").endswith("No.")
+    assert scripted.polling.trouble == detail
+
+
+async def test_an_answer_that_the_adapter_cannot_cope_with_is_unreadable() -> None:
+    scripted = Scripted(KeyError("status"), WORKING)
+    assert await scripted.details(2) == [
+        "Waiting for a readable answer: Pollcast cannot read the provider's answer.",
+        "Running",
+    ]
+
+
+async def test_trouble_is_taken_back_by_an_answer_without_words() -> None:
+    scripted = Scripted(Update(), PAGE, Update())
+    assert await scripted.details(3) == [None, "Waiting for a readable answer: It is not JSON.", "Under way"]
+
+
+async def test_a_failure_is_shown_once_it_has_lasted() -> None:
+    scripted = Scripted(Transient("Bad gateway."))
+    assert await scripted.details(3, seconds=6) == [None, None, "Waiting for the provider: Bad gateway."]
+
+
+@pytest.mark.parametrize("wait", [0.0, 0.001, 1.0])
+async def test_a_hint_never_shortens_the_interval(wait: float) -> None:
+    for answer in (Update(wait=wait), Transient("Later.", wait), Unchanged(wait)):
+        scripted = Scripted(answer)
+        await scripted.details(1)
+        assert scripted.polling.delay >= 1.9
+
+
+async def test_a_hint_lengthens_the_interval() -> None:
+    scripted = Scripted(Update(wait=60))
+    await scripted.details(1)
+    assert scripted.polling.delay == 60
+
+
+async def test_the_circuit_breaker_says_when_the_next_poll_is_due() -> None:
+    scripted = Scripted(Resting("Not now.", 1.0))
+    await scripted.details(1)
+    assert scripted.polling.delay == 1

@@ -1,4 +1,4 @@
--- What nodes share about a provider: whose turn it is to ask it, and how it does.
+-- What nodes share about a provider: whose turn it is to ask it, and the outcomes of requests.
 
 -- Take `number` turns in a row, `gap` seconds apart, none of which lies more than `early` seconds back.
 -- Made twice, it leaves some turns unused.
@@ -10,24 +10,19 @@ function commands.turns(provider, number, gap, early, now)
   return string.format('%.6f', first)
 end
 
--- For each provider: what a node has seen since it last asked (1 after a success, then the failures that followed it).
--- Answers its failures in a row, and until when it is left alone. Made twice, it counts a failure twice.
-function commands.health(limit, pause, memory, now, ...)
-  local found, seen = {}, {...}
-  for place = 1, #seen, 3 do
-    local health, failed = 'pollcast:health:' .. seen[place], tonumber(seen[place + 2])
-    if seen[place + 1] == '1' then
-      call('DEL', health)
-    end
-    if failed > 0 then
-      local failures = call('HINCRBY', health, 'failures', failed)
-      if failures >= tonumber(limit) then
-        call('HSET', health, 'until', now + pause)
-      end
-      call('EXPIRE', health, memory)
-    end
-    local failures, rests = unpack(call('HMGET', health, 'failures', 'until'))
-    table.insert(found, {failures or '0', rests or '0'})
+-- Add the outcomes that a node has seen since its last call, if any, and answer what all nodes have told after a place:
+-- the place, the age in seconds, and the text. Made twice, it adds a text twice, which readers know by its number.
+function commands.exchange(after, kept, text)
+  local told, time = 'pollcast:outcomes', call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  if text ~= '' then
+    call('XADD', told, 'MINID', '~', digits(now - kept * 1000), '*', 'text', text)
+    call('EXPIRE', told, kept)
+  end
+  local found = {}
+  for _, entry in ipairs(call('XRANGE', told, '(' .. after, '+')) do
+    local age = math.max(now - tonumber(string.match(entry[1], '^%d+')), 0) / 1000
+    table.insert(found, {entry[1], string.format('%.3f', age), entry[2][2]})
   end
   return found
 end

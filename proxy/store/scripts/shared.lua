@@ -28,7 +28,8 @@
 --   assets      asset:I, assets        hash; sorted set by age
 --               holds:I                set: the unfinished jobs that name asset I
 --   providers   turn:P                 when provider P may be asked next
---               health:P               hash: P's failures in a row, and until when it is left alone
+--               trial:P                present while a node tries P, whose circuit breaker is open
+--               outcomes               stream: the outcomes of requests that nodes have told in the last minute
 
 local call = redis.call
 local commands = {}
