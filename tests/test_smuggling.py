@@ -26,7 +26,7 @@ OFFERS = (
     b"Connection: upgrade\r\nUpgrade: h2c\r\n",
     b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n",
     b"Upgrade: h2c\r\n",
-    b"Connection: keep-alive, Upgrade\r\nUpgrade:\t websocket\r\nSec-WebSocket-Key: x\r\n",
+    b"Connection: foo, Upgrade\r\nUpgrade:\t websocket\r\nSec-WebSocket-Key: x\r\n",
     b"Connection: upgrade\r\nUpgrade: foo, h2c\r\n",
     b"Connection: upgrade\r\nUpgrade: TLS/1.0\r\nUpgrade: h2c\r\n",
 )
@@ -175,7 +175,7 @@ async def answered(world: World, front: Front, seed: int, sequences: int) -> Non
     with front(world.folder / "front", world.origin) as origin:
         share = await tried(world, origin, seed, sequences)
     # A proxy may end a connection after an early answer; the server itself answers all.
-    assert share == 1 if front is directly else share > 0.3
+    assert share == 1 if front is directly else share > 0.8
 
 
 @each_front
