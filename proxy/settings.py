@@ -89,6 +89,8 @@ class Settings(BaseSettings):
     """Who reads /metrics: this machine (empty), `public`, `off`, or whoever has this bearer token."""
     cors_origins: Annotated[list[str], NoDecode, BeforeValidator(_comma_list)] = Field(default_factory=list)
     heartbeat: Duration = Field(default=4, gt=0)
+    keepalive: Duration = Field(default=75, gt=0)
+    """Seconds for which an idle connection is kept open: longer than the proxies in front usually keep it."""
     retention: Duration = Field(default=7 * 86400.0, gt=0)
     results: Literal["direct", "relay"] = "direct"
     lease: Duration = Field(default=30, gt=0)

@@ -37,6 +37,9 @@ _COME_BACK: Final = 5000
 class Connection(Protocol):
     """What our HTTP protocol offers beyond ASGI, in `scope["state"]["connection"]`; other servers lack it."""
 
+    half_closed: bool
+    """Whether the client has ended its side: it may have left, which only a write finds out."""
+
     def push(self, chunk: bytes, /) -> bool:
         """Write an HTTP chunk now; False when the client has enough to read already."""
 
@@ -164,7 +167,8 @@ class Stream:
         try:
             async with asyncio.timeout(seconds) as self._leash:
                 while (await receive())["type"] != "http.disconnect":
-                    pass
+                    if self._connection is not None and self._connection.half_closed:
+                        return
         except TimeoutError:
             return
         finally:

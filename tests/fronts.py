@@ -89,6 +89,25 @@ def plain_nginx(folder: Path, origin: str, *lines: str, location: str = "") -> I
 
 
 @contextmanager
+def keepalive_nginx(folder: Path, origin: str, location: str = 'proxy_set_header Connection "";') -> Iterator[str]:
+    """nginx that keeps its connections to the server, and passes a body on as it comes."""
+    port = free_port()
+    upstream = f"upstream kept {{ server {origin.removeprefix('http://')}; keepalive 8; }}"
+    inside = f"proxy_pass http://kept; proxy_http_version 1.1; proxy_request_buffering off; {location}"
+    server = f"server {{ listen 127.0.0.1:{port}; client_max_body_size 0; location / {{ {inside} }} }}"
+    with nginx(folder, upstream + server):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def upgrading_nginx(folder: Path, origin: str) -> Iterator[str]:
+    """The same, as the usual recipe for WebSockets has it: offers of an upgrade are passed on."""
+    offer = "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $http_connection;"
+    with keepalive_nginx(folder, origin, offer) as place:
+        yield place
+
+
+@contextmanager
 def readme_nginx(folder: Path, origin: str) -> Iterator[str]:
     """nginx with the README's own block; only ports, names and paths are this machine's."""
     folder.mkdir(exist_ok=True)

@@ -15,7 +15,7 @@ import pytest
 from httpx_sse import EventSource
 
 from proxy.clock import SystemClock
-from tests.fronts import needed, plain_nginx, readme_caddy, readme_nginx, trusting
+from tests.fronts import keepalive_nginx, needed, plain_nginx, readme_caddy, readme_nginx, trusting
 from tests.world import World
 
 pytestmark = pytest.mark.timeout(60)
@@ -31,6 +31,15 @@ def nginx_as_it_comes(folder: Path, origin: str) -> AbstractContextManager[str]:
 
 def nginx_that_compresses(folder: Path, origin: str) -> AbstractContextManager[str]:
     return plain_nginx(folder, origin, location=IMPATIENT + GZIP)
+
+
+def nginx_that_passes_bodies_on(folder: Path, origin: str) -> AbstractContextManager[str]:
+    """HTTP/1.0, and uploads as they come: the answer can overtake the body."""
+    return plain_nginx(folder, origin, location="proxy_request_buffering off; client_max_body_size 0;")
+
+
+def nginx_that_takes_large_bodies(folder: Path, origin: str) -> AbstractContextManager[str]:
+    return plain_nginx(folder, origin, location="client_max_body_size 0; client_body_buffer_size 6m;")
 
 
 each_front = pytest.mark.parametrize(
@@ -172,3 +181,19 @@ async def test_a_browser_is_spoken_to_in_http_2(real: World, front: Front) -> No
         )
         assert told.stdout.endswith("version 2")
         assert told.stdout.count("data: ") == 3
+
+
+@pytest.mark.parametrize(
+    "front",
+    [nginx_that_takes_large_bodies, nginx_that_passes_bodies_on, keepalive_nginx, readme_nginx, readme_caddy],
+    ids=lambda front: front.__name__,
+)
+async def test_a_refusal_overtakes_a_large_body_and_still_reaches_the_client(real: World, front: Front) -> None:
+    # Whether a proxy keeps its connection to the client after such an answer is its own affair.
+    body, close = bytes(5_000_000), {"Connection": "close"}
+    async with behind(real, front) as served:
+        for _ in range(20):
+            unknown = await served.http.post("/api/assets", content=body, headers=close | {"Authorization": "Bearer x"})
+            assert (unknown.status_code, unknown.json()["code"]) == (401, "unauthorized")
+            large = await served.http.post("/api/jobs", content=body, headers=close)
+            assert (large.status_code, large.json()["code"]) == (413, "too_large")

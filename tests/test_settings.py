@@ -32,6 +32,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "secret": None,
         "cors_origins": [],
         "heartbeat": 4,
+        "keepalive": 75,
         "retention": 604_800,
         "lease": 30,
         "results": "direct",
@@ -67,7 +68,7 @@ def test_a_duration_is_seconds_or_has_a_unit(env: pytest.MonkeyPatch, text: str,
     assert read(Settings).retention == seconds
 
 
-@pytest.mark.parametrize("name", ["heartbeat", "retention", "lease", "drain"])
+@pytest.mark.parametrize("name", ["heartbeat", "keepalive", "retention", "lease", "drain"])
 def test_every_duration_takes_a_unit(env: pytest.MonkeyPatch, name: str) -> None:
     env.setenv(f"POLLCAST_{name.upper()}", "2m")
     assert getattr(read(Settings), name) == 120
@@ -201,6 +202,7 @@ def test_the_project_of_gan_ai_is_a_setting(env: pytest.MonkeyPatch) -> None:
         ("POLLCAST_RETENTION", "0"),
         ("POLLCAST_RETENTION", "-1d"),
         ("POLLCAST_HEARTBEAT", "0"),
+        ("POLLCAST_KEEPALIVE", "0"),
         ("POLLCAST_RESULTS", "both"),
         ("POLLCAST_PUBLIC_URL", "cast.example.com"),
         ("POLLCAST_PUBLIC_URL", "ftp://cast.example.com"),

@@ -14,6 +14,7 @@ from httpx_sse import EventSource, ServerSentEvent
 from proxy import tokens
 from proxy.app import Pollcast
 from proxy.cli import Server, listen
+from proxy.http import Timeouts
 from proxy.providers import PROVIDERS
 from proxy.settings import ProviderSettings, Settings, read
 from proxy.simulator import DEFAULT_KEYS, Simulator
@@ -56,6 +57,8 @@ class World:
     """By the provider's name; wins over `provider`."""
     store_url: str = ""
     """A file in the folder, unless it is given."""
+    timeouts: Timeouts | None = None
+    """How long clients may take; the server's own, unless it is given."""
 
     def __post_init__(self) -> None:
         self.simulator = Simulator(now=self.clock.now, sleep=self.clock.sleep)
@@ -94,7 +97,7 @@ class World:
         }
         settings = read(Settings, **values)
         self.app = Pollcast(settings, self._provider_settings(), self.clock)
-        self._server = Server(self.app, settings)
+        self._server = Server(self.app, settings, timeouts=self.timeouts)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listening]))
         while not self._server.started and not self._serving.done():
             await asyncio.sleep(0.001)

@@ -7,10 +7,11 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import click
 import uvicorn
@@ -21,7 +22,7 @@ from proxy.checkup import opened_here_alone
 from proxy.cli.crew import Crew, end_with_parent
 from proxy.cli.running import run
 from proxy.clock import SystemClock
-from proxy.http import Http
+from proxy.http import Http, Timeouts
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Provider
 from proxy.settings import BadSetting, ProviderSettings, Settings, read, unknown
@@ -37,8 +38,6 @@ _PATIENCE: Final = 1
 """Seconds that a stop waits for clients that neither read nor leave."""
 _GRACE: Final = 10
 """Seconds that a worker has to stop, beside POLLCAST_DRAIN, before it is killed."""
-_KEEP_ALIVE: Final = 75
-"""Seconds that an idle connection is kept: longer than the proxies in front usually do."""
 
 
 @click.command()
@@ -110,17 +109,22 @@ class Server(uvicorn.Server):
     it waits for them to end, and it is closed before the signal that stopped it is raised again.
     """
 
-    def __init__(self, app: Pollcast, settings: Settings, ready: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        app: Pollcast,
+        settings: Settings,
+        ready: Callable[[], None] | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                http=Http,
+                http=cast("type[Http]", partial(Http, timeouts=timeouts or Timeouts(idle=settings.keepalive))),
                 ws="none",
                 lifespan="off",
                 access_log=False,
                 log_config=None,
                 server_header=False,
-                timeout_keep_alive=_KEEP_ALIVE,
                 timeout_graceful_shutdown=_PATIENCE,
                 # Links are made from POLLCAST_PUBLIC_URL, never from what a request claims.
                 proxy_headers=False,
