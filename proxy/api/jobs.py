@@ -12,7 +12,8 @@ from starlette.responses import Response
 from proxy import orders
 from proxy.api import dry_run
 from proxy.api.counting import refusal_of
-from proxy.api.reading import answer, body, idempotency_key, last_event_id, limit, number, refuse_fields, wants_lines
+from proxy.api.negotiation import wants_lines
+from proxy.api.reading import answer, body, idempotency_key, last_event_id, limit, number, refuse_fields, told_event_id
 from proxy.api.services import Services
 from proxy.clock import rfc3339
 from proxy.errors import Conflict, FieldError, NotFound, RateLimited, RequestError, Unavailable
@@ -45,8 +46,7 @@ class Jobs:
         key = await self.services.auth.key(request)
         dry_run.refuse(request)
         after = last_event_id(request)
-        reconnecting = "Last-Event-ID" in request.headers or "lastEventId" in request.query_params
-        if reconnecting and "Idempotency-Key" not in request.headers:
+        if told_event_id(request) and "Idempotency-Key" not in request.headers:
             raise Conflict("A reconnecting POST needs the Idempotency-Key of its first try; no job was made.")
         with self.services.limits.coming(key.account) as refusal:
             admitted = await self._admit(request, key, refusal)
