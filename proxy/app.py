@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from secrets import token_hex
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 import orjson
 from starlette.applications import Starlette
@@ -36,7 +37,7 @@ from proxy.feed import Feed
 from proxy.fetch import Fetcher
 from proxy.forecast import Forecast
 from proxy.limits import Limits, storage
-from proxy.links import Links
+from proxy.links import Links, route_path
 from proxy.metrics import Metrics
 from proxy.providers import MODELS, PROVIDERS, by_model
 from proxy.providers.base import Provider
@@ -49,6 +50,11 @@ from proxy.stream import Unwound
 from proxy.trace import Traces
 
 log = logging.getLogger(__name__)
+
+_NO_LIFESPAN: Final = (
+    "Pollcast has not started: this server does not run the ASGI lifespan. Turn it on (uvicorn: --lifespan on). Where "
+    "Pollcast is mounted in another application, enter `pollcast.opened()` in the lifespan of that application."
+)
 
 _ALLOWED: Final = ("Authorization", "Content-Type", "Last-Event-ID", "Idempotency-Key", "Range", "X-Request-Id")
 _EXPOSED: Final = (
@@ -84,14 +90,37 @@ class Pollcast:
         self._providers = {kind: given.get(kind.name) or read(kind.settings_type) for kind in PROVIDERS}
         self._clock = clock or SystemClock()
         self._feed: Feed | None = None
+        self._prefix = unquote(urlsplit(settings.base_url).path)
         self._app = Starlette(lifespan=lambda _: self.opened(), exception_handlers=_HANDLERS)
         # Slashes are not forgiven: a redirect would lose the body of a POST, and a Link its signature.
         self._app.router.redirect_slashes = False
+        self._app.router.default = self._unopened
         self._asgi = Unwound(Access(_with_cors(_LastWord(self._app), settings.cors_origins)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of an ASGI server."""
+        if scope["type"] == "http" and (self._prefix or scope.get("root_path")):
+            self._find_root(scope)
         await self._asgi(scope, receive, send)
+
+    def _find_root(self, scope: Scope) -> None:
+        """Set `root_path` to what precedes the route in the path.
+
+        A proxy in front may pass on the prefix of the public URL or strip it, and a server may add its `root_path` to
+        the path (uvicorn) or not (hypercorn). Prefixes such as `/api` begin like a route, so the routes decide.
+        """
+        path: str = scope["path"]
+        inside = route_path(scope)
+        for route in (inside.removeprefix(self._prefix), inside, path.removeprefix(self._prefix), path):
+            if any(known.path_regex.match(route) for known in self.routes):
+                scope["root_path"] = path.removesuffix(route)
+                return
+
+    async def _unopened(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer while there are no routes yet, because nobody has entered `opened`."""
+        if scope["type"] == "http":
+            raise errors.Unavailable(_NO_LIFESPAN)
+        await self._app.router.not_found(scope, receive, send)
 
     @property
     def secrets(self) -> Sequence[str]:
@@ -121,6 +150,7 @@ class Pollcast:
             # Only now is there something for the routes to speak with.
             self._app.router.routes.extend(api.routes(services))
             self._app.router.routes.extend(pages.routes(playground=self._settings.playground == "on"))
+            self._app.router.default = self._app.router.not_found
             try:
                 yield
             finally:

@@ -5,6 +5,7 @@ whoever reads logs is masked in the text that is about to be written, wherever i
 exception's, a traceback.
 """
 
+import asyncio
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -155,4 +156,16 @@ def join(form: str, level: str) -> Mask:
 
     for name in ("uvicorn.access", "uvicorn.error"):
         logging.getLogger(name).addFilter(masked)
+    logging.getLogger("uvicorn.error").addFilter(is_fault)
     return mask
+
+
+def is_fault(record: logging.LogRecord) -> bool:
+    """Whether a record of uvicorn's is about a fault.
+
+    A stream that stops before its final event is broken off, and a stop cancels the streams that are still open.
+    uvicorn logs both as errors.
+    """
+    if record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError):
+        return False
+    return record.getMessage() != "ASGI callable returned without completing response."

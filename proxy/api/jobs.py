@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -53,8 +54,8 @@ class Jobs:
             tail = await self._tail(admitted.job.id, key, admitted.event)
         if refusal is not None:
             # The job is there, and is not kept from who ordered it: they are to come back, as at the GET endpoints.
-            return BrokenOff(refusal.message, _admitted_headers(admitted))
-        return self._feed(request, key, tail, after, _admitted_headers(admitted))
+            return BrokenOff(refusal.message, self._admitted_headers(request, admitted))
+        return self._feed(request, key, tail, after, self._admitted_headers(request, admitted))
 
     async def jobs(self, request: Request) -> Response:
         """POST: admit an order. GET: the account's own jobs."""
@@ -64,7 +65,7 @@ class Jobs:
         if dry_run.is_asked(request):
             return await self._dry_run(request, key)
         admitted = await self._admit(request, key)
-        return answer(await self._job(admitted.job, key), 202, _admitted_headers(admitted))
+        return answer(await self._job(admitted.job, key), 202, self._admitted_headers(request, admitted))
 
     async def _list(self, request: Request, key: Key) -> Response:
         query = request.query_params
@@ -196,6 +197,11 @@ class Jobs:
             return BrokenOff(error.message)
         return self._feed(request, key, tail, after, {})
 
+    def _admitted_headers(self, request: Request, admitted: Admitted) -> dict[str, str]:
+        prefix = self.services.links.prefix or quote(request.scope.get("root_path", "").rstrip("/"))
+        replayed = {"Idempotency-Replayed": "true"} if admitted.replayed else {}
+        return {"Location": f"{prefix}/api/jobs/{admitted.job.id}"} | replayed
+
     async def _found(self, request: Request, key: Key) -> Job:
         return await self.services.job(key, request.path_params["job"])
 
@@ -248,11 +254,6 @@ def _told(admitted: Admitted) -> Admitted:
     facts = {"job": job.id, "model": job.model, "account": job.account, "tokens": job.tokens}
     log.info("job replayed" if admitted.replayed else "job ordered", extra=facts)
     return admitted
-
-
-def _admitted_headers(admitted: Admitted) -> dict[str, str]:
-    replayed = {"Idempotency-Replayed": "true"} if admitted.replayed else {}
-    return {"Location": f"/api/jobs/{admitted.job.id}"} | replayed
 
 
 def _status(text: str | None) -> Status | None:

@@ -29,7 +29,7 @@ def prefers_lines(accept: str) -> bool:
 
 def _weights(accept: str) -> dict[str, float]:
     """The weight of each form: that of the most specific range that matches it. An unreadable range is ignored."""
-    best = {form: (-1, 0.0) for form in _FORMS}
+    best = dict.fromkeys(_FORMS, (-1, 0.0))
     for written in parse_http_list(accept):
         name, options = parse_options_header(written)
         parameters = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in options.items()}

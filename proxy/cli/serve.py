@@ -96,13 +96,6 @@ def _work(listening: socket.socket, served: Event, siblings: Siblings) -> None:
         sys.exit(1)
 
 
-def _broken_on_purpose(record: logging.LogRecord) -> bool:
-    """A stream that must not end cleanly is broken off, and so is whoever holds up a stop; neither is a mistake."""
-    if record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError):
-        return False
-    return record.getMessage() != "ASGI callable returned without completing response."
-
-
 class Server(uvicorn.Server):
     """uvicorn, with our life around its own.
 
@@ -186,7 +179,7 @@ async def _serve(
     app = Pollcast(settings, providers, siblings=siblings)
     logs.configure(settings.log, settings.log_level).hide(app.secrets)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    logging.getLogger("uvicorn.error").addFilter(_broken_on_purpose)
+    logging.getLogger("uvicorn.error").addFilter(logs.is_fault)
     if siblings is None:
         _warn(settings)
     _spare_the_collector()
