@@ -14,11 +14,8 @@ from secrets import token_hex
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-import orjson
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -32,13 +29,16 @@ from proxy.blobs import Blobs
 from proxy.breaker import keep_agreeing
 from proxy.catalogue import Catalogue
 from proxy.clock import Clock, SystemClock
+from proxy.cors import Cors
 from proxy.drive import Tools
+from proxy.error_responses import error_response
 from proxy.feed import Feed
 from proxy.fetch import Fetcher
 from proxy.forecast import Forecast
 from proxy.limits import Limits, storage
 from proxy.links import Links, route_path
 from proxy.metrics import Metrics
+from proxy.origins import Origins
 from proxy.providers import MODELS, PROVIDERS, by_model
 from proxy.providers.base import Provider
 from proxy.runner import Runner
@@ -54,19 +54,6 @@ log = logging.getLogger(__name__)
 _NO_LIFESPAN: Final = (
     "Pollcast has not started: this server does not run the ASGI lifespan. Turn it on (uvicorn: --lifespan on). Where "
     "Pollcast is mounted in another application, enter `pollcast.opened()` in the lifespan of that application."
-)
-
-_ALLOWED: Final = ("Authorization", "Content-Type", "Last-Event-ID", "Idempotency-Key", "Range", "X-Request-Id")
-_EXPOSED: Final = (
-    "Location",
-    "Retry-After",
-    "Idempotency-Replayed",
-    "X-Request-Id",
-    "RateLimit",
-    "RateLimit-Policy",
-    "Content-Range",
-    "Content-Disposition",
-    "ETag",
 )
 
 
@@ -95,7 +82,7 @@ class Pollcast:
         # Slashes are not forgiven: a redirect would lose the body of a POST, and a Link its signature.
         self._app.router.redirect_slashes = False
         self._app.router.default = self._unopened
-        self._asgi = Unwound(Access(_with_cors(_LastWord(self._app), settings.cors_origins)))
+        self._asgi = Unwound(Access(Cors(_LastWord(self._app), Origins(settings.cors_origins), settings.base_url)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of an ASGI server."""
@@ -280,33 +267,6 @@ async def _running(*work: Any) -> AsyncIterator[None]:
             task.cancel()
 
 
-def _with_cors(app: ASGIApp, origins: list[str]) -> ASGIApp:
-    """Outside of everything, so that errors carry the headers too. No cookies are used, so none are allowed."""
-    if not origins:
-        return app
-    return _Cors(
-        app,
-        allow_origins=origins,
-        allow_methods=("GET", "HEAD", "POST", "DELETE"),
-        allow_headers=_ALLOWED,
-        expose_headers=_EXPOSED,
-    )
-
-
-class _Cors(CORSMiddleware):
-    """Starlette's, refusing in our form."""
-
-    def preflight_response(self, request_headers: Headers) -> Response:
-        """Answer a preflight."""
-        response = super().preflight_response(request_headers)
-        if response.status_code == 200:
-            return response
-        said = bytes(response.body).decode()
-        refusal = _answer(errors.BadRequest(f"{said}{'; see POLLCAST_CORS_ORIGINS' if 'origin' in said else ''}."))
-        refusal.headers.update({name: value for name, value in response.headers.items() if name.startswith("access")})
-        return refusal
-
-
 class _LastWord:
     """Answers who is still at its request when the server's patience with a stop is over, and cancels all that is."""
 
@@ -326,24 +286,16 @@ class _LastWord:
         except asyncio.CancelledError:
             if begun:
                 raise
-            stopping = _answer(errors.Unavailable("The server is stopping."), {"Connection": "close"})
+            stopping = error_response(errors.Unavailable("The server is stopping."), {"Connection": "close"})
             await stopping(scope, receive, send)
 
 
 # --- errors, all in one form (contract, section 4) ---
 
 
-def _answer(error: errors.PollcastError, headers: Mapping[str, str] | None = None) -> Response:
-    body: dict[str, Any] = {"status": "Error", "message": error.message, "code": error.code}
-    if isinstance(error, errors.InvalidRequest):
-        body["errors"] = [{"field": fault.field, "message": fault.message} for fault in error.errors]
-    own = {"Content-Type": "application/json", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-    return Response(orjson.dumps(body), error.status, own | dict(headers or {}))
-
-
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, errors.PollcastError)  # noqa: S101 - registered for these only
-    return _answer(error, error.headers if isinstance(error, errors.RequestError) else None)
+    return error_response(error, error.headers if isinstance(error, errors.RequestError) else None)
 
 
 async def _http(request: Request, error: Exception) -> Response:
@@ -351,20 +303,20 @@ async def _http(request: Request, error: Exception) -> Response:
     path = request.scope["path"][:200]
     match error.status_code:
         case 404:
-            return _answer(errors.NotFound(f"There is nothing at {path}."))
+            return error_response(errors.NotFound(f"There is nothing at {path}."))
         case 405:
             allowed = (error.headers or {}).get("Allow", "")
             message = f"{request.method} is not for {path}; it takes {allowed}."
-            return _answer(errors.MethodNotAllowed(message), error.headers)
-    return _answer(errors.BadRequest(error.detail), error.headers)
+            return error_response(errors.MethodNotAllowed(message), error.headers)
+    return error_response(errors.BadRequest(error.detail), error.headers)
 
 
 async def _left(_: Request, __: Exception) -> Response:
-    return _answer(errors.BadRequest("The body broke off."))
+    return error_response(errors.BadRequest("The body broke off."))
 
 
 async def _internal(_: Request, __: Exception) -> Response:
-    return _answer(errors.Internal("Pollcast met a fault of its own; the log has the details."))
+    return error_response(errors.Internal("Pollcast met a fault of its own; the log has the details."))
 
 
 _HANDLERS: Final = {

@@ -123,7 +123,9 @@ def _is_at_home(request: Request) -> bool:
     if any(name in request.headers for name in _FORWARDED):
         return False
     try:
-        return request.client is not None and ip_address(request.client.host).is_loopback
+        address = ip_address(request.client.host if request.client else "")
+        # A socket for both families shows an IPv4 peer as ::ffff:127.0.0.1.
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
     except ValueError:
         return False
 
