@@ -226,6 +226,20 @@ async def test_a_reconnecting_post_goes_on_after_what_it_has(world: World) -> No
     assert world.simulator.submits["ainow"] == 1
 
 
+async def test_the_stream_of_a_job_that_was_over_ends_with_a_longer_retry(world: World) -> None:
+    """A browser that has lost the last id, as behind a service worker, then asks once a minute."""
+    job = (await world.generate("suno", prompt="song"))[0]["job"]
+    for last in (None, "1"):
+        whole = await bytes_of(world, "GET", f"/api/jobs/{job}/events", last)
+        assert whole.startswith(b"retry: 2000\ndata: ")
+        assert whole.endswith(b"\n\nretry: 60000\n")
+
+
+async def test_the_stream_that_brings_the_end_has_no_longer_retry(world: World) -> None:
+    whole = await bytes_of(world, "POST", "/api/generate", body={"model": "suno", "prompt": "song"})
+    assert whole.count(b"retry: ") == 1
+
+
 # --- Links ---
 
 
