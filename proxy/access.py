@@ -8,7 +8,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from proxy.links import masked
+from proxy.links import masked, route_path
 from proxy.logs import request_id
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def _told_id(scope: Scope) -> str:
 
 
 def _tell(scope: Scope, visit: Visit, status: int) -> None:
-    level = logging.DEBUG if scope["path"] in _OFTEN and status == 200 else logging.INFO
+    level = logging.DEBUG if route_path(scope) in _OFTEN and status == 200 else logging.INFO
     if not log.isEnabledFor(level):
         return
     # The path as it was sent: decoded, it could hold anything.

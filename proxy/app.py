@@ -12,12 +12,10 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from secrets import token_hex
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
-import orjson
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -31,13 +29,16 @@ from proxy.blobs import Blobs
 from proxy.breaker import keep_agreeing
 from proxy.catalogue import Catalogue
 from proxy.clock import Clock, SystemClock
+from proxy.cors import Cors
 from proxy.drive import Tools
+from proxy.error_responses import error_response
 from proxy.feed import Feed
 from proxy.fetch import Fetcher
 from proxy.forecast import Forecast
 from proxy.limits import Limits, storage
-from proxy.links import Links
+from proxy.links import Links, route_path
 from proxy.metrics import Metrics
+from proxy.origins import Origins
 from proxy.providers import MODELS, PROVIDERS, by_model
 from proxy.providers.base import Provider
 from proxy.runner import Runner
@@ -50,17 +51,9 @@ from proxy.trace import Traces
 
 log = logging.getLogger(__name__)
 
-_ALLOWED: Final = ("Authorization", "Content-Type", "Last-Event-ID", "Idempotency-Key", "Range", "X-Request-Id")
-_EXPOSED: Final = (
-    "Location",
-    "Retry-After",
-    "Idempotency-Replayed",
-    "X-Request-Id",
-    "RateLimit",
-    "RateLimit-Policy",
-    "Content-Range",
-    "Content-Disposition",
-    "ETag",
+_NO_LIFESPAN: Final = (
+    "Pollcast has not started: this server does not run the ASGI lifespan. Turn it on (uvicorn: --lifespan on). Where "
+    "Pollcast is mounted in another application, enter `pollcast.opened()` in the lifespan of that application."
 )
 
 
@@ -84,14 +77,37 @@ class Pollcast:
         self._providers = {kind: given.get(kind.name) or read(kind.settings_type) for kind in PROVIDERS}
         self._clock = clock or SystemClock()
         self._feed: Feed | None = None
+        self._prefix = unquote(urlsplit(settings.base_url).path)
         self._app = Starlette(lifespan=lambda _: self.opened(), exception_handlers=_HANDLERS)
         # Slashes are not forgiven: a redirect would lose the body of a POST, and a Link its signature.
         self._app.router.redirect_slashes = False
-        self._asgi = Unwound(Access(_with_cors(_LastWord(self._app), settings.cors_origins)))
+        self._app.router.default = self._unopened
+        self._asgi = Unwound(Access(Cors(_LastWord(self._app), Origins(settings.cors_origins), settings.base_url)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of an ASGI server."""
+        if scope["type"] == "http" and (self._prefix or scope.get("root_path")):
+            self._find_root(scope)
         await self._asgi(scope, receive, send)
+
+    def _find_root(self, scope: Scope) -> None:
+        """Set `root_path` to what precedes the route in the path.
+
+        A proxy in front may pass on the prefix of the public URL or strip it, and a server may add its `root_path` to
+        the path (uvicorn) or not (hypercorn). Prefixes such as `/api` begin like a route, so the routes decide.
+        """
+        path: str = scope["path"]
+        inside = route_path(scope)
+        for route in (inside.removeprefix(self._prefix), inside, path.removeprefix(self._prefix), path):
+            if any(known.path_regex.match(route) for known in self.routes):
+                scope["root_path"] = path.removesuffix(route)
+                return
+
+    async def _unopened(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer while there are no routes yet, because nobody has entered `opened`."""
+        if scope["type"] == "http":
+            raise errors.Unavailable(_NO_LIFESPAN)
+        await self._app.router.not_found(scope, receive, send)
 
     @property
     def secrets(self) -> Sequence[str]:
@@ -121,6 +137,7 @@ class Pollcast:
             # Only now is there something for the routes to speak with.
             self._app.router.routes.extend(api.routes(services))
             self._app.router.routes.extend(pages.routes(playground=self._settings.playground == "on"))
+            self._app.router.default = self._app.router.not_found
             try:
                 yield
             finally:
@@ -250,33 +267,6 @@ async def _running(*work: Any) -> AsyncIterator[None]:
             task.cancel()
 
 
-def _with_cors(app: ASGIApp, origins: list[str]) -> ASGIApp:
-    """Outside of everything, so that errors carry the headers too. No cookies are used, so none are allowed."""
-    if not origins:
-        return app
-    return _Cors(
-        app,
-        allow_origins=origins,
-        allow_methods=("GET", "HEAD", "POST", "DELETE"),
-        allow_headers=_ALLOWED,
-        expose_headers=_EXPOSED,
-    )
-
-
-class _Cors(CORSMiddleware):
-    """Starlette's, refusing in our form."""
-
-    def preflight_response(self, request_headers: Headers) -> Response:
-        """Answer a preflight."""
-        response = super().preflight_response(request_headers)
-        if response.status_code == 200:
-            return response
-        said = bytes(response.body).decode()
-        refusal = _answer(errors.BadRequest(f"{said}{'; see POLLCAST_CORS_ORIGINS' if 'origin' in said else ''}."))
-        refusal.headers.update({name: value for name, value in response.headers.items() if name.startswith("access")})
-        return refusal
-
-
 class _LastWord:
     """Answers who is still at its request when the server's patience with a stop is over, and cancels all that is."""
 
@@ -296,24 +286,16 @@ class _LastWord:
         except asyncio.CancelledError:
             if begun:
                 raise
-            stopping = _answer(errors.Unavailable("The server is stopping."), {"Connection": "close"})
+            stopping = error_response(errors.Unavailable("The server is stopping."), {"Connection": "close"})
             await stopping(scope, receive, send)
 
 
 # --- errors, all in one form (contract, section 4) ---
 
 
-def _answer(error: errors.PollcastError, headers: Mapping[str, str] | None = None) -> Response:
-    body: dict[str, Any] = {"status": "Error", "message": error.message, "code": error.code}
-    if isinstance(error, errors.InvalidRequest):
-        body["errors"] = [{"field": fault.field, "message": fault.message} for fault in error.errors]
-    own = {"Content-Type": "application/json", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-    return Response(orjson.dumps(body), error.status, own | dict(headers or {}))
-
-
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, errors.PollcastError)  # noqa: S101 - registered for these only
-    return _answer(error, error.headers if isinstance(error, errors.RequestError) else None)
+    return error_response(error, error.headers if isinstance(error, errors.RequestError) else None)
 
 
 async def _http(request: Request, error: Exception) -> Response:
@@ -321,20 +303,20 @@ async def _http(request: Request, error: Exception) -> Response:
     path = request.scope["path"][:200]
     match error.status_code:
         case 404:
-            return _answer(errors.NotFound(f"There is nothing at {path}."))
+            return error_response(errors.NotFound(f"There is nothing at {path}."))
         case 405:
             allowed = (error.headers or {}).get("Allow", "")
             message = f"{request.method} is not for {path}; it takes {allowed}."
-            return _answer(errors.MethodNotAllowed(message), error.headers)
-    return _answer(errors.BadRequest(error.detail), error.headers)
+            return error_response(errors.MethodNotAllowed(message), error.headers)
+    return error_response(errors.BadRequest(error.detail), error.headers)
 
 
 async def _left(_: Request, __: Exception) -> Response:
-    return _answer(errors.BadRequest("The body broke off."))
+    return error_response(errors.BadRequest("The body broke off."))
 
 
 async def _internal(_: Request, __: Exception) -> Response:
-    return _answer(errors.Internal("Pollcast met a fault of its own; the log has the details."))
+    return error_response(errors.Internal("Pollcast met a fault of its own; the log has the details."))
 
 
 _HANDLERS: Final = {

@@ -15,7 +15,7 @@ from proxy import tokens
 from proxy.clock import Clock
 from proxy.errors import NotFound, Unauthorized, Unavailable
 from proxy.feed import Feed
-from proxy.links import Links
+from proxy.links import Links, route_path
 from proxy.store.base import Key, Store
 
 _BELIEVED: Final = 0.5
@@ -69,7 +69,7 @@ class Auth:
         """
         if not is_link(request):
             return Caller(await self.key(request))
-        signed = self._links.check(request.scope["path"], request.scope["query_string"].decode("latin-1"))
+        signed = self._links.check(route_path(request.scope), request.scope["query_string"].decode("latin-1"))
         return Caller(_named(request, await self._known(signed.key, self._store.key_by_id)), signed.expires)
 
     async def watch(self, feed: Feed) -> None:
@@ -123,7 +123,9 @@ def _is_at_home(request: Request) -> bool:
     if any(name in request.headers for name in _FORWARDED):
         return False
     try:
-        return request.client is not None and ip_address(request.client.host).is_loopback
+        address = ip_address(request.client.host if request.client else "")
+        # A socket for both families shows an IPv4 peer as ::ffff:127.0.0.1.
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
     except ValueError:
         return False
 

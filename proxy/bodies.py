@@ -3,6 +3,7 @@
 The objects that are not orders stand here; `/openapi.json` describes them by the same models.
 """
 
+import codecs
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final, TypeVar
 
@@ -22,7 +23,7 @@ _NAMES: Final = {list: "an array", str: "a text", int: "a number", float: "a num
 def json_object(body: bytes, what: str) -> dict[str, Any]:
     """The body as a JSON object; `what` says what it ought to be. Raises BadRequest and InvalidRequest."""
     try:
-        parsed = orjson.loads(body)
+        parsed = orjson.loads(body.removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"The body is not JSON: {error}.") from None
     if _too_deep(parsed):

@@ -60,7 +60,7 @@ async def checkup(
 ) -> AsyncIterator[Finding]:
     """Look at everything, the providers at the same time, and tell each finding in its turn."""
     yield _public_url(settings)
-    for line in unknown():
+    for line in unknown(kind.settings_type for kind in providers):
         yield Finding("settings", State.WARNING, line)
     if any(len(secret) < _GUESSED for secret in settings.secrets):
         yield Finding(

@@ -7,11 +7,11 @@ which is for `auth.py` to check.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
-from urllib.parse import parse_qsl, unquote_plus, urlencode
+from typing import Any, Final
+from urllib.parse import parse_qsl, unquote_plus, urlencode, urlsplit
 
 from itsdangerous import BadData, Signer
 from itsdangerous.encoding import base64_decode, base64_encode
@@ -51,6 +51,11 @@ class Links:
         self._ttl = ttl
         self._relay = relay
         self._read = lru_cache(_REMEMBERED)(self._verified)
+
+    @property
+    def prefix(self) -> str:
+        """The path of the public URL, under which a proxy in front serves this API; empty at the root."""
+        return urlsplit(self._public_url).path
 
     def absolute(self, path: str) -> str:
         """The path as an absolute URL of this installation, unsigned."""
@@ -108,6 +113,17 @@ def _message(path: str, pairs: Iterable[tuple[str, str]]) -> bytes:
     # By name alone: of a parameter that is repeated the last one counts, so that their order matters.
     signed = sorted((pair for pair in pairs if pair[0] not in _UNSIGNED), key=lambda pair: pair[0])
     return f"{path}?{urlencode(signed)}".encode()
+
+
+def route_path(scope: Mapping[str, Any]) -> str:
+    """The path of an ASGI request inside this application: without the `root_path` under which it is mounted.
+
+    That is the path that Links sign. A server may leave `root_path` out of `path`, as the proxy in front did.
+    """
+    path: str = scope["path"]
+    root = scope.get("root_path", "")
+    inside = path.removeprefix(root)
+    return inside if inside.startswith("/") else path
 
 
 def masked(url: str) -> str:

@@ -5,6 +5,7 @@ whoever reads logs is masked in the text that is about to be written, wherever i
 exception's, a traceback.
 """
 
+import asyncio
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -20,6 +21,8 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 _OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 """What every record has, whatever it tells."""
+_CANCELED: Final = "asyncio.exceptions.CancelledError"
+"""The last line of a cancellation's traceback."""
 _SHORTEST: Final = 6
 """Characters of a secret that is looked for: a shorter one would be found in every word."""
 _SHAPES: Final = (
@@ -155,4 +158,17 @@ def join(form: str, level: str) -> Mask:
 
     for name in ("uvicorn.access", "uvicorn.error"):
         logging.getLogger(name).addFilter(masked)
+    logging.getLogger("uvicorn.error").addFilter(is_fault)
     return mask
+
+
+def is_fault(record: logging.LogRecord) -> bool:
+    """Whether a record of uvicorn's is about a fault.
+
+    A stream that stops before its final event is broken off. A stop cancels the streams that are still open, and a
+    forced one the lifespan too, whose traceback is then the message. uvicorn logs all three as errors.
+    """
+    if record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError):
+        return False
+    message = record.getMessage().rstrip()
+    return message != "ASGI callable returned without completing response." and not message.endswith(_CANCELED)

@@ -4,10 +4,13 @@
 defaults and its prefix.
 """
 
+import codecs
 import math
 import re
+from collections.abc import Iterable
 from difflib import get_close_matches
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
@@ -20,6 +23,8 @@ from pydantic_settings import (
     SettingsConfigDict,
     SettingsError,
 )
+
+from proxy.origins import normalized
 
 AnySettings = TypeVar("AnySettings", bound=BaseSettings)
 
@@ -61,8 +66,20 @@ def _scrapers(value: Any) -> Any:
 Duration = Annotated[float, BeforeValidator(_seconds)]
 """Seconds, also written `90s`, `15m`, `12h`, `7d`."""
 
+_FILE: Final = ".env"
+_PREFIX: Final = "pollcast_"
+_LIKENESS: Final = 0.6
+"""How similar a name is to the setting that a warning suggests; difflib's own default."""
+_LIKENESS_TO_PROVIDERS: Final = 0.5
+"""The same for a provider's settings: lower, because GAIA_URL is to find GAIA_BASE_URL (0.55)."""
 _ENVIRONMENT = SettingsConfigDict(
-    env_file=".env", extra="ignore", env_ignore_empty=True, frozen=True, allow_inf_nan=False
+    # With `-sig` a byte order mark is skipped, which some versions of python-dotenv make part of the first name.
+    env_file=_FILE,
+    env_file_encoding="utf-8-sig",
+    extra="ignore",
+    env_ignore_empty=True,
+    frozen=True,
+    allow_inf_nan=False,
 )
 
 
@@ -112,6 +129,17 @@ class Settings(BaseSettings):
     trace: str = ""
     """The folder in which exchanges with providers are recorded; none, none are."""
 
+    @field_validator("host")
+    @classmethod
+    def _address(cls, host: str) -> str:
+        bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        if bare != host or ":" in host:
+            try:
+                IPv6Address(bare)
+            except ValueError:
+                raise ValueError("must be a name or an address alone, such as 0.0.0.0 or ::") from None
+        return bare
+
     @field_validator("public_url")
     @classmethod
     def _absolute(cls, url: str) -> str:
@@ -132,10 +160,7 @@ class Settings(BaseSettings):
     @field_validator("cors_origins")
     @classmethod
     def _origins(cls, origins: list[str]) -> list[str]:
-        for origin in origins:
-            if origin != "*" and not re.fullmatch(r"https?://[^/?#@\s]+", origin):
-                raise ValueError(f"{origin!r} is no origin: write https://app.example.com, without a path, or *")
-        return origins
+        return [normalized(origin) for origin in origins]
 
     @property
     def secrets(self) -> list[str]:
@@ -145,8 +170,7 @@ class Settings(BaseSettings):
     @property
     def base_url(self) -> str:
         """The base of every Link: `public_url`, or the address that is listened on."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return self.public_url or f"http://{host}:{self.port}"
+        return self.public_url or f"http://{in_brackets(self.host)}:{self.port}"
 
 
 class ClientSettings(BaseSettings):
@@ -213,6 +237,7 @@ class ProviderSettings(BaseSettings):
 
 def read(kind: type[AnySettings], **given: Any) -> AnySettings:
     """Read settings from the environment, `given` values first; raises BadSetting."""
+    _check_file()
     prefix = kind.model_config.get("env_prefix", "")
     try:
         return kind(**given)
@@ -226,19 +251,55 @@ def read(kind: type[AnySettings], **given: Any) -> AnySettings:
         raise BadSetting(f"{prefix}{named[1] if named else ''}".upper() + ": must be JSON") from None
 
 
-def unknown() -> list[str]:
-    """A line for each `POLLCAST_*` in the environment and in `.env` that no setting reads, with the nearest that is."""
-    prefix = "pollcast_"
-    known = [*Settings.model_fields, *ClientSettings.model_fields]
+def unknown(kinds: Iterable[type[ProviderSettings]] = ()) -> list[str]:
+    """Describe each variable in the environment and in `.env` that is probably a misspelled setting.
+
+    That is every `POLLCAST_*` that no setting reads. Other programs may use a provider's prefix, so a variable with one
+    needs a setting of the same provider, one of `kinds`, with a similar name.
+    """
+    _check_file()
     told = []
+    names = _known_names(kinds)
     for name in {**EnvSettingsSource(Settings).env_vars, **DotEnvSettingsSource(Settings).env_vars}:
-        own = name.removeprefix(prefix)
-        if name != own and own not in known:
-            nearest = "".join(
-                f"; the nearest is {(prefix + near).upper()}" for near in get_close_matches(own, known, 1)
-            )
-            told.append(f"{name.upper()} is no setting{nearest}")
+        for prefix, known in names.items():
+            own = name.removeprefix(prefix)
+            if own == name or own in known:
+                continue
+            likeness = _LIKENESS if prefix == _PREFIX else _LIKENESS_TO_PROVIDERS
+            found = get_close_matches(own, known, 1, likeness)
+            nearest = "".join(f"; the nearest is {(prefix + near).upper()}" for near in found)
+            if nearest or prefix == _PREFIX:
+                told.append(f"{name.upper()} is no setting{nearest}")
     return told
+
+
+def _known_names(kinds: Iterable[type[ProviderSettings]]) -> dict[str, list[str]]:
+    """The names of settings by their prefix, in lower case."""
+    names = {_PREFIX: [*Settings.model_fields, *ClientSettings.model_fields]}
+    return names | {kind.model_config["env_prefix"].lower(): [*kind.model_fields] for kind in kinds}
+
+
+def _check_file() -> None:
+    """Raises BadSetting unless `.env`, where there is one, can be read as UTF-8."""
+    file = Path(_FILE)
+    try:
+        data = file.read_bytes() if file.is_file() else b""
+    except OSError as error:
+        raise BadSetting(f"{file.absolute()}: cannot be read: {error.strerror}") from None
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
+        raise BadSetting(f"{file.absolute()}: is in UTF-16, not in UTF-8: save it as UTF-8")
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise BadSetting(
+            f"{file.absolute()}: line {line} is not in UTF-8, but perhaps in Latin-1: save the file as UTF-8"
+        ) from None
+
+
+def in_brackets(host: str) -> str:
+    """A host as a URL writes it: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def is_loopback(url: str) -> bool:

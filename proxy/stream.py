@@ -30,6 +30,13 @@ _REPEAT: Final = 15.0
 """Seconds of silence after which a stream of plain lines repeats its last one."""
 _SPREAD: Final = (500, 5000)
 """Milliseconds, from and to, over which the clients of a server that stops come back."""
+_RETRY_WHEN_OVER: Final = 60_000
+"""Milliseconds after which a client may come back to a job that was over before its stream began.
+
+Chromium loses `Last-Event-ID` where a service worker passes requests through (seen in December 2026). A source that its
+page does not close would then get the whole replay every two seconds. A longer time would keep Node programs alive
+whose EventSource waits to be answered 204.
+"""
 _COME_BACK: Final = 5000
 """Milliseconds after which a client that was turned away may try again."""
 
@@ -116,7 +123,7 @@ class Stream:
         try:
             await self._open(receive, send)
             if await self._follow(receive, send):
-                await self._write(send, b"", more=False)
+                await self._write(send, self._last_words(), more=False)
             elif self._feed.stopping:
                 await self._write(send, self._farewell())
         except _Left:
@@ -196,6 +203,10 @@ class Stream:
     def _filler(self) -> bytes:
         return sse.HEARTBEAT
 
+    def _last_words(self) -> bytes:
+        """What is written after the final event."""
+        return b""
+
     def _farewell(self) -> bytes:
         """Spread over time when the clients of a server that stops come back."""
         return b"retry: %d\n" % random.randint(*_SPREAD)
@@ -209,11 +220,15 @@ def _cannot(_: bytes) -> bool:
 class JobStream(Stream):
     """A job's feed after event `after`."""
 
-    __slots__ = ()
+    __slots__ = ("_was_over",)
 
     def __init__(self, feed: Feed, tail: JobTail, after: int, key: str, idle: float | None = None) -> None:
         # An id from the future, or of some other stream, is answered from the beginning.
         super().__init__(feed, tail, after if after <= tail.head else 0, key, idle)
+        self._was_over = tail.ended
+
+    def _last_words(self) -> bytes:
+        return b"retry: %d\n" % _RETRY_WHEN_OVER if self._was_over else b""
 
 
 class LineStream(JobStream):
@@ -241,6 +256,9 @@ class LineStream(JobStream):
 
     def _filler(self) -> bytes:
         return self._last
+
+    def _last_words(self) -> bytes:
+        return b""
 
     def _farewell(self) -> bytes:
         return b""

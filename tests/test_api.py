@@ -574,3 +574,19 @@ async def test_a_running_job_waits_for_the_store_and_loses_nothing(
         assert (await world.ended(job["id"]))["status"] == "Completed"
         assert world.simulator.submits["gaga"] == 1
         assert await world.balance() == 980
+
+
+# --- a byte order mark ---
+
+
+async def test_a_json_body_with_a_byte_order_mark_is_read(world: World) -> None:
+    for path, body in (
+        ("/api/jobs", b'{"model": "suno", "prompt": "song"}'),
+        ("/api/generate", b'{"model": "suno", "prompt": "song"}'),
+        ("/api/links", b'{"path": "/api/events"}'),
+        ("/api/assets", b'{"url": "http://127.0.0.1/"}'),
+    ):
+        plain = await world.http.post(path, content=body)
+        marked = await world.http.post(path, content=b"\xef\xbb\xbf" + body)
+        assert marked.status_code == plain.status_code
+        assert plain.status_code != 400

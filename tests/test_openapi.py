@@ -56,6 +56,64 @@ def test_the_document_is_valid_openapi() -> None:
     validate(document(SERVER))
 
 
+def sub_schemas(schema: Any) -> Iterator[Any]:
+    """Every schema of the components, as far as they stand where schemas stand."""
+    yield schema
+    if not isinstance(schema, dict):
+        return
+    for name in ("properties", "dependentSchemas", "patternProperties"):
+        for inner in schema.get(name, {}).values():
+            yield from sub_schemas(inner)
+    for name in ("oneOf", "anyOf", "allOf", "prefixItems"):
+        for inner in schema.get(name, []):
+            yield from sub_schemas(inner)
+    for name in ("items", "not", "if", "then", "else", "propertyNames", "contentSchema"):
+        if name in schema:
+            yield from sub_schemas(schema[name])
+
+
+SCHEMAS = [inner for schema in document(SERVER)["components"]["schemas"].values() for inner in sub_schemas(schema)]
+
+
+def test_no_schema_is_a_boolean() -> None:
+    """openapi-python-client refuses a document with one."""
+    assert len(SCHEMAS) > 200
+    assert all(isinstance(schema, dict) for schema in SCHEMAS)
+
+
+def test_no_field_of_a_body_has_a_default_beside_its_description() -> None:
+    """openapi-typescript makes a field with a default required."""
+    assert not [schema for schema in SCHEMAS if "default" in schema]
+    resolution = document(SERVER)["components"]["schemas"]["order-gaga-1"]["properties"]["resolution"]
+    assert resolution["description"] == 'Default: `"720p"`.'
+    assert "resolution" not in document(SERVER)["components"]["schemas"]["order-gaga-1"]["required"]
+
+
+def test_an_upload_is_described_as_a_file_in_a_form_alone() -> None:
+    """@hey-api/openapi-ts prefers JSON wherever it is described."""
+    content = document(SERVER)["paths"]["/api/assets"]["post"]["requestBody"]["content"]
+    assert list(content) == ["multipart/form-data"]
+    assert content["multipart/form-data"]["schema"]["properties"]["file"]["format"] == "binary"
+
+
+def test_the_fields_of_an_order_stand_beside_no_alternatives() -> None:
+    """openapi-python-client would take the alternatives for the order."""
+    orders_ = {name: schema for name, schema in document(SERVER)["components"]["schemas"].items() if "order-" in name}
+    assert len(orders_) == len(MODELS)
+    assert all("properties" in schema and not {"oneOf", "anyOf", "allOf"} & set(schema) for schema in orders_.values())
+
+
+async def test_every_counted_answer_has_the_headers_that_are_described(world: World) -> None:
+    for path, status in (("/api/account", 200), ("/api/jobs", 200), ("/api/jobs/job_1", 404)):
+        response = await world.http.get(path)
+        template = path.replace("job_1", "{job}")
+        described = document(SERVER)["paths"][template]["get"]["responses"][str(status)]["headers"]
+        assert response.status_code == status
+        for name in ("RateLimit", "RateLimit-Policy"):
+            assert name in response.headers
+            assert name in described
+
+
 async def test_the_document_and_the_routes_name_the_same_calls(world: World) -> None:
     def calls(route: Route) -> Iterator[tuple[str, str]]:
         return ((method, route.path) for method in (route.methods or ()) if method != "HEAD")

@@ -11,6 +11,8 @@ from proxy.providers.gaga import GagaSettings
 from proxy.providers.ganai import GanAiSettings
 from proxy.settings import BadSetting, ProviderSettings, Settings, is_loopback, read, unknown
 
+SETTINGS_TYPES = [kind.settings_type for kind in PROVIDERS]
+
 
 @pytest.fixture
 def env(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
@@ -292,7 +294,7 @@ def test_a_public_url_needs_a_host(env: pytest.MonkeyPatch, url: str) -> None:
         ("POLLCAST_SECRET", "new,"),
         ("POLLCAST_SECRET", "new,,old"),
         ("POLLCAST_CORS_ORIGINS", "app.example.com"),
-        ("POLLCAST_CORS_ORIGINS", "https://app.example.com/"),
+        ("POLLCAST_CORS_ORIGINS", "https://app.example.com/path"),
         ("POLLCAST_PUBLIC_URL", "https://cast.example.com/?a=b"),
         ("POLLCAST_HEARTBEAT", "inf"),
     ],
@@ -417,3 +419,74 @@ def test_other_hosts_are_not(url: str) -> None:
 
 def test_no_account_is_held_to_fewer_than_ten_thousand_streams_unasked() -> None:
     assert read(Settings).max_streams >= 10_000
+
+
+# --- the file .env ---
+
+LINE = "POLLCAST_PORT=9001\nPOLLCAST_SECRET=caf\u00e9-hush\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_file_in_utf_16_is_one_line_that_names_it(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / ".env").write_bytes(LINE.encode(encoding))
+    assert complaint(Settings) == f"{tmp_path / '.env'}: is in UTF-16, not in UTF-8: save it as UTF-8"
+    with pytest.raises(BadSetting, match="UTF-16"):
+        unknown()
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "cp437"])
+def test_a_file_in_latin_1_is_one_line_that_names_it(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / ".env").write_bytes(LINE.encode(encoding))
+    for kind in (Settings, GagaSettings):
+        assert complaint(kind).startswith(f"{tmp_path / '.env'}: line 2 is not in UTF-8")
+        assert "hush" not in complaint(kind)
+
+
+def test_a_byte_order_mark_in_the_file_is_skipped(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"\xef\xbb\xbf" + LINE.encode())
+    assert (read(Settings).port, read(Settings).secrets) == (9001, ["caf\u00e9-hush"])
+    assert unknown() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("GAGA_APIKEY", "GAGA_API_KEY"),
+        ("HEYGEN_KEY", "HEYGEN_API_KEY"),
+        ("GAIA_URL", "GAIA_BASE_URL"),
+        ("AINOW_POLLINTERVAL", "AINOW_POLL_INTERVAL"),
+        ("GANAI_PROJECT", "GANAI_PROJECT_ID"),
+        ("GAGA_TOKEN_API_KEY", "GAGA_API_KEY"),
+    ],
+)
+def test_a_misspelled_setting_of_a_provider_is_told_with_the_nearest(
+    env: pytest.MonkeyPatch, name: str, nearest: str
+) -> None:
+    env.setenv("A_FIRST_ONE", "x")
+    env.setenv(name, "x")
+    assert unknown(iter(SETTINGS_TYPES)) == [f"{name} is no setting; the nearest is {nearest}"]
+
+
+def test_other_variables_with_a_provider_s_prefix_are_not_unknown(env: pytest.MonkeyPatch) -> None:
+    for name in ("GAGA_VERSION", "GAIA_HOME", "HEYGEN_XYZZY", "GAGA_API_KEY", "GANAI_PROJECT_ID", "GAGARIN"):
+        env.setenv(name, "1")
+    assert unknown(SETTINGS_TYPES) == []
+
+
+# --- addresses ---
+
+
+@pytest.mark.parametrize(
+    ("written", "base"),
+    [("::", "http://[::]:8000"), ("[::]", "http://[::]:8000"), ("[::1]", "http://[::1]:8000")],
+)
+def test_an_ipv6_host_is_taken_with_and_without_brackets(env: pytest.MonkeyPatch, written: str, base: str) -> None:
+    env.setenv("POLLCAST_HOST", written)
+    assert read(Settings).base_url == base
+    assert read(Settings).host == written.strip("[]")
+
+
+@pytest.mark.parametrize("written", ["[::1]:8000", "127.0.0.1:8000", "[localhost]", "::1::", "http://0.0.0.0"])
+def test_a_host_that_is_more_than_an_address_is_refused(env: pytest.MonkeyPatch, written: str) -> None:
+    env.setenv("POLLCAST_HOST", written)
+    assert complaint(Settings).startswith("POLLCAST_HOST: must be a name or an address alone")

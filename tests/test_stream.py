@@ -194,12 +194,50 @@ async def test_a_reconnecting_post_without_a_key_of_its_first_try_makes_no_job(
     assert (await world.http.get("/api/jobs")).json()["jobs"] == []
 
 
+EMPTY = pytest.mark.parametrize("last", [{"headers": {"Last-Event-ID": ""}}, {"params": {"lastEventId": ""}}])
+
+
+@EMPTY
+async def test_an_empty_last_event_id_on_a_post_means_none(world: World, last: dict[str, Any]) -> None:
+    events = events_of(await world.messages("POST", "/api/generate", json={"model": "suno", "prompt": "song"}, **last))
+    assert [event["n"] for event in events] == list(range(1, len(events) + 1))
+
+
+@EMPTY
+async def test_an_empty_last_event_id_on_a_get_means_none(world: World, last: dict[str, Any]) -> None:
+    job = (await world.generate("suno", prompt="song"))[0]["job"]
+    assert events_of(await world.messages("GET", f"/api/jobs/{job}/events", **last))[0]["n"] == 1
+    async with world.open("GET", "/api/events", **last) as response:
+        first = await anext(EventSource(response).aiter_sse())
+    assert first.event == "ready"
+
+
+async def test_an_empty_header_does_not_hide_the_query(world: World) -> None:
+    job = (await world.generate("suno", prompt="song"))[0]["job"]
+    path = f"/api/jobs/{job}/events?lastEventId=1"
+    assert events_of(await world.messages("GET", path, last=""))[0]["n"] == 2
+
+
 async def test_a_reconnecting_post_goes_on_after_what_it_has(world: World) -> None:
     options = {"json": {"model": "suno", "prompt": "song"}, "headers": {"Idempotency-Key": "one"}}
     everything = await world.messages("POST", "/api/generate", **options)
     rest = await world.messages("POST", "/api/generate", last="2", **options)
     assert bare(rest) == bare(everything[2:])
     assert world.simulator.submits["ainow"] == 1
+
+
+async def test_the_stream_of_a_job_that_was_over_ends_with_a_longer_retry(world: World) -> None:
+    """A browser that has lost the last id, as behind a service worker, then asks once a minute."""
+    job = (await world.generate("suno", prompt="song"))[0]["job"]
+    for last in (None, "1"):
+        whole = await bytes_of(world, "GET", f"/api/jobs/{job}/events", last)
+        assert whole.startswith(b"retry: 2000\ndata: ")
+        assert whole.endswith(b"\n\nretry: 60000\n")
+
+
+async def test_the_stream_that_brings_the_end_has_no_longer_retry(world: World) -> None:
+    whole = await bytes_of(world, "POST", "/api/generate", body={"model": "suno", "prompt": "song"})
+    assert whole.count(b"retry: ") == 1
 
 
 # --- Links ---

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from proxy.api.services import Services
 from proxy.auth import is_link
 from proxy.errors import RateLimited, RequestError
+from proxy.links import route_path
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -40,7 +41,7 @@ def counted(services: Services, endpoint: Endpoint, *, or_link: bool = False) ->
 
 
 def _may_repeat(request: Request) -> bool:
-    takes_orders = request.method == "POST" and request.url.path in {"/api/generate", "/api/jobs"}
+    takes_orders = request.method == "POST" and route_path(request.scope) in {"/api/generate", "/api/jobs"}
     return takes_orders and "Idempotency-Key" in request.headers and "dry_run" not in request.query_params
 
 

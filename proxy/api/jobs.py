@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,7 +13,8 @@ from starlette.responses import Response
 from proxy import orders
 from proxy.api import dry_run
 from proxy.api.counting import refusal_of
-from proxy.api.reading import answer, body, idempotency_key, last_event_id, limit, number, refuse_fields, wants_lines
+from proxy.api.negotiation import wants_lines
+from proxy.api.reading import answer, body, idempotency_key, last_event_id, limit, number, refuse_fields, told_event_id
 from proxy.api.services import Services
 from proxy.clock import rfc3339
 from proxy.errors import Conflict, FieldError, NotFound, RateLimited, RequestError, Unavailable
@@ -45,16 +47,15 @@ class Jobs:
         key = await self.services.auth.key(request)
         dry_run.refuse(request)
         after = last_event_id(request)
-        reconnecting = "Last-Event-ID" in request.headers or "lastEventId" in request.query_params
-        if reconnecting and "Idempotency-Key" not in request.headers:
+        if told_event_id(request) and "Idempotency-Key" not in request.headers:
             raise Conflict("A reconnecting POST needs the Idempotency-Key of its first try; no job was made.")
         with self.services.limits.coming(key.account) as refusal:
             admitted = await self._admit(request, key, refusal)
             tail = await self._tail(admitted.job.id, key, admitted.event)
         if refusal is not None:
             # The job is there, and is not kept from who ordered it: they are to come back, as at the GET endpoints.
-            return BrokenOff(refusal.message, _admitted_headers(admitted))
-        return self._feed(request, key, tail, after, _admitted_headers(admitted))
+            return BrokenOff(refusal.message, self._admitted_headers(request, admitted))
+        return self._feed(request, key, tail, after, self._admitted_headers(request, admitted))
 
     async def jobs(self, request: Request) -> Response:
         """POST: admit an order. GET: the account's own jobs."""
@@ -64,7 +65,7 @@ class Jobs:
         if dry_run.is_asked(request):
             return await self._dry_run(request, key)
         admitted = await self._admit(request, key)
-        return answer(await self._job(admitted.job, key), 202, _admitted_headers(admitted))
+        return answer(await self._job(admitted.job, key), 202, self._admitted_headers(request, admitted))
 
     async def _list(self, request: Request, key: Key) -> Response:
         query = request.query_params
@@ -196,6 +197,11 @@ class Jobs:
             return BrokenOff(error.message)
         return self._feed(request, key, tail, after, {})
 
+    def _admitted_headers(self, request: Request, admitted: Admitted) -> dict[str, str]:
+        prefix = self.services.links.prefix or quote(request.scope.get("root_path", "").rstrip("/"))
+        replayed = {"Idempotency-Replayed": "true"} if admitted.replayed else {}
+        return {"Location": f"{prefix}/api/jobs/{admitted.job.id}"} | replayed
+
     async def _found(self, request: Request, key: Key) -> Job:
         return await self.services.job(key, request.path_params["job"])
 
@@ -248,11 +254,6 @@ def _told(admitted: Admitted) -> Admitted:
     facts = {"job": job.id, "model": job.model, "account": job.account, "tokens": job.tokens}
     log.info("job replayed" if admitted.replayed else "job ordered", extra=facts)
     return admitted
-
-
-def _admitted_headers(admitted: Admitted) -> dict[str, str]:
-    replayed = {"Idempotency-Replayed": "true"} if admitted.replayed else {}
-    return {"Location": f"/api/jobs/{admitted.job.id}"} | replayed
 
 
 def _status(text: str | None) -> Status | None:

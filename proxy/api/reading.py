@@ -76,7 +76,7 @@ async def record(request: Request, kind: type[Read], what: str) -> Read:
 
 def last_event_id(request: Request) -> int:
     """The id of the last event the client has; 0 for none, and for what is no number of ours."""
-    return _whole_number(_told_id(request))
+    return _whole_number(told_event_id(request))
 
 
 def feed_position(request: Request) -> int:
@@ -84,11 +84,12 @@ def feed_position(request: Request) -> int:
 
     What is no number of ours is 0, where no feed has been.
     """
-    text = _told_id(request)
+    text = told_event_id(request)
     return _whole_number(text) if text else -1
 
 
-def _told_id(request: Request) -> str:
+def told_event_id(request: Request) -> str:
+    """The last event's id as the client wrote it, in the header or the query; empty means none."""
     told = request.headers.get("Last-Event-ID")
     if told or b"lastEventId" not in request.scope["query_string"]:
         return told or ""
@@ -97,12 +98,6 @@ def _told_id(request: Request) -> str:
 
 def _whole_number(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
-
-
-def wants_lines(request: Request) -> bool:
-    """Whether the client asks for plain lines instead of events."""
-    accepted = request.headers.get("Accept", "").lower()
-    return "text/plain" in accepted and "text/event-stream" not in accepted
 
 
 def number(request: Request, name: str, default: int, most: int) -> int:

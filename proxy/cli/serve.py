@@ -1,6 +1,7 @@
 """`serve`: the API, against the providers or (`--demo`) against the built-in simulator."""
 
 import asyncio
+import errno
 import gc
 import logging
 import socket
@@ -25,7 +26,7 @@ from proxy.clock import SystemClock
 from proxy.http import Http, Timeouts
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Provider
-from proxy.settings import BadSetting, ProviderSettings, Settings, read, unknown
+from proxy.settings import BadSetting, ProviderSettings, Settings, in_brackets, read, unknown
 from proxy.siblings import Siblings
 from proxy.simulator import DEFAULT_KEYS, Simulator
 from proxy.store import open_store
@@ -33,6 +34,8 @@ from proxy.store import open_store
 log = logging.getLogger(__name__)
 
 _DEMO: Final = Path("var/demo")
+_NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
+"""What a bind to an IPv6 address fails with where the kernel lacks IPv6 or has it switched off."""
 _DEMO_TOKENS: Final = 10_000
 _PATIENCE: Final = 1
 """Seconds that a stop waits for clients that neither read nor leave."""
@@ -75,7 +78,7 @@ def _serve_with(workers: int, *, demo: bool) -> None:
 
 def _warn(settings: Settings) -> None:
     """Say what will surely not do what was meant; of a crew, its parent says it for all."""
-    for line in unknown():
+    for line in unknown(kind.settings_type for kind in PROVIDERS):
         log.warning("%s.", line)
     if not settings.public_url and settings.host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
         log.warning("%s.", opened_here_alone(settings.base_url))
@@ -93,13 +96,6 @@ def _work(listening: socket.socket, served: Event, siblings: Siblings) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(1)
-
-
-def _broken_on_purpose(record: logging.LogRecord) -> bool:
-    """A stream that must not end cleanly is broken off, and so is whoever holds up a stop; neither is a mistake."""
-    if record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError):
-        return False
-    return record.getMessage() != "ASGI callable returned without completing response."
 
 
 class Server(uvicorn.Server):
@@ -133,7 +129,7 @@ class Server(uvicorn.Server):
         self._app = app
         self._ready = ready
         self._open = AsyncExitStack()
-        self._address = (settings.host, settings.port, settings.base_url)
+        self._address = (in_brackets(settings.host), settings.port, settings.base_url)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the application, then listen."""
@@ -190,7 +186,7 @@ async def _serve(
     app = Pollcast(settings, providers, siblings=siblings)
     logs.configure(settings.log, settings.log_level).hide(app.secrets)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    logging.getLogger("uvicorn.error").addFilter(_broken_on_purpose)
+    logging.getLogger("uvicorn.error").addFilter(logs.is_fault)
     if siblings is None:
         _warn(settings)
     _spare_the_collector()
@@ -203,12 +199,17 @@ async def _serve(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Bind the address to serve at; raises BadSetting when it cannot be had."""
+    """Bind the address to serve at; raises BadSetting when it cannot be had. `::` listens on IPv4 too."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = host == "::" and socket.has_dualstack_ipv6()
     try:
-        listening = socket.create_server((host, port), family=family, backlog=4096)
+        listening = socket.create_server((host, port), family=family, backlog=4096, dualstack_ipv6=both)
     except OSError as error:
-        raise BadSetting(f"POLLCAST_HOST, POLLCAST_PORT: cannot listen on {host}:{port}: {error.strerror}") from None
+        reason = error.strerror or str(error)
+        if family == socket.AF_INET6 and error.errno in _NO_IPV6:
+            reason += "; this machine may have no IPv6: set POLLCAST_HOST=0.0.0.0 or an IPv4 address"
+        place = f"{in_brackets(host)}:{port}"
+        raise BadSetting(f"POLLCAST_HOST, POLLCAST_PORT: cannot listen on {place}: {reason}") from None
     # Accepted connections take it over: an event must not wait for the acknowledgement of the one before.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening

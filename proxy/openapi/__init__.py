@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
-from proxy.errors import PollcastError
+from proxy.errors import PollcastError, RateLimited
 from proxy.openapi.calls import CALLS, TAGS, Call
 from proxy.openapi.parts import HEADERS, PARAMETERS, Json, answer, ref
 from proxy.openapi.schemas import schemas
@@ -41,9 +41,11 @@ _SECURITY: Final[Json] = {
 _REFUSAL_HEADERS: Final[Mapping[int, Sequence[str]]] = {
     401: ("WWW-Authenticate",),
     416: ("Content-Range",),
-    429: ("Retry-After", "RateLimit", "RateLimit-Policy"),
+    429: ("Retry-After",),
     503: ("Retry-After",),
 }
+_UNCOUNTED: Final = frozenset({401, 414, 431, 500})
+"""Statuses that are answered before a request is counted, or when counting is beside the point."""
 
 
 @cache
@@ -69,6 +71,8 @@ def document(server: str) -> Json:
 
 def _operation(call: Call) -> Json:
     answers = {**call.answers, **_refusals(call.refusals)}
+    if RateLimited in call.refusals:
+        answers = {status: shown if status in _UNCOUNTED else _counted(shown) for status, shown in answers.items()}
     written: Json = {
         "operationId": call.name,
         "tags": [call.tag],
@@ -80,6 +84,14 @@ def _operation(call: Call) -> Json:
         "security": [{scheme: []} for scheme in call.security],
     }
     return {name: value for name, value in written.items() if value or name == "security"}
+
+
+def _counted(answer_: Json) -> Json:
+    """The answer with the headers that those to counted requests have."""
+    names = ("RateLimit", "RateLimit-Policy")
+    return answer_ | {
+        "headers": answer_["headers"] | {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+    }
 
 
 def _refusals(kinds: Iterable[type[PollcastError]]) -> dict[int, Json]:

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import orjson
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
-from proxy.bodies import AssetPlace, LinkWish
+from proxy.bodies import LinkWish
 from proxy.catalogue import without_nulls
 from proxy.openapi import shapes
 from proxy.openapi.parts import Json, ref
@@ -27,9 +28,12 @@ _ROOTS: Final[tuple[type[BaseModel], ...]] = (
     shapes.Ledger,
     shapes.Link,
     shapes.Mark,
-    AssetPlace,
     LinkWish,
 )
+
+
+_RULES: Final = frozenset({"oneOf", "anyOf", "allOf", "if", "then", "else"})
+"""Keywords that say which fields of an order go together. They hold for each order, since each has a `model`."""
 
 
 class _Untitled(GenerateJsonSchema):
@@ -41,18 +45,31 @@ class _Untitled(GenerateJsonSchema):
         return False
 
 
+def _without_booleans(schema: Any) -> Any:
+    """The schema with each boolean sub-schema as an object that means the same, which every generator reads."""
+    if isinstance(schema, list):
+        return [_without_booleans(inner) for inner in schema]
+    if not isinstance(schema, dict):
+        return schema
+    properties = schema.get("properties")
+    if isinstance(properties, dict):
+        plain = {name: inner if inner is not False else {"not": {}} for name, inner in properties.items()}
+        schema = schema | {"properties": plain}
+    return {name: _without_booleans(inner) for name, inner in schema.items()}
+
+
 def schemas() -> Json:
     """Every schema, by name."""
     asked: dict[type[BaseModel], None] = dict.fromkeys([Envelope, *(model.fields for model in MODELS.values())])
     roots: list[tuple[type[BaseModel], JsonSchemaMode]] = [(kind, "validation") for kind in (*_ROOTS, *asked)]
     names, made = models_json_schema(roots, ref_template="#/components/schemas/{model}", schema_generator=_Untitled)
-    found: Json = without_nulls(made["$defs"])
+    found: Json = _without_booleans(without_nulls(made["$defs"]))
     own = {kind: found.pop(_name(names[kind, "validation"])) for kind in asked}
     orders = {
         f"order-{model.name}": _order(model, own[model.fields], own[Envelope]["properties"])
         for model in MODELS.values()
     }
-    return {
+    made_of: Json = {
         "Order": _any_order(orders),
         **orders,
         "Message": _message(ref(shapes.Event), ["message"], required=["data", "id"]),
@@ -63,6 +80,21 @@ def schemas() -> Json:
         ),
         **found,
     }
+    written: Json = _defaults_in_words(made_of)
+    return written
+
+
+def _defaults_in_words(schema: Any) -> Any:
+    """The schema with each default in its description: openapi-typescript makes a field with a default required."""
+    if isinstance(schema, list):
+        return [_defaults_in_words(inner) for inner in schema]
+    if not isinstance(schema, dict):
+        return schema
+    plain = {name: _defaults_in_words(inner) for name, inner in schema.items() if name != "default"}
+    if "default" not in schema:
+        return plain
+    default = f"Default: `{orjson.dumps(schema['default']).decode()}`."
+    return plain | {"description": " ".join(filter(None, [plain.get("description"), default]))}
 
 
 def _name(reference: Mapping[str, Any]) -> str:
@@ -80,8 +112,11 @@ def _any_order(orders: Mapping[str, Json]) -> Json:
 
 def _order(model: Model, fields: Json, envelope: Json) -> Json:
     extra = _extra(model, envelope["extra"])
+    rules = {name: schema for name, schema in fields.items() if name in _RULES}
     return {
-        **fields,
+        **{name: schema for name, schema in fields.items() if name not in _RULES},
+        # Beside `properties`, openapi-python-client takes a `oneOf` for the whole order, and leaves the fields out.
+        **({"dependentSchemas": {"model": rules}} if rules else {}),
         "title": model.name,
         "description": model.note or f"Makes {model.kind}.",
         "required": ["model", *fields.get("required", ())],
