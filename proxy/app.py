@@ -30,7 +30,7 @@ from proxy.auth import Auth
 from proxy.blobs import Blobs
 from proxy.breaker import keep_agreeing
 from proxy.catalogue import Catalogue
-from proxy.clock import Clock, SystemClock
+from proxy.clock import Clock, ClockSteps, SystemClock
 from proxy.drive import Tools
 from proxy.feed import Feed
 from proxy.fetch import Fetcher
@@ -152,10 +152,22 @@ class Pollcast:
             traces = Traces(settings.trace) if settings.trace else None
         if traces is not None:
             stack.enter_context(traces.written())
-        kept = settings.retention
-        tools = Tools(store, blobs, fetcher, links, clock, metrics, providers, settings.asset_limit, kept, traces)
+        steps = ClockSteps(clock)
+        tools = Tools(
+            store,
+            blobs,
+            fetcher,
+            links,
+            clock,
+            steps,
+            metrics,
+            providers,
+            settings.asset_limit,
+            settings.retention,
+            traces,
+        )
         self._runner = Runner(tools, node=_node(), lease=settings.lease, most=settings.max_jobs or None)
-        await stack.enter_async_context(_running(orphans.keep_sweeping(store, blobs)))
+        await stack.enter_async_context(_running(orphans.keep_sweeping(store, blobs, steps)))
         await stack.enter_async_context(_running(self._feed.run(), self._runner.run(), metrics.watch_loop()))
         auth = Auth(store, links, clock, settings.metrics.get_secret_value())
         await stack.enter_async_context(_running(auth.watch(self._feed)))

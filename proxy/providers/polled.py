@@ -118,7 +118,10 @@ class Polling:
         self._seen = Seen()
 
     async def poll(self, now: float) -> Update | None:
-        """Ask once, at the time `now`; None: nothing is new. Raises a JobError when the provider is beyond reading."""
+        """Ask once, at the monotonic time `now`; None: nothing is new.
+
+        Raises a JobError when the provider is beyond reading.
+        """
         update, self.outcome = None, ""
         try:
             update = await self._provider.check(self.ticket, self._seen)
@@ -131,9 +134,13 @@ class Polling:
         except ReadFailed as error:
             self.outcome = type(error).__name__.lower()
             update, wait = self._judged(error, now), error.wait
-        self._interval = self._pace.after(self._interval, now - self._since)
+        self._interval = self._pace.after(self._interval, self.age(now))
         self.delay = _jittered(self._interval) if wait is None else max(wait, _FASTEST)
         return update
+
+    def age(self, now: float) -> float:
+        """Seconds from the submit to the monotonic time `now`."""
+        return now - self._since
 
     def _judged(self, error: ReadFailed, now: float) -> Update | None:
         """The update that a failed read makes, if any; raises the JobError when it is the end."""
