@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
+from pathlib import Path
 from secrets import token_hex
 from typing import Any, Final
 
@@ -34,6 +35,7 @@ from proxy.clock import Clock, ClockSteps, SystemClock
 from proxy.drive import Tools
 from proxy.feed import Feed
 from proxy.fetch import Fetcher
+from proxy.files import restrict_umask, warn_if_open
 from proxy.forecast import Forecast
 from proxy.limits import Limits, storage
 from proxy.links import Links
@@ -135,6 +137,7 @@ class Pollcast:
             blobs = Blobs(settings.assets)
         with _naming("POLLCAST_STORE"):
             store = await stack.enter_async_context(opened)
+        self._warn_of_open_folders()
         if store.shared is not None:
             await marker.prove_shared(store, blobs)
         fetcher = await stack.enter_async_context(Fetcher())
@@ -209,6 +212,15 @@ class Pollcast:
             siblings=self._siblings,
         )
 
+    def _warn_of_open_folders(self) -> None:
+        places = {"POLLCAST_STORE": Path(self._settings.store.removeprefix("sqlite:///")).parent}
+        if not self._settings.store.startswith("sqlite:"):
+            places.clear()
+        if "://" not in self._settings.assets:
+            places["POLLCAST_ASSETS"] = Path(self._settings.assets)
+        for setting, folder in places.items():
+            warn_if_open(folder, setting)
+
     async def _provider(self, stack: AsyncExitStack, kind: type[Provider]) -> Provider:
         provider = kind(self._providers[kind], self._clock, self._settings.base_url)
         await stack.enter_async_context(provider.upstream)
@@ -217,6 +229,7 @@ class Pollcast:
 
 def hosted() -> Pollcast:
     """The application for an ASGI server that is not ours, settings from the environment; raises BadSetting."""
+    restrict_umask()
     settings = read(Settings)
     app = Pollcast(settings)
     logs.join(settings.log, settings.log_level).hide(app.secrets)

@@ -21,6 +21,7 @@ from weakref import WeakSet
 
 from proxy import errors
 from proxy.clock import Clock, SystemClock
+from proxy.files import make_private_folder, narrow, open_private
 from proxy.job import Draft, Event, Job, Status, Ticket, encode, new_id, standing
 from proxy.store import records
 from proxy.store.base import (
@@ -446,10 +447,13 @@ class SqliteStore:
     # --- the file and the threads ---
 
     def _open(self) -> "tuple[Connection, Connection]":
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(self._path.parent)
         with _turn(self._path.parent), ExitStack() as stack:
             if self._exclusive:
-                _lock(self._path, stack.enter_context(Path(f"{self._path}.lock").open("wb")))
+                lock = open_private(Path(f"{self._path}.lock"), os.O_RDWR)
+                _lock(self._path, stack.enter_context(os.fdopen(lock, "wb")))
+            for ending in ("", "-wal", "-shm", ".lock"):
+                narrow(Path(f"{self._path}{ending}"))
             writer = stack.enter_context(closing(self._connect()))
             writer.executescript(_PRAGMAS)
             _migrate(writer, self._path)
