@@ -244,8 +244,8 @@ def _named(output: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _quoted(job: str) -> str:
-    """A job's id as one part of a path: two dots would lead out of it."""
-    return quote(job, safe="").replace(".", "%2E")
+    """A job's id as one part of a path."""
+    return quote(job, safe="")
 
 
 def _after(last: str) -> dict[str, str]:
