@@ -2,23 +2,40 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+RUNS := .venv/.runs
 READY := .venv/.ready
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+COMPILE := .venv/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
+	--group build --extra redis
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-wide check fix cover bench bench-quick bench-compare soak chaos clean
+.PHONY: help install lock run test test-wide check fix cover bench bench-quick bench-compare soak chaos clean
 
 help:  ## what there is to do
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 22
 
 install: $(READY)  ## set up .venv with everything the project and its tests need
 
-$(READY): pyproject.toml
+# What runs: the locked packages, checked by their hashes, then the project. Nothing is built from the network.
+$(RUNS): pyproject.toml .requirements.lock
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(PIP) --require-hashes -r .requirements.lock
+	$(PIP) --no-deps --no-build-isolation -e .
+	@touch $(RUNS)
+
+$(READY): $(RUNS) .requirements-dev.lock
+	$(PIP) --require-hashes -r .requirements-dev.lock
 	@touch $(READY)
 
-run: $(READY)  ## a server against the built-in simulator, with a ready curl command
+lock:  ## remake the lock files with the newest versions that pyproject.toml allows
+	$(PYTHON) -m venv .venv/lock
+	.venv/lock/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+	$(COMPILE) pyproject.toml --output-file .requirements.lock
+	$(COMPILE) --extra dev --constraints .requirements.lock pyproject.toml --output-file .requirements-dev.lock
+	rm -rf .venv/lock
+
+run: $(RUNS)  ## a server against the built-in simulator, with a ready curl command
 	@$(BIN)/python server.py serve --demo
 
 test: $(READY)  ## every test but the wide ones, in under five minutes

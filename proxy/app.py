@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
+from pathlib import Path
 from secrets import token_hex
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -28,12 +29,13 @@ from proxy.auth import Auth
 from proxy.blobs import Blobs
 from proxy.breaker import keep_agreeing
 from proxy.catalogue import Catalogue
-from proxy.clock import Clock, SystemClock
+from proxy.clock import Clock, ClockSteps, SystemClock
 from proxy.cors import Cors
 from proxy.drive import Tools
 from proxy.error_responses import error_response
 from proxy.feed import Feed
 from proxy.fetch import Fetcher
+from proxy.files import restrict_umask, warn_if_open
 from proxy.forecast import Forecast
 from proxy.limits import Limits, storage
 from proxy.links import Links, route_path
@@ -152,6 +154,7 @@ class Pollcast:
             blobs = Blobs(settings.assets)
         with _naming("POLLCAST_STORE"):
             store = await stack.enter_async_context(opened)
+        self._warn_of_open_folders()
         if store.shared is not None:
             await marker.prove_shared(store, blobs)
         fetcher = await stack.enter_async_context(Fetcher())
@@ -169,10 +172,22 @@ class Pollcast:
             traces = Traces(settings.trace) if settings.trace else None
         if traces is not None:
             stack.enter_context(traces.written())
-        kept = settings.retention
-        tools = Tools(store, blobs, fetcher, links, clock, metrics, providers, settings.asset_limit, kept, traces)
+        steps = ClockSteps(clock)
+        tools = Tools(
+            store,
+            blobs,
+            fetcher,
+            links,
+            clock,
+            steps,
+            metrics,
+            providers,
+            settings.asset_limit,
+            settings.retention,
+            traces,
+        )
         self._runner = Runner(tools, node=_node(), lease=settings.lease, most=settings.max_jobs or None)
-        await stack.enter_async_context(_running(orphans.keep_sweeping(store, blobs)))
+        await stack.enter_async_context(_running(orphans.keep_sweeping(store, blobs, steps)))
         await stack.enter_async_context(_running(self._feed.run(), self._runner.run(), metrics.watch_loop()))
         auth = Auth(store, links, clock, settings.metrics.get_secret_value())
         await stack.enter_async_context(_running(auth.watch(self._feed)))
@@ -214,6 +229,15 @@ class Pollcast:
             siblings=self._siblings,
         )
 
+    def _warn_of_open_folders(self) -> None:
+        places = {"POLLCAST_STORE": Path(self._settings.store.removeprefix("sqlite:///")).parent}
+        if not self._settings.store.startswith("sqlite:"):
+            places.clear()
+        if "://" not in self._settings.assets:
+            places["POLLCAST_ASSETS"] = Path(self._settings.assets)
+        for setting, folder in places.items():
+            warn_if_open(folder, setting)
+
     async def _provider(self, stack: AsyncExitStack, kind: type[Provider]) -> Provider:
         provider = kind(self._providers[kind], self._clock, self._settings.base_url)
         await stack.enter_async_context(provider.upstream)
@@ -222,6 +246,7 @@ class Pollcast:
 
 def hosted() -> Pollcast:
     """The application for an ASGI server that is not ours, settings from the environment; raises BadSetting."""
+    restrict_umask()
     settings = read(Settings)
     app = Pollcast(settings)
     logs.join(settings.log, settings.log_level).hide(app.secrets)

@@ -102,9 +102,9 @@ class Auth:
         return set(ids) - good
 
     async def _known(self, name: Name, find: Callable[[Name], Awaitable[Key | None]]) -> Key:
-        now = self._clock.now()
+        now = self._clock.monotonic()
         key, until = self._believed.get(name, (None, 0.0))
-        if key is None or not now < until <= now + _BELIEVED:
+        if key is None or now >= until:
             key = _valid(await find(name))
             if len(self._believed) >= _MOST:
                 self._believed.clear()

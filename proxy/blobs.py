@@ -14,6 +14,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from proxy.errors import Unavailable
+from proxy.files import make_private_folder
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +38,11 @@ class Blobs:
 
     def __init__(self, place: str) -> None:
         self._folder = None if "://" in place else Path(place).resolve()
+        if self._folder is not None:
+            make_private_folder(self._folder)
         # Empty directories go with the last file in them.
         self._store: ObjectStore = (
-            LocalStore(self._folder, mkdir=True, automatic_cleanup=True) if self._folder else _object_store(place)
+            LocalStore(self._folder, automatic_cleanup=True) if self._folder else _object_store(place)
         )
 
     async def put(self, name: str, data: bytes | AsyncIterator[bytes]) -> None:

@@ -41,7 +41,9 @@ class Catalogue:
         self._providers = providers
         self._prices = prices
         self._clock = clock
-        self._listings = {name: _Listing(None, 0, asyncio.Lock()) for name in {p.name for p in providers.values()}}
+        self._listings = {
+            name: _Listing(None, -math.inf, asyncio.Lock()) for name in {p.name for p in providers.values()}
+        }
 
     def price(self, order: Order) -> int:
         """What an order costs, in tokens."""
@@ -95,10 +97,10 @@ class Catalogue:
 
     async def _listing(self, provider: Provider) -> frozenset[str] | None:
         listing = self._listings[provider.name]
-        if not provider.configured or self._clock.now() < listing.until:
+        if not provider.configured or self._clock.monotonic() < listing.until:
             return listing.models
         async with listing.lock:
-            if self._clock.now() >= listing.until:
+            if self._clock.monotonic() >= listing.until:
                 await self._ask(provider, listing)
         return listing.models
 
@@ -106,11 +108,11 @@ class Catalogue:
         try:
             async with asyncio.timeout(_PATIENCE):
                 listing.models = await provider.offered()
-            listing.until = self._clock.now() + _FRESH
+            listing.until = self._clock.monotonic() + _FRESH
         except (ReadFailed, TimeoutError) as error:
             # What was last known stands; a provider that cannot list its models may well serve them.
             log.warning("%s does not list its models now: %s", provider.name, error)
-            listing.until = self._clock.now() + _RETRY
+            listing.until = self._clock.monotonic() + _RETRY
 
 
 @cache

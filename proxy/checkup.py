@@ -111,7 +111,7 @@ async def _provider(provider: Provider, clock: Clock) -> Finding:
 
 
 async def _found(subject: str, look: Callable[[], Awaitable[str]], clock: Clock) -> Finding:
-    began = clock.now()
+    began = clock.monotonic()
     try:
         async with asyncio.timeout(_PATIENCE):
             state, remark = State.OK, await look()
@@ -121,4 +121,4 @@ async def _found(subject: str, look: Callable[[], Awaitable[str]], clock: Clock)
         state, remark = State.FAILED, f"no answer within {_PATIENCE:g} seconds"
     except (ReadFailed, PollcastError, OSError, ValueError) as error:
         state, remark = State.FAILED, str(error)
-    return Finding(subject, state, remark, clock.now() - began)
+    return Finding(subject, state, remark, clock.monotonic() - began)

@@ -7,12 +7,14 @@ for too long.
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import quote
 
 import orjson
 from aiohttp import ClientError, ClientPayloadError, ClientResponse, ClientSession, ClientTimeout, FormData
@@ -32,6 +34,8 @@ _SILENCE: Final = ClientTimeout(total=None, connect=10, sock_read=60)
 _TRIES: Final = 3
 """Of a file, before its download is given up."""
 _CHUNK: Final = 1 << 18
+_JOB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+"""Job ids that are accepted from a server: they become parts of file names and URLs."""
 
 
 class Refused(Exception):
@@ -62,7 +66,7 @@ class _Place:
     waited: float = 0.0
 
     def read(self, message: sse.Message) -> Event:
-        event: Event = orjson.loads(message.data)
+        event = _checked(message.data)
         self.job, self.last = event["job"], message.id
         self.tries, self.waited = 0, 0.0
         return event
@@ -119,7 +123,7 @@ class Client:
             for job in page["jobs"]:
                 yield job
             limit, before = limit - len(page["jobs"]), page["next"]
-            if before is None:
+            if before is None or not page["jobs"]:
                 return
 
     async def upload(self, file: Path) -> str:
@@ -178,7 +182,7 @@ class Client:
         """What one connection brings. Once the job is known it is watched; until then the order is sent (again)."""
         method, path, options = "POST", "/api/generate", dict(order)
         if place.job:
-            method, path, options = "GET", f"/api/jobs/{place.job}/events", {"headers": _after(place.last)}
+            method, path, options = "GET", f"/api/jobs/{_quoted(place.job)}/events", {"headers": _after(place.last)}
         parser = sse.Parser(sse.OWN)
         async with self._answer(method, path, **options) as response:
             async for chunk in response.content.iter_any():
@@ -194,7 +198,8 @@ class Client:
         try:
             for rest in reversed(range(_TRIES)):
                 try:
-                    await self._download(f"/api/jobs/{job}/content/{n}", part)
+                    part.unlink(missing_ok=True)
+                    await self._download(f"/api/jobs/{_quoted(job)}/content/{n}", part)
                     break
                 except Lost:
                     if not rest:
@@ -206,9 +211,41 @@ class Client:
     async def _download(self, path: str, part: Path) -> None:
         # A redirect to the provider's own URL is followed; aiohttp leaves the key behind at another origin.
         async with self._answer("GET", path) as response:
-            with await asyncio.to_thread(part.open, "wb") as file:
+            # "x" makes the file: one that is there, or a link to another, is never written to.
+            with await asyncio.to_thread(part.open, "xb") as file:
                 async for chunk in response.content.iter_chunked(_CHUNK):
                     await asyncio.to_thread(file.write, chunk)
+
+
+def _checked(data: str) -> Event:
+    """A server's event, with fields of the types that the client uses. Raises Refused."""
+    try:
+        event = orjson.loads(data)
+        good = (
+            _JOB_ID.fullmatch(event["job"])
+            and isinstance(event["status"], str)
+            and isinstance(event["n"], int)
+            and isinstance(event.get("progress", 0), int | float)
+            and isinstance(event.get("delta", ""), str)
+            and isinstance(event.get("offset", 0), int)
+            and isinstance(event.get("text", ""), str)
+            and all(isinstance(output[name], str) for output in event.get("outputs", ()) for name in _named(output))
+        )
+    except (orjson.JSONDecodeError, AttributeError, LookupError, TypeError):
+        good = False
+    if not good:
+        raise Refused(502, f"The server sent an event that cannot be read: {data[:200]}")
+    return dict(event)
+
+
+def _named(output: Mapping[str, Any]) -> Sequence[str]:
+    """The fields of an output that a client goes by; only one that can be opened has a type and a URL."""
+    return ("type", "url") if output.get("url") else ()
+
+
+def _quoted(job: str) -> str:
+    """A job's id as one part of a path."""
+    return quote(job, safe="")
 
 
 def _after(last: str) -> dict[str, str]:
@@ -223,5 +260,5 @@ async def _refusal(response: ClientResponse) -> Exception:
         message, code = f"{response.url.origin()} answers {response.status} {response.reason}: no Pollcast?", ""
     if response.status in _PASSING:
         asked = response.headers.get("Retry-After", "")
-        return Lost(message, min(float(asked), _PATIENCE) if asked.isdigit() else None)
+        return Lost(message, min(float(asked), _PATIENCE) if asked.isascii() and asked.isdigit() else None)
     return Refused(response.status, message, code)

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 from proxy import breaker, tokens, trace
 from proxy.answers import Nonsense, NotTaken, ReadFailed, Transient
 from proxy.blobs import Blobs
-from proxy.clock import Clock, cut_short
+from proxy.clock import Clock, ClockSteps, cut_short
 from proxy.errors import (
     DeadlineExceeded,
     Internal,
@@ -54,7 +54,7 @@ _MOST_WORDS: Final = 200
 _LAST_LOOK: Final = 60.0
 """Seconds that a job which is taken up again has at the least, whatever its deadline was."""
 _ASLEEP: Final = 10.0
-"""Seconds by which a poll is late where this process was stopped for a while, or its clock was set."""
+"""Seconds by which a poll is late where this process was stopped for a while."""
 _CANCEL: Final = 10.0
 """Seconds that a provider's cancel call may take."""
 _WAITING: Final = "Waiting to be taken"
@@ -72,6 +72,7 @@ class Tools:
     fetcher: Fetcher
     links: Links
     clock: Clock
+    steps: ClockSteps
     metrics: Metrics
     providers: Mapping[str, Provider]
     """By model."""
@@ -98,7 +99,9 @@ class Drive:
         self._provider = tools.providers[claim.job.model]
         # Standing in the account's line has no deadline: whatever is ahead there has one.
         waits_since = claim.since or claim.job.created_at
-        self._deadline = (claim.job.intended_at or waits_since) + self._provider.settings.deadline
+        age = self._age(claim.job.intended_at or waits_since)
+        self._deadline = tools.clock.monotonic() + self._provider.settings.deadline - age
+        """Monotonic, like every time here but those that are recorded: the wall clock may be set at any moment."""
         self._polling: Polling | None = None
         self._recorder = tools.traces.of(claim.job.id) if tools.traces else None
         self._subject = breaker.Subject(claim.job.account, claim.job.id)
@@ -120,7 +123,7 @@ class Drive:
         """The provider may have the order."""
         if claim.job.ticket is not None:
             # It may have been over for long, with nobody here to see it: it is looked at before the deadline counts.
-            self._deadline = max(self._deadline, tools.clock.now() + _LAST_LOOK)
+            self._deadline = max(self._deadline, tools.clock.monotonic() + _LAST_LOOK)
             self._poll_from_now(claim.job.ticket, resumed=True)
 
     @property
@@ -167,10 +170,15 @@ class Drive:
             await self._end(Update(status=Status.ERROR, error=Internal("Pollcast met a fault of its own.")))
         if self._job.status.final or self._polling is None:
             return None
-        now = self._tools.clock.now()
+        now = self._tools.clock.monotonic()
         delay = 0 if self._canceled else min(self._polling.delay, max(self._deadline - now, 0))
         self._due = now + delay
         return delay
+
+    def _age(self, recorded: float) -> float:
+        """Seconds since a recorded time, without the steps of the wall clock that this process has seen."""
+        wall = self._tools.clock.now() - recorded
+        return max(wall - self._tools.steps.forward(self._provider.settings.deadline), 0)
 
     def _check_record(self) -> None:
         """Raises how a job ends that was cut short between its intent and its ticket, or within its stream."""
@@ -186,7 +194,7 @@ class Drive:
 
     def _check_patience(self) -> None:
         """Raises DeadlineExceeded for an order that has waited too long for room (and was not canceled)."""
-        if self._tools.clock.now() >= self._deadline and not self._canceled:
+        if self._tools.clock.monotonic() >= self._deadline and not self._canceled:
             raise self._overdue("could not take this order")
 
     def _overdue(self, failure: str) -> DeadlineExceeded:
@@ -197,7 +205,7 @@ class Drive:
     async def _order(self) -> None:
         """Take the order to its ticket, or the provider's stream to its end."""
         self._check_record()
-        self._deadline = self._tools.clock.now() + self._provider.settings.deadline
+        self._deadline = self._tools.clock.monotonic() + self._provider.settings.deadline
         if not self._canceled and self._job.detail not in {None, UNDER_WAY}:
             # Nobody but Pollcast has said something of an order that was not sent: that it waits, which is over.
             await self._append(Draft(Status.PROCESSING, {"detail": UNDER_WAY}), None)
@@ -213,19 +221,19 @@ class Drive:
         self._wish = None
 
     def _poll_from_now(self, ticket: Ticket, *, resumed: bool) -> None:
-        self._asked = self._tools.clock.now()
+        self._asked = self._tools.clock.monotonic()
         self._polling = Polling(
             self._provider,
             self._pace,
             ticket,
             self._tools.clock,
-            submitted_at=self._job.intended_at or self._job.created_at,
+            submitted_at=self._asked - self._age(self._job.intended_at or self._job.created_at),
             interval=self._provider.settings.poll_interval,
             resumed=resumed,
         )
 
     async def _poll(self, polling: Polling) -> None:
-        now = self._tools.clock.now()
+        now = self._tools.clock.monotonic()
         if self._canceled:
             raise _Canceled
         if now - self._asked > polling.delay + _ASLEEP:
@@ -235,7 +243,7 @@ class Drive:
         self._asked = now
         if self._due:
             self._tools.metrics.poll_lag(self._provider.name).observe(max(now - self._due, 0))
-        self._tools.polled[self._job.id] = now
+        self._tools.polled[self._job.id] = self._tools.clock.now()
         unseen = polling.delay
         try:
             async with asyncio.timeout(self._deadline - now) as self._leash:
@@ -243,7 +251,7 @@ class Drive:
         except TimeoutError:
             if self._canceled:
                 raise _Canceled from None
-            later = self._tools.clock.now()
+            later = self._tools.clock.monotonic()
             if later - self._deadline > _ASLEEP and self._put_off(later):
                 return
             raise self._overdue("did not finish") from None
@@ -255,7 +263,7 @@ class Drive:
         await self._record(update)
         if update.status is Status.COMPLETED:
             # It ended at some moment since the poll before; while little is known, that is long ago.
-            self._pace.learn(now - (self._job.intended_at or now) - unseen / 2)
+            self._pace.learn(polling.age(now) - unseen / 2)
 
     def _put_off(self, now: float) -> bool:
         """Put off a deadline that passed in a sleep of this process, once: the work may have ended meanwhile."""
@@ -266,7 +274,7 @@ class Drive:
 
     async def _bounded(self, step: Awaitable[Awaited], wish: asyncio.Event) -> Awaited:
         """One step, within the deadline. Raises DeadlineExceeded, and _Canceled when the client wants the end."""
-        left = self._deadline - self._tools.clock.now()
+        left = self._deadline - self._tools.clock.monotonic()
         try:
             async with asyncio.timeout(max(left, 0)) as bound:
                 return await self._unless_canceled(step, wish)
@@ -331,7 +339,7 @@ class Drive:
                 wait, failure = error.wait, UpstreamProtocol(f"{error.message} Nothing was ordered.")
             except Unavailable as error:  # an asset's record, or its bytes
                 wait, failure = None, Internal(f"{error.message} Nothing was ordered.")
-            if tools.clock.now() + pause > self._deadline:
+            if tools.clock.monotonic() + pause > self._deadline:
                 break
             await tools.clock.sleep(max(pause, wait or 0))
         raise failure
@@ -355,7 +363,7 @@ class Drive:
                 self._sending = self._taken = False
                 self._job = await self._persist(lambda: self._tools.store.withdraw(self.claim))
                 wait = max(pause, refusal.wait or 0)
-                if clock.now() + wait > self._deadline:
+                if clock.monotonic() + wait > self._deadline:
                     raise refusal.error from None
                 yield Update(detail=f"{_WAITING}: {refusal.error.message}")
                 await clock.sleep(wait)

@@ -49,7 +49,7 @@ class Forecast:
 
     async def _durations(self, model: str) -> Sequence[float]:
         """In ascending order."""
-        now = self._clock.now()
+        now = self._clock.monotonic()
         until, took = self._known.get(model, (now, ()))
         if until <= now:
             with suppress(Unavailable):  # what was read last is better than no answer

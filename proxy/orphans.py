@@ -10,6 +10,7 @@ import time
 from typing import Final
 
 from proxy.blobs import Blobs
+from proxy.clock import ClockSteps
 from proxy.errors import Unavailable
 from proxy.store.base import Store
 
@@ -18,14 +19,24 @@ log = logging.getLogger(__name__)
 _PAUSE: Final = 6 * 3600.0
 _YOUNG: Final = 3600.0
 """Seconds after which bytes without a record are nobody's: far longer than the step from one to the other."""
+_SETTLING_PAUSE: Final = 60.0
+"""Seconds between two looks whether the wall clock can be trusted, while it cannot."""
 
 
-async def keep_sweeping(store: Store, blobs: Blobs) -> None:
-    """Look for orphans at the start, and every six hours, until cancelled."""
+async def keep_sweeping(store: Store, blobs: Blobs, steps: ClockSteps, pause: float = _SETTLING_PAUSE) -> None:
+    """Look for orphans ten minutes after the start, and every six hours, until cancelled.
+
+    While the wall clock may be wrong nothing is deleted: a new upload would look old. It is checked every `pause`
+    seconds.
+    """
     while True:
+        # The storage's own clock, which is the world's, has stamped them. It is read before the check of the clock.
+        before = time.time() - _YOUNG - steps.forward(_YOUNG)
+        if not steps.settled():
+            await asyncio.sleep(pause)
+            continue
         try:
-            # The storage's own clock, which is the world's, has stamped them.
-            await sweep(store, blobs, before=time.time() - _YOUNG)
+            await sweep(store, blobs, before=before)
         except Unavailable as error:
             log.warning("Cannot look for orphaned assets now: %s", error.message)
         await asyncio.sleep(_PAUSE)

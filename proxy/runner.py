@@ -6,6 +6,7 @@ A `Runner` is one node's share of the work. It knows when a job is due, never wh
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -187,13 +188,18 @@ class Runner:
         if irreplaceable:
             await asyncio.wait(irreplaceable, timeout=seconds)
 
+    def _rooms_now(self) -> Mapping[str, Room]:
+        """The rooms, with more patience where a step of the wall clock makes orders look older than they are."""
+        forward = self._tools.steps.forward
+        return {name: Room(room.limit, room.patience + forward(room.patience)) for name, room in self._rooms.items()}
+
     async def _claim(self) -> list[Claim]:
         claims: list[Claim] = []
         full = not self._draining
         self._unwanted.clear()
         try:
             while full:
-                found = await self._store.claim(self._node, self._rooms, _AT_ONCE)
+                found = await self._store.claim(self._node, self._rooms_now(), _AT_ONCE)
                 claims += found
                 full = len(found) == _AT_ONCE
         except Unavailable as error:
@@ -255,13 +261,22 @@ class Runner:
     async def _sweep(self) -> None:
         """Forget what is older than the retention, in steps so small that no writer waits for one."""
         while True:
+            swept = Swept(0, ())
+            # Both are read before the check: a step that comes after it deletes nothing.
+            now, file_time = self._tools.clock.now(), time.time()
+            kept = self._kept_for()
             try:
-                swept = await self._store.sweep(self._tools.clock.now() - self._tools.retention, _SWEPT)
+                if kept < math.inf:
+                    swept = await self._store.sweep(now - kept, _SWEPT)
                 for name in swept.blobs:
                     await self._tools.blobs.delete(name)
                 if self._tools.traces is not None and not swept.forgotten:
-                    await asyncio.to_thread(self._tools.traces.sweep, time.time() - self._tools.retention)
+                    await asyncio.to_thread(self._tools.traces.sweep, file_time - kept)
             except Unavailable as error:
                 log.warning("Cannot forget what is old: %s", error.message)
-                swept = Swept(0, ())
             await asyncio.sleep(_BREATH if swept.forgotten else _SWEEP)
+
+    def _kept_for(self) -> float:
+        """Age in seconds from which anything is deleted; infinite while the wall clock may be wrong."""
+        steps, retention = self._tools.steps, self._tools.retention
+        return retention + steps.forward(retention) if steps.settled() else math.inf

@@ -22,6 +22,8 @@ from typing import Any, Final
 
 import orjson
 
+from proxy.files import make_private_folder, open_private
+
 log = logging.getLogger(__name__)
 
 MOST_SENT: Final = 4096
@@ -112,7 +114,7 @@ class Recorder:
         self._size = (self._size or 0) + len(data)
         with (
             suppress(OSError),
-            os.fdopen(os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "wb") as f,
+            os.fdopen(open_private(self._file, os.O_WRONLY | os.O_APPEND), "wb") as f,
         ):
             f.write(data)
 
@@ -122,7 +124,7 @@ class Traces:
 
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder)
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(self._folder)
         self._waiting: SimpleQueue[Callable[[], None] | None] | None = None
         self._handed_on = 0
         """Bytes of exchanges, since the start."""

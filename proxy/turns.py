@@ -10,7 +10,7 @@ from proxy.clock import Clock
 from proxy.errors import Unavailable
 
 Reserve = Callable[[int, float], Awaitable[float]]
-"""Takes so many turns in a row, that many seconds apart, which nobody else gets; gives the moment of the first."""
+"""Takes so many turns in a row, that many seconds apart, which nobody else gets; gives the seconds to the first."""
 
 _EARLY: Final = 0.1
 """Seconds of turns that are let out at once, and that are reserved at once: a poll costs no round trip of its own."""
@@ -51,19 +51,19 @@ class Turns:
     async def _shared(self, reserve: Reserve) -> float:
         """Seconds to the next turn of this node; by its own reckoning while the others cannot be asked."""
         async with self._reserving:
-            now = self._clock.now()
+            now = self._clock.monotonic()
             while self._reserved and self._reserved[0] < now - _KEPT:
                 self._reserved.popleft()
             if self._reserved:
                 return self._reserved.popleft() - now
-            if self._clock.monotonic() < self._alone_until:
+            if now < self._alone_until:
                 return self._own()
             number = max(round(_EARLY / self._gap), 1)
             try:
                 async with asyncio.timeout(_PATIENCE):
-                    first = await reserve(number, self._gap)
+                    first = now + await reserve(number, self._gap)
             except (Unavailable, TimeoutError):
                 self._alone_until = self._clock.monotonic() + _ALONE
                 return self._own()
             self._reserved.extend(first + place * self._gap for place in range(1, number))
-            return first - self._clock.now()
+            return first - self._clock.monotonic()

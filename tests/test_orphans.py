@@ -99,9 +99,12 @@ async def test_what_a_crash_left_half_written_is_deleted(world: World, tmp_path:
     assert not half.exists()
 
 
-async def test_a_server_looks_for_orphans_when_it_starts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_looks_for_orphans_once_its_clock_has_settled(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lost = await orphan(world)
     monkeypatch.setattr("proxy.orphans._YOUNG", -60)
+    monkeypatch.setattr("proxy.clock._SETTLING_SECONDS", 0)
     await world.restart()
     while lost in files(world):
         await asyncio.sleep(0.005)

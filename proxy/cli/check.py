@@ -7,6 +7,7 @@ import click
 from proxy.app import Pollcast
 from proxy.checkup import checkup
 from proxy.cli.running import run
+from proxy.cli.screen import printable
 from proxy.clock import SystemClock
 from proxy.providers import PROVIDERS
 from proxy.settings import Settings, read
@@ -26,6 +27,6 @@ async def _check() -> bool:
     Pollcast(settings)  # knows what a single setting does not show: it raises BadSetting
     works = True
     async for finding in checkup(settings, {kind: read(kind.settings_type) for kind in PROVIDERS}, SystemClock()):
-        click.echo(str(finding))
+        click.echo(printable(str(finding)))
         works = works and finding.works
     return works

@@ -12,14 +12,13 @@ from typing import Any, Final
 from uuid import uuid4
 
 import click
-import orjson
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from proxy.cli.asked import Asked, Field
 from proxy.cli.running import loop_factory
-from proxy.cli.screen import FAILED, Watch, say, told
+from proxy.cli.screen import FAILED, Watch, json_line, printable, say, told
 from proxy.client import FINAL, Client, Event, Lost, Refused
 from proxy.settings import BadSetting, ClientSettings, read
 
@@ -165,13 +164,13 @@ def _list(
 ) -> None:
     if lines:
         for one in found:
-            click.echo(orjson.dumps(one))
+            click.echo(json_line(one))
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
     for place, title in enumerate(titles):
         table.add_column(title, no_wrap=place == 0, overflow="fold")
     for one in found:
-        table.add_row(*(Text(cell) for cell in row(one)))
+        table.add_row(*(Text(printable(cell)) for cell in row(one)))
     # The console's own width: what is printed wider than that is folded again, and a pipe is taken for 80 columns.
     Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE).print(table)
 

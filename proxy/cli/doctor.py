@@ -5,6 +5,7 @@ from contextlib import aclosing
 import click
 
 from proxy.cli.running import run
+from proxy.cli.screen import printable
 from proxy.doctor import Examination
 
 
@@ -29,8 +30,8 @@ async def _examine(examination: Examination) -> bool:
     good = True
     async with aclosing(examination.findings()) as findings:
         async for finding in findings:
-            click.echo(f"{'ok' if finding.good else 'TROUBLE':8} {finding.text}")
+            click.echo(f"{'ok' if finding.good else 'TROUBLE':8} {printable(finding.text)}")
             for line in finding.mend:
-                click.echo(f"{'':8}   {line}")
+                click.echo(f"{'':8}   {printable(line)}")
             good = good and finding.good
     return good

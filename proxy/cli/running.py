@@ -6,20 +6,23 @@ from typing import Any
 
 import click
 
+from proxy.cli.screen import printable
 from proxy.doctor import NoAnswer
 from proxy.errors import PollcastError
+from proxy.files import restrict_umask
 from proxy.settings import BadSetting
 
 
 def run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    """Run a command; what stops it is one line on standard error."""
+    """Run a command; what stops it is one line on standard error. What it writes is for the operator alone."""
+    restrict_umask()
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(work())
     except BrokenPipeError:
         raise  # nobody reads any more, as behind `| head`: click ends without a word
     except (BadSetting, NoAnswer, PollcastError, ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(printable(str(error))) from None
     except KeyboardInterrupt:
         return None
 

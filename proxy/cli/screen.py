@@ -39,6 +39,17 @@ def printable(text: str) -> str:
     )
 
 
+def json_line(value: Any) -> bytes:
+    """A value as a line of JSON in which every character that a terminal may act upon is escaped."""
+    text = orjson.dumps(value).decode()
+    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text).encode()
+
+
+def _escaped(letter: str) -> str:
+    units = letter.encode("utf-16-be")
+    return "".join(f"\\u{units[place] << 8 | units[place + 1]:04x}" for place in range(0, len(units), 2))
+
+
 class _Lines:
     """A job in lines, where there is no terminal: each state once."""
 
@@ -123,7 +134,7 @@ class Watch:
     def _take(self, event: Event) -> None:
         self.job, self.final = event["job"], event
         if self._lines:
-            click.echo(orjson.dumps(event))
+            click.echo(json_line(event))
         elif "delta" in event:
             self._write(event["delta"], event["offset"])
         else:
@@ -169,7 +180,7 @@ class Watch:
             click.echo()
         elif not self._lines:
             for _, output in self.outputs:
-                click.echo(output["url"])
+                click.echo(printable(output["url"]))
 
 
 def places(out: Path, job: str, outputs: Sequence[tuple[int, Mapping[str, Any]]]) -> list[Path]:

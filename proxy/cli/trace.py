@@ -3,9 +3,10 @@
 from typing import Any
 
 import click
-import orjson
 
+from proxy.cli.screen import json_line
 from proxy.clock import rfc3339
+from proxy.files import restrict_umask
 from proxy.settings import BadSetting, Settings, read
 from proxy.trace import Traces
 
@@ -17,6 +18,7 @@ def trace(job: str) -> None:
 
     They are recorded where POLLCAST_TRACE names a folder. Keys and signatures are left out; what clients wrote is not.
     """
+    restrict_umask()
     try:
         folder = read(Settings).trace
         if not folder:
@@ -27,7 +29,7 @@ def trace(job: str) -> None:
     if not exchanges:
         raise click.ClickException(f"There is no trace of {job} in {folder}.")
     for exchange in exchanges:
-        click.echo(orjson.dumps({name: _shown(name, value) for name, value in exchange.items()}).decode())
+        click.echo(json_line({name: _shown(name, value) for name, value in exchange.items()}))
 
 
 def _shown(name: str, value: Any) -> Any:

@@ -157,7 +157,10 @@ class Polling:
         self._seen = Seen()
 
     async def poll(self, now: float) -> Update | None:
-        """Ask once, at the time `now`; None: nothing is new. Raises a JobError when the provider is beyond reading."""
+        """Ask once, at the monotonic time `now`; None: nothing is new.
+
+        Raises a JobError when the provider is beyond reading.
+        """
         update, self.outcome, rest = None, "", None
         try:
             update = await self._check()
@@ -172,7 +175,7 @@ class Polling:
             self.outcome = type(error).__name__.lower()
             update, wait = self._judged(error), error.wait
             rest = wait if isinstance(error, Resting) else None
-        self._interval = self._pace.after(self._interval, now - self._since)
+        self._interval = self._pace.after(self._interval, self.age(now))
         # A provider's hint lengthens the interval only. The circuit breaker's own says when a poll is allowed again.
         self.delay = max(_jittered(self._interval), wait or 0) if rest is None else max(rest, _FASTEST)
         return update
@@ -186,6 +189,10 @@ class Polling:
         except Exception:
             log.exception("Internal error while reading an answer of %s", self._provider.name)
             raise Nonsense("Pollcast cannot read the provider's answer.") from None
+
+    def age(self, now: float) -> float:
+        """Seconds from the submit to the monotonic time `now`."""
+        return now - self._since
 
     def _resumed(self, update: Update) -> Update:
         """The update after a readable answer: one without words of its own takes back what was shown of trouble."""

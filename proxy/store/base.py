@@ -220,7 +220,7 @@ class Shared(breaker.Shared, Protocol):
     """What several nodes have in common about the providers, beside the store; nothing of it is kept for long."""
 
     async def turns(self, provider: str, number: int, gap: float) -> float:
-        """Reserve `number` turns in a row, `gap` seconds apart, to ask the provider; returns the moment of the first.
+        """Reserve `number` turns in a row, `gap` seconds apart, to ask the provider; returns the seconds to the first.
 
         No two callers, of any node, get the same turn.
         """

@@ -74,6 +74,35 @@ class _Holding:
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
+class _Leases:
+    """The other nodes' leases, as this process has watched them.
+
+    A node renews its lease by writing another value. It is dead when its value has not changed for as long as a lease
+    lasts, by the monotonic clock of the node that watches. So no node's time of day can end the lease of another.
+    """
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._seen: dict[str, tuple[str, float]] = {}
+        """By node: its value, and the monotonic time at which that was new."""
+
+    def saw(self, nodes: Sequence[bytes]) -> None:
+        """Take note of what every node has written: a name, then a value, of each."""
+        now = self._clock.monotonic()
+        found = dict(zip(map(bytes.decode, nodes[::2]), map(bytes.decode, nodes[1::2]), strict=True))
+        before = self._seen
+        self._seen = {
+            node: before[node] if node in before and before[node][0] == value else (value, now)
+            for node, value in found.items()
+        }
+
+    def lapsed(self) -> str:
+        """The dead nodes, each with its value, separated by blanks."""
+        end = self._clock.monotonic() - self._seconds
+        return " ".join(f"{node} {value}" for node, (value, since) in self._seen.items() if since <= end)
+
+
 class RedisStore:
     """The `Store` in the Redis at `url`; one that `serves` runs jobs, and is told of what may be lost."""
 
@@ -85,6 +114,7 @@ class RedisStore:
         self._serves = serves
         self._holdings: dict[tuple[str, int], _Holding] = {}
         self._claiming = asyncio.Lock()
+        self._leases = _Leases(self._clock, lease)
         self._claims: dict[str, str] = {}
         """By node, the name of the claim that was last made and has not been answered."""
         self._advanced = False
@@ -266,8 +296,9 @@ class RedisStore:
             now = self._clock.now()
             # While Redis is away, or takes no writes, nobody can renew a lease: those that lapsed are left to their
             # holders for a while. Who has just started does not know how it was.
-            overdue = now if self._writes.served_for() >= self._lease else 0
-            taken = await self._write("claim", node, once, now, overdue, now + self._lease, limit, *waiting)
+            lapsed = self._leases.lapsed() if self._writes.served_for() >= self._lease else ""
+            taken, nodes = await self._write("claim", node, once, now, lapsed, now + self._lease, limit, *waiting)
+            self._leases.saw(nodes)
             del self._claims[node]
         claims = [Claim(_job(record), node, int(epoch), float(since)) for epoch, since, record in taken]
         for claim in claims:
@@ -302,9 +333,10 @@ class RedisStore:
 
     async def intend(self, claim: Claim) -> Job:
         """Record that the order is about to be sent."""
-        asked = self._clock.now()
+        asked, began = self._clock.now(), self._clock.monotonic()
         job = await self._intend(claim, asked)
-        if self._clock.now() - asked >= self._lease:
+        # The monotonic clock may stand still while a machine is suspended; the other one may have been set back.
+        if max(self._clock.now() - asked, self._clock.monotonic() - began) >= self._lease:
             # This node slept before it heard that it may send: meanwhile the job may have become another's.
             await self._held(claim)
         return job
@@ -367,13 +399,14 @@ class RedisStore:
 
     async def sweep(self, before: float, limit: int) -> Swept:
         """Forget some of the jobs that ended, and assets that were made, before `before`."""
+        keys_before = min(before, self._clock.now() - _KEY_LIFE)
         found, assets = await self._read("old", before, limit)
         jobs = [_job(record) for record in found]
         held = await self._write(
             "forget",
             " ".join(f"{job.account} {job.id}" for job in jobs),
             b" ".join(asset for asset, _ in assets),
-            min(before, self._clock.now() - _KEY_LIFE),
+            keys_before,
         )
         gone = [blob.decode() for asset, blob in assets if asset not in held]
         return Swept(len(jobs) + len(gone), [blob for job in jobs for blob in _blobs(job)] + gone)
@@ -462,7 +495,8 @@ class RedisStore:
 
     async def turns(self, provider: str, number: int, gap: float) -> float:
         """Reserve turns to ask the provider; up to a tenth of a second's may lie in the past."""
-        return float(await self._read("turns", provider, number, gap, 0.1, self._clock.now()))
+        now = self._clock.now()
+        return float(await self._read("turns", provider, number, gap, 0.1, now)) - now
 
     async def exchange(self, after: str, text: bytes) -> Sequence[Told]:
         """Add what one node tells; what is older than a breaker's memory is forgotten."""

@@ -21,6 +21,7 @@ from weakref import WeakSet
 
 from proxy import errors
 from proxy.clock import Clock, SystemClock
+from proxy.files import make_private_folder, narrow, open_private
 from proxy.job import Draft, Event, Job, Status, Ticket, encode, new_id, standing
 from proxy.store import records
 from proxy.store.base import (
@@ -345,12 +346,12 @@ class SqliteStore:
 
     async def claim(self, node: str, rooms: Mapping[str, Room], limit: int) -> Sequence[Claim]:
         """Take up to `limit` unfinished jobs that nobody holds, as far as there is room for them."""
-        now = self._clock.now()
-        return await self._writer.run(_claim, node, rooms, limit, now=now, lapses_at=now + self._lease)
+        now, at = self._clock.now(), self._clock.monotonic()
+        return await self._writer.run(_claim, node, rooms, limit, now=now, at=at, lapses_at=at + self._lease)
 
     async def renew(self, node: str) -> None:
         """Prolong the leases of all the node's claims."""
-        await self._writer.run(_renew, node, self._clock.now() + self._lease)
+        await self._writer.run(_renew, node, self._clock.monotonic() + self._lease)
 
     async def strays(self, node: str, driven: Collection[str]) -> Sequence[Claim]:
         """Claims of the node's that it does not know of."""
@@ -446,10 +447,13 @@ class SqliteStore:
     # --- the file and the threads ---
 
     def _open(self) -> "tuple[Connection, Connection]":
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(self._path.parent)
         with _turn(self._path.parent), ExitStack() as stack:
             if self._exclusive:
-                _lock(self._path, stack.enter_context(Path(f"{self._path}.lock").open("wb")))
+                lock = open_private(Path(f"{self._path}.lock"), os.O_RDWR)
+                _lock(self._path, stack.enter_context(os.fdopen(lock, "wb")))
+            for ending in ("", "-wal", "-shm", ".lock"):
+                narrow(Path(f"{self._path}{ending}"))
             writer = stack.enter_context(closing(self._connect()))
             writer.executescript(_PRAGMAS)
             _migrate(writer, self._path)
@@ -783,26 +787,27 @@ def _moved(db: Connection, account: str) -> None:
 
 
 def _claim(
-    db: Connection, node: str, rooms: Mapping[str, Room], limit: int, *, now: float, lapses_at: float
+    db: Connection, node: str, rooms: Mapping[str, Room], limit: int, *, now: float, at: float, lapses_at: float
 ) -> list[Claim]:
+    """`now` is the time of day; `at` and `lapses_at` are monotonic, because no lease outlives the process."""
     claims: list[Claim] = []
 
     def take(jobs: Iterable[str]) -> None:
         claims.extend(_take(db, job, node, lapses_at) for job in jobs)
 
-    take(_left(db, node, limit, now))
+    take(_left(db, node, limit, at))
     for queue, room in rooms.items():
         take(_impatient(db, queue, now - room.patience, limit - len(claims)))
         take(_next_in_turn(db, queue, room.limit, limit - len(claims)))
     return claims
 
 
-def _left(db: Connection, node: str, limit: int, now: float) -> list[str]:
+def _left(db: Connection, node: str, limit: int, at: float) -> list[str]:
     """Jobs that were claimed before, by whoever let go of them; and those whose client wants their end."""
     rows = db.execute(  # by the index: left alone, SQLite walks past every job that is held, oldest first
         """SELECT job FROM work INDEXED BY work_by_lapse WHERE NOT waiting AND lapses_at <= ? AND node IS NOT ?
            UNION ALL SELECT job FROM work WHERE waiting AND urgent ORDER BY job LIMIT ?""",
-        (now, node, limit),
+        (at, node, limit),
     )
     return [row["job"] for row in rows]
 

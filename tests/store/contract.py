@@ -1047,6 +1047,7 @@ class StoreContract:
         await claim_one(store, "node-b")
         clock.time += LEASE / 2
         await store.renew("node-a")
+        assert await store.claim("node-c", ROOMS, 2) == []
         clock.time += LEASE / 2
         assert [claim.job for claim in await store.claim("node-c", ROOMS, 2)] == [theirs]
         clock.time += LEASE / 2

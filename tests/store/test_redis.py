@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from proxy import errors
+from proxy.breaker import Limits, Seen
 from proxy.job import Draft, Job, Order, Output, Role, Status
 from proxy.store import open_store, wire
 from proxy.store.base import Change, ClaimLost, Room, Store
@@ -85,6 +86,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "_TRIES", 0)
 
 
+async def look(store: Store) -> None:
+    """What node `b` does every second: it sees who has renewed a lease, and here takes nothing."""
+    assert await store.claim("b", {}, 0) == []
+
+
 class TestRedisStore(StoreContract):
     @pytest.fixture
     def opened(self, server: RedisServer, clock: ManualClock) -> Opened:
@@ -154,6 +160,7 @@ async def test_a_node_that_slept_through_its_lease_changes_nothing_when_it_wakes
     old = await claim_one(a, "a")
     if sent:
         await a.intend(old)
+    await look(b)
     clock.time += LEASE
     new = await claim_one(b, "b")
     before = contents(server)
@@ -176,6 +183,7 @@ async def test_a_node_that_slept_before_it_heard_that_its_intent_stands_does_not
         intending = asyncio.create_task(a.intend(old))
         while (found := await b.job(caller.account, job.id)) is None or found.intended_at is None:
             await asyncio.sleep(0.001)
+        await look(b)
         clock.time += LEASE
         await claim_one(b, "b")
         gate.answering.set()
@@ -566,6 +574,7 @@ async def test_leases_that_lapsed_while_redis_was_away_are_left_to_their_holders
     async with opened() as a, RedisStore(gate.url, clock, lease=LEASE) as b:
         await (await new_caller(a)).admit()
         claim = await claim_one(a, "a")
+        await look(b)
         gate.shut()
         with pytest.raises(errors.Unavailable):
             await b.ping()
@@ -582,6 +591,7 @@ async def test_leases_that_lapsed_while_redis_took_no_writes_are_left_to_their_h
     async with RedisStore(own_server.url, clock, lease=LEASE) as a, RedisStore(own_server.url, clock, lease=LEASE) as b:
         await (await new_caller(a)).admit()
         claim = await claim_one(a, "a")
+        await look(b)
         clock.time += LEASE
         with own_server.client as client:
             client.config_set("maxmemory", 1)
@@ -592,6 +602,7 @@ async def test_leases_that_lapsed_while_redis_took_no_writes_are_left_to_their_h
             client.config_set("maxmemory", 0)
         assert await b.claim("b", ROOMS, 1) == []
         await a.renew("a")
+        await look(b)
         clock.time += LEASE / 2
         assert (await a.append(claim, PROGRESS)).event == 2
         clock.time += LEASE / 2
@@ -609,6 +620,42 @@ async def test_who_has_just_started_leaves_lapsed_leases_to_their_holders_for_as
             assert await b.claim("b", ROOMS, 1) == []
             clock.time += LEASE
             assert [taken.job.id for taken in await b.claim("b", ROOMS, 1)] == [claim.job.id]
+
+
+@pytest.mark.parametrize("ahead", [7200, -7200])
+async def test_a_node_whose_clock_is_set_takes_no_lease(
+    opened: Opened, server: RedisServer, clock: ManualClock, ahead: float
+) -> None:
+    other = ManualClock()
+    async with opened() as a, RedisStore(server.url, other, lease=LEASE) as b:
+        await (await new_caller(a)).admit()
+        claim = await claim_one(a, "a")
+        other.time += LEASE
+        await look(b)
+        other.now = lambda: other.time + ahead  # type: ignore[method-assign]
+        other.time += LEASE - 1
+        clock.time += 1
+        await a.renew("a")
+        for _ in range(2):
+            assert await b.claim("b", ROOMS, 1) == []
+            other.time += LEASE - 1
+            await a.renew("a")
+            clock.time += 1
+        await look(b)
+        other.time += LEASE
+        assert [taken.job.id for taken in await b.claim("b", ROOMS, 1)] == [claim.job.id]
+
+
+async def test_a_node_whose_clock_is_ahead_holds_up_no_other(nodes: tuple[Store, Store], server: RedisServer) -> None:
+    ahead = ManualClock()
+    ahead.time += 7200
+    async with RedisStore(server.url, ahead, lease=LEASE) as other:
+        await other.shared.turns("Gaga", 1, 0.5)
+        assert await nodes[0].shared.turns("Gaga", 1, 0.5) <= 2  # type: ignore[union-attr]
+        limits = Limits()
+        await other.shared.health(limits, [Seen("Gaga", succeeded=False, failures=limits.failures)])
+        (health,) = await nodes[0].shared.health(limits, [Seen("Gaga", False, 0)])  # type: ignore[union-attr]
+        assert health.rest <= limits.pause
 
 
 async def test_a_flushed_script_is_sent_again(opened: Opened, server: RedisServer) -> None:

@@ -1,5 +1,7 @@
 """The same model as for SQLite, against a real Redis: whatever is done in whatever order, the promises hold."""
 
+import math
+
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import rule
 
@@ -27,6 +29,18 @@ class RedisMachine(SqliteMachine):
         self.run(self.store.__aexit__(None, None, None))
         self.store = self.run(self.opened().__aenter__())
         self.callers = {name: Caller(self.store, caller.key) for name, caller in self.callers.items()}
+        self.lapses = dict.fromkeys(self.lapses, math.inf)
+
+    def prolong(self, node: str) -> None:
+        """A renewal counts from the claim that sees it."""
+        for job, claim in self.holders.items():
+            if claim.node == node:
+                self.lapses[job] = math.inf
+
+    def looked(self) -> None:
+        for job, lapse in self.lapses.items():
+            if math.isinf(lapse):
+                self.lapses[job] = self.clock.now() + LEASE
 
 
 TestRedisMachine = RedisMachine.TestCase

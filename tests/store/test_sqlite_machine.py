@@ -164,7 +164,11 @@ class SqliteMachine(RuleBasedStateMachine):
             self.lapses[claim.job.id] = now + LEASE
         if claims and self.claim_renews:
             self.prolong(node)
+        self.looked()
         self.claims += claims
+
+    def looked(self) -> None:
+        """A claim has shown which leases were renewed since the one before."""
 
     def expected_claims(self, node: str, limit: int, room: int) -> list[str]:
         free = sorted(job for job, expected in self.jobs.items() if not expected.over and self.free(job, node))

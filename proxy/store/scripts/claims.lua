@@ -100,12 +100,11 @@ local function take(job, node)
   call('HINCRBY', work, 'epoch', 1)
 end
 
--- The jobs of nodes that have let their leases lapse are added to `found`, up to `limit` of each.
-local function add_lapsed(found, node, overdue, limit)
-  local nodes = call('HGETALL', 'pollcast:nodes')
-  for place = 1, #nodes, 2 do
-    local holder = nodes[place]
-    if holder ~= node and tonumber(nodes[place + 1]) <= overdue then
+-- The jobs of nodes that have let their leases lapse are added to `found`, up to `limit` of each. `lapsed` names each
+-- with the lease that the caller has seen unchanged for too long ('node lease node lease ...').
+local function add_lapsed(found, node, lapsed, limit)
+  for holder, lease in string.gmatch(lapsed, '(%S+) (%S+)') do
+    if holder ~= node and call('HGET', 'pollcast:nodes', holder) == lease then
       local held = call('ZRANGE', 'pollcast:held:' .. holder, 0, limit - 1)
       for _, job in ipairs(held) do
         table.insert(found, job)
@@ -118,12 +117,12 @@ local function add_lapsed(found, node, overdue, limit)
 end
 
 -- Jobs that were claimed before, by whoever let go of them; and those whose client wants their end.
-local function left(node, overdue, limit)
+local function left(node, lapsed, limit)
   if limit <= 0 then
     return {}
   end
   local found = call('ZRANGE', 'pollcast:free', 0, limit - 1)
-  add_lapsed(found, node, overdue, limit)
+  add_lapsed(found, node, lapsed, limit)
   table.sort(found)
   while #found > limit do
     table.remove(found)
@@ -185,16 +184,16 @@ function commands.taken(node, ...)
   return taken(node, {...})
 end
 
--- `once` is this claim's own name: asked again, it answers what it took. Leases that lapsed by `overdue` may be taken
--- over; the node's own, all of them, last until `lapses_at` if it takes something. Then come queue, room and patience
--- of each.
-function commands.claim(node, once, now, overdue, lapses_at, limit, ...)
+-- `once` is this claim's own name: asked again, it answers what it took. The jobs of nodes that `lapsed` names may be
+-- taken over. The node's own lease is renewed to `lease` if it takes something. Then come queue, room and patience of
+-- each. Answers the claims, then every node and its lease.
+function commands.claim(node, once, now, lapsed, lease, limit, ...)
   local took = 'pollcast:took:' .. node
   local last, before = unpack(call('HMGET', took, 'once', 'jobs'))
   if last == once then
-    return taken(node, words(before))
+    return {taken(node, words(before)), call('HGETALL', 'pollcast:nodes')}
   end
-  now, overdue, limit = tonumber(now), tonumber(overdue), tonumber(limit)
+  now, limit = tonumber(now), tonumber(limit)
   local jobs = {}
   local function take_all(found)
     for _, job in ipairs(found) do
@@ -202,7 +201,7 @@ function commands.claim(node, once, now, overdue, lapses_at, limit, ...)
       table.insert(jobs, job)
     end
   end
-  take_all(left(node, overdue, limit))
+  take_all(left(node, lapsed, limit))
   local rooms = {...}
   for place = 1, #rooms, 3 do
     local queue, room, patience = rooms[place], tonumber(rooms[place + 1]), tonumber(rooms[place + 2])
@@ -210,11 +209,11 @@ function commands.claim(node, once, now, overdue, lapses_at, limit, ...)
     take_all(next_in_turn(queue, room, limit - #jobs))
   end
   if #jobs > 0 then
-    call('HSET', 'pollcast:nodes', node, lapses_at)
+    call('HSET', 'pollcast:nodes', node, lease)
     call('HSET', took, 'once', once, 'jobs', table.concat(jobs, ' '))
     call('EXPIRE', took, DAY)
   end
-  return taken(node, jobs)
+  return {taken(node, jobs), call('HGETALL', 'pollcast:nodes')}
 end
 
 -- Whether the claim holds: 'lost', 'moved' where the job is not at the event that its holder knows of, or 'held'.

@@ -4,7 +4,10 @@
 -- Made twice, it leaves some turns unused.
 function commands.turns(provider, number, gap, early, now)
   local turns = 'pollcast:turn:' .. provider
-  local first = math.max(tonumber(call('GET', turns) or 0), tonumber(now) - tonumber(early))
+  now = tonumber(now)
+  -- The time to live bounds what a node with a clock that is ahead has written: one second more than its backlog.
+  local reserved = math.min(tonumber(call('GET', turns) or 0), now + call('PTTL', turns) / 1000)
+  local first = math.max(reserved, now - tonumber(early))
   local free = first + number * gap
   call('SET', turns, string.format('%.6f', free), 'PX', digits(math.ceil((free - now + 1) * 1000)))
   return string.format('%.6f', first)
