@@ -26,17 +26,17 @@ from aiohttp import (
     ClientConnectorDNSError,
     ClientConnectorError,
     ClientError,
+    ClientHttpProxyError,
+    ClientProxyConnectionError,
     ClientResponse,
     ClientResponseError,
-    ClientSession,
     ClientTimeout,
-    DummyCookieJar,
-    TCPConnector,
 )
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from proxy.media_types import sniff
+from proxy.sessions import Connector, session
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _HOPS: Final = 5
@@ -82,6 +82,10 @@ def why(error: Exception) -> str:
             return "its name cannot be looked up"
         case ClientConnectorCertificateError():
             return "its certificate cannot be trusted"
+        case ClientProxyConnectionError():
+            return "its proxy takes no connection"
+        case ClientHttpProxyError():
+            return f"its proxy refuses to connect to it (HTTP {error.status})"
         case TimeoutError():
             return "it does not answer in time"
         case ClientConnectorError():
@@ -244,10 +248,11 @@ def _serve(queue: _LookUps) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """A provider's configured origin and the headers that prove who asks there."""
+    """A provider's configured origin, the headers that prove who asks there, and the proxy that leads to it."""
 
     origin: URL
     credential: Mapping[str, str] = field(default_factory=dict, repr=False)
+    proxy: URL | None = field(default=None, repr=False)
 
     def covers(self, url: URL) -> bool:
         """Whether `url` is on that very origin."""
@@ -302,9 +307,9 @@ class Fetcher:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        public = TCPConnector(resolver=_PublicResolver(), force_close=True, limit=64)
-        self._public = await self._stack.enter_async_context(_session(public))
-        self._own = await self._stack.enter_async_context(_session(TCPConnector(limit=64)))
+        public = Connector(resolver=_PublicResolver(), force_close=True, limit=64)
+        self._public = await self._stack.enter_async_context(session(public, _TIMEOUT))
+        self._own = await self._stack.enter_async_context(session(Connector(limit=64), _TIMEOUT))
         return self
 
     async def __aexit__(
@@ -342,16 +347,16 @@ class Fetcher:
     async def _request(
         self, method: str, url: URL, headers: dict[str, str], own: Own | None
     ) -> AsyncIterator[ClientResponse]:
-        session = self._public
+        opened, proxy = self._public, None
         if own is not None and own.covers(url):
-            session = self._own
+            opened, proxy = self._own, own.proxy
             headers |= own.credential
         else:
             _check_stranger(url)
         # Identity: a body that is relayed must be the bytes that Content-Length and ranges speak of.
         headers["Accept-Encoding"] = "identity"
         try:
-            response = await session.request(method, url, headers=headers, allow_redirects=False)
+            response = await opened.request(method, url, headers=headers, allow_redirects=False, proxy=proxy)
         except (ClientError, TimeoutError, OSError) as error:
             raise FetchFailed(f"{url.host} cannot be reached: {why(error)}.", reached=False) from None
         async with response:
@@ -384,10 +389,6 @@ class Fetcher:
         async with aclosing(self.stream(text, limit)) as chunks:
             data = b"".join([chunk async for chunk in chunks])
         return Fetched(data, sniff(data[:512]))
-
-
-def _session(connector: TCPConnector) -> ClientSession:
-    return ClientSession(connector=connector, timeout=_TIMEOUT, cookie_jar=DummyCookieJar())
 
 
 def _check_stranger(url: URL) -> None:
