@@ -43,7 +43,9 @@ _HOPS: Final = 5
 _TIMEOUT: Final = ClientTimeout(total=None, connect=10, sock_read=60)
 """No total: a long video on a slow line is relayed for as long as its reader takes."""
 _READ_TIME: Final = 120.0
-"""Seconds that reading a client's URL may take in all."""
+"""Seconds that reading a client's URL may take, however little comes."""
+_SLOWEST: Final = 64 << 10
+"""Bytes a second by which a file that keeps coming is given more time, so that a slow line is no reason to stop."""
 _LOOK_UP: Final = 3.0
 """Seconds that a look-up may take while a client waits for the answer to its order."""
 _LOOK_UP_TO_READ: Final = 8.0
@@ -284,19 +286,22 @@ class Remote:
         return self.headers.get("Content-Encoding", "identity").lower() != "identity"
 
     async def pieces(self, until: float | None = None) -> AsyncGenerator[bytes]:
-        """The body as it comes, until that time of the loop's; as fast as it is read, so that little of it is held.
+        """The body as it comes, as fast as it is read, so that little of it is held.
 
-        Raises FetchFailed where it breaks off, or stalls.
+        What keeps coming, `_SLOWEST` bytes a second, may take longer than `until`, a time of the loop's. Raises
+        FetchFailed where it breaks off, or stalls.
         """
+        size = 0
         while True:
             try:
-                async with asyncio.timeout_at(until):
+                async with asyncio.timeout_at(until and until + size / _SLOWEST):
                     piece = await self._response.content.read(_PIECE)
             except (ClientError, TimeoutError, OSError) as error:
                 place = _shown(str(self._response.url))
                 raise FetchFailed(f"{place} broke off: {why(error)}.", reached=True) from None
             if not piece:
                 return
+            size += len(piece)
             yield piece
 
 

@@ -54,12 +54,9 @@ class Unpacker:
             return zlib.decompressobj(16 + zlib.MAX_WBITS)
         if begun[0] & 15 == zlib.DEFLATED and int.from_bytes(begun[:2], "big") % 31 == 0:
             return zlib.decompressobj()
-        bare = zlib.decompressobj(-zlib.MAX_WBITS)
-        try:
-            plain = not self._bare or not bare.copy().decompress(begun, self._limit)
-        except zlib.error:
-            plain = True
-        return None if plain else bare
+        if not self._bare or begun.isascii():  # compressed bytes are hardly ever ASCII alone
+            return None
+        return zlib.decompressobj(-zlib.MAX_WBITS)
 
     def _inflated(self, piece: bytes) -> bytes:
         if self._over:

@@ -6,6 +6,7 @@ came before a fault in an answer's framing. `Body` bounds the silence of a reque
 
 import asyncio
 import socket
+from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
@@ -35,10 +36,16 @@ def _user_agent() -> str:
 
 USER_AGENT: Final = _user_agent()
 """What every outgoing request calls itself."""
-FIELD_LIMIT: Final = 65 << 10
+_FIELD_LIMIT: Final = 65 << 10
 """Bytes of one header line that are read: a value of 64 KiB, and its name."""
-FIELD_COUNT_LIMIT: Final = 1000
+_FIELD_COUNT_LIMIT: Final = 1000
 """Header fields of one answer that are read."""
+HEADER_LIMITS: Final[Mapping[str, Any]] = {
+    "max_line_size": _FIELD_LIMIT,
+    "max_field_size": _FIELD_LIMIT,
+    "max_headers": _FIELD_COUNT_LIMIT,
+}
+"""The options of a session that reads large heads: gateways and CDNs add what aiohttp refuses by default."""
 _CONNECT_TIMEOUT: Final = 30.0
 """Seconds for everything that makes a connection: name look-up, TCP, a proxy's answer to CONNECT, TLS."""
 _PIECE_SIZE: Final = 16 << 10
@@ -58,9 +65,7 @@ def session(connector: TCPConnector, timeout: ClientTimeout, **options: Any) -> 
         connector=connector,
         timeout=timeout,
         cookie_jar=DummyCookieJar(),
-        max_line_size=FIELD_LIMIT,
-        max_field_size=FIELD_LIMIT,
-        max_headers=FIELD_COUNT_LIMIT,
+        **HEADER_LIMITS,
         **{**options, "headers": {"User-Agent": USER_AGENT, **options.get("headers", {})}},
     )
 
@@ -70,7 +75,8 @@ class Connector(TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(socket_factory=_made_socket, **options)
-        self._factory: partial[ResponseHandler] = partial(_Protocol, loop=self._loop)
+        handler: type[ResponseHandler] = _Protocol
+        self._factory = partial(handler, loop=self._loop)
 
     async def _create_connection(self, req: ClientRequest, traces: Any, timeout: ClientTimeout) -> ResponseHandler:  # noqa: ASYNC109
         # aiohttp has no limit of its own for a look-up, nor for a proxy that is silent.
