@@ -9,7 +9,7 @@ import socket
 from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from aiohttp import (
     AddrInfoType,
@@ -23,7 +23,7 @@ from aiohttp import (
 )
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_proto import ResponseHandler
-from aiohttp.payload import PAYLOAD_REGISTRY, Payload
+from aiohttp.payload import Payload
 from aiohttp.streams import StreamReader
 
 
@@ -132,9 +132,9 @@ class Body(Payload):
     """
 
     def __init__(self, content: bytes | FormData, silence: float) -> None:
-        inner: Payload = PAYLOAD_REGISTRY.get(content() if isinstance(content, FormData) else content)
-        super().__init__(inner, headers=inner.headers)
-        self._size = inner.size
+        value = content() if isinstance(content, FormData) else content
+        super().__init__(value, headers=value.headers if isinstance(value, Payload) else None)
+        self._size = value.size if isinstance(value, Payload) else len(value)
         self._silence = silence
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
@@ -150,7 +150,11 @@ class Body(Payload):
         """Send it in small pieces, each within the time."""
         if writer.transport is not None:
             writer.transport.set_write_buffer_limits(high=_PIECE_SIZE)
-        await self._value.write_with_length(_Pieces(writer, self._silence), content_length)
+        pieces = _Pieces(writer, self._silence)
+        if isinstance(self._value, Payload):
+            await self._value.write_with_length(cast("AbstractStreamWriter", pieces), content_length)
+        else:
+            await pieces.write(self._value)
 
 
 class _Pieces:

@@ -75,12 +75,13 @@ def _is_http(parts: SplitResult) -> bool:
 def _proxy(url: SecretStr) -> SecretStr:
     """An HTTP proxy's URL; what is wrong with it is said without the URL, which may hold a password."""
     text = url.get_secret_value()
-    parts = urlsplit(text)
     try:
+        parts = urlsplit(text)
         usable = parts.scheme == "http" and parts.hostname and parts.port != 0 and parts.path in {"", "/"}
+        usable = usable and not (parts.query or parts.fragment)
     except ValueError:
         usable = False
-    if not usable or parts.query or parts.fragment or not re.fullmatch(r"[\x21-\x7e]+", text):
+    if not usable or not re.fullmatch(r"[\x21-\x7e]+", text):
         raise ValueError("must be the URL of an HTTP proxy, such as http://user:password@proxy.example.com:3128")
     return url
 
