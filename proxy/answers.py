@@ -1,6 +1,8 @@
 """What a provider answers: a whole answer, the kinds of failed reads, and the provider's own words in a body."""
 
 import codecs
+import json
+import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -206,19 +208,64 @@ def loads(body: bytes) -> object:
         return None
 
 
+def is_whole(body: bytes) -> bool:
+    """Whether these bytes are a complete JSON object or array: then nothing of the answer is missing."""
+    return isinstance(loads(body), dict | list)
+
+
 def _parsed(body: bytes) -> Any:
-    """The body as JSON; half a character in it, as programs write that cut texts (seen), is read as U+FFFD."""
+    """The body as JSON, also as programs write it that take more for JSON than there is (`_lenient`)."""
     body = body.removeprefix(codecs.BOM_UTF8)
     try:
         return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return orjson.loads(_ESCAPE.sub(_whole, body.decode(errors="replace")))
+    except orjson.JSONDecodeError as error:
+        try:
+            return _lenient(body)
+        except (ValueError, RecursionError):
+            raise error from None
 
 
+def _lenient(body: bytes) -> Any:
+    """Read JSON with the deviations that were seen; raises ValueError when it is none.
+
+    NaN and Infinity, as Python and C write them, are null. Half a character, from programs that cut texts, is U+FFFD.
+    Line ends in strings, UTF-16, the `data:` of a stream, and bytes behind an object or array (zeros, a server's
+    comment) are put up with.
+    Several objects in a row are no JSON value.
+    """
+    text = body.decode(json.detect_encoding(body), errors="replace").strip(_BLANKS)
+    text = text.removeprefix("data:").lstrip(_BLANKS)
+    if text[:1] not in _BEGINNINGS:
+        raise ValueError("not JSON")
+    value, end = _DECODER.raw_decode(_WORD.sub(_null, _ESCAPE.sub(_whole, text)))
+    rest = text[end:].lstrip(_BLANKS)
+    if rest and (not isinstance(value, dict | list) or rest[0] in "{["):
+        raise ValueError("more than one value")
+    return value
+
+
+def _finite(number: str) -> float | None:
+    value = float(number)
+    return value if math.isfinite(value) else None
+
+
+_DECODER: Final = json.JSONDecoder(strict=False, parse_float=_finite)
+_BLANKS: Final = " \t\r\n\0\ufeff"
+_BEGINNINGS: Final = frozenset('{["-0123456789tfnNI')
+"""How a JSON value begins; a page or a text is not searched any further."""
 _ESCAPE: Final = re.compile(
-    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)"
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
 )
+_WORD: Final = re.compile(
+    r'"[^"\\]*(?:\\.[^"\\]*)*"|(?P<word>[+-]?\b(?:nan|inf(?:inity)?)\b(?:\([^)]{0,20}\))?)', re.DOTALL | re.IGNORECASE
+)
+"""A string, or a number that is none: `NaN`, `-Infinity`, `inf`."""
 
 
 def _whole(escape: "re.Match[str]") -> str:
     return r"\ufffd" if escape["half"] else escape[0]
+
+
+def _null(word: "re.Match[str]") -> str:
+    return "null" if word["word"] else word[0]

@@ -44,7 +44,7 @@ from proxy.origins import Origins
 from proxy.providers import MODELS, PROVIDERS, by_model
 from proxy.providers.base import Provider
 from proxy.runner import Runner
-from proxy.settings import BadSetting, ProviderSettings, Settings, read
+from proxy.settings import BadSetting, ProviderSettings, Settings, proxy_secrets, read, through
 from proxy.siblings import Siblings
 from proxy.store import open_store
 from proxy.store.base import Store
@@ -76,7 +76,9 @@ class Pollcast:
         self._siblings = siblings
         self._prices = _prices(settings)
         given = providers or {}
-        self._providers = {kind: given.get(kind.name) or read(kind.settings_type) for kind in PROVIDERS}
+        self._providers = {
+            kind: through(given.get(kind.name) or read(kind.settings_type), settings) for kind in PROVIDERS
+        }
         self._clock = clock or SystemClock()
         self._feed: Feed | None = None
         self._prefix = unquote(urlsplit(settings.base_url).path)
@@ -118,6 +120,7 @@ class Pollcast:
         return [
             *self._settings.secrets,
             *(provider.key for provider in self._providers.values() if provider.key),
+            *(secret for provider in self._providers.values() for secret in proxy_secrets(provider.proxy)),
             *([] if scraper in {"", "public", "off"} else [scraper]),
         ]
 

@@ -16,7 +16,7 @@ from proxy.clock import Clock
 from proxy.errors import PollcastError
 from proxy.job import new_id
 from proxy.providers.base import Provider
-from proxy.settings import ProviderSettings, Settings, is_loopback, unknown
+from proxy.settings import ProviderSettings, Settings, is_loopback, through, unknown
 from proxy.store import open_store
 
 _PATIENCE: Final = 20.0
@@ -68,7 +68,7 @@ async def checkup(
         )
     yield await _found("store", partial(_store, settings, clock), clock)
     yield await _found("assets", partial(_assets, settings), clock)
-    made = [kind(own, clock, settings.base_url) for kind, own in providers.items()]
+    made = [kind(through(own, settings), clock, settings.base_url) for kind, own in providers.items()]
     for finding in await asyncio.gather(*(_provider(provider, clock) for provider in made)):
         yield finding
 

@@ -20,6 +20,7 @@ import orjson
 from aiohttp import ClientError, ClientPayloadError, ClientResponse, ClientSession, ClientTimeout, FormData
 
 from proxy import sse
+from proxy.sessions import HEADER_LIMITS, USER_AGENT
 
 Event = Mapping[str, Any]
 
@@ -98,8 +99,8 @@ class Client:
         self._sleep = sleep
 
     async def __aenter__(self) -> Self:
-        authorization = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        self._session = ClientSession(headers=authorization, timeout=_SILENCE, trust_env=True)
+        headers = {"User-Agent": USER_AGENT} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
+        self._session = ClientSession(headers=headers, timeout=_SILENCE, trust_env=True, **HEADER_LIMITS)
         return self
 
     async def __aexit__(

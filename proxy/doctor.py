@@ -17,6 +17,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 from yarl import URL
 
 from proxy import sse
+from proxy.sessions import HEADER_LIMITS, USER_AGENT
 
 _MARKS: Final = 6
 """Those that ought to come one by one."""
@@ -57,7 +58,8 @@ class Examination:
         """Examine the server, and tell each thing as soon as it is found. Raises NoAnswer."""
         if not self.url.startswith(("http://", "https://")):
             raise NoAnswer(f"{self.url} is no address: write http:// or https:// in front.")
-        async with ClientSession(auto_decompress=False, headers={"Accept-Encoding": "identity"}) as session:
+        headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+        async with ClientSession(auto_decompress=False, headers=headers, **HEADER_LIMITS) as session:
             try:
                 line = _Line(session, await _base(session, self.url))
                 async for finding in self._examined(line):

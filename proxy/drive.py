@@ -59,6 +59,8 @@ _CANCEL: Final = 10.0
 """Seconds that a provider's cancel call may take."""
 _WAITING: Final = "Waiting to be taken"
 """How the detail begins of an order that the provider did not take, and that is sent again."""
+_REPEATING: Final = "Repeating the upload"
+"""How the detail begins of an order whose inputs did not reach the provider, and are sent again."""
 _TEXT_GAP: Final = 0.2
 """Seconds between two events of streamed text: at most five a second."""
 
@@ -335,8 +337,10 @@ class Drive:
                 return await self._provider.prepare(self._job.order, inputs)
             except Transient as error:
                 wait, failure = error.wait, UpstreamUnreachable(f"{error.message} Nothing was ordered.")
+                await self._record(Update(detail=f"{_REPEATING}: {error.message}"))
             except Nonsense as error:  # a gateway's page, most likely: nothing is paid yet, so it is asked again
                 wait, failure = error.wait, UpstreamProtocol(f"{error.message} Nothing was ordered.")
+                await self._record(Update(detail=f"{_REPEATING}: {error.message}"))
             except Unavailable as error:  # an asset's record, or its bytes
                 wait, failure = None, Internal(f"{error.message} Nothing was ordered.")
             if tools.clock.monotonic() + pause > self._deadline:
@@ -428,7 +432,7 @@ class Drive:
         job = self._job
         fields: dict[str, Any] = {}
         # What comes without a word of its own has been taken nevertheless.
-        detail = update.detail or (UNDER_WAY if (job.detail or "").startswith(_WAITING) else None)
+        detail = update.detail or (UNDER_WAY if (job.detail or "").startswith((_WAITING, _REPEATING)) else None)
         if detail and detail != job.detail:
             fields["detail"] = detail
         if update.progress is not None and (job.progress is None or update.progress > job.progress):

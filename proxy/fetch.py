@@ -26,24 +26,26 @@ from aiohttp import (
     ClientConnectorDNSError,
     ClientConnectorError,
     ClientError,
+    ClientHttpProxyError,
+    ClientProxyConnectionError,
     ClientResponse,
     ClientResponseError,
-    ClientSession,
     ClientTimeout,
-    DummyCookieJar,
-    TCPConnector,
 )
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from proxy.media_types import sniff
+from proxy.sessions import Connector, session
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _HOPS: Final = 5
 _TIMEOUT: Final = ClientTimeout(total=None, connect=10, sock_read=60)
 """No total: a long video on a slow line is relayed for as long as its reader takes."""
 _READ_TIME: Final = 120.0
-"""Seconds that reading a client's URL may take in all."""
+"""Seconds that reading a client's URL may take, however little comes."""
+_SLOWEST: Final = 64 << 10
+"""Bytes a second by which a file that keeps coming is given more time, so that a slow line is no reason to stop."""
 _LOOK_UP: Final = 3.0
 """Seconds that a look-up may take while a client waits for the answer to its order."""
 _LOOK_UP_TO_READ: Final = 8.0
@@ -82,6 +84,10 @@ def why(error: Exception) -> str:
             return "its name cannot be looked up"
         case ClientConnectorCertificateError():
             return "its certificate cannot be trusted"
+        case ClientProxyConnectionError():
+            return "its proxy takes no connection"
+        case ClientHttpProxyError():
+            return f"its proxy refuses to connect to it (HTTP {error.status})"
         case TimeoutError():
             return "it does not answer in time"
         case ClientConnectorError():
@@ -244,10 +250,11 @@ def _serve(queue: _LookUps) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """A provider's configured origin and the headers that prove who asks there."""
+    """A provider's configured origin, the headers that prove who asks there, and the proxy that leads to it."""
 
     origin: URL
     credential: Mapping[str, str] = field(default_factory=dict, repr=False)
+    proxy: URL | None = field(default=None, repr=False)
 
     def covers(self, url: URL) -> bool:
         """Whether `url` is on that very origin."""
@@ -279,19 +286,22 @@ class Remote:
         return self.headers.get("Content-Encoding", "identity").lower() != "identity"
 
     async def pieces(self, until: float | None = None) -> AsyncGenerator[bytes]:
-        """The body as it comes, until that time of the loop's; as fast as it is read, so that little of it is held.
+        """The body as it comes, as fast as it is read, so that little of it is held.
 
-        Raises FetchFailed where it breaks off, or stalls.
+        What keeps coming, `_SLOWEST` bytes a second, may take longer than `until`, a time of the loop's. Raises
+        FetchFailed where it breaks off, or stalls.
         """
+        size = 0
         while True:
             try:
-                async with asyncio.timeout_at(until):
+                async with asyncio.timeout_at(until and until + size / _SLOWEST):
                     piece = await self._response.content.read(_PIECE)
             except (ClientError, TimeoutError, OSError) as error:
                 place = _shown(str(self._response.url))
                 raise FetchFailed(f"{place} broke off: {why(error)}.", reached=True) from None
             if not piece:
                 return
+            size += len(piece)
             yield piece
 
 
@@ -302,9 +312,9 @@ class Fetcher:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        public = TCPConnector(resolver=_PublicResolver(), force_close=True, limit=64)
-        self._public = await self._stack.enter_async_context(_session(public))
-        self._own = await self._stack.enter_async_context(_session(TCPConnector(limit=64)))
+        public = Connector(resolver=_PublicResolver(), force_close=True, limit=64)
+        self._public = await self._stack.enter_async_context(session(public, _TIMEOUT))
+        self._own = await self._stack.enter_async_context(session(Connector(limit=64), _TIMEOUT))
         return self
 
     async def __aexit__(
@@ -342,16 +352,16 @@ class Fetcher:
     async def _request(
         self, method: str, url: URL, headers: dict[str, str], own: Own | None
     ) -> AsyncIterator[ClientResponse]:
-        session = self._public
+        opened, proxy = self._public, None
         if own is not None and own.covers(url):
-            session = self._own
+            opened, proxy = self._own, own.proxy
             headers |= own.credential
         else:
             _check_stranger(url)
         # Identity: a body that is relayed must be the bytes that Content-Length and ranges speak of.
         headers["Accept-Encoding"] = "identity"
         try:
-            response = await session.request(method, url, headers=headers, allow_redirects=False)
+            response = await opened.request(method, url, headers=headers, allow_redirects=False, proxy=proxy)
         except (ClientError, TimeoutError, OSError) as error:
             raise FetchFailed(f"{url.host} cannot be reached: {why(error)}.", reached=False) from None
         async with response:
@@ -384,10 +394,6 @@ class Fetcher:
         async with aclosing(self.stream(text, limit)) as chunks:
             data = b"".join([chunk async for chunk in chunks])
         return Fetched(data, sniff(data[:512]))
-
-
-def _session(connector: TCPConnector) -> ClientSession:
-    return ClientSession(connector=connector, timeout=_TIMEOUT, cookie_jar=DummyCookieJar())
 
 
 def _check_stranger(url: URL) -> None:

@@ -4,6 +4,7 @@
 defaults and its prefix.
 """
 
+import base64
 import codecs
 import math
 import re
@@ -12,9 +13,9 @@ from difflib import get_close_matches
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -88,6 +89,36 @@ def _is_http(parts: SplitResult) -> bool:
     return parts.scheme in {"http", "https"} and parts.port != 0
 
 
+def _proxy(url: SecretStr) -> SecretStr:
+    """An HTTP proxy's URL; what is wrong with it is said without the URL, which may hold a password."""
+    text = url.get_secret_value()
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme == "http" and parts.hostname and parts.port != 0 and parts.path in {"", "/"}
+        usable = usable and not (parts.query or parts.fragment)
+    except ValueError:
+        usable = False
+    if not usable or not re.fullmatch(r"[\x21-\x7e]+", text):
+        raise ValueError("must be the URL of an HTTP proxy, such as http://user:password@proxy.example.com:3128")
+    return url
+
+
+ProxyUrl = Annotated[SecretStr, AfterValidator(_proxy)]
+"""The URL of an HTTP proxy, with the credentials for it, if it wants any."""
+
+
+def proxy_secrets(proxy: SecretStr | None) -> list[str]:
+    """What of a proxy's URL must not be shown: its credentials, in each form in which they are sent or written."""
+    text = proxy.get_secret_value() if proxy else ""
+    written = urlsplit(text).netloc.rpartition("@")[0]
+    if not written:
+        return []
+    user, _, password = map(unquote, written.partition(":"))
+    sent = base64.b64encode(f"{user}:{password}".encode("latin-1", errors="replace")).decode()
+    words = (text, written, sent, password or user, written.partition(":")[2])
+    return list(dict.fromkeys(filter(None, words)))
+
+
 class Settings(BaseSettings):
     """The installation's settings: `POLLCAST_*`."""
 
@@ -126,6 +157,8 @@ class Settings(BaseSettings):
     """Requests of an account in a minute, event streams not counted."""
     max_streams: int = Field(default=100_000, ge=0)
     """Open streams of an account on this node."""
+    upstream_proxy: ProxyUrl | None = None
+    """The HTTP proxy for requests to providers; clients' URLs are read directly."""
     trace: str = ""
     """The folder in which exchanges with providers are recorded; none, none are."""
 
@@ -205,6 +238,8 @@ class ProviderSettings(BaseSettings):
     """Orders under way at the provider at once; the next one waits."""
     rate: float = Field(default=50, gt=0)
     """Requests per second."""
+    proxy: ProxyUrl | None = None
+    """The HTTP proxy for this provider; the installation's (`through`) where it has none of its own."""
 
     @field_validator("poll_interval", "deadline", mode="before")
     @classmethod
@@ -233,6 +268,14 @@ class ProviderSettings(BaseSettings):
     def key(self) -> str:
         """The provider's key; empty when it has none here."""
         return self.api_key.get_secret_value() if self.api_key else ""
+
+
+AnyProvider = TypeVar("AnyProvider", bound=ProviderSettings)
+
+
+def through(own: AnyProvider, settings: Settings) -> AnyProvider:
+    """A provider's settings, with the installation's proxy where it has none of its own."""
+    return own if own.proxy else own.model_copy(update={"proxy": settings.upstream_proxy})
 
 
 def read(kind: type[AnySettings], **given: Any) -> AnySettings:

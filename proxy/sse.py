@@ -5,7 +5,7 @@ follow the WHATWG standard, section 9.2 (https://html.spec.whatwg.org/multipage/
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -57,21 +57,32 @@ OWN: Final = 1 << 26
 """Bytes that a message of Pollcast's own may have, far above what it ever writes; for who reads its streams."""
 
 
+BOM: Final = b"\xef\xbb\xbf"
+"""The byte order mark with which a stream may begin."""
+
+
 class MessageTooLong(ValueError):
     """A message that grew over the parser's limit without ending."""
 
 
 class Parser:
-    """Reads a byte stream in pieces of any size; `limit` bounds one message, in bytes."""
+    """Reads a byte stream in pieces of any size; `limit` bounds one message, in bytes.
 
-    def __init__(self, limit: int = 1 << 20) -> None:
+    `is_whole` tells whether data is complete by itself. Then the next `data` line begins a message of its own, although
+    the blank line between them is missing.
+    """
+
+    def __init__(self, limit: int = 1 << 20, is_whole: Callable[[str], bool] | None = None) -> None:
         self._limit = limit
+        self._is_whole = is_whole
         self._rest = b""
         self._after_cr = False
         self._first = True
         self._size = 0
         self._data: list[str] = []
         self._event = ""
+        self._later: str | None = None
+        """An `event` that came behind data: the next message's, if one begins before the blank line."""
         self._id = ""
         self.retry: float | None = None
         """Seconds to wait before coming back, as the stream last said."""
@@ -80,7 +91,7 @@ class Parser:
         """Take the next bytes and yield the messages that they complete. Raises MessageTooLong."""
         for line in self._lines(chunk):
             if line:
-                self._field(line)
+                yield from self._field(line)
             else:
                 yield from self._dispatch()
         self._check_size()
@@ -91,8 +102,9 @@ class Parser:
         The standard would drop it. The AI-Now page's examples end with their last frame, and a paid result that was
         read whole is not thrown away.
         """
-        if self._rest:
-            self._field(self._rest)
+        line, self._rest = self._rest, b""
+        if line:
+            yield from self._field(line.removeprefix(BOM) if self._first else line)
         yield from self._dispatch()
 
     def _lines(self, chunk: bytes) -> list[bytes]:
@@ -104,7 +116,7 @@ class Parser:
             self._after_cr = True
         *lines, self._rest = _LINE_END.split(self._rest + chunk)
         if lines and self._first:
-            lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")
+            lines[0] = lines[0].removeprefix(BOM)
             self._first = False
         return lines
 
@@ -112,15 +124,19 @@ class Parser:
         if self._size + len(self._rest) > self._limit:
             raise MessageTooLong(f"A message is longer than {self._limit} bytes.")
 
-    def _field(self, line: bytes) -> None:
+    def _field(self, line: bytes) -> Iterator[Message]:
         if line.startswith(b":"):
             return
+        if self._data and self._is_whole and line.startswith(b"data") and self._is_whole("\n".join(self._data)):
+            yield from self._split()
         self._size += len(line)
         self._check_size()
         name, _, value = line.decode(errors="replace").partition(":")
         value = value.removeprefix(" ")
         if name == "data":
             self._data.append(value)
+        elif name == "event" and self._data:
+            self._later = value
         elif name == "event":
             self._event = value
         elif name == "id" and "\0" not in value:
@@ -128,10 +144,17 @@ class Parser:
         elif name == "retry" and value.isascii() and value.isdigit() and len(value) < 10:
             self.retry = int(value) / 1000
 
+    def _split(self) -> Iterator[Message]:
+        """End the message at a line that begins the next one."""
+        following, self._later = self._later or "", None
+        yield from self._dispatch()
+        self._event = following
+
     def _dispatch(self) -> Iterator[Message]:
         if self._data:
-            yield Message("\n".join(self._data), self._event or "message", self._id)
-        self._data, self._event, self._size = [], "", 0
+            event = self._event if self._later is None else self._later
+            yield Message("\n".join(self._data), event or "message", self._id)
+        self._data, self._event, self._later, self._size = [], "", None, 0
 
 
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")

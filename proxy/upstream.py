@@ -6,27 +6,28 @@ look like a lost answer), follow no redirect, and distinguish what surely was no
 from what may have been (a `JobError`: never again).
 """
 
+import asyncio
 import base64
-import socket
+import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace, TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 import orjson
-from aiohttp import (
-    AddrInfoType,
-    ClientError,
-    ClientResponse,
-    ClientSession,
-    ClientTimeout,
-    DummyCookieJar,
-    FormData,
-    TCPConnector,
-    TraceConfig,
-)
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, FormData, TraceConfig
 from aiohttp.typedefs import LooseHeaders
 from yarl import URL
 
@@ -41,6 +42,7 @@ from proxy.answers import (
     Resting,
     Seen,
     Transient,
+    is_whole,
     loads,
     message_of,
     printable,
@@ -49,6 +51,8 @@ from proxy.answers import (
 from proxy.breaker import Breaker
 from proxy.clock import Clock
 from proxy.fetch import Own, as_spelled, why
+from proxy.packing import GZIP, TooLarge, Unpacker, unpacked
+from proxy.sessions import Body, Connector, session
 from proxy.turns import Turns
 
 _ANSWER_LIMIT: Final = 96 << 20
@@ -58,17 +62,28 @@ _PASSING: Final = frozenset({408, 409, 425, 429})
 """4xx answers to a read that are likely to pass."""
 _ABSENT: Final = frozenset({400, 404, 410})
 """Answers to a read by which a provider says, in JSON, that it does not know what is asked for."""
-_STREAMS: Final = frozenset({"text/event-stream", "text/plain", "application/octet-stream"})
-"""What a stream may call itself; the last is what aiohttp says where nothing is said."""
+_EVENTS: Final = "text/event-stream"
+_FIELD: Final = re.compile(rb":|(?:data|event|id|retry)[:\r\n]")
+"""How a stream begins, behind blank lines."""
+_FIELDS: Final = (b"data", b"event", b"id", b"retry")
+_END: Final = "[DONE]"
+"""The message that ends a stream of OpenAI's kind, which is not JSON."""
 _RESTING: Final = "The provider has failed several times in a row; no request is sent to it for some seconds."
-_READ: Final = ClientTimeout(total=60, sock_connect=10, sock_read=30)
-_SUBMIT: Final = ClientTimeout(total=180, sock_connect=10, sock_read=120)
+_READ: Final = ClientTimeout(total=None, sock_connect=10, sock_read=30)
+"""Here and below: silence is bounded, and not the total. A large answer may take long on a slow line."""
+_UPLOAD: Final = ClientTimeout(total=None, sock_connect=10, sock_read=120)
+_SUBMIT: Final = ClientTimeout(total=None, sock_connect=10, sock_read=120)
 _STREAM: Final = ClientTimeout(total=None, sock_connect=10)
 """A stream may be silent for long, and what it makes is paid for: only the job's deadline ends the wait."""
+_SEND_SILENCE: Final = 60.0
+"""Seconds without progress after which the sending of a request is given up."""
+_TAIL_TIMEOUT: Final = 5.0
+"""Seconds to wait for the end of an answer whose JSON is complete: its length may be wrong."""
+_BROKEN: Final = (ClientError, TimeoutError, OSError)
+"""What is raised where a connection breaks, or an answer's framing is wrong."""
+_PROXY_REFUSES: Final = "The proxy demands other credentials (HTTP 407)."
 _BAD_FILE: Final = ("file upload failed", "invalid file format")
 """What is wrong with an upload, in the words of the one page that tells (Gaga, Upload an asset)."""
-_KEEP_ALIVE: Final = 60
-"""Seconds of silence after which a paid connection is shown to be in use: gateways forget those that are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,26 +143,28 @@ class Upstream:
         """Told what is waited for, and the seconds: an answer's headers (`read`, `submit`, `stream`), or a `turn`."""
 
     async def __aenter__(self) -> Self:
-        reads = ClientSession(
-            connector=TCPConnector(limit=0),  # the rate limiter does the pacing
-            timeout=_READ,
-            cookie_jar=DummyCookieJar(),
-            headers=self.own.credential,  # `_read` goes to the own origin alone, and follows no redirect
+        options: dict[str, Any] = {
+            "auto_decompress": False,  # aiohttp drops a body whose compression is not as it says
+            "headers": {"Accept-Encoding": "gzip, deflate"},
+            "proxy": self.own.proxy,
+        }
+        # No limit of connections: the rate limiter does the pacing.
+        self._reads = await self._stack.enter_async_context(session(Connector(limit=0), _READ, **options))
+        paid = Connector(force_close=True, limit=0)
+        self._paid = await self._stack.enter_async_context(
+            session(paid, _SUBMIT, trace_configs=[_sent_trace()], **options)
         )
-        self._reads = await self._stack.enter_async_context(reads)
-        paid = ClientSession(
-            connector=TCPConnector(force_close=True, limit=0, socket_factory=_kept_alive),
-            timeout=_SUBMIT,
-            cookie_jar=DummyCookieJar(),
-            trace_configs=[_sent_trace()],
-        )
-        self._paid = await self._stack.enter_async_context(paid)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+
+    def use_proxy(self, proxy: URL, secrets: Collection[str]) -> None:
+        """Send every request to the provider's origin through an HTTP proxy; to be called before it is opened."""
+        self.own = replace(self.own, proxy=proxy)
+        self._secrets += secrets
 
     async def turn(self) -> None:
         """Wait until the rate lets another request out."""
@@ -206,10 +223,18 @@ class Upstream:
         began = time.monotonic()
         try:
             async with self._reads.request(
-                method, URL(self.at(path)), params=query, data=data, allow_redirects=False
+                method,
+                URL(self.at(path)),
+                params=query,
+                headers=self.own.credential,  # to the own origin alone: no redirect is followed
+                data=None if data is None else Body(data, _SEND_SILENCE),
+                timeout=_READ if data is None else _UPLOAD,
+                allow_redirects=False,
             ) as response:
                 self.observe("read", time.monotonic() - began)
-                answer = await self._answer(response, uploaded=data is not None)
+                if response.status == 407:
+                    raise Transient(_PROXY_REFUSES)
+                answer = self._answer(response, await _body(response), uploaded=data is not None)
                 if trace.recorder.get() is not None:
                     self._trace(method, Request(path, query=query or {}), began, answer)
                 return answer
@@ -256,20 +281,37 @@ class Upstream:
 
         Raises as `submit` does. While the messages are read: Interrupted when the stream breaks.
         """
-        async with self._send(request, _STREAM) as response:
-            if response.status == 200 and response.content_type in _STREAMS:
+        async with self._send(request, _STREAM) as response, aclosing(_pieces(response)) as pieces:
+            begun = await self._beginning(response, request, pieces)
+            if begun is None or _kind(begun) == "stream":
                 self.breaker.succeeded()
-                yield self._messages(response, request)
+                yield self._messages(response, request, pieces, begun or b"")
                 return
-            answer = await self._whole(response, request)
+            answer = await self._whole(response, request, _collected(pieces, begun))
             if not answer.ok:
                 raise self.refusal(answer)
-            yield answer
+            documents = [] if isinstance(loads(answer.body), dict) else _documents(answer.body)
+            yield _listed(documents) if documents else answer
+
+    async def _beginning(
+        self, response: ClientResponse, request: Request, pieces: AsyncIterator[bytes]
+    ) -> bytes | None:
+        """The first bytes of an answer that may be a stream; None where it says that it is one."""
+        if not 200 <= response.status < 300:
+            return b""
+        if response.content_type == _EVENTS:
+            return None
+        began = time.monotonic()
+        try:
+            return await _first(pieces)
+        except (*_BROKEN, Nonsense) as error:
+            raise self._unknown(response, request, began, error) from None
 
     @asynccontextmanager
     async def _send(self, request: Request, bounds: ClientTimeout) -> AsyncIterator[ClientResponse]:
         body: dict[str, Any] = {"data": _form(request.form)} if request.form else _json(request.json)
         headers: LooseHeaders = {**self.own.credential, **body.pop("headers", {})}
+        body["data"] = Body(body["data"], _SEND_SILENCE)
         progress = SimpleNamespace(sent=False)
         if wait := await self.breaker.hold(paid=True):
             raise NotTaken(errors.UpstreamUnreachable(_RESTING), wait)
@@ -290,36 +332,49 @@ class Upstream:
             raise _lost(error, sent=progress.sent) from None
         self.observe("stream" if bounds is _STREAM else "submit", time.monotonic() - began)
         async with response:
+            if response.status == 407:  # a proxy's word, never the provider's (RFC 9110, section 15.5.8)
+                raise NotTaken(errors.UpstreamUnreachable(f"{_PROXY_REFUSES} Nothing was sent."))
             yield response
 
-    async def _whole(self, response: ClientResponse, request: Request) -> Answer:
+    async def _whole(
+        self, response: ClientResponse, request: Request, reading: Awaitable[bytes] | None = None
+    ) -> Answer:
         began = time.monotonic()
         try:
-            answer = await self._answer(response)
-        except (Nonsense, ClientError, TimeoutError, OSError) as error:
-            self._trace("POST", request, began, self._begun(response), error)
-            raise errors.OutcomeUnknown(
-                f"The provider's answer ({response.status}) broke off: {_why_broken(error)}. "
-                "The order may have been taken, so it is not sent again."
-            ) from None
+            answer = self._answer(response, await (reading or _body(response)))
+        except (*_BROKEN, Nonsense) as error:
+            raise self._unknown(response, request, began, error) from None
         self._trace("POST", request, began, answer)
         return answer
 
-    async def _messages(self, response: ClientResponse, request: Request) -> AsyncIterator[sse.Message]:
-        parser = sse.Parser()
+    def _unknown(self, response: ClientResponse, request: Request, began: float, error: Exception) -> Exception:
+        """What an answer to a submit means that cannot be read to its end."""
+        self._trace("POST", request, began, self._begun(response), error)
+        return errors.OutcomeUnknown(
+            f"The provider's answer ({response.status}) broke off: {_why_broken(error)}. "
+            "The order may have been taken, so it is not sent again."
+        )
+
+    async def _messages(
+        self, response: ClientResponse, request: Request, pieces: AsyncIterator[bytes], begun: bytes
+    ) -> AsyncIterator[sse.Message]:
+        parser = sse.Parser(is_whole=_is_frame)
         began, heard, broke = time.monotonic(), bytearray(), None
         recorded = trace.recorder.get() is not None
         try:
-            async with aclosing(_pieces(response)) as pieces:
-                async for piece in pieces:
+            async with aclosing(_streamed(pieces, begun)) as streamed:
+                async for piece in streamed:
                     if recorded and len(heard) <= trace.MOST_ANSWERED:
                         heard += piece
-                    for message in parser.feed(piece):
-                        yield message
-            for message in parser.end():
-                yield message
-        except (ClientError, TimeoutError, OSError, sse.MessageTooLong) as error:
+                    for frame in _frames(parser.feed(piece)):
+                        yield frame
+            for frame in _frames(parser.end()):
+                yield frame
+        except (*_BROKEN, Nonsense, sse.MessageTooLong) as error:
             broke = error
+            for frame in () if isinstance(error, sse.MessageTooLong) else _frames(parser.end()):
+                if _is_frame(frame.data):  # it is complete, although the stream is not
+                    yield frame
             raise errors.Interrupted(
                 f"The provider's stream broke: {_why_broken(error)}. It cannot be resumed."
             ) from None
@@ -383,7 +438,7 @@ class Upstream:
     @property
     def own_address(self) -> Own:
         """The provider's origin without its credential, for reading what it serves to everyone."""
-        return Own(self.own.origin)
+        return replace(self.own, credential={})
 
     def absolute(self, path: str) -> str:
         """A result's URL, which providers also give relative to their origin, as an absolute one.
@@ -459,10 +514,7 @@ class Upstream:
         )
         recorder.record(exchange, self._secrets)
 
-    async def _answer(self, response: ClientResponse, *, uploaded: bool = False) -> Answer:
-        body = await response.content.readany()
-        if not response.content.at_eof():  # nearly every answer comes in one piece
-            body = await self._more(response, body)
+    def _answer(self, response: ClientResponse, body: bytes, *, uploaded: bool = False) -> Answer:
         answer = Answer(response.status, response.headers, body, self._clock.now())
         if answer.status < 500:
             self.breaker.succeeded()
@@ -470,32 +522,130 @@ class Upstream:
             self.breaker.failed()
         return answer
 
-    async def _more(self, response: ClientResponse, begun: bytes) -> bytes:
-        """The whole of a body that has begun; raises Nonsense when there is too much of it."""
-        body = bytearray(begun)
-        async for chunk in response.content.iter_any():
-            body += chunk
+
+# --- bodies ---
+
+
+async def _body(response: ClientResponse) -> bytes:
+    """The whole body; raises as `_collected`."""
+    begun = b""
+    if response.content.exception() is None:
+        begun = await response.content.readany()
+        if response.content.at_eof():  # nearly every answer comes in one piece
+            return _unpacked(response, begun)
+    async with aclosing(_pieces(response, begun)) as pieces:
+        return await _collected(pieces)
+
+
+def _unpacked(response: ClientResponse, body: bytes) -> bytes:
+    encoding = response.headers.get("Content-Encoding", "")
+    if not encoding and not body.startswith(GZIP):
+        return body
+    try:
+        return unpacked(body, encoding, _ANSWER_LIMIT)
+    except TooLarge as error:
+        raise Nonsense(str(error)) from None
+
+
+async def _pieces(response: ClientResponse, begun: bytes = b"") -> AsyncGenerator[bytes]:
+    """The body as it comes; where it breaks, first what had come before: the end of paid work may be in it."""
+    unpacker = Unpacker(response.headers.get("Content-Encoding", ""), _ANSWER_LIMIT)
+    try:
+        if begun:
+            yield unpacker.feed(begun)
+        async for piece in response.content.iter_any():
+            yield unpacker.feed(piece)
+    except _BROKEN:
+        rest = b"".join(response.content._buffer)  # noqa: SLF001 -- aiohttp has no other way to what was not read
+        yield unpacker.feed(rest) + unpacker.end()
+        raise
+    except TooLarge as error:
+        raise Nonsense(str(error)) from None
+    yield unpacker.end()
+
+
+async def _collected(pieces: AsyncIterator[bytes], begun: bytes = b"") -> bytes:
+    """A whole body from its pieces. If its framing is broken, but its JSON is complete, nothing of it is missing.
+
+    Raises Nonsense when it is too large, and what broke it.
+    """
+    body = bytearray(begun)
+    try:
+        while True:
+            async with asyncio.timeout(_TAIL_TIMEOUT if _seems_whole(body) else None):
+                piece = await anext(pieces, None)
+            if piece is None:
+                return bytes(body)
+            body += piece
             if len(body) > _ANSWER_LIMIT:
                 raise Nonsense(f"The provider's answer is larger than {_ANSWER_LIMIT} bytes.")
+    except _BROKEN:
+        if not is_whole(bytes(body)):
+            raise
         return bytes(body)
 
 
-def _kept_alive(address: AddrInfoType) -> socket.socket:
-    made = socket.socket(*address[:3])
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_KEEPIDLE"):
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEP_ALIVE)
-    return made
+def _seems_whole(body: bytearray) -> bool:
+    """Whether a body is complete JSON already; most that are not can be told by their last byte."""
+    return body.endswith((b"}", b"]", b"}\n", b"]\n")) and is_whole(bytes(body))
 
 
-async def _pieces(response: ClientResponse) -> AsyncGenerator[bytes]:
-    """The body as it comes; where it breaks, first what had come before: the end of paid work may be in it."""
-    try:
-        async for piece in response.content.iter_any():
-            yield piece
-    except (ClientError, TimeoutError, OSError):
-        yield b"".join(response.content._buffer)  # noqa: SLF001 -- aiohttp has no other way to what nobody had read
-        raise
+# --- streams, and what comes in their place ---
+
+
+async def _first(pieces: AsyncIterator[bytes]) -> bytes:
+    """The first bytes of an answer, until they show its kind."""
+    begun = b""
+    while not _kind(begun) and (piece := await anext(pieces, None)) is not None:
+        begun += piece
+    return begun
+
+
+def _kind(begun: bytes) -> Literal["stream", "json", "text", ""]:
+    """What an answer is by its first bytes, whatever it is called; empty while they do not show it."""
+    bare = begun.removeprefix(sse.BOM).lstrip()
+    if _FIELD.match(bare):
+        return "stream"
+    if sse.BOM.startswith(bare) or any(name.startswith(bare) for name in _FIELDS):
+        return ""
+    return "json" if bare[:1] in {b"{", b"["} else "text"
+
+
+def _documents(body: bytes) -> Sequence[bytes]:
+    """The JSON objects in a body, which is one, or an array of them, or has one in each line."""
+    value = loads(body)
+    values = value if isinstance(value, list) else [value] if value else map(loads, body.splitlines())
+    return [orjson.dumps(value) for value in values if isinstance(value, dict)]
+
+
+async def _listed(documents: Sequence[bytes]) -> AsyncGenerator[sse.Message]:
+    for document in documents:
+        yield sse.Message(document.decode())
+
+
+async def _streamed(pieces: AsyncIterator[bytes], begun: bytes) -> AsyncGenerator[bytes]:
+    """A stream as it comes; JSON that comes in its place as a stream's frames."""
+    begun = begun or await _first(pieces)
+    if _kind(begun) == "json":
+        for document in _documents(await _collected(pieces, begun)):
+            yield b"data: %b\n\n" % document
+        return
+    yield begun
+    async for piece in pieces:
+        yield piece
+
+
+def _frames(messages: Iterable[sse.Message]) -> Iterator[sse.Message]:
+    """The frames in messages: each line that is JSON, where the blank lines between them are missing."""
+    for message in messages:
+        lines: list[str] = []
+        if "\n" in message.data and not is_whole(message.data.encode()):
+            lines = [line for line in message.data.split("\n") if line.strip() == _END or is_whole(line.encode())]
+        yield from [replace(message, data=line) for line in lines] or [message]
+
+
+def _is_frame(data: str) -> bool:
+    return data.rstrip()[-1:] in {"}", "]"} and is_whole(data.encode())
 
 
 def _unobserved(_: str, __: float) -> None:

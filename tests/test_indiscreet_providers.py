@@ -84,7 +84,7 @@ def indiscreet(monkeypatch: pytest.MonkeyPatch) -> None:
         return f"{plain(provider, status, message)}: your key is {KEYS[provider.name]}"
 
     monkeypatch.setattr(Provider, "message", repeated)
-    for bounds in ("_READ", "_SUBMIT", "_STREAM"):
+    for bounds in ("_READ", "_UPLOAD", "_SUBMIT", "_STREAM"):
         monkeypatch.setattr(f"proxy.upstream.{bounds}", BRIEF)
     monkeypatch.setattr("proxy.fetch._TIMEOUT", BRIEF)
 

@@ -216,14 +216,16 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 async def _serve_demo() -> None:
-    settings = read(Settings, store=f"sqlite:///{_DEMO}/pollcast.db", assets=str(_DEMO / "assets"))
+    settings = read(Settings, store=f"sqlite:///{_DEMO}/pollcast.db", assets=str(_DEMO / "assets"), upstream_proxy=None)
     key = tokens.new_key()
     async with open_store(settings.store, SystemClock()) as store:
         await store.create_key("demo", tokens.digest(key), _DEMO_TOKENS)
     async with Simulator() as simulator:
         # Explicit values win over the environment's: nothing of a demo can reach a real installation.
         providers = {
-            kind.name: read(kind.settings_type, base_url=simulator.origin, api_key=_demo_key(kind), project_id="demo")
+            kind.name: read(
+                kind.settings_type, base_url=simulator.origin, api_key=_demo_key(kind), project_id="demo", proxy=None
+            )
             for kind in PROVIDERS
         }
         await _serve(settings, providers, lambda: _print_demo(settings.base_url, key, simulator.origin))

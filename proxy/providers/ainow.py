@@ -150,7 +150,8 @@ class AiNow(Provider):
         role, late = Role.AUDIO if request.json["model"] == "suno" else Role.VIDEO, False
         async with self.upstream.open_stream(request) as messages:
             if isinstance(messages, Answer):
-                raise self._not_a_stream(messages)
+                yield self._whole(messages, role)
+                return
             yield Update()  # nothing is new, but the order is taken: a cancel need not wait for the first word
             async for message in messages:
                 update = self._update(message, role)
@@ -163,10 +164,15 @@ class AiNow(Provider):
             raise UpstreamFailed("AI-Now says Completed without a url that can be opened.")
         raise Interrupted("AI-Now's stream ended without a result; it cannot be resumed.")
 
-    def _not_a_stream(self, answer: Answer) -> Exception:
-        if _word(_parsed(answer.body)) == "error":
-            return self.upstream.refused(answer)
-        return self.upstream.no_ticket(answer, "is not a stream")
+    def _whole(self, answer: Answer, role: Role) -> Update:
+        """One JSON object in place of a stream: only how the work ended is an answer to the order."""
+        frame = _parsed(answer.body)
+        match _word(frame):
+            case "completed":
+                return self._completed(frame.get("url"), role)
+            case "error":
+                raise self.upstream.refused(answer)
+        raise self.upstream.no_ticket(answer, "is not a stream")
 
     def _update(self, message: Message, role: Role) -> Update | None:
         frame = _parsed(message.data.encode())

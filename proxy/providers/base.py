@@ -24,12 +24,13 @@ from pydantic import (
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
+from yarl import URL
 
 from proxy.answers import Answer, Nonsense, Seen
 from proxy.clock import Clock
 from proxy.errors import FieldError, JobError
 from proxy.job import Kind, Order, Output, Status, Ticket
-from proxy.settings import ProviderSettings
+from proxy.settings import ProviderSettings, proxy_secrets
 from proxy.upstream import File, Request, Upstream
 
 # --- what a client may order ---
@@ -235,6 +236,8 @@ class Provider(ABC):
         self.settings = settings
         self.public_url = public_url
         self.upstream = self.connect(clock)
+        if settings.proxy is not None:
+            self.upstream.use_proxy(URL(settings.proxy.get_secret_value()), proxy_secrets(settings.proxy))
 
     @abstractmethod
     def connect(self, clock: Clock) -> Upstream:

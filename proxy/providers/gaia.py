@@ -341,9 +341,9 @@ class Gaia(Provider):
                     finished = True
                     break
                 body = _parsed(message.data)
-                if body is None and not finished:
+                if body is None and not finished and message.data.lstrip().startswith("{"):  # a part of the text
                     raise Interrupted("Gaia's stream has a piece that cannot be read; it cannot be asked for again.")
-                delta, ended = self._delta(body or {})
+                delta, ended = self._delta(body or {}, begun=bool(text))
                 finished = finished or ended
                 if joined := decode(_utf16(delta)):
                     text.append(joined)
@@ -355,13 +355,15 @@ class Gaia(Provider):
             yield Update(delta=half)
         yield _written("".join(text))
 
-    def _delta(self, body: dict[str, Any]) -> tuple[str, bool]:
+    def _delta(self, body: dict[str, Any], *, begun: bool) -> tuple[str, bool]:
         if body.get("error"):
             raise self.upstream.failed(body, "Gaia gave no reason.")
         choice = _first_choice(body)
-        delta = choice.get("delta")
+        # A gateway that does not stream sends the whole text as one message.
+        whole = not begun and "delta" not in choice and "message" in choice
+        delta = choice.get("message" if whole else "delta")
         content = delta.get("content") if isinstance(delta, dict) else None
-        return content if isinstance(content, str) else "", bool(choice.get("finish_reason"))
+        return content if isinstance(content, str) else "", whole or bool(choice.get("finish_reason"))
 
     def _whole(self, answer: Answer) -> Update:
         body = _parsed(answer.body.decode(errors="replace")) or {}

@@ -38,6 +38,7 @@ LATE = 60.0
 """Seconds that one exchange may take beyond a deadline: the longest time-out, and a busy machine's own slowness."""
 TIMEOUTS = {
     "_READ": ClientTimeout(total=0.5, connect=0.3, sock_read=0.3),
+    "_UPLOAD": ClientTimeout(total=0.5, connect=0.3, sock_read=0.3),
     "_SUBMIT": ClientTimeout(total=0.6, connect=0.3, sock_read=0.4),
     "_STREAM": ClientTimeout(total=None, connect=0.3, sock_read=0.4),
 }
