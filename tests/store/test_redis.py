@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from proxy import errors
-from proxy.breaker import Limits, Seen
 from proxy.job import Draft, Job, Order, Output, Role, Status
 from proxy.store import open_store, wire
 from proxy.store.base import Change, ClaimLost, Room, Store
@@ -652,10 +651,6 @@ async def test_a_node_whose_clock_is_ahead_holds_up_no_other(nodes: tuple[Store,
     async with RedisStore(server.url, ahead, lease=LEASE) as other:
         await other.shared.turns("Gaga", 1, 0.5)
         assert await nodes[0].shared.turns("Gaga", 1, 0.5) <= 2  # type: ignore[union-attr]
-        limits = Limits()
-        await other.shared.health(limits, [Seen("Gaga", succeeded=False, failures=limits.failures)])
-        (health,) = await nodes[0].shared.health(limits, [Seen("Gaga", False, 0)])  # type: ignore[union-attr]
-        assert health.rest <= limits.pause
 
 
 async def test_a_flushed_script_is_sent_again(opened: Opened, server: RedisServer) -> None:
