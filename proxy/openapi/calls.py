@@ -8,7 +8,7 @@ from proxy import errors
 from proxy.bodies import LinkWish
 from proxy.errors import PollcastError
 from proxy.openapi import shapes
-from proxy.openapi.parts import ASSET, BYTES, LINES, MARKS, ORDER, Json, answer, json, stream, text
+from proxy.openapi.parts import ACCOUNT_EVENTS, ASSET, BYTES, EVENTS, LINES, MARKS, ORDER, Json, answer, json, text
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ _ORDERS: Final = (
         {
             200: answer(
                 "The job's stream, from its first event.",
-                stream("Message") | LINES,
+                EVENTS | LINES,
                 "Location",
                 "Idempotency-Replayed",
             )
@@ -167,7 +167,7 @@ _JOBS: Final = (
             200: answer(
                 "Replay, then live, to the final event. What will pass is told by a comment that says why, a `retry` "
                 "and a break: EventSource gives up for good on any other status.",
-                stream("Message") | LINES,
+                EVENTS | LINES,
             ),
             204: answer("You have the final event; EventSource stops here."),
         },
@@ -187,7 +187,7 @@ _JOBS: Final = (
                 "job (with `jobs`: of every named one), then comes an event named `ready`, whose id is the head. After "
                 "an id that is unknown or no longer kept, an event named `reset` comes before that. Text deltas are "
                 "left out.",
-                stream("AccountMessage"),
+                ACCOUNT_EVENTS,
             )
         },
         (*_ANY, errors.Unauthorized),

@@ -26,9 +26,13 @@ def text(media_type: str = "text/plain") -> Json:
     return {media_type: {"schema": {"type": "string"}}}
 
 
-def stream(message: str) -> Json:
-    """A body of server-sent events; as is usual before OpenAPI 3.2, its schema is that of each message."""
-    return {"text/event-stream": {"schema": ref(message), "example": _EXAMPLE}}
+def stream(message: str, data: str = "Event") -> Json:
+    """A body of server-sent events: text, or what a generated client that parses it yields for each message.
+
+    OpenAPI has a word for that only since 3.2. With the message alone, openapi-python-client fails to read the text.
+    """
+    text_ = {"type": "string", "contentMediaType": "text/event-stream", "contentSchema": ref(message)}
+    return {"text/event-stream": {"schema": {"anyOf": [text_, ref(data)]}}}
 
 
 def answer(description: str, content: Json | None = None, *headers: str) -> Json:
@@ -50,6 +54,9 @@ id: 2
 
 # --- bodies ---
 
+EVENTS: Final[Json] = {"text/event-stream": stream("Message")["text/event-stream"] | {"example": _EXAMPLE}}
+ACCOUNT_EVENTS: Final[Json] = stream("AccountMessage")
+
 LINES: Final[Json] = {
     "text/plain": {
         "schema": {
@@ -59,7 +66,7 @@ LINES: Final[Json] = {
         }
     }
 }
-MARKS: Final[Json] = {"text/event-stream": {"schema": ref("MarkMessage")}}
+MARKS: Final[Json] = stream("MarkMessage", "Mark")
 BYTES: Final[Json] = {media_type.split(";")[0]: {} for media_type in SERVED}
 ORDER: Final[Json] = {
     "required": True,
