@@ -37,12 +37,17 @@ from proxy.answers import (
     Missing,
     Nonsense,
     NotTaken,
+    ReadFailed,
     Seen,
     Transient,
+    is_error,
     loads,
     message_of,
+    no_access,
+    no_credit,
     printable,
     says,
+    told,
 )
 from proxy.breaker import Breaker
 from proxy.clock import Clock
@@ -52,8 +57,14 @@ from proxy.turns import Turns
 _ANSWER_LIMIT: Final = 96 << 20
 """Bytes of one answer that are read: the largest holds ten images of 7 MB, as base64."""
 _MESSAGE_LIMIT: Final = 500
-_PASSING: Final = frozenset({408, 409, 425, 429})
+_EDGE: Final = frozenset({408, 460, 499, 502, 504, 598, 599, *range(520, 529), 530})
+"""Statuses of a gateway that has no answer of the provider: nginx (408, 499, 502, 504), Amazon's load balancers (460),
+Cloudflare (520 to 527, 530) and some proxies (598, 599). What became of a request behind it is unknown.
+529 is not among them: providers themselves use it for being overloaded."""
+_PASSING: Final = frozenset({408, 409, 425, 429, 460, 499})
 """4xx answers to a read that are likely to pass."""
+_HOPS: Final = 5
+"""Redirects that one read follows."""
 _STREAMS: Final = frozenset({"text/event-stream", "text/plain", "application/octet-stream"})
 """What a stream may call itself; the last is what aiohttp says where nothing is said."""
 _RESTING: Final = "The provider fails again and again; it is left alone for some seconds."
@@ -63,6 +74,7 @@ _STREAM: Final = ClientTimeout(total=None, connect=10)
 """A stream may be silent for long, and what it makes is paid for: only the job's deadline ends the wait."""
 _BAD_FILE: Final = ("file upload failed", "invalid file format")
 """What is wrong with an upload, in the words of the one page that tells (Gaga, Upload an asset)."""
+_NOT_AGAIN: Final = "The order may have been taken, so it is not sent again"
 _KEEP_ALIVE: Final = 60
 """Seconds of silence after which a paid connection is shown to be in use: gateways forget those that are not."""
 
@@ -157,14 +169,14 @@ class Upstream:
 
         With `seen`, raises Unchanged for an answer that is the same as before.
         """
-        answer = self._readable(await self._read("GET", path, query=query))
+        answer = self._readable(await self._followed(path, query))
         if seen is not None:
             seen.compare(path, answer)
         return answer
 
     async def prove(self, path: str, query: Mapping[str, str] | None = None) -> None:
         """Read a path that only a working key is answered; that nothing is there is an answer. Raises a ReadFailed."""
-        answer = await self._read("GET", path, query=query)
+        answer = await self._followed(path, query)
         if self.refuses_key(answer):
             raise CredentialRefused(self._explained(answer))
         try:
@@ -215,11 +227,33 @@ class Upstream:
             self.breaker.failed()
             raise Transient(f"The provider cannot be reached: {why(error)}.") from None
 
+    async def _followed(self, path: str, query: Mapping[str, str] | None = None) -> Answer:
+        """Read a path; redirects are followed within the provider's origin, which alone gets the credential."""
+        answer, place = await self._read("GET", path, query=query), path
+        for _ in range(_HOPS):
+            target = self._redirected(answer, place)
+            if target is None:
+                break
+            answer, place = await self._read("GET", target), target
+        return answer
+
+    def _redirected(self, answer: Answer, path: str) -> str | None:
+        """The URL on the provider's own origin to which an answer redirects; None: nowhere, or elsewhere."""
+        location = answer.headers.get("location")
+        if answer.status not in {301, 302, 303, 307, 308} or not location:
+            return None
+        try:
+            target = URL(self.at(path)).join(as_spelled(location))
+            own = self.own.covers(target) and target.user is None
+        except ValueError:
+            return None
+        return str(target.with_fragment(None)) if own else None
+
     def _readable(self, answer: Answer) -> Answer:
         if answer.ok:
             return answer
         message = self._explained(answer)
-        if answer.status in {401, 403} or self._says(answer, self._refused_key):
+        if answer.status in {401, 403} or (answer.status not in _EDGE and self.refuses_key(answer)):
             raise CredentialRefused(message)
         if answer.status in {400, 404, 410}:
             raise Missing(message)
@@ -319,11 +353,13 @@ class Upstream:
         It is judged as if it had come with `status`, where that is given.
         """
         status, message = status or answer.status, self._explained(answer)
+        if status in _EDGE:
+            return errors.OutcomeUnknown(f"A gateway answered in the provider's place. {_NOT_AGAIN}: {message}")
         if status in self._retired:
             return errors.UpstreamRetired(f"The provider has retired this API: {message}")
-        if status in {402, 418} or self._says(answer, self._no_credit):
+        if status in {402, 418} or self._is_empty(told(answer.body)):
             return errors.UpstreamCredits(message)
-        if status == 401 or self._says(answer, self._refused_key):
+        if status == 401 or self.refuses_key(answer):
             return errors.UpstreamAuth(message)
         if status == 429:
             return NotTaken(errors.UpstreamRejected(message), answer.wait)
@@ -333,17 +369,26 @@ class Upstream:
             return errors.UpstreamRejected(message)
         if status in {301, 302, 307, 308}:
             return errors.UpstreamRejected(f"The provider redirects elsewhere; check its base URL. {message}")
-        if status >= 500 and self.words(answer):
+        # A gateway's pages are HTML or plain text. JSON is the provider's own word, also with a 503 that names no time.
+        if status >= 500 and message_of(loads(answer.body)):
             return errors.UpstreamFailed(message)
-        return errors.OutcomeUnknown(f"The order may have been taken, so it is not sent again: {message}")
+        return errors.OutcomeUnknown(f"{_NOT_AGAIN}: {message}")
 
     def failed(self, body: object, silent: str) -> errors.JobError:
         """What a body means that says the work has failed; `silent` is said where it gives no reason."""
         reason = self.shown(message_of(body) or silent)
-        return errors.UpstreamCredits(reason) if says(body, self._no_credit) else errors.UpstreamFailed(reason)
+        if self._is_empty(body):
+            return errors.UpstreamCredits(reason)
+        if says(body, self._refused_key) or no_access(body):
+            return errors.UpstreamAuth(reason)
+        return errors.UpstreamFailed(reason)
+
+    def _is_empty(self, body: object) -> bool:
+        """Whether a body says that the operator's account is empty."""
+        return says(body, self._no_credit) or no_credit(body)
 
     def _says(self, answer: Answer, words: Collection[str]) -> bool:
-        return says(loads(answer.body), words)
+        return says(told(answer.body), words)
 
     def refused(self, answer: Answer) -> errors.JobError:
         """What a refusal means that came with HTTP 200: as if it had come with 400."""
@@ -351,19 +396,31 @@ class Upstream:
         return error if isinstance(error, errors.JobError) else errors.UpstreamRejected(str(error))
 
     def no_ticket(self, answer: Answer, missing: str) -> errors.JobError:
-        """What a success means that lacks what is `missing`: a refusal if it tells of an error, else nobody knows."""
-        body = loads(answer.body)
-        if self._says(answer, self._no_credit) or (isinstance(body, dict) and body.get("error")):
+        """What a success means that lacks what is `missing`: a refusal if it reports an error, else it is unknown."""
+        body = told(answer.body)
+        if self._is_empty(body) or self.refuses_key(answer) or is_error(body):
             return self.refused(answer)
-        unknown = (
-            f"The provider answered HTTP {answer.status}, but its answer {missing}: "
-            "the order may have been taken, so it is not sent again."
-        )
+        unknown = f"The provider answered HTTP {answer.status}, but its answer {missing}: {_NOT_AGAIN.lower()}."
         return errors.OutcomeUnknown(" ".join(filter(None, (unknown, self.words(answer)))))
+
+    def unread(self, answer: Answer, why: str) -> ReadFailed:
+        """What an answer to a poll means that holds no state; `why` begins with a verb. It shows the provider's words."""
+        words = self.words(answer)
+        if words and (self._is_empty(told(answer.body)) or self.refuses_key(answer)):
+            return CredentialRefused(words)
+        return Nonsense(f"The provider's answer {why}: {words}" if words else f"The provider's answer {why}.")
+
+    def object(self, answer: Answer) -> dict[str, Any]:
+        """The JSON object of an answer to a poll. Raises the ReadFailed that fits what it is instead."""
+        try:
+            return answer.object()
+        except Nonsense:
+            raise self.unread(answer, f"(HTTP {answer.status}) is no JSON object") from None
 
     def refuses_key(self, answer: Answer) -> bool:
         """Whether an answer, whatever its HTTP status, says that the operator's key is refused."""
-        return self._says(answer, self._refused_key)
+        body = told(answer.body)
+        return says(body, self._refused_key) or no_access(body)
 
     # --- content ---
 
@@ -394,8 +451,8 @@ class Upstream:
             return None
 
     def at(self, path: str) -> str:
-        """The URL of one of the API's own paths."""
-        return self.base_url + path
+        """The URL of one of the API's own paths; a URL stays as it is."""
+        return self.base_url + path if path.startswith("/") else path
 
     def is_own(self, url: str) -> bool:
         """Whether a URL is on the provider's configured origin."""
@@ -405,7 +462,7 @@ class Upstream:
 
     def words(self, answer: Answer) -> str | None:
         """The provider's own words in an answer, fit to be shown: bounded, one line, without its key."""
-        message = message_of(loads(answer.body))
+        message = message_of(told(answer.body))
         return self.shown(message) if message else None
 
     def _explained(self, answer: Answer) -> str:

@@ -11,12 +11,12 @@ from typing import Any
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Answer, Nonsense, loads
+from proxy.answers import Answer, Nonsense, is_error, loads, message_of, plain, told
 from proxy.clock import Clock
-from proxy.errors import Interrupted, UpstreamFailed
+from proxy.errors import Interrupted, JobError, UpstreamFailed
 from proxy.job import Kind, Order, Output, Role, Status
 from proxy.media_types import by_url
-from proxy.providers.base import Fields, Inputs, Made, Model, Provider, Text, Update, bearer, wrong
+from proxy.providers.base import Fields, Inputs, Made, Model, Provider, Text, Update, bearer, urls_in, wrong
 from proxy.settings import ProviderSettings
 from proxy.sse import Message
 from proxy.upstream import Request, Upstream
@@ -159,35 +159,41 @@ class AiNow(Provider):
         raise Interrupted("AI-Now's stream ended without a result; it cannot be resumed.")
 
     def _not_a_stream(self, answer: Answer) -> Exception:
-        if _word(_parsed(answer.body)) == "error":
-            return self.upstream.refused(answer)
         return self.upstream.no_ticket(answer, "is not a stream")
 
     def _update(self, message: Message, role: Role) -> Update | None:
+        """The update of a frame, which may report an error in `status`, in other fields, or in its event's name."""
         frame = _parsed(message.data.encode())
-        match _word(frame):
-            case "completed":
-                return self._completed(frame.get("url"), role)
-            case "error":
-                return Update(status=Status.ERROR, error=self.upstream.failed(frame, "AI-Now gave no reason."))
-            case word if word:
-                return Update(detail=self.upstream.shown(frame["status"]))
-        return None
+        word = _word(frame)
+        if word == "completed":
+            return self._completed(frame, role)
+        if word == "error" or plain(message.event) in _ERROR_EVENTS or (not word and is_error(frame)):
+            return Update(status=Status.ERROR, error=self._failed(message))
+        words = frame["status"] if word else message_of(frame)
+        return Update(detail=self.upstream.shown(words)) if words else None
 
-    def _completed(self, url: object, role: Role) -> Update:
-        if not isinstance(url, str) or not url:
+    def _failed(self, message: Message) -> JobError:
+        return self.upstream.failed(told(message.data.encode()), "AI-Now gave no reason.")
+
+    def _completed(self, frame: Mapping[str, Any], role: Role) -> Update:
+        urls = urls_in(frame.get("url"), frame.get("urls"), frame.get("data"))
+        if not urls:
             return Update(status=Status.ERROR, error=UpstreamFailed("AI-Now says Completed without a url."))
         try:
-            place = self.upstream.absolute(url)
+            places = [self.upstream.absolute(url) for url in urls]
         except Nonsense as error:
             return Update(status=Status.ERROR, error=UpstreamFailed(error.message))
-        return Update(status=Status.COMPLETED, outputs=[Made(Output(role, by_url(place, role), url=place))])
+        made = [Made(Output(role, by_url(place, role), url=place)) for place in places]
+        return Update(status=Status.COMPLETED, outputs=made)
+
+
+_ERROR_EVENTS = frozenset({"error", "failed", "failure"})
 
 
 def _word(frame: Mapping[str, Any]) -> str:
-    """A frame's status in lower case, to be compared; empty where it has none."""
+    """A frame's status, to be compared; empty where it has none."""
     word = frame.get("status")
-    return word.strip().lower() if isinstance(word, str) else ""
+    return plain(word) if isinstance(word, str) else ""
 
 
 def _parsed(data: bytes) -> dict[str, Any]:

@@ -8,6 +8,7 @@ that the provider cannot carry is refused by name. Money sits between its steps:
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import cache
 from typing import Annotated, Any, ClassVar, Final, Literal, Protocol
 
@@ -25,7 +26,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from proxy.answers import Answer, Seen
+from proxy.answers import Answer, Seen, is_error, plain, printable
 from proxy.clock import Clock
 from proxy.errors import FieldError, JobError
 from proxy.job import Kind, Order, Output, Status, Ticket
@@ -200,6 +201,7 @@ class Update:
     wait: float | None = None
     ticket: Ticket | None = None
     delta: str = ""
+    finish_reason: str | None = None
     unknown: Sequence[str] = ()
 
 
@@ -285,9 +287,9 @@ class Provider(ABC):
         del ticket
 
     def under_way(self, word: str, known: Collection[str], answer: Answer, progress: float | None = None) -> Update:
-        """The update of a state that goes on: the provider's `word`, and whether its page names it (in lower case)."""
+        """The update of a state that goes on: the provider's `word`, and whether its page names it (as `plain` writes it)."""
         shown = self.upstream.shown(word)
-        unknown = () if word.lower() in known else (shown,)
+        unknown = () if plain(word) in known else (shown,)
         return Update(detail=shown, progress=progress, wait=answer.wait, unknown=unknown)
 
     def overdue(self, ticket: Ticket, reason: str) -> Update | None:
@@ -307,8 +309,64 @@ def bearer(settings: ProviderSettings) -> dict[str, str]:
 
 
 def as_id(value: object) -> str:
-    """A provider's id as text; empty for what is none. To Python, True is a number too."""
-    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    """A provider's id as text, with all its digits where it was read by `Answer.exact`; empty for what is none."""
+    if isinstance(value, str):
+        text = printable(value).strip()
+        return "" if text in {".", ".."} else text  # in a path, neither can be escaped
+    if isinstance(value, float | Decimal):
+        return f"{value:.0f}" if abs(value) < _ID_LIMIT and value == int(value) else ""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < _ID_LIMIT else ""
+
+
+_ID_LIMIT: Final = 10**40
+"""Numbers from here on are no ids: 128 bits have 39 digits."""
+_ID_NAMES: Final = (
+    *("id", "job_id", "jobId", "task_id", "taskId", "generation_id", "generationId", "video_id", "videoId"),
+    *("inference_id", "inferenceId", "uuid", "_id"),
+)
+_REQUEST_ID_NAMES: Final = ("request_id", "requestId")
+"""Names of an id that is the work's at some providers, and merely the call's at others."""
+_WRAPPERS: Final = ("data", "result", "job", "task", "generation", "output")
+
+
+def id_in(body: object, *first: str) -> str:
+    """The id of the work that a receipt names, of the names `first` at first; empty where it names none.
+
+    A request's own id counts only if there is no other, and if the receipt reports no error.
+    """
+    levels = list(_levels(body))
+    weak = () if is_error(body) else _REQUEST_ID_NAMES
+    named = (level.get(name) for names in ((*first, *_ID_NAMES), weak) for level in levels for name in names)
+    return next(filter(None, map(as_id, named)), "")
+
+
+def _levels(body: object, depth: int = 3) -> Iterator[Mapping[str, Any]]:
+    """The objects of a receipt, the innermost first."""
+    if isinstance(body, list) and len(body) == 1:
+        body = body[0]
+    if depth and isinstance(body, dict):
+        for name in _WRAPPERS:
+            yield from _levels(body.get(name), depth - 1)
+        yield body
+
+
+def urls_in(*values: object) -> list[str]:
+    """The URLs of the first value that holds some: a text, an object with a `url`, or a list of these."""
+    return next((urls for value in values if (urls := list(_urls(value)))), [])
+
+
+def _urls(value: object) -> Iterator[str]:
+    if isinstance(value, str) and value.strip():
+        yield value.strip()
+    elif isinstance(value, dict):
+        yield from _urls(value.get("url"))
+    elif isinstance(value, list):
+        for inner in value[:_MOST_URLS]:
+            yield from _urls(inner) if isinstance(inner, str | dict) else ()
+
+
+_MOST_URLS: Final = 100
+"""URLs of one result that become outputs."""
 
 
 def dropped(**fields: Any) -> dict[str, Any]:
