@@ -176,7 +176,7 @@ _NO_WORDS: Final = frozenset({"", "ok", "success", "succeeded", "none", "null"})
 
 
 def plain(text: str) -> str:
-    """Letters and digits of a word, in lower case: `In-Progress`, ` in_progress\n` and `INPROGRESS` are one word."""
+    """The letters and digits of a word, in lower case: `In-Progress`, ` in_progress ` and `INPROGRESS` are one word."""
     return _SEPARATORS.sub("", text).lower()
 
 
@@ -217,8 +217,8 @@ def _inner_message(name: str, value: object, depth: int) -> str | None:
 
 def _fields_message(errors: object, depth: int) -> str | None:
     """The words of `errors`: a list, or an object from a field's name to what is wrong with it."""
-    if not isinstance(errors, dict) or (found := message_of(errors, depth)):
-        return message_of(errors, depth)
+    if (found := message_of(errors, depth)) or not isinstance(errors, dict):
+        return found
     fields = ((name, message_of(inner, depth)) for name, inner in errors.items())
     return "; ".join(f"{name}: {found}" for name, found in fields if found) or None
 

@@ -404,13 +404,13 @@ class Upstream:
         return errors.OutcomeUnknown(" ".join(filter(None, (unknown, self.words(answer)))))
 
     def unread(self, answer: Answer, why: str) -> ReadFailed:
-        """What an answer to a poll means that holds no state; `why` begins with a verb. It shows the provider's words."""
+        """What an answer to a poll means that holds no state; `why` begins with a verb. It has the provider's words."""
         words = self.words(answer)
         if words and (self._is_empty(told(answer.body)) or self.refuses_key(answer)):
             return CredentialRefused(words)
         return Nonsense(f"The provider's answer {why}: {words}" if words else f"The provider's answer {why}.")
 
-    def object(self, answer: Answer) -> dict[str, Any]:
+    def json_object(self, answer: Answer) -> dict[str, Any]:
         """The JSON object of an answer to a poll. Raises the ReadFailed that fits what it is instead."""
         try:
             return answer.object()

@@ -150,13 +150,16 @@ class AiNow(Provider):
             if isinstance(messages, Answer):
                 raise self._not_a_stream(messages)
             yield Update()  # nothing is new, but the order is taken: a cancel need not wait for the first word
+            words = ""
             async for message in messages:
                 update = self._update(message, role)
+                words = update.detail if update and update.detail else words
                 if update is not None:
                     yield update
                 if update is not None and update.status is not None:
                     return
-        raise Interrupted("AI-Now's stream ended without a result; it cannot be resumed.")
+        last = f" Its last words: {words}" if words else ""
+        raise Interrupted(f"AI-Now's stream ended without a result; it cannot be resumed.{last}")
 
     def _not_a_stream(self, answer: Answer) -> Exception:
         return self.upstream.no_ticket(answer, "is not a stream")

@@ -164,8 +164,6 @@ class Model:
     """How many units an order of these fields is."""
     streamed: bool = False
     """Whether the provider answers with a stream of updates (`stream`), or with a ticket (`submit`)."""
-    bulk: bool = False
-    """Whether an order is many items, each paid and refunded on its own."""
 
 
 # --- what an adapter learns ---
@@ -287,7 +285,7 @@ class Provider(ABC):
         del ticket
 
     def under_way(self, word: str, known: Collection[str], answer: Answer, progress: float | None = None) -> Update:
-        """The update of a state that goes on: the provider's `word`, and whether its page names it (as `plain` writes it)."""
+        """The update of a state that goes on: the provider's `word`, and whether its page names it (`plain`)."""
         shown = self.upstream.shown(word)
         unknown = () if plain(word) in known else (shown,)
         return Update(detail=shown, progress=progress, wait=answer.wait, unknown=unknown)
@@ -313,13 +311,15 @@ def as_id(value: object) -> str:
     if isinstance(value, str):
         text = printable(value).strip()
         return "" if text in {".", ".."} else text  # in a path, neither can be escaped
-    if isinstance(value, float | Decimal):
-        return f"{value:.0f}" if abs(value) < _ID_LIMIT and value == int(value) else ""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < _ID_LIMIT else ""
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        return ""  # to Python, True is a number
+    number = Decimal(value)
+    short = number.is_finite() and number.adjusted() < _ID_DIGITS
+    return str(int(number)) if short and number == number.to_integral_value() else ""
 
 
-_ID_LIMIT: Final = 10**40
-"""Numbers from here on are no ids: 128 bits have 39 digits."""
+_ID_DIGITS: Final = 40
+"""Digits from which on a number is no id: 128 bits have 39."""
 _ID_NAMES: Final = (
     *("id", "job_id", "jobId", "task_id", "taskId", "generation_id", "generationId", "video_id", "videoId"),
     *("inference_id", "inferenceId", "uuid", "_id"),

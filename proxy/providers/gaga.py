@@ -229,7 +229,7 @@ class Gaga(Provider):
     async def check(self, ticket: Ticket, seen: Seen) -> Update:
         """`PreProcessing`, `Pending`, `Running` go on, as does every word that is not known to end."""
         answer = await self._status(ticket, seen)
-        body = self.upstream.object(answer)
+        body = self.upstream.json_object(answer)
         word = body.get("status")
         if not isinstance(word, str) or not plain(word):
             raise self.upstream.unread(answer, "has no status")

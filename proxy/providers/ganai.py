@@ -133,7 +133,6 @@ class GanAi(Provider):
             note="The price is for each item; items that fail are refunded at the end.",
             extra="refused",
             units=_units,
-            bulk=True,
         ),
     )
     settings_type = GanAiSettings
@@ -220,7 +219,7 @@ class GanAi(Provider):
         return None
 
     def _learn(self, item: dict[str, Any], answer: Answer) -> None:
-        body = self.upstream.object(answer)
+        body = self.upstream.json_object(answer)
         word = body.get("gen_status")
         if not isinstance(word, str) or not plain(word):
             raise self.upstream.unread(answer, "has no gen_status")

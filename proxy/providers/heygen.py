@@ -286,7 +286,7 @@ class HeyGen(Provider):
 
     async def _status(self, ticket: Ticket, seen: Seen | None = None) -> tuple[Answer, dict[str, Any]]:
         answer = await self.upstream.get("/v1/video_status.get", {"video_id": ticket["video_id"]}, seen)
-        body = self.upstream.object(answer)
+        body = self.upstream.json_object(answer)
         if not _is_ok(body) and self.upstream.refuses_key(answer):
             raise CredentialRefused(self.upstream.words(answer) or "HeyGen gave no reason.")
         if not _is_ok(body):

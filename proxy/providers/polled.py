@@ -148,6 +148,8 @@ class Polling:
                 self._nonsense += 1
                 if self._nonsense > _NONSENSE_BUDGET:
                     raise UpstreamProtocol(f"The provider's answers make no sense: {error.message}")
+                self._seen = Seen()  # as above
+                return Update(detail=error.message)
         return None
 
 
