@@ -7,6 +7,7 @@ from what may have been (a `JobError`: never again).
 """
 
 import base64
+import json
 import socket
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
@@ -552,7 +553,14 @@ def _passes(answer: Answer) -> bool:
 
 
 def _json(body: Any) -> dict[str, Any]:
-    return {"data": orjson.dumps(body), "headers": {"Content-Type": "application/json"}}
+    return {"data": _dumped(body), "headers": {"Content-Type": "application/json"}}
+
+
+def _dumped(body: Any) -> bytes:
+    try:
+        return orjson.dumps(body)
+    except TypeError:  # a provider's id may be an integer of more than 64 bits
+        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _form(parts: tuple[tuple[str, str | File], ...]) -> FormData:
@@ -568,7 +576,7 @@ def _form(parts: tuple[tuple[str, str | File], ...]) -> FormData:
 def _as_text(request: Request) -> str:
     """What was sent, for people: files by their type and size."""
     if not request.form:
-        return "" if request.json is None else orjson.dumps(request.json).decode()
+        return "" if request.json is None else _dumped(request.json).decode()
     parts = {
         name: f"<{value.type}, {len(value.data)} bytes>" if isinstance(value, File) else value
         for name, value in request.form

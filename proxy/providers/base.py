@@ -290,6 +290,16 @@ class Provider(ABC):
         unknown = () if plain(word) in known else (shown,)
         return Update(detail=shown, progress=progress, wait=answer.wait, unknown=unknown)
 
+    def without_status(self, answer: Answer) -> Update:
+        """The update of an answer that names no state. Its words are shown; raises ReadFailed where it has none.
+
+        Raises ReadFailed also where the answer reports an error.
+        """
+        words = self.upstream.words(answer)
+        if words is None or is_error(answer.object()) or self.upstream.refuses_key(answer):
+            raise self.upstream.unread(answer, "has no status")
+        return Update(detail=words, wait=answer.wait)
+
     def overdue(self, ticket: Ticket, reason: str) -> Update | None:
         """What is left, for `reason`, of work that is over bit by bit; None: nothing, the job has failed."""
         del ticket, reason

@@ -232,7 +232,7 @@ class Gaga(Provider):
         body = self.upstream.json_object(answer)
         word = body.get("status")
         if not isinstance(word, str) or not plain(word):
-            raise self.upstream.unread(answer, "has no status")
+            return self.without_status(answer)
         match plain(word):
             case "success":
                 return Update(detail=self.upstream.shown(word), status=Status.COMPLETED, outputs=self._videos(answer))

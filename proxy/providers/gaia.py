@@ -244,7 +244,7 @@ class Gaia(Provider):
         body = _unwrapped(whole)
         word = body.get("status") or body.get("state")
         if not isinstance(word, str) or not plain(word):
-            raise self.upstream.unread(answer, "has no status")
+            return self.without_status(answer)
         match plain(word):
             case ended if ended in _ENDED_WELL:
                 return await self._completed(ticket, body, self.upstream.shown(word))
