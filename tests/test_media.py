@@ -304,7 +304,7 @@ async def test_a_part_that_the_provider_compresses_is_asked_for_whole() -> None:
 
 @pytest.mark.parametrize("coding", ["", " ", "none", "identity", "aws-chunked", "Identity, aws-chunked"])
 async def test_a_coding_that_changes_no_byte_keeps_ranges(coding: str) -> None:
-    async def part(request: web.Request) -> web.Response:
+    async def part(_: web.Request) -> web.Response:
         headers = {"Content-Encoding": coding, "Content-Range": "bytes 2-4/30", "Accept-Ranges": "bytes", "ETag": '"1"'}
         return web.Response(status=206, body=DIGITS[2:5], headers=headers)
 
