@@ -450,12 +450,14 @@ class Drive:
     async def _end(self, update: Update) -> None:
         job, status = self._job, update.status or Status.ERROR
         outputs = tuple([await self._stored(made, n) for n, made in enumerate(update.outputs)])
-        refund = tokens.refund(job.tokens, status, outputs, bulk=self._model.bulk)
+        refund = tokens.refund(job.tokens, status, outputs, self._model.units(job.order.fields))
         fields: dict[str, Any] = {}
         if status is Status.COMPLETED:
             shown = self._shown(outputs)
             fields = {"url": next(output["url"] for output in shown if "url" in output), "outputs": shown}
             fields |= _text(update.outputs)
+            if update.finish_reason:
+                fields["finish_reason"] = update.finish_reason
             if refund:
                 fields["refunded"] = refund
         elif update.error is not None:

@@ -35,8 +35,9 @@ from aiohttp import (
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from proxy.media_types import sniff
+from proxy.media_types import SNIFFED, sniff
 from proxy.sessions import Connector, session
+from proxy.tracks import in_memory, with_tracks
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _HOPS: Final = 5
@@ -53,6 +54,8 @@ _LOOK_UP_TO_READ: Final = 8.0
 _LOOK_UP_THREADS: Final = 8
 """More than the names that one order has looked up at once."""
 _PIECE: Final = 1 << 16
+_NO_CODINGS: Final = frozenset({"", "identity", "none", "utf-8", "aws-chunked"})
+"""Values of Content-Encoding that change no byte. Object stores keep the last two from an upload's own header."""
 _SPELLED: Final = re.compile(r"(?:[\w.~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*", re.ASCII)
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 _UNICAST: Final = IPv6Network("2000::/3")
@@ -283,7 +286,8 @@ class Remote:
     @property
     def packed(self) -> bool:
         """Whether the body is compressed, unasked; it is unpacked as it is read, and of another length then."""
-        return self.headers.get("Content-Encoding", "identity").lower() != "identity"
+        codings = self.headers.get("Content-Encoding", "").lower().split(",")
+        return not {coding.strip() for coding in codings} <= _NO_CODINGS
 
     async def pieces(self, until: float | None = None) -> AsyncGenerator[bytes]:
         """The body as it comes, as fast as it is read, so that little of it is held.
@@ -393,7 +397,8 @@ class Fetcher:
         """Read a client's public https URL, at most `limit` bytes. Raises as `stream`."""
         async with aclosing(self.stream(text, limit)) as chunks:
             data = b"".join([chunk async for chunk in chunks])
-        return Fetched(data, sniff(data[:512]))
+        media_type = sniff(data[:SNIFFED])
+        return Fetched(data, media_type and await with_tracks(media_type, len(data), in_memory(data)))
 
 
 def _check_stranger(url: URL) -> None:

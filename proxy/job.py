@@ -144,8 +144,8 @@ class Draft:
     """An event that has not been recorded yet: everything but its number and time.
 
     `fields` are the event's own JSON fields, as the client sees them (`detail`, `progress`, `outputs`, `url`,
-    `message`, `code`, `refunded`, `delta`, `offset`, `text`, `metadata`). `outputs` are the records behind the
-    outputs that this event adds (on a final event: replaces all). `refund` is in tokens.
+    `message`, `code`, `refunded`, `delta`, `offset`, `text`, `finish_reason`, `metadata`). `outputs` are the records
+    behind the outputs that this event adds (on a final event: replaces all). `refund` is in tokens.
     """
 
     status: Status
@@ -186,6 +186,7 @@ class Job:
     progress: float | None = None
     message: str | None = None
     code: str | None = None
+    finish_reason: str | None = None
     refunded: int = 0
     outputs: tuple[Output, ...] = ()
     ticket: Ticket | None = None
@@ -216,6 +217,7 @@ class Job:
             progress=fields.get("progress", self.progress),
             message=fields.get("message"),
             code=fields.get("code"),
+            finish_reason=fields.get("finish_reason"),
             refunded=self.refunded + draft.refund,
             outputs=draft.outputs if draft.status.final else self.outputs + draft.outputs,
             ticket=self.ticket,

@@ -29,6 +29,7 @@ _EXTENSIONS: Final = {
     "audio/wav": ".wav",
     "audio/ogg": ".ogg",
     "audio/mp4": ".m4a",
+    "audio/webm": ".weba",
     "audio/flac": ".flac",
     TEXT: ".txt",
 }
@@ -56,7 +57,10 @@ _ALIASES: Final = {
 
 
 def sniff(head: bytes) -> str | None:
-    """The media type of bytes that begin with `head` (SNIFFED are enough); None when it is none of ours."""
+    """The media type of bytes that begin with `head` (SNIFFED are enough); None when it is none of ours.
+
+    A container of type video may hold sound alone: `tracks.py` reads on.
+    """
     if head[4:8] == b"ftyp":
         return _iso_media(head[8:12])
     if head[:4] == b"RIFF":

@@ -29,13 +29,13 @@ def _checksum(secret: str) -> str:
     return f"{zlib.crc32(secret.encode()) % 1_000_000:06d}"
 
 
-def refund(charged: int, status: Status, outputs: Iterable[Output] = (), *, bulk: bool = False) -> int:
+def refund(charged: int, status: Status, outputs: Iterable[Output] = (), ordered: int = 1) -> int:
     """What the final event gives back of `charged` tokens (contract, section 5).
 
-    An `Error` and the provider's own `Canceled` give back everything; a bulk job that completed gives back the equal
-    share of each item that failed. A client's cancel is not decided here: it depends on what was sent.
+    An `Error` and the provider's own `Canceled` give back everything. A job that completed gives back the equal share
+    of each of the `ordered` outputs that was not made. The refund of a client's cancel depends on what was sent.
     """
-    if status is not Status.COMPLETED:
+    if status is not Status.COMPLETED or not ordered:
         return charged
-    items = list(outputs) if bulk else []
-    return charged * sum(item.failed for item in items) // len(items) if items else 0
+    missing = max(ordered - sum(not output.failed for output in outputs), 0)
+    return charged * missing // ordered

@@ -8,6 +8,7 @@ from what may have been (a `JobError`: never again).
 
 import asyncio
 import base64
+import json
 import re
 import time
 from collections.abc import (
@@ -42,11 +43,15 @@ from proxy.answers import (
     Resting,
     Seen,
     Transient,
+    is_error,
     is_whole,
     loads,
     message_of,
+    no_access,
+    no_credit,
     printable,
     says,
+    told,
 )
 from proxy.breaker import Breaker
 from proxy.clock import Clock
@@ -58,10 +63,16 @@ from proxy.turns import Turns
 _ANSWER_LIMIT: Final = 96 << 20
 """Bytes of one answer that are read: the largest holds ten images of 7 MB, as base64."""
 _MESSAGE_LIMIT: Final = 500
-_PASSING: Final = frozenset({408, 409, 425, 429})
+_EDGE: Final = frozenset({408, 460, 499, 502, 504, 598, 599, *range(520, 529), 530})
+"""Statuses of a gateway that has no answer of the provider: nginx (408, 499, 502, 504), Amazon's load balancers (460),
+Cloudflare (520 to 527, 530) and some proxies (598, 599). What became of a request behind it is unknown.
+529 is not among them: providers themselves use it for being overloaded."""
+_PASSING: Final = frozenset({408, 409, 425, 429, 460, 499})
 """4xx answers to a read that are likely to pass."""
 _ABSENT: Final = frozenset({400, 404, 410})
 """Answers to a read by which a provider says, in JSON, that it does not know what is asked for."""
+_HOPS: Final = 5
+"""Redirects that one read follows."""
 _EVENTS: Final = "text/event-stream"
 _FIELD: Final = re.compile(rb":|(?:data|event|id|retry)[:\r\n]")
 """How a stream begins, behind blank lines."""
@@ -84,6 +95,7 @@ _BROKEN: Final = (ClientError, TimeoutError, OSError)
 _PROXY_REFUSES: Final = "The proxy demands other credentials (HTTP 407)."
 _BAD_FILE: Final = ("file upload failed", "invalid file format")
 """What is wrong with an upload, in the words of the one page that tells (Gaga, Upload an asset)."""
+_NOT_AGAIN: Final = "The order may have been taken, so it is not sent again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,14 +190,14 @@ class Upstream:
 
         With `seen`, raises Unchanged for an answer that is the same as before.
         """
-        answer = self._readable(await self._read("GET", path, query=query))
+        answer = self._readable(await self._followed(path, query))
         if seen is not None:
             seen.compare(path, answer)
         return answer
 
     async def prove(self, path: str, query: Mapping[str, str] | None = None) -> None:
         """Read a path that only a working key is answered; that nothing is there is an answer. Raises a ReadFailed."""
-        answer = await self._read("GET", path, query=query)
+        answer = await self._followed(path, query)
         if self.refuses_key(answer):
             raise CredentialRefused(self._explained(answer))
         if answer.status in _ABSENT and loads(answer.body) is None:
@@ -243,6 +255,28 @@ class Upstream:
             self.breaker.failed()
             raise Transient(f"The provider cannot be reached: {why(error)}.") from None
 
+    async def _followed(self, path: str, query: Mapping[str, str] | None = None) -> Answer:
+        """Read a path; redirects are followed within the provider's origin, which alone gets the credential."""
+        answer, place = await self._read("GET", path, query=query), path
+        for _ in range(_HOPS):
+            target = self._redirected(answer, place)
+            if target is None:
+                break
+            answer, place = await self._read("GET", target), target
+        return answer
+
+    def _redirected(self, answer: Answer, path: str) -> str | None:
+        """The URL on the provider's own origin to which an answer redirects; None: nowhere, or elsewhere."""
+        location = answer.headers.get("location")
+        if answer.status not in {301, 302, 303, 307, 308} or not location:
+            return None
+        try:
+            target = URL(self.at(path)).join(as_spelled(location))
+            own = self.own.covers(target) and target.user is None
+        except ValueError:
+            return None
+        return str(target.with_fragment(None)) if own else None
+
     def _readable(self, answer: Answer) -> Answer:
         if answer.ok:
             return answer
@@ -257,12 +291,13 @@ class Upstream:
     def check_suspended(self, answer: Answer) -> None:
         """Raises CredentialRefused for a read that the operator's key or account, as it is now, does not open.
 
-        Its status or its words say so; a success may say it in words.
+        Its status or its words say so; a success may say it in words. The words of a gateway's own answer do not count.
         """
-        status = None if answer.ok else answer.status
-        if status in {402, 418} or self._says(answer, self._no_credit):
+        if answer.status in _EDGE:
+            return
+        if answer.status in {402, 418} or self._is_empty(told(answer.body)):
             raise CreditRefused(self._explained(answer), answer.wait)
-        if status in {401, 403} or self._says(answer, self._refused_key):
+        if answer.status in {401, 403} or self.refuses_key(answer):
             raise CredentialRefused(self._explained(answer), answer.wait)
 
     # --- submits: paid, sent once; who sends has waited for its turn before it noted that it would ---
@@ -351,8 +386,7 @@ class Upstream:
         """What an answer to a submit means that cannot be read to its end."""
         self._trace("POST", request, began, self._begun(response), error)
         return errors.OutcomeUnknown(
-            f"The provider's answer ({response.status}) broke off: {_why_broken(error)}. "
-            "The order may have been taken, so it is not sent again."
+            f"The provider's answer ({response.status}) broke off: {_why_broken(error)}. {_NOT_AGAIN}."
         )
 
     async def _messages(
@@ -387,11 +421,13 @@ class Upstream:
         It is judged as if it had come with `status`, where that is given.
         """
         status, message = status or answer.status, self._explained(answer)
+        if status in _EDGE:
+            return errors.OutcomeUnknown(f"A gateway answered in the provider's place. {_NOT_AGAIN}: {message}")
         if status in self._retired:
             return errors.UpstreamRetired(f"The provider has retired this API: {message}")
-        if status in {402, 418} or self._says(answer, self._no_credit):
+        if status in {402, 418} or self._is_empty(told(answer.body)):
             return errors.UpstreamCredits(message)
-        if status == 401 or self._says(answer, self._refused_key):
+        if status == 401 or self.refuses_key(answer):
             return errors.UpstreamAuth(message)
         if status == 429:
             return NotTaken(errors.UpstreamRejected(message), answer.wait)
@@ -401,17 +437,26 @@ class Upstream:
             return errors.UpstreamRejected(message)
         if status in {301, 302, 307, 308}:
             return errors.UpstreamRejected(f"The provider redirects elsewhere; check its base URL. {message}")
-        if status >= 500 and self.words(answer):
+        # A gateway's pages are HTML or plain text. JSON is the provider's own word, also with a 503 that names no time.
+        if status >= 500 and message_of(loads(answer.body)):
             return errors.UpstreamFailed(message)
-        return errors.OutcomeUnknown(f"The order may have been taken, so it is not sent again: {message}")
+        return errors.OutcomeUnknown(f"{_NOT_AGAIN}: {message}")
 
     def failed(self, body: object, silent: str) -> errors.JobError:
         """What a body means that says the work has failed; `silent` is said where it gives no reason."""
         reason = self.shown(message_of(body) or silent)
-        return errors.UpstreamCredits(reason) if says(body, self._no_credit) else errors.UpstreamFailed(reason)
+        if self._is_empty(body):
+            return errors.UpstreamCredits(reason)
+        if says(body, self._refused_key) or no_access(body):
+            return errors.UpstreamAuth(reason)
+        return errors.UpstreamFailed(reason)
+
+    def _is_empty(self, body: object) -> bool:
+        """Whether a body says that the operator's account is empty."""
+        return says(body, self._no_credit) or no_credit(body)
 
     def _says(self, answer: Answer, words: Collection[str]) -> bool:
-        return says(loads(answer.body), words)
+        return says(told(answer.body), words)
 
     def refused(self, answer: Answer) -> errors.JobError:
         """What a refusal means that came with HTTP 200: as if it had come with 400."""
@@ -419,19 +464,34 @@ class Upstream:
         return error if isinstance(error, errors.JobError) else errors.UpstreamRejected(str(error))
 
     def no_ticket(self, answer: Answer, missing: str) -> errors.JobError:
-        """What a success means that lacks what is `missing`: a refusal if it tells of an error, else nobody knows."""
-        body = loads(answer.body)
-        if self._says(answer, self._no_credit) or (isinstance(body, dict) and body.get("error")):
+        """What a success means that lacks what is `missing`: a refusal if it reports an error, else it is unknown."""
+        body = told(answer.body)
+        if self._is_empty(body) or self.refuses_key(answer) or is_error(body):
             return self.refused(answer)
-        unknown = (
-            f"The provider answered HTTP {answer.status}, but its answer {missing}: "
-            "the order may have been taken, so it is not sent again."
-        )
+        unknown = f"The provider answered HTTP {answer.status}, but its answer {missing}: {_NOT_AGAIN.lower()}."
         return errors.OutcomeUnknown(" ".join(filter(None, (unknown, self.words(answer)))))
+
+    def unread(self, answer: Answer, why: str) -> Nonsense:
+        """What an answer to a poll means that holds no state; `why` begins with a verb. It has the provider's words.
+
+        Raises CredentialRefused where the words say that the key or the account is refused.
+        """
+        self.check_suspended(answer)
+        words = self.words(answer)
+        message = f"The provider's answer {why}: {words}" if words else f"The provider's answer {why}."
+        return Nonsense(message, answer.wait)
+
+    def json_object(self, answer: Answer) -> dict[str, Any]:
+        """The JSON object of an answer to a poll. Raises the ReadFailed that fits what it is instead."""
+        try:
+            return answer.object()
+        except Nonsense:
+            raise self.unread(answer, f"(HTTP {answer.status}) is no JSON object") from None
 
     def refuses_key(self, answer: Answer) -> bool:
         """Whether an answer, whatever its HTTP status, says that the operator's key is refused."""
-        return self._says(answer, self._refused_key)
+        body = told(answer.body)
+        return says(body, self._refused_key) or no_access(body)
 
     # --- content ---
 
@@ -462,8 +522,8 @@ class Upstream:
             return None
 
     def at(self, path: str) -> str:
-        """The URL of one of the API's own paths."""
-        return self.base_url + path
+        """The URL of one of the API's own paths; a URL stays as it is."""
+        return self.base_url + path if path.startswith("/") else path
 
     def is_own(self, url: str) -> bool:
         """Whether a URL is on the provider's configured origin."""
@@ -473,7 +533,7 @@ class Upstream:
 
     def words(self, answer: Answer) -> str | None:
         """The provider's own words in an answer, fit to be shown: bounded, one line, without its key."""
-        message = message_of(loads(answer.body))
+        message = message_of(told(answer.body))
         return self.shown(message) if message else None
 
     def _explained(self, answer: Answer) -> str:
@@ -615,7 +675,7 @@ def _documents(body: bytes) -> Sequence[bytes]:
     """The JSON objects in a body, which is one, or an array of them, or has one in each line."""
     value = loads(body)
     values = value if isinstance(value, list) else [value] if value else map(loads, body.splitlines())
-    return [orjson.dumps(value) for value in values if isinstance(value, dict)]
+    return [_dumped(value) for value in values if isinstance(value, dict)]
 
 
 async def _listed(documents: Sequence[bytes]) -> AsyncGenerator[sse.Message]:
@@ -658,7 +718,14 @@ def _passes(answer: Answer) -> bool:
 
 
 def _json(body: Any) -> dict[str, Any]:
-    return {"data": orjson.dumps(body), "headers": {"Content-Type": "application/json"}}
+    return {"data": _dumped(body), "headers": {"Content-Type": "application/json"}}
+
+
+def _dumped(body: Any) -> bytes:
+    try:
+        return orjson.dumps(body)
+    except TypeError:  # a provider's id may be an integer of more than 64 bits
+        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _form(parts: tuple[tuple[str, str | File], ...]) -> FormData:
@@ -674,7 +741,7 @@ def _form(parts: tuple[tuple[str, str | File], ...]) -> FormData:
 def _as_text(request: Request) -> str:
     """What was sent, for people: files by their type and size."""
     if not request.form:
-        return "" if request.json is None else orjson.dumps(request.json).decode()
+        return "" if request.json is None else _dumped(request.json).decode()
     parts = {
         name: f"<{value.type}, {len(value.data)} bytes>" if isinstance(value, File) else value
         for name, value in request.form

@@ -61,7 +61,7 @@ def test_an_update_adds_its_outputs() -> None:
 
 
 def test_what_an_event_does_not_speak_of_stays() -> None:
-    told = {"status", "event", "updated_at", "message", "code"}
+    told = {"status", "event", "updated_at", "message", "code", "finish_reason"}
     given: dict[str, Any] = {field.name: object() for field in fields(Job) if field.name not in told}
     before = replace(STARTED, **given | {"outputs": (VIDEO,), "refunded": 5})
     after = before.after(Draft(Status.PROCESSING), AT + 1)

@@ -302,6 +302,17 @@ async def test_a_part_that_the_provider_compresses_is_asked_for_whole() -> None:
     assert not {"etag", "content-length", "content-range", "content-encoding"} & set(response.headers)
 
 
+@pytest.mark.parametrize("coding", ["", " ", "none", "identity", "aws-chunked", "Identity, aws-chunked"])
+async def test_a_coding_that_changes_no_byte_keeps_ranges(coding: str) -> None:
+    async def part(_: web.Request) -> web.Response:
+        headers = {"Content-Encoding": coding, "Content-Range": "bytes 2-4/30", "Accept-Ranges": "bytes", "ETag": '"1"'}
+        return web.Response(status=206, body=DIGITS[2:5], headers=headers)
+
+    response = await relayed_from(part, Range="bytes=2-4")
+    assert (response.status_code, response.content, response.headers["etag"]) == (206, DIGITS[2:5], '"1"')
+    assert (response.headers["content-range"], response.headers["content-length"]) == ("bytes 2-4/30", "3")
+
+
 @pytest.mark.parametrize("name", ["If-None-Match", "If-Modified-Since"])
 async def test_who_has_the_provider_s_bytes_is_told_so(name: str) -> None:
     async with relay(file(304, b"", ETag='"1"')) as (site, ours):

@@ -215,7 +215,7 @@ async def test_a_refusal_holds_the_provider_s_words_and_its_status() -> None:
 
 
 async def test_a_refusal_without_words_says_so() -> None:
-    assert str(await refusal(reply(400, HTML))) == "The provider gave no explanation (HTTP 400)"
+    assert str(await refusal(reply(400, b""))) == "The provider gave no explanation (HTTP 400)"
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ async def test_an_empty_account_is_known_by_its_code_or_phrase_whatever_the_stat
     assert type(await refusal(reply(status, body), no_credit=words)) is errors.UpstreamCredits
 
 
-@pytest.mark.parametrize("body", [{"code": "400091"}, {"message": "insufficient_quota"}, {"message": "Code 40009"}, []])
+@pytest.mark.parametrize("body", [{"code": "400091"}, {"message": "Code 40009"}, []])
 async def test_a_code_counts_whole_and_in_its_place_only(body: object) -> None:
     words = ("40009", "insufficient_quota", "insufficient credits")
     assert type(await refusal(reply(400, body), no_credit=words)) is errors.UpstreamRejected

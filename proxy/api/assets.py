@@ -20,6 +20,7 @@ from proxy.job import new_id
 from proxy.media_types import SNIFFED, sniff
 from proxy.multipart import file_of
 from proxy.store.base import Asset, Key
+from proxy.tracks import Read, with_tracks
 
 _MULTIPART_ROOM: Final = 1 << 16
 """Bytes that a multipart body may have beyond its file."""
@@ -55,9 +56,16 @@ class Assets:
                 raise UnsupportedType("The bytes are no image (JPEG, PNG, GIF, WebP), video or audio of a known type.")
             await self.services.blobs.put(blob, _joined(head, chunks))
         size = await self.services.blobs.size(blob)
+        media_type = await with_tracks(media_type, size, self._stored(blob))
         asset = Asset(asset_id, key.account, media_type, size, blob, self.services.clock.now())
         await self.services.store.add_asset(asset)
         return asset
+
+    def _stored(self, blob: str) -> Read:
+        async def read(start: int, end: int) -> bytes:
+            return b"".join([piece async for piece in self.services.blobs.stream(blob, start, end)])
+
+        return read
 
     async def _uploaded(self, request: Request, content_type: str) -> AsyncGenerator[bytes]:
         limit, size = self.services.asset_limit, 0

@@ -233,6 +233,7 @@ class Jobs:
             "outputs": outputs or None,
             "message": job.message,
             "code": job.code,
+            "finish_reason": job.finish_reason,
             "tokens": job.tokens,
             "refunded": job.refunded,
             "metadata": job.order.metadata,

@@ -21,6 +21,7 @@ def codes(kind: type[PollcastError]) -> list[str]:
 
 
 JobCode = Annotated[str, Field(json_schema_extra={"enum": codes(JobError)})]
+FinishReason = Literal["stop", "length", "content_filter"]
 Progress = Annotated[float, Field(ge=0, le=100)]
 Tokens = Annotated[int, Field(ge=0)]
 OrNull = WithJsonSchema({"type": ["string", "null"]})
@@ -74,7 +75,7 @@ class Output(Shape):
     unique_id: str | None = None
     """The item's own, of a bulk order."""
     status: Literal["Completed", "Error"] | None = None
-    """The item's own, of a bulk order."""
+    """The item's own, of a bulk order; `Error` for an image that was not made."""
     message: str | None = None
     """Why this item failed."""
     thumbnail_url: str | None = None
@@ -128,6 +129,8 @@ class Completed(_Final):
     outputs: list[Output]
     text: str | None = None
     """What a text model wrote."""
+    finish_reason: FinishReason | None = None
+    """Why a text ends there, where the provider says so: at its end, at the limit of its length, or filtered."""
 
 
 class Failed(_Final):
@@ -188,6 +191,8 @@ class Job(Shape):
     """Why it failed or was canceled."""
     code: JobCode | None = None
     """Why it failed, for a program."""
+    finish_reason: FinishReason | None = None
+    """Why a text ends there, where the provider says so."""
     tokens: Tokens
     """What it was charged."""
     refunded: Tokens

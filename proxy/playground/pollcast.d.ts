@@ -39,11 +39,13 @@ interface Common {
   url?: string;
   /** Of a text model, at its end. */
   text?: string;
+  /** Why a text ends there, where the provider says so: `length` and `content_filter` cut it short. */
+  finish_reason?: "stop" | "length" | "content_filter";
   /** Why there is no result, for a person. */
   message?: string;
   /** The same for a program; absent when canceled. */
   code?: string;
-  /** Tokens; of a completed job, for the items of a bulk order that failed. */
+  /** Tokens; of a completed job, for the items or images that were not made. */
   refunded?: number;
   /** The order's own, at the end. */
   metadata?: Record<string, string>;
@@ -100,6 +102,8 @@ export interface Job {
   outputs?: Output[];
   message?: string;
   code?: string;
+  /** Of a text model, at its end. */
+  finish_reason?: "stop" | "length" | "content_filter";
   tokens: number;
   refunded: number;
   metadata: Record<string, string>;

@@ -11,12 +11,12 @@ from typing import Any
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Answer, loads
+from proxy.answers import Answer, is_error, loads, message_of, plain, told
 from proxy.clock import Clock
-from proxy.errors import Interrupted, UpstreamFailed
+from proxy.errors import Interrupted, JobError, UpstreamFailed
 from proxy.job import Kind, Order, Output, Role, Status
 from proxy.media_types import by_url
-from proxy.providers.base import Fields, Inputs, Made, Model, Provider, Text, Update, bearer, wrong
+from proxy.providers.base import Fields, Inputs, Made, Model, Provider, Text, Update, bearer, urls_in, wrong
 from proxy.settings import ProviderSettings
 from proxy.sse import Message
 from proxy.upstream import Request, Upstream
@@ -107,6 +107,7 @@ def _style(style: str | None, known: Mapping[str, str]) -> str | None:
 _SENDS = frozenset({"model", "prompt", "style"})
 _LATE = "Completed, but without a url yet"
 """What is shown of a frame that says Completed and lacks its result; the next one may bring it."""
+_NO_URL = "AI-Now says Completed without a url that can be opened."
 
 
 def _model(name: str, kind: Kind, tokens: int, fields: type[Fields] = PromptFields, **more: Any) -> Model:
@@ -153,49 +154,60 @@ class AiNow(Provider):
                 yield self._whole(messages, role)
                 return
             yield Update()  # nothing is new, but the order is taken: a cancel need not wait for the first word
+            words = ""
             async for message in messages:
                 update = self._update(message, role)
+                words = update.detail if update and update.detail else words
                 if update is not None:
                     late = update.detail == _LATE
                     yield update
                 if update is not None and update.status is not None:
                     return
         if late:
-            raise UpstreamFailed("AI-Now says Completed without a url that can be opened.")
-        raise Interrupted("AI-Now's stream ended without a result; it cannot be resumed.")
+            raise UpstreamFailed(_NO_URL)
+        last = f" Its last words: {words}" if words else ""
+        raise Interrupted(f"AI-Now's stream ended without a result; it cannot be resumed.{last}")
 
     def _whole(self, answer: Answer, role: Role) -> Update:
         """One JSON object in place of a stream: only how the work ended is an answer to the order."""
         frame = _parsed(answer.body)
-        match _word(frame):
-            case "completed":
-                return self._completed(frame.get("url"), role)
-            case "error":
-                raise self.upstream.refused(answer)
-        raise self.upstream.no_ticket(answer, "is not a stream")
+        if _word(frame) != "completed":
+            raise self.upstream.no_ticket(answer, "is not a stream")
+        update = self._completed(frame, role)
+        if update.status is None:
+            raise UpstreamFailed(_NO_URL)
+        return update
 
     def _update(self, message: Message, role: Role) -> Update | None:
+        """The update of a frame, which may report an error in `status`, in other fields, or in its event's name."""
         frame = _parsed(message.data.encode())
-        match _word(frame):
-            case "completed":
-                return self._completed(frame.get("url"), role)
-            case "error":
-                return Update(status=Status.ERROR, error=self.upstream.failed(frame, "AI-Now gave no reason."))
-            case word if word:
-                return Update(detail=self.upstream.shown(frame["status"]))
-        return None
+        word = _word(frame)
+        if word == "completed":
+            return self._completed(frame, role)
+        if word == "error" or plain(message.event) in _ERROR_EVENTS or (not word and is_error(frame)):
+            return Update(status=Status.ERROR, error=self._failed(message))
+        words = frame["status"] if word else message_of(frame)
+        return Update(detail=self.upstream.shown(words)) if words else None
 
-    def _completed(self, url: object, role: Role) -> Update:
-        place = self.upstream.usable(url)
-        if place is None:
+    def _failed(self, message: Message) -> JobError:
+        return self.upstream.failed(told(message.data.encode()), "AI-Now gave no reason.")
+
+    def _completed(self, frame: Mapping[str, Any], role: Role) -> Update:
+        urls = urls_in(frame.get("url"), frame.get("urls"), frame.get("data"))
+        places = list(filter(None, map(self.upstream.usable, urls)))
+        if not places:
             return Update(detail=_LATE)
-        return Update(status=Status.COMPLETED, outputs=[Made(Output(role, by_url(place, role), url=place))])
+        made = [Made(Output(role, by_url(place, role), url=place)) for place in places]
+        return Update(status=Status.COMPLETED, outputs=made)
+
+
+_ERROR_EVENTS = frozenset({"error", "failed", "failure"})
 
 
 def _word(frame: Mapping[str, Any]) -> str:
-    """A frame's status in lower case, to be compared; empty where it has none."""
+    """A frame's status, to be compared; empty where it has none."""
     word = frame.get("status")
-    return word.strip().lower() if isinstance(word, str) else ""
+    return plain(word) if isinstance(word, str) else ""
 
 
 def _parsed(data: bytes) -> dict[str, Any]:

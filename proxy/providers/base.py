@@ -8,6 +8,7 @@ that the provider cannot carry is refused by name. Money sits between its steps:
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import cache
 from typing import Annotated, Any, ClassVar, Final, Literal, Protocol
 
@@ -26,7 +27,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 from yarl import URL
 
-from proxy.answers import Answer, Nonsense, Seen
+from proxy.answers import Answer, Seen, is_error, plain, printable
 from proxy.clock import Clock
 from proxy.errors import FieldError, JobError
 from proxy.job import Kind, Order, Output, Status, Ticket
@@ -164,8 +165,6 @@ class Model:
     """How many units an order of these fields is."""
     streamed: bool = False
     """Whether the provider answers with a stream of updates (`stream`), or with a ticket (`submit`)."""
-    bulk: bool = False
-    """Whether an order is many items, each paid and refunded on its own."""
 
 
 # --- what an adapter learns ---
@@ -201,6 +200,7 @@ class Update:
     wait: float | None = None
     ticket: Ticket | None = None
     delta: str = ""
+    finish_reason: str | None = None
     unknown: Sequence[str] = ()
 
 
@@ -288,26 +288,24 @@ class Provider(ABC):
         del ticket
 
     def under_way(self, word: str, known: Collection[str], answer: Answer, progress: float | None = None) -> Update:
-        """The update of a state that goes on: the provider's `word`, and whether its page names it (in lower case)."""
+        """The update of a state that goes on: the provider's `word`, and whether its page names it (`plain`)."""
         shown = self.upstream.shown(word)
         if not shown:
             return self.without_status(answer)
-        unknown = () if word.lower() in known else (shown,)
+        unknown = () if plain(word) in known else (shown,)
         return Update(detail=shown, progress=progress, wait=answer.wait, unknown=unknown)
 
     def without_status(self, answer: Answer, status: object = None) -> Update:
-        """The update of an answer without a status: the work goes on.
+        """The update of an answer without a status: the work goes on, and the answer's words are shown.
 
-        Raises ReadFailed where the answer tells of an error, or where its `status` is no text.
+        Raises ReadFailed where the answer reports an error, or where its `status` is no text.
         """
-        self.upstream.check_suspended(answer)
-        body = answer.object()
-        parts = (body, body.get("data"))
-        if any(isinstance(part, dict) and (part.get("error") or part.get("errors")) for part in parts):
-            raise Nonsense(self.upstream.words(answer) or "The provider tells of an error.", answer.wait)
+        if is_error(answer.object()):
+            raise self.upstream.unread(answer, "reports an error")
         if not isinstance(status, str | None):
-            raise Nonsense(f"{self.name}'s answer to a poll has a status that is no text.", answer.wait)
-        return Update(wait=answer.wait)
+            raise self.upstream.unread(answer, "has a status that is no text")
+        self.upstream.check_suspended(answer)
+        return Update(detail=self.upstream.words(answer), wait=answer.wait)
 
     def overdue(self, ticket: Ticket, reason: str) -> Update | None:
         """What is left, for `reason`, of work that is over bit by bit; None: nothing, the job has failed."""
@@ -326,8 +324,66 @@ def bearer(settings: ProviderSettings) -> dict[str, str]:
 
 
 def as_id(value: object) -> str:
-    """A provider's id as text; empty for what is none. To Python, True is a number too."""
-    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    """A provider's id as text, with all its digits where it was read by `Answer.exact`; empty for what is none."""
+    if isinstance(value, str):
+        text = printable(value).strip()
+        return "" if text in {".", ".."} else text  # in a path, neither can be escaped
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        return ""  # to Python, True is a number
+    number = Decimal(value)
+    short = number.is_finite() and number.adjusted() < _ID_DIGITS
+    return str(int(number)) if short and number == number.to_integral_value() else ""
+
+
+_ID_DIGITS: Final = 40
+"""Digits from which on a number is no id: 128 bits have 39."""
+_ID_NAMES: Final = (
+    *("id", "job_id", "jobId", "task_id", "taskId", "generation_id", "generationId", "video_id", "videoId"),
+    *("inference_id", "inferenceId", "uuid", "_id"),
+)
+_REQUEST_ID_NAMES: Final = ("request_id", "requestId")
+"""Names of an id that is the work's at some providers, and merely the call's at others."""
+_WRAPPERS: Final = ("data", "result", "job", "task", "generation", "output")
+
+
+def id_in(body: object, *first: str) -> str:
+    """The id of the work that a receipt names, of the names `first` at first; empty where it names none.
+
+    A request's own id counts only if there is no other, and if the receipt reports no error.
+    """
+    levels = list(_levels(body))
+    weak = () if is_error(body) else _REQUEST_ID_NAMES
+    named = (level.get(name) for names in ((*first, *_ID_NAMES), weak) for level in levels for name in names)
+    return next(filter(None, map(as_id, named)), "")
+
+
+def _levels(body: object, depth: int = 3) -> Iterator[Mapping[str, Any]]:
+    """The objects of a receipt, the innermost first."""
+    if isinstance(body, list) and len(body) == 1:
+        body = body[0]
+    if depth and isinstance(body, dict):
+        for name in _WRAPPERS:
+            yield from _levels(body.get(name), depth - 1)
+        yield body
+
+
+def urls_in(*values: object) -> list[str]:
+    """The URLs of the first value that holds some: a text, an object with a `url`, or a list of these."""
+    return next((urls for value in values if (urls := list(_urls(value)))), [])
+
+
+def _urls(value: object) -> Iterator[str]:
+    if isinstance(value, str) and value.strip():
+        yield value.strip()
+    elif isinstance(value, dict):
+        yield from _urls(value.get("url"))
+    elif isinstance(value, list):
+        for inner in value[:_MOST_URLS]:
+            yield from _urls(inner) if isinstance(inner, str | dict) else ()
+
+
+_MOST_URLS: Final = 100
+"""URLs of one result that become outputs."""
 
 
 def dropped(**fields: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Assets are uploaded first (there is no upload by URL); a generation is submitted
 our JSON. The page shows no error body; the shapes read are those of `message_of` (assumed: FastAPI's `detail`).
 """
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -13,7 +14,7 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Answer, Missing, Nonsense, NotReady, Seen
+from proxy.answers import Answer, Missing, Nonsense, NotReady, Seen, plain
 from proxy.clock import Clock
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.media_types import by_url
@@ -34,6 +35,8 @@ from proxy.providers.base import (
     as_id,
     bearer,
     dropped,
+    id_in,
+    urls_in,
     wrong,
 )
 from proxy.settings import ProviderSettings
@@ -131,6 +134,7 @@ def _flat_or_chunks(fields: Any, required: str, flat: Sequence[str]) -> None:
         raise wrong(required, f"{required} is required (or chunks)")
 
 
+_INTEGER = re.compile("0|[1-9][0-9]{0,38}")
 _GOING_ON = frozenset({"preprocessing", "pending", "running"})
 _SENDS = frozenset({"model", "resolution", "aspectRatio", "source", "chunks", "seed", "enablePromptEnhancement"})
 
@@ -204,18 +208,18 @@ class Gaga(Provider):
 
     async def _upload(self, file: File) -> int | str:
         answer = await self.upstream.upload("/v1/assets", "file", file)
-        found = as_id(answer.object().get("id"))
+        found = id_in(answer.exact())
         if not found and self.upstream.words(answer):
             raise self.upstream.refused(answer)
         if not found:
             raise Nonsense("Gaga's answer to the upload names no id.")
-        return int(found) if found.isdecimal() else found
+        return int(found) if _INTEGER.fullmatch(found) else found
 
     async def submit(self, request: Request) -> Ticket:
         """The reply is `{"id": 123456789}`."""
         answer = await self.upstream.submit(request)
         try:
-            found = as_id(answer.object().get("id"))
+            found = id_in(answer.exact())
         except Nonsense:
             found = ""
         if not found:
@@ -225,34 +229,37 @@ class Gaga(Provider):
     async def check(self, ticket: Ticket, seen: Seen) -> Update:
         """`PreProcessing`, `Pending`, `Running` go on, as does every word that is not known to end."""
         answer = await self._status(ticket, seen)
-        body = answer.object()
+        body = self.upstream.json_object(answer)
         word = body.get("status")
-        if not isinstance(word, str):
+        if not isinstance(word, str) or not plain(word):
             return self.without_status(answer, word)
-        match word.lower():
+        match plain(word):
             case "success":
-                return Update(detail=word, status=Status.COMPLETED, outputs=[self._video(body)])
+                return Update(detail=self.upstream.shown(word), status=Status.COMPLETED, outputs=self._videos(answer))
             case "fail" | "failed" | "error":  # the last two were seen, not documented
                 return Update(status=Status.ERROR, error=self.upstream.failed(body, "Gaga gave no reason."))
             case "canceled" | "cancelled":
-                return Update(detail=word, status=Status.CANCELED, message="Gaga canceled the generation.")
+                message = "Gaga canceled the generation."
+                return Update(detail=self.upstream.shown(word), status=Status.CANCELED, message=message)
         return self.under_way(word, _GOING_ON, answer)
 
     async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
         """The status call names the URL anew; where it no longer does, the URL as it was."""
-        del n
         try:
-            return Source(self.upstream.absolute(_place((await self._status(ticket)).object())))
+            fresh = _places((await self._status(ticket)).object())
+            return Source(self.upstream.absolute(fresh[n]) if n < len(fresh) else output.url or "")
         except (Missing, Nonsense):
             return Source(output.url or "")
 
     async def _status(self, ticket: Ticket, seen: Seen | None = None) -> Answer:
         return await self.upstream.get(f"/v1/generations/{quote(ticket['id'], safe='')}", seen=seen)
 
-    def _video(self, body: dict[str, Any]) -> Made:
-        url = self.upstream.absolute(_place(body))
-        ids = {"id": str(body["resultVideoId"])} if body.get("resultVideoId") is not None else {}
-        return Made(Output(Role.VIDEO, by_url(url, Role.VIDEO), url=url, ids=ids))
+    def _videos(self, answer: Answer) -> list[Made]:
+        body = answer.exact()
+        found = as_id(body.get("resultVideoId"))
+        ids = {"id": found} if found else {}
+        urls = [self.upstream.absolute(place) for place in _places(body)]
+        return [Made(Output(Role.VIDEO, by_url(url, Role.VIDEO), url=url, ids=ids)) for url in urls]
 
 
 def _whole(seconds: float) -> float:
@@ -264,12 +271,11 @@ def _body(fields: _GagaFields, **rest: Any) -> dict[str, Any]:
     return dropped(resolution=fields.resolution, aspectRatio=fields.aspect_ratio, seed=fields.seed, **rest)
 
 
-def _place(body: dict[str, Any]) -> str:
+def _places(body: dict[str, Any]) -> list[str]:
     inner = body.get("result")
     places = (body.get("resultVideoURL"), inner.get("videoURL") if isinstance(inner, dict) else None)
-    # The last two places were seen, not documented.
-    found = (url for url in (*places, body.get("url"), body.get("video_url")) if isinstance(url, str) and url)
-    place = next(found, None)
-    if place is None:
+    # The others were seen, not documented.
+    found = urls_in(*places, body.get("url"), body.get("video_url"), body.get("urls"), body.get("resultVideoURLs"))
+    if not found:
         raise NotReady("Gaga says Success, but gives no video's URL yet.")
-    return place
+    return found

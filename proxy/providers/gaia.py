@@ -11,18 +11,31 @@ import asyncio
 import base64
 import codecs
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Answer, Missing, Nonsense, NotReady, Resting, Seen, Transient, message_of
+from proxy.answers import (
+    Answer,
+    Missing,
+    Nonsense,
+    NotReady,
+    Resting,
+    Seen,
+    Transient,
+    is_error,
+    is_reported,
+    message_of,
+    plain,
+    told,
+)
 from proxy.clock import Clock
-from proxy.errors import Interrupted
+from proxy.errors import Interrupted, UpstreamFailed
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
-from proxy.media_types import TEXT, UNKNOWN, by_url, sniff
+from proxy.media_types import SNIFFED, TEXT, UNKNOWN, by_url, sniff
 from proxy.providers.base import (
     Fields,
     ImageRef,
@@ -33,10 +46,11 @@ from proxy.providers.base import (
     Source,
     Text,
     Update,
-    as_id,
     bearer,
     dropped,
+    id_in,
     said,
+    urls_in,
     wrong,
 )
 from proxy.settings import ProviderSettings
@@ -53,7 +67,7 @@ _CHAT = "/v1/chat/completions"
 
 _PATIENCE = 10.0
 """Seconds that a stream may be silent once it has said why its text ends: all that may follow is `[DONE]`."""
-_GOING_ON = frozenset({"queued", "pending", "running", "processing", "in_progress"})
+_GOING_ON = frozenset({"queued", "pending", "running", "processing", "inprogress"})
 _ENDED_WELL = frozenset({"completed", "succeeded", "success", "done"})
 _ENDED_BADLY = frozenset({"failed", "failure", "error", "expired"})
 _CANCELED = frozenset({"cancelled", "canceled"})
@@ -226,40 +240,41 @@ class Gaia(Provider):
         """The reply is the job; its id and nothing else of it matters."""
         answer = await self.upstream.submit(request)
         try:
-            body = _unwrapped(answer.object())
+            found = id_in(answer.exact())
         except Nonsense:
-            body = {}
-        found = next(filter(None, (as_id(body.get(name)) for name in ("id", "job_id", "jobId", "task_id"))), None)
-        if found is None:
+            found = ""
+        if not found:
             raise self.upstream.no_ticket(answer, "names no job")
-        return {"id": found, "path": request.path}
+        ordered = request.json.get("n", 1) if request.json else 1
+        return {"id": found, "path": request.path} | ({"n": ordered} if ordered > 1 else {})
 
     # --- the polls ---
 
     async def check(self, ticket: Ticket, seen: Seen) -> Update:
         """Only words that are known to end do; a result that is not there yet is waited for."""
         answer = await self.upstream.get(_place(ticket), seen=seen)
-        whole = answer.object()
+        whole = self.upstream.json_object(answer)
         body = _unwrapped(whole)
         word = body.get("status") or body.get("state")
-        if not isinstance(word, str):
+        if not isinstance(word, str) or not plain(word):
             return self.without_status(answer, word)
-        match word.lower():
+        match plain(word):
             case ended if ended in _ENDED_WELL:
-                return await self._completed(ticket, body, word)
+                return await self._completed(ticket, body, self.upstream.shown(word))
             case ended if ended in _ENDED_BADLY:
                 words = body if message_of(body) else whole
                 return Update(status=Status.ERROR, error=self.upstream.failed(words, "Gaia gave no reason."))
             case ended if ended in _CANCELED:
-                return Update(detail=word, status=Status.CANCELED, message="Gaia canceled the job.")
+                shown = self.upstream.shown(word)
+                return Update(detail=shown, status=Status.CANCELED, message="Gaia canceled the job.")
         return self.under_way(word, _GOING_ON, answer, _progress(body.get("progress")))
 
     async def _completed(self, ticket: Ticket, body: dict[str, Any], word: str) -> Update:
         if ticket["path"] == _VIDEOS:
-            made = [Made(Output(Role.VIDEO, "video/mp4", relayed=True, ids={"id": ticket["id"]}))]
-            place = _result_url(body)
-            kept = {**ticket, "urls": [self.upstream.absolute(place)]} if place else ticket
-            return Update(detail=word, status=Status.COMPLETED, outputs=made, ticket=kept)
+            urls = [self.upstream.absolute(place) for place in _result_urls(body)]
+            video = Made(Output(Role.VIDEO, "video/mp4", relayed=True, ids={"id": ticket["id"]}))
+            kept = {**ticket, "urls": urls} if urls else ticket
+            return Update(detail=word, status=Status.COMPLETED, outputs=[video] * max(len(urls), 1), ticket=kept)
         try:
             answer = await self.upstream.get(f"{_place(ticket)}/result")
         except Resting:
@@ -269,38 +284,75 @@ class Gaia(Provider):
         return self._images(ticket, answer, word)
 
     def _images(self, ticket: Ticket, answer: Answer, word: str) -> Update:
-        if sniff(answer.body[:512]):
-            return Update(detail=word, status=Status.COMPLETED, outputs=[_inline(answer.body)])
-        body = answer.json()
+        """The update of a result: an output for each image that was ordered, failed where it did not come."""
+        if sniff(answer.body[:SNIFFED]):
+            return self._made(ticket, [_inline(answer.body)], [], word, "")
+        try:
+            body = answer.json()
+        except Nonsense:
+            raise self.upstream.unread(answer, "is neither an image nor JSON") from None
         results = _unwrapped_list(body)
-        if not results and isinstance(body, dict) and _unwrapped(body).get("error"):
-            error = self.upstream.failed(_unwrapped(body), "Gaia gave no reason.")
-            return Update(detail=word, status=Status.ERROR, error=error)
+        words = self.upstream.words(answer) if is_error(body) else None
+        refused = isinstance(body, dict) and is_reported(_unwrapped(body).get("error"))
         made, urls = [], []
-        for result in results:
+        for result in results[:_MOST_IMAGES]:
             output, url = self._image_result(result)
             made.append(output)
             urls.append(url)
-        if not made:
+        if not (any(made) or refused):
             words = self.upstream.words(answer)
             raise NotReady(f"Gaia says {word}, but its result holds no image yet. {words or ''}".rstrip(), answer.wait)
-        return Update(detail=word, status=Status.COMPLETED, outputs=made, ticket={**ticket, "urls": urls})
+        return self._made(ticket, made, urls, word, words or "")
 
-    def _image_result(self, result: object) -> tuple[Made, str | None]:
+    def _made(
+        self, ticket: Ticket, images: Sequence[Made | None], urls: Sequence[str | None], word: str, words: str
+    ) -> Update:
+        """Fill up what is missing, up to the number that was ordered, with failed outputs."""
+        missing = _failed(words or "The provider left this image out.")
+        made = [image or missing for image in images] + [missing] * (ticket.get("n", 1) - len(images))
+        if all(image.output.failed for image in made):
+            reason = next((image.output.message for image in images if image), None) or words
+            error = self.upstream.failed({"error": reason}, "Gaia gave no reason.")
+            return Update(detail=word, status=Status.ERROR, error=error)
+        return Update(detail=word, status=Status.COMPLETED, outputs=made, ticket={**ticket, "urls": [*urls]})
+
+    def _image_result(self, result: object) -> tuple[Made | None, str | None]:
+        """One entry's output and its URL, if it has one; no output where the entry says nothing at all."""
         body = result if isinstance(result, dict) else {"url": result}
-        inline, url = body.get("b64_json"), body.get("url")
-        if isinstance(url, str) and url.startswith("data:"):
-            inline = url
-        if isinstance(inline, str) and inline:
-            return _inline(_decoded(inline)), None
-        if not isinstance(url, str) or not url:
-            raise Nonsense("Gaia's result holds neither a url nor an image.")
-        absolute = self.upstream.absolute(url)
+        inline, url = next(filter(None, map(body.get, _INLINE_NAMES)), None), body.get("url")
+        if isinstance(inline, str) and inline.strip():
+            return self._inline_result(inline), None
+        if isinstance(url, str) and (url.startswith("data:") or _is_image(_decoded(url))):
+            return self._inline_result(url), None
+        if not isinstance(url, str) or not url.strip():
+            return self._left_out(body), None
+        try:
+            absolute = self.upstream.absolute(url.strip())
+        except Nonsense as error:
+            return _failed(error.message), None
         media_type = by_url(absolute, Role.IMAGE)
         if self.upstream.is_own(absolute):
             # On the provider's own origin it may well demand the key, as the result itself does.
             return Made(Output(Role.IMAGE, media_type, relayed=True)), absolute
         return Made(Output(Role.IMAGE, media_type, url=absolute)), absolute
+
+    def _inline_result(self, text: str) -> Made:
+        data = _decoded(text)
+        if _is_image(data):
+            return _inline(data)
+        try:
+            words = data.decode() or text[:_MOST_TEXT]
+        except UnicodeDecodeError:
+            words = ""
+        return _failed(f"Gaia's result holds no image here: {self.upstream.shown(words)}".rstrip(": "))
+
+    def _left_out(self, body: Mapping[str, Any]) -> Made | None:
+        """A failed output with the provider's words for an image that it refused; None where it has none."""
+        reason = message_of(body)
+        finish = body.get("finish_reason")
+        if not reason and isinstance(finish, str):
+            reason = f"The provider made no image ({finish})."
+        return _failed(self.upstream.shown(reason)) if reason else None
 
     async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
         """`/content` for video; where the result names a URL, that one. The key goes to Gaia's origin alone."""
@@ -328,6 +380,7 @@ class Gaia(Provider):
     async def stream(self, request: Request) -> AsyncGenerator[Update]:
         """`chat.completion.chunk` objects until `[DONE]`; a whole completion where the gateway does not stream."""
         text: list[str] = []
+        reason: str | None = None
         # A character may stand in two deltas, as the halves that JavaScript writes: it waits for its other half.
         decode = codecs.getincrementaldecoder("utf-16-le")("replace").decode
         async with self.upstream.open_stream(request) as messages:
@@ -341,10 +394,10 @@ class Gaia(Provider):
                     finished = True
                     break
                 body = _parsed(message.data)
-                if body is None and not finished and message.data.lstrip().startswith("{"):  # a part of the text
-                    raise Interrupted("Gaia's stream has a piece that cannot be read; it cannot be asked for again.")
-                delta, ended = self._delta(body or {}, begun=bool(text))
-                finished = finished or ended
+                if not finished:
+                    self._check_frame(message, body)
+                delta, ended, is_end = _delta(body or {}, begun=bool(text))
+                finished, reason = finished or is_end, reason or ended
                 if joined := decode(_utf16(delta)):
                     text.append(joined)
                     yield Update(delta=joined)
@@ -353,25 +406,56 @@ class Gaia(Provider):
         if half := decode(b"", final=True):
             text.append(half)
             yield Update(delta=half)
-        yield _written("".join(text))
+        yield _written("".join(text), reason)
 
-    def _delta(self, body: dict[str, Any], *, begun: bool) -> tuple[str, bool]:
-        if body.get("error"):
+    def _check_frame(self, message: Message, body: Mapping[str, Any] | None) -> None:
+        """Raises the error that a frame reports, by its event's name or in its fields."""
+        if plain(message.event) == "error" or (body and not body.get("choices") and is_error(body)):
+            raise self.upstream.failed(told(message.data.encode()), "Gaia gave no reason.")
+        if body and is_reported(body.get("error")):
             raise self.upstream.failed(body, "Gaia gave no reason.")
-        choice = _first_choice(body)
-        # A gateway that does not stream sends the whole text as one message.
-        whole = not begun and "delta" not in choice and "message" in choice
-        delta = choice.get("message" if whole else "delta")
-        content = delta.get("content") if isinstance(delta, dict) else None
-        return content if isinstance(content, str) else "", whole or bool(choice.get("finish_reason"))
+        if body is None and message.data.lstrip().startswith("{"):  # a part of the text
+            raise Interrupted("Gaia's stream has a piece that cannot be read; it cannot be asked for again.")
 
     def _whole(self, answer: Answer) -> Update:
         body = _parsed(answer.body.decode(errors="replace")) or {}
-        message = _first_choice(body).get("message")
-        content = message.get("content") if isinstance(message, dict) else None
-        if body.get("error") or not isinstance(content, str):
+        choice = _first_choice(body)
+        message = choice.get("message")
+        if is_reported(body.get("error")) or not isinstance(message, dict):
             raise self.upstream.no_ticket(answer, "holds no text")
-        return _written(_utf16(content).decode("utf-16-le", "replace"))
+        text = _written_in(message)
+        if not text and not _reason(choice):
+            raise self.upstream.no_ticket(answer, "holds no text")
+        return _written(_utf16(text).decode("utf-16-le", "replace"), _reason(choice))
+
+
+def _delta(body: Mapping[str, Any], *, begun: bool) -> tuple[str, str | None, bool]:
+    """A chunk's text (a refusal is one, too), why the text ends there, and whether it does."""
+    choice = _first_choice(body)
+    reason = _reason(choice)
+    # A gateway that does not stream sends the whole text as one message.
+    is_whole = not begun and "delta" not in choice and "message" in choice
+    return _written_in(choice.get("message" if is_whole else "delta")), reason, is_whole or reason is not None
+
+
+def _written_in(message: object) -> str:
+    """The text of a message, or its refusal."""
+    if not isinstance(message, dict):
+        return ""
+    return _text_of(message) or _text_of({"content": message.get("refusal")})
+
+
+def _text_of(message: Mapping[str, Any]) -> str:
+    """The content of a message: a text, or a list of parts with a `text` each."""
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [{"text": content}]
+    texts = (part.get("text") for part in parts if isinstance(part, dict))
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _reason(choice: Mapping[str, Any]) -> str | None:
+    reason = choice.get("finish_reason")
+    return reason if isinstance(reason, str) and reason.strip() else None
 
 
 async def _next(messages: AsyncIterator[Message], *, finished: bool) -> Message | None:
@@ -389,8 +473,21 @@ def _place(ticket: Ticket) -> str:
     return f"{ticket['path']}/{quote(ticket['id'], safe='')}"
 
 
-def _written(text: str) -> Update:
-    return Update(status=Status.COMPLETED, outputs=[Made(Output(Role.TEXT, TEXT), text.encode())])
+def _written(text: str, reason: str | None) -> Update:
+    """The end of a text; a text without a character is a failure."""
+    if not text:
+        ended = f" ({reason[:_MOST_TEXT]})" if reason else ""
+        return Update(status=Status.ERROR, error=UpstreamFailed(f"Gaia's model wrote nothing{ended}."))
+    made = Made(Output(Role.TEXT, TEXT), text.encode())
+    return Update(status=Status.COMPLETED, outputs=[made], finish_reason=_FINISH_REASONS.get(plain(reason or "")))
+
+
+_FINISH_REASONS: Mapping[str, str] = {
+    **dict.fromkeys(("stop", "endturn", "stopsequence", "eos"), "stop"),
+    **dict.fromkeys(("length", "maxtokens", "maxoutputtokens"), "length"),
+    **dict.fromkeys(("contentfilter", "safety", "refusal"), "content_filter"),
+}
+"""From a provider's reason to OpenAI's; gateways pass on those of other vendors. Any other is left out."""
 
 
 def _first_choice(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -418,20 +515,48 @@ def _form_text(value: object) -> str:
 
 
 def _inline(data: bytes) -> Made:
-    return Made(Output(Role.IMAGE, sniff(data[:512]) or UNKNOWN), data)
+    return Made(Output(Role.IMAGE, sniff(data[:SNIFFED]) or UNKNOWN), data)
+
+
+def _failed(message: str) -> Made:
+    return Made(Output(Role.IMAGE, "image/png", status=Status.ERROR, message=message))
+
+
+def _is_image(data: bytes) -> bool:
+    """Whether bytes can be an image: of a known type, or of one that is served as unknown bytes (AVIF, TIFF)."""
+    known = sniff(data[:SNIFFED])
+    if known is None:
+        return data.startswith(_OTHER_IMAGES) or data[4:8] == b"ftyp"
+    return known.startswith("image/")
+
+
+_OTHER_IMAGES = (b"BM", b"II*\0", b"MM\0*", b"\0\0\1\0", b"\xff\x0a", b"\0\0\0\x0cJXL ")
+"""First bytes of BMP, TIFF, ICO and JPEG XL."""
 
 
 def _decoded(text: str) -> bytes:
-    """The bytes of base64, which may be a data URL, be written in lines, and lack its padding."""
-    bare = text.partition(",")[2] if text.startswith("data:") else text
-    joined = "".join(line.strip() for line in bare.splitlines()).rstrip("=")
+    """The bytes of base64 in either alphabet, as lines, without padding, or in a data URL; empty for what is none."""
+    head, comma, bare = text.partition(",") if "," in text[:_MOST_TEXT] else ("", "", text)
+    if head.lstrip().lower().startswith("data:"):
+        if not head.rstrip().lower().endswith("base64"):
+            return unquote_to_bytes(bare)
+        bare = unquote(bare) if "%" in bare else bare
+    elif comma and not head.rstrip().lower().endswith("base64"):
+        return b""
+    joined = "".join(bare.split()).rstrip("=").translate(_STANDARD)
     try:
-        data = base64.b64decode(joined + "=" * (-len(joined) % 4), validate=True)
+        return base64.b64decode(joined + "=" * (-len(joined) % 4), validate=True)
     except ValueError:
-        data = b""
-    if not data:
-        raise Nonsense("Gaia's result holds an image that is not base64.")
-    return data
+        return b""
+
+
+_STANDARD = str.maketrans("-_", "+/")
+"""From the URL-safe alphabet (RFC 4648, section 5) to the usual one."""
+_MOST_TEXT = 500
+_MOST_IMAGES = 100
+"""Entries of one result that become outputs; ten are ordered at most."""
+_INLINE_NAMES = ("b64_json", "b64", "base64", "image_base64")
+"""Names of inline bytes; gateways use the last three."""
 
 
 def _unwrapped(body: dict[str, Any]) -> dict[str, Any]:
@@ -447,10 +572,9 @@ def _unwrapped_list(body: object) -> list[Any]:
     return body if isinstance(body, list) else []
 
 
-def _result_url(body: Mapping[str, Any]) -> str | None:
-    """A result's own URL, where the job names one (seen; relative to the origin)."""
-    found = next((body[name] for name in ("result_url", "content_url") if body.get(name)), None)
-    return found if isinstance(found, str) else None
+def _result_urls(body: Mapping[str, Any]) -> list[str]:
+    """The results' own URLs, where the job names them (seen; relative to the origin)."""
+    return urls_in(*(body.get(name) for name in ("result_url", "content_url", "result_urls", "urls")))
 
 
 def _progress(value: object) -> float | None:

@@ -17,31 +17,47 @@ from uuid import UUID
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Answer, Missing, Nonsense, NotReady, ReadFailed, Seen, Unchanged, message_of
+from proxy.answers import Answer, Missing, Nonsense, NotReady, ReadFailed, Seen, Unchanged, message_of, plain
 from proxy.clock import Clock
 from proxy.errors import FieldError, UpstreamFailed
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.media_types import by_url
-from proxy.providers.base import Fields, Inputs, Made, Model, Provider, Source, Text, Update, bearer, wrong
+from proxy.providers.base import (
+    Fields,
+    Inputs,
+    Made,
+    Model,
+    Provider,
+    Source,
+    Text,
+    Update,
+    as_id,
+    bearer,
+    id_in,
+    wrong,
+)
 from proxy.settings import ProviderSettings
 from proxy.upstream import Request, Upstream
 
 _GOING_ON = frozenset(
-    {
-        "PENDING",
-        "PROCESSING",
-        "LIPSYNC_PENDING",
-        "WEBSITE_SCROLLING_PENDING",
-        "NEXRENDER_PENDING",
-        "FFMPEG_PENDING",
-        "INFERENCE_POST_PROCESSING",
-        "WEBHOOK_TRIGGERED",
-        "UNKNOWN",
-    }
+    map(
+        plain,
+        (
+            "PENDING",
+            "PROCESSING",
+            "LIPSYNC_PENDING",
+            "WEBSITE_SCROLLING_PENDING",
+            "NEXRENDER_PENDING",
+            "FFMPEG_PENDING",
+            "INFERENCE_POST_PROCESSING",
+            "WEBHOOK_TRIGGERED",
+            "UNKNOWN",
+        ),
+    )
 )
-_KNOWN = _GOING_ON | {"SUCCEEDED"}
+_KNOWN = _GOING_ON | {"succeeded"}
 """Words of items that are not over: a success may still wait for its URL."""
-_BAD_ENDS = frozenset({"FAILED", "BLOCKED", "DELETED", "REGENERATE_REQUIRED"})
+_BAD_ENDS = frozenset(map(plain, ("FAILED", "BLOCKED", "DELETED", "REGENERATE_REQUIRED")))
 """FAILED is the page's word; that the other three end badly is our reading of theirs."""
 _URLS = ("video_url", "audio_url", "thumbnail_url", "smart_url", "permalink")
 _IDS = ("inference_id", "project_id")
@@ -119,7 +135,6 @@ class GanAi(Provider):
             note="The price is for each item; items that fail are refunded at the end.",
             extra="refused",
             units=_units,
-            bulk=True,
         ),
     )
     settings_type = GanAiSettings
@@ -151,12 +166,12 @@ class GanAi(Provider):
         """The reply is an array, told apart by `unique_id`; its URLs are kept, not believed."""
         answer = await self.upstream.submit(request)
         try:
-            reply = answer.json()
+            reply = _listed(answer.exact())
         except Nonsense:
             reply = None
-        if not isinstance(reply, list):
+        if reply is None:
             raise self.upstream.no_ticket(answer, "is not the list of its inferences")
-        known = {str(entry.get("unique_id")): entry for entry in reply if isinstance(entry, dict)}
+        known = _by_unique_id(reply, [entry["unique_id"] for entry in request.json])
         project = request.query["project_id"]
         items = [self._item(entry["unique_id"], known.get(entry["unique_id"]), project) for entry in request.json]
         return {"items": items}
@@ -165,9 +180,11 @@ class GanAi(Provider):
         if entry is None:
             return {"unique_id": unique_id, "message": "Gan.ai's reply left this item out."}
         item = {name: url for name in _URLS if (url := self.upstream.usable(entry.get(name)))}
-        item |= {name: str(entry[name]) for name in _IDS if entry.get(name) is not None}
+        named = {"inference_id": _inference(entry), "project_id": as_id(entry.get("project_id"))}
+        item |= {name: found for name, found in named.items() if found}
         if "inference_id" not in item:
-            item["message"] = "Gan.ai's reply gave this item no inference_id."
+            words = message_of({**entry, "unique_id": None})
+            item["message"] = self.upstream.shown(words or "Gan.ai's reply gave this item no inference_id.")
         return {"unique_id": unique_id, "project_id": project} | item
 
     async def check(self, ticket: Ticket, seen: Seen) -> Update:
@@ -204,20 +221,22 @@ class GanAi(Provider):
         return None
 
     def _learn(self, item: dict[str, Any], answer: Answer) -> None:
-        body = answer.object()
+        body = self.upstream.json_object(answer)
         word = body.get("gen_status")
-        if not isinstance(word, str) or not word.strip():
-            self.without_status(answer, word)
+        if not isinstance(word, str) or not plain(word):
+            item["said"] = self.without_status(answer, word).detail
             return
+        item.pop("said", None)
         # Decided on the word alone: the URLs are there from the start.
         item["word"] = self.upstream.shown(word)
         item |= {name: url for name in _URLS if (url := self.upstream.usable(body.get(name)))}
-        if word.upper() == "SUCCEEDED":
+        if plain(word) == "succeeded":
             if not (item.get("permalink") or item.get("video_url")):
                 raise NotReady("Gan.ai says SUCCEEDED, but gives no URL yet that can be opened.", answer.wait)
             item["over"] = "succeeded"
-        elif word.upper() in _BAD_ENDS:
-            item |= {"over": "failed", "message": self.upstream.shown(_reason(body.get("error")) or f"Gan.ai: {word}")}
+        elif plain(word) in _BAD_ENDS:
+            reason = message_of(body.get("error")) or f"Gan.ai: {word}"
+            item |= {"over": "failed", "message": self.upstream.shown(reason)}
 
     def overdue(self, ticket: Ticket, reason: str) -> Update | None:
         """Unfinished items count as failed; what has succeeded stays."""
@@ -236,16 +255,34 @@ class GanAi(Provider):
         return Source(item.get("video_url") or output.url or "")
 
 
-def _reason(error: object) -> str | None:
-    """An object, null, or the text "None"."""
-    return None if error == "None" else message_of(error)
+def _listed(reply: object) -> list[Any] | None:
+    """The list of inferences, which a gateway may wrap."""
+    while isinstance(reply, dict):
+        reply = next(
+            (reply[name] for name in ("data", "results", "items", "result") if reply.get(name) is not None), None
+        )
+    return reply if isinstance(reply, list) else None
+
+
+def _by_unique_id(reply: list[Any], ordered: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """The reply's entries by `unique_id`; by their places where none of them has one and none is left out."""
+    entries = [entry for entry in reply if isinstance(entry, dict)]
+    if len(entries) == len(ordered) and not any(as_id(entry.get("unique_id")) for entry in entries):
+        return dict(zip(ordered, entries, strict=True))
+    # An entry that is there twice counts by the one that can be asked about, the first of several.
+    entries.sort(key=lambda entry: not _inference(entry))
+    return {str(entry.get("unique_id")): entry for entry in reversed(entries)}
+
+
+def _inference(entry: Mapping[str, Any]) -> str:
+    return id_in({name: value for name, value in entry.items() if name != "unique_id"}, "inference_id")
 
 
 def _update(items: list[dict[str, Any]], asked: list[dict[str, Any]]) -> Update:
     if any(not item.get("over") for item in items):
         finished = [_made(n, item) for n, item in enumerate(items) if item in asked and item.get("over")]
         words = {item["word"] for item in items if item.get("word") and not item.get("over")}
-        unknown = tuple(sorted(word for word in words if word.upper() not in _KNOWN))
+        unknown = tuple(sorted(word for word in words if plain(word) not in _KNOWN))
         return Update(detail=_words(items), outputs=finished, ticket={"items": items}, unknown=unknown)
     outputs = [_made(n, item) for n, item in enumerate(items)]
     if all(made.output.failed for made in outputs):
@@ -257,7 +294,8 @@ def _update(items: list[dict[str, Any]], asked: list[dict[str, Any]]) -> Update:
 
 def _words(items: Sequence[Mapping[str, Any]]) -> str | None:
     """The provider's words for the items under way: one word, or each with its count."""
-    words = Counter(item["word"] for item in items if item.get("word") and not item.get("over"))
+    said = (item.get("said") or item.get("word") for item in items if not item.get("over"))
+    words = Counter(word for word in said if word)
     if len(words) <= 1:
         return next(iter(words), None)
     return ", ".join(f"{word} ({count})" for word, count in sorted(words.items()))

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Answer, Nonsense, NotReady, Seen, says
+from proxy.answers import Answer, Nonsense, NotReady, Seen, plain
 from proxy.clock import Clock
-from proxy.errors import FieldError, JobError, UpstreamCredits, UpstreamFailed
+from proxy.errors import FieldError, JobError
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.media_types import by_url
 from proxy.providers.base import (
@@ -30,10 +30,11 @@ from proxy.providers.base import (
     Text,
     Update,
     VisualRef,
-    as_id,
     dropped,
+    id_in,
     is_asset,
     references,
+    urls_in,
     wrong,
 )
 from proxy.settings import ProviderSettings, is_loopback
@@ -246,14 +247,15 @@ class HeyGen(Provider):
         """
         answer = await self.upstream.submit(request)
         try:
-            body = answer.object()
+            body = answer.exact()
         except Nonsense:
             body = {}
+        body = body if isinstance(body, dict) else {}
         if not isinstance(body.get("code"), int | str | None):
             raise self.upstream.no_ticket(answer, "cannot be understood")
         if not _is_ok(body):
             raise self.upstream.refused(answer)
-        video = as_id(_data(body).get("video_id")) or as_id(_data(body).get("id"))
+        video = id_in(body, "video_id")
         if not video:
             raise self.upstream.no_ticket(answer, "names no video_id")
         return {"video_id": video}
@@ -262,17 +264,18 @@ class HeyGen(Provider):
         """`completed` and `failed` end; every other word goes on."""
         answer, data = await self._status(ticket, seen)
         word = data.get("status")
-        if not isinstance(word, str):
+        if not isinstance(word, str) or not plain(word):
             return self.without_status(answer, word)
-        match word.lower():
+        shown = self.upstream.shown(word)
+        match plain(word):
             case "completed":
-                return Update(detail=word, status=Status.COMPLETED, outputs=self._videos(ticket, data))
+                return Update(detail=shown, status=Status.COMPLETED, outputs=self._videos(ticket, data))
             case "failed":
-                return Update(detail=word, status=Status.ERROR, error=self._failure(data.get("error")))
+                return Update(detail=shown, status=Status.ERROR, error=self._failure(data.get("error")))
         return self.under_way(word, _GOING_ON, answer)
 
     def _failure(self, error: object) -> JobError:
-        kind = UpstreamCredits if says({"error": error}, _NO_CREDIT) else UpstreamFailed
+        kind = type(self.upstream.failed({"error": error}, ""))
         return kind(self.upstream.shown(_reason(error) or "HeyGen gave no reason."))
 
     async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
@@ -283,17 +286,14 @@ class HeyGen(Provider):
 
     async def _status(self, ticket: Ticket, seen: Seen | None = None) -> tuple[Answer, dict[str, Any]]:
         answer = await self.upstream.get("/v1/video_status.get", {"video_id": ticket["video_id"]}, seen)
-        body = answer.object()
+        body = self.upstream.json_object(answer)
         if not _is_ok(body):
-            self.upstream.check_suspended(answer)
-            raise Nonsense(
-                f"HeyGen answers a poll with code {body['code']}: {self.upstream.words(answer)}", answer.wait
-            )
+            raise self.upstream.unread(answer, f"has the code {self.upstream.shown(str(body['code']))[:50]}")
         return answer, _data(body)
 
     def _videos(self, ticket: Ticket, data: dict[str, Any]) -> list[Made]:
-        urls = [data[name] for name in ("video_url", "video_url_caption") if isinstance(data.get(name), str)]
-        made = [self._video(ticket, self.upstream.absolute(url), data) for url in urls if url]
+        urls = [*urls_in(data.get("video_url"), data.get("video_urls")), *urls_in(data.get("video_url_caption"))]
+        made = [self._video(ticket, self.upstream.absolute(url), data) for url in urls]
         if not made:
             raise NotReady("HeyGen says completed, but gives no video's URL yet.")
         return made

@@ -14,6 +14,7 @@ from aiohttp import web
 from proxy.blobs import Blobs
 from tests.site import Rerouted, Site
 from tests.test_api import error_of, fields_of
+from tests.test_tracks import CLUSTER, FTYP, INFO, SAMPLES, moov, tracks, webm
 from tests.world import World
 
 PNG = World.media("image")
@@ -62,6 +63,20 @@ async def test_the_type_is_told_by_the_bytes_whatever_name_and_header_say(
 ) -> None:
     answer = await upload(world, head + bytes(20), "page.html", "text/html")
     assert (answer.status_code, answer.json()["type"]) == (201, media_type)
+
+
+async def test_sound_in_a_container_of_type_video_is_taken_as_sound(world: World) -> None:
+    recorded = FTYP + SAMPLES + moov(b"soun")
+    asset = (await upload(world, recorded, "voice.m4a", "audio/mp4")).json()
+    assert asset["type"] == "audio/mp4"
+    order = {"model": "heygen-v1", "avatar_id": "a", "audio": asset["id"]}
+    assert (await world.http.post("/api/jobs?dry_run=1", json=order)).status_code == 200
+
+
+async def test_a_recording_of_a_browser_is_taken_as_sound(world: World) -> None:
+    asset = (await upload(world, webm(INFO, tracks(2), CLUSTER), "voice.webm", "audio/webm;codecs=opus")).json()
+    content = await world.http.get(asset["url"])
+    assert (asset["type"], content.headers["Content-Type"]) == ("audio/webm", "audio/webm")
 
 
 async def test_a_file_of_many_megabytes_arrives_whole(world: World) -> None:

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 import orjson
 
-from proxy.providers import MODELS
 from tests.chaos.ear import Ear
 from tests.chaos.orders import FINAL, Order
 
@@ -184,7 +183,7 @@ def refund_due(order: Order, tokens: int, final: Event, *, bought: bool) -> int:
         return 0 if bought else tokens
     if final["status"] != "Completed":
         return tokens
-    outputs = final["outputs"] if MODELS[order.model].bulk else []
+    outputs = final["outputs"]
     failed = sum(output.get("status") == "Error" for output in outputs)
     return tokens * failed // len(outputs) if outputs else 0
 

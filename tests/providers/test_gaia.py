@@ -402,7 +402,7 @@ async def test_an_inline_image_is_kept_and_served_behind_a_link(world: World, up
 @pytest.mark.parametrize("inline", ["generation is blocked now", "data:image/png;base64,", "ab*d", "é", "A"])
 async def test_what_is_no_base64_is_never_a_completed_image(world: World, upstream: Literal, inline: str) -> None:
     final = await pictured(world, upstream, said({"data": [{"b64_json": inline}]}))
-    assert (final["code"], final["refunded"]) == ("upstream_protocol", 5)
+    assert (final["code"], final["refunded"]) == ("upstream_failed", 5)
 
 
 async def test_a_public_image_url_is_given_as_it_is(world: World, upstream: Literal) -> None:

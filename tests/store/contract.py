@@ -283,6 +283,13 @@ class StoreContract:
         await store.append(await claim_one(store), replace(DONE, refund=5))
         assert await caller.ledger() == [100, -20, 5]
 
+    async def test_why_a_text_ended_is_kept_with_the_job(self, store: Store, caller: Caller) -> None:
+        job = await caller.admit(20)
+        ended = replace(DONE, fields={**DONE.fields, "finish_reason": "length"})
+        await store.append(await claim_one(store), ended)
+        found = await store.job(caller.account, job.id)
+        assert (found and found.finish_reason) == "length"
+
     async def test_a_job_is_refunded_at_most_once(self, store: Store, caller: Caller) -> None:
         await caller.admit(20)
         claim = await claim_one(store)
