@@ -336,7 +336,8 @@ def no_access(body: object) -> bool:
 
 
 _NO_CREDIT: Final = re.compile(
-    r"(insufficient|not enough|out of|run out of|no (more|remaining)?)\W*(\w+\W+){0,2}(credits?|balance|funds?|quota)\b"
+    r"(insufficient|not enough|out of|no)[\s-]+(\w+[\s-]+){0,2}(credits?|balance|funds?|quota)\b"
+    r"(?!\s+(\w+\s+){0,2}(charged|billed|deducted|taken|used|spent|consumed|returned|refunded))"
     r"|insufficient (\w+ )?tokens|insufficient_(\w+_)?(quota|credits?|balance|funds)"
     r"|balance (is )?(\w+ )?(zero|0|empty|insufficient|too low|exhausted|not enough)"
     r"|credits? (\w+ ){0,2}(exhausted|too low|used up|depleted)"

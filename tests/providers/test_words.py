@@ -282,6 +282,21 @@ async def test_an_empty_account_in_a_stream_is_the_operators(world: World, upstr
     assert final["code"] == "upstream_credits"
 
 
+UNCHARGED = (
+    "No credits were charged for this generation",
+    "The face is out of frame; credits were returned",
+    "No usable voice; balance unchanged",
+)
+
+
+@pytest.mark.parametrize("message", UNCHARGED)
+async def test_words_about_credits_that_were_not_spent_are_no_empty_account(
+    world: World, upstream: Literal, message: str
+) -> None:
+    events = await polled(world, upstream, "gaga-1", said({"status": "Failed", "message": message}))
+    assert (ended(events)["code"], ended(events)["message"]) == ("upstream_failed", message)
+
+
 # --- K: gateways ---
 
 
