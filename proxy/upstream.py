@@ -287,7 +287,7 @@ class Upstream:
                 self.breaker.succeeded()
                 yield self._messages(response, request, pieces, begun or b"")
                 return
-            answer = await self._whole(response, request, _collected(pieces, begun))
+            answer = await self._whole(response, request, _collected(pieces, begun, streamed=True))
             if not answer.ok:
                 raise self.refusal(answer)
             documents = [] if isinstance(loads(answer.body), dict) else _documents(answer.body)
@@ -564,15 +564,16 @@ async def _pieces(response: ClientResponse, begun: bytes = b"") -> AsyncGenerato
     yield unpacker.end()
 
 
-async def _collected(pieces: AsyncIterator[bytes], begun: bytes = b"") -> bytes:
+async def _collected(pieces: AsyncIterator[bytes], begun: bytes = b"", *, streamed: bool = False) -> bytes:
     """A whole body from its pieces. If its framing is broken, but its JSON is complete, nothing of it is missing.
 
-    Raises Nonsense when it is too large, and what broke it.
+    Where a stream was ordered (`streamed`), a line of JSON may be followed by others, at any time. Raises Nonsense when
+    it is too large, and what broke it.
     """
     body = bytearray(begun)
     try:
         while True:
-            async with asyncio.timeout(_TAIL_TIMEOUT if _seems_whole(body) else None):
+            async with asyncio.timeout(_TAIL_TIMEOUT if _seems_whole(body, streamed=streamed) else None):
                 piece = await anext(pieces, None)
             if piece is None:
                 return bytes(body)
@@ -585,9 +586,10 @@ async def _collected(pieces: AsyncIterator[bytes], begun: bytes = b"") -> bytes:
         return bytes(body)
 
 
-def _seems_whole(body: bytearray) -> bool:
+def _seems_whole(body: bytearray, *, streamed: bool = False) -> bool:
     """Whether a body is complete JSON already; most that are not can be told by their last byte."""
-    return body.endswith((b"}", b"]", b"}\n", b"]\n")) and is_whole(bytes(body))
+    ends = (b"}", b"]") if streamed else (b"}", b"]", b"}\n", b"]\n")
+    return body.endswith(ends) and is_whole(bytes(body))
 
 
 # --- streams, and what comes in their place ---
@@ -626,13 +628,27 @@ async def _listed(documents: Sequence[bytes]) -> AsyncGenerator[sse.Message]:
 async def _streamed(pieces: AsyncIterator[bytes], begun: bytes) -> AsyncGenerator[bytes]:
     """A stream as it comes; JSON that comes in its place as a stream's frames."""
     begun = begun or await _first(pieces)
-    if _kind(begun) == "json":
-        for document in _documents(await _collected(pieces, begun)):
-            yield b"data: %b\n\n" % document
+    if _kind(begun) != "json":
+        yield begun
+        async for piece in pieces:
+            yield piece
         return
-    yield begun
-    async for piece in pieces:
-        yield piece
+    body = bytearray()
+    following: bytes | None = begun
+    while following is not None:
+        body += following
+        if len(body) > _ANSWER_LIMIT:
+            raise Nonsense(f"The provider's answer is larger than {_ANSWER_LIMIT} bytes.")
+        if _seems_whole(body) or (body.endswith(b"}\n") and all(map(is_whole, bytes(body).splitlines()))):
+            yield _framed(body)
+            body.clear()
+        following = await anext(pieces, None)
+    yield _framed(body)
+
+
+def _framed(body: bytes | bytearray) -> bytes:
+    """The JSON objects in a body as a stream's frames."""
+    return b"".join(b"data: %b\n\n" % document for document in _documents(bytes(body)))
 
 
 def _frames(messages: Iterable[sse.Message]) -> Iterator[sse.Message]:
