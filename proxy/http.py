@@ -200,22 +200,29 @@ class Http(HttpToolsProtocol):
         if self._closing or self._ended:
             self._drop(len(data))
             return
-        self._parse(self._unparsed + data if self._unparsed else data)
+        if self._unparsed:
+            data, self._unparsed = self._unparsed + data, b""
+        self._parse(data)
         self._watch()
 
     def _parse(self, data: bytes) -> None:
         """Parse piece by piece, until the data is used up or enough requests wait."""
-        start = 0
-        while start < len(data) and not (self._ended or self._closing or self._full()):
-            start += self._feed(data[start : self._piece_end(data, start)])
-        self._unparsed = b"" if self._ended or self._closing else data[start:]
-        self.flow.full = bool(self._unparsed) or self._full()
+        start, size = 0, len(data)
+        while start < size and not (self._ended or self._closing or (self.pipeline and self._full())):
+            end = self._piece_end(data, start)
+            start += self._feed(data[start:end])  # which copies nothing where it is all
+        if start < size or self.pipeline:
+            self._wait_for_room(data[start:])
+
+    def _wait_for_room(self, rest: bytes) -> None:
+        """Keep what is not parsed yet; the socket is not read while there is some, or while enough requests wait."""
+        self._unparsed = b"" if self._ended or self._closing else rest
+        self.flow.full = bool(self._unparsed) or (bool(self.pipeline) and self._full())
         if self.flow.full:
             self.flow.pause_reading()
 
     def _full(self) -> bool:
-        waiting = len(self.pipeline)
-        return waiting >= _QUEUE_LIMIT or (waiting > 0 and len(self.cycle.body) > HIGH_WATER_LIMIT)
+        return len(self.pipeline) >= _QUEUE_LIMIT or len(self.cycle.body) > HIGH_WATER_LIMIT
 
     def _piece_end(self, data: bytes, start: int) -> int:
         """The end of a piece in which at most one request ends, so that the parser can be stopped behind it."""
@@ -237,7 +244,10 @@ class Http(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self._refuse(_reason(error))
             return used
-        self._bound(used, self._received - received)
+        if self._progress:
+            self._gathered = 0
+        else:
+            self._bound(used, self._received - received)
         return used
 
     def _ignore_offer(self) -> None:
@@ -250,9 +260,6 @@ class Http(HttpToolsProtocol):
 
     def _bound(self, size: int, body: int) -> None:
         """Count what the parser gathers without a callback: a field of a head, or a body's framing, may have no end."""
-        if self._progress:
-            self._gathered = 0
-            return
         self._gathered = max(self._gathered + size - body - _FRAMING_SHARE * body, 0)
         if self._in_head or self._whole:
             if self._gathered > _HEAD_LIMIT + _URL_LIMIT:
@@ -323,7 +330,7 @@ class Http(HttpToolsProtocol):
             raise BadRequest("A request must have one header Host.")
         if self._left == _CHUNKED and version == "1.0":
             raise BadRequest("HTTP/1.0 has no transfer codings.")
-        if self.parser.get_method() == b"CONNECT":
+        if self.parser.should_upgrade() and self.parser.get_method() == b"CONNECT":
             raise BadRequest("CONNECT is not for this server.")
         if not self.url.startswith(b"/"):
             self._read_absolute_url()
@@ -412,15 +419,18 @@ class Http(HttpToolsProtocol):
             # Without a 100 the client may leave the body out, and what it sends next would be read as the body.
             self.close()
             return
-        self._parse(self._unparsed)
-        self.flow.resume_reading()
+        if self.flow.full:
+            self.flow.full, rest, self._unparsed = False, self._unparsed, b""
+            self._parse(rest)
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         self._watch()
 
     def write(self, data: bytes) -> None:
         """Write a part of the response that is under way."""
         if self._held is not None:
             self._held.append(data)
-        elif not self.is_closing():  # uvloop raises, as in `push`
+        elif not (self._closing or self.transport.is_closing()):  # uvloop raises, as in `push`
             self.transport.write(data)
 
     def is_closing(self) -> bool:
@@ -524,21 +534,20 @@ class Http(HttpToolsProtocol):
 
     def _enter(self, state: State) -> None:
         self._cancel_timer()
-        self._state, self._mark, self._ticks = state, self._received, 0
-        self._set_timer()
+        if state is not State.ANSWER:
+            self._state, self._mark, self._ticks = state, self._received, 0
+            self._set_timer()
 
     def _set_timer(self) -> None:
         times = self._timeouts
         match self._state:
-            case State.ANSWER:
-                return
+            case State.IDLE:
+                seconds = times.idle
             case State.HEAD:
                 seconds = times.head
             case State.BODY:
                 seconds = times.body
-            case State.IDLE:
-                seconds = times.idle
-            case State.DRAIN | State.LINGER:
+            case _:
                 seconds = times.silence
         self._timer = self.loop.call_later(seconds, self._expire)
 
