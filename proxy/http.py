@@ -93,6 +93,10 @@ class State(Enum):
     LINGER = "linger"
 
 
+# In Python 3.11, to look up a member in its class takes as long as ten of these.
+_HEAD, _BODY, _ANSWER, _DRAIN, _IDLE, _LINGER = State
+
+
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """How long a client may take, in seconds."""
@@ -177,10 +181,10 @@ class Http(HttpToolsProtocol):
         self._in_head, self._whole, self._progress, self._priming = False, True, False, False
         self._left = self._gathered = self._head = self._hosts = 0
         self._received = self._dropped = self._mark = self._ticks = self._unsent = 0
-        self._state = State.ANSWER
+        self._state = _ANSWER
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
-        self._enter(State.HEAD)
+        self._enter(_HEAD)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting, and notify the request that is being answered: uvicorn notifies only the last one."""
@@ -474,7 +478,7 @@ class Http(HttpToolsProtocol):
             self.flow.full = False
             self.flow.resume_reading()
         self._watch_unread()
-        self._enter(State.LINGER)
+        self._enter(_LINGER)
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client has ended its side: answer the requests that are complete, then close."""
@@ -522,37 +526,34 @@ class Http(HttpToolsProtocol):
         if self._closing:
             return
         if self._in_head and not self._ended:
-            state = State.HEAD
+            state = _HEAD
         elif not self._whole and not self._ended:
-            state = State.DRAIN if self.cycle.response_complete else State.BODY
+            state = _DRAIN if self.cycle.response_complete else _BODY
         elif self._answering is None:
-            state = State.HEAD
+            state = _HEAD
         else:
-            state = State.IDLE if self._answering.response_complete else State.ANSWER
+            state = _IDLE if self._answering.response_complete else _ANSWER
         if state is not self._state:
             self._enter(state)
 
     def _enter(self, state: State) -> None:
         self._cancel_timer()
-        if state is not State.ANSWER:
+        if state is not _ANSWER:
             self._state, self._mark, self._ticks = state, self._received, 0
             self._set_timer()
 
     def _set_timer(self) -> None:
-        times = self._timeouts
-        match self._state:
-            case State.IDLE:
-                seconds = times.idle
-            case State.HEAD:
-                seconds = times.head
-            case State.BODY:
-                seconds = times.body
-            case _:
-                seconds = times.silence
+        times, state = self._timeouts, self._state
+        if state is _IDLE:
+            seconds = times.idle
+        elif state is _HEAD:
+            seconds = times.head
+        else:
+            seconds = times.body if state is _BODY else times.silence
         self._timer = self.loop.call_later(seconds, self._expire)
 
     def _cancel_timer(self) -> None:
-        self._state = State.ANSWER
+        self._state = _ANSWER
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -572,7 +573,7 @@ class Http(HttpToolsProtocol):
     def _check_body(self) -> None:
         """Give up a body that has stalled; while the server itself does not read, it has not."""
         if self.flow.read_paused or self._received - self._mark >= self._timeouts.rate * self._timeouts.body:
-            self._enter(State.BODY)
+            self._enter(_BODY)
         else:
             self._refuse(None)
             self._watch()
