@@ -1,4 +1,4 @@
-"""What stands between a client and its server at a host or a CDN: it passes requests on, or answers in its own words."""
+"""What stands between a client and its server, such as a CDN: it passes requests on, or answers in its own words."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
