@@ -17,6 +17,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 from yarl import URL
 
 from proxy import sse
+from proxy.unreachable import reason
 
 _MARKS: Final = 6
 """Those that ought to come one by one."""
@@ -63,7 +64,7 @@ class Examination:
                 async for finding in self._examined(line):
                     yield finding
             except (ClientError, TimeoutError, OSError) as error:
-                raise NoAnswer(f"{self.url} cannot be reached: {error or type(error).__name__}") from None
+                raise NoAnswer(f"{self.url} cannot be reached: {reason(error)}") from None
 
     async def _examined(self, line: "_Line") -> AsyncGenerator[Finding]:
         yield await _protocol(line.base)

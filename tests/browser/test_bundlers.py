@@ -116,7 +116,7 @@ def build(packages: Path, name: str) -> Path:
     done = subprocess.run(  # noqa: S603
         [packages / "node_modules" / ".bin" / program, *arguments],
         cwd=folder,
-        env=os.environ | {"NEXT_TELEMETRY_DISABLED": "1", "CI": "1"},
+        env=os.environ | {"NEXT_TELEMETRY_DISABLED": "1", "CI": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         timeout=280,
