@@ -100,7 +100,7 @@ BUILDS = {
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return install(tmp_path_factory.mktemp("bundlers"), *PACKAGES)
+    return install(tmp_path_factory.mktemp("bundlers"), *PACKAGES, seconds=400)
 
 
 def build(packages: Path, name: str) -> Path:
@@ -119,7 +119,7 @@ def build(packages: Path, name: str) -> Path:
         env=os.environ | {"NEXT_TELEMETRY_DISABLED": "1", "CI": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=280,
+        timeout=400,
         text=True,
         check=False,
     )
@@ -133,7 +133,7 @@ def build(packages: Path, name: str) -> Path:
 
 
 @pytest.mark.wide
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", BUILDS)
 async def test_a_built_page_completes_an_order(
     world: World, open_page: Open, packages: Path, complaints: list[str], name: str
