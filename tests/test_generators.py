@@ -67,7 +67,8 @@ const job = await createJob({{ client, body }});
 check(job.data && "links" in job.data, job.error);
 const {{ stream }} = await generate({{ client, body, sseMaxRetryAttempts: 1 }});
 let last = "";
-for await (const event of stream) if (typeof event === "object" && event !== null && "status" in event) last = event.status;
+for await (const event of stream)
+  if (typeof event === "object" && event !== null && "status" in event) last = event.status;
 check(last === "Completed", last);
 console.log("done");
 """
