@@ -117,7 +117,8 @@ class RedisStore:
 
     async def ping(self) -> None:
         """Prove that a write is carried out now."""
-        await self._writes.call("SET", "pollcast:ping", self._clock.now())
+        if wrong := await self._write("ping", self._clock.now()):
+            raise errors.Unavailable(f"The store's key {wrong.decode()} holds something else than Pollcast's own.")
 
     async def agree(self, name: str, value: bytes) -> bytes:
         """The value kept under `name`."""

@@ -21,7 +21,7 @@ from weakref import WeakSet
 
 from proxy import errors
 from proxy.clock import Clock, SystemClock
-from proxy.job import Draft, Event, Job, Status, Ticket, encode, new_id, standing
+from proxy.job import Draft, Event, Job, Order, Status, Ticket, encode, new_id, standing
 from proxy.store import records
 from proxy.store.base import (
     AT_ONCE,
@@ -269,7 +269,8 @@ class SqliteStore:
         """Prove that a transaction can be written now, and to the file that others find at its path."""
         try:
             async with asyncio.timeout(_HANGS):
-                await self._writer.run(_ping, self._path, self._file)
+                await self._writer.run(_ping, self._path, self._file, self._clock.now())
+                await self._reader.run(_key_by_digest, b"")
         except TimeoutError:
             raise errors.Unavailable(f"The store {self._path} has not answered for {_HANGS:g} seconds.") from None
 
@@ -517,10 +518,24 @@ def _version(db: Connection) -> int:
     return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
-def _ping(db: Connection, path: Path, opened: tuple[int, int]) -> None:
+def _ping(db: Connection, path: Path, opened: tuple[int, int], now: float) -> None:
     db.execute(f"PRAGMA application_id = {_MARK}")  # the smallest write there is: it rewrites the file's header
     if _identity(path) != opened:
         raise errors.Unavailable(f"The store {path} was deleted or replaced; what is recorded now is lost. Start anew.")
+    _rehearse(db, now)
+
+
+def _rehearse(db: Connection, now: float) -> None:
+    """Take an order as any other, and undo it: it needs every table that an order needs."""
+    told, heads = list(db.told), dict(db.heads)
+    db.execute("SAVEPOINT rehearsal")
+    key = _create_key(db, new_id("rehearsal"), secrets.token_bytes(32), 1, now)
+    asset = Asset(new_id("asset"), key.account, "image/png", 1, "rehearsal", now)
+    _add_asset(db, asset)
+    _admit(db, Admission(key.account, key.id, Order("rehearsal"), 1, "once", b"", (asset.id,), "rehearsal"), now)
+    db.execute("ROLLBACK TO rehearsal")
+    db.execute("RELEASE rehearsal")
+    db.told, db.heads = told, heads
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
