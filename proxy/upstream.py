@@ -125,7 +125,7 @@ class Upstream:
 
     async def __aenter__(self) -> Self:
         reads = ClientSession(
-            connector=TCPConnector(limit=32),
+            connector=TCPConnector(limit=0),  # reads that hang must not hold up others: the rate limiter paces
             timeout=_READ,
             cookie_jar=DummyCookieJar(),
             headers=self.own.credential,  # `_read` goes to the own origin alone, and follows no redirect
