@@ -251,8 +251,8 @@ class Source:
 class Inputs(Protocol):
     """What a client brought, in the form a provider wants; a dry run gives placeholders instead."""
 
-    async def file(self, ref: str) -> File:
-        """The bytes behind an asset id or URL. Raises a JobError when they cannot be had."""
+    async def files(self, refs: Sequence[str]) -> Sequence[File]:
+        """The bytes behind asset ids and URLs, each read once. Raises a JobError when they cannot be had."""
 
     async def uploaded(self, ref: str, upload: Callable[[File], Any]) -> Any:
         """The provider's own id for the bytes behind `ref`: `upload` is awaited with them."""

@@ -224,12 +224,12 @@ class Gaia(Provider):
             ("preset", fields.preset),
         ]
         form += [(name, _form_text(value)) for name, value in order.extra.items()]
-        form += [("input_reference[]", await inputs.file(ref)) for ref in fields.images or ()]
+        form += [("input_reference[]", file) for file in await inputs.files(fields.images or ())]
         return Request(_VIDEOS, form=tuple(form))
 
     async def _image(self, order: Order, fields: ImageFields, inputs: Inputs) -> Request:
         # One reference goes into `image`, several into `images`, as data URLs (seen, not documented).
-        references = [(await inputs.file(ref)).data_url() for ref in fields.images or ()]
+        references = [file.data_url() for file in await inputs.files(fields.images or ())]
         body = dropped(
             model=order.model,
             prompt=fields.prompt,
