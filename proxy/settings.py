@@ -107,6 +107,8 @@ class Settings(BaseSettings):
     """Requests of an account in a minute, event streams not counted."""
     max_streams: int = Field(default=100_000, ge=0)
     """Open streams of an account on this node."""
+    max_uploads: int = Field(default=32, ge=0)
+    """Uploads of an account that are under way at once on this node; each holds some 15 MiB of memory at most."""
     trace: str = ""
     """The folder in which exchanges with providers are recorded; none, none are."""
 
