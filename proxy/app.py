@@ -211,6 +211,7 @@ class Pollcast:
             metrics,
             requests=settings.max_requests,
             streams=settings.max_streams,
+            uploads=settings.max_uploads,
             jobs=settings.max_jobs,
             line=settings.queue,
         )

@@ -15,6 +15,7 @@ from proxy import tokens
 from proxy.clock import Clock
 from proxy.errors import NotFound, Unauthorized, Unavailable
 from proxy.feed import Feed
+from proxy.fetch import account_at_work
 from proxy.links import Links, route_path
 from proxy.store.base import Key, Store
 
@@ -133,6 +134,7 @@ def _is_at_home(request: Request) -> bool:
 def _named(request: Request, key: Key) -> Key:
     """The key, once the request's line in the log can name its account."""
     request.scope.setdefault("state", {})["account"] = key.account
+    account_at_work.set(key.account)  # a request is a task of its own
     return key
 
 

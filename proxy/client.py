@@ -15,12 +15,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import quote
+from urllib.request import getproxies, proxy_bypass
 
+import aiohttp
 import orjson
-from aiohttp import ClientError, ClientPayloadError, ClientResponse, ClientSession, ClientTimeout, FormData
+from aiohttp import BasicAuth, ClientError, ClientResponse, ClientSession, ClientTimeout, FormData
+from yarl import URL
 
 from proxy import sse
 from proxy.sessions import HEADER_LIMITS, USER_AGENT
+from proxy.unreachable import reason
 
 Event = Mapping[str, Any]
 
@@ -29,11 +33,13 @@ _PATIENCE: Final = 300.0
 """Seconds of waiting after which a server that stays away is given up."""
 _SLOWEST: Final = 15.0
 """Seconds between two tries, at the most."""
-_PASSING: Final = frozenset({429, 502, 503, 504})
-"""Statuses that are likely to pass."""
+_PASSING: Final = frozenset({"rate_limited", "unavailable"})
+"""The server's own codes that are likely to pass."""
+_MALFORMED: Final = frozenset({400, 405, 411, 413, 414, 415, 431})
+"""Statuses by which a proxy before the server refuses a request for good; all its others are likely to pass."""
+_PAUSES: Final = (1.0, 3.0, 10.0)
+"""Seconds before a plain call or a download is repeated that something before the server has answered."""
 _SILENCE: Final = ClientTimeout(total=None, connect=10, sock_read=60)
-_TRIES: Final = 3
-"""Of a file, before its download is given up."""
 _CHUNK: Final = 1 << 18
 _JOB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 """Job ids that are accepted from a server: they become parts of file names and URLs."""
@@ -49,11 +55,15 @@ class Refused(Exception):
 
 
 class Lost(Exception):
-    """No connection, or a broken one; likely to pass. `wait` is what the server asks for, in seconds."""
+    """No connection, a broken one, or an answer that is likely to pass (`answered`).
 
-    def __init__(self, message: str, wait: float | None = None) -> None:
+    `wait` is what the server asks for, in seconds.
+    """
+
+    def __init__(self, message: str, wait: float | None = None, *, answered: bool = False) -> None:
         super().__init__(message)
         self.wait = wait
+        self.answered = answered
 
 
 @dataclass(slots=True)
@@ -100,7 +110,8 @@ class Client:
 
     async def __aenter__(self) -> Self:
         headers = {"User-Agent": USER_AGENT} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
-        self._session = ClientSession(headers=headers, timeout=_SILENCE, trust_env=True, **HEADER_LIMITS)
+        options: dict[str, Any] = {"middlewares": [_through_proxy], **HEADER_LIMITS}
+        self._session = ClientSession(headers=headers, timeout=_SILENCE, **options)
         return self
 
     async def __aexit__(
@@ -130,24 +141,40 @@ class Client:
     async def upload(self, file: Path) -> str:
         """Bring in a file; returns the asset's id. Raises Refused, Lost and OSError."""
         data = await asyncio.to_thread(file.read_bytes)
-        form = FormData()
-        form.add_field("file", data, filename=file.name, content_type="application/octet-stream")
-        return str((await self._json("POST", "/api/assets", data=form))["id"])
 
-    async def _json(self, method: str, path: str, **options: Any) -> Any:
-        async with self._answer(method, path, **options) as response:
-            return orjson.loads(await response.read())
+        def form() -> FormData:
+            form = FormData()
+            form.add_field("file", data, filename=file.name, content_type="application/octet-stream")
+            return form
+
+        return str((await self._json("POST", "/api/assets", form))["id"])
+
+    async def _json(self, method: str, path: str, form: Callable[[], FormData] | None = None, **options: Any) -> Any:
+        """A call's answer. It is repeated a few times while something before the server answers in its place."""
+        for pause in (*_PAUSES, None):
+            try:
+                data = form() if form else None  # each can be sent once
+                async with self._answer(method, path, "application/json", data=data, **options) as response:
+                    return orjson.loads(await response.read())
+            except Lost as error:
+                if pause is None or not error.answered:
+                    raise
+                self._told(str(error))
+                await self._sleep(error.wait or pause)
+        raise AssertionError
 
     @asynccontextmanager
-    async def _answer(self, method: str, path: str, **options: Any) -> AsyncIterator[ClientResponse]:
-        """A successful answer. Raises Lost for what is likely to pass, and Refused."""
+    async def _answer(
+        self, method: str, path: str, media_type: str = "", **options: Any
+    ) -> AsyncIterator[ClientResponse]:
+        """A successful answer, of that type if one is named. Raises Lost for what is likely to pass, and Refused."""
         try:
             async with self._session.request(method, self._server + path, **options) as response:
-                if response.status >= 400:
+                if response.status >= 300 or media_type not in {"", response.content_type}:
                     raise await _refusal(response)
                 yield response
         except (ClientError, TimeoutError, ConnectionError) as error:
-            raise Lost(f"{self._server} cannot be reached: {error or type(error).__name__}") from None
+            raise Lost(f"{self._server} cannot be reached: {reason(error)}") from None
 
     # --- streams ---
 
@@ -185,7 +212,7 @@ class Client:
         if place.job:
             method, path, options = "GET", f"/api/jobs/{_quoted(place.job)}/events", {"headers": _after(place.last)}
         parser = sse.Parser(sse.OWN)
-        async with self._answer(method, path, **options) as response:
+        async with self._answer(method, path, "text/event-stream", **options) as response:
             async for chunk in response.content.iter_any():
                 for message in parser.feed(chunk):
                     yield place.read(message)
@@ -197,14 +224,16 @@ class Client:
         """Write output `n` of a job into a file, whole or not at all. Raises Refused, Lost and OSError."""
         part = place.with_name(f".{place.name}.{os.getpid()}.part")
         try:
-            for rest in reversed(range(_TRIES)):
+            for pause in (*_PAUSES, None):
                 try:
                     part.unlink(missing_ok=True)
                     await self._download(f"/api/jobs/{_quoted(job)}/content/{n}", part)
                     break
-                except Lost:
-                    if not rest:
+                except Lost as error:
+                    if pause is None:
                         raise
+                    if error.answered:
+                        await self._sleep(error.wait or pause)
             part.replace(place)
         finally:
             part.unlink(missing_ok=True)
@@ -254,12 +283,28 @@ def _after(last: str) -> dict[str, str]:
 
 
 async def _refusal(response: ClientResponse) -> Exception:
+    """What an answer that is no success means. Only the server's own word is final: an error in its JSON form."""
+    asked = response.headers.get("Retry-After", "")
+    wait = min(float(asked), _PATIENCE) if asked.isascii() and asked.isdigit() else None
     try:
         body = orjson.loads(await response.read())
-        message, code = str(body["message"]), str(body.get("code", ""))
-    except (orjson.JSONDecodeError, ClientPayloadError, TypeError, KeyError):
-        message, code = f"{response.url.origin()} answers {response.status} {response.reason}: no Pollcast?", ""
-    if response.status in _PASSING:
-        asked = response.headers.get("Retry-After", "")
-        return Lost(message, min(float(asked), _PATIENCE) if asked.isascii() and asked.isdigit() else None)
+        own, message, code = body["status"] == "Error", str(body["message"]), str(body["code"])
+    except (orjson.JSONDecodeError, ClientError, TypeError, KeyError):
+        own = False
+    if not own:
+        message = f"{response.url.origin()} answers {response.status} ({response.content_type}): no Pollcast?"
+        code = ""
+    if code in _PASSING or not (own or response.status in _MALFORMED):
+        return Lost(message, wait, answered=True)
     return Refused(response.status, message, code)
+
+
+async def _through_proxy(
+    request: aiohttp.ClientRequest, handler: Callable[[aiohttp.ClientRequest], Awaitable[ClientResponse]]
+) -> ClientResponse:
+    """Use the environment's proxies. aiohttp's `trust_env` would send the passwords of ~/.netrc as well."""
+    proxy = getproxies().get(request.url.scheme)
+    if proxy and not proxy_bypass(request.url.host or ""):
+        url = URL(proxy)
+        request.update_proxy(url.with_user(None), BasicAuth.from_url(url), None)
+    return await handler(request)

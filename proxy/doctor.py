@@ -18,6 +18,7 @@ from yarl import URL
 
 from proxy import sse
 from proxy.sessions import HEADER_LIMITS, USER_AGENT
+from proxy.unreachable import reason
 
 _MARKS: Final = 6
 """Those that ought to come one by one."""
@@ -65,7 +66,7 @@ class Examination:
                 async for finding in self._examined(line):
                     yield finding
             except (ClientError, TimeoutError, OSError) as error:
-                raise NoAnswer(f"{self.url} cannot be reached: {error or type(error).__name__}") from None
+                raise NoAnswer(f"{self.url} cannot be reached: {reason(error)}") from None
 
     async def _examined(self, line: "_Line") -> AsyncGenerator[Finding]:
         yield await _protocol(line.base)

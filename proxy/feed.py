@@ -173,6 +173,8 @@ class AccountSubscriber(Subscriber, Protocol):
     """Who watches an account: `jobs` are the only ones it wants (None: all)."""
 
     jobs: Collection[str] | None
+    rest: Collection[str]
+    """The jobs whose events follow in its snapshot, which is read in parts."""
     fresh: bool
     """Its cursor is what its client said, and not yet known to be a position of this account."""
 
@@ -238,23 +240,30 @@ class AccountTail(Tail):
 
         A cursor below 0 begins with a snapshot; one that is not kept with a `reset` and a snapshot.
         """
-        if subscriber.cursor < 0:
+        if subscriber.cursor < 0 or subscriber.rest:
             return await self._snapshot(subscriber)
         while subscriber.fresh or subscriber.cursor < self._head:
             stretch = await self._store.read_account(self.account, subscriber.cursor, _STRETCH)
             if stretch is None:
                 return _RESET + await self._snapshot(subscriber)
             subscriber.fresh = False
-            full = len(stretch.events) == _STRETCH
+            full = stretch.cut or len(stretch.events) == _STRETCH
             subscriber.cursor = stretch.events[-1].position if full else stretch.head
             if frames := _frames(stretch.events, subscriber.jobs):
                 return frames
         return b""
 
     async def _snapshot(self, subscriber: AccountSubscriber) -> bytes:
-        stretch = await self._store.snapshot(self.account, subscriber.jobs)
-        subscriber.cursor, subscriber.fresh = stretch.head, False
-        return _frames(stretch.events, None) + b"event: ready\ndata: {}\nid: %d\n\n" % stretch.head
+        if subscriber.rest:
+            stretch = await self._store.snapshot(self.account, subscriber.rest, subscriber.cursor)
+        else:
+            stretch = await self._store.snapshot(self.account, subscriber.jobs)
+        subscriber.cursor, subscriber.fresh, subscriber.rest = stretch.head, False, stretch.rest
+        frames = _frames(stretch.events, None)
+        if not stretch.rest:
+            return frames + b"event: ready\ndata: {}\nid: %d\n\n" % stretch.head
+        # Nothing is left of this part where all its jobs were deleted meanwhile.
+        return frames or await self._snapshot(subscriber)
 
     def over(self, subscriber: Subscriber) -> bool:
         """An account's feed never ends by itself."""

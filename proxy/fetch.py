@@ -10,14 +10,15 @@ its credential and may be anywhere; the credential is dropped as soon as a redir
 import asyncio
 import re
 import socket
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache, partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from queue import SimpleQueue
-from threading import Thread
+from threading import Condition, Thread
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -51,8 +52,10 @@ _LOOK_UP: Final = 3.0
 """Seconds that a look-up may take while a client waits for the answer to its order."""
 _LOOK_UP_TO_READ: Final = 8.0
 """Seconds that a look-up may take before a connection: time for the resolver to ask a second server."""
-_LOOK_UP_THREADS: Final = 8
-"""More than the names that one order has looked up at once."""
+_LOOK_UP_THREADS: Final = 64
+"""Threads that look names up, started as they are needed: enough for sixteen accounts whose names hang."""
+_LOOK_UP_SHARE: Final = 4
+"""Threads that one account may hold: as many as the names that one order has looked up at once."""
 _PIECE: Final = 1 << 16
 _NO_CODINGS: Final = frozenset({"", "identity", "none", "utf-8", "aws-chunked"})
 """Values of Content-Encoding that change no byte. Object stores keep the last two from an upload's own header."""
@@ -218,37 +221,76 @@ class _PublicResolver(AbstractResolver):
 
 
 async def _looked_up(host: str, port: int, family: int = socket.AF_UNSPEC, flags: int = 0) -> list[Any]:
-    """What getaddrinfo finds, in threads of its own: a stranger's name that hangs holds up no other look-up of ours."""
-    found = Future[list[Any]]()
+    """What getaddrinfo finds, in threads of its own, of which the account at work has a share."""
     ask = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, flags=flags)
-    _look_ups().put((found, ask))
-    return await asyncio.wrap_future(found)
+    return await asyncio.wrap_future(_look_ups().put(account_at_work.get(), ask))
 
 
-_LookUps = SimpleQueue[tuple[Future[list[Any]], Callable[[], list[Any]]]]
+account_at_work: ContextVar[str] = ContextVar("account_at_work", default="")
+"""The account whose names are looked up in this task and its children; the empty one stands for the server itself."""
+
+_LookUp = tuple[Future[list[Any]], Callable[[], list[Any]]]
+
+
+class _LookUps:
+    """Look-ups of names in threads. Each account may hold a few of them, and accounts that wait take turns.
+
+    A thread cannot be taken away from a name that hangs. A ThreadPoolExecutor would also have the end of the process
+    wait for it; that end waits for no daemon.
+    """
+
+    def __init__(self) -> None:
+        self._changed = Condition()
+        self._waiting: dict[str, deque[_LookUp]] = {}
+        """By account, the next one to be served first."""
+        self._running: Counter[str] = Counter()
+        self._threads = self._idle = 0
+
+    def put(self, account: str, ask: Callable[[], list[Any]]) -> "Future[list[Any]]":
+        """Have a name looked up for an account."""
+        found = Future[list[Any]]()
+        with self._changed:
+            self._waiting.setdefault(account, deque()).append((found, ask))
+            if sum(map(len, self._waiting.values())) > self._idle and self._threads < _LOOK_UP_THREADS:
+                self._threads += 1
+                Thread(target=self._serve, name="look-up", daemon=True).start()
+            self._changed.notify()
+        return found
+
+    def _serve(self) -> None:
+        while True:
+            account, (found, ask) = self._next()
+            if found.set_running_or_notify_cancel():
+                try:
+                    found.set_result(ask())
+                except Exception as error:  # noqa: BLE001 -- it is the caller's, and the thread goes on
+                    found.set_exception(error)
+            with self._changed:
+                self._running -= Counter([account])
+                self._changed.notify()
+
+    def _next(self) -> tuple[str, _LookUp]:
+        """Wait for the next look-up of the first account in turn that has a thread left."""
+        with self._changed:
+            self._idle += 1
+            while (account := self._first()) is None:
+                self._changed.wait()
+            self._idle -= 1
+            queue = self._waiting.pop(account)
+            look_up = queue.popleft()
+            if queue:
+                self._waiting[account] = queue  # behind all others
+            self._running[account] += 1
+            return account, look_up
+
+    def _first(self) -> str | None:
+        return next((account for account in self._waiting if self._running[account] < _LOOK_UP_SHARE), None)
 
 
 @cache
 def _look_ups() -> _LookUps:
-    """The queue of this process's look-ups, served from now on.
-
-    A ThreadPoolExecutor would have the end of the process wait for names that hang; it waits for no daemon.
-    """
-    queue: _LookUps = SimpleQueue()
-    for _ in range(_LOOK_UP_THREADS):
-        Thread(target=_serve, args=(queue,), name="look-up", daemon=True).start()
-    return queue
-
-
-def _serve(queue: _LookUps) -> None:
-    while True:
-        found, ask = queue.get()
-        if not found.set_running_or_notify_cancel():
-            continue
-        try:
-            found.set_result(ask())
-        except Exception as error:  # noqa: BLE001 -- it is the asker's, and the thread goes on
-            found.set_exception(error)
+    """The look-ups of this process."""
+    return _LookUps()
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,9 +358,10 @@ class Fetcher:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        public = Connector(resolver=_PublicResolver(), force_close=True, limit=64)
+        # No shared limit: a few readers that are slow, or URLs that hang, would hold up everyone else's.
+        public = Connector(resolver=_PublicResolver(), force_close=True, limit=0)
         self._public = await self._stack.enter_async_context(session(public, _TIMEOUT))
-        self._own = await self._stack.enter_async_context(session(Connector(limit=64), _TIMEOUT))
+        self._own = await self._stack.enter_async_context(session(Connector(limit=0), _TIMEOUT))
         return self
 
     async def __aexit__(

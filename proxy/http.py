@@ -93,6 +93,10 @@ class State(Enum):
     LINGER = "linger"
 
 
+# In Python 3.11, to look up a member in its class takes as long as ten of these.
+_HEAD, _BODY, _ANSWER, _DRAIN, _IDLE, _LINGER = State
+
+
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """How long a client may take, in seconds."""
@@ -177,10 +181,10 @@ class Http(HttpToolsProtocol):
         self._in_head, self._whole, self._progress, self._priming = False, True, False, False
         self._left = self._gathered = self._head = self._hosts = 0
         self._received = self._dropped = self._mark = self._ticks = self._unsent = 0
-        self._state = State.ANSWER
+        self._state = _ANSWER
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
-        self._enter(State.HEAD)
+        self._enter(_HEAD)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting, and notify the request that is being answered: uvicorn notifies only the last one."""
@@ -200,22 +204,29 @@ class Http(HttpToolsProtocol):
         if self._closing or self._ended:
             self._drop(len(data))
             return
-        self._parse(self._unparsed + data if self._unparsed else data)
+        if self._unparsed:
+            data, self._unparsed = self._unparsed + data, b""
+        self._parse(data)
         self._watch()
 
     def _parse(self, data: bytes) -> None:
         """Parse piece by piece, until the data is used up or enough requests wait."""
-        start = 0
-        while start < len(data) and not (self._ended or self._closing or self._full()):
-            start += self._feed(data[start : self._piece_end(data, start)])
-        self._unparsed = b"" if self._ended or self._closing else data[start:]
-        self.flow.full = bool(self._unparsed) or self._full()
+        start, size = 0, len(data)
+        while start < size and not (self._ended or self._closing or (self.pipeline and self._full())):
+            end = self._piece_end(data, start)
+            start += self._feed(data[start:end])  # which copies nothing where it is all
+        if start < size or self.pipeline:
+            self._wait_for_room(data[start:])
+
+    def _wait_for_room(self, rest: bytes) -> None:
+        """Keep what is not parsed yet; the socket is not read while there is some, or while enough requests wait."""
+        self._unparsed = b"" if self._ended or self._closing else rest
+        self.flow.full = bool(self._unparsed) or (bool(self.pipeline) and self._full())
         if self.flow.full:
             self.flow.pause_reading()
 
     def _full(self) -> bool:
-        waiting = len(self.pipeline)
-        return waiting >= _QUEUE_LIMIT or (waiting > 0 and len(self.cycle.body) > HIGH_WATER_LIMIT)
+        return len(self.pipeline) >= _QUEUE_LIMIT or len(self.cycle.body) > HIGH_WATER_LIMIT
 
     def _piece_end(self, data: bytes, start: int) -> int:
         """The end of a piece in which at most one request ends, so that the parser can be stopped behind it."""
@@ -237,7 +248,10 @@ class Http(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self._refuse(_reason(error))
             return used
-        self._bound(used, self._received - received)
+        if self._progress:
+            self._gathered = 0
+        else:
+            self._bound(used, self._received - received)
         return used
 
     def _ignore_offer(self) -> None:
@@ -250,9 +264,6 @@ class Http(HttpToolsProtocol):
 
     def _bound(self, size: int, body: int) -> None:
         """Count what the parser gathers without a callback: a field of a head, or a body's framing, may have no end."""
-        if self._progress:
-            self._gathered = 0
-            return
         self._gathered = max(self._gathered + size - body - _FRAMING_SHARE * body, 0)
         if self._in_head or self._whole:
             if self._gathered > _HEAD_LIMIT + _URL_LIMIT:
@@ -323,7 +334,7 @@ class Http(HttpToolsProtocol):
             raise BadRequest("A request must have one header Host.")
         if self._left == _CHUNKED and version == "1.0":
             raise BadRequest("HTTP/1.0 has no transfer codings.")
-        if self.parser.get_method() == b"CONNECT":
+        if self.parser.should_upgrade() and self.parser.get_method() == b"CONNECT":
             raise BadRequest("CONNECT is not for this server.")
         if not self.url.startswith(b"/"):
             self._read_absolute_url()
@@ -412,15 +423,18 @@ class Http(HttpToolsProtocol):
             # Without a 100 the client may leave the body out, and what it sends next would be read as the body.
             self.close()
             return
-        self._parse(self._unparsed)
-        self.flow.resume_reading()
+        if self.flow.full:
+            self.flow.full, rest, self._unparsed = False, self._unparsed, b""
+            self._parse(rest)
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         self._watch()
 
     def write(self, data: bytes) -> None:
         """Write a part of the response that is under way."""
         if self._held is not None:
             self._held.append(data)
-        elif not self.is_closing():  # uvloop raises, as in `push`
+        elif not (self._closing or self.transport.is_closing()):  # uvloop raises, as in `push`
             self.transport.write(data)
 
     def is_closing(self) -> bool:
@@ -464,7 +478,7 @@ class Http(HttpToolsProtocol):
             self.flow.full = False
             self.flow.resume_reading()
         self._watch_unread()
-        self._enter(State.LINGER)
+        self._enter(_LINGER)
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client has ended its side: answer the requests that are complete, then close."""
@@ -512,38 +526,34 @@ class Http(HttpToolsProtocol):
         if self._closing:
             return
         if self._in_head and not self._ended:
-            state = State.HEAD
+            state = _HEAD
         elif not self._whole and not self._ended:
-            state = State.DRAIN if self.cycle.response_complete else State.BODY
+            state = _DRAIN if self.cycle.response_complete else _BODY
         elif self._answering is None:
-            state = State.HEAD
+            state = _HEAD
         else:
-            state = State.IDLE if self._answering.response_complete else State.ANSWER
+            state = _IDLE if self._answering.response_complete else _ANSWER
         if state is not self._state:
             self._enter(state)
 
     def _enter(self, state: State) -> None:
         self._cancel_timer()
-        self._state, self._mark, self._ticks = state, self._received, 0
-        self._set_timer()
+        if state is not _ANSWER:
+            self._state, self._mark, self._ticks = state, self._received, 0
+            self._set_timer()
 
     def _set_timer(self) -> None:
-        times = self._timeouts
-        match self._state:
-            case State.ANSWER:
-                return
-            case State.HEAD:
-                seconds = times.head
-            case State.BODY:
-                seconds = times.body
-            case State.IDLE:
-                seconds = times.idle
-            case State.DRAIN | State.LINGER:
-                seconds = times.silence
+        times, state = self._timeouts, self._state
+        if state is _IDLE:
+            seconds = times.idle
+        elif state is _HEAD:
+            seconds = times.head
+        else:
+            seconds = times.body if state is _BODY else times.silence
         self._timer = self.loop.call_later(seconds, self._expire)
 
     def _cancel_timer(self) -> None:
-        self._state = State.ANSWER
+        self._state = _ANSWER
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -563,7 +573,7 @@ class Http(HttpToolsProtocol):
     def _check_body(self) -> None:
         """Give up a body that has stalled; while the server itself does not read, it has not."""
         if self.flow.read_paused or self._received - self._mark >= self._timeouts.rate * self._timeouts.body:
-            self._enter(State.BODY)
+            self._enter(_BODY)
         else:
             self._refuse(None)
             self._watch()

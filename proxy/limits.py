@@ -49,12 +49,15 @@ class Limits:
         requests: int,
         streams: int,
         jobs: int,
+        uploads: int = 0,
         line: int = 0,
     ) -> None:
         self._requests = RateLimitItemPerMinute(requests) if requests else None
         self._window = SlidingWindowCounterRateLimiter(storage)
         self._watched = watched
         self._coming: Counter[str] = Counter()
+        self._uploading: Counter[str] = Counter()
+        self._uploads = uploads or math.inf
         self._streams = streams or math.inf
         self._refused = metrics.refused
         self.jobs = jobs or None
@@ -106,6 +109,20 @@ class Limits:
             self._coming[account] -= 1
             if not self._coming[account]:
                 del self._coming[account]
+
+    @contextmanager
+    def uploading(self, account: str) -> Iterator[None]:
+        """Count an upload of the account while it is under way. Raises RateLimited where there are too many."""
+        if self._uploading[account] >= self._uploads:
+            self._refused("uploads").inc()
+            raise RateLimited(f"The account has {self._uploads} uploads under way, which is its limit: wait for one.")
+        self._uploading[account] += 1
+        try:
+            yield
+        finally:
+            self._uploading[account] -= 1
+            if not self._uploading[account]:
+                del self._uploading[account]
 
     def refused_job(self) -> None:
         """Note that the store has refused an order for the number of the account's jobs."""

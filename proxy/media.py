@@ -177,12 +177,11 @@ def _asked(request: Request) -> dict[str, str]:
 
 def _check(answer: Remote, request: Request, media_type: str) -> None:
     """Raises unless this is an answer to what was asked, which should be of about that type."""
-    status, headers = answer.status, answer.headers
+    status = answer.status
     if status == 416 and "Range" in request.headers:
-        told = {"Content-Range": headers["Content-Range"]} if "Content-Range" in headers else {}
-        raise RangeNotSatisfiable("The range lies outside the content.", headers=told)
+        raise RangeNotSatisfiable("The range lies outside the content.", headers=_of(answer, "Content-Range"))
     conditional = "If-None-Match" in request.headers or "If-Modified-Since" in request.headers
-    partial = "Range" in request.headers and "Content-Range" in headers
+    partial = "Range" in request.headers and bool(_of(answer, "Content-Range"))
     if status == 200 or (status == 206 and partial) or (status == 304 and conditional):
         if status != 304 and _told(answer) in _WORDS and kind_of(media_type) in _SEEN_OR_HEARD:
             raise UpstreamFailed(f"The provider answered {_told(answer)} in place of its file.")
@@ -206,7 +205,12 @@ def _told(answer: Remote) -> str:
 
 
 def _of(answer: Remote, *names: str) -> dict[str, str]:
-    return {name: answer.headers[name] for name in names if name in answer.headers}
+    """The answer's headers of these names, if they are plain ASCII.
+
+    HTTP allows other bytes in an ETag alone, and their encoding is not defined: a client could not send them back.
+    """
+    found = {name: answer.headers.get(name, "") for name in names}
+    return {name: value for name, value in found.items() if value and value.isascii() and value.isprintable()}
 
 
 class _Bytes(StreamingResponse):

@@ -1,8 +1,9 @@
 """From a client's JSON to an Order: the one place where an order is read, and refused by field."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from typing import Annotated, Any
 
@@ -60,14 +61,53 @@ def _present(order: Mapping[str, Any]) -> dict[str, Any]:
 def _check_extra(model: Model, extra: Mapping[str, Any]) -> None:
     if extra and model.extra == "refused":
         raise _extra_refused("extra", f"{model.name} takes no extra: its request body is the items alone")
+    _check_cost(model, extra)
     for name, value in extra.items():
-        if name in model.sends:
-            raise _extra_refused(f"extra.{name}", "Pollcast sends this field itself: use the model's own fields")
         if model.extra == "scalars" and not isinstance(value, str | int | float):
             raise _extra_refused(f"extra.{name}", "this provider takes multipart: texts, numbers and booleans only")
         if model.extra == "scalars" and not re.fullmatch(PART_NAME, name):
             reason = "this provider takes multipart: names are printable ASCII without blanks, quotes and backslashes"
             raise _extra_refused(f"extra.{name}", reason)
+
+
+def _check_cost(model: Model, extra: Mapping[str, Any]) -> None:
+    """Raises InvalidRequest for names that Pollcast sends itself, and, at any depth, for those that cost more.
+
+    Other spellings are refused as well: some servers read a name in any case (Go's JSON does), or in camel case.
+    """
+    for name in extra:
+        if _folded(name) in _folded_names(model.sends):
+            raise _extra_refused(f"extra.{name}", "Pollcast sends this field itself: use the model's own fields")
+    costly = _folded_names(model.costly)
+    places = [
+        place
+        for place, name in _names(extra, "extra")
+        if not costly.isdisjoint(map(_folded, re.split(r"[\[\].]+", name)))
+    ]
+    if places:
+        reason = "would raise the provider's cost at an unchanged price"
+        raise InvalidRequest(f"{', '.join(places[:5])}: {reason}", [FieldError(place, reason) for place in places])
+
+
+def _names(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    """Every name in a JSON value, with its path."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield f"{place}.{name}", name
+            yield from _names(inner, f"{place}.{name}")
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _names(inner, f"{place}.{index}")
+
+
+def _folded(name: str) -> str:
+    """The same for `numImages`, `num_images` and `Num-Images`."""
+    return re.sub(r"[\W_]", "", name).casefold()
+
+
+@cache
+def _folded_names(names: frozenset[str]) -> frozenset[str]:
+    return frozenset(map(_folded, names))
 
 
 def _extra_refused(place: str, message: str) -> InvalidRequest:

@@ -131,7 +131,7 @@ class Body(Payload):
     aiohttp bounds only the reading. What is raised here ends the request with a TimeoutError.
     """
 
-    def __init__(self, content: bytes | FormData, silence: float) -> None:
+    def __init__(self, content: bytes | FormData | Payload, silence: float) -> None:
         value = content() if isinstance(content, FormData) else content
         super().__init__(value, headers=value.headers if isinstance(value, Payload) else None)
         self._size = value.size if isinstance(value, Payload) else len(value)

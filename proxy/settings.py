@@ -159,6 +159,8 @@ class Settings(BaseSettings):
     """Open streams of an account on this node."""
     upstream_proxy: ProxyUrl | None = None
     """The HTTP proxy for requests to providers; clients' URLs are read directly."""
+    max_uploads: int = Field(default=32, ge=0)
+    """Uploads of an account that are under way at once on this node; each holds some 15 MiB of memory at most."""
     trace: str = ""
     """The folder in which exchanges with providers are recorded; none, none are."""
 

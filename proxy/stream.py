@@ -84,6 +84,7 @@ class Stream:
         "jobs",
         "key",
         "push",
+        "rest",
     )
 
     def __init__(
@@ -94,6 +95,7 @@ class Stream:
         self.key = sys.intern(key)
         self.at: float = math.inf
         self.jobs: Collection[str] | None = None
+        self.rest: Collection[str] = ()
         self.fresh = True
         self.push: Callable[[bytes], bool] = _cannot
         self._feed = feed

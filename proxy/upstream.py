@@ -24,12 +24,13 @@ from collections.abc import (
 )
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from secrets import token_hex
 from types import SimpleNamespace, TracebackType
 from typing import Any, Final, Literal, Self
 
 import orjson
-from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, FormData, TraceConfig
-from aiohttp.typedefs import LooseHeaders
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, FormData, Payload, TraceConfig
+from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
 from proxy import errors, sse, trace
@@ -96,6 +97,8 @@ _PROXY_REFUSES: Final = "The proxy demands other credentials (HTTP 407)."
 _BAD_FILE: Final = ("file upload failed", "invalid file format")
 """What is wrong with an upload, in the words of the one page that tells (Gaga, Upload an asset)."""
 _NOT_AGAIN: Final = "The order may have been taken, so it is not sent again"
+_PIECE: Final = 3 << 16
+"""Bytes of a request's body that are written at once; a multiple of three, so that base64 can be cut there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +109,20 @@ class File:
     type: str
     data: bytes = field(repr=False)
 
-    def data_url(self) -> str:
-        """The bytes as they stand in JSON."""
-        return f"data:{self.type};base64,{base64.b64encode(self.data).decode()}"
+    def data_url(self) -> "DataUrl | str":
+        """The bytes as they stand in a request's JSON."""
+        return DataUrl(self)
+
+
+@dataclass(frozen=True, slots=True)
+class DataUrl:
+    """A file in a request's JSON, written as a data URL only while the request is sent."""
+
+    file: File
+
+    def __str__(self) -> str:
+        """The whole URL."""
+        return f"data:{self.file.type};base64,{base64.b64encode(self.file.data).decode()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +336,7 @@ class Upstream:
                 self.breaker.succeeded()
                 yield self._messages(response, request, pieces, begun or b"")
                 return
-            answer = await self._whole(response, request, _collected(pieces, begun))
+            answer = await self._whole(response, request, _collected(pieces, begun, streamed=True))
             if not answer.ok:
                 raise self.refusal(answer)
             documents = [] if isinstance(loads(answer.body), dict) else _documents(answer.body)
@@ -344,9 +358,7 @@ class Upstream:
 
     @asynccontextmanager
     async def _send(self, request: Request, bounds: ClientTimeout) -> AsyncIterator[ClientResponse]:
-        body: dict[str, Any] = {"data": _form(request.form)} if request.form else _json(request.json)
-        headers: LooseHeaders = {**self.own.credential, **body.pop("headers", {})}
-        body["data"] = Body(body["data"], _SEND_SILENCE)
+        body = Body(_form(request.form) if request.form else _json(request.json), _SEND_SILENCE)
         progress = SimpleNamespace(sent=False)
         if wait := await self.breaker.hold(paid=True):
             raise NotTaken(errors.UpstreamUnreachable(_RESTING), wait)
@@ -355,11 +367,11 @@ class Upstream:
             response = await self._paid.post(
                 URL(self.at(request.path)),
                 params=request.query,
-                headers=headers,
+                headers=self.own.credential,
+                data=body,
                 allow_redirects=False,
                 timeout=bounds,
                 trace_request_ctx=progress,
-                **body,
             )
         except (ClientError, TimeoutError, OSError) as error:
             self._trace("POST", request, began, error=error)
@@ -624,15 +636,16 @@ async def _pieces(response: ClientResponse, begun: bytes = b"") -> AsyncGenerato
     yield unpacker.end()
 
 
-async def _collected(pieces: AsyncIterator[bytes], begun: bytes = b"") -> bytes:
+async def _collected(pieces: AsyncIterator[bytes], begun: bytes = b"", *, streamed: bool = False) -> bytes:
     """A whole body from its pieces. If its framing is broken, but its JSON is complete, nothing of it is missing.
 
-    Raises Nonsense when it is too large, and what broke it.
+    Where a stream was ordered (`streamed`), a line of JSON may be followed by others, at any time. Raises Nonsense when
+    it is too large, and what broke it.
     """
     body = bytearray(begun)
     try:
         while True:
-            async with asyncio.timeout(_TAIL_TIMEOUT if _seems_whole(body) else None):
+            async with asyncio.timeout(_TAIL_TIMEOUT if _seems_whole(body, streamed=streamed) else None):
                 piece = await anext(pieces, None)
             if piece is None:
                 return bytes(body)
@@ -645,9 +658,10 @@ async def _collected(pieces: AsyncIterator[bytes], begun: bytes = b"") -> bytes:
         return bytes(body)
 
 
-def _seems_whole(body: bytearray) -> bool:
+def _seems_whole(body: bytearray, *, streamed: bool = False) -> bool:
     """Whether a body is complete JSON already; most that are not can be told by their last byte."""
-    return body.endswith((b"}", b"]", b"}\n", b"]\n")) and is_whole(bytes(body))
+    ends = (b"}", b"]") if streamed else (b"}", b"]", b"}\n", b"]\n")
+    return body.endswith(ends) and is_whole(bytes(body))
 
 
 # --- streams, and what comes in their place ---
@@ -686,13 +700,27 @@ async def _listed(documents: Sequence[bytes]) -> AsyncGenerator[sse.Message]:
 async def _streamed(pieces: AsyncIterator[bytes], begun: bytes) -> AsyncGenerator[bytes]:
     """A stream as it comes; JSON that comes in its place as a stream's frames."""
     begun = begun or await _first(pieces)
-    if _kind(begun) == "json":
-        for document in _documents(await _collected(pieces, begun)):
-            yield b"data: %b\n\n" % document
+    if _kind(begun) != "json":
+        yield begun
+        async for piece in pieces:
+            yield piece
         return
-    yield begun
-    async for piece in pieces:
-        yield piece
+    body = bytearray()
+    following: bytes | None = begun
+    while following is not None:
+        body += following
+        if len(body) > _ANSWER_LIMIT:
+            raise Nonsense(f"The provider's answer is larger than {_ANSWER_LIMIT} bytes.")
+        if _seems_whole(body) or (body.endswith(b"}\n") and all(map(is_whole, bytes(body).splitlines()))):
+            yield _framed(body)
+            body.clear()
+        following = await anext(pieces, None)
+    yield _framed(body)
+
+
+def _framed(body: bytes | bytearray) -> bytes:
+    """The JSON objects in a body as a stream's frames."""
+    return b"".join(b"data: %b\n\n" % document for document in _documents(bytes(body)))
 
 
 def _frames(messages: Iterable[sse.Message]) -> Iterator[sse.Message]:
@@ -717,22 +745,71 @@ def _passes(answer: Answer) -> bool:
     return answer.status >= 500 or answer.status in _PASSING
 
 
-def _json(body: Any) -> dict[str, Any]:
-    return {"data": _dumped(body), "headers": {"Content-Type": "application/json"}}
-
-
-def _dumped(body: Any) -> bytes:
+def _dumped(body: Any, default: Callable[[Any], str] | None = None) -> bytes:
+    """A body as JSON; `default` writes its files. It may be called twice for a file."""
     try:
-        return orjson.dumps(body)
+        return orjson.dumps(body, default=default, option=orjson.OPT_PASSTHROUGH_DATACLASS)
     except TypeError:  # a provider's id may be an integer of more than 64 bits
-        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        return json.dumps(body, default=default, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _json(body: Any) -> "_Streamed":
+    return _Streamed(*_json_parts(body), "application/json")
+
+
+def _json_parts(body: Any) -> tuple[Sequence["bytes | DataUrl"], int]:
+    """A body as JSON, with its files apart, and how many bytes it is in all."""
+    files: list[DataUrl] = []
+    mark = token_hex(16)
+
+    def apart(value: Any) -> str:
+        if not isinstance(value, DataUrl):
+            raise TypeError(f"{type(value).__name__} is not JSON.")
+        files.append(value)
+        return mark
+
+    first, *others = _dumped(body, apart).split(mark.encode())
+    parts: list[bytes | DataUrl] = [first]
+    files = files[len(files) - len(others) :]
+    for file, text in zip(files, others, strict=True):
+        parts += [b"data:%b;base64," % file.file.type.encode(), file, text]
+    encoded = sum((len(file.file.data) + 2) // 3 * 4 for file in files)
+    return parts, encoded + sum(len(part) for part in parts if isinstance(part, bytes))
+
+
+class _Streamed(Payload):
+    """A request's body that is written piece by piece: other requests are served between two pieces."""
+
+    _autoclose = True
+
+    def __init__(self, parts: Sequence[bytes | DataUrl], size: int, media_type: str) -> None:
+        super().__init__(parts, content_type=media_type)
+        self._size = size
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """The whole body as text."""
+        return b"".join(_written(self._value)).decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Write all pieces."""
+        for piece in _written(self._value):
+            await writer.write(piece)
+            await asyncio.sleep(0)
+
+
+def _written(parts: Sequence[bytes | DataUrl]) -> Iterator[bytes]:
+    for part in parts:
+        data = memoryview(part if isinstance(part, bytes) else part.file.data)
+        for start in range(0, len(data), _PIECE):
+            piece = data[start : start + _PIECE]
+            yield bytes(piece) if isinstance(part, bytes) else base64.b64encode(piece)
 
 
 def _form(parts: tuple[tuple[str, str | File], ...]) -> FormData:
     form = FormData(default_to_multipart=True)
     for name, value in parts:
         if isinstance(value, File):
-            form.add_field(name, value.data, filename=value.name, content_type=value.type)
+            form.add_field(name, _Streamed([value.data], len(value.data), value.type), filename=value.name)
         else:
             form.add_field(name, value)
     return form
@@ -741,12 +818,18 @@ def _form(parts: tuple[tuple[str, str | File], ...]) -> FormData:
 def _as_text(request: Request) -> str:
     """What was sent, for people: files by their type and size."""
     if not request.form:
-        return "" if request.json is None else _dumped(request.json).decode()
+        return "" if request.json is None else _dumped(request.json, _named).decode()
     parts = {
         name: f"<{value.type}, {len(value.data)} bytes>" if isinstance(value, File) else value
         for name, value in request.form
     }
     return orjson.dumps(parts).decode()
+
+
+def _named(value: object) -> str:
+    """A file in JSON, by its type and size."""
+    file = value.file if isinstance(value, DataUrl) else None
+    return f"<{file.type}, {len(file.data)} bytes>" if file else str(value)
 
 
 def _sent_trace() -> TraceConfig:

@@ -3,9 +3,10 @@
 import asyncio
 import os
 import signal
+import ssl
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ import pytest
 from aiohttp import web
 
 from proxy.cli.screen import places, printable
-from proxy.client import Client, Lost
+from proxy.client import Client, Lost, Refused
+from tests.edge import edge
+from tests.fronts import certificate
+from tests.ports import free_port
 from tests.site import Site
 from tests.test_cli import SERVER
 from tests.world import MEDIA, World
@@ -240,11 +244,84 @@ async def test_an_interrupted_command_leaves_the_job_running_and_says_how_to_com
         process.send_signal(signal.SIGINT)
         _, told = await process.communicate()
         assert process.returncode == 130
-    assert told.decode().endswith(f"pollcast watch {job}\n")
+    back, cancel = told.decode().splitlines()[-2:]
+    assert back.endswith(f"pollcast watch {job}")
     assert "Traceback" not in told.decode()
     done = await command(world, "watch", job, "--json")
     assert [event["n"] for event in done.lines] == list(range(1, len(done.lines) + 1))
     assert done.lines[-1]["status"] == "Completed"
+    over = await asyncio.create_subprocess_exec(
+        "sh",
+        "-c",
+        cancel.removeprefix("Cancel it with: "),
+        env=os.environ | {"POLLCAST_KEY": world.key},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    answer, _ = await over.communicate()
+    assert orjson.loads(answer)["code"] == "conflict"
+
+
+@pytest.mark.parametrize("line", ["machine 127.0.0.1 login me password mine", "default login me password mine", "{"])
+async def test_a_netrc_changes_nothing(world: World, tmp_path: Path, line: str) -> None:
+    netrc = tmp_path / ".netrc"
+    netrc.write_text(f"{line}\n")
+    netrc.chmod(0o600)
+    done = await command(world, "jobs", "--json", HOME=str(tmp_path), NETRC=str(netrc))
+    assert (done.status, done.told) == (0, "")
+
+
+async def test_the_environment_s_proxy_is_used_with_the_password_in_its_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def proxy(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"models": []})
+
+    async with Site(proxy) as site:
+        monkeypatch.setenv("http_proxy", f"http://me:mine@127.0.0.1:{site.port}")
+        monkeypatch.setenv("no_proxy", "direct.invalid")
+        async with Client("http://cast.invalid", "key") as client:
+            assert await client.models() == []
+        async with Client("http://direct.invalid", "key") as client:
+            with pytest.raises(Lost, match="no such host"):
+                await client.models()
+    (asked,) = site.asked
+    assert asked.headers["Proxy-Authorization"] == "Basic bWU6bWluZQ=="
+    assert asked.headers["Host"] == "cast.invalid"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "cp1252"},
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+)
+async def test_letters_that_the_output_cannot_show_end_no_command(world: World, environment: dict[str, str]) -> None:
+    done = await command(world, "generate", "gaga-1", "\u6f22 \u00fc", "-o", "\u6f22.mp4", **environment)
+    assert done.status == 0, done.told
+    assert done.out.endswith(".mp4\n")
+    listed = await command(world, "models", **environment)
+    assert (listed.status, listed.told) == (0, "")
+
+
+async def test_bytes_that_are_no_text_are_refused_in_one_line(world: World) -> None:
+    done = await command(world, "generate", "suno", os.fsdecode(b"A \xff song"))
+    assert done.status == 2
+    assert "is not text" in done.told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [
+        (("models",), {"POLLCAST_SERVER": "http://me:mine@127.0.0.1:9"}),
+        (("jobs",), {"POLLCAST_KEY": "two\nlines"}),
+        (("generate", "suno", "A song", "--idempotency-key", "two\nlines"), {}),
+    ],
+)
+async def test_what_no_request_can_carry_is_a_wrong_command(
+    world: World, arguments: tuple[str, ...], environment: dict[str, str]
+) -> None:
+    assert (await command(world, *arguments, **environment)).status == 2
 
 
 # --- on a bad line ---
@@ -320,6 +397,80 @@ async def test_a_server_that_stays_away_is_given_up() -> None:
     assert waits == sorted(waits)
     assert max(waits) == 15
     assert 250 < sum(waits) <= 300
+
+
+async def test_no_page_of_an_edge_ends_a_paid_order(world: World, tmp_path: Path) -> None:
+    statuses = [200, 401, 403, 404, 408, 425, 429, 500, 502, 503, 504, 520, 524, 530, 599]
+    async with edge(world) as front, Client(front.url, world.key, sleep=at_once) as client:
+        front.statuses = {"/api/generate": list(statuses)}
+        front.lost = {"/api/generate"}
+        events = [event async for event in client.generate({"model": "gaga-1", "prompt": "Hello"}, "mine")]
+        job = events[0]["job"]
+        front.statuses = {f"/api/jobs/{job}/events": list(statuses), f"/api/jobs/{job}/content/0": [520, 403, 408]}
+        assert [event async for event in client.watch(job)] == events
+        await client.save(job, 0, tmp_path / "out.mp4")
+    assert events == await events_of_the_job(world)
+    assert (tmp_path / "out.mp4").read_bytes() == world.media("video")
+
+
+async def test_plain_calls_are_repeated_when_an_edge_answers(world: World) -> None:
+    async with edge(world) as front, Client(front.url, world.key, sleep=at_once) as client:
+        paths = ("/api/models", "/api/jobs", "/api/assets")
+        front.statuses = {path: [200, 404, 520] for path in paths}
+        assert await client.models()
+        assert [job async for job in client.jobs(1)] == []
+        assert (await client.upload(MEDIA / "image.png")).startswith("asset_")
+        assert len(front.answered) == 9
+
+
+async def test_what_an_edge_refuses_for_good_is_told_with_its_status(world: World) -> None:
+    async with edge(world) as front, Client(front.url, world.key, sleep=at_once) as client:
+        front.statuses = {"/api/assets": [413]}
+        with pytest.raises(Refused, match="413"):
+            await client.upload(MEDIA / "image.png")
+
+
+async def test_why_a_server_cannot_be_reached_is_told_in_plain_words(tmp_path: Path) -> None:
+    made, key = certificate(tmp_path)
+    secured = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    secured.load_cert_chain(made, key)
+
+    async def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.close()
+
+    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1 << 16)
+        writer.write(b"220 mail.example.com ESMTP\r\n")
+        writer.close()
+
+    async def circle(request: web.Request) -> web.StreamResponse:
+        raise web.HTTPFound(request.path)
+
+    async def away(_: web.Request) -> web.StreamResponse:
+        raise web.HTTPFound("ftp://example.com/")
+
+    async with AsyncExitStack() as stack:
+
+        async def port(answer: Any, **options: Any) -> int:
+            server = await stack.enter_async_context(await asyncio.start_server(answer, "127.0.0.1", 0, **options))
+            return int(server.sockets[0].getsockname()[1])
+
+        reasons = {
+            "http://nothing.invalid": "there is no such host",
+            f"http://127.0.0.1:{free_port()}": "connection refused",
+            f"https://127.0.0.1:{await port(leave, ssl=secured)}": "TLS certificate is not trusted",
+            f"https://127.0.0.1:{await port(babble)}": "does not speak TLS",
+            f"http://127.0.0.1:{await port(leave)}": "closed the connection without an answer",
+            f"http://127.0.0.1:{await port(babble)}": "not HTTP",
+            (await stack.enter_async_context(Site(circle))).url: "in a circle",
+            (await stack.enter_async_context(Site(away))).url: "not a web URL",
+        }
+        for server, reason in reasons.items():
+            async with Client(server, "key") as client:
+                with pytest.raises(Lost) as lost:
+                    await client.models()
+            assert reason in str(lost.value)
 
 
 async def test_a_busy_server_is_asked_again_when_it_says(world: World) -> None:

@@ -108,6 +108,7 @@ class Reader:
         self.key = ""
         self.jobs = jobs
         self.fresh = True
+        self.rest: Collection[str] = ()
         self.slow = slow
         self.pushed: list[bytes] = []
         self.woken = 0

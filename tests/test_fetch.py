@@ -25,6 +25,7 @@ from proxy.fetch import (
     NotPublic,
     Own,
     Remote,
+    account_at_work,
     check_public,
     check_url,
     is_public,
@@ -352,10 +353,28 @@ async def test_names_that_hang_while_they_are_read_hold_up_no_other_look_up_of_t
     await others_are_looked_up_while(*(fetcher.read(url, 1000) for url in HANGING))
 
 
+@pytest.mark.usefixtures("hanging")
+async def test_names_of_one_account_that_hang_hold_up_no_other_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.fetch._LOOK_UP", 10.0)
+
+    async def look_up(account: str, url: str) -> None:
+        account_at_work.set(account)
+        await check_public(url)
+
+    hanging = [asyncio.create_task(look_up(f"acct_{n % 8}", url)) for n, url in enumerate(HANGING)]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        with pytest.raises(NotPublic):
+            await asyncio.create_task(look_up("acct_good", "https://localhost/"))
+    for task in hanging:
+        task.cancel()
+    await asyncio.gather(*hanging, return_exceptions=True)
+
+
 async def others_are_looked_up_while(*asking: Awaitable[object]) -> None:
     tasks = [asyncio.ensure_future(one) for one in asking]
     await asyncio.sleep(0.1)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         assert await asyncio.get_running_loop().getaddrinfo("localhost", 443)
     for task in tasks:
         task.cancel()

@@ -75,3 +75,43 @@ async def test_a_url_that_cannot_be_used_ends_the_job_refunded_with_nothing_sent
     assert (final["code"], final["refunded"]) == ("upstream_rejected", 20)
     assert "Nothing was sent" in final["message"]
     assert online.simulator.calls["gaga.submit"] == 0
+
+
+# --- what one order may bring ---
+
+
+@pytest.fixture
+async def small(unstarted: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[World, Site]]:
+    """A world whose orders may have three pictures and a half."""
+    async with Site(internet) as site:
+        monkeypatch.setattr("proxy.app.Fetcher", lambda: Rerouted(site))
+        unstarted.settings["asset_limit"] = len(PICTURE) * 7 // 2
+        async with unstarted:
+            yield unstarted, site
+
+
+async def test_an_order_whose_assets_are_too_large_together_is_refused(small: tuple[World, Site]) -> None:
+    world, _ = small
+    asset = await world.asset()
+    order = {"model": "gpt-image-2", "prompt": "x", "images": [asset] * 4}
+    for query in ({}, {"dry_run": "1"}):
+        answer = await world.http.post("/api/jobs", json=order, params=query)
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "images.3")
+    assert (await world.generate("gpt-image-2", prompt="x", images=[asset] * 3))[-1]["status"] == "Completed"
+
+
+async def test_urls_count_while_they_are_read(small: tuple[World, Site]) -> None:
+    world, _ = small
+    images = [f"https://example.com/cat.png?{n}" for n in range(4)]
+    final = (await world.generate("grok-imagine-video", prompt="x", images=images))[-1]
+    assert (final["code"], final["refunded"]) == ("upstream_rejected", 30)
+    assert "together" in final["message"]
+    assert world.simulator.calls["gaia.submit"] == 0
+
+
+async def test_what_an_order_names_twice_is_read_once_and_sent_twice(small: tuple[World, Site]) -> None:
+    world, site = small
+    await world.generate("grok-imagine-video", prompt="x", images=["https://example.com/cat.png"] * 3)
+    assert len(site.asked) == 1
+    submit = next(request for request in world.simulator.requests if request.operation == "gaia.submit")
+    assert [part.body for part in submit.parts if part.name == "input_reference[]"] == [PICTURE] * 3

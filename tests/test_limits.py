@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import time
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import datetime
 from pathlib import Path
@@ -392,3 +393,32 @@ async def test_while_redis_is_away_requests_pass_uncounted(tmp_path: Path) -> No
             server.kill()
             found = await limits.count("acct_1")
             assert (found.refusal, found.headers) == (None, {})
+
+
+# --- uploads ---
+
+
+async def test_uploads_under_way_are_counted_by_account(unstarted: World) -> None:
+    unstarted.settings["max_uploads"] = 1
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    over, begun = asyncio.Event(), asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + World.media("image")
+        begun.set()
+        await over.wait()
+        yield b"\r\n--x--\r\n"
+
+    async with unstarted as world:
+        uploading = asyncio.create_task(world.http.post("/api/assets", content=slowly(), headers=headers))
+        await begun.wait()
+        url = {"url": "https://example.com/cat.png"}
+        while (answer := await world.http.post("/api/assets", json={})).status_code == 422:
+            await asyncio.sleep(0.01)  # the first one is not at its body yet
+        assert "uploads under way" in await refused(answer)
+        assert "uploads under way" in await refused(await world.http.post("/api/assets", json=url))
+        other = {"Authorization": f"Bearer {await world.new_key('other')}"}
+        assert (await world.http.post("/api/assets", json={}, headers=other)).status_code == 422
+        over.set()
+        assert (await uploading).status_code == 201
+        assert (await world.http.post("/api/assets", json={})).status_code == 422

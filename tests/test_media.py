@@ -268,6 +268,30 @@ async def test_a_provider_s_bytes_are_passed_on_with_its_key() -> None:
         assert "Cookie" not in request.headers
 
 
+@pytest.mark.parametrize("name", ["ETag", "Last-Modified", "Accept-Ranges"])
+@pytest.mark.parametrize("value", ['"\u65e5\u672c"', '"caf\u00e9"'])
+async def test_a_provider_s_header_beyond_ascii_is_left_out(name: str, value: str) -> None:
+    response = await relayed_from(file(200, DIGITS, **{name.replace("-", "_"): value}))
+    assert (response.status_code, response.content) == (200, DIGITS)
+    assert name not in response.headers
+
+
+async def test_not_modified_leaves_out_a_tag_beyond_ascii() -> None:
+    response = await relayed_from(file(304, b"", ETag='"\u65e5"'), **{"If-None-Match": "*"})
+    assert (response.status_code, "etag" in response.headers) == (304, False)
+
+
+async def test_a_refused_range_leaves_out_a_size_beyond_ascii() -> None:
+    with pytest.raises(RangeNotSatisfiable) as caught:
+        await relayed_from(file(416, b"", Content_Range="bytes */\u0661"), Range="bytes=90-")
+    assert caught.value.headers == {}
+
+
+async def test_a_part_whose_place_is_beyond_ascii_is_refused() -> None:
+    with pytest.raises(UpstreamFailed):
+        await relayed_from(file(206, b"234", Content_Range="bytes 2-4/\u0661"), Range="bytes=2-4")
+
+
 async def test_a_source_that_is_not_keyed_is_read_without_the_key() -> None:
     async with relay(file(), keyed=False) as (site, ours):
         assert (await ask(ours)).content == DIGITS

@@ -397,6 +397,41 @@ def test_extra_may_not_name_what_pollcast_sends(model: str, name: str) -> None:
     assert faults(model, **MINIMAL[model], extra={"fine": 1, name: 1}) == fault
 
 
+@pytest.mark.parametrize(
+    ("model", "extra", "refused"),
+    [
+        ("gaga-1", {"n": 128}, ["extra.n"]),
+        ("avatar-h1", {"fine": 1, "numVideos": 4}, ["extra.numVideos"]),
+        ("grok-imagine-video", {"duration": 60, "N": 2}, ["extra.duration", "extra.N"]),
+        ("grok-imagine-video", {"parameters[n]": 4}, ["extra.parameters[n]"]),
+        ("gpt-image-2", {"partial_images": 3}, ["extra.partial_images"]),
+        ("gpt-image-2", {"input_fidelity": "high"}, ["extra.input_fidelity"]),
+        ("gpt-5.4-mini", {"n": 128}, ["extra.n"]),
+        ("gpt-5.4-mini", {"max-completion-tokens": 100_000}, ["extra.max-completion-tokens"]),
+        ("gpt-5.4-mini", {"service_tier": "priority"}, ["extra.service_tier"]),
+        ("gpt-5.4-mini", {"options": [{"best_of": 20}]}, ["extra.options.0.best_of"]),
+        ("suno", {"batch_size": 8}, ["extra.batch_size"]),
+        ("pika", {"options": {"resolution": "4k"}}, ["extra.options.resolution"]),
+        ("heygen-v1", {"dimension": {"width": 3840}}, ["extra.dimension", "extra.dimension.width"]),
+    ],
+)
+def test_extra_that_raises_the_cost_is_refused_by_name(model: str, extra: dict[str, Any], refused: list[str]) -> None:
+    assert list(faults(model, **MINIMAL[model], extra=extra)) == refused
+
+
+@pytest.mark.parametrize(("model", "name"), [("gpt-image-2", "N"), ("gpt-5.4-mini", "maxTokens"), ("suno", "MODEL")])
+def test_extra_may_not_name_what_pollcast_sends_in_another_spelling(model: str, name: str) -> None:
+    assert "Pollcast sends this field itself" in faults(model, **MINIMAL[model], extra={name: 1})[f"extra.{name}"]
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("gaga-1", "watermark"), ("gpt-5.4-mini", "top_p"), ("gpt-image-2", "background"), ("heygen-v1", "callback_id")],
+)
+def test_extra_that_costs_nothing_is_kept(model: str, name: str) -> None:
+    assert read(model, **MINIMAL[model], extra={name: "x"}).order.extra == {name: "x"}
+
+
 @pytest.mark.parametrize("value", ["text", 1, 1.5, True])
 def test_multipart_takes_extra_scalars(value: object) -> None:
     assert read("grok-imagine-video", **CAT, extra={"a": value}).order.extra == {"a": value}
@@ -505,6 +540,28 @@ def test_json_that_is_nested_too_deep_to_be_written_is_refused(depth: int) -> No
 )
 def test_every_asset_and_url_is_found_with_its_place(model: str, fields: dict[str, Any], found: dict[str, str]) -> None:
     assert {reference.field: reference.ref for reference in read(model, **fields).references} == found
+
+
+@pytest.mark.parametrize(
+    ("model", "field", "value"),
+    [
+        ("gaga-1", "image", "#x"),
+        ("gaga-1", "audio", "#FAFAFA"),
+        ("avatar-h1", "image", "#FAFAFA"),
+        ("grok-imagine-video", "images", ["#FAFAFA"]),
+        ("gpt-image-2", "images", ["#"]),
+        ("heygen-v1", "clips", [{"avatar_id": "Anna", "audio": "#FAFAFA"}]),
+    ],
+)
+def test_a_color_is_a_reference_outside_of_a_background(model: str, field: str, value: Any) -> None:
+    fields = {field: value} if field == "clips" else MINIMAL[model] | {field: value}
+    assert any(reference.ref.startswith("#") for reference in read(model, **fields).references)
+
+
+@pytest.mark.parametrize("color", ["#", "#x", "#FFF", "#GGGGGG", "#FAFAFA\n", "#FAFAFA00"])
+def test_a_background_s_color_has_six_digits(color: str) -> None:
+    fields = SPOKEN | {"background": color}
+    assert faults("heygen-v1", **fields).keys() == {"background"}
 
 
 def test_a_reference_says_what_it_may_be() -> None:

@@ -24,7 +24,7 @@ def env(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def test_the_defaults_are_those_of_the_contract() -> None:
     settings = read(Settings)
-    own = {"asset_limit", "drain", "trace", "max_jobs", "queue", "max_requests", "max_streams"}
+    own = {"asset_limit", "drain", "trace", "max_jobs", "queue", "max_requests", "max_streams", "max_uploads"}
     assert settings.model_dump(exclude=own) == {
         "host": "127.0.0.1",
         "port": 8000,

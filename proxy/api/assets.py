@@ -35,12 +35,15 @@ class Assets:
     async def add_asset(self, request: Request) -> Response:
         """Take in a file: multipart `file`, or JSON `{"url"}`. It is stored as it comes, and never held whole."""
         key = await self.services.auth.key(request)
+        with self.services.limits.uploading(key.account):
+            asset = await self._taken(request, key)
+        return answer(self._asset(asset, key), 201)
+
+    async def _taken(self, request: Request, key: Key) -> Asset:
         content_type = request.headers.get("Content-Type", "")
         if content_type.lower().startswith("multipart/form-data"):
-            asset = await self._keep(key, self._uploaded(request, content_type))
-        else:
-            asset = await self._keep(key, self._fetched(await self._place(request)))
-        return answer(self._asset(asset, key), 201)
+            return await self._keep(key, self._uploaded(request, content_type))
+        return await self._keep(key, self._fetched(await self._place(request)))
 
     async def _keep(self, key: Key, chunks: AsyncGenerator[bytes]) -> Asset:
         """Store the bytes, if they are of a type that is taken, and then the asset's record.

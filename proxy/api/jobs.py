@@ -22,8 +22,9 @@ from proxy.feed import JobTail
 from proxy.fetch import NotPublic, check_public
 from proxy.job import Event, Job, Order, Status
 from proxy.media_types import kind_of
-from proxy.providers.base import Reference, is_asset
-from proxy.store.base import Admission, Admitted, Key
+from proxy.providers import MODELS
+from proxy.providers.base import Passage, Reference, is_asset
+from proxy.store.base import Admission, Admitted, Asset, Key
 from proxy.stream import BrokenOff, FeedResponse, JobStream, LineStream
 
 log = logging.getLogger(__name__)
@@ -128,26 +129,38 @@ class Jobs:
     async def _check(self, key: Key, order: Order, references: Sequence[Reference]) -> None:
         """What about an order depends on this installation and account. Raises InvalidRequest."""
         gate = asyncio.Semaphore(_LOOK_UPS)
-        found = await asyncio.gather(*(self._media_fault(key, reference, gate) for reference in references))
+        refs = list(dict.fromkeys(reference.ref for reference in references))
+        seen = dict(zip(refs, await asyncio.gather(*(self._seen(key, ref, gate) for ref in refs)), strict=True))
+        found = [_media_fault(reference, seen[reference.ref]) for reference in references]
         faults = [*filter(None, found), *self.services.catalogue.provider(order.model).refuse(order)]
+        faults = faults or self._sum_fault(MODELS[order.model].media, references, seen)
         if faults:
             refuse_fields(faults)
 
-    async def _media_fault(self, key: Key, reference: Reference, gate: asyncio.Semaphore) -> FieldError | None:
-        if not is_asset(reference.ref):
-            try:
-                async with gate:
-                    await check_public(reference.ref)
-            except NotPublic as error:
-                return FieldError(reference.field, f"neither an asset's id nor a public https URL: {error}")
-            return None
-        asset = await self.services.store.asset(key.account, reference.ref)
-        if asset is None:
-            return FieldError(reference.field, f"there is no asset {reference.ref}")
-        if kind_of(asset.type) not in reference.kinds:
-            wanted = " or ".join(sorted(reference.kinds))
-            return FieldError(reference.field, f"{reference.ref} is {asset.type}; this field takes {wanted}")
+    async def _seen(self, key: Key, ref: str, gate: asyncio.Semaphore) -> Asset | str | None:
+        """The asset of that id, or what is wrong with a reference; None for a URL that may be fetched."""
+        if is_asset(ref):
+            return await self.services.store.asset(key.account, ref) or f"there is no asset {ref}"
+        try:
+            async with gate:
+                await check_public(ref)
+        except NotPublic as error:
+            return f"neither an asset's id nor a public https URL: {error}"
         return None
+
+    def _sum_fault(
+        self, media: Passage, references: Sequence[Reference], seen: Mapping[str, Asset | str | None]
+    ) -> list[FieldError]:
+        """The reference at which an order's assets become too large together; a linked one is never read here."""
+        limit, size, counted = self.services.asset_limit, 0, set[str]()
+        for reference in references if media != "linked" else ():
+            asset = seen[reference.ref]
+            if isinstance(asset, Asset) and (media == "inline" or reference.ref not in counted):
+                size += asset.size
+            counted.add(reference.ref)
+            if size > limit:
+                return [FieldError(reference.field, f"the order's inputs are larger than {limit} bytes together")]
+        return []
 
     # --- a job ---
 
@@ -247,6 +260,15 @@ class Jobs:
             },
         }
         return {name: value for name, value in shown.items() if value is not None}
+
+
+def _media_fault(reference: Reference, seen: Asset | str | None) -> FieldError | None:
+    if isinstance(seen, str):
+        return FieldError(reference.field, seen)
+    if seen is not None and kind_of(seen.type) not in reference.kinds:
+        wanted = " or ".join(sorted(reference.kinds))
+        return FieldError(reference.field, f"{reference.ref} is {seen.type}; this field takes {wanted}")
+    return None
 
 
 def _told(admitted: Admitted) -> Admitted:

@@ -1,5 +1,8 @@
 """The commands."""
 
+import io
+import sys
+
 import click
 
 from proxy.cli.check import check
@@ -16,6 +19,9 @@ __all__ = ["Server", "listen", "main"]
 @click.version_option(package_name="pollcast", prog_name="pollcast")
 def main() -> None:
     """Pollcast: one server-sent-events stream for every generation provider."""
+    for output in (sys.stdout, sys.stderr):
+        if isinstance(output, io.TextIOWrapper):
+            output.reconfigure(errors="backslashreplace")  # for letters that its encoding (cp1252, ASCII) does not have
 
 
 for command in (serve, keys, check, doctor, generate, watch, jobs, models, trace):

@@ -1,5 +1,6 @@
 """An order as the command line says it, read with what the catalogue says of the model's fields."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,19 @@ class Field(click.ParamType[tuple[str, str]]):
         name, equals, text = str(value).partition("=")
         if not (name and equals):
             self.fail(f"{value!r} is no name=value.", param, ctx)
-        return name, text
+        return name, typed(text)
+
+
+def typed(text: str) -> str:
+    """An argument as text. Its bytes are UTF-8 where Python could not read them by the locale's encoding (C, POSIX)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        try:
+            return os.fsencode(text).decode()
+        except UnicodeDecodeError:
+            raise click.UsageError(f"{text!a} is not text: its bytes are not UTF-8.") from None
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +73,7 @@ class Asked:
 
 async def _brought(client: Client, place: str) -> str:
     file = _file(place)
-    return place if file is None else await client.upload(file)
+    return typed(place) if file is None else await client.upload(file)
 
 
 def _file(place: str) -> Path | None:

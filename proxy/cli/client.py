@@ -5,10 +5,12 @@ Exit statuses: 0 completed, 1 the job failed or the server does not serve, 2 the
 """
 
 import asyncio
+import shlex
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import click
@@ -16,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from proxy.cli.asked import Asked, Field
+from proxy.cli.asked import Asked, Field, typed
 from proxy.cli.running import loop_factory
 from proxy.cli.screen import FAILED, Watch, json_line, printable, say, told
 from proxy.client import FINAL, Client, Event, Lost, Refused
@@ -70,7 +72,9 @@ def generate(
     Ctrl-C leaves the job running. Exits with 0 when it completed, 1 when it failed, 2 when the command or the order is
     wrong, 3 when it was canceled, 130 when it was interrupted.
     """
-    asked = Asked(model, prompt, images, audio, fields)
+    if idempotency_key and not (idempotency_key.isascii() and idempotency_key.isprintable()):
+        raise click.UsageError("--idempotency-key takes ASCII letters, digits and signs.")
+    asked = Asked(typed(model), None if prompt is None else typed(prompt), images, audio, fields)
 
     async def ordered(client: Client) -> AsyncGenerator[Event]:
         return client.generate(await asked.order(client), idempotency_key or str(uuid4()))
@@ -108,9 +112,16 @@ def _watch(
     status = _run(work, where, told=seen.lost)
     if seen.unfinished:
         say(f"{seen.job} goes on. Come back to it with: pollcast watch {seen.job}")
+        say(f"Cancel it with: {_cancel_command(seen.job, where)}")
     elif status == _INTERRUPTED and not seen.job:
         say("No answer had come yet. If the order was taken all the same, it is in: pollcast jobs")
     sys.exit(status)
+
+
+def _cancel_command(job: str, where: Mapping[str, str | None]) -> str:
+    """The shell's command that cancels a job; the key is a variable."""
+    path = f"{_settings(where).server.rstrip('/')}/api/jobs/{job}/cancel"
+    return f'curl -X POST -H "Authorization: Bearer $POLLCAST_KEY" {shlex.quote(path)}'
 
 
 @click.command("jobs")
@@ -183,13 +194,12 @@ def _run(
     keyed: bool = True,
 ) -> int:
     """Do a command's work at its server; returns the exit status that it comes to."""
-    try:
-        settings = read(ClientSettings, **{name: value for name, value in where.items() if value})
-    except BadSetting as error:
-        raise click.UsageError(str(error)) from None
+    settings = _settings(where)
     key = settings.key.get_secret_value()
     if keyed and not key:
         raise click.UsageError("Give your key with --key, or in POLLCAST_KEY.")
+    if not (key.isascii() and key.isprintable()):
+        raise click.UsageError("A key has only ASCII letters, digits and signs.")
 
     async def served() -> int:
         async with Client(settings.server, key, told=told) as client:
@@ -208,3 +218,15 @@ def _run(
     except (Lost, OSError) as error:
         say(f"Error: {error}")
         return FAILED
+
+
+def _settings(where: Mapping[str, str | None]) -> ClientSettings:
+    try:
+        settings = read(ClientSettings, **{name: value for name, value in where.items() if value})
+    except BadSetting as error:
+        raise click.UsageError(str(error)) from None
+    if "@" in urlsplit(settings.server).netloc:
+        raise click.UsageError(
+            "POLLCAST_SERVER: write the URL without a user and password; the key goes in POLLCAST_KEY."
+        )
+    return settings

@@ -75,7 +75,7 @@ class _Bar:
 
     def __init__(self) -> None:
         self._bar = Progress(
-            SpinnerColumn(),
+            SpinnerColumn("dots" if _terminal.encoding.startswith("utf") else "line"),
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.fields[share]}"),

@@ -132,12 +132,12 @@ def _order(model: Model, fields: Json, envelope: Json) -> Json:
 def _extra(model: Model, schema: Json) -> Json | None:
     if model.extra == "refused":
         return None
-    names: Json = {"not": {"enum": sorted(model.sends)}}
+    names: Json = {"not": {"enum": sorted(model.sends | model.costly)}}
     scalars: Json = {}
     if model.extra == "scalars":
         names["pattern"] = PART_NAME
         scalars = {"additionalProperties": {"type": ["string", "number", "boolean"]}}
-    description = "Merged into the provider's request: what is not named here."
+    description = "Merged into the provider's request: what is not named here, and does not raise the provider's cost."
     return schema | scalars | {"propertyNames": names, "description": description}
 
 

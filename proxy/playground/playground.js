@@ -7,6 +7,7 @@ import { said, Stage } from "./stage.js";
 
 const KEY = "pollcast.key"; // in sessionStorage: this tab's alone
 const PAGE = 20;
+const RETRY = 3_000; // ms between attempts to enter with a key that a reload found
 const BASE = new URL("..", import.meta.url).href.replace(/\/$/, "");
 const FINAL = new Set(["Completed", "Error", "Canceled"]);
 
@@ -32,7 +33,7 @@ class Studio {
     this.#offer(models);
     pollcast
       .watchAll({ onEvent: (event) => this.#happened(event), onReady: () => this.#list() })
-      .catch((error) => leave(error.message));
+      .catch((error) => this.#refused(error));
     // Orders that a reload interrupted go on; what becomes of them is in the feed.
     const onWaiting = ({ status, message }) => (find("order-error").textContent = status ? message : "");
     const onEvent = ({ n }) => n === 1 && (find("order-error").textContent = "");
@@ -145,7 +146,7 @@ class Studio {
 
   #refused(error) {
     if (error.name === "AbortError") return;
-    if (error.status === 401) {
+    if (error.code === "unauthorized") {
       leave(error.message);
       return;
     }
@@ -196,7 +197,7 @@ class Studio {
     try {
       row.is(await this.#pollcast.request(`/api/jobs/${row.id}`));
     } catch (error) {
-      if (error.status === 404) this.#drop(row);
+      if (error.code === "not_found") this.#drop(row);
     }
   }
 
@@ -217,7 +218,7 @@ class Studio {
       this.#stage.show(row.job, this.#models.get(row.job.model));
       if (reveal) find("stage").scrollIntoView({ block: "nearest" });
     } catch (error) {
-      if (error.status === 404) {
+      if (error.code === "not_found") {
         this.#drop(this.#row(id));
         history.replaceState(null, "", location.pathname);
       } else this.#refused(error);
@@ -289,11 +290,12 @@ class Row {
 // --- the key ---
 
 let studio;
+let retrying;
 
 async function enter(key) {
   const pollcast = connect({ url: BASE, key, onConnection: (up) => (find("connection").hidden = up) });
   const [account, { models }] = await Promise.all([pollcast.request("/api/account"), pollcast.request("/api/models")]);
-  sessionStorage.setItem(KEY, key);
+  keep(key);
   find("gate").hidden = true;
   find("studio").hidden = false;
   find("account").hidden = false;
@@ -303,7 +305,7 @@ async function enter(key) {
 function leave(message = "") {
   studio?.close();
   studio = undefined;
-  sessionStorage.removeItem(KEY);
+  keep("");
   find("connection").hidden = true;
   find("studio").hidden = true;
   find("account").hidden = true;
@@ -318,13 +320,20 @@ function ask(message) {
 }
 
 async function tryKey(key, { typed }) {
+  clearTimeout(retrying);
   try {
     await enter(key);
     if (typed) find("model").focus();
   } catch (error) {
     ask(error.status ? error.message : "The server cannot be reached. Is it running?");
     find("key").value = key;
+    // A reload does not need its visitor again because of a server, or a proxy before it, that is away for a moment.
+    if (!typed && error.code !== "unauthorized") retrying = setTimeout(() => retry(key), RETRY);
   }
+}
+
+function retry(key) {
+  if (!studio && find("key").value === key) tryKey(key, { typed: false });
 }
 
 find("leave").addEventListener("click", () => leave());
@@ -335,6 +344,23 @@ find("key-form").addEventListener("submit", (event) => {
   else ask(key ? "A key is one word of plain letters, digits and signs." : "Put in a key first.");
 });
 
-const kept = sessionStorage.getItem(KEY);
-if (kept) tryKey(kept, { typed: false });
+/** Keep the key for a reload of this tab, or forget it. A browser that keeps nothing for pages asks for it again. */
+function keep(key) {
+  try {
+    if (key) sessionStorage.setItem(KEY, key);
+    else sessionStorage.removeItem(KEY);
+  } catch {
+    // There is no storage, or it is full.
+  }
+}
+
+function kept() {
+  try {
+    return sessionStorage.getItem(KEY);
+  } catch {
+    return "";
+  }
+}
+
+if (kept()) tryKey(kept(), { typed: false });
 else ask("");

@@ -133,7 +133,10 @@ export class PollcastError extends Error {
   name: "PollcastError";
   /** The HTTP status; 0 where no answer is the reason. */
   status: number;
-  /** The contract's word, such as `insufficient_tokens` or `upstream_failed`; `canceled` for a canceled job. */
+  /**
+   * The contract's word, such as `insufficient_tokens` or `upstream_failed`; `canceled` for a canceled job; empty if
+   * the answer is not the server's own but that of a proxy or firewall in front of it.
+   */
   code: string;
   /** What is wrong with which field, of an order that was refused with 422. */
   errors: { field: string; message: string }[];
@@ -170,7 +173,10 @@ export interface OrderOptions extends WatchOptions {
 }
 
 export interface Options {
-  /** Where the server is; by default where pollcast.js came from. */
+  /**
+   * Where the server is; by default where pollcast.js came from. In a bundle, which comes from elsewhere, it has to be
+   * given: without it every call to the server rejects with `bad_request`.
+   */
   url?: string | URL;
   /** The account's key. Without one only watch() and watchAll() work, by Links. */
   key?: string;

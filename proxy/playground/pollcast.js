@@ -8,6 +8,10 @@
 // - The pieces of a text are not in that feed, so a text model's job is read from its own stream; so is what a job's
 //   reader finds missing (a job's events are numbered 1, 2, 3 ...), and a job of which only a Link is known.
 // - Streams are opened by Links, which expire: a new one is asked for shortly before that, and when one is refused.
+// - Only the server's own answers are final: errors in its JSON form. What a proxy or firewall in front of it answers
+//   passes like a lost connection, unless the request itself is at fault (MALFORMED).
+// - A page that may not share (in a sandboxed frame, on an insecure origin) has a connection of its own. Without storage
+//   a reload forgets its orders. The orders themselves work.
 
 const FINAL = new Set(["Completed", "Error", "Canceled"]);
 const RETRY = 2_000; // ms before a reconnect, until a stream says otherwise
@@ -15,6 +19,8 @@ const [FIRST, SLOWEST] = [1_000, 30_000]; // ms between attempts to reach a serv
 const SILENCE = 60_000; // ms without even a heartbeat, or without an answer, after which a connection is dead
 const [BEAT, DEAF] = [5_000, 15_000]; // ms between a reading tab's signs of life; ms without one until another takes over
 const EARLY = 10_000; // ms before a Link's end at which it is no longer used
+const LONGEST_PAUSE = 300_000; // ms, whatever Retry-After says: a timer of more than 2 ** 31 ms would not wait at all
+const MALFORMED = new Set([400, 405, 411, 413, 414, 415, 431]); // statuses by which a proxy refuses a request for good
 const KEPT = 86_400_000; // ms for which the server is sure to remember an Idempotency-Key
 
 export const connect = (options) => new Pollcast(options);
@@ -34,6 +40,8 @@ class Pollcast {
   #models;
   #records;
   #connected = true;
+  #warned = new Set();
+  #isAllowed = false; // whether CORS lets this page read the server's answers, as far as is known
   #closed = new AbortController();
   #hub = new Hub({
     open: (last, signal, onPiece) => this.#stream("/api/events", last, signal, onPiece),
@@ -41,8 +49,8 @@ class Pollcast {
     report: (connected) => this.#report(connected),
   });
 
-  constructor({ url = new URL(".", import.meta.url).href, key, link, onConnection } = {}) {
-    this.#url = String(url).replace(/\/+$/, "");
+  constructor({ url = ownServer(), key, link, onConnection } = {}) {
+    this.#url = url && String(url).replace(/\/+$/, "");
     this.#key = key;
     this.#newLink = link ? async (path) => link(path) : key && (async (path) => (await this.link(path)).url);
     this.#records = new Records(`pollcast:${digest(`${this.#url} ${key}`)}`);
@@ -52,15 +60,17 @@ class Pollcast {
   // --- one request, one answer ---
 
   async request(path, { body, headers, ...options } = {}) {
-    const response = await send(this.#url + path, () => ({
+    if (!this.#url) throw mistake("Give connect() the server's `url`: a bundled pollcast.js cannot know it.");
+    const response = await this.#send(this.#url + path, () => ({
       method: body === undefined ? "GET" : "POST",
       cache: "no-store",
       ...options,
       headers: { ...(this.#key && { Authorization: `Bearer ${this.#key}` }), ...headers },
       body: body === undefined || body instanceof FormData || typeof body === "string" ? body : JSON.stringify(body),
     }));
-    if (!response.ok) throw await refusal(response);
-    return response.status === 204 ? undefined : overNetwork(response.json());
+    if (response.status === 204) return undefined;
+    if (!response.ok || !isJson(response)) throw await this.#refusal(response);
+    return overNetwork(response.json());
   }
 
   async link(path, ttl = 3600) {
@@ -251,10 +261,12 @@ class Pollcast {
       const link = await this.#linked(path, refused);
       // The id stands in the query, since a header would cost a preflight.
       const url = last === undefined ? link : `${link}&lastEventId=${last}`;
-      const open = (signal) => send(url, () => ({ cache: "no-store", referrerPolicy: "no-referrer", signal }));
+      const open = (signal) => this.#send(url, () => ({ cache: "no-store", referrerPolicy: "no-referrer", signal }));
       const response = await inTime(open, signal);
-      if (response.ok) return streaming(response);
-      if (response.status !== 401 || refused || !this.#newLink) throw await refusal(response);
+      if (isStream(response)) return response;
+      if (response.ok && !/\/api\/.*[?&]signature=/.test(url)) throw mistake(`${url} is no Link, and gave no stream.`);
+      const error = await this.#refusal(response);
+      if (error.code !== "unauthorized" || refused || !this.#newLink) throw error;
     }
   }
 
@@ -272,7 +284,7 @@ class Pollcast {
   }
 
   #remember(link) {
-    const path = /\/api\/jobs\/[^/?]+\/events/.exec(link)?.[0];
+    const path = /\/api\/jobs\/[^/?]+\/events(?=\?|$)/.exec(link)?.[0];
     if (!path) throw mistake(`${link} is no Link to a job's events, as its links.events is.`);
     this.#links.set(path, link);
     return path;
@@ -280,7 +292,7 @@ class Pollcast {
 
   /** A Link of the server's making, at the address by which we know the server: it may have several. */
   #here(link) {
-    return this.#url + link.slice(link.indexOf("/api/"));
+    return this.#url + link.slice(apiIn(link));
   }
 
   // --- odds and ends ---
@@ -293,6 +305,39 @@ class Pollcast {
       this.#models = undefined;
       return false; // a job's own stream is never wrong, only one connection more
     }
+  }
+
+  async #send(url, options) {
+    try {
+      const response = await send(url, options);
+      this.#isAllowed = true;
+      return response;
+    } catch (error) {
+      if (lost.has(error) && !this.#isAllowed) this.#checkCors(url);
+      throw error;
+    }
+  }
+
+  /** To a script, a refusal by CORS is a lost connection. But every origin may read pollcast.js where the server is up. */
+  async #checkCors(url) {
+    const server = url.slice(0, Math.max(0, apiIn(url)));
+    if (!server || !globalThis.location || this.#warned.has(server)) return;
+    this.#warned.add(server);
+    const ask = (path) => fetch(server + path, { method: "HEAD", cache: "no-store" });
+    const isUp = () => ask("/pollcast.js").then(({ ok }) => ok, () => false);
+    const isUnread = () => ask("/api/ping").then(() => false, () => true);
+    const isRefused = (await isUp()) && (await isUnread()) && (await isUp());
+    if (isRefused) console.warn(`pollcast.js: add ${origin} to POLLCAST_CORS_ORIGINS of ${server}, which refuses this page.`);
+    else this.#warned.delete(server);
+  }
+
+  async #refusal(response) {
+    const error = await refusal(response);
+    if (!error.code && error.status < 500 && !this.#warned.has("front")) {
+      this.#warned.add("front");
+      console.warn(`pollcast.js: ${error.message} Is connect()'s url right?`);
+    }
+    return error;
   }
 
   #report = (connected) => {
@@ -443,11 +488,10 @@ class Hub {
   async #run(signal) {
     const link = await this.#server.scope(signal);
     signal.throwIfAborted();
-    // Without Web Locks (pages that are not secure) every tab has a connection of its own.
-    if (!globalThis.navigator?.locks) return this.#lead(signal);
     // Tabs share by the server, the key's id, and what is asked for: all of a Link but what changes in it.
     const name = `pollcast ${link.replace(/\b(expires|signature|lastEventId)=[^&]*&?/g, "")}`;
-    const channel = (this.#channel = new BroadcastChannel(name));
+    const channel = (this.#channel = await sharing(name));
+    if (!channel) return this.#lead(signal);
     try {
       channel.onmessage = ({ data }) => this.#hear(data);
       for (let steal = false; steal !== undefined;) steal = await this.#turn(name, steal, signal);
@@ -536,6 +580,16 @@ class Hub {
     this.newest.clear();
     this.#position = undefined;
     this.tell({ reset: true });
+  }
+}
+
+/** The channel of the tabs that share a connection; undefined where a page may not share, whichever way it is refused. */
+async function sharing(name) {
+  try {
+    await navigator.locks.request(`${name} is allowed`, { mode: "shared" }, () => {});
+    return new BroadcastChannel(name);
+  } catch {
+    return undefined;
   }
 }
 
@@ -648,7 +702,7 @@ async function patiently(signal, report, ask, onWaiting) {
       if (signal.aborted || !isPassing(error)) throw error;
       report(error.status === 429);
       onWaiting?.(error);
-      await sleep(error.retryAfter * 1000 || pause * (0.75 + Math.random() / 2), signal);
+      await sleep(error.retryAfter > 0 ? error.retryAfter * 1000 : pause * (0.75 + Math.random() / 2), signal);
     }
   }
 }
@@ -674,26 +728,42 @@ function send(url, options) {
   return overNetwork(fetch(request));
 }
 
-/** As EventSource does, takes nothing else for a stream: a page that stands in its place would be asked for ever. */
-function streaming(response) {
-  const type = response.headers.get("Content-Type") ?? "";
-  if (response.status === 204 || type.startsWith("text/event-stream")) return response;
-  response.body?.cancel().catch(() => {});
-  throw mistake(`${new URL(response.url).origin} answers a Link with ${type || "something"}, which is no stream.`);
-}
+const isJson = (response) => /^application\/json\b/i.test(response.headers.get("Content-Type"));
+
+const isStream = ({ ok, status, headers }) =>
+  status === 204 || (ok && /^text\/event-stream\b/i.test(headers.get("Content-Type")));
 
 const mistake = (message) => new PollcastError(message, { code: "bad_request" });
 
+/** What an answer that is no success means. It has a code only if it is the server's own. */
 async function refusal(response) {
-  const told = await response.json().catch(() => ({}));
+  const { status } = response;
+  const said = isJson(response) ? await response.json().catch(() => {}) : response.body?.cancel().catch(() => {});
   const retryAfter = Number(response.headers.get("Retry-After")) || undefined;
-  const message = told.message ?? `The server answered ${response.status}.`;
-  return new PollcastError(message, { ...told, status: response.status, retryAfter });
+  if (said?.status === "Error" && said.code) return new PollcastError(said.message, { ...said, status, retryAfter });
+  const type = response.headers.get("Content-Type") ?? "no content type";
+  const place = response.url.split("?")[0]; // without a Link's signature
+  const message = `${place} answered ${status} (${type}), which is not an answer of Pollcast.`;
+  return new PollcastError(message, { status, retryAfter });
 }
 
-/** The network, a limit, or a server (or a proxy before it) that is away; not a provider. */
+/** The network, a limit, a server that is away, or something in front of it; not a provider. */
 function isPassing(error) {
-  return lost.has(error) || ([429, 502, 503, 504].includes(error?.status) && error.code !== "provider_unavailable");
+  if (lost.has(error)) return true;
+  if (error?.name !== "PollcastError" || !error.status) return false;
+  return error.code ? ["rate_limited", "unavailable"].includes(error.code) : !MALFORMED.has(error.status);
+}
+
+/** Where the server's own path begins in its URL. The address before that may hold `/api/` as well (https://api/api). */
+const apiIn = (url) => url.split("?")[0].lastIndexOf("/api/");
+
+/** The server's address, if this module was loaded from it. That of a bundle says nothing about the server. */
+function ownServer() {
+  try {
+    return /^(https?:(?!.*\/node_modules\/)[^?#]+)\/pollcast\.js(?:[?#]|$)/.exec(import.meta.url)?.[1];
+  } catch {
+    return undefined; // Bundlers warn of import.meta in scripts that are no modules, but not inside of `try`.
+  }
 }
 
 /** Waits, but not longer than until the browser is online again. */
@@ -706,16 +776,18 @@ function sleep(ms, signal) {
       if (signal.aborted) reject(signal.reason);
       else resolve();
     };
-    const timer = setTimeout(done, ms);
+    const timer = setTimeout(done, Math.min(ms, LONGEST_PAUSE));
     signal.addEventListener("abort", done);
     globalThis.addEventListener?.("online", done);
     if (signal.aborted) done();
   });
 }
 
-/** crypto.randomUUID is for secure pages only. */
+/** 128 random bits. crypto.randomUUID is for secure pages only, and some pages have no crypto at all. */
 function newKey() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  const bytes = new Uint8Array(16).map(() => Math.random() * 256);
+  globalThis.crypto?.getRandomValues?.(bytes);
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 /** FNV-1a: tells accounts apart in storage, and tells nothing about the key. */

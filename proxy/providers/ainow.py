@@ -16,7 +16,22 @@ from proxy.clock import Clock
 from proxy.errors import Interrupted, JobError, UpstreamFailed
 from proxy.job import Kind, Order, Output, Role, Status
 from proxy.media_types import by_url
-from proxy.providers.base import Fields, Inputs, Made, Model, Provider, Text, Update, bearer, urls_in, wrong
+from proxy.providers.base import (
+    COUNTS,
+    DURATIONS,
+    PRIORITIES,
+    QUALITIES,
+    Fields,
+    Inputs,
+    Made,
+    Model,
+    Provider,
+    Text,
+    Update,
+    bearer,
+    urls_in,
+    wrong,
+)
 from proxy.settings import ProviderSettings
 from proxy.sse import Message
 from proxy.upstream import Request, Upstream
@@ -108,10 +123,13 @@ _SENDS = frozenset({"model", "prompt", "style"})
 _LATE = "Completed, but without a url yet"
 """What is shown of a frame that says Completed and lacks its result; the next one may bring it."""
 _NO_URL = "AI-Now says Completed without a url that can be opened."
+_COSTLY = COUNTS | DURATIONS | QUALITIES | PRIORITIES | {"tier", "extend", "continue_clip_id"}
+"""The page names no such field; these are those of the services behind the names of its models. The last two make a
+longer song or video out of another."""
 
 
 def _model(name: str, kind: Kind, tokens: int, fields: type[Fields] = PromptFields, **more: Any) -> Model:
-    return Model(name, kind, tokens, fields, _SENDS, typical_seconds=(60, 180), streamed=True, **more)
+    return Model(name, kind, tokens, fields, _SENDS, costly=_COSTLY, typical_seconds=(60, 180), streamed=True, **more)
 
 
 class AiNow(Provider):

@@ -42,6 +42,8 @@ class Media:
     """Marks a field that takes an asset's id or an https URL, and the kinds of media it may be."""
 
     kinds: frozenset[Kind]
+    color: bool = False
+    """Whether a color such as #FAFAFA may stand in its place."""
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """The kinds in the catalogue's schema, so that a form knows where a file may be dropped."""
@@ -50,7 +52,10 @@ class Media:
 
 ImageRef = Annotated[str, StringConstraints(min_length=1, max_length=2048), Media(frozenset({Kind.IMAGE}))]
 AudioRef = Annotated[str, StringConstraints(min_length=1, max_length=2048), Media(frozenset({Kind.AUDIO}))]
-VisualRef = Annotated[str, StringConstraints(min_length=1, max_length=2048), Media(frozenset({Kind.IMAGE, Kind.VIDEO}))]
+VisualRef = Annotated[
+    str, StringConstraints(min_length=1, max_length=2048), Media(frozenset({Kind.IMAGE, Kind.VIDEO}), color=True)
+]
+"""A background: an image, a video, or a color."""
 Text = Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]
 """Text that is not blank."""
 MOST_PARTS: Final = 50
@@ -108,7 +113,7 @@ def references(fields: BaseModel, prefix: str = "") -> Iterator[Reference]:
         for place, item in _items(prefix + name, getattr(fields, name)):
             if isinstance(item, BaseModel):
                 yield from references(item, f"{place}.")
-            elif media and isinstance(item, str) and not item.startswith("#"):
+            elif media and isinstance(item, str) and not (media.color and item.startswith("#")):
                 yield Reference(place, media.kinds, item)
 
 
@@ -136,11 +141,40 @@ def is_asset(ref: str) -> bool:
     return ref.startswith("asset_")
 
 
+def words(text: str) -> frozenset[str]:
+    """The words of a text, as names."""
+    return frozenset(text.split())
+
+
+COUNTS: Final = words(
+    """n best_of num number count quantity amount repeat copies samples sample_count num_samples num_results
+    num_outputs num_images images_count image_count number_of_images max_images num_videos video_count
+    number_of_videos num_candidates candidate_count generate_count batch batch_size batch_count variations
+    num_variations"""
+)
+"""Names of public generation APIs for how many results a request makes (fal, Replicate, Ark, Veo; 2026-11)."""
+DURATIONS: Final = words(
+    """seconds duration duration_seconds duration_ms length video_length video_duration audio_length audio_duration
+    max_duration total_duration num_frames frame_count frames fps frame_rate frames_per_second"""
+)
+"""Names of public generation APIs for how long a result is, and of how many frames."""
+QUALITIES: Final = words(
+    """quality resolution resolution_name video_resolution video_quality image_size size dimension dimensions width
+    height megapixels mode hd pro upscale upscale_factor super_resolution steps num_steps num_inference_steps
+    inference_steps"""
+)
+"""Names of public generation APIs for how large or elaborate a result is."""
+PRIORITIES: Final = words("""service_tier processing_tier priority queue_priority speed_mode fast_mode turbo""")
+"""Names of public generation APIs for a place ahead of others, at a higher price."""
+
+
 def _one(_: Mapping[str, Any]) -> int:
     return 1
 
 
 Extra = Literal["any", "scalars", "refused"]
+Passage = Literal["inline", "uploaded", "linked"]
+"""How a model's media reach its provider: inside the request, uploaded before it, or by a URL that it opens itself."""
 PART_NAME: Final = r"^[!#-\[\]-~]+$"
 """A name that a part of a multipart form can have and keep: others are written in ways that few servers read."""
 
@@ -161,6 +195,9 @@ class Model:
     styles: Mapping[str, str] = field(default_factory=dict)
     """From a style's value to its name."""
     extra: Extra = "any"
+    costly: frozenset[str] = frozenset()
+    """The names by which `extra` would raise the provider's cost at an unchanged price: it may not have them."""
+    media: Passage = "uploaded"
     units: Callable[[Mapping[str, Any]], int] = _one
     """How many units an order of these fields is."""
     streamed: bool = False
@@ -215,8 +252,8 @@ class Source:
 class Inputs(Protocol):
     """What a client brought, in the form a provider wants; a dry run gives placeholders instead."""
 
-    async def file(self, ref: str) -> File:
-        """The bytes behind an asset id or URL. Raises a JobError when they cannot be had."""
+    async def files(self, refs: Sequence[str]) -> Sequence[File]:
+        """The bytes behind asset ids and URLs, each read once. Raises a JobError when they cannot be had."""
 
     async def uploaded(self, ref: str, upload: Callable[[File], Any]) -> Any:
         """The provider's own id for the bytes behind `ref`: `upload` is awaited with them."""

@@ -19,7 +19,11 @@ from proxy.clock import Clock
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.media_types import by_url
 from proxy.providers.base import (
+    COUNTS,
+    DURATIONS,
     MOST_PARTS,
+    PRIORITIES,
+    QUALITIES,
     AspectRatio,
     AudioRef,
     Fields,
@@ -137,10 +141,12 @@ def _flat_or_chunks(fields: Any, required: str, flat: Sequence[str]) -> None:
 _INTEGER = re.compile("0|[1-9][0-9]{0,38}")
 _GOING_ON = frozenset({"preprocessing", "pending", "running"})
 _SENDS = frozenset({"model", "resolution", "aspectRatio", "source", "chunks", "seed", "enablePromptEnhancement"})
+_COSTLY = COUNTS | DURATIONS | QUALITIES | PRIORITIES
+"""The page names no option that costs more; these are what other APIs call them."""
 
 
-def _avatar(name: str, tokens: int) -> Model:
-    return Model(name, Kind.VIDEO, tokens, AvatarFields, _SENDS, typical_seconds=(60, 300))
+def _model(name: str, tokens: int, fields: type[Fields]) -> Model:
+    return Model(name, Kind.VIDEO, tokens, fields, _SENDS, costly=_COSTLY, typical_seconds=(60, 300))
 
 
 class Gaga(Provider):
@@ -148,9 +154,9 @@ class Gaga(Provider):
 
     name = "Gaga"
     models = (
-        Model("gaga-1", Kind.VIDEO, 20, GagaFields, _SENDS, typical_seconds=(60, 300)),
-        _avatar("avatar-h1", 20),
-        _avatar("avatar-h1-pro", 30),
+        _model("gaga-1", 20, GagaFields),
+        _model("avatar-h1", 20, AvatarFields),
+        _model("avatar-h1-pro", 30, AvatarFields),
     )
     settings_type = GagaSettings
 

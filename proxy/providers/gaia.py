@@ -37,6 +37,10 @@ from proxy.errors import Interrupted, UpstreamFailed
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.media_types import SNIFFED, TEXT, UNKNOWN, by_url, sniff
 from proxy.providers.base import (
+    COUNTS,
+    DURATIONS,
+    PRIORITIES,
+    QUALITIES,
     Fields,
     ImageRef,
     Inputs,
@@ -51,6 +55,7 @@ from proxy.providers.base import (
     id_in,
     said,
     urls_in,
+    words,
     wrong,
 )
 from proxy.settings import ProviderSettings
@@ -131,9 +136,31 @@ def _images(fields: Mapping[str, Any]) -> int:
     return int(fields["n"])
 
 
+_COSTLY = COUNTS | DURATIONS | QUALITIES | PRIORITIES | {"tier"}
+"""The page names no option that costs more; these are what other APIs of videos and images call them."""
+_COSTLY_IMAGES = _COSTLY | {"partial_images", "input_fidelity"}
+"""Beside these, OpenAI's names for what it bills in addition to the image (Images API reference, 2026-11)."""
+_COSTLY_TEXTS = words(
+    """n best_of num_completions candidate_count num_samples batch_size max_completion_tokens max_output_tokens
+    max_new_tokens max_tokens_to_sample min_tokens length duration service_tier processing_tier tier priority
+    reasoning reasoning_effort reasoning_tokens thinking thinking_budget verbosity prediction modalities audio
+    tools web_search_options plugins search_context_size models route provider"""
+)
+"""OpenAI's names, and its gateways', for more or dearer tokens (Chat Completions reference, 2026-11)."""
+
+
 def _image_model(name: str) -> Model:
-    sends = frozenset({"model", "prompt", "size", "n", "quality", "image", "images"})
-    return Model(name, Kind.IMAGE, 5, ImageFields, sends, typical_seconds=(20, 120), units=_images)
+    return Model(
+        name,
+        Kind.IMAGE,
+        5,
+        ImageFields,
+        frozenset({"model", "prompt", "size", "n", "quality", "image", "images"}),
+        typical_seconds=(20, 120),
+        costly=_COSTLY_IMAGES,
+        media="inline",
+        units=_images,
+    )
 
 
 class Gaia(Provider):
@@ -150,6 +177,8 @@ class Gaia(Provider):
             typical_seconds=(60, 300),
             note="Grok models want at least one reference image at some gateways.",
             extra="scalars",
+            costly=_COSTLY,
+            media="inline",
         ),
         _image_model("gpt-image-2"),
         _image_model("image2"),
@@ -160,6 +189,7 @@ class Gaia(Provider):
             TextFields,
             frozenset({"model", "messages", "temperature", "max_tokens", "stream"}),
             typical_seconds=(2, 30),
+            costly=_COSTLY_TEXTS,
             streamed=True,
         ),
     )
@@ -208,12 +238,12 @@ class Gaia(Provider):
             ("preset", fields.preset),
         ]
         form += [(name, _form_text(value)) for name, value in order.extra.items()]
-        form += [("input_reference[]", await inputs.file(ref)) for ref in fields.images or ()]
+        form += [("input_reference[]", file) for file in await inputs.files(fields.images or ())]
         return Request(_VIDEOS, form=tuple(form))
 
     async def _image(self, order: Order, fields: ImageFields, inputs: Inputs) -> Request:
         # One reference goes into `image`, several into `images`, as data URLs (seen, not documented).
-        references = [(await inputs.file(ref)).data_url() for ref in fields.images or ()]
+        references = [file.data_url() for file in await inputs.files(fields.images or ())]
         body = dropped(
             model=order.model,
             prompt=fields.prompt,

@@ -19,7 +19,11 @@ from proxy.errors import FieldError, JobError
 from proxy.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.media_types import by_url
 from proxy.providers.base import (
+    COUNTS,
+    DURATIONS,
     MOST_PARTS,
+    PRIORITIES,
+    QUALITIES,
     AudioRef,
     Fields,
     Inputs,
@@ -175,6 +179,10 @@ def _units(fields: Mapping[str, Any]) -> int:
     return 0 if fields.get("test") else 1
 
 
+_COSTLY = COUNTS | DURATIONS | QUALITIES | PRIORITIES | {"scenes", "engine", "video_inputs"}
+"""The last three are HeyGen's own words for more scenes and a dearer engine, in the versions after v1."""
+
+
 class HeyGen(Provider):
     """The adapter for https://api.heygen.com, v1."""
 
@@ -188,6 +196,8 @@ class HeyGen(Provider):
             frozenset({"background", "ratio", "test", "version", "caption_open", "clips"}),
             typical_seconds=(300, 900),
             note="Avatars made after 2024-03-21 are refused by the provider, which has announced the end of v1.",
+            costly=_COSTLY,
+            media="linked",
             units=_units,
         ),
     )

@@ -30,6 +30,8 @@ T = TypeVar("T")
 IN_LINE: Final = "line"
 """What the lines of all accounts are called together, where jobs that wait are counted; no queue is called so."""
 
+PAGE_BYTES: Final = 4 << 20
+"""Bytes of records or events that are read at once; a page ends early at it, but has at least one item."""
 AT_ONCE: Final = 200
 """Jobs whose newest events are read at once: an account may have ten thousands, and others wait for each read."""
 
@@ -162,6 +164,25 @@ class Change(NamedTuple):
     deleted: bool = False
 
 
+class Place(NamedTuple):
+    """Where an event is: its position in the account's feed, its job and number; and its size in bytes."""
+
+    position: int
+    job: str
+    n: int
+    size: int
+
+
+def first_places(places: Sequence[Place]) -> tuple[list[Place], list[str]]:
+    """The places of the first events, of about `PAGE_BYTES` in all, in ascending position; and the jobs of the rest."""
+    ordered, size = sorted(places), 0
+    for index, place in enumerate(ordered):
+        size += place.size
+        if index and size > PAGE_BYTES:
+            return ordered[:index], [later.job for later in ordered[index:]]
+    return ordered, []
+
+
 @dataclass(frozen=True, slots=True)
 class Stretch:
     """Events of an account's feed in ascending position, without those of streamed text; `head` is the newest position.
@@ -171,6 +192,10 @@ class Stretch:
 
     events: Sequence[Event]
     head: int
+    cut: bool = False
+    """It ended at `PAGE_BYTES`: more events follow the last one."""
+    rest: Sequence[str] = ()
+    """In a snapshot that ended at `PAGE_BYTES`: the jobs whose events follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,7 +393,10 @@ class Store(Protocol):
         status: Status | None = None,
         model: str | None = None,
     ) -> Page[Job]:
-        """The account's jobs, newest first; an unknown `before` is read as a place in time, not refused."""
+        """The account's jobs, newest first; an unknown `before` is read as a place in time, not refused.
+
+        The page ends early where it holds more than `PAGE_BYTES`.
+        """
 
     async def durations(self, model: str, limit: int) -> Sequence[float]:
         """How long the newest completed jobs of a model took, up to `limit`, newest first; over all accounts.
@@ -396,13 +424,15 @@ class Store(Protocol):
         """
 
     async def read_account(self, account: str, after: int, limit: int) -> Stretch | None:
-        """Up to `limit` events of the account's feed at positions above `after`.
+        """Up to `limit` events, and about `PAGE_BYTES`, of the account's feed at positions above `after`.
 
         None where `after` is no position of this account, or events above it may have been deleted.
         """
 
-    async def snapshot(self, account: str, jobs: Collection[str] | None = None) -> Stretch:
+    async def snapshot(self, account: str, jobs: Collection[str] | None = None, head: int | None = None) -> Stretch:
         """The newest event of every unfinished job of the account, or of every one of `jobs` that it has.
+
+        About `PAGE_BYTES` of them; the `rest` are asked for as `jobs`, with the same `head`.
 
         As the feed stood at the head that is given: what is recorded while it is read stands above that.
         """

@@ -140,7 +140,7 @@ class Lane:
             if not self._db.in_transaction:  # a full disk makes SQLite undo the whole of it: the batch fails
                 raise
             self._db.execute("ROLLBACK TO task")
-            outcome = unavailable(error) if isinstance(error, sqlite3.OperationalError) else error
+            outcome = unavailable(error) if _of_the_file(error) else error
         self._db.execute("RELEASE task")
         return outcome
 
@@ -152,3 +152,8 @@ class Lane:
     def _answer(self, batch: list[_Task], outcomes: list[Any], told: list[Change]) -> None:
         self._tell(told)
         answer((future for future, _ in batch), outcomes)
+
+
+def _of_the_file(error: Exception) -> bool:
+    """Whether SQLite cannot use its file: it is busy, full or away, or (a plain DatabaseError) corrupt."""
+    return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError

@@ -31,6 +31,7 @@ from proxy.store import records
 from proxy.store.base import (
     AT_ONCE,
     IN_LINE,
+    PAGE_BYTES,
     Account,
     Admission,
     Admitted,
@@ -42,11 +43,13 @@ from proxy.store.base import (
     Entry,
     Key,
     Page,
+    Place,
     Room,
     Stretch,
     Swept,
     cannot_pay,
     cannot_take,
+    first_places,
     told_places,
     too_many_jobs,
 )
@@ -147,7 +150,8 @@ class RedisStore:
 
     async def ping(self) -> None:
         """Prove that a write is carried out now."""
-        await self._writes.call("SET", "pollcast:ping", self._clock.now())
+        if wrong := await self._write("ping", self._clock.now()):
+            raise errors.Unavailable(f"The store's key {wrong.decode()} holds something else than Pollcast's own.")
 
     async def agree(self, name: str, value: bytes) -> bytes:
         """The value kept under `name`."""
@@ -426,14 +430,17 @@ class RedisStore:
         model: str | None = None,
     ) -> Page[Job]:
         """The account's jobs, newest first."""
-        found: list[Job] = []
-        place = before or ""
+        found: list[bytes] = []
+        size, place = 0, before or ""
         while True:
-            rest, *some = await self._read("jobs", account, place, limit + 1 - len(found), status or "", model or "")
-            found += map(_job, some)
+            left = (limit + 1 - len(found), PAGE_BYTES - size, len(found))
+            rest, *some = await self._read("jobs", account, place, *left, status or "", model or "")
+            found += some
+            size += sum(map(len, some))
             place = rest.decode()
-            if not place or len(found) > limit:
-                return _page(found, limit)
+            most = limit if size <= PAGE_BYTES else max(min(len(found) - 1, limit), 1)
+            if not place or len(found) > most:
+                return _page([_job(record) for record in found], most)
 
     async def read(self, job_id: str, after: int, account: str | None = None) -> Sequence[Event]:
         """The job's events numbered above `after`, in order."""
@@ -442,19 +449,25 @@ class RedisStore:
 
     async def read_account(self, account: str, after: int, limit: int) -> Stretch | None:
         """Up to `limit` events of the account's feed at positions above `after`."""
-        found = await self._read("read_account", account, after, limit)
+        found = await self._read("read_account", account, after, limit, PAGE_BYTES)
         return _stretch(found) if found else None
 
-    async def snapshot(self, account: str, jobs: Collection[str] | None = None) -> Stretch:
+    async def snapshot(self, account: str, jobs: Collection[str] | None = None, head: int | None = None) -> Stretch:
         """The newest event of every unfinished job of the account, or of every one of `jobs` that it has."""
-        head = int(await self._reads.call("HGET", f"pollcast:account:{account}", "head") or 0)
+        if head is None:
+            head = int(await self._reads.call("HGET", f"pollcast:account:{account}", "head") or 0)
         unfinished = () if jobs is not None else await self._reads.call("SMEMBERS", f"pollcast:running:{account}")
         named = list(dict.fromkeys(jobs if jobs is not None else (job.decode() for job in unfinished)))
-        events: list[Event] = []
+        places: list[Place] = []
         for start in range(0, len(named), AT_ONCE):
             found = await self._read("newest", account, head, *named[start : start + AT_ONCE])
-            events += (_event(job.decode(), int(n), entry) for job, n, entry in found)
-        return Stretch(sorted(events, key=lambda event: event.position), head)
+            places += (Place(int(position), job.decode(), int(n), size) for position, job, n, size in found)
+        first, rest = first_places(places)
+        events: list[Event] = []
+        for start in range(0, len(first), AT_ONCE):
+            wanted = [part for place in first[start : start + AT_ONCE] for part in (place.job, place.n)]
+            events += (_event(job.decode(), int(n), entry) for job, n, entry in await self._read("at", *wanted))
+        return Stretch(events, head, rest=rest)
 
     def changes(self) -> AsyncIterator[Change]:
         """Tell every event recorded from this call on, whichever node records it.
@@ -657,9 +670,9 @@ def _event(job: str, n: int, entry: bytes) -> Event:
 
 
 def _stretch(found: Sequence[Any]) -> Stretch:
-    head, *entries = found
+    head, cut, *entries = found
     events = [_event(job.decode(), int(n), entry) for job, n, entry in entries]
-    return Stretch(sorted(events, key=lambda event: event.position), int(head))
+    return Stretch(sorted(events, key=lambda event: event.position), int(head), cut=bool(int(cut)))
 
 
 # --- what a holder does to its job ---

@@ -22,11 +22,12 @@ from weakref import WeakSet
 from proxy import errors
 from proxy.clock import Clock, SystemClock
 from proxy.files import make_private_folder, narrow, open_private
-from proxy.job import Draft, Event, Job, Status, Ticket, encode, new_id, standing
+from proxy.job import Draft, Event, Job, Order, Status, Ticket, encode, new_id, standing
 from proxy.store import records
 from proxy.store.base import (
     AT_ONCE,
     IN_LINE,
+    PAGE_BYTES,
     Account,
     Admission,
     Admitted,
@@ -38,11 +39,13 @@ from proxy.store.base import (
     Entry,
     Key,
     Page,
+    Place,
     Room,
     Stretch,
     Swept,
     cannot_pay,
     cannot_take,
+    first_places,
     told_places,
     too_many_jobs,
 )
@@ -270,7 +273,8 @@ class SqliteStore:
         """Prove that a transaction can be written now, and to the file that others find at its path."""
         try:
             async with asyncio.timeout(_HANGS):
-                await self._writer.run(_ping, self._path, self._file)
+                await self._writer.run(_ping, self._path, self._file, self._clock.now())
+                await self._reader.run(_key_by_digest, b"")
         except TimeoutError:
             raise errors.Unavailable(f"The store {self._path} has not answered for {_HANGS:g} seconds.") from None
 
@@ -412,14 +416,18 @@ class SqliteStore:
         """Up to `limit` events of the account's feed at positions above `after`."""
         return await self._reader.run(_read_account, account, after, limit)
 
-    async def snapshot(self, account: str, jobs: Collection[str] | None = None) -> Stretch:
+    async def snapshot(self, account: str, jobs: Collection[str] | None = None, head: int | None = None) -> Stretch:
         """The newest event of every unfinished job of the account, or of every one of `jobs` that it has."""
-        head = await self._reader.run(_head, account)
+        head = await self._reader.run(_head, account) if head is None else head
         named = list(dict.fromkeys(await self._reader.run(_unfinished, account) if jobs is None else jobs))
-        events: list[Event] = []
+        places: list[Place] = []
         for start in range(0, len(named), AT_ONCE):
-            events += await self._reader.run(_newest, account, named[start : start + AT_ONCE], head)
-        return Stretch(sorted(events, key=lambda event: event.position), head)
+            places += await self._reader.run(_newest, account, named[start : start + AT_ONCE], head)
+        first, rest = first_places(places)
+        events: list[Event] = []
+        for start in range(0, len(first), AT_ONCE):
+            events += await self._reader.run(_at, first[start : start + AT_ONCE])
+        return Stretch(events, head, rest=rest)
 
     def changes(self) -> AsyncIterator[Change]:
         """Tell every event recorded from this call on, after its commit.
@@ -521,10 +529,24 @@ def _version(db: Connection) -> int:
     return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
-def _ping(db: Connection, path: Path, opened: tuple[int, int]) -> None:
+def _ping(db: Connection, path: Path, opened: tuple[int, int], now: float) -> None:
     db.execute(f"PRAGMA application_id = {_MARK}")  # the smallest write there is: it rewrites the file's header
     if _identity(path) != opened:
         raise errors.Unavailable(f"The store {path} was deleted or replaced; what is recorded now is lost. Start anew.")
+    _rehearse(db, now)
+
+
+def _rehearse(db: Connection, now: float) -> None:
+    """Take an order as any other, and undo it: it needs every table that an order needs."""
+    told, heads = list(db.told), dict(db.heads)
+    db.execute("SAVEPOINT rehearsal")
+    key = _create_key(db, new_id("rehearsal"), secrets.token_bytes(32), 1, now)
+    asset = Asset(new_id("asset"), key.account, "image/png", 1, "rehearsal", now)
+    _add_asset(db, asset)
+    _admit(db, Admission(key.account, key.id, Order("rehearsal"), 1, "once", b"", (asset.id,), "rehearsal"), now)
+    db.execute("ROLLBACK TO rehearsal")
+    db.execute("RELEASE rehearsal")
+    db.told, db.heads = told, heads
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -624,10 +646,15 @@ def _ledger(db: Connection, account: str, limit: int, before: str | None) -> Pag
 
 
 def _page(rows: Iterable[sqlite3.Row], limit: int, record: Callable[[sqlite3.Row], T]) -> Page[T]:
-    """Make a page of `limit` rows; one more was asked for, to know whether the list goes on."""
-    found = list(rows)
-    after = found[limit - 1]["id"] if len(found) > limit else None
-    return Page([record(row) for row in found[:limit]], after)
+    """Make a page of `limit` rows, or `PAGE_BYTES`; one more was asked for, to know whether the list goes on."""
+    found: list[sqlite3.Row] = []
+    size = 0
+    for row in rows:
+        size += len(row["record"]) if "record" in row.keys() else 0  # noqa: SIM118 -- a row's own `in` looks at values
+        if len(found) == limit or (found and size > PAGE_BYTES):
+            return Page([record(row) for row in found], found[-1]["id"])
+        found.append(row)
+    return Page([record(row) for row in found], None)
 
 
 # --- jobs and events ---
@@ -1031,7 +1058,20 @@ def _read_account(db: Connection, account: str, after: int, limit: int) -> Stret
     rows = db.execute(
         _EVENTS + "WHERE account = ? AND position > ? AND NOT delta ORDER BY position LIMIT ?", (account, after, limit)
     )
-    return Stretch([_event_of(row) for row in rows], bounds["head"])
+    events, cut = _some(_event_of(row) for row in rows)
+    return Stretch(events, bounds["head"], cut=cut)
+
+
+def _some(events: Iterable[Event]) -> tuple[list[Event], bool]:
+    """The first events, of about `PAGE_BYTES`, and whether there are more."""
+    found: list[Event] = []
+    size = 0
+    for event in events:
+        size += len(event.data)
+        if found and size > PAGE_BYTES:
+            return found, True
+        found.append(event)
+    return found, False
 
 
 def _head(db: Connection, account: str) -> int:
@@ -1043,10 +1083,17 @@ def _unfinished(db: Connection, account: str) -> list[str]:
     return [row["job"] for row in db.execute("SELECT job FROM work WHERE account = ?", (account,))]
 
 
-def _newest(db: Connection, account: str, jobs: Sequence[str], head: int) -> list[Event]:
-    """The newest event of each of the account's jobs, as the feed stood at `head`."""
-    newest = "WHERE job = ? AND account = ? AND position <= ? AND NOT delta ORDER BY n DESC LIMIT 1"
-    found = (db.execute(_EVENTS + newest, (job, account, head)).fetchone() for job in jobs)
+def _newest(db: Connection, account: str, jobs: Sequence[str], head: int) -> list[Place]:
+    """Where the newest event of each of the account's jobs is, as the feed stood at `head`."""
+    newest = """SELECT position, job, n, length(data) FROM event
+                WHERE job = ? AND account = ? AND position <= ? AND NOT delta ORDER BY n DESC LIMIT 1"""
+    found = (db.execute(newest, (job, account, head)).fetchone() for job in jobs)
+    return [Place(*row) for row in found if row]
+
+
+def _at(db: Connection, places: Sequence[Place]) -> list[Event]:
+    """The events at these places that are still there."""
+    found = (db.execute(_EVENTS + "WHERE job = ? AND n = ?", (place.job, place.n)).fetchone() for place in places)
     return [_event_of(row) for row in found if row]
 
 

@@ -11,7 +11,17 @@ from typing import NoReturn
 import pytest
 import pytest_asyncio
 from aiohttp import web
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Error, Page, Request, Route, async_playwright
+from playwright.async_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Error,
+    Page,
+    Request,
+    Route,
+    async_playwright,
+    expect,
+)
 
 from tests.site import Site
 from tests.world import World
@@ -26,10 +36,12 @@ ARGUMENTS = [
     "--disable-sync",
     "--autoplay-policy=no-user-gesture-required",
 ]
-PATIENCE = 10_000
-"""Milliseconds."""
+PATIENCE = 15_000
+"""Milliseconds that a busy machine has for what a page is waited for to do."""
 SLOW = 3
 """A pace at which a job runs for seconds, and can be held in its middle."""
+
+expect.set_options(timeout=PATIENCE)
 
 Open = Callable[[str], Awaitable[Page]]
 

@@ -67,11 +67,12 @@ def numbers(events: list[dict[str, Any]], job: str) -> list[int]:
 
 
 def break_off(world: World, path: str) -> None:
-    """Tear the connections that serve a path."""
-    for connection in list(world.connections):
-        assert isinstance(connection, Http)
-        if connection.scope["path"] == path:
-            connection.transport.abort()
+    """Tear the connections that serve a path. A connection that has had no request yet has no scope."""
+    connections = [connection for connection in world.connections if isinstance(connection, Http)]
+    serving = [each for each in connections if each.scope and each.scope["path"] == path]
+    assert serving
+    for connection in serving:
+        connection.transport.abort()
 
 
 # --- one order ---

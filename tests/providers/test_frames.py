@@ -254,6 +254,15 @@ async def test_json_in_place_of_a_stream_is_the_result(
     assert final.get("text") == ("Hello" if "text" in final else None)
 
 
+@pytest.mark.parametrize("held", [b"", b"\n"], ids=["without a line end", "in lines"])
+async def test_a_line_of_json_is_a_frame_as_soon_as_it_comes(world: World, upstream: Raw, held: bytes) -> None:
+    def frame(_: bytes) -> Said:
+        pieces = (head("Connection: close", content_type="text/event-stream"), b'{"status":"Processing"}\n')
+        return Said((*pieces, json.dumps(COMPLETED).encode() + held), "hold")
+
+    assert (await lived(world, upstream, STREAMED["AI-Now"], frame))["status"] == "Completed"
+
+
 def joined(end: bytes, *lines: bytes) -> bytes:
     return b"".join(line + end for line in lines)
 

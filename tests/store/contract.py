@@ -16,7 +16,20 @@ import pytest
 from proxy import errors
 from proxy.job import Draft, Job, Order, Output, Role, Status
 from proxy.providers.polled import REMEMBERED
-from proxy.store.base import AT_ONCE, IN_LINE, Admission, Asset, Cause, Change, Claim, ClaimLost, Key, Room, Store
+from proxy.store.base import (
+    AT_ONCE,
+    IN_LINE,
+    PAGE_BYTES,
+    Admission,
+    Asset,
+    Cause,
+    Change,
+    Claim,
+    ClaimLost,
+    Key,
+    Room,
+    Store,
+)
 
 Opened = Callable[[], Store]
 
@@ -1147,6 +1160,44 @@ class StoreContract:
             before = page.next
         assert seen == jobs[::-1]
         assert before is None
+
+    async def test_a_page_ends_early_at_its_bytes_and_the_next_goes_on(self, store: Store, caller: Caller) -> None:
+        long = Order("gaga-1", {"prompt": "x" * (PAGE_BYTES // 5 * 2)})
+        jobs = [(await caller.admit(1, order=long)).id for _ in range(5)]
+        seen: list[str] = []
+        sizes: list[int] = []
+        before = None
+        while before is not None or not seen:
+            page = await store.jobs(caller.account, 50, before)
+            sizes.append(len(page.items))
+            seen += [job.id for job in page.items]
+            before = page.next
+        assert (seen, sizes) == (jobs[::-1], [2, 2, 1])
+
+    async def test_a_job_larger_than_a_page_is_a_page(self, store: Store, caller: Caller) -> None:
+        huge = Order("gaga-1", {"prompt": "x" * (PAGE_BYTES + 1)})
+        older, newer = [(await caller.admit(1, order=huge)).id for _ in range(2)]
+        page = await store.jobs(caller.account, 50)
+        assert ([job.id for job in page.items], page.next) == ([newer], newer)
+        page = await store.jobs(caller.account, 50, page.next)
+        assert ([job.id for job in page.items], page.next) == ([older], None)
+
+    async def test_a_feed_and_a_snapshot_are_read_in_parts_of_bounded_bytes(self, store: Store, caller: Caller) -> None:
+        start = (await store.snapshot(caller.account)).head
+        jobs = [(await caller.admit(1)).id for _ in range(3)]
+        long = Draft(Status.PROCESSING, {"detail": "x" * (PAGE_BYTES // 5 * 2)})
+        for claim in await store.claim("node-a", ROOMS, 3):
+            await store.append(claim, long)
+        first = await store.snapshot(caller.account)
+        assert ([event.job for event in first.events], list(first.rest)) == (jobs[:2], jobs[2:])
+        second = await store.snapshot(caller.account, first.rest, first.head)
+        assert ([event.job for event in second.events], list(second.rest)) == (jobs[2:], [])
+        feed = await store.read_account(caller.account, start, 100)
+        assert feed is not None
+        assert ([event.n for event in feed.events], feed.cut) == ([1, 1, 1, 2, 2], True)
+        rest = await store.read_account(caller.account, feed.events[-1].position, 100)
+        assert rest is not None
+        assert ([event.n for event in rest.events], rest.cut) == ([2], False)
 
     async def test_a_full_last_page_has_no_next(self, store: Store, caller: Caller) -> None:
         await caller.admit()

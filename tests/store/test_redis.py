@@ -454,6 +454,18 @@ async def test_every_call_says_so_while_redis_is_away(behind_gate: Store, gate: 
     assert await caller.balance() == 100
 
 
+@pytest.mark.parametrize("name", ["told", "changes", "names", "ended"])
+async def test_ping_fails_while_a_key_that_orders_need_is_of_another_type(tmp_path: Path, name: str) -> None:
+    with RedisServer(tmp_path, *SAFE) as server:
+        async with RedisStore(server.url) as store:
+            await store.ping()
+            with server.client as client:
+                client.delete(f"pollcast:{name}")
+                client.sadd(f"pollcast:{name}", "x")
+            with pytest.raises(errors.Unavailable, match=f"pollcast:{name}"):
+                await store.ping()
+
+
 async def test_what_waits_for_redis_is_told_soon_and_then_at_once(behind_gate: Store, gate: Gate) -> None:
     gate.shut()
     loop = asyncio.get_running_loop()

@@ -24,6 +24,7 @@ from tests.store.contract import (
     FAILED,
     LEASE,
     PROGRESS,
+    Caller,
     ManualClock,
     Opened,
     StoreContract,
@@ -134,6 +135,36 @@ async def test_nothing_but_the_file_and_its_lock_is_left_after_the_close(path: P
     async with SqliteStore(path, exclusive=True) as store:
         await store.ping()
     assert {file.name for file in path.parent.iterdir()} == {"pollcast.db", "pollcast.db.lock"}
+
+
+@pytest.mark.parametrize("table", ["event", "event_by_position", "job", "entry", "idempotency", "account"])
+async def test_ping_fails_while_a_table_that_orders_need_is_corrupt(path: Path, table: str) -> None:
+    async with SqliteStore(path) as store:
+        caller = await new_caller(store)
+        await caller.admit(idempotency_key="once")
+    with sqlite3.connect(path) as db:
+        (root,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+        (size,) = db.execute("PRAGMA page_size").fetchone()
+    with path.open("r+b") as file:
+        file.seek((root - 1) * size)
+        file.write(b"\xff" * size)
+    async with SqliteStore(path) as store:
+        with pytest.raises(errors.Unavailable):
+            await store.ping()
+        with pytest.raises(errors.Unavailable):
+            await Caller(store, caller.key).admit(idempotency_key="twice")
+
+
+async def test_ping_leaves_nothing_behind(path: Path) -> None:
+    async with WatchedStore(path) as store:
+        changes = store.changes()
+        await store.ping()
+        caller = await new_caller(store)
+        assert [account.id for account in await store.accounts()] == [caller.account]
+        counts = "SELECT (SELECT count(*) FROM job), (SELECT count(*) FROM event), (SELECT count(*) FROM asset)"
+        assert tuple(store.connections[0].execute(counts).fetchone()) == (0, 0, 0)
+        job = await caller.admit()
+        assert (await anext(changes)).job == job.id
 
 
 async def test_ping_writes(path: Path) -> None:

@@ -87,3 +87,20 @@ function commands.grant(name, tokens, once, now)
   end
   return {'done', account, call('HGET', 'pollcast:account:' .. account, 'tokens')}
 end
+
+-- What an order needs beside its own account's keys, and the type of each.
+local NEEDED = {
+  told = 'string', changes = 'stream', names = 'hash', digests = 'hash', secrets = 'hash', ended = 'zset', spent = 'zset',
+  lines = 'set', moved = 'set', free = 'zset', nodes = 'hash', assets = 'zset',
+}
+
+-- Write, and answer the name of a key that is of another type than an order needs, if there is one.
+function commands.ping(now)
+  call('SET', 'pollcast:ping', now)
+  for name, type in pairs(NEEDED) do
+    local found = call('TYPE', 'pollcast:' .. name).ok
+    if found ~= 'none' and found ~= type then
+      return 'pollcast:' .. name
+    end
+  end
+end

@@ -8,21 +8,28 @@ function commands.read(job, after, account)
   return call('LRANGE', 'pollcast:events:' .. job, after, -1)
 end
 
-function commands.read_account(account, after, limit)
+-- Ends early before the event that goes beyond `most` bytes, and says so: the head, '1' or '0', then the events.
+function commands.read_account(account, after, limit, most)
   local head, floor = unpack(call('HMGET', 'pollcast:account:' .. account, 'head', 'floor'))
   if not head or tonumber(after) < tonumber(floor) or tonumber(after) > tonumber(head) then
     return false
   end
-  local found = {head}
+  local found, size = {head, '0'}, 0
   local entries = call('XRANGE', 'pollcast:feed:' .. account, '(' .. after .. '-0', '+', 'COUNT', limit)
   for _, entry in ipairs(entries) do
     local job, n = string.match(entry[2][2], '^(%S+) (%d+)$')
-    table.insert(found, {job, n, call('LINDEX', 'pollcast:events:' .. job, n - 1)})
+    local event = call('LINDEX', 'pollcast:events:' .. job, n - 1)
+    size = size + #event
+    if size > tonumber(most) and #found > 2 then
+      found[2] = '1'
+      break
+    end
+    table.insert(found, {job, n, event})
   end
   return found
 end
 
--- The newest event of each of the jobs, as the account's feed stood at `head`; streamed text is left out.
+-- Where the newest event of each of the jobs is, as the account's feed stood at `head`; streamed text is left out.
 function commands.newest(account, head, ...)
   local found = {}
   head = tonumber(head)
@@ -33,10 +40,22 @@ function commands.newest(account, head, ...)
       local event = call('LINDEX', 'pollcast:events:' .. job, n - 1)
       local position, mark = string.match(event, '^(%S+) (%S+) ')
       if tonumber(position) <= head and mark ~= 'd' then
-        table.insert(found, {job, n, event})
+        table.insert(found, {position, job, n, #event})
         break
       end
       n = n - 1
+    end
+  end
+  return found
+end
+
+-- The events of these jobs and numbers that are still there.
+function commands.at(...)
+  local found, wanted = {}, {...}
+  for index = 1, #wanted, 2 do
+    local event = call('LINDEX', 'pollcast:events:' .. wanted[index], wanted[index + 1] - 1)
+    if event then
+      table.insert(found, {wanted[index], wanted[index + 1], event})
     end
   end
   return found

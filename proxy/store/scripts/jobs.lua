@@ -194,16 +194,19 @@ function commands.request_cancel(account, job)
 end
 
 -- The records of up to `limit` jobs, newest first, after the line at which the list went on, or '' at its end.
-function commands.jobs(account, before, limit, status, model)
+-- It ends early with the record that goes beyond `most` bytes, unless that is the first of all (`had` were found before).
+function commands.jobs(account, before, limit, most, had, status, model)
   local highest = before == '' and '+' or '(' .. before
   local lines = call('ZREVRANGEBYLEX', 'pollcast:jobs:' .. account, highest, '-', 'LIMIT', 0, 1000)
-  local found, rest = {''}, ''
+  local found, rest, size = {''}, '', 0
   for _, line in ipairs(lines) do
     local job, has, of = string.match(line, '^([^|]*)|([^|]*)|([^|]*)|')
     rest = job
     if (status == '' or status == has) and (model == '' or model == of) then
-      table.insert(found, call('GET', 'pollcast:job:' .. job))
-      if #found > tonumber(limit) then
+      local record = call('GET', 'pollcast:job:' .. job)
+      table.insert(found, record)
+      size = size + #record
+      if #found > tonumber(limit) or (size > tonumber(most) and #found + had > 2) then
         break
       end
     end
