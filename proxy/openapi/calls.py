@@ -116,7 +116,7 @@ _JOBS: Final = (
         "listJobs",
         "jobs",
         "The account's jobs, newest first",
-        {200: answer("A page of jobs.", json(shapes.Jobs))},
+        {200: answer("A page of jobs.", json(shapes.JobList))},
         (*_KEYED, errors.InvalidRequest),
         ("status", "model", "limit", "before"),
         security=_KEY,

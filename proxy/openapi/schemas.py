@@ -24,7 +24,7 @@ _ROOTS: Final[tuple[type[BaseModel], ...]] = (
     shapes.Event,
     shapes.Health,
     shapes.Job,
-    shapes.Jobs,
+    shapes.JobList,
     shapes.Ledger,
     shapes.Link,
     shapes.Mark,

@@ -204,7 +204,7 @@ class Job(Shape):
     links: JobLinks
 
 
-class Jobs(Shape):
+class JobList(Shape):
     """Jobs, newest first."""
 
     jobs: list[Job]
