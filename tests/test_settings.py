@@ -43,6 +43,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "log_level": "info",
         "playground": "on",
         "metrics": SecretStr(""),
+        "upstream_proxy": None,
     }
 
 

@@ -28,9 +28,13 @@ async def seen_to_the_end(page: Page) -> list[dict[str, Any]]:
 async def test_a_source_reads_to_completed_and_stops_by_itself_after_one_more_request(
     world: World, open_page: Open, elsewhere: str, asked: list[Request]
 ) -> None:
+    clock: PacedClock = world.clock
+    clock.run(SLOW)
     job = await world.submit("gaga-1", prompt="Hello")
     page = await open_page(elsewhere)
     await page.evaluate(LISTEN, job["links"]["events"])
+    await page.wait_for_function("seen.length > 1")  # a stream of a job that is over asks to come back much later
+    clock.run(30)
     events = await seen_to_the_end(page)
     assert [event["n"] for event in events] == list(range(1, len(events) + 1))
     assert events[0]["status"] == "Processing started"
