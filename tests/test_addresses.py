@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from proxy.cli import listen
+from proxy.cli.serve import listen
 from proxy.settings import BadSetting
 from tests.npm import without
 from tests.world import World

@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from proxy.cli import listen
+from proxy.cli.serve import listen
 from proxy.feed import Feed
 from proxy.http import Http
 from proxy.job import Draft, Order, Status

@@ -13,7 +13,7 @@ from httpx_sse import EventSource, ServerSentEvent
 
 from proxy import tokens
 from proxy.app import Pollcast
-from proxy.cli import Server, listen
+from proxy.cli.serve import Server, listen
 from proxy.http import Timeouts
 from proxy.providers import PROVIDERS
 from proxy.settings import ProviderSettings, Settings, read

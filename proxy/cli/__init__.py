@@ -2,27 +2,47 @@
 
 import io
 import sys
+from importlib import import_module
+from typing import Final
 
 import click
 
-from proxy.cli.check import check
-from proxy.cli.client import generate, jobs, models, watch
-from proxy.cli.doctor import doctor
-from proxy.cli.keys import keys
-from proxy.cli.serve import Server, listen, serve
-from proxy.cli.trace import trace
+_MODULES: Final = {
+    "serve": "serve",
+    "keys": "keys",
+    "check": "check",
+    "doctor": "doctor",
+    "generate": "client",
+    "watch": "client",
+    "jobs": "client",
+    "models": "client",
+    "trace": "trace",
+}
+"""The module of each command in this package."""
 
-__all__ = ["Server", "listen", "main"]
+
+class Commands(click.Group):
+    """Imports a command's module when the command is used: a client starts without the server's libraries."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        del ctx
+        return list(_MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of that name; None where there is none."""
+        del ctx
+        module = _MODULES.get(cmd_name)
+        if module is None:
+            return None
+        command: click.Command = getattr(import_module(f"{__name__}.{module}"), cmd_name)
+        return command
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="pollcast", prog_name="pollcast")
 def main() -> None:
     """Pollcast: one server-sent-events stream for every generation provider."""
     for output in (sys.stdout, sys.stderr):
         if isinstance(output, io.TextIOWrapper):
             output.reconfigure(errors="backslashreplace")  # for letters that its encoding (cp1252, ASCII) does not have
-
-
-for command in (serve, keys, check, doctor, generate, watch, jobs, models, trace):
-    main.add_command(command)
