@@ -125,7 +125,12 @@ class World:
 
     async def stop(self) -> None:
         await self.http.aclose()
+        for _ in range(20):  # the server looks only every 0.1 s whether the connections have closed
+            if not self._server.server_state.connections:
+                break
+            await asyncio.sleep(0.001)
         self._server.should_exit = True
+        self._serving.cancel()  # wakes the main loop, which looks at `should_exit` every 0.1 s; the stop itself goes on
         await self._serving
 
     async def restart(self, *, same_port: bool = False) -> None:
