@@ -11,7 +11,7 @@ import pytest
 from proxy.cli.serve import listen
 from proxy.settings import BadSetting
 from tests.npm import without
-from tests.world import World
+from tests.world import NO_AUTHORITIES, World
 
 
 @contextmanager
@@ -38,7 +38,7 @@ async def test_a_peer_on_ipv4_loopback_reads_the_metrics_of_a_dual_socket(
     monkeypatch.setattr("tests.world.listen", lambda _, port: listen("::", port))
     async with unstarted as world:
         port = world.origin.rpartition(":")[2]
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES) as client:
             for host in ("127.0.0.1", "[::1]"):
                 assert (await client.get(f"http://{host}:{port}/metrics")).status_code == 200
 

@@ -13,7 +13,7 @@ from proxy.errors import Unavailable
 from proxy.store import open_store
 from proxy.store.base import Stretch
 from proxy.store.sqlite import SqliteStore
-from tests.world import World
+from tests.world import NO_AUTHORITIES, World
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +88,7 @@ async def test_a_stream_is_broken_off_when_the_key_that_made_its_link_is_revoked
     job = await world.submit("gaga-1", prompt="[stuck]")
     link = await link_to(world, path.format(job=job["id"]))
     async with (
-        httpx.AsyncClient(trust_env=False) as stranger,
+        httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES) as stranger,
         stranger.stream("GET", link) as response,
         reading(response),
     ):

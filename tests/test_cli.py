@@ -20,6 +20,7 @@ import httpx
 import pytest
 
 from tests.ports import free_port
+from tests.world import NO_AUTHORITIES
 
 SERVER = Path(__file__).parent.parent / "server.py"
 
@@ -47,7 +48,10 @@ def serving(*arguments: str, log: Path, **environment: str) -> Iterator["subproc
         until = time.monotonic() + 20
         while process.poll() is None and time.monotonic() < until:
             with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).status_code == 200:
+                if (
+                    httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False, verify=NO_AUTHORITIES).status_code
+                    == 200
+                ):
                     break
             time.sleep(0.02)
         yield process
@@ -142,7 +146,7 @@ def test_the_demo_prints_a_curl_command_that_streams_to_completed(tmp_path: Path
         assert done.stdout.startswith('retry: 2000\ndata: {"status":"Processing started"')
         url = re.search(r'"status":"Completed".*?"url":"([^"]+)"', done.stdout)
         assert url is not None, done.stdout
-        assert httpx.get(url[1], trust_env=False).headers["content-type"] == "video/mp4"
+        assert httpx.get(url[1], trust_env=False, verify=NO_AUTHORITIES).headers["content-type"] == "video/mp4"
     assert (tmp_path / "var/demo/pollcast.db").exists()
     assert not (tmp_path / "var/pollcast.db").exists()
 
@@ -154,7 +158,10 @@ def test_keys_are_made_listed_granted_and_revoked_beside_a_running_server(tmp_pa
         assert re.fullmatch(r"pollcast_[\w-]+\n", made.stdout)
         key = made.stdout.strip()
         account = httpx.Client(
-            base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {key}"}, trust_env=False
+            base_url=f"http://127.0.0.1:{port}",
+            headers={"Authorization": f"Bearer {key}"},
+            trust_env=False,
+            verify=NO_AUTHORITIES,
         )
         assert account.get("/api/account").json() == {"name": "web", "tokens": 500}
         assert command("keys", "grant", "--name", "web", "--", "-100").stdout == "web  400 tokens\n"
@@ -243,7 +250,7 @@ def test_sigterm_ends_open_streams_and_the_server_at_once(tmp_path: Path) -> Non
             order = {"model": "gaga-1", "prompt": "[stuck]"}
             read = b""
             async with (
-                httpx.AsyncClient(trust_env=False) as client,
+                httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES) as client,
                 client.stream("POST", f"http://127.0.0.1:{port}/api/generate", json=order, headers=headers) as answer,
             ):
                 with pytest.raises(httpx.RemoteProtocolError):

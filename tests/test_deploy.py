@@ -15,6 +15,7 @@ import pytest
 from proxy.settings import Settings
 from tests.ports import free_port
 from tests.test_cli import command, serving
+from tests.world import NO_AUTHORITIES
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "proxy/deploy"
@@ -47,7 +48,9 @@ def test_a_back_up_of_a_running_server_is_restored_with_its_jobs_its_ledger_and_
     with serving("--demo", log=tmp_path / "log", POLLCAST_PORT=port):
         key = re.search(r"Demo key: (\S+)", (tmp_path / "log").read_text())
         assert key is not None
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20) as http:
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{port}", trust_env=False, verify=NO_AUTHORITIES, timeout=20
+        ) as http:
             http.headers["Authorization"] = f"Bearer {key[1]}"
             order = {"model": "gpt-5.4-mini", "prompt": "Hello"}
             assert "Completed" in http.post("/api/generate", json=order).text
@@ -63,7 +66,7 @@ def test_a_back_up_of_a_running_server_is_restored_with_its_jobs_its_ledger_and_
     shell(block("restore").replace("var/", "var/demo/").replace("var/demo/backup", "var/backup"))
     with (
         serving("--demo", log=tmp_path / "log2", POLLCAST_PORT=port),
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20) as http,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, verify=NO_AUTHORITIES, timeout=20) as http,
     ):
         http.headers["Authorization"] = f"Bearer {key[1]}"
         jobs = http.get("/api/jobs").json()["jobs"]

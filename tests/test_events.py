@@ -14,7 +14,7 @@ from httpx_sse import EventSource, ServerSentEvent
 from proxy.links import Links
 from proxy.store import open_store
 from proxy.stream import line
-from tests.world import World
+from tests.world import NO_AUTHORITIES, World
 
 
 @asynccontextmanager
@@ -150,7 +150,10 @@ async def test_a_feed_is_broken_off_when_the_link_that_opened_it_expires(world: 
     async with open_store(world.store_url, world.clock) as store:
         links = Links([await store.secret("links")], world.origin, world.clock, ttl=0.2)
         link = links.sign("/api/events", (await store.keys())[0].id)
-    async with httpx.AsyncClient(trust_env=False) as stranger, stranger.stream("GET", link) as response:
+    async with (
+        httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES) as stranger,
+        stranger.stream("GET", link) as response,
+    ):
         read = b""
         with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
             async for chunk in response.aiter_raw():
@@ -181,7 +184,7 @@ async def test_a_terminal_reads_one_line_for_each_event_and_the_bare_url_at_the_
     read = await lines(world, "POST", "/api/generate", json={"model": "grok-imagine-video", "prompt": "Rain"})
     assert re.fullmatch(r"Processing started: job job_[0-9A-Z]{26} \(grok-imagine-video\)", read[0])
     assert any(re.fullmatch(r"Processing: in_progress: \d+ %", row) for row in read)
-    async with httpx.AsyncClient(trust_env=False) as stranger:
+    async with httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES) as stranger:
         assert (await stranger.get(read[-1])).status_code == 200
 
 

@@ -17,7 +17,7 @@ from proxy.errors import Unavailable
 from proxy.store.sqlite import SqliteStore
 from proxy.trace import Exchange, Traces
 from tests.ports import free_port
-from tests.world import World
+from tests.world import NO_AUTHORITIES, World
 
 ROOT = Path(__file__).parent.parent
 SERVER = [sys.executable, str(ROOT / "server.py")]
@@ -62,7 +62,7 @@ def serving(folder: Path, *options: str) -> Iterator[str]:
 
 def answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
+        return httpx.get(f"{url}/readyz", trust_env=False, verify=NO_AUTHORITIES).status_code == 200
     except httpx.TransportError:
         return False
 
@@ -84,7 +84,9 @@ def test_a_server_that_comes_first_writes_for_its_operator_alone(tmp_path: Path,
         if not options:
             headers = {"Authorization": f"Bearer {command(tmp_path, 'keys', 'create', '--name', 'web')}"}
             upload = {"file": ("image.png", World.media("image"), "image/png")}
-            answer = httpx.post(f"{url}/api/assets", files=upload, headers=headers, trust_env=False)
+            answer = httpx.post(
+                f"{url}/api/assets", files=upload, headers=headers, trust_env=False, verify=NO_AUTHORITIES
+            )
             assert answer.status_code == 201
         assert wide(tmp_path) == []
     assert wide(tmp_path) == []

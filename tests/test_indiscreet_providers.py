@@ -22,7 +22,7 @@ from proxy.simulator import Kind, Simulator
 from proxy.simulator.provider import Provider
 from tests.ports import free_port
 from tests.test_cli import command, serving
-from tests.world import World
+from tests.world import NO_AUTHORITIES, World
 
 KEYS = {short: f"planted-{short}-provider-key" for short in ("gaga", "gaia", "ainow", "ganai", "heygen")}
 METRICS = "planted-metrics-token"
@@ -291,7 +291,7 @@ async def test_what_a_server_and_its_commands_print_holds_no_secret(tmp_path: Pa
                 await said("generate", model, "Hello [reject]", *where) for model in ("gaga-1", "suno", "gpt-image-2")
             ]
             texts += [await said("generate", "suno", "Hello", "--server", url, "--key", WRONG)]
-            async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
+            async with httpx.AsyncClient(base_url=url, trust_env=False, verify=NO_AUTHORITIES) as http:
                 order = {"model": "suno", "prompt": "Hello"}
                 job = (await http.post("/api/jobs", json=order, headers={"Authorization": f"Bearer {key}"})).json()
                 assert "Completed" in (await http.get(job["links"]["events"])).text

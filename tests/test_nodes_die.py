@@ -10,6 +10,7 @@ import pytest
 from tests.chaos import cluster
 from tests.chaos.cluster import PAUSED, Cluster
 from tests.chaos.kills import Server
+from tests.world import NO_AUTHORITIES
 
 JOBS = 6
 
@@ -23,7 +24,11 @@ async def nodes() -> AsyncIterator[Cluster]:
 def at(node: Server, key: str) -> httpx.AsyncClient:
     """A client of that node alone."""
     return httpx.AsyncClient(
-        base_url=node.origin, headers={"Authorization": f"Bearer {key}"}, trust_env=False, timeout=20
+        base_url=node.origin,
+        headers={"Authorization": f"Bearer {key}"},
+        trust_env=False,
+        verify=NO_AUTHORITIES,
+        timeout=20,
     )
 
 

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.fronts import nginx
 from tests.ports import free_port
-from tests.world import World
+from tests.world import NO_AUTHORITIES, World
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -92,7 +92,11 @@ async def test_links_and_locations_work_under_a_prefix(unstarted: World, placed:
     port = free_port()
     public = f"http://127.0.0.1:{port}{prefix}"
     unstarted.settings["public_url"] = public
-    async with unstarted as world, placed(world, prefix, port), httpx.AsyncClient(trust_env=False) as client:
+    async with (
+        unstarted as world,
+        placed(world, prefix, port),
+        httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES) as client,
+    ):
         client.headers["Authorization"] = f"Bearer {world.key}"
         ordered = await client.post(f"{public}/api/jobs", json={"model": "suno", "prompt": "A song"})
         assert ordered.status_code == 202, ordered.text
@@ -117,7 +121,11 @@ async def test_links_and_locations_work_under_a_prefix(unstarted: World, placed:
 async def test_a_link_of_one_path_opens_no_other_under_a_prefix(unstarted: World) -> None:
     port = free_port()
     unstarted.settings["public_url"] = public = f"http://127.0.0.1:{port}/api"
-    async with unstarted as world, mounted(world, "/api", port), httpx.AsyncClient(trust_env=False) as client:
+    async with (
+        unstarted as world,
+        mounted(world, "/api", port),
+        httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES) as client,
+    ):
         job = await world.submit("suno", prompt="A song")
         moved = job["links"]["events"].replace("/events?", "/content?")
         assert moved.startswith(public)

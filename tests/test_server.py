@@ -30,6 +30,7 @@ from proxy.simulator import DEFAULT_KEYS, Simulator
 from proxy.store import open_store
 from tests.npm import without
 from tests.ports import free_port
+from tests.world import NO_AUTHORITIES
 
 ROOT = Path(__file__).parent.parent
 LINK = "/api/jobs/job_1/events?key=key_1&expires=1800000000&signature=" + "Zm9vYmFyYmF6"
@@ -59,7 +60,7 @@ def opened(url: str) -> httpx.Response:
     until = time.monotonic() + 15
     while True:
         try:
-            return httpx.get(url, trust_env=False)
+            return httpx.get(url, trust_env=False, verify=NO_AUTHORITIES)
         except httpx.TransportError:
             assert time.monotonic() < until
             time.sleep(0.05)
@@ -102,7 +103,10 @@ async def test_where_the_work_has_died_and_the_server_goes_on_it_is_told_as_not_
     app = Pollcast(read(Settings, store=f"sqlite:///{tmp_path}/pollcast.db", assets=str(tmp_path)))
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None))
     serving = asyncio.create_task(server.serve())
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client, asyncio.timeout(10):
+    async with (
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, verify=NO_AUTHORITIES) as client,
+        asyncio.timeout(10),
+    ):
         while not server.started:
             await asyncio.sleep(0.01)
         assert (await client.get("/healthz")).status_code == 200
@@ -122,7 +126,10 @@ async def in_process(app: ASGIApp, lifespan: Any) -> AsyncIterator[httpx.AsyncCl
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, lifespan=lifespan))
     serving = asyncio.create_task(server.serve())
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client, asyncio.timeout(10):
+    async with (
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, verify=NO_AUTHORITIES) as client,
+        asyncio.timeout(10),
+    ):
         while not server.started:
             await asyncio.sleep(0.001)
         yield client
@@ -194,7 +201,9 @@ async def test_a_stop_with_open_streams_leaves_no_traceback_in_the_log(
     headers = {"Authorization": f"Bearer {await new_key(tmp_path)}"}
     port = free_port()
     command = ("-m", "uvicorn", "server:app", "--port", str(port), *patience)
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False) as client:
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False, verify=NO_AUTHORITIES
+    ) as client:
         with process(tmp_path, *command) as server:
             await asyncio.to_thread(opened, f"http://127.0.0.1:{port}/healthz")
             async with client.stream("GET", "/api/events") as first, client.stream("GET", "/api/events") as second:
@@ -273,7 +282,7 @@ async def test_orders_and_links_work_under_another_server(others: Path, tmp_path
         with process(tmp_path, *SERVERS[name], place, **environment) as server:
             origin = f"http://127.0.0.1:{port}"
             await asyncio.to_thread(opened, f"{origin}/healthz")
-            async with httpx.AsyncClient(base_url=origin, trust_env=False, timeout=20) as client:
+            async with httpx.AsyncClient(base_url=origin, trust_env=False, verify=NO_AUTHORITIES, timeout=20) as client:
                 order = {"model": "gaga-1", "prompt": "Hello"}
                 answer = await client.post("/api/generate", json=order, headers=headers)
                 assert '"status":"Completed"' in answer.text

@@ -13,7 +13,7 @@ from httpx_sse import EventSource, ServerSentEvent
 
 from proxy import sse
 from proxy.http import Http
-from tests.world import World, events_of
+from tests.world import NO_AUTHORITIES, World, events_of
 
 FRAME = re.compile(
     rb'data: \{"status":"[A-Za-z ]+","job":"job_[0-9A-Z]{26}","model":"gaga-1","n":(\d+),'
@@ -178,7 +178,9 @@ async def test_a_hundred_subscribers_see_the_same_bytes_and_make_no_more_polls(w
     path = f"/api/jobs/{job['id']}/events"
     limits = httpx.Limits(max_connections=200)
     headers = dict(world.http.headers)
-    async with httpx.AsyncClient(base_url=world.origin, headers=headers, limits=limits, trust_env=False) as many:
+    async with httpx.AsyncClient(
+        base_url=world.origin, headers=headers, limits=limits, trust_env=False, verify=NO_AUTHORITIES
+    ) as many:
         answers = await asyncio.gather(*(many.get(path, timeout=20) for _ in range(100)))
     # One that comes after the end is also asked to stay away for longer.
     bodies = {re.sub(rb": keep-alive\n|retry: 60000\n", b"", answer.content) for answer in answers}
@@ -246,7 +248,7 @@ async def test_the_stream_that_brings_the_end_has_no_longer_retry(world: World) 
 
 async def test_a_link_opens_the_stream_without_a_key(world: World) -> None:
     job = await world.submit("suno", prompt="song")
-    async with httpx.AsyncClient(trust_env=False) as stranger:
+    async with httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES) as stranger:
         text = (await stranger.get(job["links"]["events"])).text
     assert '"status":"Completed"' in text
 
@@ -254,7 +256,7 @@ async def test_a_link_opens_the_stream_without_a_key(world: World) -> None:
 async def test_a_link_goes_on_after_the_last_event_id_that_eventsource_appends(world: World) -> None:
     job = await world.submit("suno", prompt="song")
     everything = await world.messages("GET", f"/api/jobs/{job['id']}/events")
-    async with httpx.AsyncClient(trust_env=False) as stranger:
+    async with httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES) as stranger:
         answer = await stranger.get(job["links"]["events"] + "&lastEventId=2")
         assert f"id: {len(everything)}" in answer.text
         assert "id: 2\n" not in answer.text
@@ -263,7 +265,7 @@ async def test_a_link_goes_on_after_the_last_event_id_that_eventsource_appends(w
 async def test_an_altered_or_misused_link_is_401(world: World) -> None:
     one, other = await world.submit("suno", prompt="one"), await world.submit("suno", prompt="other")
     link = one["links"]["events"]
-    async with httpx.AsyncClient(trust_env=False) as stranger:
+    async with httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES) as stranger:
         for wrong in (
             # Not the last character: a part of its bits means nothing.
             link[:-2] + ("A" if link[-2] != "A" else "B") + link[-1],
@@ -293,7 +295,7 @@ async def test_a_link_expires(world: World) -> None:
     job = await world.submit("suno", prompt="song")
     await world.ended(job["id"])
     world.clock.at += 8 * 86400
-    async with httpx.AsyncClient(trust_env=False) as stranger:
+    async with httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES) as stranger:
         assert (await stranger.get(job["links"]["events"])).status_code == 401
 
 
@@ -303,7 +305,7 @@ async def test_a_link_dies_with_the_key_that_made_it(world: World) -> None:
     job = await world.submit("suno", prompt="song")
     async with open_store(world.store_url, world.clock) as store:
         await store.revoke_key((await store.keys())[0].id)
-    async with httpx.AsyncClient(trust_env=False) as stranger:
+    async with httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES) as stranger:
         assert (await stranger.get(job["links"]["events"])).status_code == 401
 
 
@@ -327,7 +329,11 @@ async def test_a_stream_that_stops_before_its_final_event_is_broken_off(world: W
 async def test_a_finished_stream_ends_cleanly_and_keeps_its_connection(world: World) -> None:
     job = await finished(world)
     async with httpx.AsyncClient(
-        base_url=world.origin, headers=dict(world.http.headers), trust_env=False, limits=httpx.Limits(max_connections=1)
+        base_url=world.origin,
+        headers=dict(world.http.headers),
+        trust_env=False,
+        verify=NO_AUTHORITIES,
+        limits=httpx.Limits(max_connections=1),
     ) as one:
         for _ in range(3):
             assert (await one.get(f"/api/jobs/{job}/events")).status_code == 200

@@ -20,6 +20,7 @@ from proxy.settings import BadSetting
 from tests.ports import free_port
 from tests.redis_server import flush, shared_server
 from tests.test_cli import command, serving
+from tests.world import NO_AUTHORITIES
 
 HANGING = """
 import signal, socket, sys, time
@@ -58,7 +59,12 @@ class Crew:
 
     def answers(self) -> bool:
         try:
-            return httpx.get(f"http://127.0.0.1:{self.port}/readyz", trust_env=False, timeout=5).status_code == 200
+            return (
+                httpx.get(
+                    f"http://127.0.0.1:{self.port}/readyz", trust_env=False, verify=NO_AUTHORITIES, timeout=5
+                ).status_code
+                == 200
+            )
         except httpx.TransportError:
             return False
 
@@ -158,7 +164,7 @@ def test_what_a_start_warns_of_is_said_once_for_all_workers(tmp_path: Path) -> N
 def test_a_scrape_is_whole_whichever_worker_it_meets(crew: Crew) -> None:
     url = f"http://127.0.0.1:{crew.port}/metrics"
     with concurrent.futures.ThreadPoolExecutor(8) as clients:  # each on a connection of its own
-        for answer in clients.map(lambda _: httpx.get(url, trust_env=False), range(16)):
+        for answer in clients.map(lambda _: httpx.get(url, trust_env=False, verify=NO_AUTHORITIES), range(16)):
             told = answer.text
             assert set(re.findall(r'pollcast_loop_lag_seconds_count\{worker="(\d)"\}', told)) == {"0", "1"}
             assert set(re.findall(r'pollcast_breaker_open\{provider="Gaga",worker="(\d)"\} 0.0', told)) == {"0", "1"}
@@ -169,7 +175,7 @@ def test_a_scrape_is_whole_whichever_worker_it_meets(crew: Crew) -> None:
 def test_a_worker_in_the_place_of_a_dead_one_tells_its_metrics_there(crew: Crew) -> None:
     os.kill(min(crew.workers), signal.SIGKILL)
     until(lambda: crew.served == 3)
-    told = httpx.get(f"http://127.0.0.1:{crew.port}/metrics", trust_env=False).text
+    told = httpx.get(f"http://127.0.0.1:{crew.port}/metrics", trust_env=False, verify=NO_AUTHORITIES).text
     assert set(re.findall(r'pollcast_loop_lag_seconds_count\{worker="(\d)"\}', told)) == {"0", "1"}
 
 

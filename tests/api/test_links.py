@@ -8,7 +8,7 @@ import pytest
 
 from proxy.store import open_store
 from tests.test_api import error_of, fields_of
-from tests.world import World
+from tests.world import NO_AUTHORITIES, World
 
 HOUR = 3600
 
@@ -25,7 +25,7 @@ async def link_to(world: World, path: str, **body: Any) -> str:
 
 async def opened(url: str, method: str = "GET", **options: Any) -> httpx.Response:
     """What someone gets who has the URL and nothing else."""
-    async with httpx.AsyncClient(trust_env=False) as stranger:
+    async with httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES) as stranger:
         return await stranger.request(method, url, **options)
 
 
@@ -79,7 +79,10 @@ async def test_the_account_s_feed_is_signed_with_the_jobs_it_names(world: World)
 async def test_the_feed_that_a_link_opens_is_that_of_the_jobs_it_names(world: World) -> None:
     job, other = await finished(world), await finished(world)
     url = await link_to(world, f"/api/events?jobs={job}")
-    async with httpx.AsyncClient(trust_env=False) as stranger, stranger.stream("GET", url) as response:
+    async with (
+        httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES) as stranger,
+        stranger.stream("GET", url) as response,
+    ):
         seen = ""
         async for line in response.aiter_lines():
             seen += line
@@ -159,7 +162,7 @@ async def test_it_changes_nothing(world: World) -> None:
 
 async def test_a_link_of_one_key_cannot_be_made_with_a_link(world: World) -> None:
     url = await link_to(world, f"/api/assets/{await world.asset()}/content")
-    async with httpx.AsyncClient(base_url=world.origin, trust_env=False) as stranger:
+    async with httpx.AsyncClient(base_url=world.origin, trust_env=False, verify=NO_AUTHORITIES) as stranger:
         body = {"path": "/api/events"}
         assert (await stranger.post("/api/links", json=body)).status_code == 401
         assert (await stranger.post(f"/api/links?{urlsplit(url).query}", json=body)).status_code == 401

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.api.negotiation import prefers_lines
-from tests.world import World
+from tests.world import NO_AUTHORITIES, World
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ async def test_several_lines_of_the_header_are_one_list(world: World) -> None:
         ("application/json", "text/plain", "text/plain; charset=utf-8"),
     ):
         headers = httpx.Headers([("Accept", first), ("Accept", second), ("Authorization", f"Bearer {world.key}")])
-        async with httpx.AsyncClient(trust_env=False, headers={"Accept": ""}) as client:
+        async with httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES, headers={"Accept": ""}) as client:
             del client.headers["Accept"]
             response = await client.get(f"{world.origin}/api/jobs/{job}/events", headers=headers)
         assert response.headers["content-type"] == expected

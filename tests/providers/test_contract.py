@@ -17,7 +17,7 @@ from proxy.job import Kind
 from proxy.providers import MODELS, PROVIDERS
 from tests.providers.conftest import KEY, fresh_account, pointed
 from tests.providers.literal import Literal, Reply, ended, page, said, streamed
-from tests.world import JumpClock, World
+from tests.world import NO_AUTHORITIES, JumpClock, World
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -411,7 +411,7 @@ async def calls_for(folder: Path, model: str, subscribers: int) -> Counter[str]:
         job = await world.submit(model, **await fields(world, model))
         watching = asyncio.Semaphore(0)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        async with httpx.AsyncClient(trust_env=False, timeout=20, limits=limits) as http:
+        async with httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES, timeout=20, limits=limits) as http:
             watchers = [
                 asyncio.create_task(watched(http, job["links"]["events"], watching)) for _ in range(subscribers)
             ]
