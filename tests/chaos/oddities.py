@@ -143,6 +143,8 @@ class Upstream:
         fitting = [odd for odd in fitting if odd.wants in {"", state}]
         kinds = sorted({odd.kind for odd in fitting})
         kind = self._chance.choice(kinds) if kinds else ""
+        if "J" in kinds and self._chance.random() < 0.5:  # which fits one answer of one adapter alone
+            kind = "J"
         return [odd for odd in fitting if odd.kind == kind]
 
     def _strikes(self, adapter: str, role: str, state: str, work: Work) -> bool:
