@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 _AT_ONCE: Final = 100
 """Jobs claimed in one transaction."""
 _LOOK: Final = 1.0
-"""Seconds between looks for jobs that another node has let go of."""
+"""Seconds between looks for jobs that another node has released, or a lease if that is shorter: a node takes over jobs
+at the first look after it has watched a dead node for a lease."""
 _REST: Final = 30.0
 """Seconds until a job is taken up again that met a fault of ours."""
 _RENEWALS: Final = 3
@@ -101,7 +102,7 @@ class Runner:
             if await self._has_let_go() or await self._has_advanced():
                 continue
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK):
+                async with asyncio.timeout(min(_LOOK, self._lease)):
                     await self._wake.wait()
 
     def _begin(self, claim: Claim) -> None:
