@@ -62,6 +62,7 @@ async def test_orders_are_answered_and_jobs_are_polled_as_often_as_by_the_bare_l
     assert all(rate > 0 for rate in polls.values())
 
 
+@pytest.mark.wide
 async def test_the_soak_looks_at_the_server_every_minute(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MINUTE", "SETTLED", "STALL"):
         monkeypatch.setattr(soak, name, 1.0)
@@ -79,6 +80,7 @@ def test_what_grows_all_the_time_is_not_flat() -> None:
     assert all(ratio == 1 for ratio in soak.growth(steady).values())
 
 
+@pytest.mark.wide
 async def test_every_job_s_lag_is_found(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lag, "MEAN", {True: 1.0})
     monkeypatch.setattr(lag, "TAUGHT", 3)
