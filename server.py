@@ -9,7 +9,7 @@ if __name__ == "__main__":
 elif __name__ != "__mp_main__":  # which is this file in a worker of `serve --workers`
     # A plain attribute: hypercorn looks into the module's dictionary, and finds nothing else.
     from proxy.app import hosted
-    from proxy.settings import BadSetting
+    from proxy.core.settings import BadSetting
 
     try:
         app = hosted()

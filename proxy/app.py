@@ -22,34 +22,38 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from proxy import api, errors, logs, marker, orphans, pages
-from proxy.access import Access
+from proxy import api
+from proxy.api.access_log import Access
+from proxy.api.auth import Auth
+from proxy.api.catalogue import Catalogue
+from proxy.api.cors import Cors
+from proxy.api.endpoints import playground
+from proxy.api.error_responses import error_response
+from proxy.api.eta import Forecast
+from proxy.api.limits import Limits, storage
 from proxy.api.services import Services
-from proxy.auth import Auth
-from proxy.blobs import Blobs
-from proxy.breaker import keep_agreeing
-from proxy.catalogue import Catalogue
-from proxy.clock import Clock, ClockSteps, SystemClock
-from proxy.cors import Cors
-from proxy.drive import Tools
-from proxy.error_responses import error_response
-from proxy.feed import Feed
-from proxy.fetch import Fetcher
-from proxy.files import restrict_umask, warn_if_open
-from proxy.forecast import Forecast
-from proxy.limits import Limits, storage
-from proxy.links import Links, route_path
-from proxy.metrics import Metrics
-from proxy.origins import Origins
+from proxy.core import errors
+from proxy.core.clock import Clock, ClockSteps, SystemClock
+from proxy.core.files import restrict_umask, warn_if_open
+from proxy.core.links import Links, route_path
+from proxy.core.origins import Origins
+from proxy.core.settings import BadSetting, ProviderSettings, Settings, proxy_secrets, read, through
 from proxy.providers import MODELS, PROVIDERS, by_model
 from proxy.providers.base import Provider
-from proxy.runner import Runner
-from proxy.settings import BadSetting, ProviderSettings, Settings, proxy_secrets, read, through
-from proxy.siblings import Siblings
-from proxy.store import open_store
+from proxy.runner import housekeeping
+from proxy.runner.job_run import Tools
+from proxy.runner.runner import Runner
+from proxy.store import marker, open_store
 from proxy.store.base import Store
-from proxy.stream import Unwound
-from proxy.trace import Traces
+from proxy.store.blobs import Blobs
+from proxy.streams.feed import Feed
+from proxy.streams.stream import Unwound
+from proxy.telemetry import logs
+from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.trace import Traces
+from proxy.telemetry.worker_metrics import Siblings
+from proxy.upstream.breaker import keep_agreeing
+from proxy.upstream.fetch import Fetcher
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +145,7 @@ class Pollcast:
             services = await self._services(stack)
             # Only now is there something for the routes to speak with.
             self._app.router.routes.extend(api.routes(services))
-            self._app.router.routes.extend(pages.routes(playground=self._settings.playground == "on"))
+            self._app.router.routes.extend(playground.routes(playground=self._settings.playground == "on"))
             self._app.router.default = self._app.router.not_found
             try:
                 yield
@@ -190,7 +194,7 @@ class Pollcast:
             traces,
         )
         self._runner = Runner(tools, node=_node(), lease=settings.lease, most=settings.max_jobs or None)
-        await stack.enter_async_context(_running(orphans.keep_sweeping(store, blobs, steps)))
+        await stack.enter_async_context(_running(housekeeping.keep_sweeping(store, blobs, steps)))
         await stack.enter_async_context(_running(self._feed.run(), self._runner.run(), metrics.watch_loop()))
         auth = Auth(store, links, clock, settings.metrics.get_secret_value())
         await stack.enter_async_context(_running(auth.watch(self._feed)))

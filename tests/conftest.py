@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from proxy.cli.running import loop_factory
-from proxy.metrics import Metrics
-from tests.world import World
+from proxy.cli.run import loop_factory
+from proxy.telemetry.metrics import Metrics
+from tests.support.world import World
 
 STDERR = 2
 

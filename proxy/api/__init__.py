@@ -7,14 +7,14 @@ from functools import partial
 
 from starlette.routing import Route
 
-from proxy.api.about import About
-from proxy.api.account import Accounts
-from proxy.api.assets import Assets
-from proxy.api.content import Contents
-from proxy.api.counting import Endpoint, counted
-from proxy.api.jobs import Jobs
-from proxy.api.links import LinkMaking
-from proxy.api.ping import Ping
+from proxy.api.endpoints.about import About
+from proxy.api.endpoints.account import Accounts
+from proxy.api.endpoints.assets import Assets
+from proxy.api.endpoints.content import Contents
+from proxy.api.endpoints.jobs import Jobs
+from proxy.api.endpoints.links import LinkMaking
+from proxy.api.endpoints.ping import Ping
+from proxy.api.metering import Endpoint, counted
 from proxy.api.services import Services
 
 

@@ -3,17 +3,22 @@
 It asks the provider nothing, whether it is there included: orders can be tried before there is a key for it.
 """
 
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
 
-from proxy import upstream
-from proxy.api.reading import refuse_fields
+from proxy.api.request import refuse_fields
 from proxy.api.services import Services
-from proxy.errors import FieldError
-from proxy.inputs import DryInputs, Placeholder
-from proxy.job import Order
-from proxy.providers.base import Provider
+from proxy.core.errors import FieldError, NotFound
+from proxy.core.job import Order
+from proxy.core.links import Links
+from proxy.core.media_types import UNKNOWN, extension
+from proxy.providers.base import Provider, is_asset
+from proxy.store.base import Store
+from proxy.upstream import client
+from proxy.upstream.client import File
 
 
 def is_asked(request: Request) -> bool:
@@ -44,7 +49,7 @@ async def shown(services: Services, account: str, order: Order) -> dict[str, Any
     }
 
 
-def _request(provider: Provider, request: upstream.Request) -> dict[str, Any]:
+def _request(provider: Provider, request: client.Request) -> dict[str, Any]:
     """Everything but the credential and what an HTTP library adds of its own."""
     if request.form:
         form = [{"name": name, "value": _text(value)} for name, value in request.form]
@@ -60,5 +65,47 @@ def _request(provider: Provider, request: upstream.Request) -> dict[str, Any]:
     }
 
 
-def _text(value: str | upstream.File) -> str:
+def _text(value: str | client.File) -> str:
     return value.shown if isinstance(value, Placeholder) else str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Placeholder(File):
+    """A file without its bytes, for a request that is shown and not sent."""
+
+    shown: str
+
+    def data_url(self) -> str:
+        """What stands where the bytes would."""
+        return f"data:{self.type};base64,{self.shown}"
+
+
+@dataclass(frozen=True, slots=True)
+class DryInputs:
+    """The inputs of a dry run: nothing is read, fetched or uploaded."""
+
+    account: str
+    store: Store
+    links: Links
+
+    async def files(self, refs: Sequence[str]) -> list[Placeholder]:
+        """What stands for the bytes behind asset ids and URLs. Raises NotFound."""
+        return [await self._file(ref) for ref in refs]
+
+    async def _file(self, ref: str) -> Placeholder:
+        if not is_asset(ref):
+            return Placeholder("input", UNKNOWN, b"", f"<file from {ref}>")
+        asset = await self.store.asset(self.account, ref)
+        if asset is None:
+            raise NotFound(f"There is no asset {ref[:100]}.")
+        name = ref + extension(asset.type)
+        return Placeholder(name, asset.type, b"", f"<file {name}, {asset.size} bytes>")
+
+    async def uploaded(self, ref: str, upload: Callable[[File], Awaitable[str]]) -> str:
+        """What stands for the provider's id of an upload."""
+        del upload
+        return f"<upload of {ref}>"
+
+    def url(self, ref: str) -> str:
+        """What stands for the Link to an asset; a URL as it is."""
+        return f"<Link to {self.links.absolute(f'/api/assets/{ref}/content')}>" if is_asset(ref) else ref

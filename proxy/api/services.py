@@ -3,20 +3,20 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from proxy.auth import Auth
-from proxy.blobs import Blobs
-from proxy.catalogue import Catalogue
-from proxy.clock import Clock
-from proxy.errors import NotFound, Unavailable
-from proxy.feed import Feed
-from proxy.fetch import Fetcher
-from proxy.forecast import Forecast
-from proxy.job import Job
-from proxy.limits import Limits
-from proxy.links import Links
-from proxy.metrics import Metrics
-from proxy.siblings import Siblings
+from proxy.api.auth import Auth
+from proxy.api.catalogue import Catalogue
+from proxy.api.eta import Forecast
+from proxy.api.limits import Limits
+from proxy.core.clock import Clock
+from proxy.core.errors import NotFound, Unavailable
+from proxy.core.job import Job
+from proxy.core.links import Links
 from proxy.store.base import Key, Store
+from proxy.store.blobs import Blobs
+from proxy.streams.feed import Feed
+from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.worker_metrics import Siblings
+from proxy.upstream.fetch import Fetcher
 
 
 @dataclass(frozen=True, slots=True)

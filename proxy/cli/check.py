@@ -5,12 +5,12 @@ import sys
 import click
 
 from proxy.app import Pollcast
-from proxy.checkup import checkup
-from proxy.cli.running import run
-from proxy.cli.screen import printable
-from proxy.clock import SystemClock
+from proxy.cli.checkup import checkup
+from proxy.cli.output import printable
+from proxy.cli.run import run
+from proxy.core.clock import SystemClock
+from proxy.core.settings import Settings, read
 from proxy.providers import PROVIDERS
-from proxy.settings import Settings, read
 
 
 @click.command()

@@ -4,9 +4,9 @@ from contextlib import aclosing
 
 import click
 
-from proxy.cli.running import run
-from proxy.cli.screen import printable
-from proxy.doctor import Examination
+from proxy.cli.output import printable
+from proxy.cli.probe import Examination
+from proxy.cli.run import run
 
 
 @click.command()

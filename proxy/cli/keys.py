@@ -5,10 +5,10 @@ from typing import Any, Final
 
 import click
 
-from proxy import tokens
-from proxy.cli.running import run
-from proxy.clock import SystemClock
-from proxy.settings import Settings, read
+from proxy.cli.run import run
+from proxy.core import keys as api_keys
+from proxy.core.clock import SystemClock
+from proxy.core.settings import Settings, read
 from proxy.store import open_store
 from proxy.store.base import Store
 
@@ -32,8 +32,8 @@ def keys() -> None:
 @click.option("--tokens", "granted", type=click.IntRange(0, _MOST_TOKENS), default=0, help="Tokens to grant with it.")
 def create(name: str, granted: int) -> None:
     """Make a key and print it, alone, on standard output. It is not shown again."""
-    secret = tokens.new_key()
-    _with_store(lambda store: store.create_key(name, tokens.digest(secret), granted))
+    secret = api_keys.new_key()
+    _with_store(lambda store: store.create_key(name, api_keys.digest(secret), granted))
     click.echo(secret)
 
 

@@ -17,19 +17,20 @@ from typing import Final, cast
 import click
 import uvicorn
 
-from proxy import logs, tokens
 from proxy.app import Pollcast
-from proxy.checkup import opened_here_alone
-from proxy.cli.crew import Crew, end_with_parent
-from proxy.cli.running import run
-from proxy.clock import SystemClock
-from proxy.http import Http, Timeouts
+from proxy.cli.checkup import opened_here_alone
+from proxy.cli.run import run
+from proxy.core import keys
+from proxy.core.clock import SystemClock
+from proxy.core.settings import BadSetting, ProviderSettings, Settings, in_brackets, read, unknown
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Provider
-from proxy.settings import BadSetting, ProviderSettings, Settings, in_brackets, read, unknown
-from proxy.siblings import Siblings
+from proxy.serving.protocol import Http, Timeouts
+from proxy.serving.workers import Crew, end_with_parent
 from proxy.simulator import DEFAULT_KEYS, Simulator
 from proxy.store import open_store
+from proxy.telemetry import logs
+from proxy.telemetry.worker_metrics import Siblings
 
 log = logging.getLogger(__name__)
 
@@ -217,9 +218,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 async def _serve_demo() -> None:
     settings = read(Settings, store=f"sqlite:///{_DEMO}/pollcast.db", assets=str(_DEMO / "assets"), upstream_proxy=None)
-    key = tokens.new_key()
+    key = keys.new_key()
     async with open_store(settings.store, SystemClock()) as store:
-        await store.create_key("demo", tokens.digest(key), _DEMO_TOKENS)
+        await store.create_key("demo", keys.digest(key), _DEMO_TOKENS)
     async with Simulator() as simulator:
         # Explicit values win over the environment's: nothing of a demo can reach a real installation.
         providers = {

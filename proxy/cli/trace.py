@@ -4,11 +4,11 @@ from typing import Any
 
 import click
 
-from proxy.cli.screen import json_line
-from proxy.clock import rfc3339
-from proxy.files import restrict_umask
-from proxy.settings import BadSetting, Settings, read
-from proxy.trace import Traces
+from proxy.cli.output import json_line
+from proxy.core.clock import rfc3339
+from proxy.core.files import restrict_umask
+from proxy.core.settings import BadSetting, Settings, read
+from proxy.telemetry.trace import Traces
 
 
 @click.command()

@@ -11,11 +11,12 @@ from typing import Any
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Answer, is_error, loads, message_of, plain, told
-from proxy.clock import Clock
-from proxy.errors import Interrupted, JobError, UpstreamFailed
-from proxy.job import Kind, Order, Output, Role, Status
-from proxy.media_types import by_url
+from proxy.core.clock import Clock
+from proxy.core.errors import Interrupted, JobError, UpstreamFailed
+from proxy.core.job import Kind, Order, Output, Role, Status
+from proxy.core.media_types import by_url
+from proxy.core.settings import ProviderSettings
+from proxy.core.sse import Message
 from proxy.providers.base import (
     COUNTS,
     DURATIONS,
@@ -32,9 +33,8 @@ from proxy.providers.base import (
     urls_in,
     wrong,
 )
-from proxy.settings import ProviderSettings
-from proxy.sse import Message
-from proxy.upstream import Request, Upstream
+from proxy.upstream.answers import Answer, is_error, loads, message_of, plain, told
+from proxy.upstream.client import Request, Upstream
 
 PIKA_STYLES: Mapping[str, str] = {
     "1": "Anime",

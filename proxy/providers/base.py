@@ -27,12 +27,12 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 from yarl import URL
 
-from proxy.answers import Answer, Seen, is_error, plain, printable
-from proxy.clock import Clock
-from proxy.errors import FieldError, JobError
-from proxy.job import Kind, Order, Output, Status, Ticket
-from proxy.settings import ProviderSettings, proxy_secrets
-from proxy.upstream import File, Request, Upstream
+from proxy.core.clock import Clock
+from proxy.core.errors import FieldError, JobError
+from proxy.core.job import Kind, Order, Output, Status, Ticket
+from proxy.core.settings import ProviderSettings, proxy_secrets
+from proxy.upstream.answers import Answer, Seen, is_error, plain, printable
+from proxy.upstream.client import File, Request, Upstream
 
 # --- what a client may order ---
 

@@ -14,10 +14,10 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Answer, Missing, Nonsense, NotReady, Seen, plain
-from proxy.clock import Clock
-from proxy.job import Kind, Order, Output, Role, Status, Ticket
-from proxy.media_types import by_url
+from proxy.core.clock import Clock
+from proxy.core.job import Kind, Order, Output, Role, Status, Ticket
+from proxy.core.media_types import by_url
+from proxy.core.settings import ProviderSettings
 from proxy.providers.base import (
     COUNTS,
     DURATIONS,
@@ -43,8 +43,8 @@ from proxy.providers.base import (
     urls_in,
     wrong,
 )
-from proxy.settings import ProviderSettings
-from proxy.upstream import File, Request, Upstream
+from proxy.upstream.answers import Answer, Missing, Nonsense, NotReady, Seen, plain
+from proxy.upstream.client import File, Request, Upstream
 
 Duration = Annotated[float, Field(gt=0, le=600)]
 

@@ -18,24 +18,12 @@ from urllib.parse import quote, unquote, unquote_to_bytes
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import (
-    Answer,
-    Missing,
-    Nonsense,
-    NotReady,
-    Resting,
-    Seen,
-    Transient,
-    is_error,
-    is_reported,
-    message_of,
-    plain,
-    told,
-)
-from proxy.clock import Clock
-from proxy.errors import Interrupted, UpstreamFailed
-from proxy.job import Kind, Order, Output, Role, Status, Ticket
-from proxy.media_types import SNIFFED, TEXT, UNKNOWN, by_url, sniff
+from proxy.core.clock import Clock
+from proxy.core.errors import Interrupted, UpstreamFailed
+from proxy.core.job import Kind, Order, Output, Role, Status, Ticket
+from proxy.core.media_types import SNIFFED, TEXT, UNKNOWN, by_url, sniff
+from proxy.core.settings import ProviderSettings
+from proxy.core.sse import Message
 from proxy.providers.base import (
     COUNTS,
     DURATIONS,
@@ -58,9 +46,21 @@ from proxy.providers.base import (
     words,
     wrong,
 )
-from proxy.settings import ProviderSettings
-from proxy.sse import Message
-from proxy.upstream import File, Request, Upstream
+from proxy.upstream.answers import (
+    Answer,
+    Missing,
+    Nonsense,
+    NotReady,
+    Resting,
+    Seen,
+    Transient,
+    is_error,
+    is_reported,
+    message_of,
+    plain,
+    told,
+)
+from proxy.upstream.client import File, Request, Upstream
 
 Size = Annotated[
     str, Field(pattern=r"^(auto|\d{2,5}x\d{2,5})$"), said("must be width and height such as 1280x720, or auto, as text")

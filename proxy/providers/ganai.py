@@ -17,11 +17,11 @@ from uuid import UUID
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Answer, Missing, Nonsense, NotReady, ReadFailed, Seen, Unchanged, message_of, plain
-from proxy.clock import Clock
-from proxy.errors import FieldError, UpstreamFailed
-from proxy.job import Kind, Order, Output, Role, Status, Ticket
-from proxy.media_types import by_url
+from proxy.core.clock import Clock
+from proxy.core.errors import FieldError, UpstreamFailed
+from proxy.core.job import Kind, Order, Output, Role, Status, Ticket
+from proxy.core.media_types import by_url
+from proxy.core.settings import ProviderSettings
 from proxy.providers.base import (
     Fields,
     Inputs,
@@ -36,8 +36,8 @@ from proxy.providers.base import (
     id_in,
     wrong,
 )
-from proxy.settings import ProviderSettings
-from proxy.upstream import Request, Upstream
+from proxy.upstream.answers import Answer, Missing, Nonsense, NotReady, ReadFailed, Seen, Unchanged, message_of, plain
+from proxy.upstream.client import Request, Upstream
 
 _GOING_ON = frozenset(
     map(

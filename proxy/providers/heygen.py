@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.answers import Answer, Nonsense, NotReady, Seen, plain
-from proxy.clock import Clock
-from proxy.errors import FieldError, JobError
-from proxy.job import Kind, Order, Output, Role, Status, Ticket
-from proxy.media_types import by_url
+from proxy.core.clock import Clock
+from proxy.core.errors import FieldError, JobError
+from proxy.core.job import Kind, Order, Output, Role, Status, Ticket
+from proxy.core.media_types import by_url
+from proxy.core.settings import ProviderSettings, is_loopback
 from proxy.providers.base import (
     COUNTS,
     DURATIONS,
@@ -41,8 +41,8 @@ from proxy.providers.base import (
     urls_in,
     wrong,
 )
-from proxy.settings import ProviderSettings, is_loopback
-from proxy.upstream import Request, Upstream
+from proxy.upstream.answers import Answer, Nonsense, NotReady, Seen, plain
+from proxy.upstream.client import Request, Upstream
 
 Style = Literal["normal", "circle"]
 

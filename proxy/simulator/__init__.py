@@ -14,18 +14,18 @@ from typing import Self
 from aiohttp import web
 
 from .ainow import AINow
+from .dispatch import Gate
 from .faults import Fault, Kind, Match
 from .files import Files
 from .gaga import Gaga
 from .gaia import Gaia
 from .ganai import GanAI
-from .gate import Gate
 from .heygen import HeyGen
 from .messages import Operation, Part, Received
+from .prompt_faults import PROMPT_FAULTS, UNDOCUMENTED, Word
 from .provider import Provider
 from .replay import Replay
-from .words import PROMPT_FAULTS, UNDOCUMENTED, Word
-from .world import DEFAULT_KEYS, Job, World
+from .state import DEFAULT_KEYS, Job, World
 
 __all__ = [
     "DEFAULT_KEYS",

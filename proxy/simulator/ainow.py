@@ -16,9 +16,9 @@ from pydantic import Field
 
 from .files import Sample
 from .messages import Answer, Frames, Operation, Received, Role
+from .prompt_faults import UNDOCUMENTED, Word
 from .provider import Provider, Strict
-from .words import UNDOCUMENTED, Word
-from .world import Job, Outcome
+from .state import Job, Outcome
 
 PRICES = {"suno": 10, "luma": 30, "pika": 10, "run": 30}
 RUN_STYLES = frozenset(

@@ -12,8 +12,8 @@ from multidict import CIMultiDict
 
 from .faults import Fault, Kind
 from .messages import Answer, File, Frames
-from .words import UNDOCUMENTED
-from .world import World
+from .prompt_faults import UNDOCUMENTED
+from .state import World
 
 FRAMES_BEFORE_A_BREAK = 2
 STATUS_FIELDS = frozenset({"status", "gen_status"})

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from aiohttp import web
 
 from .messages import Answer, File, Operation, Received
-from .world import World
+from .state import World
 
 FOLDER = Path(__file__).parent / "media"
 

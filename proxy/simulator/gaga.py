@@ -17,7 +17,7 @@ from pydantic.alias_generators import to_camel
 from .files import Inline, Sample
 from .messages import Answer, Operation, Part, Received, Refused, Role
 from .provider import Provider, Strict, details
-from .world import Job, Outcome, Timeline
+from .state import Job, Outcome, Timeline
 
 AVATARS = frozenset({"avatar-h1", "avatar-h1-pro"})
 STATES = Timeline(((0.12, "PreProcessing"), (0.3, "Pending"), (1.0, "Running")))

@@ -16,9 +16,9 @@ from pydantic import Field, ValidationError
 
 from .files import Sample
 from .messages import Answer, Frames, Operation, Received, Role
+from .prompt_faults import Word
 from .provider import Provider, Strict
-from .words import Word
-from .world import Job, Outcome, Timeline
+from .state import Job, Outcome, Timeline
 
 VIDEO_MODEL = "grok-imagine-video"
 IMAGE_MODELS = ("gpt-image-2", "image2")

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, RootModel, ValidationError
 from .files import Inline, Sample
 from .messages import Answer, Operation, Received, Refused, Role
 from .provider import Provider, Strict, details
-from .world import Job, Outcome, Timeline
+from .state import Job, Outcome, Timeline
 
 SIMPLE = Timeline(((0.1, "PENDING"), (0.4, "PROCESSING"), (0.7, "LIPSYNC_PENDING"), (1.0, "FFMPEG_PENDING")))
 LONG = Timeline(

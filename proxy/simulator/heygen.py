@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from .files import Sample
 from .messages import Answer, Operation, Received, Refused, Role
 from .provider import Provider, Strict
-from .world import Job, Outcome, Timeline
+from .state import Job, Outcome, Timeline
 
 STATES = Timeline(((0.1, "pending"), (0.25, "waiting"), (1.0, "processing")))
 WEEK = 7 * 24 * 3600.0

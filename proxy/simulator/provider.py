@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .files import Files
 from .messages import Operation, Received, Refused
-from .world import Job, World
+from .state import Job, World
 
 
 class Strict(BaseModel):

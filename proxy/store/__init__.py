@@ -1,8 +1,8 @@
 """What remembers: accounts, tokens, jobs, events, assets."""
 
-from proxy.clock import Clock
+from proxy.core.clock import Clock
 from proxy.store.base import Store
-from proxy.store.sqlite import SqliteStore
+from proxy.store.sqlite.store import SqliteStore
 
 _SQLITE = "sqlite:///"
 _REDIS = ("redis://", "rediss://")
@@ -26,7 +26,7 @@ def open_store(url: str, clock: Clock, *, lease: float = 30.0, exclusive: bool =
 
 def _redis_store(url: str, clock: Clock, lease: float, *, serves: bool) -> Store:
     try:
-        from proxy.store.redis import RedisStore  # noqa: PLC0415 - an extra
+        from proxy.store.redis.store import RedisStore  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise ValueError(f"A store in Redis needs an extra ({error}): pip install 'pollcast[redis]'.") from None
     return RedisStore(url, clock, lease=lease, serves=serves)

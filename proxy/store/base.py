@@ -23,8 +23,8 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Final, Generic, NamedTuple, Protocol, Self, TypeVar
 
-from proxy import breaker, errors
-from proxy.job import Draft, Event, Job, Order, Status, Ticket
+from proxy.core import errors, provider_health
+from proxy.core.job import Draft, Event, Job, Order, Status, Ticket
 
 T = TypeVar("T")
 IN_LINE: Final = "line"
@@ -241,7 +241,7 @@ def told_places(standing: int) -> list[int]:
     return [place for place in (*range(1, 6), *round_ones) if place <= standing]
 
 
-class Shared(breaker.Shared, Protocol):
+class Shared(provider_health.Shared, Protocol):
     """What several nodes have in common about the providers, beside the store; nothing of it is kept for long."""
 
     async def turns(self, provider: str, number: int, gap: float) -> float:

@@ -11,11 +11,11 @@ import httpx
 import pytest
 from aiohttp import web
 
-from proxy.blobs import Blobs
-from tests.site import Rerouted, Site
-from tests.test_api import error_of, fields_of
-from tests.test_tracks import CLUSTER, FTYP, INFO, SAMPLES, moov, tracks, webm
-from tests.world import World
+from proxy.store.blobs import Blobs
+from tests.api.test_api import error_of, fields_of
+from tests.core.test_tracks import CLUSTER, FTYP, INFO, SAMPLES, moov, tracks, webm
+from tests.support.site import Rerouted, Site
+from tests.support.world import World
 
 PNG = World.media("image")
 MEGABYTE = bytes(1 << 20)
@@ -229,7 +229,7 @@ async def test_a_json_body_of_another_form_is_refused_by_field(world: World, bod
 
 
 async def test_an_upload_that_stops_coming_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.api.reading._PATIENCE", 0.1)
+    monkeypatch.setattr("proxy.api.request._PATIENCE", 0.1)
     reader, writer = await connected(world)
     writer.write(head_of(world, length=10 << 20) + part(PNG) + bytes(100_000))
     assert b" 400 " in await reader.readline()

@@ -9,9 +9,9 @@ import httpx
 import pytest
 from aiohttp import web
 
-from tests.site import Handler, Site
-from tests.test_api import error_of
-from tests.world import World
+from tests.api.test_api import error_of
+from tests.support.site import Handler, Site
+from tests.support.world import World
 
 FILM = World.media("video")
 MEGABYTE = bytes(1 << 20)
@@ -103,13 +103,13 @@ async def test_bytes_that_break_off_or_stall_are_not_made_to_look_whole(
 ) -> None:
     from aiohttp import ClientTimeout
 
-    monkeypatch.setattr("proxy.fetch._TIMEOUT", ClientTimeout(total=None, sock_read=0.2))
+    monkeypatch.setattr("proxy.upstream.fetch._TIMEOUT", ClientTimeout(total=None, sock_read=0.2))
     async with relaying as world:
         path = await content_of(world, "gaga-1", prompt="Hello")
         world.simulator.fault("media.get", fault)
         with pytest.raises(httpx.RemoteProtocolError):
             await world.http.get(path)
-        (said,) = [record for record in caplog.records if record.name == "proxy.media"]
+        (said,) = [record for record in caplog.records if record.name == "proxy.api.downloads"]
         assert (said.levelno, said.exc_info) == (logging.WARNING, None)
         assert "break off" in said.getMessage()
 
@@ -177,7 +177,7 @@ async def without_end(request: web.Request) -> web.StreamResponse:
 
 
 async def test_a_client_that_reads_nothing_is_dropped(unstarted: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.media._WRITE", 0.2)
+    monkeypatch.setattr("proxy.api.downloads._WRITE", 0.2)
 
     async with studio(unstarted, without_end) as path, unstarted.open("GET", path) as answer:
         with pytest.raises(httpx.TransportError):
@@ -189,7 +189,7 @@ async def test_a_client_that_reads_nothing_is_dropped(unstarted: World, monkeypa
 async def test_the_connection_of_a_client_that_reads_nothing_is_closed_with_all_that_waits_for_it(
     unstarted: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.media._WRITE", 0.2)
+    monkeypatch.setattr("proxy.api.downloads._WRITE", 0.2)
 
     async with studio(unstarted, without_end) as path:
         before = set(unstarted.connections)
@@ -260,7 +260,7 @@ async def test_a_provider_that_cannot_be_asked_now_does_not_hide_a_url_that_is_k
 async def test_a_provider_that_does_not_answer_does_not_hold_a_player_up(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.api.content._PATIENCE", 0.1)
+    monkeypatch.setattr("proxy.api.endpoints.content._PATIENCE", 0.1)
     path = await heygen(world)
     world.simulator.fault("heygen.check", "timeout")
     assert (await world.http.get(path)).status_code == 302

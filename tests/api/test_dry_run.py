@@ -7,8 +7,8 @@ import pytest
 
 from proxy.providers import MODELS, PROVIDERS
 from proxy.simulator import DEFAULT_KEYS, Received
-from tests.test_api import GAGA, error_of, fields_of, nothing_happened
-from tests.world import World
+from tests.api.test_api import GAGA, error_of, fields_of, nothing_happened
+from tests.support.world import World
 
 PROVIDER = {model.name: kind.name for kind in PROVIDERS for model in kind.models}
 SPOKEN = {"prompt": "Hello", "avatar_id": "Anna"}

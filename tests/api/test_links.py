@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from proxy.store import open_store
-from tests.test_api import error_of, fields_of
-from tests.world import NO_AUTHORITIES, World
+from tests.api.test_api import error_of, fields_of
+from tests.support.world import NO_AUTHORITIES, World
 
 HOUR = 3600
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.api.negotiation import prefers_lines
-from tests.world import NO_AUTHORITIES, World
+from tests.support.world import NO_AUTHORITIES, World
 
 
 @pytest.mark.parametrize(

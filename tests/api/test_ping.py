@@ -7,9 +7,9 @@ import orjson
 import pytest
 from httpx_sse import EventSource
 
-from proxy.clock import SystemClock
-from tests.test_api import error_of, fields_of
-from tests.world import World, events_of
+from proxy.core.clock import SystemClock
+from tests.api.test_api import error_of, fields_of
+from tests.support.world import World, events_of
 
 NOBODY = {"Authorization": ""}
 

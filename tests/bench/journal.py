@@ -17,10 +17,10 @@ from pathlib import Path
 import orjson
 import uvloop
 
-from proxy import tokens
-from proxy.job import Draft, Order, Status
+from proxy.core import keys
+from proxy.core.job import Draft, Order, Status
 from proxy.store.base import Admission, Claim, Room, Store
-from proxy.store.sqlite import SqliteStore
+from proxy.store.sqlite.store import SqliteStore
 from tests.bench import machine
 from tests.bench.goals import EACH, OURS
 from tests.bench.plan import Plan
@@ -83,7 +83,7 @@ async def _through_store(folder: Path, producers: int, events: int) -> dict[str,
 
 async def claims(store: Store, number: int, node: str = "bench") -> Sequence[Claim]:
     """So many jobs of an account of its own, held by the node."""
-    key = await store.create_key(node, tokens.digest(tokens.new_key()))
+    key = await store.create_key(node, keys.digest(keys.new_key()))
     admission = Admission(key.account, key.id, Order("gaga-1", {"prompt": "bench"}), 0, queue=node)
     await asyncio.gather(*(store.admit(admission) for _ in range(number)))
     return await store.claim(node, {node: Room(number, 60)}, number)

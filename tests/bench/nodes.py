@@ -16,7 +16,7 @@ from typing import Any, Final
 import orjson
 import uvloop
 
-from proxy.clock import SystemClock
+from proxy.core.clock import SystemClock
 from proxy.store import open_store
 from proxy.store.base import Claim, Store
 from tests.bench import machine
@@ -24,7 +24,7 @@ from tests.bench.goals import OURS
 from tests.bench.journal import DRAFT, Timer, claims
 from tests.bench.plan import Plan
 from tests.bench.process import Process, lines, python, started
-from tests.redis_server import RedisServer
+from tests.support.redis_server import RedisServer
 
 JOBS: Final = 64
 """Of each node, appending at once."""

@@ -12,8 +12,9 @@ from aiohttp import ClientSession
 
 from tests.bench import machine
 from tests.bench.load import NUMBER, request
-from tests.bench.process import ROOT, Process, python, started
-from tests.ports import free_port
+from tests.bench.process import Process, python, started
+from tests.support.ports import free_port
+from tests.support.root import ROOT
 
 ORDERS: Final[tuple[Mapping[str, Any], ...]] = (
     {"model": "gaga-1", "prompt": "A serene lake"},

@@ -11,8 +11,8 @@ from typing import Any, Final
 import orjson
 
 from tests.bench import machine
+from tests.support.root import ROOT
 
-ROOT: Final = Path(__file__).parents[2]
 PATIENCE: Final = 120.0
 """Seconds that an answer may take, unless more was asked for."""
 _OURS: Final = ("POLLCAST_", "GAGA_", "GAIA_", "AINOW_", "GANAI_", "HEYGEN_")

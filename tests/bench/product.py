@@ -16,13 +16,14 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from proxy import app, cli, tokens
-from proxy.clock import Clock, SystemClock
-from proxy.job import Draft, Event, Order, Status
-from proxy.links import Links
-from proxy.settings import Settings, read
+from proxy import app, cli
+from proxy.core import keys
+from proxy.core.clock import Clock, SystemClock
+from proxy.core.job import Draft, Event, Order, Status
+from proxy.core.links import Links
+from proxy.core.settings import Settings, read
 from proxy.store.base import Admission, Change, Claim, Room
-from proxy.store.sqlite import SqliteStore
+from proxy.store.sqlite.store import SqliteStore
 from tests.bench.publish import fields, obey
 
 NODE = "bench"
@@ -81,7 +82,7 @@ class Publishing:
         """The number of each job's newest event."""
 
     async def open(self, topics: int) -> Sequence[str]:
-        key = await self._store.create_key("bench", tokens.digest(tokens.new_key()))
+        key = await self._store.create_key("bench", keys.digest(keys.new_key()))
         admission = Admission(key.account, key.id, Order("gaga-1", {"prompt": "bench"}), 0)
         await asyncio.gather(*(self._store.admit(admission) for _ in range(topics)))
         while claims := await self._store.claim(NODE, {"": Room(topics, 60)}, 1000):

@@ -8,7 +8,7 @@ from typing import Final
 
 from tests.bench import machine, nchan
 from tests.bench.process import Process, python, started
-from tests.ports import free_port
+from tests.support.ports import free_port
 
 PEERS: Final = ("naive", "bare", "nchan", "floor")
 ALL: Final = ("pollcast", *PEERS)

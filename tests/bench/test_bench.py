@@ -15,7 +15,7 @@ from tests.bench import delivery, jobs, journal, lag, nchan, nodes, orders, poll
 from tests.bench.book import Book
 from tests.bench.load import built, request
 from tests.bench.plan import Plan
-from tests.ports import free_port
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.timeout(120)
 

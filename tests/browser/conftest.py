@@ -23,8 +23,8 @@ from playwright.async_api import (
     expect,
 )
 
-from tests.site import Site
-from tests.world import World
+from tests.support.site import Site
+from tests.support.world import World
 
 ARGUMENTS = [
     "--no-sandbox",

@@ -11,13 +11,14 @@ from aiohttp import web
 from playwright.async_api import expect
 
 from tests.browser.conftest import Open
-from tests.npm import install
-from tests.site import Site
-from tests.world import World
+from tests.support.npm import install
+from tests.support.root import ROOT
+from tests.support.site import Site
+from tests.support.world import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-SOURCE = Path(__file__).parents[2] / "proxy" / "playground" / "pollcast.js"
+SOURCE = ROOT / "proxy" / "playground" / "pollcast.js"
 PACKAGES = (
     "esbuild@0.28.2",
     "next@16.4.6",

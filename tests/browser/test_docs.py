@@ -6,7 +6,7 @@ import pytest
 from playwright.async_api import expect
 
 from tests.browser.conftest import Open
-from tests.world import World
+from tests.support.world import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

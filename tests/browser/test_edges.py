@@ -10,10 +10,10 @@ from playwright.async_api import BrowserContext, ConsoleMessage, Frame, Page, Re
 from yarl import URL
 
 from tests.browser.conftest import Open, PacedClock
-from tests.edge import edge
-from tests.fronts import nginx
-from tests.ports import free_port
-from tests.world import World
+from tests.support.edge import edge
+from tests.support.fronts import nginx
+from tests.support.ports import free_port
+from tests.support.world import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -7,7 +7,7 @@ import pytest
 from playwright.async_api import Page, Request
 
 from tests.browser.conftest import SLOW, Open, PacedClock
-from tests.world import World
+from tests.support.world import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -12,7 +12,7 @@ from yarl import URL
 
 from proxy.store import open_store
 from tests.browser.conftest import Open, PacedClock, lose_first_answer
-from tests.world import MEDIA, World
+from tests.support.world import MEDIA, World
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

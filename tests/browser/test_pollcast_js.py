@@ -11,9 +11,9 @@ import pytest_asyncio
 from playwright.async_api import BrowserContext, Error, Page, Request, Route
 from yarl import URL
 
-from proxy.http import Http
+from proxy.serving.protocol import Http
 from tests.browser.conftest import SLOW, Open, PacedClock, lose_first_answer
-from tests.world import World
+from tests.support.world import World
 
 Streams = Callable[[], list[str]]
 

@@ -8,8 +8,8 @@ import pytest_asyncio
 from aiohttp import web
 
 from tests.browser.conftest import Open
-from tests.site import Site
-from tests.world import World
+from tests.support.site import Site
+from tests.support.world import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

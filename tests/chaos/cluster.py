@@ -25,7 +25,7 @@ from tests.chaos.ear import Ear
 from tests.chaos.kills import PATIENCE, Server
 from tests.chaos.orders import Order, Orders
 from tests.chaos.verdict import Broken, Event, Verdict
-from tests.redis_server import RedisServer
+from tests.support.redis_server import RedisServer
 
 NODES = 3
 SPEED = 8.0

@@ -1,8 +1,8 @@
 """Part 2: thousands of exchanges with upstreams that do everything wrong, over real sockets, in one process.
 
 Time runs `FACTOR` times as fast as ours, for the server and for the providers. What cannot be told of a clock is made
-short: the real time-outs of `proxy.upstream` are replaced by milliseconds. The providers' own clock wobbles, so that
-states and progress run backwards, and now and then all of them are away.
+short: the real time-outs of `proxy.upstream.client` are replaced by milliseconds. The providers' own clock wobbles, so
+that states and progress run backwards, and now and then all of them are away.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from tests.chaos.clients import Client, connected
 from tests.chaos.ear import Ear
 from tests.chaos.orders import Order, Orders
 from tests.chaos.verdict import Broken, Event, Verdict, end_of
-from tests.world import JumpClock, World
+from tests.support.world import JumpClock, World
 
 ACCOUNTS, UNDER_WAY = 8, 64
 GRANTED = 10_000_000
@@ -210,7 +210,7 @@ async def _opened(number: int, seed: int, store: str) -> AsyncIterator[Exchanges
     chance = Random(seed)
     async with AsyncExitStack() as stack:
         for name, bounds in TIMEOUTS.items():
-            stack.enter_context(mock.patch(f"proxy.upstream.{name}", bounds))
+            stack.enter_context(mock.patch(f"proxy.upstream.client.{name}", bounds))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         clock = RunningClock()
         world = World(folder, clock, provider={"deadline": DEADLINE}, providers={"Gaga": {"concurrency": 6}})

@@ -24,8 +24,8 @@ from types import MappingProxyType
 
 import httpx
 
-from proxy import tokens
-from proxy.clock import SystemClock
+from proxy.core import keys as api_keys
+from proxy.core.clock import SystemClock
 from proxy.simulator import DEFAULT_KEYS, Fault, Received, Simulator
 from proxy.store import open_store
 from tests.chaos import stores
@@ -33,9 +33,10 @@ from tests.chaos.clients import BREAKS, Client, connected
 from tests.chaos.ear import ASKS_AGAIN, Ear, Mischief
 from tests.chaos.orders import Order, Orders
 from tests.chaos.verdict import Broken, Event, Verdict, end_of
-from tests.ports import free_port
+from tests.support.ports import free_port
+from tests.support.root import ROOT
 
-SERVER = Path(__file__).parents[2] / "server.py"
+SERVER = ROOT / "server.py"
 ACCOUNTS, UNDER_WAY, IDENTICAL = 3, 24, 50
 GRANTED = 10_000_000
 SPEED = 16.0
@@ -373,10 +374,10 @@ async def _opened(number: int, seed: int, store: str) -> AsyncIterator[Kills]:
 
 async def new_keys(store_url: str) -> list[str]:
     """A key of each of the accounts, which are made and given plenty."""
-    keys = [tokens.new_key() for _ in range(ACCOUNTS)]
+    keys = [api_keys.new_key() for _ in range(ACCOUNTS)]
     async with open_store(store_url, SystemClock()) as store:
         for n, key in enumerate(keys):
-            await store.create_key(f"account-{n}", tokens.digest(key), GRANTED)
+            await store.create_key(f"account-{n}", api_keys.digest(key), GRANTED)
     return keys
 
 

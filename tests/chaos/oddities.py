@@ -22,7 +22,7 @@ import orjson
 from tests.chaos import stores
 from tests.chaos.exchanges import RunningClock
 from tests.chaos.odd_answers import CHUNKS, COMPLETED, KINDS, ODDITIES, WORDS, Odd, Reply, reply
-from tests.world import World
+from tests.support.world import World
 
 ACCOUNTS, UNDER_WAY, GRANTED = 8, 48, 10_000_000
 MOST_ODD = 16

@@ -7,8 +7,8 @@ import pytest
 import pytest_asyncio
 
 from proxy.providers import PROVIDERS
-from tests.providers.literal import Literal
-from tests.world import World
+from tests.support.literal import Literal
+from tests.support.world import World
 
 ACCOUNTS = count(1)
 KEY = "sk-the-operators-own"

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from tests.providers.conftest import KEY
-from tests.providers.literal import Literal, Reply, ended, page, said, streamed, words, written
-from tests.world import World
+from tests.support.literal import Literal, Reply, ended, page, said, streamed, words, written
+from tests.support.world import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

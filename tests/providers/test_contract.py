@@ -13,11 +13,11 @@ import pytest
 import pytest_asyncio
 from httpx_sse import EventSource
 
-from proxy.job import Kind
+from proxy.core.job import Kind
 from proxy.providers import MODELS, PROVIDERS
 from tests.providers.conftest import KEY, fresh_account, pointed
-from tests.providers.literal import Literal, Reply, ended, page, said, streamed
-from tests.world import NO_AUTHORITIES, JumpClock, World
+from tests.support.literal import Literal, Reply, ended, page, said, streamed
+from tests.support.world import NO_AUTHORITIES, JumpClock, World
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

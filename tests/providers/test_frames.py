@@ -11,8 +11,8 @@ import pytest_asyncio
 
 from proxy.providers import PROVIDERS
 from tests.providers.conftest import KEY, fresh_account
-from tests.providers.raw import Frame, Raw, Said, chunk, head, sound
-from tests.world import World
+from tests.support.raw import Frame, Raw, Said, chunk, head, sound
+from tests.support.world import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -93,7 +93,7 @@ async def standing(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tu
         world = World(folder, provider={"base_url": upstream.origin, "api_key": KEY})
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
-            patch.setattr("proxy.upstream._TAIL_TIMEOUT", 0.05)
+            patch.setattr("proxy.upstream.client._TAIL_TIMEOUT", 0.05)
             async with world:
                 yield world, upstream
 

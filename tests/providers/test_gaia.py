@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.providers.conftest import KEY, pointed
-from tests.providers.literal import Literal, Reply, data, ended, moved, page, said, streamed, words, written
-from tests.world import World
+from tests.support.literal import Literal, Reply, data, ended, moved, page, said, streamed, words, written
+from tests.support.world import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -535,7 +535,7 @@ async def test_a_text_that_has_its_finish_reason_is_whole_whatever_becomes_of_th
 async def test_the_last_piece_of_a_text_keeps_its_distance_too(
     world: World, upstream: Literal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.drive._TEXT_GAP", 0.3)
+    monkeypatch.setattr("proxy.runner.job_run._TEXT_GAP", 0.3)
     began = time.monotonic()
     events = await chat(world, upstream, streamed(chunk("Hi"), *(chunk(" ho") for _ in range(3)), chunk(None, "stop")))
     assert "".join(event["delta"] for event in events if "delta" in event) == "Hi ho ho ho"

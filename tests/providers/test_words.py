@@ -10,8 +10,8 @@ import pytest
 import pytest_asyncio
 
 from tests.providers.conftest import KEY, fresh_account, pointed
-from tests.providers.literal import Literal, Reply, data, ended, moved, page, said, streamed, words
-from tests.world import World
+from tests.support.literal import Literal, Reply, data, ended, moved, page, said, streamed, words
+from tests.support.world import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

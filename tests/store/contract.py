@@ -13,9 +13,9 @@ from typing import Any
 import orjson
 import pytest
 
-from proxy import errors
-from proxy.job import Draft, Job, Order, Output, Role, Status
-from proxy.providers.polled import REMEMBERED
+from proxy.core import errors
+from proxy.core.job import Draft, Job, Order, Output, Role, Status
+from proxy.runner.polling import REMEMBERED
 from proxy.store.base import (
     AT_ONCE,
     IN_LINE,

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from proxy import errors
-from proxy.job import Draft, Job, Order, Output, Role, Status
-from proxy.store import open_store, wire
+from proxy.core import errors
+from proxy.core.job import Draft, Job, Order, Output, Role, Status
+from proxy.store import open_store
 from proxy.store.base import Change, ClaimLost, Room, Store
-from proxy.store.redis import RedisStore
-from tests.redis_server import SAFE, Gate, RedisServer, contents, flush, shared_server
+from proxy.store.redis import connection
+from proxy.store.redis.store import RedisStore
 from tests.store.contract import (
     DONE,
     FAILED,
@@ -33,6 +33,7 @@ from tests.store.contract import (
     new_caller,
     soon,
 )
+from tests.support.redis_server import SAFE, Gate, RedisServer, contents, flush, shared_server
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ async def behind_gate(gate: Gate, clock: ManualClock) -> AsyncIterator[Store]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is tried again by itself."""
-    monkeypatch.setattr(wire, "_TRIES", 0)
+    monkeypatch.setattr(connection, "_TRIES", 0)
 
 
 async def look(store: Store) -> None:
@@ -402,8 +403,8 @@ async def test_nothing_acknowledged_is_lost_when_redis_dies(
     own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # On a busy machine its start takes longer than a call waits for it.
-    monkeypatch.setattr(wire, "_LONG", 20)
-    monkeypatch.setattr(wire, "_TRIES", 100)
+    monkeypatch.setattr(connection, "_LONG", 20)
+    monkeypatch.setattr(connection, "_TRIES", 100)
     async with RedisStore(own_server.url) as store:
         caller = await new_caller(store, tokens=1_000_000)
         changes = store.changes()
@@ -483,8 +484,8 @@ async def test_what_waits_for_redis_is_told_soon_and_then_at_once(behind_gate: S
 async def test_a_redis_that_takes_and_does_not_answer_is_not_tried_for_long(
     gate: Gate, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "_PATIENCE", 0.05)
-    monkeypatch.setattr(wire, "_LONG", 0.01)
+    monkeypatch.setattr(connection, "_PATIENCE", 0.05)
+    monkeypatch.setattr(connection, "_LONG", 0.01)
 
     async with RedisStore(gate.url, clock) as store:
         gate.answering.clear()
@@ -581,7 +582,7 @@ async def test_a_redis_that_came_back_as_an_older_self_is_told_as_lost_changes(
 async def test_leases_that_lapsed_while_redis_was_away_are_left_to_their_holders(
     gate: Gate, clock: ManualClock, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "_TRIES", 0)
+    monkeypatch.setattr(connection, "_TRIES", 0)
     async with opened() as a, RedisStore(gate.url, clock, lease=LEASE) as b:
         await (await new_caller(a)).admit()
         claim = await claim_one(a, "a")
@@ -883,12 +884,12 @@ def test_a_url_of_no_redis_is_refused_with_what_would_be_right(url: str, wrong: 
 
 def test_without_the_extra_a_redis_url_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def without_redis(name: str, *rest: Any) -> Any:
-        if name.startswith("proxy.store.redis"):
+        if name.startswith("proxy.store.redis.store"):
             raise ModuleNotFoundError("No module named 'redis'")
         return imported(name, *rest)
 
     imported = builtins.__import__
-    monkeypatch.delitem(sys.modules, "proxy.store.redis", raising=False)
+    monkeypatch.delitem(sys.modules, "proxy.store.redis.store", raising=False)
     monkeypatch.setattr(builtins, "__import__", without_redis)
     with pytest.raises(ValueError, match=r"pip install 'pollcast\[redis\]'"):
         open_store("redis://localhost:6379/0", ManualClock())

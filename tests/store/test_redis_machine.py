@@ -6,10 +6,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import rule
 
 from proxy.store.base import Store
-from proxy.store.redis import RedisStore
-from tests.redis_server import flush, shared_server
+from proxy.store.redis.store import RedisStore
 from tests.store.contract import LEASE, Caller
 from tests.store.test_sqlite_machine import SqliteMachine
+from tests.support.redis_server import flush, shared_server
 
 
 class RedisMachine(SqliteMachine):

@@ -15,11 +15,12 @@ from typing import Any
 import orjson
 import pytest
 
-from proxy import errors
-from proxy.job import Job, Order
-from proxy.store import open_store, sqlite
+from proxy.core import errors
+from proxy.core.job import Job, Order
+from proxy.store import open_store
 from proxy.store.base import ClaimLost
-from proxy.store.sqlite import SqliteStore
+from proxy.store.sqlite import store as sqlite
+from proxy.store.sqlite.store import SqliteStore
 from tests.store.contract import (
     FAILED,
     LEASE,
@@ -31,6 +32,7 @@ from tests.store.contract import (
     claim_one,
     new_caller,
 )
+from tests.support.root import ROOT
 
 
 class WatchedStore(SqliteStore):
@@ -351,7 +353,7 @@ async def test_a_command_of_another_process_is_seen(path: Path) -> None:
     async with SqliteStore(path, exclusive=True) as store:
         script = (
             "import asyncio, sys\n"
-            "from proxy.clock import SystemClock\n"
+            "from proxy.core.clock import SystemClock\n"
             "from proxy.store import open_store\n"
             "async def main():\n"
             "    async with open_store(f'sqlite:///{sys.argv[1]}', SystemClock()) as store:\n"
@@ -359,7 +361,7 @@ async def test_a_command_of_another_process_is_seen(path: Path) -> None:
             "asyncio.run(main())\n"
         )
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", script, str(path), cwd=Path(__file__).parents[2], stdin=asyncio.subprocess.DEVNULL
+            sys.executable, "-c", script, str(path), cwd=ROOT, stdin=asyncio.subprocess.DEVNULL
         )
         assert await process.wait() == 0
         key = await store.key(b"made beside")

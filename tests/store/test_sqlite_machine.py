@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from proxy import errors
-from proxy.job import Draft, Status
+from proxy.core import errors
+from proxy.core.job import Draft, Status
 from proxy.store.base import Claim, ClaimLost, Room, Store
-from proxy.store.sqlite import SqliteStore
+from proxy.store.sqlite.store import SqliteStore
 from tests.store.contract import LEASE, Caller, ManualClock, new_caller
 
 T = TypeVar("T")

@@ -1,0 +1,135 @@
+"""The models as clients see them: prices, fields, styles, and whether each can be ordered now."""
+
+import asyncio
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+from proxy.core.clock import Clock
+from proxy.core.errors import ProviderUnavailable
+from proxy.core.job import Order
+from proxy.providers import MODELS
+from proxy.providers.base import Fields, Model, Provider
+from proxy.upstream.answers import ReadFailed
+
+log = logging.getLogger(__name__)
+
+_FRESH: Final = 60.0
+"""Seconds that a provider's own list of models is believed."""
+_RETRY: Final = 10.0
+"""Seconds after which a list that could not be read is asked for again."""
+_PATIENCE: Final = 5.0
+"""Seconds that a client's request waits for such a list."""
+
+
+@dataclass(slots=True)
+class _Listing:
+    """What a provider lists now (None: all that it has), until when, and the lock that makes one caller ask."""
+
+    models: frozenset[str] | None
+    until: float
+    lock: asyncio.Lock
+
+
+class Catalogue:
+    """All models, whoever serves them; `prices` replace the models' own, in tokens."""
+
+    def __init__(self, providers: Mapping[str, Provider], prices: Mapping[str, int], clock: Clock) -> None:
+        self._providers = providers
+        self._prices = prices
+        self._clock = clock
+        self._listings = {
+            name: _Listing(None, -math.inf, asyncio.Lock()) for name in {p.name for p in providers.values()}
+        }
+
+    def price(self, order: Order) -> int:
+        """What an order costs, in tokens."""
+        model = MODELS[order.model]
+        return self._unit_price(model) * model.units(order.fields)
+
+    def provider(self, model: str) -> Provider:
+        """Who serves a model."""
+        return self._providers[model]
+
+    async def check_available(self, model: str, account: str) -> None:
+        """Raises ProviderUnavailable, saying why, unless the account can order the model now."""
+        provider = self._providers[model]
+        if not provider.configured:
+            raise ProviderUnavailable(f"{model} cannot be ordered here: this installation has no {provider.name} key.")
+        wait = math.ceil(provider.upstream.breaker.wait_of(account))
+        if wait:
+            message = f"{model} cannot be ordered now: {provider.name} fails again and again. Try in {wait} seconds."
+            raise ProviderUnavailable(message, headers={"Retry-After": str(wait)})
+        if not await self._listed(provider, model):
+            raise ProviderUnavailable(f"{model} cannot be ordered now: {provider.name} does not list it.")
+
+    async def as_json(self) -> list[dict[str, Any]]:
+        """The catalogue of contract section 3."""
+        await asyncio.gather(*(self._listing(provider) for provider in set(self._providers.values())))
+        return [await self._model(model) for model in MODELS.values()]
+
+    async def _model(self, model: Model) -> dict[str, Any]:
+        provider = self._providers[model.name]
+        return {
+            "id": model.name,
+            "provider": provider.name,
+            "kind": model.kind,
+            "tokens": self._unit_price(model),
+            "available": await self._is_available(provider, model.name),
+            "note": model.note,
+            "typical_seconds": model.typical_seconds,
+            "fields": _schema(model.fields),
+            "styles": [{"value": value, "name": name} for value, name in model.styles.items()],
+        }
+
+    async def _is_available(self, provider: Provider, model: str) -> bool:
+        return provider.configured and not provider.upstream.breaker.wait and await self._listed(provider, model)
+
+    def _unit_price(self, model: Model) -> int:
+        return self._prices.get(model.name, model.tokens)
+
+    async def _listed(self, provider: Provider, model: str) -> bool:
+        models = await self._listing(provider)
+        return models is None or model in models
+
+    async def _listing(self, provider: Provider) -> frozenset[str] | None:
+        listing = self._listings[provider.name]
+        if not provider.configured or self._clock.monotonic() < listing.until:
+            return listing.models
+        async with listing.lock:
+            if self._clock.monotonic() >= listing.until:
+                await self._ask(provider, listing)
+        return listing.models
+
+    async def _ask(self, provider: Provider, listing: _Listing) -> None:
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                listing.models = await provider.offered()
+            listing.until = self._clock.monotonic() + _FRESH
+        except (ReadFailed, TimeoutError) as error:
+            # What was last known stands; a provider that cannot list its models may well serve them.
+            log.warning("%s does not list its models now: %s", provider.name, error)
+            listing.until = self._clock.monotonic() + _RETRY
+
+
+@cache
+def _schema(fields: type[Fields]) -> Any:
+    return without_nulls(fields.model_json_schema())
+
+
+def without_nulls(schema: Any) -> Any:
+    """The schema with `X or null` as X: in an order, null means absent."""
+    if isinstance(schema, list):
+        return [without_nulls(inner) for inner in schema]
+    if not isinstance(schema, dict):
+        return schema
+    options = [option for option in schema.get("anyOf", []) if option != {"type": "null"}]
+    rest = {name: without_nulls(inner) for name, inner in schema.items() if name != "anyOf"}
+    if rest.get("default", ...) is None:
+        del rest["default"]
+    if len(options) == 1:
+        return without_nulls(options[0]) | rest
+    return rest | ({"anyOf": [without_nulls(option) for option in options]} if options else {})

@@ -1,0 +1,1 @@
+"""The words and rules: no I/O, no web framework."""

@@ -1,0 +1,1 @@
+"""The work: claims jobs, submits orders, polls, records events."""

@@ -1,0 +1,1 @@
+"""uvicorn, with our protocol, server and worker processes."""

@@ -1,0 +1,1 @@
+"""HTTP to providers and to clients' URLs."""

@@ -1,0 +1,363 @@
+"""The document at /openapi.json: valid, complete, and true of what the server does."""
+
+import asyncio
+import re
+import sys
+from collections.abc import AsyncIterator, Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import orjson
+import pytest
+from httpx_sse import EventSource
+from openapi_spec_validator import validate
+from starlette.routing import Route
+
+from proxy.api import orders
+from proxy.api.openapi import document, page
+from proxy.api.openapi.calls import CALLS
+from proxy.api.openapi.shapes import codes
+from proxy.core.clock import SystemClock
+from proxy.core.errors import BadRequest, InvalidRequest, JobError, MethodNotAllowed, PollcastError, RequestError
+from proxy.providers import MODELS
+from tests.api.test_orders import FULL, MINIMAL, MISSING, TWO_FORMS
+from tests.support.world import World, events_of
+
+SERVER = "https://cast.example.com"
+BULK: dict[str, Any] = {"items": [{"unique_id": "a"}, {"unique_id": "b", "tag": "[fail]"}]}
+
+
+def closed(schema: Any) -> Any:
+    """The schemas with no room for a field that they do not name."""
+    if isinstance(schema, list):
+        return [closed(inner) for inner in schema]
+    if not isinstance(schema, dict):
+        return schema
+    shut = {name: closed(inner) for name, inner in schema.items()}
+    if isinstance(schema.get("properties"), dict) and "oneOf" not in schema and schema.get("type") == "object":
+        shut.setdefault("additionalProperties", False)
+    return shut
+
+
+def validator(name: str) -> jsonschema_rs.Draft202012Validator:
+    """A schema of the document, closed."""
+    whole = closed(document(SERVER)["components"])
+    return jsonschema_rs.Draft202012Validator(
+        {"$ref": f"#/components/schemas/{name}", "components": whole}, validate_formats=True
+    )
+
+
+# --- the document itself ---
+
+
+def test_the_document_is_valid_openapi() -> None:
+    validate(document(SERVER))
+
+
+def sub_schemas(schema: Any) -> Iterator[Any]:
+    """Every schema of the components, as far as they stand where schemas stand."""
+    yield schema
+    if not isinstance(schema, dict):
+        return
+    for name in ("properties", "dependentSchemas", "patternProperties"):
+        for inner in schema.get(name, {}).values():
+            yield from sub_schemas(inner)
+    for name in ("oneOf", "anyOf", "allOf", "prefixItems"):
+        for inner in schema.get(name, []):
+            yield from sub_schemas(inner)
+    for name in ("items", "not", "if", "then", "else", "propertyNames", "contentSchema"):
+        if name in schema:
+            yield from sub_schemas(schema[name])
+
+
+SCHEMAS = [inner for schema in document(SERVER)["components"]["schemas"].values() for inner in sub_schemas(schema)]
+
+
+def test_no_schema_is_a_boolean() -> None:
+    """openapi-python-client refuses a document with one."""
+    assert len(SCHEMAS) > 200
+    assert all(isinstance(schema, dict) for schema in SCHEMAS)
+
+
+def test_no_field_of_a_body_has_a_default_beside_its_description() -> None:
+    """openapi-typescript makes a field with a default required."""
+    assert not [schema for schema in SCHEMAS if "default" in schema]
+    resolution = document(SERVER)["components"]["schemas"]["order-gaga-1"]["properties"]["resolution"]
+    assert resolution["description"] == 'Default: `"720p"`.'
+    assert "resolution" not in document(SERVER)["components"]["schemas"]["order-gaga-1"]["required"]
+
+
+def test_an_upload_is_described_as_a_file_in_a_form_alone() -> None:
+    """@hey-api/openapi-ts prefers JSON wherever it is described."""
+    content = document(SERVER)["paths"]["/api/assets"]["post"]["requestBody"]["content"]
+    assert list(content) == ["multipart/form-data"]
+    assert content["multipart/form-data"]["schema"]["properties"]["file"]["format"] == "binary"
+
+
+def test_the_fields_of_an_order_stand_beside_no_alternatives() -> None:
+    """openapi-python-client would take the alternatives for the order."""
+    orders_ = {name: schema for name, schema in document(SERVER)["components"]["schemas"].items() if "order-" in name}
+    assert len(orders_) == len(MODELS)
+    assert all("properties" in schema and not {"oneOf", "anyOf", "allOf"} & set(schema) for schema in orders_.values())
+
+
+async def test_every_counted_answer_has_the_headers_that_are_described(world: World) -> None:
+    for path, status in (("/api/account", 200), ("/api/jobs", 200), ("/api/jobs/job_1", 404)):
+        response = await world.http.get(path)
+        template = path.replace("job_1", "{job}")
+        described = document(SERVER)["paths"][template]["get"]["responses"][str(status)]["headers"]
+        assert response.status_code == status
+        for name in ("RateLimit", "RateLimit-Policy"):
+            assert name in response.headers
+            assert name in described
+
+
+async def test_the_document_and_the_routes_name_the_same_calls(world: World) -> None:
+    def calls(route: Route) -> Iterator[tuple[str, str]]:
+        return ((method, route.path) for method in (route.methods or ()) if method != "HEAD")
+
+    # The parts of the playground's page are its own affair.
+    routes = [route for route in world.app.routes if not route.path.startswith("/playground/")]
+    served = {call for route in routes for call in calls(route)}
+    assert {(call.method.upper(), call.path) for call in CALLS} == served
+
+
+async def test_the_document_is_served_as_it_is_made(world: World) -> None:
+    response = await world.http.get("/openapi.json", headers={"Authorization": ""})
+    assert response.headers["content-type"] == "application/json"
+    assert response.json() == document(world.origin)
+
+
+def test_every_parameter_and_header_that_is_described_is_used() -> None:
+    text = orjson.dumps(document(SERVER)).decode()
+    for kind in ("parameters", "headers", "schemas"):
+        for name in document(SERVER)["components"][kind]:
+            assert f'"#/components/{kind}/{name}"' in text, name
+
+
+def test_every_error_that_answers_a_request_is_described() -> None:
+    described = {kind for call in CALLS for kind in call.refusals}
+    # 405 is said of what is not described.
+    assert set(RequestError.__subclasses__()) - described == {MethodNotAllowed}
+
+
+def test_a_failed_event_has_one_of_the_codes_of_the_error_tree() -> None:
+    failed = document(SERVER)["components"]["schemas"]["Failed"]["properties"]["code"]
+    assert failed["enum"] == codes(JobError)
+    assert set(failed["enum"]) < set(codes(PollcastError))
+
+
+# --- orders: the schema and the reader agree ---
+
+
+@pytest.mark.parametrize(("model", "fields"), [*MINIMAL.items(), *FULL])
+def test_an_order_that_is_taken_fits_its_schema(model: str, fields: dict[str, Any]) -> None:
+    validator("Order").validate({"model": model, **fields})
+
+
+@pytest.mark.parametrize(("model", "fields"), [case[:2] for case in (*MISSING, *TWO_FORMS)])
+def test_an_order_that_is_refused_does_not_fit_its_schema(model: str, fields: dict[str, Any]) -> None:
+    with pytest.raises((InvalidRequest, BadRequest)):
+        orders.read(orjson.dumps({"model": model, **fields}))
+    assert not validator("Order").is_valid({"model": model, **fields})
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_extra_may_not_name_what_is_sent_anyway(model: str) -> None:
+    order = {"model": model, **MINIMAL[model]}
+    assert validator("Order").is_valid(order | {"extra": {"other": 1}}) is (MODELS[model].extra != "refused")
+    for name in MODELS[model].sends:
+        assert not validator("Order").is_valid(order | {"extra": {name: 1}}), name
+
+
+# --- events and jobs: what is said is what is sent ---
+
+
+@pytest.mark.parametrize(
+    ("model", "fields"),
+    [
+        ("gaga-1", {"prompt": "Hello"}),
+        ("gaga-1", {"prompt": "[cancel]"}),
+        ("gpt-image-2", {"prompt": "[b64]", "metadata": {"order": "4711"}}),
+        ("gpt-5.4-mini", {"prompt": "Why stream?"}),
+        ("suno", {"prompt": "[fail]"}),
+        ("ganai-bulk", BULK),
+        ("heygen-v1", {"prompt": "Hello", "avatar_id": "Anna"}),
+    ],
+)
+async def test_every_event_and_the_job_are_as_described(world: World, model: str, fields: dict[str, Any]) -> None:
+    messages = await world.messages("POST", "/api/generate", json={"model": model, **fields})
+    for event in events_of(messages):
+        validator("Event").validate(event)
+    job = await world.ended(events_of(messages)[0]["job"])
+    validator("Job").validate(job)
+
+
+async def test_an_unfinished_job_is_as_described_with_what_is_foretold_of_it(world: World) -> None:
+    for _ in range(10):
+        await world.generate("gaga-1", prompt="Hello")
+    job = await world.submit("gaga-1", prompt="[slow]")
+    seen = {"eta"} & set(job)
+    while job["status"] in {"Processing started", "Processing"}:
+        validator("Job").validate(job)
+        seen |= {"eta", "polled_at"} & set(job)
+        job = (await world.http.get(f"/api/jobs/{job['id']}")).json()
+    assert seen == {"eta", "polled_at"}
+
+
+async def test_every_message_of_an_account_s_feed_is_as_described(world: World) -> None:
+    await world.submit("suno", prompt="[stuck]")
+    async with world.open("GET", "/api/events", last="1") as response:
+        assert response.headers["content-type"] == "text/event-stream"
+        async for message in EventSource(response).aiter_sse():
+            told = {"data": message.data, "event": message.event} | ({"id": message.id} if message.id else {})
+            validator("AccountMessage").validate(told)
+            if message.event == "message":
+                validator("Event").validate(message.json())
+            if message.event == "ready":
+                break
+
+
+@pytest.mark.parametrize(("header", "status"), [("", 401), ("Bearer nobody", 401)])
+async def test_an_account_s_feed_is_refused_as_described(world: World, header: str, status: int) -> None:
+    response = await world.http.get("/api/events", headers={"Authorization": header})
+    assert response.status_code == status
+    assert str(status) in document(SERVER)["paths"]["/api/events"]["get"]["responses"]
+    validator("Error").validate(response.json())
+
+
+# --- the page ---
+
+
+async def test_the_page_names_every_call_and_every_schema(world: World) -> None:
+    response = await world.http.get("/docs", headers={"Authorization": ""})
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    for call in CALLS:
+        assert f"id='{call.name}'" in response.text
+        assert f"<code>{call.path}</code>" in response.text
+    for name in document(world.origin)["components"]["schemas"]:
+        assert f"id='schema-{name}'" in response.text
+
+
+async def test_the_page_runs_nothing_and_asks_no_other_host(world: World) -> None:
+    response = await world.http.get("/docs")
+    policy = response.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+    assert "unsafe" not in policy
+    assert "<script" not in response.text
+    assert not re.findall(r"(?:src|href)='(?!#|/)", response.text)
+
+
+def test_every_link_of_the_page_leads_somewhere() -> None:
+    text = page.page(SERVER).decode()
+    assert set(re.findall(r"href='#([^']+)'", text)) <= set(re.findall(r"id='([^']+)'", text))
+
+
+def test_a_server_s_name_is_written_as_text() -> None:
+    assert b"<b>" not in page.page("https://x/<b>")
+
+
+# --- thousands of generated requests ---
+
+NOT_CHECKED = "positive_data_acceptance,negative_data_rejection"
+"""An order that fits its schema may name an asset that does not exist; null means absent, whatever a schema says."""
+ENOUGH = 5000
+"""Minimum number of generated requests of the wide run."""
+ENDLESS = "/api/events"
+"""Its stream never ends, so a generator that reads answers whole would wait for ever."""
+
+
+@pytest.fixture
+async def busy(tmp_path: Path) -> AsyncIterator[World]:
+    """A world in real time, with providers that take no time and forget nothing."""
+    world = World(tmp_path, SystemClock(), provider={"poll_interval": 0.02, "rate": 10_000})
+    world.simulator.world.speed = 1000
+    world.simulator.gaia.lives = float("inf")
+    async with world:
+        world.key = await world.new_key("fuzz", 1 << 40)
+        await world.restart()
+        yield world
+
+
+async def described(world: World) -> dict[str, Any]:
+    """The document, closed, with the ids of things that exist among what a parameter may be."""
+    ordered: list[tuple[str, dict[str, Any]]] = [
+        ("gaga-1", {"prompt": "Hello"}),
+        ("grok-imagine-video", {"prompt": "Rain"}),
+        ("gpt-image-2", {"prompt": "[b64]"}),
+        ("gpt-5.4-mini", {"prompt": "Why stream?"}),
+        ("suno", {"prompt": "[fail]"}),
+        ("ganai-bulk", BULK),
+    ]
+    finished = [(await world.generate(model, **fields))[0]["job"] for model, fields in ordered]
+    running = [(await world.submit("gaga-1", prompt=f"[stuck] {n}"))["id"] for n in range(5)]
+    deleted = [(await world.generate("suno", prompt="A song"))[0]["job"] for _ in range(5)]
+    assets = [await world.asset(kind) for kind in ("image", "audio", "video")]
+    whole: dict[str, Any] = deepcopy(closed(document(world.origin)))
+    for path in (ENDLESS,):
+        del whole["paths"][path]
+    parameters = whole["components"]["parameters"]
+    known = whole["paths"]["/api/jobs/{job}"]["get"]["parameters"]
+    known.remove({"$ref": "#/components/parameters/wait"})  # a generator that waits makes nothing
+    parameters["job"]["schema"] = one_of(finished + running)
+    parameters["asset"]["schema"] = one_of(assets)
+    whole["paths"]["/api/jobs/{job}"]["delete"]["parameters"] = [
+        parameters["job"] | {"schema": one_of(deleted + running)}
+    ]
+    whole["paths"]["/api/assets/{asset}"]["delete"]["parameters"] = [
+        parameters["asset"] | {"schema": one_of([await world.asset() for _ in range(3)])}
+    ]
+    for order in whole["components"]["schemas"].values():
+        for name in ("image", "audio"):
+            if order.get("title") in MODELS and name in order["properties"]:
+                order["properties"][name] = one_of(assets)
+    return whole
+
+
+def one_of(known: list[str]) -> dict[str, Any]:
+    """These, where the request is to be right; the generator makes wrong ones too."""
+    return {"type": "string", "enum": known}
+
+
+@pytest.fixture
+async def place(busy: World, tmp_path: Path) -> Path:
+    """The file with the API's description, with ids of jobs and assets that exist."""
+    place = tmp_path / "openapi.json"
+    place.write_bytes(orjson.dumps(await described(busy)))
+    return place
+
+
+@pytest.mark.timeout(120)
+async def test_a_hundred_generated_requests_get_described_answers(busy: World, place: Path) -> None:
+    assert await generated(busy, place, "fuzzing", seed=1, examples=2) > 50
+
+
+@pytest.mark.wide
+@pytest.mark.timeout(480)
+async def test_five_thousand_generated_requests_get_described_answers(busy: World, place: Path) -> None:
+    total = await generated(busy, place, "coverage,fuzzing,stateful", seed=1)
+    for seed in range(2, 5):
+        if total >= ENOUGH:
+            break
+        total += await generated(busy, place, "fuzzing", seed)
+    assert total >= ENOUGH
+
+
+async def generated(world: World, place: Path, phases: str, seed: int, examples: int = 120) -> int:
+    """Check every answer to generated requests against the document at `place`; return the number of requests."""
+    process = await asyncio.create_subprocess_exec(
+        Path(sys.executable).with_name("schemathesis"),
+        *("run", place, f"--url={world.origin}", f"--header=Authorization: Bearer {world.key}"),
+        *("--checks=all", f"--exclude-checks={NOT_CHECKED}", f"--phases={phases}", f"--seed={seed}"),
+        *(f"--max-examples={examples}", "--generation-database=none", "--request-timeout=10"),
+        *("--continue-on-failure", "--warnings=off", "--no-color"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output = (await process.communicate())[0].decode()
+    assert process.returncode == 0, output[-20_000:]
+    counted = re.search(r"(\d+) generated, ", output)
+    assert counted is not None, output[-20_000:]
+    return int(counted[1])

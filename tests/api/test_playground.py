@@ -1,0 +1,109 @@
+"""The page's files and the browser client, over HTTP; what they do is tested in a browser."""
+
+import gzip
+import re
+
+import httpx
+import pytest
+
+from proxy.api.endpoints.playground import routes
+from tests.support.world import World
+
+TYPES = {
+    "/": "text/html; charset=utf-8",
+    "/playground/playground.js": "text/javascript; charset=utf-8",
+    "/playground/playground.css": "text/css; charset=utf-8",
+    "/pollcast.js": "text/javascript; charset=utf-8",
+    "/pollcast.d.ts": "application/typescript; charset=utf-8",
+}
+
+
+async def get(world: World, path: str, **headers: str) -> httpx.Response:
+    return await world.http.get(path, headers={"Authorization": "", **headers})
+
+
+async def test_each_file_is_served_to_anyone_with_its_type_and_is_asked_about_each_time(world: World) -> None:
+    for path, media_type in TYPES.items():
+        response = await get(world, path)
+        assert (response.status_code, response.headers["content-type"]) == (200, media_type), path
+        assert response.headers["cache-control"] == "no-cache"
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.content
+
+
+async def test_whoever_has_a_file_is_told_so(world: World) -> None:
+    etag = (await get(world, "/pollcast.js")).headers["etag"]
+    for names in (etag, f"W/{etag}", f'"other", {etag}', "*"):
+        response = await get(world, "/pollcast.js", **{"If-None-Match": names})
+        assert (response.status_code, response.content) == (304, b"")
+        assert response.headers["etag"] == etag
+        assert "content-type" in response.headers
+    for names in ('"other"', "", etag.strip('"')):
+        assert (await get(world, "/pollcast.js", **{"If-None-Match": names})).status_code == 200
+
+
+async def test_head_answers_the_headers_alone(world: World) -> None:
+    for path in TYPES:
+        got, head = await get(world, path), await world.http.head(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-length"] == str(len(got.content))
+        assert head.headers["etag"] == got.headers["etag"]
+
+
+async def test_the_page_may_load_nothing_from_another_host_but_results(world: World) -> None:
+    headers = (await get(world, "/")).headers
+    policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == "'none'"
+    for own in ("script-src", "style-src", "connect-src"):
+        assert policy[own] == "'self'"
+    for none in ("form-action", "frame-ancestors", "base-uri", "trusted-types"):
+        assert policy[none] == "'none'"
+    assert headers["referrer-policy"] == "no-referrer"
+
+
+async def test_the_client_may_be_loaded_by_pages_of_any_origin(world: World) -> None:
+    for path in ("/pollcast.js", "/pollcast.d.ts"):
+        headers = (await get(world, path, Origin="https://app.example.com")).headers
+        assert headers["access-control-allow-origin"] == "*"
+        assert headers["cross-origin-resource-policy"] == "cross-origin"
+    assert "access-control-allow-origin" not in (await get(world, "/", Origin="https://app.example.com")).headers
+
+
+async def test_without_the_playground_the_client_is_still_there(unstarted: World) -> None:
+    unstarted.settings["playground"] = "off"
+    async with unstarted as world:
+        statuses = {path: (await get(world, path)).status_code for path in TYPES}
+    assert statuses == {path: 200 if path.startswith("/pollcast.") else 404 for path in TYPES}
+
+
+async def test_every_file_that_the_page_names_is_served(world: World) -> None:
+    page = (await get(world, "/")).text
+    named = [f"/{path}" for path in re.findall(r'(?:src|href)="(playground/[^"]+)"', page)]
+    for path in named:
+        text = (await get(world, path)).text
+        named += [f"/playground/{name}" for name in re.findall(r'from "\./([^"]+)"', text)]
+    assert len(named) > 3
+    assert set(named) <= {route.path for route in routes(playground=True)}
+
+
+@pytest.mark.parametrize(
+    "path", ["/playground/", "/playground/index.html", "/playground/pollcast.js", "/playground/../pages.py"]
+)
+async def test_nothing_else_of_the_folder_is_served(world: World, path: str) -> None:
+    assert (await get(world, path)).status_code == 404
+
+
+async def test_the_client_is_a_few_kilobytes(world: World) -> None:
+    text = (await get(world, "/pollcast.js")).text
+    bare = re.sub(r"^ *(//|/\*|\*).*\n|^ +|(?<=[;{,]) // .*$", "", text, flags=re.MULTILINE)
+    assert len(gzip.compress(bare.encode(), 9)) < 7000
+
+
+async def test_the_types_name_what_the_client_exports(world: World) -> None:
+    exported = r"^export (?:declare )?(?:const|class|function|async function\*) (\w+)"
+    script, types = [(await get(world, f"/pollcast.{end}")).text for end in ("js", "d.ts")]
+    assert set(re.findall(exported, script, re.MULTILINE)) == set(re.findall(exported, types, re.MULTILINE))
+    for method in re.findall(
+        r"^  (?:async )?([a-z]\w+)\(.*\) \{$", script.split("class Pollcast {")[1].split("\n}")[0], re.MULTILINE
+    ):
+        assert method == "constructor" or re.search(rf"^  {method}[<(]", types, re.MULTILINE), method

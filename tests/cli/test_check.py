@@ -1,0 +1,164 @@
+"""`check`: what works is told apart from what does not, nothing is paid, nothing is left behind."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from proxy.cli.checkup import Finding, State, checkup
+from proxy.core.clock import SystemClock
+from proxy.core.settings import Settings, read
+from proxy.providers import PROVIDERS
+from proxy.providers.base import Provider
+from proxy.simulator import DEFAULT_KEYS, Simulator
+from tests.cli.test_cli import command
+from tests.support.site import Site
+
+each_provider = pytest.mark.parametrize("kind", PROVIDERS, ids=lambda kind: kind.name)
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    async with Simulator() as running:
+        yield running
+
+
+def right_key(kind: type[Provider]) -> str:
+    return DEFAULT_KEYS[str(kind.settings_type.model_config["env_prefix"]).rstrip("_").lower()]
+
+
+async def findings(kind: type[Provider], settings: Settings | None = None, **given: Any) -> dict[str, Finding]:
+    """What is found of one provider, and of all else."""
+    own = read(kind.settings_type, **given)
+    return {found.subject: found async for found in checkup(settings or read(Settings), {kind: own}, SystemClock())}
+
+
+async def finding(kind: type[Provider], **given: Any) -> Finding:
+    return (await findings(kind, **given))[kind.name]
+
+
+# --- providers ---
+
+
+@each_provider
+async def test_a_key_that_works_is_ok_and_nothing_is_ordered(kind: type[Provider], simulator: Simulator) -> None:
+    found = await finding(kind, base_url=simulator.origin, api_key=right_key(kind))
+    assert found.state is State.OK, str(found)
+    assert not simulator.submits
+    assert simulator.calls.total() == 1
+
+
+@each_provider
+async def test_a_key_that_is_refused_is_told(kind: type[Provider], simulator: Simulator) -> None:
+    found = await finding(kind, base_url=simulator.origin, api_key="sk-wrong")
+    assert found.state is State.REFUSED, str(found)
+    assert "sk-wrong" not in str(found)
+    assert not found.works
+
+
+@each_provider
+async def test_without_a_key_nothing_is_asked(kind: type[Provider], simulator: Simulator) -> None:
+    found = await finding(kind, base_url=simulator.origin)
+    assert (found.state, found.works, str(found)) == (State.NO_KEY, True, f"{kind.name:11} no key")
+    assert not simulator.calls
+
+
+@each_provider
+async def test_a_provider_that_cannot_be_reached_is_told(kind: type[Provider]) -> None:
+    found = await finding(kind, base_url="http://127.0.0.1:9", api_key="sk-one")
+    assert found.state is State.FAILED
+    assert "cannot be reached" in found.remark
+
+
+@each_provider
+@pytest.mark.parametrize("status", [404, 502])
+async def test_a_page_of_some_other_server_proves_nothing(kind: type[Provider], status: int) -> None:
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(status=status, text="<h1>Welcome to nginx!</h1>", content_type="text/html")
+
+    async with Site(page) as site:
+        found = await finding(kind, base_url=site.url, api_key="sk-one")
+    assert found.state is State.FAILED
+
+
+async def test_heygen_refuses_a_key_with_http_200_too() -> None:
+    async def refusal(_: web.Request) -> web.Response:
+        return web.json_response({"code": 400112, "message": "Unauthorized"})
+
+    async with Site(refusal) as site:
+        found = await finding(PROVIDERS[-1], base_url=site.url, api_key="sk-one")
+    assert (PROVIDERS[-1].name, found.state) == ("HeyGen", State.REFUSED)
+
+
+async def test_models_that_gaia_does_not_list_are_named(simulator: Simulator) -> None:
+    simulator.gaia.models_listed = ["gpt-image-2", "image2", "gpt-5.4-mini"]
+    found = await finding(PROVIDERS[1], base_url=simulator.origin, api_key=right_key(PROVIDERS[1]))
+    assert (found.state, found.remark) == (State.OK, "it does not list grok-imagine-video")
+
+
+# --- the rest ---
+
+
+async def test_store_and_assets_are_tried_and_nothing_is_left(tmp_path: Path) -> None:
+    found = await findings(PROVIDERS[0], read(Settings, assets=str(tmp_path / "assets")))
+    assert (found["store"].state, found["assets"].state) == (State.OK, State.OK)
+    assert not [place for place in (tmp_path / "assets").rglob("*") if place.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("subject", "given"),
+    [("store", {"store": "sqlite:////dev/null/pollcast.db"}), ("assets", {"assets": "/dev/null/assets"})],
+)
+async def test_storage_that_cannot_be_opened_is_told(subject: str, given: dict[str, str]) -> None:
+    found = await findings(PROVIDERS[0], read(Settings, **given))
+    assert (found[subject].state, found[subject].works) == (State.FAILED, False)
+
+
+async def test_a_public_url_that_only_this_machine_opens_is_a_warning() -> None:
+    near = (await findings(PROVIDERS[0]))["public URL"]
+    far = (await findings(PROVIDERS[0], read(Settings, public_url="https://cast.example.com")))["public URL"]
+    assert (near.state, near.works) == (State.WARNING, True)
+    assert "POLLCAST_PUBLIC_URL" in near.remark
+    assert far.state is State.OK
+
+
+async def test_a_setting_that_nobody_reads_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLLCAST_MAXJOBS", "5")
+    found = (await findings(PROVIDERS[0]))["settings"]
+    assert found.state is State.WARNING
+    assert found.remark == "POLLCAST_MAXJOBS is no setting; the nearest is POLLCAST_MAX_JOBS"
+
+
+async def test_a_secret_that_can_be_guessed_is_a_warning() -> None:
+    short = await findings(PROVIDERS[0], read(Settings, secret="0123456789abcdef,short"))
+    assert short["secret"].state is State.WARNING
+    assert "short:" not in str(short["secret"])
+    assert "secret" not in await findings(PROVIDERS[0], read(Settings, secret="0123456789abcdef"))
+
+
+# --- as a command ---
+
+
+def test_the_command_prints_a_line_for_each_and_exits_with_0_when_what_is_set_up_works() -> None:
+    done = command("check")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split("  ")[0] for line in lines] == [
+        "public URL", "store", "assets", "Gaga", "Gaia", "AI-Now", "Gan.ai", "HeyGen",
+    ]  # fmt: skip
+    assert lines[-1] == "HeyGen      no key"
+
+
+def test_the_command_exits_with_1_when_something_does_not_work() -> None:
+    done = command("check", GAGA_API_KEY="sk-one", GAGA_BASE_URL="http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "Gaga        failed" in done.stdout
+    assert not done.stderr
+
+
+def test_a_bad_setting_is_one_line_of_the_command_too() -> None:
+    done = command("check", POLLCAST_TOKENS='{"gagaa": 5}')
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: POLLCAST_TOKENS: ")

@@ -1,0 +1,27 @@
+"""Requests as a circuit breaker sees them: for a job of an account, and with an outcome."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from proxy.upstream.breaker import Breaker, Subject, subject
+
+
+@contextmanager
+def sending_for(job: str, account: str = "a") -> Generator[None]:
+    """Requests in here are the job's."""
+    before = subject.set(Subject(account, job))
+    try:
+        yield
+    finally:
+        subject.reset(before)
+
+
+def failed(breaker: Breaker, *jobs: str, account: str = "a") -> None:
+    for job in jobs:
+        with sending_for(job, account):
+            breaker.failed()
+
+
+def succeeded(breaker: Breaker, job: str, account: str = "a") -> None:
+    with sending_for(job, account):
+        breaker.succeeded()

@@ -1,0 +1,243 @@
+"""The flight recorder: what it keeps, what it never keeps, and that a job it recorded can be met again."""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from proxy.simulator import DEFAULT_KEYS, Replay
+from proxy.telemetry import trace
+from proxy.telemetry.trace import Exchange, Traces
+from tests.cli.test_cli import command
+from tests.support.world import World
+
+FOLDER = "traces"
+
+
+@pytest.fixture
+def recorded(unstarted: World) -> World:
+    unstarted.settings = {"trace": str(unstarted.folder / FOLDER)}
+    return unstarted
+
+
+def traces(world: World) -> Traces:
+    return Traces(str(world.folder / FOLDER))
+
+
+def polled(body: bytes = b'{"status": "Pending"}', **changes: Any) -> Exchange:
+    values: dict[str, Any] = {"at": 1.0, "seconds": 0.1, "status": 200, "body": body}
+    return Exchange(**values | {"method": "GET", "path": "/v1/jobs/1", "query": {}, "sent": ""} | changes)
+
+
+async def test_nothing_is_recorded_unless_it_is_asked_for(world: World) -> None:
+    await world.generate("gaga-1", prompt="Hello")
+    assert {path.name for path in world.folder.iterdir()} >= {"pollcast.db"}
+    assert not list(world.folder.rglob("*.jsonl"))
+
+
+async def test_a_poll_whose_answer_does_not_change_is_recorded_once_with_its_count(recorded: World) -> None:
+    recorded.provider = {"poll_interval": 0.5}
+    async with recorded as world:
+        job = (await world.generate("gaga-1", prompt="[slow]"))[-1]["job"]
+    polls = [exchange for exchange in traces(world).read(job) if exchange["method"] == "GET"]
+    assert sum(poll.get("count", 1) for poll in polls) == world.simulator.calls["gaga.check"]
+    bodies = [poll["body"] for poll in polls]
+    assert len(polls) > 1
+    assert all(one != other for one, other in pairwise(bodies))
+    assert any(poll.get("count", 1) > 1 and poll["until"] > poll["at"] for poll in polls)
+
+
+async def test_a_submit_is_recorded_with_what_was_sent_and_answered_and_when(recorded: World) -> None:
+    async with recorded as world:
+        events = await world.generate("gaga-1", prompt="A red balloon")
+    submit = next(each for each in traces(world).read(events[-1]["job"]) if each["method"] == "POST")
+    assert submit["path"] == "/v1/generations"
+    assert "A red balloon" in submit["sent"]
+    assert orjson.loads(submit["body"])["id"]
+    assert (submit["status"], submit["headers"]["content-type"]) == (200, "application/json; charset=utf-8")
+    assert submit["at"] >= 1_800_000_000
+
+
+async def test_what_another_job_exchanges_is_not_in_a_job_s_trace(recorded: World) -> None:
+    async with recorded as world:
+        jobs = [await world.submit("gaga-1", prompt=f"Prompt {n}") for n in range(3)]
+        for job in jobs:
+            await world.ended(job["id"])
+    for n, job in enumerate(jobs):
+        text = orjson.dumps(traces(world).read(job["id"])).decode()
+        assert [other for other in range(3) if f"Prompt {other}" in text] == [n]
+
+
+async def test_a_trace_goes_with_its_job(recorded: World) -> None:
+    async with recorded as world:
+        gone, kept = [(await world.generate("gaga-1", prompt="Hello"))[-1]["job"] for _ in range(2)]
+        assert (await world.http.delete(f"/api/jobs/{gone}")).status_code == 204
+        while traces(world).read(gone):
+            await asyncio.sleep(0.001)
+    assert traces(world).read(kept)
+    assert len(list((world.folder / FOLDER).iterdir())) == 1
+
+
+async def test_a_trace_goes_on_after_a_restart(recorded: World) -> None:
+    async with recorded as world:
+        world.simulator.fault("gaga.check", "slow", times=1, seconds=60)
+        job = await world.submit("gaga-1", prompt="Hello")
+        await world.restart()
+        await world.ended(job["id"])
+    exchanges = traces(world).read(job["id"])
+    assert [exchange["n"] for exchange in exchanges] == list(range(len(exchanges)))
+    assert exchanges[0]["method"] == "POST"
+    assert "Success" in exchanges[-1]["body"] or "result" in exchanges[-1]["body"]
+
+
+def test_neither_a_key_nor_a_signature_is_kept(tmp_path: Path) -> None:
+    key = 'sk-"quoted'
+    link = "https://x/a?key=k&signature=Zm9v-_b&size=1"
+    body = orjson.dumps({"message": f"bad key {key}", "url": link, "X": "a?X-Amz-Signature=00ff&b=1", "next": link})
+    recorder = Traces(str(tmp_path)).of("job_1")
+    recorder.record(polled(body, query={"u": link}, sent=f"{key} {link}", headers={"location": link}), [key])
+    kept = (tmp_path / "job_1.jsonl").read_text()
+    for secret in ("quoted", "Zm9v", "00ff"):
+        assert secret not in kept
+    assert "size=1" in kept
+    assert (tmp_path / "job_1.jsonl").stat().st_mode & 0o077 == 0
+
+
+def test_a_trace_is_bounded_in_each_text_and_in_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace, "_MOST_OF_A_JOB", 1 << 20)
+    recorder = Traces(str(tmp_path)).of("job_1")
+    for n in range(20):
+        recorder.record(polled(b"%d" % n + bytes(1 << 20).replace(b"\0", b"x"), sent="y" * 9999), [])
+    first = Traces(str(tmp_path)).read("job_1")[0]
+    assert (len(first["body"]), first["cut"], len(first["sent"])) == (trace.MOST_ANSWERED, True, trace.MOST_SENT)
+    assert (tmp_path / "job_1.jsonl").stat().st_size < (1 << 20) + trace.MOST_ANSWERED + 10_000
+
+
+def test_old_traces_go_and_so_do_all_but_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace, "_MOST_JOBS", 2)
+    kept = Traces(str(tmp_path))
+    for n in range(5):
+        kept.of(f"job_{n}").record(polled(), [])
+        os.utime(tmp_path / f"job_{n}.jsonl", (100 + n, 100 + n))
+    kept.sweep(104)
+    assert [file.name for file in tmp_path.iterdir()] == ["job_4.jsonl"]
+    for n in range(5):
+        kept.of(f"job_{n}").record(polled(), [])
+        os.utime(tmp_path / f"job_{n}.jsonl", (100 + n, 100 + n))
+    kept.sweep(0)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["job_3.jsonl", "job_4.jsonl"]
+
+
+def test_what_the_disk_is_too_slow_for_is_dropped_and_counted_and_nobody_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trace, "_MOST_WAITING", 15_000)
+    kept, slow = Traces(str(tmp_path)), tmp_path / "job_slow.jsonl"
+    os.mkfifo(slow)  # whoever reads it waits for somebody who writes
+    with kept.written():
+        kept.of("job_slow").record(polled(), [])
+        writes = slow.open("wb")  # waits until the thread is there
+        recorder = kept.of("job_1")
+        for n in range(5):
+            recorder.record(polled(b"%d" % n), [])
+        assert kept.dropped == 3
+        slow.unlink()
+        writes.close()
+    assert [each["body"] for each in kept.read("job_1")] == ["0", "1"]
+
+
+def test_a_trace_that_cannot_be_written_hinders_no_other(tmp_path: Path) -> None:
+    kept = Traces(str(tmp_path))
+    (tmp_path / "job_1.jsonl").mkdir()
+    with kept.written():
+        for job in ("job_1", "job_2"):
+            kept.forget(job)
+            kept.of(job).record(polled(), [])
+    assert len(kept.read("job_2")) == 1
+
+
+async def test_what_is_dropped_is_told_at_a_scrape(recorded: World) -> None:
+    async with recorded as world:
+        assert "pollcast_trace_dropped_total 0.0" in (await world.http.get("/metrics")).text
+
+
+def test_a_line_that_a_power_cut_has_torn_spoils_no_other(tmp_path: Path) -> None:
+    kept = Traces(str(tmp_path))
+    kept.of("job_1").record(polled(b"one"), [])
+    with (tmp_path / "job_1.jsonl").open("ab") as file:
+        file.write(b'{"n":1,"at":2,"met\n')
+    recorder = kept.of("job_1")
+    for _ in range(3):
+        recorder.record(polled(b"two"), [])
+    assert [(each["body"], each.get("count")) for each in kept.read("job_1")] == [("one", None), ("two", 3)]
+
+
+ENDS: Sequence[tuple[tuple[str, str], tuple[str, str]]] = [
+    (("gaga-1", "Gaga"), ("gaga.check", "")),
+    (("gaga-1", "Gaga"), ("gaga.submit", "reject")),
+    (("gaga-1", "Gaga"), ("gaga.submit", "drop")),
+    (("gaga-1", "Gaga"), ("gaga.check", "wrong types")),
+    (("gaga-1", "Gaga"), ("gaga.check", "404")),
+    (("gpt-5.4-mini", "Gaia"), ("gaia.chat", "")),
+    (("gpt-5.4-mini", "Gaia"), ("gaia.chat", "cut")),
+    (("suno", "AI-Now"), ("ainow.generate", "")),
+]
+
+
+@pytest.mark.parametrize(("order", "fault"), ENDS)
+async def test_a_recorded_job_that_is_replayed_ends_the_same_way(
+    recorded: World, tmp_path: Path, order: tuple[str, str], fault: tuple[str, str]
+) -> None:
+    model, provider = order
+    async with recorded as world:
+        if fault[1]:
+            world.simulator.fault(*fault)
+        events = await world.generate(model, prompt="Hello")
+    lines = [orjson.dumps(exchange) for exchange in traces(world).read(events[-1]["job"])]
+    (tmp_path / "again").mkdir()
+    async with Replay(lines) as replay:
+        again = World(tmp_path / "again", providers={provider: {"base_url": replay.origin}})
+        async with again:
+            replayed = await again.generate(model, prompt="Hello")
+        assert set(replay.unknown) <= {"/v1/models"}  # what the catalogue asks is no job's
+        assert not again.simulator.calls
+    assert told(replayed) == told(events)
+
+
+def told(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What events say, but for whose and when they are, and how streamed text was cut into pieces."""
+    names = ("status", "code", "detail", "progress", "message", "text", "refunded")
+    return [{name: event.get(name) for name in names} for event in events if "delta" not in event]
+
+
+async def test_the_command_prints_a_trace_as_json_lines_that_can_be_replayed(recorded: World) -> None:
+    async with recorded as world:
+        job = (await world.generate("gaga-1", prompt="Hello"))[-1]["job"]
+    where = {"POLLCAST_TRACE": str(world.folder / FOLDER)}
+    done = command("trace", job, **where)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert orjson.loads(lines[0])["method"] == "POST"
+    assert orjson.loads(lines[0])["at"].endswith("Z")
+    assert Replay(lines).origin == ""
+    assert not any(key in done.stdout for key in DEFAULT_KEYS.values())
+
+
+@pytest.mark.parametrize(
+    ("job", "environment", "named"),
+    [
+        ("job_1", {}, "POLLCAST_TRACE"),
+        ("job_1", {"POLLCAST_TRACE": "traces"}, "job_1"),
+        ("../job_1", {"POLLCAST_TRACE": "traces"}, "../job_1"),
+    ],
+)
+def test_a_trace_that_is_not_there_is_said_in_one_line(job: str, environment: dict[str, str], named: str) -> None:
+    done = command("trace", job, **environment)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert named in done.stderr

@@ -1,0 +1,130 @@
+"""The circuit breaker: what opens it, whom it refuses, and which request is the trial."""
+
+import pytest
+
+from proxy.upstream.breaker import Breaker
+from tests.support.outcomes import failed, sending_for, succeeded
+from tests.support.world import JumpClock
+
+
+@pytest.fixture
+def clock() -> JumpClock:
+    return JumpClock()
+
+
+@pytest.fixture
+def breaker(clock: JumpClock) -> Breaker:
+    return Breaker(clock)
+
+
+def test_one_job_that_fails_again_and_again_opens_nothing(breaker: Breaker) -> None:
+    failed(breaker, *["1"] * 100)
+    assert breaker.wait == 0
+
+
+def test_a_job_counts_again_once_another_has_failed(breaker: Breaker) -> None:
+    failed(breaker, "1", "1", "2", "2", "1", "2")
+    assert breaker.wait == 0
+    failed(breaker, "1")
+    assert breaker.wait == 9
+
+
+def test_jobs_of_one_account_open_nothing_while_others_succeed(breaker: Breaker, clock: JumpClock) -> None:
+    succeeded(breaker, "9", "b")
+    failed(breaker, "1", "2", "3", "4", "5", "6")
+    assert breaker.wait == 0
+    clock.at += 30
+    failed(breaker, "1", "2", "3")
+    assert breaker.wait == 0
+    clock.at += 31
+    failed(breaker, "4", "5", "1", "2", "3")
+    assert breaker.wait == 9
+
+
+def test_failures_of_two_accounts_open_it(breaker: Breaker) -> None:
+    succeeded(breaker, "9", "c")
+    failed(breaker, "1", "2", "3", "4")
+    failed(breaker, "5", account="b")
+    assert breaker.wait == 9
+
+
+def test_an_account_whose_own_requests_succeed_is_not_refused(breaker: Breaker) -> None:
+    succeeded(breaker, "9", "c")
+    failed(breaker, "1", "2", "3", "4")
+    failed(breaker, "5", account="b")
+    assert (breaker.wait_of("a"), breaker.wait_of("b"), breaker.wait_of("c")) == (9, 9, 0)
+    failed(breaker, "9", account="c")
+    assert breaker.wait_of("c") == 9
+
+
+def test_a_success_closes_it(breaker: Breaker) -> None:
+    failed(breaker, "1", "2", "3", "4", "5")
+    succeeded(breaker, "1")
+    assert breaker.wait == 0
+    failed(breaker, "1", "2", "3", "4")
+    assert breaker.wait == 0
+
+
+def test_failures_are_forgotten_after_a_minute(breaker: Breaker, clock: JumpClock) -> None:
+    failed(breaker, "1", "2", "3")
+    clock.at += 61
+    failed(breaker, "4", "5")
+    assert breaker.wait == 0
+
+
+def test_late_failures_do_not_prolong_the_pause(breaker: Breaker, clock: JumpClock) -> None:
+    failed(breaker, "1", "2", "3", "4", "5")
+    clock.at += 5
+    failed(breaker, "6", "7")
+    assert breaker.wait == 4
+
+
+def test_requests_for_no_job_say_nothing_of_a_provider(breaker: Breaker) -> None:
+    failed(breaker, "1", "2", "3", "4")
+    for _ in range(9):
+        breaker.failed()
+    assert breaker.wait == 0
+    breaker.succeeded()
+    failed(breaker, "5")
+    assert breaker.wait == 9
+
+
+async def test_the_trial_is_another_jobs_poll_before_a_failing_ones(breaker: Breaker, clock: JumpClock) -> None:
+    failed(breaker, "1", "2", "3", "4", "5")
+    clock.at += 9
+    with sending_for("1"):
+        assert await breaker.hold() == 0.5
+    with sending_for("6"):
+        assert await breaker.hold() == 0
+        assert await breaker.hold() == 1  # the trial is under way
+    clock.at += 0.5
+    with sending_for("1"):
+        assert await breaker.hold() == 1
+
+
+async def test_a_failing_jobs_poll_is_the_trial_where_no_other_is_due(breaker: Breaker, clock: JumpClock) -> None:
+    failed(breaker, "1", "2", "3", "4", "5")
+    clock.at += 9.5
+    with sending_for("1"):
+        assert await breaker.hold() == 0
+        breaker.failed()
+        assert breaker.wait == 9
+
+
+async def test_a_paid_submit_is_the_trial_only_after_the_polls(breaker: Breaker, clock: JumpClock) -> None:
+    failed(breaker, "1", "2", "3", "4", "5")
+    clock.at += 9
+    with sending_for("6"):
+        assert await breaker.hold(paid=True) == 1
+        clock.at += 1
+        assert await breaker.hold(paid=True) == 0
+
+
+async def test_a_trial_without_an_answer_is_followed_by_another(breaker: Breaker, clock: JumpClock) -> None:
+    failed(breaker, "1", "2", "3", "4", "5")
+    clock.at += 9
+    with sending_for("6"):
+        assert await breaker.hold() == 0
+    clock.at += 9
+    with sending_for("7"):
+        assert await breaker.hold() == 0

@@ -1,0 +1,404 @@
+"""Several nodes on one real Redis: what one of them was asked, any of them answers."""
+
+import asyncio
+import logging
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+import pytest
+from httpx_sse import EventSource
+
+from proxy.core import errors, keys
+from proxy.core.clock import SystemClock
+from proxy.core.settings import BadSetting
+from proxy.simulator import Simulator
+from proxy.store import open_store
+from proxy.store.base import Shared
+from proxy.upstream.breaker import Breaker, Exchange
+from proxy.upstream.rate_limit import Turns
+from tests.support.outcomes import failed, sending_for
+from tests.support.redis_server import SAFE, Gate, RedisServer, flush, shared_server, tls_options
+from tests.support.world import NO_AUTHORITIES, JumpClock, World, events_of
+
+Nodes = tuple[World, World]
+_SPEED = 20.0
+PASSWORD = "hush/hush%"
+
+
+def node(folder: Path, **options: object) -> World:
+    """A node on the Redis of this test process; time is real, and the providers are quick."""
+    values = {"poll_interval": 0.05, **options}
+    world = World(folder, SystemClock(), provider=values, store_url=shared_server().url)
+    world.simulator = Simulator(speed=_SPEED)
+    return world
+
+
+@pytest.fixture
+async def nodes(tmp_path: Path) -> AsyncIterator[Nodes]:
+    """Two nodes with one store, one place for bytes, and the same providers: those of the first."""
+    flush(shared_server())
+    async with node(tmp_path) as a, node(tmp_path, base_url=a.simulator.origin) as b:
+        yield a, b
+
+
+async def driven_by_a(nodes: Nodes) -> str:
+    """A job that never ends, and that the first node has taken and drives."""
+    a, _ = nodes
+    job = str((await a.submit("gaga-1", prompt="[stuck] Hello"))["id"])
+    async with a.open("GET", f"/api/jobs/{job}/events") as response:
+        async for message in EventSource(response).aiter_sse():
+            if message.json()["status"] == "Processing":
+                break
+    return job
+
+
+async def running(world: World) -> str:
+    """A job that goes on for a while, of which polls bring no news."""
+    job = str((await world.submit("gaga-1", prompt="[slow] Hello"))["id"])
+    async with world.open("GET", f"/api/jobs/{job}/events") as response:
+        async for message in EventSource(response).aiter_sse():
+            if message.json().get("detail") == "Running":
+                break
+    return job
+
+
+async def test_an_order_at_one_node_is_streamed_by_the_other(nodes: Nodes) -> None:
+    a, b = nodes
+    job = await a.submit("gaga-1", prompt="Hello")
+    streams = await asyncio.gather(*(each.messages("GET", f"/api/jobs/{job['id']}/events") for each in nodes))
+    assert [message.data for message in streams[0]] == [message.data for message in streams[1]]
+    assert events_of(streams[1])[-1]["status"] == "Completed"
+    assert a.simulator.submits["gaga"] == 1
+    assert await b.balance() == 1980
+
+
+async def test_a_stream_that_broke_at_one_node_goes_on_at_the_other_without_gap_or_repetition(nodes: Nodes) -> None:
+    a, b = nodes
+    seen = []
+    async with a.open("POST", "/api/generate", json={"model": "gaga-1", "prompt": "[slow] Hello"}) as response:
+        async for message in EventSource(response).aiter_sse():
+            seen.append(message)
+            if len(seen) == 2:
+                break
+    job = events_of(seen)[0]["job"]
+    seen += await b.messages("GET", f"/api/jobs/{job}/events", last=seen[-1].id)
+    assert [int(message.id) for message in seen] == list(range(1, len(seen) + 1))
+    assert events_of(seen)[-1]["status"] == "Completed"
+
+
+async def test_the_feed_of_an_account_tells_at_either_node_what_happens_at_the_other(nodes: Nodes) -> None:
+    a, b = nodes
+    for asked, watched in ((a, b), (b, a)):
+        async with watched.open("GET", "/api/events") as response:
+            messages = EventSource(response).aiter_sse()
+            assert (await anext(messages)).event == "ready"
+            job = await asked.submit("gaga-1", prompt="Hello")
+            told = []
+            async for message in messages:
+                told.append(message.json())
+                if told[-1]["status"] == "Completed":
+                    break
+            assert {event["job"] for event in told} == {job["id"]}
+            assert [event["n"] for event in told] == list(range(1, len(told) + 1))
+
+
+@pytest.mark.parametrize("at", [0, 1])
+async def test_a_cancel_reaches_a_job_whichever_node_drives_it(nodes: Nodes, at: int) -> None:
+    job = await driven_by_a(nodes)
+    assert (await nodes[at].http.post(f"/api/jobs/{job}/cancel")).status_code == 202
+    assert (await nodes[at].ended(job))["status"] == "Canceled"
+
+
+async def test_an_account_has_one_limit_and_one_line_at_all_nodes(tmp_path: Path) -> None:
+    flush(shared_server())
+    a = node(tmp_path)
+    a.settings |= {"max_jobs": 1, "queue": 2}
+    async with a, node(tmp_path, base_url=a.simulator.origin) as b:
+        b.settings |= a.settings
+        await b.restart()
+        first = await a.submit("gaga-1", prompt="[stuck] Hello")
+        second, third = await b.submit("gaga-1", prompt="Hello"), await a.submit("gaga-1", prompt="Hello")
+        assert [job["detail"] for job in (second, third)] == [f"Waiting: number {n} in line" for n in (1, 2)]
+        order = {"model": "gaga-1", "prompt": "Hello"}
+        assert [(await each.http.post("/api/jobs", json=order)).status_code for each in (a, b)] == [429, 429]
+        await b.http.post(f"/api/jobs/{first['id']}/cancel")
+        streams = await asyncio.gather(*(each.messages("GET", f"/api/jobs/{third['id']}/events") for each in (a, b)))
+        assert [message.data for message in streams[0]] == [message.data for message in streams[1]]
+        waited = ["Waiting: number 2 in line", "Waiting: number 1 in line", "Under way"]
+        assert [event.get("detail") for event in events_of(streams[0])][1:4] == waited
+        assert events_of(streams[0])[-1]["status"] == "Completed"
+
+
+async def test_a_node_that_gets_a_job_back_which_it_had_lost_drives_it_once_and_goes_on(tmp_path: Path) -> None:
+    server = shared_server()
+    flush(server)
+    async with node(tmp_path) as world, asyncio.timeout(60):
+        job = await running(world)
+        with server.client as client:  # as if another had taken it over, and let go of it
+            before = int(client.hincrby(f"pollcast:work:{job}", "epoch", 1))
+            client.zadd("pollcast:free", {job: 0})
+            while int(client.hget(f"pollcast:work:{job}", "epoch")) == before:
+                await asyncio.sleep(0.01)
+        events = events_of(await world.messages("GET", f"/api/jobs/{job}/events"))
+        assert [event["n"] for event in events] == list(range(1, len(events) + 1))
+        assert events[-1]["status"] == "Completed"
+        for _ in range(3):
+            assert (await world.generate("suno", prompt="Hello"))[-1]["status"] == "Completed"
+
+
+async def test_a_job_whose_end_redis_has_forgotten_is_taken_up_again(tmp_path: Path) -> None:
+    (files := tmp_path / "redis").mkdir()
+    with RedisServer(files) as server:
+        world = node(tmp_path)
+        world.store_url = server.url
+        async with world, asyncio.timeout(60):
+            job = await running(world)
+            shutil.copytree(files, kept := tmp_path / "kept")
+            assert (await world.http.get(f"/api/jobs/{job}")).json()["status"] == "Processing"
+            assert (await world.ended(job))["status"] == "Completed"
+            server.kill()
+            shutil.rmtree(files)
+            kept.rename(files)
+            await asyncio.to_thread(server.start)
+            while (await world.http.get(f"/api/jobs/{job}")).json().get("status") != "Completed":
+                await asyncio.sleep(0.05)
+            assert await world.balance() == 980
+
+
+async def test_how_many_jobs_wait_is_not_told_while_nobody_can_count_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.runner.runner._COUNT", 0.01)
+    server = shared_server()
+    flush(server)
+    async with Gate(server) as gate, asyncio.timeout(60):
+        world = node(tmp_path, concurrency=1)
+        world.store_url = gate.url
+        async with world:
+            for _ in range(2):
+                await world.submit("gaga-1", prompt="[stuck]")
+            waiting = 'pollcast_jobs_waiting{queue="Gaga"} 1.0'
+            while waiting not in (await world.http.get("/metrics")).text:
+                await asyncio.sleep(0.01)
+            gate.shut()
+            while "pollcast_jobs_waiting{" in (await world.http.get("/metrics")).text:
+                await asyncio.sleep(0.01)
+            gate.open()
+            while waiting not in (await world.http.get("/metrics")).text:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_job_that_one_node_deletes_is_gone_at_the_other_which_had_just_streamed_it(nodes: Nodes) -> None:
+    a, b = nodes
+    job = (await a.submit("gaga-1", prompt="Hello"))["id"]
+    assert (await b.ended(job))["status"] == "Completed"
+    assert (await a.http.delete(f"/api/jobs/{job}")).status_code == 204
+
+    async def gone() -> None:
+        while (await b.http.get(f"/api/jobs/{job}/events")).status_code != 404:
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(gone(), 2)
+
+
+async def test_a_link_that_one_node_signed_and_bytes_that_it_took_are_good_at_the_other(nodes: Nodes) -> None:
+    a, b = nodes
+    asset = await a.asset()
+    link = (await a.generate("gpt-image-2", prompt="[b64] Hello"))[-1]["outputs"][0]["url"]
+    assert (await b.http.get(f"/api/assets/{asset}/content")).content == a.media("image")
+    async with httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES) as anybody:
+        answer = await anybody.get(link.replace(a.origin, b.origin))
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("image/")
+
+
+async def test_a_key_revoked_beside_the_nodes_is_refused_by_both(nodes: Nodes) -> None:
+    a, b = nodes
+    key = await a.new_key("other")
+    headers = {"Authorization": f"Bearer {key}"}
+    assert [(await each.http.get("/api/account", headers=headers)).status_code for each in nodes] == [200, 200]
+    async with open_store(a.store_url, a.clock) as store:
+        found = await store.key(keys.digest(key))
+        assert found
+        await store.revoke_key(found.id)
+
+    async def refused() -> None:
+        while [(await each.http.get("/api/account", headers=headers)).status_code for each in (a, b)] != [401, 401]:
+            await asyncio.sleep(0.05)
+
+    await asyncio.wait_for(refused(), 2)
+
+
+@pytest.mark.usefixtures("nodes")
+async def test_a_node_whose_bytes_are_in_a_directory_of_its_own_is_refused_with_one_line(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match=r"^POLLCAST_ASSETS: [^\n]+$"):
+        async with node(tmp_path / "elsewhere"):
+            pass
+    assert not list((tmp_path / "elsewhere/assets").iterdir())
+
+
+async def test_a_node_that_starts_again_in_the_same_place_leaves_one_mark_there(nodes: Nodes, tmp_path: Path) -> None:
+    await nodes[1].restart()
+    assert len(list((tmp_path / "assets").glob("cluster_*"))) == 1
+
+
+# --- a Redis behind TLS ---
+
+
+@pytest.fixture
+def behind_tls(tmp_path: Path) -> Iterator[str]:
+    """The URL of a Redis that asks for a user and a password, without what proves whom it speaks for."""
+    options = tls_options(tmp_path)
+    with RedisServer(tmp_path, *SAFE, *options) as server:
+        with server.client as client:
+            client.acl_setuser("pollcast", enabled=True, passwords=[f"+{PASSWORD}"], keys=["*"], commands=["+@all"])
+        yield f"rediss://pollcast:{quote(PASSWORD, safe='')}@127.0.0.1:{options[1]}/0"
+
+
+async def test_a_node_works_over_tls_with_a_password_that_it_tells_nobody(
+    behind_tls: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with World(tmp_path, store_url=f"{behind_tls}?ssl_ca_certs={tmp_path}/made.pem") as world:
+        assert (await world.generate("gaga-1", prompt="Hello"))[-1]["status"] == "Completed"
+        assert (await world.http.get("/api/account")).headers["RateLimit"]  # requests are counted there too
+    assert "hush" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ("", "certificate verify failed"),
+        ("?ssl_ca_certs=/nowhere.pem", "A file that .*ssl_ca_certs.*: .*No such file"),
+        ("?ssl_cert_reqs=perhaps", "no URL of a Redis .*perhaps"),
+    ],
+)
+async def test_a_redis_that_proves_nothing_is_refused_with_the_reason(behind_tls: str, options: str, why: str) -> None:
+    with pytest.raises((errors.Unavailable, ValueError), match=why) as refusal:
+        async with open_store(behind_tls + options, SystemClock()):
+            pass
+    assert "hush" not in str(refusal.value)
+
+
+# --- what nodes share about providers ---
+
+
+async def test_no_two_nodes_get_the_same_turn_to_ask_a_provider() -> None:
+    flush(shared_server())
+    clock = JumpClock()
+    async with open_store(shared_server().url, clock) as a, open_store(shared_server().url, clock) as b:
+        assert a.shared
+        assert b.shared
+        firsts = [await store.shared.turns("Gaga", 2, 0.5) for store in (a, b) * 3 if store.shared]
+        other = await a.shared.turns("Gaia", 1, 0.5)
+    assert [round(first - firsts[0], 3) for first in firsts] == [0, 1, 2, 3, 4, 5]
+    assert other == pytest.approx(firsts[0])
+
+
+async def test_the_rate_of_a_provider_holds_for_all_nodes_together() -> None:
+    flush(shared_server())
+    clock = SystemClock()
+    async with open_store(shared_server().url, clock) as a, open_store(shared_server().url, clock) as b:
+        nodes = [Turns(clock, 100), Turns(clock, 100)]
+        for turns, store in zip(nodes, (a, b), strict=True):
+            assert store.shared
+
+            def reserve(number: int, gap: float, shared: Shared = store.shared) -> Awaitable[float]:
+                return shared.turns("Gaga", number, gap)
+
+            turns.reserve = reserve
+        began = clock.now()
+        await asyncio.gather(*(turns.wait() for turns in nodes for _ in range(40)))
+        took = clock.now() - began
+    assert took >= 0.65  # eighty turns, of which a tenth of a second's are let out at once
+
+
+async def test_while_the_others_cannot_be_asked_a_node_paces_alone() -> None:
+    clock = JumpClock()
+    turns = Turns(clock, 2)
+    asked = []
+
+    async def away(number: int, gap: float) -> float:
+        asked.append((number, gap))
+        raise errors.Unavailable("The store cannot serve now.")
+
+    turns.reserve = away
+    began = clock.now()
+    for _ in range(4):
+        await turns.wait()
+    assert clock.now() - began == pytest.approx(1.4)
+    assert asked == [(1, 0.5)]
+
+
+class ClockSetBack(JumpClock):
+    """A clock that is set back by two hours when `ahead` is put to 0; time passes all the same."""
+
+    ahead = 7200.0
+
+    def now(self) -> float:
+        return self.at + self.ahead
+
+
+async def test_a_clock_that_is_set_back_stops_no_provider() -> None:
+    clock = ClockSetBack()
+    turns, breaker = Turns(clock, 2), Breaker(clock)
+    await turns.wait()
+    for n in range(5):
+        failed(breaker, f"job-{n}")
+    clock.ahead = 0
+    began = clock.at
+    await turns.wait()
+    await turns.wait()
+    assert clock.at - began <= 1
+    assert breaker.wait <= 10
+
+
+async def test_breakers_of_two_nodes_open_and_close_together() -> None:
+    flush(shared_server())
+    clock = JumpClock()
+    async with open_store(shared_server().url, clock) as store:
+        assert store.shared
+        a, b = Breaker(clock), Breaker(clock)
+        exchanges = [Exchange({"Gaga": breaker}, store.shared) for breaker in (a, b)]
+        for breaker in (a, b):
+            breaker.share("Gaga", store.shared)
+
+        async def agree() -> None:
+            for exchange in (*exchanges, *exchanges):
+                await exchange.once()
+
+        for breaker, jobs in ((a, ("1", "2", "3")), (b, ("4", "5"))):
+            for job in jobs:
+                failed(breaker, job)
+        assert a.wait == b.wait == 0
+        await agree()
+        assert 0 < a.wait <= 9
+        assert a.wait == pytest.approx(b.wait, abs=1)
+        clock.at += 9
+        with sending_for("6"):
+            assert [await breaker.hold() for breaker in (a, b)] == [0, 1]  # the one trial, over both
+            a.succeeded()
+        await agree()
+        with sending_for("7"):
+            assert [await breaker.hold() for breaker in (a, b)] == [0, 0]
+
+
+async def test_a_node_that_asked_nothing_leaves_a_provider_alone_that_fails_at_the_other(
+    nodes: Nodes,
+) -> None:
+    a, _ = nodes
+    a.simulator.fault("gaga.check", "500", times=50)
+    for prompt in ("one", "two"):
+        await a.submit("gaga-1", prompt=prompt)
+
+    async def left_alone() -> None:
+        for each in nodes:
+            while 'pollcast_breaker_open{provider="Gaga"} 1.0' not in (await each.http.get("/metrics")).text:
+                await asyncio.sleep(0.05)
+
+    await asyncio.wait_for(left_alone(), 10)
+    order = {"model": "gaga-1", "prompt": "Hello"}
+    assert [(await each.http.post("/api/jobs", json=order)).status_code for each in nodes] == [503, 503]

@@ -1,0 +1,302 @@
+"""Secrets are planted everywhere and everything is driven into every trouble: none of them may come out.
+
+The pretend providers are indiscreet on purpose: every error of theirs, and every status word that nobody knows, repeats
+the key that they were shown.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from itertools import cycle, product
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from aiohttp import ClientTimeout
+
+from proxy.providers import PROVIDERS
+from proxy.simulator import Kind, Simulator
+from proxy.simulator.provider import Provider
+from tests.cli.test_cli import command, serving
+from tests.support.ports import free_port
+from tests.support.world import NO_AUTHORITIES, World
+
+KEYS = {short: f"planted-{short}-provider-key" for short in ("gaga", "gaia", "ainow", "ganai", "heygen")}
+METRICS = "planted-metrics-token"
+SIGNING = "planted-signing-secret"
+WRONG = "pollcast_planted-wrong-client-key"
+ORDERS: dict[str, list[dict[str, Any]]] = {
+    "gaga": [{"model": "avatar-h1", "prompt": "Hello", "image": "asset", "audio": "asset"}],
+    "gaia": [
+        {"model": "grok-imagine-video", "prompt": "Hello", "images": ["asset"]},
+        {"model": "gpt-image-2", "prompt": "Hello [b64]"},
+        {"model": "gpt-5.4-mini", "prompt": "Hello"},
+    ],
+    "ainow": [{"model": "pika", "prompt": "Hello"}],
+    "ganai": [{"model": "ganai-bulk", "items": [{"unique_id": "a", "names": "Ada"}]}],
+    "heygen": [{"model": "heygen-v1", "prompt": "Hello", "avatar_id": "Angela", "voice_id": "en-1"}],
+}
+PAGES = ("/", "/docs", "/openapi.json", "/pollcast.js", "/healthz", "/readyz", "/api/ping", "/api/models", "/nowhere")
+BRIEF = ClientTimeout(total=0.3, connect=0.2, sock_read=0.2)
+
+pytestmark = pytest.mark.timeout(180)  # every fault of every operation, one after the other
+
+
+@dataclass
+class Told:
+    """A client that keeps all that it is told, by whom it may be heard."""
+
+    world: World
+    own: list[str] = field(default_factory=list)
+    """What the account itself was told."""
+    others: list[str] = field(default_factory=list)
+    """What everyone else was."""
+
+    async def ask(self, method: str, path: str, key: str | None = None, **options: Any) -> str:
+        """Ask as the account, or with another key ("" for none), and read for as long as something comes."""
+        headers = options.pop("headers", {}) | (
+            {} if key is None else {"Authorization": f"Bearer {key}" if key else ""}
+        )
+        said = ""
+        try:
+            async with self.world.http.stream(method, path, headers=headers, **options) as response:
+                said = f"{response.status_code} {response.headers}\n"
+                async for chunk in response.aiter_raw():
+                    said += chunk.decode(errors="replace")
+        except httpx.TransportError as error:  # broken off, as it should be
+            said += repr(error)
+        (self.own if key is None else self.others).append(said)
+        return said
+
+    @property
+    def signatures(self) -> set[str]:
+        return set(re.findall(r"signature=([\w.~-]+)", "".join(self.own)))
+
+
+@pytest.fixture(autouse=True)
+def indiscreet(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Provider.message
+
+    def repeated(provider: Provider, status: int, message: str) -> str:
+        return f"{plain(provider, status, message)}: your key is {KEYS[provider.name]}"
+
+    monkeypatch.setattr(Provider, "message", repeated)
+    for bounds in ("_READ", "_UPLOAD", "_SUBMIT", "_STREAM"):
+        monkeypatch.setattr(f"proxy.upstream.client.{bounds}", BRIEF)
+    monkeypatch.setattr("proxy.upstream.fetch._TIMEOUT", BRIEF)
+
+
+@pytest.fixture
+async def told(unstarted: World, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Told]:
+    caplog.set_level(logging.DEBUG)
+    world = unstarted
+    world.settings = {"metrics": METRICS, "secret": SIGNING, "results": "relay", "trace": str(world.folder / "traces")}
+    world.provider = {"deadline": 120, "rate": 10_000}
+    world.providers = {
+        kind.name: {"api_key": KEYS[str(kind.settings_type.model_config["env_prefix"]).rstrip("_").lower()]}
+        for kind in PROVIDERS
+    }
+    world.simulator.keys.update(KEYS)
+    async with world:
+        await grant(world, "web", 1_000_000)
+        yield Told(world)
+
+
+async def grant(world: World, account: str, granted: int) -> None:
+    world.key = await world.new_key(account, granted)
+    world.http.headers["Authorization"] = f"Bearer {world.key}"
+
+
+async def orders_of(world: World, provider: str) -> list[dict[str, Any]]:
+    files = {"image": await world.asset("image"), "audio": await world.asset("audio")}
+    return [
+        {
+            name: files[name] if value == "asset" else [files["image"]] if value == ["asset"] else value
+            for name, value in order.items()
+        }
+        for order in ORDERS[provider]
+    ]
+
+
+async def drive(told: Told, order: dict[str, Any]) -> None:
+    """Order, watch, and read what was made."""
+    stream = await told.ask("POST", "/api/generate", json=order)
+    found = re.search(r'"job":"(\w+)"', stream)
+    if found is not None:
+        await told.ask("GET", f"/api/jobs/{found[1]}")
+        await told.ask("GET", f"/api/jobs/{found[1]}/content")
+
+
+async def look_around(told: Told) -> str:
+    """Every page, and the account's own lists; gives what the metrics say."""
+    for page in PAGES:
+        await told.ask("GET", page, key="")
+    for path in ("/api/jobs?limit=200", "/api/account", "/api/account/ledger?limit=200"):
+        await told.ask("GET", path)
+    return await told.ask("GET", "/metrics", key=METRICS)
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> str:
+    """What the server logs, its libraries included.
+
+    Not what the tests' own client and the providers log; nor uvicorn's access log, which `serve` switches off: pytest
+    listens to it all the same. That it is off is seen below, in a real process.
+    """
+    others = ("httpx", "httpcore", "aiohttp.access", "uvicorn.access")
+    records = [record for record in caplog.get_records("setup") + caplog.records if not record.name.startswith(others)]
+    return "\n".join(map(caplog.handler.format, records))
+
+
+def assert_kept(told: Told, logs: str) -> None:
+    """None of the secrets is in what was told, nor a signature where it does not belong."""
+    traces = "".join(file.read_text() for file in (told.world.folder / "traces").iterdir())
+    assert '"method":"POST"' in traces
+    everyone = "".join([*told.others, logs, traces])
+    for secret in (*KEYS.values(), METRICS, SIGNING, told.world.key, WRONG):
+        assert secret not in everyone
+        assert secret not in "".join(told.own)
+    assert told.signatures
+    for signature in told.signatures:
+        assert signature not in everyone
+
+
+@pytest.mark.parametrize("provider", ORDERS)
+async def test_each_fault_of_a_provider_once_brings_out_no_secret(
+    told: Told, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, provider: str
+) -> None:
+    """Each fault meets one operation, in turn."""
+    operations = cycle(operations_of(told.world, provider))
+    await suffer(told, caplog, monkeypatch, provider, [(kind, next(operations)) for kind in Kind])
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("provider", ORDERS)
+async def test_no_fault_of_a_provider_brings_out_a_secret(
+    told: Told, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, provider: str
+) -> None:
+    """Each fault meets each operation."""
+    operations = operations_of(told.world, provider)
+    met = await suffer(told, caplog, monkeypatch, provider, list(product(Kind, operations)))
+    # Nobody asks for these: AI-Now's ping proves nothing, and results are told of by a check.
+    assert set(operations) - met <= {"ainow.ping", "gaga.asset", "gaia.models", "media.get"}
+
+
+def operations_of(world: World, provider: str) -> list[str]:
+    """The names of the operations of a provider, and of the reading of its results."""
+    named = (each.name for each in world.simulator.operations)
+    return sorted({name for name in named if name.startswith((provider, "media.get"))})
+
+
+async def suffer(
+    told: Told,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    provider: str,
+    faults: list[tuple[Kind, str]],
+) -> set[str]:
+    """Place all orders of a provider under each fault, and look for secrets; return the operations that failed."""
+    world = told.world
+    monkeypatch.setattr("proxy.simulator.delivery.UNDOCUMENTED", f"Thinking of {KEYS[provider]}")
+    orders = await orders_of(world, provider)
+    met = set()
+    for kind, operation in faults:
+        fault = world.simulator.fault(operation, kind, times=2, seconds=1, size=1 << 16)
+        await asyncio.gather(*(drive(told, order) for order in orders))
+        met |= {operation} if fault.used else set()
+        world.simulator.clear_faults()
+        world.clock.at += 60  # the circuit breaker closes again
+    metrics = await look_around(told)
+    assert "pollcast_submits_total" in metrics
+    assert "your key is [key]" in "".join(told.own), "no provider was indiscreet"
+    assert_kept(told, logged(caplog))
+    return met
+
+
+async def test_no_refusal_of_ours_brings_out_a_secret(told: Told, caplog: pytest.LogCaptureFixture) -> None:
+    world = told.world
+    job = await world.submit("gaga-1", prompt="Hello")
+    await world.ended(job["id"])
+    stranger = await world.new_key("stranger", 10)
+    link = (await told.ask("POST", "/api/links", json={"path": f"/api/jobs/{job['id']}/events", "ttl": 60})).split('"')
+    url = next(part for part in link if "signature=" in part).removeprefix(world.origin)
+    assert (await told.ask("GET", url, headers={"Authorization": ""})).startswith("200")
+    asset = await told.ask("POST", "/api/assets", files={"file": ("a.png", world.media("image"), "image/png")})
+    own = [f"/api/jobs/{job['id']}{rest}" for rest in ("", "/events", "/content", "/content/7")]
+    own += re.findall(r"/api/assets/asset_\w+", asset)
+    for path in own:
+        assert (await told.ask("GET", path, key=stranger)).startswith("404")
+        assert (await told.ask("GET", path, key=WRONG)).startswith("401")
+        assert (await told.ask("GET", path, key="")).startswith("401")
+        await told.ask("DELETE", path, key=stranger)
+    # A Link that was altered, opens another path, or is sent by another method; keys where they do not belong.
+    for altered in (url[:-2], url + "x", url.replace("/events", "/content"), url.replace("expires=", "expires=9")):
+        assert (await told.ask("GET", altered, headers={"Authorization": ""})).startswith("40")
+    assert (await told.ask("POST", url, headers={"Authorization": ""})).startswith("40")
+    assert (await told.ask("GET", f"/api/jobs?key={world.key}", key="")).startswith("401")
+    bad: tuple[Any, ...] = ({}, {"model": "none"}, {"model": "gaga-1"}, {"model": "gaga-1", "prompt": "x", "n": 1})
+    for order in bad:
+        assert (await told.ask("POST", "/api/jobs", json=order)).startswith("4")
+    assert (await told.ask("POST", "/api/jobs", content=b"{")).startswith("400")
+    assert (await told.ask("GET", "/metrics", key=WRONG)).startswith("401")
+    for provider in ORDERS:
+        for order in await orders_of(world, provider):
+            assert (await told.ask("POST", "/api/jobs?dry_run=1", json=order)).startswith("200")
+    assert_kept(told, logged(caplog))
+
+
+async def test_neither_a_cancel_nor_a_restart_nor_a_key_that_is_refused_brings_out_a_secret(
+    told: Told, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = told.world
+    canceled = await world.submit("gaga-1", prompt="[stuck]")
+    await told.ask("POST", f"/api/jobs/{canceled['id']}/cancel")
+    await told.ask("GET", f"/api/jobs/{canceled['id']}/events")
+    world.simulator.fault("heygen.check", "slow", times=3, seconds=30)
+    running = await world.submit(**ORDERS["heygen"][0])
+    await world.restart()
+    await told.ask("GET", f"/api/jobs/{running['id']}/events")
+    world.simulator.keys.update(dict.fromkeys(KEYS, "another"))
+    await world.restart()
+    for provider in ORDERS:
+        for order in await orders_of(world, provider):
+            await drive(told, order)
+    await look_around(told)
+    assert_kept(told, logged(caplog))
+
+
+async def test_what_a_server_and_its_commands_print_holds_no_secret(tmp_path: Path) -> None:
+    """The real thing: what `serve`, `check`, `doctor` and `generate` write to their terminals."""
+    port, log = str(free_port()), tmp_path / "log"
+    url = f"http://127.0.0.1:{port}"
+    async with Simulator(keys={**KEYS, "gaia": "another"}) as simulator:
+        environment = {f"{short.upper()}_API_KEY": key for short, key in KEYS.items()}
+        environment |= {f"{short.upper()}_BASE_URL": simulator.origin for short in KEYS}
+        environment |= {"POLLCAST_PORT": port, "POLLCAST_SECRET": SIGNING, "POLLCAST_METRICS": METRICS}
+        environment |= {"PYTHONASYNCIODEBUG": "1", "GAGA_POLL_INTERVAL": "0.1"}
+
+        async def said(*arguments: str) -> str:
+            done = await asyncio.to_thread(command, *arguments, **environment)
+            return done.stdout + done.stderr
+
+        key = (await said("keys", "create", "--name", "web", "--tokens", "500")).strip()
+        checked = await said("check")
+        assert "[key]" in checked
+        with serving(log=log, **environment):
+            where = ("--server", url, "--key", key)
+            texts = [checked, await said("keys", "list"), await said("doctor", url, "--key", key, "--idle", "0")]
+            texts += [
+                await said("generate", model, "Hello [reject]", *where) for model in ("gaga-1", "suno", "gpt-image-2")
+            ]
+            texts += [await said("generate", "suno", "Hello", "--server", url, "--key", WRONG)]
+            async with httpx.AsyncClient(base_url=url, trust_env=False, verify=NO_AUTHORITIES) as http:
+                order = {"model": "suno", "prompt": "Hello"}
+                job = (await http.post("/api/jobs", json=order, headers={"Authorization": f"Bearer {key}"})).json()
+                assert "Completed" in (await http.get(job["links"]["events"])).text
+        everything = "".join(texts) + log.read_text()
+    assert " listens on " in everything
+    for secret in (*KEYS.values(), SIGNING, METRICS, key, WRONG):
+        assert secret not in everything
+    assert not re.search(r"signature=(?!\*\*\*)", everything)
