@@ -23,35 +23,35 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy import api
-from proxy.api.access_log import Access
+from proxy.api.access_log import AccessLog
 from proxy.api.auth import Auth
 from proxy.api.catalogue import Catalogue
 from proxy.api.cors import Cors
 from proxy.api.endpoints import playground
 from proxy.api.error_responses import error_response
-from proxy.api.eta import Forecast
-from proxy.api.limits import Limits, storage
-from proxy.api.services import Services
+from proxy.api.eta import Eta
+from proxy.api.limits import AccountLimits, storage
+from proxy.api.services import ApiServices
 from proxy.core import errors
 from proxy.core.clock import Clock, ClockSteps, SystemClock
 from proxy.core.files import restrict_umask, warn_if_open
 from proxy.core.links import Links, route_path
 from proxy.core.origins import Origins
-from proxy.core.settings import BadSetting, ProviderSettings, Settings, proxy_secrets, read, through
+from proxy.core.settings import BadSetting, ProviderSettings, Settings, load, proxy_secrets, through
 from proxy.providers import MODELS, PROVIDERS, by_model
 from proxy.providers.base import Provider
 from proxy.runner import housekeeping
-from proxy.runner.job_run import Tools
+from proxy.runner.job_run import RunnerServices
 from proxy.runner.runner import Runner
 from proxy.store import marker, open_store
 from proxy.store.base import Store
 from proxy.store.blobs import Blobs
 from proxy.streams.feed import Feed
-from proxy.streams.stream import Unwound
+from proxy.streams.stream import StreamOutsideMiddleware
 from proxy.telemetry import logs
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.trace import Traces
-from proxy.telemetry.worker_metrics import Siblings
+from proxy.telemetry.worker_metrics import WorkerMetrics
 from proxy.upstream.breaker import keep_agreeing
 from proxy.upstream.fetch import Fetcher
 
@@ -66,7 +66,7 @@ _NO_LIFESPAN: Final = (
 class Pollcast:
     """The application; raises BadSetting. `providers` are settings by a provider's name; those not given are read.
 
-    As one of several workers it has `siblings`, whose metrics it shows beside its own.
+    As one of several workers it has `worker_metrics`, whose metrics it shows beside its own.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class Pollcast:
         settings: Settings,
         providers: Mapping[str, ProviderSettings] | None = None,
         clock: Clock | None = None,
-        siblings: Siblings | None = None,
+        worker_metrics: WorkerMetrics | None = None,
     ) -> None:
         self._settings = settings
-        self._siblings = siblings
+        self._worker_metrics = worker_metrics
         self._prices = _prices(settings)
         given = providers or {}
         self._providers = {
-            kind: through(given.get(kind.name) or read(kind.settings_type), settings) for kind in PROVIDERS
+            kind: through(given.get(kind.name) or load(kind.settings_type), settings) for kind in PROVIDERS
         }
         self._clock = clock or SystemClock()
         self._feed: Feed | None = None
@@ -90,7 +90,9 @@ class Pollcast:
         # Slashes are not forgiven: a redirect would lose the body of a POST, and a Link its signature.
         self._app.router.redirect_slashes = False
         self._app.router.default = self._unopened
-        self._asgi = Unwound(Access(Cors(_LastWord(self._app), Origins(settings.cors_origins), settings.base_url)))
+        self._asgi = StreamOutsideMiddleware(
+            AccessLog(Cors(_LastWord(self._app), Origins(settings.cors_origins), settings.base_url))
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of an ASGI server."""
@@ -153,7 +155,7 @@ class Pollcast:
                 self.stop_streams()
             await self._runner.drain(self._settings.drain)
 
-    async def _services(self, stack: AsyncExitStack) -> Services:
+    async def _services(self, stack: AsyncExitStack) -> ApiServices:
         settings, clock = self._settings, self._clock
         with _naming("POLLCAST_STORE"):
             opened = open_store(settings.store, clock, lease=settings.lease, exclusive=True)
@@ -180,7 +182,7 @@ class Pollcast:
         if traces is not None:
             stack.enter_context(traces.written())
         steps = ClockSteps(clock)
-        tools = Tools(
+        tools = RunnerServices(
             store,
             blobs,
             fetcher,
@@ -205,11 +207,11 @@ class Pollcast:
         if store.shared is not None:
             breakers = {provider.name: provider.upstream.breaker for provider in providers.values()}
             await stack.enter_async_context(_running(keep_agreeing(breakers, store.shared)))
-        metrics.watch(self._runner.facts)
-        metrics.watch(self._feed.facts)
-        if self._siblings is not None:
-            await stack.enter_async_context(self._siblings.telling(metrics.scrape))
-        limits = Limits(
+        metrics.watch(self._runner.metrics)
+        metrics.watch(self._feed.metrics)
+        if self._worker_metrics is not None:
+            await stack.enter_async_context(self._worker_metrics.serve(metrics.scrape))
+        limits = AccountLimits(
             await stack.enter_async_context(storage(settings.store)),
             self._feed.watched,
             metrics,
@@ -219,7 +221,7 @@ class Pollcast:
             jobs=settings.max_jobs,
             line=settings.queue,
         )
-        return Services(
+        return ApiServices(
             store,
             blobs,
             self._feed,
@@ -230,11 +232,11 @@ class Pollcast:
             clock,
             metrics,
             limits,
-            Forecast(store, clock),
+            Eta(store, clock),
             tools.polled,
             asset_limit=settings.asset_limit,
             relay=settings.results == "relay",
-            siblings=self._siblings,
+            worker_metrics=self._worker_metrics,
         )
 
     def _warn_of_open_folders(self) -> None:
@@ -255,7 +257,7 @@ class Pollcast:
 def hosted() -> Pollcast:
     """The application for an ASGI server that is not ours, settings from the environment; raises BadSetting."""
     restrict_umask()
-    settings = read(Settings)
+    settings = load(Settings)
     app = Pollcast(settings)
     logs.join(settings.log, settings.log_level).hide(app.secrets)
     return app

@@ -11,7 +11,7 @@ import pytest
 
 from proxy.cli.run import loop_factory
 from proxy.telemetry.metrics import Metrics
-from tests.support.world import World
+from tests.support.deployment import Deployment
 
 STDERR = 2
 
@@ -66,12 +66,12 @@ def dies(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
 
 
 @pytest.fixture
-def unstarted(tmp_path: Path) -> World:
+def unstarted(tmp_path: Path) -> Deployment:
     """A world to be given settings and entered by the test."""
-    return World(tmp_path)
+    return Deployment(tmp_path)
 
 
 @pytest.fixture
-async def world(unstarted: World) -> AsyncIterator[World]:
+async def deployment(unstarted: Deployment) -> AsyncIterator[Deployment]:
     async with unstarted:
         yield unstarted

@@ -15,10 +15,10 @@ from proxy.api.endpoints.jobs import Jobs
 from proxy.api.endpoints.links import LinkMaking
 from proxy.api.endpoints.ping import Ping
 from proxy.api.metering import Endpoint, counted
-from proxy.api.services import Services
+from proxy.api.services import ApiServices
 
 
-def routes(services: Services) -> list[Route]:
+def routes(services: ApiServices) -> list[Route]:
     """Every path of the API, the busiest first, for they are tried in turn; GET routes answer HEAD too."""
     about, accounts, jobs, assets = About(services), Accounts(services), Jobs(services), Assets(services)
     contents, links = Contents(services), LinkMaking(services)

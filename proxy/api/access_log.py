@@ -20,7 +20,7 @@ _OFTEN: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 """What machines ask every few seconds: told at the level debug."""
 
 
-class Access:
+class AccessLog:
     """Logs each request when it has been answered; a stream when it has begun (`Visit.ended` tells its end)."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -31,7 +31,7 @@ class Access:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        visit = Visit(_told_id(scope) or secrets.token_hex(8))
+        visit = RequestInfo(_told_id(scope) or secrets.token_hex(8))
         scope.setdefault("state", {})["visit"] = visit
         token = request_id.set(visit.id)
         header = (b"x-request-id", visit.id.encode())
@@ -53,7 +53,7 @@ class Access:
         request_id.reset(token)
 
 
-class Visit:
+class RequestInfo:
     """One request: its id, and when it began."""
 
     __slots__ = ("began", "id")
@@ -81,7 +81,7 @@ def _told_id(scope: Scope) -> str:
     return ""
 
 
-def _tell(scope: Scope, visit: Visit, status: int) -> None:
+def _tell(scope: Scope, visit: RequestInfo, status: int) -> None:
     level = logging.DEBUG if route_path(scope) in _OFTEN and status == 200 else logging.INFO
     if not log.isEnabledFor(level):
         return

@@ -99,7 +99,7 @@ class Auth:
     async def _revoked(self, ids: Sequence[str]) -> set[str]:
         good: set[str] = set()
         for start in range(0, len(ids), _AT_ONCE):
-            good |= await self._store.good_keys(ids[start : start + _AT_ONCE])
+            good |= await self._store.active_keys(ids[start : start + _AT_ONCE])
         return set(ids) - good
 
     async def _known(self, name: Name, find: Callable[[Name], Awaitable[Key | None]]) -> Key:

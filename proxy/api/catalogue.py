@@ -107,7 +107,7 @@ class Catalogue:
     async def _ask(self, provider: Provider, listing: _Listing) -> None:
         try:
             async with asyncio.timeout(_PATIENCE):
-                listing.models = await provider.offered()
+                listing.models = await provider.listed_models()
             listing.until = self._clock.monotonic() + _FRESH
         except (ReadFailed, TimeoutError) as error:
             # What was last known stands; a provider that cannot list its models may well serve them.

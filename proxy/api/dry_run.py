@@ -10,7 +10,7 @@ from typing import Any
 from starlette.requests import Request
 
 from proxy.api.request import refuse_fields
-from proxy.api.services import Services
+from proxy.api.services import ApiServices
 from proxy.core.errors import FieldError, NotFound
 from proxy.core.job import Order
 from proxy.core.links import Links
@@ -38,7 +38,7 @@ def refuse(request: Request) -> None:
         refuse_fields([FieldError("dry_run", "POST /api/jobs has it, a stream has not; no job was made")])
 
 
-async def shown(services: Services, account: str, order: Order) -> dict[str, Any]:
+async def shown(services: ApiServices, account: str, order: Order) -> dict[str, Any]:
     """The provider, its request with placeholders for what would be uploaded, and the price in tokens."""
     provider = services.catalogue.provider(order.model)
     request = await provider.prepare(order, DryInputs(account, services.store, services.links))

@@ -23,7 +23,7 @@ _BELIEVED: Final = 30.0
 """Seconds that what was read is believed."""
 
 
-class Forecast:
+class Eta:
     """What is known of every model's jobs; read from the store when it is asked for, and so the same on every node."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
@@ -31,7 +31,7 @@ class Forecast:
         self._clock = clock
         self._known: dict[str, tuple[float, Sequence[float]]] = {}
 
-    async def left(self, job: Job) -> tuple[int, int] | None:
+    async def remaining(self, job: Job) -> tuple[int, int] | None:
         """Whole seconds, low and high, to the end of an unfinished job; None where too little is known.
 
         It is in the place of those that took longer than it has so far. While it waits to be sent, that is nothing.

@@ -37,7 +37,7 @@ class Counted:
     refusal: RateLimited | None = None
 
 
-class Limits:
+class AccountLimits:
     """The limits of every account, 0 meaning none; `watched` is how many streams each account has open here."""
 
     def __init__(

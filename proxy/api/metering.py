@@ -6,14 +6,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from proxy.api.auth import is_link
-from proxy.api.services import Services
+from proxy.api.services import ApiServices
 from proxy.core.errors import RateLimited, RequestError
 from proxy.core.links import route_path
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def counted(services: Services, endpoint: Endpoint, *, or_link: bool = False) -> Endpoint:
+def counted(services: ApiServices, endpoint: Endpoint, *, or_link: bool = False) -> Endpoint:
     """The endpoint, behind the limit of requests; with `or_link`, who comes by a Link is not counted.
 
     An order that may be a repetition goes on with its refusal (`refusal_of`): what was paid for is not refused.

@@ -30,7 +30,7 @@ class Envelope(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ParsedOrder:
     """An order that is valid by itself; the media it names are still to be looked at."""
 
     order: Order
@@ -40,7 +40,7 @@ class Reading:
     """Equal for bodies that are equal as parsed JSON."""
 
 
-def read(body: bytes) -> Reading:
+def read(body: bytes) -> ParsedOrder:
     """Read an order. Raises BadRequest (not JSON), UnknownModel, or InvalidRequest with the fields at fault."""
     parsed = json_object(body, "An order is a JSON object with a model")
     envelope = validated(Envelope, _present(parsed))
@@ -50,7 +50,7 @@ def read(body: bytes) -> Reading:
     fields = validated(model.fields, envelope.model_extra or {})
     _check_extra(model, envelope.extra)
     order = Order(model.name, fields.model_dump(exclude_none=True), envelope.metadata, envelope.extra)
-    return Reading(order, model, tuple(references(fields)), sha256(_canonical(parsed)).digest())
+    return ParsedOrder(order, model, tuple(references(fields)), sha256(_canonical(parsed)).digest())
 
 
 def _present(order: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def _check_cost(model: Model, extra: Mapping[str, Any]) -> None:
     Other spellings are refused as well: some servers read a name in any case (Go's JSON does), or in camel case.
     """
     for name in extra:
-        if _folded(name) in _folded_names(model.sends):
+        if _folded(name) in _folded_names(model.reserved):
             raise _extra_refused(f"extra.{name}", "Pollcast sends this field itself: use the model's own fields")
     costly = _folded_names(model.costly)
     places = [

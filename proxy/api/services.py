@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from proxy.api.auth import Auth
 from proxy.api.catalogue import Catalogue
-from proxy.api.eta import Forecast
-from proxy.api.limits import Limits
+from proxy.api.eta import Eta
+from proxy.api.limits import AccountLimits
 from proxy.core.clock import Clock
 from proxy.core.errors import NotFound, Unavailable
 from proxy.core.job import Job
@@ -15,12 +15,12 @@ from proxy.store.base import Key, Store
 from proxy.store.blobs import Blobs
 from proxy.streams.feed import Feed
 from proxy.telemetry.metrics import Metrics
-from proxy.telemetry.worker_metrics import Siblings
+from proxy.telemetry.worker_metrics import WorkerMetrics
 from proxy.upstream.fetch import Fetcher
 
 
 @dataclass(frozen=True, slots=True)
-class Services:
+class ApiServices:
     """The store and what stands beside it; `asset_limit` is in bytes."""
 
     store: Store
@@ -32,18 +32,18 @@ class Services:
     fetcher: Fetcher
     clock: Clock
     metrics: Metrics
-    limits: Limits
-    forecast: Forecast
+    limits: AccountLimits
+    eta: Eta
     polled: Mapping[str, float]
     """When each job that this node drives was last asked about."""
     asset_limit: int
     relay: bool
-    siblings: Siblings | None = None
+    worker_metrics: WorkerMetrics | None = None
     """The workers on the same port, where there are several."""
 
     async def scrape(self) -> bytes:
         """The metrics of all workers on this port, in Prometheus' text format."""
-        return await self.siblings.scrape() if self.siblings else self.metrics.scrape()
+        return await self.worker_metrics.scrape() if self.worker_metrics else self.metrics.scrape()
 
     async def job(self, key: Key, job_id: str) -> Job:
         """The job of that id. Raises NotFound, also where it is another account's."""

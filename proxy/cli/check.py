@@ -9,7 +9,7 @@ from proxy.cli.checkup import checkup
 from proxy.cli.output import printable
 from proxy.cli.run import run
 from proxy.core.clock import SystemClock
-from proxy.core.settings import Settings, read
+from proxy.core.settings import Settings, load
 from proxy.providers import PROVIDERS
 
 
@@ -23,10 +23,10 @@ def check() -> None:
 
 
 async def _check() -> bool:
-    settings = read(Settings)
+    settings = load(Settings)
     Pollcast(settings)  # knows what a single setting does not show: it raises BadSetting
     works = True
-    async for finding in checkup(settings, {kind: read(kind.settings_type) for kind in PROVIDERS}, SystemClock()):
+    async for finding in checkup(settings, {kind: load(kind.settings_type) for kind in PROVIDERS}, SystemClock()):
         click.echo(printable(str(finding)))
         works = works and finding.works
     return works

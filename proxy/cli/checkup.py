@@ -13,7 +13,7 @@ from typing import Final
 from proxy.core.clock import Clock
 from proxy.core.errors import PollcastError
 from proxy.core.job import new_id
-from proxy.core.settings import ProviderSettings, Settings, is_loopback, through, unknown
+from proxy.core.settings import ProviderSettings, Settings, is_loopback, through, unknown_variables
 from proxy.providers.base import Provider
 from proxy.store import open_store
 from proxy.store.blobs import Blobs
@@ -36,7 +36,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """How it stands with `subject`, and how long it took to find out, in seconds."""
 
     subject: str
@@ -57,13 +57,13 @@ class Finding:
 
 async def checkup(
     settings: Settings, providers: Mapping[type[Provider], ProviderSettings], clock: Clock
-) -> AsyncIterator[Finding]:
+) -> AsyncIterator[CheckResult]:
     """Look at everything, the providers at the same time, and tell each finding in its turn."""
     yield _public_url(settings)
-    for line in unknown(kind.settings_type for kind in providers):
-        yield Finding("settings", State.WARNING, line)
+    for line in unknown_variables(kind.settings_type for kind in providers):
+        yield CheckResult("settings", State.WARNING, line)
     if any(len(secret) < _GUESSED for secret in settings.secrets):
-        yield Finding(
+        yield CheckResult(
             "secret", State.WARNING, f"POLLCAST_SECRET is shorter than {_GUESSED} characters: it can be guessed"
         )
     yield await _found("store", partial(_store, settings, clock), clock)
@@ -78,11 +78,11 @@ def opened_here_alone(url: str) -> str:
     return f"Links begin with {url}, which nobody but this machine can open: set POLLCAST_PUBLIC_URL"
 
 
-def _public_url(settings: Settings) -> Finding:
+def _public_url(settings: Settings) -> CheckResult:
     url = settings.base_url
     if is_loopback(url):
-        return Finding("public URL", State.WARNING, opened_here_alone(url))
-    return Finding("public URL", State.OK, url)
+        return CheckResult("public URL", State.WARNING, opened_here_alone(url))
+    return CheckResult("public URL", State.OK, url)
 
 
 async def _store(settings: Settings, clock: Clock) -> str:
@@ -103,14 +103,14 @@ async def _assets(settings: Settings) -> str:
     return ""
 
 
-async def _provider(provider: Provider, clock: Clock) -> Finding:
+async def _provider(provider: Provider, clock: Clock) -> CheckResult:
     if not provider.configured:
-        return Finding(provider.name, State.NO_KEY)
+        return CheckResult(provider.name, State.NO_KEY)
     async with provider.upstream:
-        return await _found(provider.name, provider.prove, clock)
+        return await _found(provider.name, provider.check_key, clock)
 
 
-async def _found(subject: str, look: Callable[[], Awaitable[str]], clock: Clock) -> Finding:
+async def _found(subject: str, look: Callable[[], Awaitable[str]], clock: Clock) -> CheckResult:
     began = clock.monotonic()
     try:
         async with asyncio.timeout(_PATIENCE):
@@ -121,4 +121,4 @@ async def _found(subject: str, look: Callable[[], Awaitable[str]], clock: Clock)
         state, remark = State.FAILED, f"no answer within {_PATIENCE:g} seconds"
     except (ReadFailed, PollcastError, OSError, ValueError) as error:
         state, remark = State.FAILED, str(error)
-    return Finding(subject, state, remark, clock.monotonic() - began)
+    return CheckResult(subject, state, remark, clock.monotonic() - began)

@@ -19,10 +19,10 @@ from rich.table import Table
 from rich.text import Text
 
 from proxy.cli.api_client import FINAL, Client, Event, Lost, Refused
-from proxy.cli.order_args import Asked, Field, typed
+from proxy.cli.order_args import Field, OrderArguments, typed
 from proxy.cli.output import FAILED, Watch, json_line, printable, say, told
 from proxy.cli.run import loop_factory
-from proxy.core.settings import BadSetting, ClientSettings, read
+from proxy.core.settings import BadSetting, ClientSettings, load
 
 _WRONG: Final = 2
 _INTERRUPTED: Final = 130
@@ -74,7 +74,7 @@ def generate(
     """
     if idempotency_key and not (idempotency_key.isascii() and idempotency_key.isprintable()):
         raise click.UsageError("--idempotency-key takes ASCII letters, digits and signs.")
-    asked = Asked(typed(model), None if prompt is None else typed(prompt), images, audio, fields)
+    asked = OrderArguments(typed(model), None if prompt is None else typed(prompt), images, audio, fields)
 
     async def ordered(client: Client) -> AsyncGenerator[Event]:
         return client.generate(await asked.order(client), idempotency_key or str(uuid4()))
@@ -222,7 +222,7 @@ def _run(
 
 def _settings(where: Mapping[str, str | None]) -> ClientSettings:
     try:
-        settings = read(ClientSettings, **{name: value for name, value in where.items() if value})
+        settings = load(ClientSettings, **{name: value for name, value in where.items() if value})
     except BadSetting as error:
         raise click.UsageError(str(error)) from None
     if "@" in urlsplit(settings.server).netloc:

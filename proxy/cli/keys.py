@@ -8,7 +8,7 @@ import click
 from proxy.cli.run import run
 from proxy.core import keys as api_keys
 from proxy.core.clock import SystemClock
-from proxy.core.settings import Settings, read
+from proxy.core.settings import Settings, load
 from proxy.store import open_store
 from proxy.store.base import Store
 
@@ -73,7 +73,7 @@ def grant(name: str, amount: int) -> None:
 
 def _with_store(work: Callable[[Store], Awaitable[Any]]) -> Any:
     async def opened() -> Any:
-        async with open_store(read(Settings).store, SystemClock()) as store:
+        async with open_store(load(Settings).store, SystemClock()) as store:
             return await work(store)
 
     return run(opened)

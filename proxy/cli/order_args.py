@@ -38,7 +38,7 @@ def typed(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class OrderArguments:
     """What the command line says; `images` and `audio` are files, URLs or ids of assets."""
 
     model: str

@@ -34,7 +34,7 @@ class NoAnswer(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ProxyFinding:
     """One thing that was looked at: whether it is as it should be, what it is, and what would mend it."""
 
     good: bool
@@ -55,7 +55,7 @@ class Examination:
     silence: float = 0.0
     gap: float = 0.4
 
-    async def findings(self) -> AsyncGenerator[Finding]:
+    async def findings(self) -> AsyncGenerator[ProxyFinding]:
         """Examine the server, and tell each thing as soon as it is found. Raises NoAnswer."""
         if not self.url.startswith(("http://", "https://")):
             raise NoAnswer(f"{self.url} is no address: write http:// or https:// in front.")
@@ -68,7 +68,7 @@ class Examination:
             except (ClientError, TimeoutError, OSError) as error:
                 raise NoAnswer(f"{self.url} cannot be reached: {reason(error)}") from None
 
-    async def _examined(self, line: "_Line") -> AsyncGenerator[Finding]:
+    async def _examined(self, line: "_Line") -> AsyncGenerator[ProxyFinding]:
         yield await _protocol(line.base)
         one_by_one = await line.listen(gap=self.gap)
         proxy = _proxy(one_by_one.headers)
@@ -155,12 +155,12 @@ class _Line:
 # --- what it means ---
 
 
-async def _protocol(url: str) -> Finding:
+async def _protocol(url: str) -> ProxyFinding:
     """Which HTTP a browser would speak there; the answer is a remark, as the older one works."""
     place = URL(url)
     older = "a browser has six connections to one origin by HTTP/1.1, and so six streams at once"
     if place.scheme != "https":
-        return Finding(True, f"HTTP/1.1 without TLS: {older} (one is enough: GET /api/events)")
+        return ProxyFinding(True, f"HTTP/1.1 without TLS: {older} (one is enough: GET /api/events)")
     context = ssl.create_default_context()
     context.set_alpn_protocols(["h2", "http/1.1"])
     async with asyncio.timeout(10):
@@ -170,38 +170,42 @@ async def _protocol(url: str) -> Finding:
     with suppress(OSError):
         await writer.wait_closed()
     if spoken == "h2":
-        return Finding(True, "HTTP/2 is offered: one connection carries any number of streams")
-    return Finding(
+        return ProxyFinding(True, "HTTP/2 is offered: one connection carries any number of streams")
+    return ProxyFinding(
         True, f"HTTP/2 is not offered: {older}", ("nginx: http2 on;   (before 1.25: listen 443 ssl http2;)",)
     )
 
 
-def _kept_headers(heard: _Heard, proxy: str) -> Finding:
+def _kept_headers(heard: _Heard, proxy: str) -> ProxyFinding:
     told = heard.headers.get("Cache-Control", "")
     missing = [word for word in ("no-store", "no-transform") if word not in told]
     if missing:
-        return Finding(False, f"Cache-Control came as {told!r}, without {', '.join(missing)}", _mends("headers", proxy))
+        return ProxyFinding(
+            False, f"Cache-Control came as {told!r}, without {', '.join(missing)}", _mends("headers", proxy)
+        )
     # nginx takes X-Accel-Buffering for itself, and does not pass it on: that it is missing says nothing.
-    return Finding(True, "Cache-Control came as it was sent")
+    return ProxyFinding(True, "Cache-Control came as it was sent")
 
 
-def _held_back(heard: _Heard, proxy: str) -> Finding:
+def _held_back(heard: _Heard, proxy: str) -> ProxyFinding:
     if len(heard.marks) < _MARKS:
         return _cut(heard, proxy)
     if _lumped(heard.marks, heard.gap):
-        return Finding(False, f"{_lump(heard)}: something buffers", _mends("buffer", proxy))
-    return Finding(True, f"{_MARKS} marks sent {heard.gap:g} s apart came one by one")
+        return ProxyFinding(False, f"{_lump(heard)}: something buffers", _mends("buffer", proxy))
+    return ProxyFinding(True, f"{_MARKS} marks sent {heard.gap:g} s apart came one by one")
 
 
-def _compressed(heard: _Heard, proxy: str) -> Finding:
+def _compressed(heard: _Heard, proxy: str) -> ProxyFinding:
     encoding = heard.headers.get("Content-Encoding", "identity")
     if encoding == "identity":
-        return Finding(True, "a stream is not compressed, also for a client that would take it so")
+        return ProxyFinding(True, "a stream is not compressed, also for a client that would take it so")
     if not heard.whole:
         return _cut(heard, proxy)
     # Of what is compressed only the bytes can be seen to come.
     how = f"and {_lump(heard)}" if _lumped(heard.touched[1:], heard.gap) else "though its marks still came one by one"
-    return Finding(False, f"a stream is compressed ({encoding}) for whom takes it so, {how}", _mends("gzip", proxy))
+    return ProxyFinding(
+        False, f"a stream is compressed ({encoding}) for whom takes it so, {how}", _mends("gzip", proxy)
+    )
 
 
 def _lumped(times: Sequence[float], gap: float) -> bool:
@@ -217,42 +221,42 @@ def _lump(heard: _Heard) -> str:
     )
 
 
-def _idle(heard: _Heard, seconds: float, proxy: str) -> Finding:
+def _idle(heard: _Heard, seconds: float, proxy: str) -> ProxyFinding:
     if len(heard.marks) < 2 or not heard.whole:
         return _cut(heard, proxy)
     if heard.longest_quiet > heard.heartbeat * 1.5 + 1:
         text = f"heartbeats were held back: nothing came for {heard.longest_quiet:.1f} s"
-        return Finding(False, text, _mends("buffer", proxy))
-    return Finding(True, f"an idle stream with heartbeats stayed open for {seconds:g} s")
+        return ProxyFinding(False, text, _mends("buffer", proxy))
+    return ProxyFinding(True, f"an idle stream with heartbeats stayed open for {seconds:g} s")
 
 
-def _silent(heard: _Heard, seconds: float, proxy: str) -> Finding:
+def _silent(heard: _Heard, seconds: float, proxy: str) -> ProxyFinding:
     if len(heard.marks) < 2 or not heard.whole:
         return _cut(heard, proxy)
-    return Finding(True, f"a stream without a byte stayed open for {seconds:g} s")
+    return ProxyFinding(True, f"a stream without a byte stayed open for {seconds:g} s")
 
 
-def _cut(heard: _Heard, proxy: str) -> Finding:
+def _cut(heard: _Heard, proxy: str) -> ProxyFinding:
     how = "ended early" if heard.whole else "was cut"
     text = f"the stream {how} after {heard.last_quiet:.1f} s without a byte: a time-out"
-    return Finding(False, text, _mends("cut", proxy))
+    return ProxyFinding(False, text, _mends("cut", proxy))
 
 
-async def _with_key(line: _Line, key: str) -> AsyncGenerator[Finding]:
+async def _with_key(line: _Line, key: str) -> AsyncGenerator[ProxyFinding]:
     headers = {"Authorization": f"Bearer {key}"}
     body = {"path": "/api/events", "ttl": 1}
     async with line.session.post(f"{line.base}/api/links", headers=headers, json=body, timeout=_PATIENCE) as response:
         if response.status != 201:
             text = "the key is refused: it is unknown here or revoked, or a proxy takes the Authorization header away"
-            yield Finding(False, text if response.status == 401 else f"a Link is answered by {response.status}")
+            yield ProxyFinding(False, text if response.status == 401 else f"a Link is answered by {response.status}")
             return
         link = (await response.json())["url"]
-    yield Finding(True, "the key is taken")
+    yield ProxyFinding(True, "the key is taken")
     if link.startswith(f"{line.base}/"):
-        yield Finding(True, "Links lead to this very address")
+        yield ProxyFinding(True, "Links lead to this very address")
     else:
         text = f"Links lead to {URL(link).origin()}, and not to {line.base}"
-        yield Finding(False, text, (f"Pollcast: POLLCAST_PUBLIC_URL={line.base}",))
+        yield ProxyFinding(False, text, (f"Pollcast: POLLCAST_PUBLIC_URL={line.base}",))
 
 
 # --- what mends it ---

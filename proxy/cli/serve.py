@@ -22,15 +22,15 @@ from proxy.cli.checkup import opened_here_alone
 from proxy.cli.run import run
 from proxy.core import keys
 from proxy.core.clock import SystemClock
-from proxy.core.settings import BadSetting, ProviderSettings, Settings, in_brackets, read, unknown
+from proxy.core.settings import BadSetting, ProviderSettings, Settings, in_brackets, load, unknown_variables
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Provider
 from proxy.serving.protocol import Http, Timeouts
-from proxy.serving.workers import Crew, end_with_parent
+from proxy.serving.workers import Supervisor, end_with_parent
 from proxy.simulator import DEFAULT_KEYS, Simulator
 from proxy.store import open_store
 from proxy.telemetry import logs
-from proxy.telemetry.worker_metrics import Siblings
+from proxy.telemetry.worker_metrics import WorkerMetrics
 
 log = logging.getLogger(__name__)
 
@@ -52,14 +52,14 @@ def serve(*, demo: bool, workers: int) -> None:
     if workers > 1:
         _serve_with(workers, demo=demo)
     else:
-        run(_serve_demo if demo else lambda: _serve(read(Settings)))
+        run(_serve_demo if demo else lambda: _serve(load(Settings)))
 
 
 def _serve_with(workers: int, *, demo: bool) -> None:
     if demo:
         raise click.ClickException("--workers: a demo is one process, with its simulator in it.")
     try:
-        settings = read(Settings)
+        settings = load(Settings)
         listening = listen(settings.host, settings.port)
     except BadSetting as error:
         raise click.ClickException(str(error)) from None
@@ -72,25 +72,25 @@ def _serve_with(workers: int, *, demo: bool) -> None:
     _warn(settings)
     with listening:
         try:
-            sys.exit(Crew(workers, _work, listening, grace=settings.drain + _GRACE).run())
+            sys.exit(Supervisor(workers, _work, listening, grace=settings.drain + _GRACE).run())
         except BadSetting as error:
             raise click.ClickException(str(error)) from None
 
 
 def _warn(settings: Settings) -> None:
     """Say what will surely not do what was meant; of a crew, its parent says it for all."""
-    for line in unknown(kind.settings_type for kind in PROVIDERS):
+    for line in unknown_variables(kind.settings_type for kind in PROVIDERS):
         log.warning("%s.", line)
     if not settings.public_url and settings.host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
         log.warning("%s.", opened_here_alone(settings.base_url))
 
 
-def _work(listening: socket.socket, served: Event, siblings: Siblings) -> None:
+def _work(listening: socket.socket, served: Event, worker_metrics: WorkerMetrics) -> None:
     """One worker's life: as that of a server of its own, on the socket that all share."""
 
     async def work() -> None:
         end_with_parent()
-        await _serve(read(Settings), ready=served.set, listening=listening, siblings=siblings)
+        await _serve(load(Settings), ready=served.set, listening=listening, worker_metrics=worker_metrics)
 
     try:
         run(work)
@@ -182,13 +182,13 @@ async def _serve(
     providers: dict[str, ProviderSettings] | None = None,
     ready: Callable[[], None] | None = None,
     listening: socket.socket | None = None,
-    siblings: Siblings | None = None,
+    worker_metrics: WorkerMetrics | None = None,
 ) -> None:
-    app = Pollcast(settings, providers, siblings=siblings)
+    app = Pollcast(settings, providers, worker_metrics=worker_metrics)
     logs.configure(settings.log, settings.log_level).hide(app.secrets)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(logs.is_fault)
-    if siblings is None:
+    if worker_metrics is None:
         _warn(settings)
     _spare_the_collector()
     with listening or listen(settings.host, settings.port) as own:
@@ -217,14 +217,14 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 async def _serve_demo() -> None:
-    settings = read(Settings, store=f"sqlite:///{_DEMO}/pollcast.db", assets=str(_DEMO / "assets"), upstream_proxy=None)
+    settings = load(Settings, store=f"sqlite:///{_DEMO}/pollcast.db", assets=str(_DEMO / "assets"), upstream_proxy=None)
     key = keys.new_key()
     async with open_store(settings.store, SystemClock()) as store:
         await store.create_key("demo", keys.digest(key), _DEMO_TOKENS)
     async with Simulator() as simulator:
         # Explicit values win over the environment's: nothing of a demo can reach a real installation.
         providers = {
-            kind.name: read(
+            kind.name: load(
                 kind.settings_type, base_url=simulator.origin, api_key=_demo_key(kind), project_id="demo", proxy=None
             )
             for kind in PROVIDERS

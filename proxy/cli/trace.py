@@ -7,7 +7,7 @@ import click
 from proxy.cli.output import json_line
 from proxy.core.clock import rfc3339
 from proxy.core.files import restrict_umask
-from proxy.core.settings import BadSetting, Settings, read
+from proxy.core.settings import BadSetting, Settings, load
 from proxy.telemetry.trace import Traces
 
 
@@ -20,7 +20,7 @@ def trace(job: str) -> None:
     """
     restrict_umask()
     try:
-        folder = read(Settings).trace
+        folder = load(Settings).trace
         if not folder:
             raise click.ClickException("Nothing is recorded: POLLCAST_TRACE names no folder.")
         exchanges = Traces(folder).read(job)

@@ -226,7 +226,7 @@ class Job:
         )
 
 
-def standing(place: int) -> Draft:
+def position_event(place: int) -> Draft:
     """The event that tells a job in its account's line where it stands; the first place is 1."""
     return Draft(Status.PROCESSING, {"detail": f"Waiting: number {place} in line"})
 

@@ -280,7 +280,7 @@ def through(own: AnyProvider, settings: Settings) -> AnyProvider:
     return own if own.proxy else own.model_copy(update={"proxy": settings.upstream_proxy})
 
 
-def read(kind: type[AnySettings], **given: Any) -> AnySettings:
+def load(kind: type[AnySettings], **given: Any) -> AnySettings:
     """Read settings from the environment, `given` values first; raises BadSetting."""
     _check_file()
     prefix = kind.model_config.get("env_prefix", "")
@@ -296,7 +296,7 @@ def read(kind: type[AnySettings], **given: Any) -> AnySettings:
         raise BadSetting(f"{prefix}{named[1] if named else ''}".upper() + ": must be JSON") from None
 
 
-def unknown(kinds: Iterable[type[ProviderSettings]] = ()) -> list[str]:
+def unknown_variables(kinds: Iterable[type[ProviderSettings]] = ()) -> list[str]:
     """Describe each variable in the environment and in `.env` that is probably a misspelled setting.
 
     That is every `POLLCAST_*` that no setting reads. Other programs may use a provider's prefix, so a variable with one

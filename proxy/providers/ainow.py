@@ -24,14 +24,14 @@ from proxy.providers.base import (
     QUALITIES,
     Fields,
     Inputs,
-    Made,
     Model,
+    NewOutput,
     Provider,
     Text,
     Update,
     bearer,
+    field_error,
     urls_in,
-    wrong,
 )
 from proxy.upstream.answers import Answer, is_error, loads, message_of, plain, told
 from proxy.upstream.client import Request, Upstream
@@ -115,7 +115,7 @@ class RunFields(PromptFields):
 def _style(style: str | None, known: Mapping[str, str]) -> str | None:
     if style is not None and style not in known:
         names = ", ".join(f"{value} ({name})" for value, name in known.items())
-        raise wrong("", f"{style!r} is no style of this model; there are {names}")
+        raise field_error("", f"{style!r} is no style of this model; there are {names}")
     return style
 
 
@@ -154,7 +154,7 @@ class AiNow(Provider):
             no_credit=("insufficient tokens",),
         )
 
-    async def prove(self) -> str:
+    async def check_key(self) -> str:
         """The page has one free call, and does not say whether it looks at the key."""
         await self.upstream.get("/api/ping")
         return "it answers; whether it takes the key shows only in a paid order"
@@ -215,7 +215,7 @@ class AiNow(Provider):
         places = list(filter(None, map(self.upstream.usable, urls)))
         if not places:
             return Update(detail=_LATE)
-        made = [Made(Output(role, by_url(place, role), url=place)) for place in places]
+        made = [NewOutput(Output(role, by_url(place, role), url=place)) for place in places]
         return Update(status=Status.COMPLETED, outputs=made)
 
 

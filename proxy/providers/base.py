@@ -31,7 +31,7 @@ from proxy.core.clock import Clock
 from proxy.core.errors import FieldError, JobError
 from proxy.core.job import Kind, Order, Output, Status, Ticket
 from proxy.core.settings import ProviderSettings, proxy_secrets
-from proxy.upstream.answers import Answer, Seen, is_error, plain, printable
+from proxy.upstream.answers import Answer, LastAnswers, is_error, plain, printable
 from proxy.upstream.client import File, Request, Upstream
 
 # --- what a client may order ---
@@ -63,25 +63,25 @@ MOST_PARTS: Final = 50
 Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
-def wrong(field_name: str, message: str) -> PydanticCustomError:
+def field_error(field_name: str, message: str) -> PydanticCustomError:
     """The error of a rule over several fields, laid at the door of one of them; to be raised in a validator."""
     return PydanticCustomError("order", "{message}", {"field": field_name, "message": message})
 
 
-def said(words: str) -> WrapValidator:
+def with_message(words: str) -> WrapValidator:
     """Has a field that is not as it must be refused in these words: a pattern, as it is, tells its client little."""
 
     def check(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
         try:
             return read(value)
         except ValidationError:
-            raise wrong("", words) from None
+            raise field_error("", words) from None
 
     return WrapValidator(check)
 
 
 AspectRatio = Annotated[
-    str, StringConstraints(pattern=r"^\d{1,2}:\d{1,2}$"), said("must be two numbers such as 16:9, as text")
+    str, StringConstraints(pattern=r"^\d{1,2}:\d{1,2}$"), with_message("must be two numbers such as 16:9, as text")
 ]
 
 
@@ -188,7 +188,7 @@ class Model:
     tokens: int
     """The price of one unit; settings may say otherwise."""
     fields: type[Fields]
-    sends: frozenset[str]
+    reserved: frozenset[str]
     """The names in the provider's request body that Pollcast itself sends: `extra` may not name them."""
     typical_seconds: tuple[int, int]
     note: str = ""
@@ -208,7 +208,7 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class NewOutput:
     """An output as the adapter learns of it; inline results bring their bytes in `data`.
 
     Outputs of a final update are numbered as they stand; those of an earlier one bring their final `n`.
@@ -230,7 +230,7 @@ class Update:
 
     detail: str | None = None
     progress: float | None = None
-    outputs: Sequence[Made] = ()
+    outputs: Sequence[NewOutput] = ()
     status: Status | None = None
     error: JobError | None = None
     message: str | None = None
@@ -285,16 +285,16 @@ class Provider(ABC):
         """Whether the operator has given a key for it."""
         return bool(self.settings.key)
 
-    def refuse(self, order: Order) -> Sequence[FieldError]:
+    def validate(self, order: Order) -> Sequence[FieldError]:
         """What this installation's settings make impossible about an otherwise valid order."""
         del order
         return ()
 
-    async def offered(self) -> frozenset[str] | None:
+    async def listed_models(self) -> frozenset[str] | None:
         """The models that the provider lists now, where it tells; None: all. Raises ReadFailed."""
         return None
 
-    async def prove(self) -> str:
+    async def check_key(self) -> str:
         """Have the key proven by the cheapest free call; returns what is to be said of that. Raises ReadFailed."""
         return "its key cannot be proven without paying"
 
@@ -313,7 +313,7 @@ class Provider(ABC):
         """Send a paid request, once, and yield updates as they come. Raises as `submit`, and Interrupted."""
         raise NotImplementedError(f"{self.name} is polled; see `submit` and `check`.")
 
-    async def check(self, ticket: Ticket, seen: Seen) -> Update:
+    async def check(self, ticket: Ticket, seen: LastAnswers) -> Update:
         """Ask how the work stands. Raises ReadFailed when no answer could be read.
 
         `seen` goes with each read: what has answered the same before raises Unchanged, and need not be parsed.
@@ -324,7 +324,7 @@ class Provider(ABC):
         """Ask the provider to stop. None of the five documents such a call, so the default does nothing."""
         del ticket
 
-    def under_way(self, word: str, known: Collection[str], answer: Answer, progress: float | None = None) -> Update:
+    def in_progress(self, word: str, known: Collection[str], answer: Answer, progress: float | None = None) -> Update:
         """The update of a state that goes on: the provider's `word`, and whether its page names it (`plain`)."""
         shown = self.upstream.shown(word)
         if not shown:
@@ -344,7 +344,7 @@ class Provider(ABC):
         self.upstream.check_suspended(answer)
         return Update(detail=self.upstream.words(answer), wait=answer.wait)
 
-    def overdue(self, ticket: Ticket, reason: str) -> Update | None:
+    def partial_result(self, ticket: Ticket, reason: str) -> Update | None:
         """What is left, for `reason`, of work that is over bit by bit; None: nothing, the job has failed."""
         del ticket, reason
         return None
@@ -423,6 +423,6 @@ _MOST_URLS: Final = 100
 """URLs of one result that become outputs."""
 
 
-def dropped(**fields: Any) -> dict[str, Any]:
+def without_none(**fields: Any) -> dict[str, Any]:
     """A request body without the fields that are absent."""
     return {name: value for name, value in fields.items() if value is not None}

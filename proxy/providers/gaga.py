@@ -29,8 +29,8 @@ from proxy.providers.base import (
     Fields,
     ImageRef,
     Inputs,
-    Made,
     Model,
+    NewOutput,
     Provider,
     Seed,
     Source,
@@ -38,12 +38,12 @@ from proxy.providers.base import (
     Update,
     as_id,
     bearer,
-    dropped,
+    field_error,
     id_in,
     urls_in,
-    wrong,
+    without_none,
 )
-from proxy.upstream.answers import Answer, Missing, Nonsense, NotReady, Seen, plain
+from proxy.upstream.answers import Answer, LastAnswers, NotReady, UnknownToProvider, UnreadableAnswer, plain
 from proxy.upstream.client import File, Request, Upstream
 
 Duration = Annotated[float, Field(gt=0, le=600)]
@@ -133,9 +133,9 @@ class AvatarFields(_GagaFields):
 def _flat_or_chunks(fields: Any, required: str, flat: Sequence[str]) -> None:
     given = [name for name in flat if getattr(fields, name) is not None]
     if fields.chunks is not None and given:
-        raise wrong(given[0], f"chunks goes without {', '.join(given)}: put them into the chunks")
+        raise field_error(given[0], f"chunks goes without {', '.join(given)}: put them into the chunks")
     if fields.chunks is None and required not in given:
-        raise wrong(required, f"{required} is required (or chunks)")
+        raise field_error(required, f"{required} is required (or chunks)")
 
 
 _INTEGER = re.compile("0|[1-9][0-9]{0,38}")
@@ -170,9 +170,9 @@ class Gaga(Provider):
             no_credit=("insufficient credits", "account balance is zero"),
         )
 
-    async def prove(self) -> str:
+    async def check_key(self) -> str:
         """An asset that is hardly ours: a working key is told that it is not there."""
-        await self.upstream.prove("/v1/assets/1")
+        await self.upstream.check_key("/v1/assets/1")
         return ""
 
     async def prepare(self, order: Order, inputs: Inputs) -> Request:
@@ -218,7 +218,7 @@ class Gaga(Provider):
         if not found and self.upstream.words(answer):
             raise self.upstream.refused(answer)
         if not found:
-            raise Nonsense("Gaga's answer to the upload names no id.")
+            raise UnreadableAnswer("Gaga's answer to the upload names no id.")
         return int(found) if _INTEGER.fullmatch(found) else found
 
     async def submit(self, request: Request) -> Ticket:
@@ -226,13 +226,13 @@ class Gaga(Provider):
         answer = await self.upstream.submit(request)
         try:
             found = id_in(answer.exact())
-        except Nonsense:
+        except UnreadableAnswer:
             found = ""
         if not found:
             raise self.upstream.no_ticket(answer, "names no id")
         return {"id": found}
 
-    async def check(self, ticket: Ticket, seen: Seen) -> Update:
+    async def check(self, ticket: Ticket, seen: LastAnswers) -> Update:
         """`PreProcessing`, `Pending`, `Running` go on, as does every word that is not known to end."""
         answer = await self._status(ticket, seen)
         body = self.upstream.json_object(answer)
@@ -247,25 +247,25 @@ class Gaga(Provider):
             case "canceled" | "cancelled":
                 message = "Gaga canceled the generation."
                 return Update(detail=self.upstream.shown(word), status=Status.CANCELED, message=message)
-        return self.under_way(word, _GOING_ON, answer)
+        return self.in_progress(word, _GOING_ON, answer)
 
     async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
         """The status call names the URL anew; where it no longer does, the URL as it was."""
         try:
             fresh = _places((await self._status(ticket)).object())
             return Source(self.upstream.absolute(fresh[n]) if n < len(fresh) else output.url or "")
-        except (Missing, Nonsense):
+        except (UnknownToProvider, UnreadableAnswer):
             return Source(output.url or "")
 
-    async def _status(self, ticket: Ticket, seen: Seen | None = None) -> Answer:
+    async def _status(self, ticket: Ticket, seen: LastAnswers | None = None) -> Answer:
         return await self.upstream.get(f"/v1/generations/{quote(ticket['id'], safe='')}", seen=seen)
 
-    def _videos(self, answer: Answer) -> list[Made]:
+    def _videos(self, answer: Answer) -> list[NewOutput]:
         body = answer.exact()
         found = as_id(body.get("resultVideoId"))
         ids = {"id": found} if found else {}
         urls = [self.upstream.absolute(place) for place in _places(body)]
-        return [Made(Output(Role.VIDEO, by_url(url, Role.VIDEO), url=url, ids=ids)) for url in urls]
+        return [NewOutput(Output(Role.VIDEO, by_url(url, Role.VIDEO), url=url, ids=ids)) for url in urls]
 
 
 def _whole(seconds: float) -> float:
@@ -274,7 +274,7 @@ def _whole(seconds: float) -> float:
 
 
 def _body(fields: _GagaFields, **rest: Any) -> dict[str, Any]:
-    return dropped(resolution=fields.resolution, aspectRatio=fields.aspect_ratio, seed=fields.seed, **rest)
+    return without_none(resolution=fields.resolution, aspectRatio=fields.aspect_ratio, seed=fields.seed, **rest)
 
 
 def _places(body: dict[str, Any]) -> list[str]:

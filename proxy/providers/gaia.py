@@ -32,28 +32,28 @@ from proxy.providers.base import (
     Fields,
     ImageRef,
     Inputs,
-    Made,
     Model,
+    NewOutput,
     Provider,
     Source,
     Text,
     Update,
     bearer,
-    dropped,
+    field_error,
     id_in,
-    said,
     urls_in,
+    with_message,
+    without_none,
     words,
-    wrong,
 )
 from proxy.upstream.answers import (
     Answer,
-    Missing,
-    Nonsense,
+    LastAnswers,
     NotReady,
     Resting,
-    Seen,
     Transient,
+    UnknownToProvider,
+    UnreadableAnswer,
     is_error,
     is_reported,
     message_of,
@@ -63,7 +63,9 @@ from proxy.upstream.answers import (
 from proxy.upstream.client import File, Request, Upstream
 
 Size = Annotated[
-    str, Field(pattern=r"^(auto|\d{2,5}x\d{2,5})$"), said("must be width and height such as 1280x720, or auto, as text")
+    str,
+    Field(pattern=r"^(auto|\d{2,5}x\d{2,5})$"),
+    with_message("must be width and height such as 1280x720, or auto, as text"),
 ]
 
 _VIDEOS = "/v1/videos/async"
@@ -128,7 +130,7 @@ class TextFields(Fields):
     @model_validator(mode="after")
     def _one_form(self) -> "TextFields":
         if (self.prompt is None) == (self.messages is None):
-            raise wrong("prompt", "exactly one of prompt and messages is required")
+            raise field_error("prompt", "exactly one of prompt and messages is required")
         return self
 
 
@@ -205,16 +207,16 @@ class Gaia(Provider):
             no_credit=("insufficient_user_quota", "insufficient_quota"),
         )
 
-    async def offered(self) -> frozenset[str] | None:
+    async def listed_models(self) -> frozenset[str] | None:
         """`GET /v1/models`, in OpenAI's list shape; a list of any other shape says nothing."""
         listed = (await self.upstream.get("/v1/models")).object().get("data")
         if not isinstance(listed, list) or not listed:
             return None
         return frozenset(str(model.get("id")) for model in listed if isinstance(model, dict))
 
-    async def prove(self) -> str:
+    async def check_key(self) -> str:
         """The list of models; it may lack some of ours."""
-        listed = await self.offered()
+        listed = await self.listed_models()
         missing = [model.name for model in self.models if listed is not None and model.name not in listed]
         return f"it does not list {', '.join(missing)}" if missing else ""
 
@@ -244,7 +246,7 @@ class Gaia(Provider):
     async def _image(self, order: Order, fields: ImageFields, inputs: Inputs) -> Request:
         # One reference goes into `image`, several into `images`, as data URLs (seen, not documented).
         references = [file.data_url() for file in await inputs.files(fields.images or ())]
-        body = dropped(
+        body = without_none(
             model=order.model,
             prompt=fields.prompt,
             size=fields.size,
@@ -257,7 +259,7 @@ class Gaia(Provider):
 
     def _text(self, order: Order, fields: TextFields) -> Request:
         turns = fields.messages or [ChatMessage(role="user", content=fields.prompt or "")]
-        body = dropped(
+        body = without_none(
             model=order.model,
             messages=[turn.model_dump() for turn in turns],
             temperature=fields.temperature,
@@ -271,7 +273,7 @@ class Gaia(Provider):
         answer = await self.upstream.submit(request)
         try:
             found = id_in(answer.exact())
-        except Nonsense:
+        except UnreadableAnswer:
             found = ""
         if not found:
             raise self.upstream.no_ticket(answer, "names no job")
@@ -280,7 +282,7 @@ class Gaia(Provider):
 
     # --- the polls ---
 
-    async def check(self, ticket: Ticket, seen: Seen) -> Update:
+    async def check(self, ticket: Ticket, seen: LastAnswers) -> Update:
         """Only words that are known to end do; a result that is not there yet is waited for."""
         answer = await self.upstream.get(_place(ticket), seen=seen)
         whole = self.upstream.json_object(answer)
@@ -297,19 +299,19 @@ class Gaia(Provider):
             case ended if ended in _CANCELED:
                 shown = self.upstream.shown(word)
                 return Update(detail=shown, status=Status.CANCELED, message="Gaia canceled the job.")
-        return self.under_way(word, _GOING_ON, answer, _progress(body.get("progress")))
+        return self.in_progress(word, _GOING_ON, answer, _progress(body.get("progress")))
 
     async def _completed(self, ticket: Ticket, body: dict[str, Any], word: str) -> Update:
         if ticket["path"] == _VIDEOS:
             urls = [self.upstream.absolute(place) for place in _result_urls(body)]
-            video = Made(Output(Role.VIDEO, "video/mp4", relayed=True, ids={"id": ticket["id"]}))
+            video = NewOutput(Output(Role.VIDEO, "video/mp4", relayed=True, ids={"id": ticket["id"]}))
             kept = {**ticket, "urls": urls} if urls else ticket
             return Update(detail=word, status=Status.COMPLETED, outputs=[video] * max(len(urls), 1), ticket=kept)
         try:
             answer = await self.upstream.get(f"{_place(ticket)}/result")
         except Resting:
             raise
-        except (Missing, Transient) as error:
+        except (UnknownToProvider, Transient) as error:
             raise NotReady(f"Gaia says {word}, but gives no result yet: {error.message}", error.wait) from None
         return self._images(ticket, answer, word)
 
@@ -319,7 +321,7 @@ class Gaia(Provider):
             return self._made(ticket, [_inline(answer.body)], [], word, "")
         try:
             body = answer.json()
-        except Nonsense:
+        except UnreadableAnswer:
             raise self.upstream.unread(answer, "is neither an image nor JSON") from None
         results = _unwrapped_list(body)
         words = self.upstream.words(answer) if is_error(body) else None
@@ -335,7 +337,7 @@ class Gaia(Provider):
         return self._made(ticket, made, urls, word, words or "")
 
     def _made(
-        self, ticket: Ticket, images: Sequence[Made | None], urls: Sequence[str | None], word: str, words: str
+        self, ticket: Ticket, images: Sequence[NewOutput | None], urls: Sequence[str | None], word: str, words: str
     ) -> Update:
         """Fill up what is missing, up to the number that was ordered, with failed outputs."""
         missing = _failed(words or "The provider left this image out.")
@@ -346,7 +348,7 @@ class Gaia(Provider):
             return Update(detail=word, status=Status.ERROR, error=error)
         return Update(detail=word, status=Status.COMPLETED, outputs=made, ticket={**ticket, "urls": [*urls]})
 
-    def _image_result(self, result: object) -> tuple[Made | None, str | None]:
+    def _image_result(self, result: object) -> tuple[NewOutput | None, str | None]:
         """One entry's output and its URL, if it has one; no output where the entry says nothing at all."""
         body = result if isinstance(result, dict) else {"url": result}
         inline, url = next(filter(None, map(body.get, _INLINE_NAMES)), None), body.get("url")
@@ -358,15 +360,15 @@ class Gaia(Provider):
             return self._left_out(body), None
         try:
             absolute = self.upstream.absolute(url.strip())
-        except Nonsense as error:
+        except UnreadableAnswer as error:
             return _failed(error.message), None
         media_type = by_url(absolute, Role.IMAGE)
         if self.upstream.is_own(absolute):
             # On the provider's own origin it may well demand the key, as the result itself does.
-            return Made(Output(Role.IMAGE, media_type, relayed=True)), absolute
-        return Made(Output(Role.IMAGE, media_type, url=absolute)), absolute
+            return NewOutput(Output(Role.IMAGE, media_type, relayed=True)), absolute
+        return NewOutput(Output(Role.IMAGE, media_type, url=absolute)), absolute
 
-    def _inline_result(self, text: str) -> Made:
+    def _inline_result(self, text: str) -> NewOutput:
         data = _decoded(text)
         if _is_image(data):
             return _inline(data)
@@ -376,7 +378,7 @@ class Gaia(Provider):
             words = ""
         return _failed(f"Gaia's result holds no image here: {self.upstream.shown(words)}".rstrip(": "))
 
-    def _left_out(self, body: Mapping[str, Any]) -> Made | None:
+    def _left_out(self, body: Mapping[str, Any]) -> NewOutput | None:
         """A failed output with the provider's words for an image that it refused; None where it has none."""
         reason = message_of(body)
         finish = body.get("finish_reason")
@@ -400,7 +402,7 @@ class Gaia(Provider):
         """The images' URLs as the result names them now; nothing once the provider has forgotten the job."""
         try:
             update = self._images(ticket, await self.upstream.get(f"{_place(ticket)}/result"), "")
-        except (Missing, Nonsense):
+        except (UnknownToProvider, UnreadableAnswer):
             return []
         urls: list[str | None] = (update.ticket or {}).get("urls", [])
         return urls
@@ -508,7 +510,7 @@ def _written(text: str, reason: str | None) -> Update:
     if not text:
         ended = f" ({reason[:_MOST_TEXT]})" if reason else ""
         return Update(status=Status.ERROR, error=UpstreamFailed(f"Gaia's model wrote nothing{ended}."))
-    made = Made(Output(Role.TEXT, TEXT), text.encode())
+    made = NewOutput(Output(Role.TEXT, TEXT), text.encode())
     return Update(status=Status.COMPLETED, outputs=[made], finish_reason=_FINISH_REASONS.get(plain(reason or "")))
 
 
@@ -544,12 +546,12 @@ def _form_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _inline(data: bytes) -> Made:
-    return Made(Output(Role.IMAGE, sniff(data[:SNIFFED]) or UNKNOWN), data)
+def _inline(data: bytes) -> NewOutput:
+    return NewOutput(Output(Role.IMAGE, sniff(data[:SNIFFED]) or UNKNOWN), data)
 
 
-def _failed(message: str) -> Made:
-    return Made(Output(Role.IMAGE, "image/png", status=Status.ERROR, message=message))
+def _failed(message: str) -> NewOutput:
+    return NewOutput(Output(Role.IMAGE, "image/png", status=Status.ERROR, message=message))
 
 
 def _is_image(data: bytes) -> bool:

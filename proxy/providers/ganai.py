@@ -25,18 +25,28 @@ from proxy.core.settings import ProviderSettings
 from proxy.providers.base import (
     Fields,
     Inputs,
-    Made,
     Model,
+    NewOutput,
     Provider,
     Source,
     Text,
     Update,
     as_id,
     bearer,
+    field_error,
     id_in,
-    wrong,
 )
-from proxy.upstream.answers import Answer, Missing, Nonsense, NotReady, ReadFailed, Seen, Unchanged, message_of, plain
+from proxy.upstream.answers import (
+    Answer,
+    LastAnswers,
+    NotReady,
+    ReadFailed,
+    Unchanged,
+    UnknownToProvider,
+    UnreadableAnswer,
+    message_of,
+    plain,
+)
 from proxy.upstream.client import Request, Upstream
 
 _GOING_ON = frozenset(
@@ -96,7 +106,7 @@ class GanAiFields(Fields):
     @classmethod
     def _no_other_path(cls, project_id: str | None) -> str | None:
         if project_id in {".", ".."}:  # in a path, neither can be escaped
-            raise wrong("", "is no project")
+            raise field_error("", "is no project")
         return project_id
 
     @field_validator("items")
@@ -106,13 +116,13 @@ class GanAiFields(Fields):
         for index, item in enumerate(items):
             unique_id = item.get("unique_id")
             if not isinstance(unique_id, str) or not unique_id.strip():
-                raise wrong(f"{index}.unique_id", "every item needs a unique_id (text)")
+                raise field_error(f"{index}.unique_id", "every item needs a unique_id (text)")
             if unique_id in seen:
-                raise wrong(f"{index}.unique_id", f"{unique_id!r} names two items; each needs its own")
+                raise field_error(f"{index}.unique_id", f"{unique_id!r} names two items; each needs its own")
             seen.add(unique_id)
             nested = [tag for tag, value in item.items() if not isinstance(value, str | int | float)]
             if nested:
-                raise wrong(f"{index}.{nested[0]}", "a tag is a text, a number or a boolean")
+                raise field_error(f"{index}.{nested[0]}", "a tag is a text, a number or a boolean")
         return items
 
 
@@ -144,16 +154,16 @@ class GanAi(Provider):
         """The page names no codes for an empty account."""
         return Upstream(self.settings.base_url, bearer(self.settings), clock, rate=self.settings.rate)
 
-    def refuse(self, order: Order) -> Sequence[FieldError]:
+    def validate(self, order: Order) -> Sequence[FieldError]:
         """The project is the order's, or the installation's."""
         if order.fields.get("project_id") or self.settings.project_id:
             return ()
         return [FieldError("project_id", "project_id is required: this installation has none (GANAI_PROJECT_ID)")]
 
-    async def prove(self) -> str:
+    async def check_key(self) -> str:
         """The status of an inference that does not exist; of the project it says nothing."""
         project = quote(self.settings.project_id or "none", safe="")
-        await self.upstream.prove(f"/projects/{project}/inference/{UUID(int=0)}/video_status")
+        await self.upstream.check_key(f"/projects/{project}/inference/{UUID(int=0)}/video_status")
         return "" if self.settings.project_id else "GANAI_PROJECT_ID is not set: orders must name their project"
 
     async def prepare(self, order: Order, inputs: Inputs) -> Request:
@@ -167,7 +177,7 @@ class GanAi(Provider):
         answer = await self.upstream.submit(request)
         try:
             reply = _listed(answer.exact())
-        except Nonsense:
+        except UnreadableAnswer:
             reply = None
         if reply is None:
             raise self.upstream.no_ticket(answer, "is not the list of its inferences")
@@ -187,7 +197,7 @@ class GanAi(Provider):
             item["message"] = self.upstream.shown(words or "Gan.ai's reply gave this item no inference_id.")
         return {"unique_id": unique_id, "project_id": project} | item
 
-    async def check(self, ticket: Ticket, seen: Seen) -> Update:
+    async def check(self, ticket: Ticket, seen: LastAnswers) -> Update:
         """One status call for each item that is not over; a call that fails leaves its item as it was."""
         items = [dict(item) for item in ticket["items"]]
         open_items = [item for item in items if not item.get("over")]
@@ -198,13 +208,15 @@ class GanAi(Provider):
             raise silent.pop()  # not kept here: an exception and a frame that hold each other wait for the collector
         return _update(items, open_items)
 
-    async def _ask_all(self, items: list[dict[str, Any]], seen: Seen) -> list[ReadFailed | Unchanged | None]:
+    async def _ask_all(self, items: list[dict[str, Any]], seen: LastAnswers) -> list[ReadFailed | Unchanged | None]:
         gate = asyncio.Semaphore(_AT_ONCE)
         if len(items) == 1:  # a task of its own would be a tenth of a poll's cost
             return [await self._ask(items[0], gate, seen)]
         return await asyncio.gather(*(self._ask(item, gate, seen) for item in items))
 
-    async def _ask(self, item: dict[str, Any], gate: asyncio.Semaphore, seen: Seen) -> ReadFailed | Unchanged | None:
+    async def _ask(
+        self, item: dict[str, Any], gate: asyncio.Semaphore, seen: LastAnswers
+    ) -> ReadFailed | Unchanged | None:
         """Note in `item` what the provider says of it; gives why that was nothing new, if so."""
         if not item.get("inference_id"):
             item |= {"over": "failed", "message": item.get("message") or "Gan.ai's reply left this item out."}
@@ -238,7 +250,7 @@ class GanAi(Provider):
             reason = message_of(body.get("error")) or f"Gan.ai: {word}"
             item |= {"over": "failed", "message": self.upstream.shown(reason)}
 
-    def overdue(self, ticket: Ticket, reason: str) -> Update | None:
+    def partial_result(self, ticket: Ticket, reason: str) -> Update | None:
         """Unfinished items count as failed; what has succeeded stays."""
         items = [dict(item) for item in ticket["items"]]
         late = [item for item in items if not item.get("over")]
@@ -249,8 +261,8 @@ class GanAi(Provider):
     async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
         """The file, not the permalink (which may be a page): `video_url`, renewed by the status call."""
         item = dict(ticket["items"][n])
-        failure = await self._ask(item, asyncio.Semaphore(1), Seen())
-        if isinstance(failure, Missing):
+        failure = await self._ask(item, asyncio.Semaphore(1), LastAnswers())
+        if isinstance(failure, UnknownToProvider):
             raise failure
         return Source(item.get("video_url") or output.url or "")
 
@@ -301,7 +313,7 @@ def _words(items: Sequence[Mapping[str, Any]]) -> str | None:
     return ", ".join(f"{word} ({count})" for word, count in sorted(words.items()))
 
 
-def _made(n: int, item: Mapping[str, Any]) -> Made:
+def _made(n: int, item: Mapping[str, Any]) -> NewOutput:
     failed = item["over"] == "failed"
     shown = () if failed else ("video_url", "audio_url", "smart_url", "permalink")
     url = None if failed else item.get("permalink") or item.get("video_url")
@@ -316,4 +328,4 @@ def _made(n: int, item: Mapping[str, Any]) -> Made:
         thumbnail_url=None if failed else item.get("thumbnail_url"),
         ids={name: item[name] for name in (*shown, *_IDS) if item.get(name)},
     )
-    return Made(output)
+    return NewOutput(output)

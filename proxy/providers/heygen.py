@@ -27,21 +27,21 @@ from proxy.providers.base import (
     AudioRef,
     Fields,
     Inputs,
-    Made,
     Model,
+    NewOutput,
     Provider,
     Source,
     Text,
     Update,
     VisualRef,
-    dropped,
+    field_error,
     id_in,
     is_asset,
     references,
     urls_in,
-    wrong,
+    without_none,
 )
-from proxy.upstream.answers import Answer, Nonsense, NotReady, Seen, plain
+from proxy.upstream.answers import Answer, LastAnswers, NotReady, UnreadableAnswer, plain
 from proxy.upstream.client import Request, Upstream
 
 Style = Literal["normal", "circle"]
@@ -117,12 +117,12 @@ def _check_clip(fields: _Speech) -> None:
 
 def _exactly_one(fields: _Speech, one: str, other: str) -> None:
     if (getattr(fields, one) is None) == (getattr(fields, other) is None):
-        raise wrong(one, f"exactly one of {one} and {other} is required")
+        raise field_error(one, f"exactly one of {one} and {other} is required")
 
 
 def _only_with(fields: _Speech, name: str, needed: str) -> None:
     if getattr(fields, name) is not None and getattr(fields, needed) is None:
-        raise wrong(name, f"{name} goes with {needed} only")
+        raise field_error(name, f"{name} goes with {needed} only")
 
 
 _FLAT = tuple(_Speech.model_fields)
@@ -158,16 +158,16 @@ class HeyGenFields(_Speech):
         if self.clips is None:
             _check_clip(self)
         elif given:
-            raise wrong(given[0], f"clips goes without {', '.join(given)}: put them into the clips")
+            raise field_error(given[0], f"clips goes without {', '.join(given)}: put them into the clips")
         if self.captions and any(clip.prompt is None for clip in self.parts()):
-            raise wrong("captions", "captions goes with prompt only: the provider captions no audio")
+            raise field_error("captions", "captions goes with prompt only: the provider captions no audio")
         return self
 
     @field_validator("background")
     @classmethod
     def _color(cls, background: str | None) -> str | None:
         if background and background.startswith("#") and not re.fullmatch("#[0-9A-Fa-f]{6}", background):
-            raise wrong("", "a colour is written with six hexadecimal digits, such as #FAFAFA")
+            raise field_error("", "a colour is written with six hexadecimal digits, such as #FAFAFA")
         return background
 
     def parts(self) -> Sequence[Clip]:
@@ -215,7 +215,7 @@ class HeyGen(Provider):
             retired=(404, 405, 410),
         )
 
-    def refuse(self, order: Order) -> Sequence[FieldError]:
+    def validate(self, order: Order) -> Sequence[FieldError]:
         """HeyGen fetches media itself: an asset's Link must be one that it can open."""
         if not is_loopback(self.public_url) or is_loopback(self.settings.base_url):
             return ()
@@ -229,9 +229,9 @@ class HeyGen(Provider):
             if is_asset(reference.ref)
         ]
 
-    async def prove(self) -> str:
+    async def check_key(self) -> str:
         """The status of a video that does not exist."""
-        await self.upstream.prove("/v1/video_status.get", {"video_id": "0" * 32})
+        await self.upstream.check_key("/v1/video_status.get", {"video_id": "0" * 32})
         return ""
 
     async def prepare(self, order: Order, inputs: Inputs) -> Request:
@@ -240,7 +240,7 @@ class HeyGen(Provider):
         background = fields.background
         if background and not background.startswith("#"):
             background = inputs.url(background)
-        body = dropped(
+        body = without_none(
             background=background,
             ratio=fields.aspect_ratio,
             test=fields.test,
@@ -258,7 +258,7 @@ class HeyGen(Provider):
         answer = await self.upstream.submit(request)
         try:
             body = answer.exact()
-        except Nonsense:
+        except UnreadableAnswer:
             body = {}
         body = body if isinstance(body, dict) else {}
         if not isinstance(body.get("code"), int | str | None):
@@ -270,7 +270,7 @@ class HeyGen(Provider):
             raise self.upstream.no_ticket(answer, "names no video_id")
         return {"video_id": video}
 
-    async def check(self, ticket: Ticket, seen: Seen) -> Update:
+    async def check(self, ticket: Ticket, seen: LastAnswers) -> Update:
         """`completed` and `failed` end; every other word goes on."""
         answer, data = await self._status(ticket, seen)
         word = data.get("status")
@@ -282,7 +282,7 @@ class HeyGen(Provider):
                 return Update(detail=shown, status=Status.COMPLETED, outputs=self._videos(ticket, data))
             case "failed":
                 return Update(detail=shown, status=Status.ERROR, error=self._failure(data.get("error")))
-        return self.under_way(word, _GOING_ON, answer)
+        return self.in_progress(word, _GOING_ON, answer)
 
     def _failure(self, error: object) -> JobError:
         kind = type(self.upstream.failed({"error": error}, ""))
@@ -294,22 +294,22 @@ class HeyGen(Provider):
         fresh = self._videos(ticket, data)
         return Source((fresh[n].output.url if n < len(fresh) else output.url) or "")
 
-    async def _status(self, ticket: Ticket, seen: Seen | None = None) -> tuple[Answer, dict[str, Any]]:
+    async def _status(self, ticket: Ticket, seen: LastAnswers | None = None) -> tuple[Answer, dict[str, Any]]:
         answer = await self.upstream.get("/v1/video_status.get", {"video_id": ticket["video_id"]}, seen)
         body = self.upstream.json_object(answer)
         if not _is_ok(body):
             raise self.upstream.unread(answer, f"has the code {self.upstream.shown(str(body['code']))[:50]}")
         return answer, _data(body)
 
-    def _videos(self, ticket: Ticket, data: dict[str, Any]) -> list[Made]:
+    def _videos(self, ticket: Ticket, data: dict[str, Any]) -> list[NewOutput]:
         urls = [*urls_in(data.get("video_url"), data.get("video_urls")), *urls_in(data.get("video_url_caption"))]
         made = [self._video(ticket, self.upstream.absolute(url), data) for url in urls]
         if not made:
             raise NotReady("HeyGen says completed, but gives no video's URL yet.")
         return made
 
-    def _video(self, ticket: Ticket, url: str, data: dict[str, Any]) -> Made:
-        return Made(
+    def _video(self, ticket: Ticket, url: str, data: dict[str, Any]) -> NewOutput:
+        return NewOutput(
             Output(
                 Role.VIDEO,
                 by_url(url, Role.VIDEO),
@@ -325,7 +325,7 @@ def _is_ok(body: dict[str, Any]) -> bool:
 
 
 def _clip(part: Clip, inputs: Inputs) -> dict[str, Any]:
-    return dropped(
+    return without_none(
         avatar_id=part.avatar_id,
         avatar_style=part.avatar_style,
         talking_photo_id=part.talking_photo_id,

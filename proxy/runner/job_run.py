@@ -29,7 +29,7 @@ from proxy.core.errors import (
 from proxy.core.job import UNDER_WAY, Draft, Job, Output, Role, Status, Ticket
 from proxy.core.links import Links
 from proxy.providers import MODELS
-from proxy.providers.base import Made, Provider, Update
+from proxy.providers.base import NewOutput, Provider, Update
 from proxy.runner.inputs import JobInputs
 from proxy.runner.polling import Pace, Polling
 from proxy.store.base import Claim, ClaimLost, Store
@@ -37,7 +37,7 @@ from proxy.store.blobs import Blobs
 from proxy.telemetry import trace
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream import breaker
-from proxy.upstream.answers import Nonsense, NotTaken, ReadFailed, Transient
+from proxy.upstream.answers import NotTaken, ReadFailed, Transient, UnreadableAnswer
 from proxy.upstream.client import Request
 from proxy.upstream.fetch import Fetcher
 
@@ -68,7 +68,7 @@ _TEXT_GAP: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Tools:
+class RunnerServices:
     """What driving a job takes, besides the job."""
 
     store: Store
@@ -91,10 +91,10 @@ class Tools:
     """How often each provider has used a word for a state that its page does not name."""
 
 
-class Drive:
+class JobRun:
     """One job under way, held by one claim."""
 
-    def __init__(self, tools: Tools, claim: Claim, pace: Pace) -> None:
+    def __init__(self, tools: RunnerServices, claim: Claim, pace: Pace) -> None:
         self._tools = tools
         self.claim = claim
         self._job = claim.job
@@ -163,7 +163,7 @@ class Drive:
             await self._cancel()
         except JobError as error:
             await self._fail(error)
-        except Nonsense as error:
+        except UnreadableAnswer as error:
             await self._fail(UpstreamProtocol(error.message))
         except ReadFailed as error:
             await self._fail(UpstreamRejected(error.message))
@@ -340,7 +340,9 @@ class Drive:
             except Transient as error:
                 wait, failure = error.wait, UpstreamUnreachable(f"{error.message} Nothing was ordered.")
                 await self._record(Update(detail=f"{_REPEATING}: {error.message}"))
-            except Nonsense as error:  # a gateway's page, most likely: nothing is paid yet, so it is asked again
+            except (
+                UnreadableAnswer
+            ) as error:  # a gateway's page, most likely: nothing is paid yet, so it is asked again
                 wait, failure = error.wait, UpstreamProtocol(f"{error.message} Nothing was ordered.")
                 await self._record(Update(detail=f"{_REPEATING}: {error.message}"))
             except Unavailable as error:  # an asset's record, or its bytes
@@ -359,7 +361,7 @@ class Drive:
         for pause in _pauses():
             # Whoever is stopped while it waits has not sent it, and should not have said that it would.
             await self._provider.upstream.turn()
-            self._job = await self._persist(lambda: self._tools.store.intend(self.claim))
+            self._job = await self._persist(lambda: self._tools.store.record_intent(self.claim))
             try:
                 async with aclosing(self._sent(request)) as updates:
                     async for update in updates:
@@ -367,7 +369,7 @@ class Drive:
             except NotTaken as refusal:
                 self._counted("not taken")
                 self._sending = self._taken = False
-                self._job = await self._persist(lambda: self._tools.store.withdraw(self.claim))
+                self._job = await self._persist(lambda: self._tools.store.withdraw_intent(self.claim))
                 wait = max(pause, refusal.wait or 0)
                 if clock.monotonic() + wait > self._deadline:
                     raise refusal.error from None
@@ -477,14 +479,14 @@ class Drive:
     async def _fail(self, error: JobError) -> None:
         """End in `error`, unless a part of the work is done and worth keeping."""
         ticket = self._job.ticket
-        left = self._provider.overdue(ticket, error.message) if ticket else None
+        left = self._provider.partial_result(ticket, error.message) if ticket else None
         await self._end(left or Update(status=Status.ERROR, error=error))
 
     def _shown(self, outputs: tuple[Output, ...]) -> list[dict[str, Any]]:
         to_output = self._tools.links.to_output
         return [output.as_json(to_output(self._job.id, output, self._job.key)) for output in outputs]
 
-    async def _stored(self, made: Made, n: int) -> Output:
+    async def _stored(self, made: NewOutput, n: int) -> Output:
         if made.data is None:
             return replace(made.output, n=n)
         name, data = f"outputs/{self._job.id}/{n}", made.data

@@ -22,13 +22,13 @@ from proxy.providers.base import Provider, Update
 from proxy.upstream.answers import (
     CredentialRefused,
     CreditRefused,
-    Missing,
-    Nonsense,
+    LastAnswers,
     NotReady,
     ReadFailed,
     Resting,
-    Seen,
     Unchanged,
+    UnknownToProvider,
+    UnreadableAnswer,
 )
 
 log = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ class Polling:
         self._unreadable: tuple[int, float] = (0, 0.0)
         """Unreadable answers since the last readable one, and when the first of them came (monotonic)."""
         self._trouble_since: float | None = None
-        self._seen = Seen()
+        self._seen = LastAnswers()
 
     async def poll(self, now: float) -> Update | None:
         """Ask once, at the monotonic time `now`; None: nothing is new.
@@ -188,7 +188,7 @@ class Polling:
             raise
         except Exception:
             log.exception("Internal error while reading an answer of %s", self._provider.name)
-            raise Nonsense("Pollcast cannot read the provider's answer.") from None
+            raise UnreadableAnswer("Pollcast cannot read the provider's answer.") from None
 
     def age(self, now: float) -> float:
         """Seconds from the submit to the monotonic time `now`."""
@@ -216,10 +216,10 @@ class Polling:
             case CredentialRefused():
                 self._readable()
                 return self._shown(f"Suspended: the provider refuses the operator's key. {error.message}", now)
-            case Missing():
+            case UnknownToProvider():
                 self._count_unreadable(UpstreamFailed(f"The provider no longer knows this job: {error.message}"), now)
                 return self._shown_later(f"The provider does not know this job now: {error.message}", now)
-            case Nonsense():
+            case UnreadableAnswer():
                 ending = f"The provider's answers cannot be read: {error.message}"
                 self._count_unreadable(UpstreamProtocol(ending), now)
                 return self._shown(f"Waiting for a readable answer: {error.message}", now)
@@ -240,7 +240,7 @@ class Polling:
 
     def _shown(self, trouble: str, now: float) -> Update:
         """Show trouble to the client. The next readable answer takes it back, so it has to be news."""
-        self._seen, self.trouble = Seen(), trouble
+        self._seen, self.trouble = LastAnswers(), trouble
         if self._trouble_since is None:
             self._trouble_since = now
         return Update(detail=trouble)

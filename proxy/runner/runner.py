@@ -1,6 +1,6 @@
 """Runs jobs: claims those for which there is room, takes each a step further when it is due, and forgets old ones.
 
-A `Runner` is one node's share of the work. It knows when a job is due, never what a step is: that is its `Drive`.
+A `Runner` is one node's share of the work. It knows when a job is due, never what a step is: that is its `JobRun`.
 """
 
 import asyncio
@@ -15,10 +15,10 @@ from typing import Final
 from prometheus_client import Metric
 
 from proxy.core.errors import Unavailable
-from proxy.runner.job_run import Drive, Tools
+from proxy.runner.job_run import JobRun, RunnerServices
 from proxy.runner.polling import REMEMBERED, Pace
-from proxy.runner.timer_wheel import Wheel
-from proxy.store.base import Claim, ClaimLost, Room, Swept
+from proxy.runner.timer_wheel import TimerWheel
+from proxy.store.base import Claim, ClaimLost, QueueRoom, SweepResult
 from proxy.telemetry.metrics import gauge, total
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ _BREATH: Final = 0.05
 class Runner:
     """One node's share of the work; `run` goes on until it is cancelled, then gives its jobs back."""
 
-    def __init__(self, tools: Tools, node: str, *, lease: float = 30.0, most: int | None = None) -> None:
+    def __init__(self, tools: RunnerServices, node: str, *, lease: float = 30.0, most: int | None = None) -> None:
         self._tools = tools
         self._store = tools.store
         self._node = node
@@ -53,9 +53,9 @@ class Runner:
         self._most = most
         """Unfinished jobs of an account at once; the rest of them stands in its line."""
         self._wake = asyncio.Event()
-        self._under_way: dict[asyncio.Task[None], Drive] = {}
+        self._under_way: dict[asyncio.Task[None], JobRun] = {}
         self._draining = False
-        self._drives: dict[str, Drive] = {}
+        self._drives: dict[str, JobRun] = {}
         self._strange: set[str] = set()
         """Jobs that were passed on, as nobody here knows their model."""
         self._lost = False
@@ -64,12 +64,12 @@ class Runner:
         """Jobs whose client has asked for their end since the last claim was begun."""
         self._counted: Mapping[str, int] = {}
         """How many jobs wait on all nodes together, where for."""
-        self._waiting: set[Drive] = set()
+        self._waiting: set[JobRun] = set()
         """Those that no task is at work for: they are on the wheel."""
-        self._wheel = Wheel[Drive](tools.clock, self._step)
+        self._wheel = TimerWheel[JobRun](tools.clock, self._step)
         providers = {provider.name: provider.settings for provider in tools.providers.values()}
         # Waiting for room at a provider has a deadline of its own, as long as the one for the work.
-        self._rooms = {name: Room(settings.concurrency, settings.deadline) for name, settings in providers.items()}
+        self._rooms = {name: QueueRoom(settings.concurrency, settings.deadline) for name, settings in providers.items()}
         self._paces = {model: Pace(provider.settings.poll_interval) for model, provider in tools.providers.items()}
 
     async def run(self) -> None:
@@ -108,7 +108,7 @@ class Runner:
     def _begin(self, claim: Claim) -> None:
         if lost := self._drives.get(claim.job.id):  # it comes back to this node, which had not noticed that it was lost
             self._waiting.discard(lost)
-        drive = self._drives[claim.job.id] = Drive(self._tools, claim, self._paces[claim.job.model])
+        drive = self._drives[claim.job.id] = JobRun(self._tools, claim, self._paces[claim.job.model])
         if claim.job.id in self._unwanted:  # it was said between the claim and its answer
             drive.cancel()
         self._waiting.add(drive)
@@ -122,7 +122,7 @@ class Runner:
                 log.error("%s waits for a version that knows the model %s.", claim.job.id, claim.job.model)
             await self._release(claim)
 
-    def _step(self, drive: Drive) -> None:
+    def _step(self, drive: JobRun) -> None:
         """Take a job a step further, in a task of its own; one that is under way already is left alone."""
         if drive not in self._waiting:
             return
@@ -131,7 +131,7 @@ class Runner:
         self._under_way[task] = drive
         task.add_done_callback(self._under_way.pop)
 
-    async def _advance(self, drive: Drive) -> None:
+    async def _advance(self, drive: JobRun) -> None:
         delay = None
         try:
             delay = await drive.run()
@@ -166,7 +166,7 @@ class Runner:
         except Unavailable:
             self._lost = True
 
-    def facts(self) -> Iterator[Metric]:
+    def metrics(self) -> Iterator[Metric]:
         """What is under way here now, for a scrape."""
         jobs = Counter((drive.claim.job.model, drive.status) for drive in self._drives.values())
         yield gauge("jobs", "Jobs under way on this node.", ("model", "status"), jobs)
@@ -189,10 +189,12 @@ class Runner:
         if irreplaceable:
             await asyncio.wait(irreplaceable, timeout=seconds)
 
-    def _rooms_now(self) -> Mapping[str, Room]:
+    def _rooms_now(self) -> Mapping[str, QueueRoom]:
         """The rooms, with more patience where a step of the wall clock makes orders look older than they are."""
         forward = self._tools.steps.forward
-        return {name: Room(room.limit, room.patience + forward(room.patience)) for name, room in self._rooms.items()}
+        return {
+            name: QueueRoom(room.limit, room.max_wait + forward(room.max_wait)) for name, room in self._rooms.items()
+        }
 
     async def _claim(self) -> list[Claim]:
         claims: list[Claim] = []
@@ -211,7 +213,7 @@ class Runner:
         """Let go of jobs that the store has us hold, but that nobody here drives; whether there were any."""
         lost, self._lost = self._lost, False
         try:
-            strays = await self._store.strays(self._node, self._drives) if lost else ()
+            strays = await self._store.unknown_claims(self._node, self._drives) if lost else ()
         except Unavailable:
             self._lost = True
             return False
@@ -224,7 +226,7 @@ class Runner:
     async def _has_advanced(self) -> bool:
         """Let jobs go on from their accounts' lines; whether any did, and so may be claimed."""
         try:
-            return await self._store.advance(self._most, _AT_ONCE) > 0
+            return await self._store.release_backlog(self._most, _AT_ONCE) > 0
         except Unavailable:
             return False
 
@@ -262,7 +264,7 @@ class Runner:
     async def _sweep(self) -> None:
         """Forget what is older than the retention, in steps so small that no writer waits for one."""
         while True:
-            swept = Swept(0, ())
+            swept = SweepResult(0, ())
             # Both are read before the check: a step that comes after it deletes nothing.
             now, file_time = self._tools.clock.now(), time.time()
             kept = self._kept_for()

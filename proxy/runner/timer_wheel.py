@@ -14,7 +14,7 @@ _SLOT: Final = 0.05
 """Seconds whose timers go off together: what is due within wakes one task, not a thousand."""
 
 
-class Wheel(Generic[T]):
+class TimerWheel(Generic[T]):
     """Timers by the slot of time in which they are due; `run` calls `act` with each item, a slot late at the most."""
 
     def __init__(self, clock: Clock, act: Callable[[T], None]) -> None:

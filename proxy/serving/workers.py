@@ -18,11 +18,11 @@ from types import FrameType
 from typing import Final
 
 from proxy.core.settings import BadSetting
-from proxy.telemetry.worker_metrics import Siblings
+from proxy.telemetry.worker_metrics import WorkerMetrics
 
 log = logging.getLogger(__name__)
 
-Work = Callable[[socket, Event, Siblings], None]
+Work = Callable[[socket, Event, WorkerMetrics], None]
 """What a worker does; it sets the event when it serves."""
 
 _PAUSE: Final = 1.0
@@ -33,7 +33,7 @@ _LOOK: Final = 0.05
 _spawn = get_context("spawn")
 
 
-class Crew:
+class Supervisor:
     """So many workers; `run` keeps them alive until SIGTERM or SIGINT, which each of them is given as SIGTERM."""
 
     def __init__(self, number: int, work: Work, listening: socket, *, grace: float) -> None:
@@ -90,7 +90,7 @@ class Crew:
                 self._start(place)
 
     def _start(self, place: int) -> None:
-        given = (self._listening, self._served, Siblings(self._folder, place))
+        given = (self._listening, self._served, WorkerMetrics(self._folder, place))
         worker = _spawn.Process(target=self._work, args=given, name="worker")
         worker.start()
         self._workers[place] = worker

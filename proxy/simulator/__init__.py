@@ -14,7 +14,7 @@ from typing import Self
 from aiohttp import web
 
 from .ainow import AINow
-from .dispatch import Gate
+from .dispatch import Dispatcher
 from .faults import Fault, Kind, Match
 from .files import Files
 from .gaga import Gaga
@@ -22,10 +22,10 @@ from .gaia import Gaia
 from .ganai import GanAI
 from .heygen import HeyGen
 from .messages import Operation, Part, Received
-from .prompt_faults import PROMPT_FAULTS, UNDOCUMENTED, Word
+from .prompt_faults import PROMPT_FAULTS, UNDOCUMENTED, PromptFault
 from .provider import Provider
 from .replay import Replay
-from .state import DEFAULT_KEYS, Job, World
+from .state import DEFAULT_KEYS, Job, State
 
 __all__ = [
     "DEFAULT_KEYS",
@@ -35,10 +35,10 @@ __all__ = [
     "Job",
     "Kind",
     "Part",
+    "PromptFault",
     "Received",
     "Replay",
     "Simulator",
-    "Word",
 ]
 
 LARGEST_BODY = 256 * 1024 * 1024
@@ -57,13 +57,13 @@ class Simulator:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         keys: Mapping[str, str] | None = None,
     ) -> None:
-        self.world = World(seed=seed, speed=speed, now=now, sleep=sleep, keys={**DEFAULT_KEYS, **(keys or {})})
-        self.files = Files(self.world)
-        self.gaga = Gaga(self.world, self.files)
-        self.gaia = Gaia(self.world, self.files)
-        self.ainow = AINow(self.world, self.files)
-        self.ganai = GanAI(self.world, self.files)
-        self.heygen = HeyGen(self.world, self.files)
+        self.state = State(seed=seed, speed=speed, now=now, sleep=sleep, keys={**DEFAULT_KEYS, **(keys or {})})
+        self.files = Files(self.state)
+        self.gaga = Gaga(self.state, self.files)
+        self.gaia = Gaia(self.state, self.files)
+        self.ainow = AINow(self.state, self.files)
+        self.ganai = GanAI(self.state, self.files)
+        self.heygen = HeyGen(self.state, self.files)
         self._runner: web.AppRunner | None = None
 
     @property
@@ -84,31 +84,31 @@ class Simulator:
     @property
     def origin(self) -> str:
         """Where it listens, such as `http://127.0.0.1:54321`; empty before the first start."""
-        return self.world.origin
+        return self.state.origin
 
     @property
     def keys(self) -> dict[str, str]:
         """The key that each provider accepts; may be changed at any time."""
-        return self.world.keys
+        return self.state.keys
 
     @property
     def calls(self) -> Counter[str]:
         """How many requests each operation received, refused ones too."""
-        return self.world.calls
+        return self.state.calls
 
     @property
     def submits(self) -> Counter[str]:
         """How many requests to each provider made something that costs money."""
-        return self.world.submits
+        return self.state.submits
 
     @property
     def requests(self) -> deque[Received]:
         """The last thousand requests."""
-        return self.world.requests
+        return self.state.requests
 
     def jobs(self, provider: str | None = None) -> list[Job]:
         """The jobs in the order they were made; of Gan.ai each item is one."""
-        return [job for job in self.world.jobs.values() if provider in {None, job.provider}]
+        return [job for job in self.state.jobs.values() if provider in {None, job.provider}]
 
     def fault(
         self,
@@ -124,25 +124,25 @@ class Simulator:
     ) -> Fault:
         """Ask for a fault: of an operation or a pattern of them, after so many requests, for so many, if they match."""
         fault = Fault(operation, Kind(kind), times, after, match, seconds, retry_after, size)
-        return self.world.faults.arm(fault, (known.name for known in self.operations))
+        return self.state.faults.arm(fault, (known.name for known in self.operations))
 
     def clear_faults(self) -> None:
         """Forget every fault that was asked for."""
-        self.world.faults.clear()
+        self.state.faults.clear()
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Listen; gives the origin. After a stop it may start again, with all that it knew."""
-        self.world.stopping.clear()
+        self.state.stopping.clear()
         self._runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=GRACE, handler_cancellation=True)
         await self._runner.setup()
         await web.TCPSite(self._runner, host, port).start()
         bound = self._runner.addresses[0][1]
-        self.world.origin = f"http://{f'[{host}]' if ':' in host else host}:{bound}"
-        return self.world.origin
+        self.state.origin = f"http://{f'[{host}]' if ':' in host else host}:{bound}"
+        return self.state.origin
 
     async def stop(self) -> None:
         """Close every connection, answered or not."""
-        self.world.stopping.set()
+        self.state.stopping.set()
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
@@ -159,7 +159,7 @@ class Simulator:
     def _app(self) -> web.Application:
         app = web.Application(client_max_size=LARGEST_BODY)
         for owner in self.owners:
-            gate = Gate(self.world, owner)
+            gate = Dispatcher(self.state, owner)
             for operation in owner.operations():
                 app.router.add_route(operation.method, operation.path, gate.served(operation))
         return app

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from .files import Sample
 from .messages import Answer, Frames, Operation, Received, Role
-from .prompt_faults import UNDOCUMENTED, Word
+from .prompt_faults import UNDOCUMENTED, PromptFault
 from .provider import Provider, Strict
 from .state import Job, Outcome
 
@@ -83,7 +83,7 @@ class AINow(Provider):
     }
 
     def __post_init__(self) -> None:
-        self.chance = self.world.random(self.name)
+        self.chance = self.state.random(self.name)
 
     def operations(self) -> tuple[Operation, ...]:
         """The routes of the page."""
@@ -117,26 +117,26 @@ class AINow(Provider):
             id=f"{slug(order.prompt)}_{self.chance.randrange(10000, 100000)}",
             model=order.model,
             prompt=order.prompt,
-            made_at=self.world.time(),
-            seconds=self.world.take(self.seconds[order.model], order.prompt, self.chance),
+            made_at=self.state.time(),
+            seconds=self.state.take(self.seconds[order.model], order.prompt, self.chance),
         )
-        self.world.add(job)
+        self.state.add(job)
         return Frames(self._frames(job))
 
     async def _frames(self, job: Job) -> AsyncGenerator[bytes]:
         number = max(len(BEGINNING) + 1, round(job.seconds / self.frame_every))
         gap = job.seconds / number
         at = 0
-        while at < number or Word.STUCK in job.words:
+        while at < number or PromptFault.STUCK in job.words:
             yield self._frame(status=self._word(job, at))
-            await self.world.pause(gap)
+            await self.state.pause(gap)
             at += 1
         yield self._last(job)
 
     def _word(self, job: Job, at: int) -> str:
         if at < len(BEGINNING):
             return BEGINNING[at]
-        return UNDOCUMENTED if Word.UNKNOWN in job.words and at == len(BEGINNING) else "Processing"
+        return UNDOCUMENTED if PromptFault.UNKNOWN in job.words and at == len(BEGINNING) else "Processing"
 
     def _last(self, job: Job) -> bytes:
         if job.outcome is not Outcome.SUCCEEDED:

@@ -13,7 +13,7 @@ from multidict import CIMultiDict
 from .faults import Fault, Kind
 from .messages import Answer, File, Frames
 from .prompt_faults import UNDOCUMENTED
-from .state import World
+from .state import State
 
 FRAMES_BEFORE_A_BREAK = 2
 STATUS_FIELDS = frozenset({"status", "gen_status"})
@@ -26,7 +26,7 @@ class Exchange:
 
     request: web.Request
     answer: Answer
-    world: World
+    state: State
     fault: Fault | None = None
 
     def whole(self) -> tuple[int, CIMultiDict[str], bytes]:
@@ -98,7 +98,7 @@ async def drop(exchange: Exchange) -> web.StreamResponse:
 
 async def timeout(exchange: Exchange) -> web.StreamResponse:
     """Never answer, after the request was obeyed."""
-    await exchange.world.stopping.wait()
+    await exchange.state.stopping.wait()
     return exchange.hang_up()
 
 
@@ -112,7 +112,7 @@ async def cut(exchange: Exchange) -> web.StreamResponse:
 async def stall(exchange: Exchange) -> web.StreamResponse:
     """Send a half and then nothing more, with the connection open."""
     response = await _half(exchange)
-    await exchange.world.stopping.wait()
+    await exchange.state.stopping.wait()
     exchange.hang_up()
     return response
 

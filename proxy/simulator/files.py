@@ -14,7 +14,7 @@ from urllib.parse import quote
 from aiohttp import web
 
 from .messages import Answer, File, Operation, Received
-from .state import World
+from .state import State
 
 FOLDER = Path(__file__).parent / "media"
 
@@ -62,8 +62,8 @@ class Files:
 
     name = "media"
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, state: State) -> None:
+        self.state = state
         self._published: dict[str, Published] = {}
         self._links = count(1)
 
@@ -90,11 +90,11 @@ class Files:
 
     def url(self, path: str) -> str:
         """The bare URL of a path."""
-        return f"{self.world.origin}/media/{quote(path)}"
+        return f"{self.state.origin}/media/{quote(path)}"
 
     def link(self, path: str, lasts: float) -> str:
         """A new signed URL that lasts for that many simulated seconds."""
-        expires, nonce = f"{self.world.wall() + lasts:.3f}", str(next(self._links))
+        expires, nonce = f"{self.state.wall() + lasts:.3f}", str(next(self._links))
         signature = self._signature(path, expires, nonce)
         return f"{self.url(path)}?Expires={expires}&Nonce={nonce}&Signature={signature}"
 
@@ -117,7 +117,7 @@ class Files:
     def _allows(self, path: str, received: Received) -> bool:
         expires, nonce = received.query.get("Expires", "0"), received.query.get("Nonce", "")
         right = received.query.get("Signature") == self._signature(path, expires, nonce)
-        return right and self.world.wall() < float(expires)
+        return right and self.state.wall() < float(expires)
 
     def _signature(self, path: str, expires: str, nonce: str) -> str:
-        return hashlib.sha256(f"{self.world.seed}/{path}/{expires}/{nonce}".encode()).hexdigest()[:32]
+        return hashlib.sha256(f"{self.state.seed}/{path}/{expires}/{nonce}".encode()).hexdigest()[:32]

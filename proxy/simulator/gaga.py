@@ -104,7 +104,7 @@ class Gaga(Provider):
     }
 
     def __post_init__(self) -> None:
-        self.chance = self.world.random(self.name)
+        self.chance = self.state.random(self.name)
 
     def operations(self) -> tuple[Operation, ...]:
         """The routes of the quick start."""
@@ -158,17 +158,17 @@ class Gaga(Provider):
         order = self.parsed(Generation, received.body)
         self._check_assets(order)
         number = self._new_id()
-        taken = self.world.take(self.seconds[order.model], order.prompt, self.chance)
+        taken = self.state.take(self.seconds[order.model], order.prompt, self.chance)
         job = Job(
             provider=self.name,
             id=str(number),
             model=order.model,
             prompt=order.prompt,
-            made_at=self.world.time(),
+            made_at=self.state.time(),
             seconds=taken,
         )
-        self.world.add(job)
-        self.files.publish(f"gaga/{number}/result.mp4", Sample.VIDEO, ready=lambda: self.world.done(job))
+        self.state.add(job)
+        self.files.publish(f"gaga/{number}/result.mp4", Sample.VIDEO, ready=lambda: self.state.done(job))
         return web.json_response({"id": number})
 
     async def check(self, received: Received) -> Answer:
@@ -177,10 +177,10 @@ class Gaga(Provider):
         job = self.job_of(received)
         if job is None:
             raise self.refuse(404, "Generation not found")
-        share = self.world.share(job)
+        share = self.state.share(job)
         status = STATES.word(job, share) or ENDS[job.outcome]
-        url = self.files.url(f"gaga/{number}/result.mp4") if self.world.done(job) else None
-        created = datetime.fromtimestamp(self.world.wall() - self.world.time() + job.made_at, UTC)
+        url = self.files.url(f"gaga/{number}/result.mp4") if self.state.done(job) else None
+        created = datetime.fromtimestamp(self.state.wall() - self.state.time() + job.made_at, UTC)
         document: dict[str, object] = {
             "id": number,
             "status": self.spelling.get(status, status),

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from .files import Sample
 from .messages import Answer, Frames, Operation, Received, Role
-from .prompt_faults import Word
+from .prompt_faults import PromptFault
 from .provider import Provider, Strict
 from .state import Job, Outcome, Timeline
 
@@ -136,7 +136,7 @@ class Gaia(Provider):
     }
 
     def __post_init__(self) -> None:
-        self.chance = self.world.random(self.name)
+        self.chance = self.state.random(self.name)
 
     def operations(self) -> tuple[Operation, ...]:
         """The routes of the page; a video and an image are both a submit and a check."""
@@ -241,8 +241,8 @@ class Gaia(Provider):
         """Give a finished image: OpenAI's shape, inline or by URL (guess)."""
         job = self._finished(received)
         form = self.image_form
-        if job.words & {Word.URL, Word.BASE64}:
-            form = "url" if Word.URL in job.words else "b64_json"
+        if job.words & {PromptFault.URL, PromptFault.BASE64}:
+            form = "url" if PromptFault.URL in job.words else "b64_json"
         data = [{form: self._image(job, at, form)} for at in range(job.number)]
         return web.json_response({"created": self._created(job), "data": data})
 
@@ -253,7 +253,7 @@ class Gaia(Provider):
         if order.stream:
             return Frames(self._chunks(job, order))
         words, finish = self._said(job, order)
-        await self.world.pause(job.seconds)
+        await self.state.pause(job.seconds)
         if job.outcome is not Outcome.SUCCEEDED:
             return self.error(500, "The model failed to answer")
         message = {"role": "assistant", "content": "".join(words)}
@@ -271,18 +271,18 @@ class Gaia(Provider):
             id=f"{prefix}_{self.chance.getrandbits(96):024x}",
             model=model,
             prompt=prompt,
-            made_at=self.world.time(),
-            seconds=self.world.take(self.seconds[model], prompt, self.chance),
+            made_at=self.state.time(),
+            seconds=self.state.take(self.seconds[model], prompt, self.chance),
             number=number,
         )
-        self.world.add(job)
+        self.state.add(job)
         return job
 
     def _begun(self, job: Generation) -> web.Response:
         return web.json_response(self._wrapped(self._document(job)))
 
     def _document(self, job: Generation) -> dict[str, object]:
-        share = self.world.share(job)
+        share = self.state.share(job)
         over = share >= 1
         status = STATES.word(job, share) or ENDS[job.outcome]
         document: dict[str, object] = {
@@ -297,7 +297,7 @@ class Gaia(Provider):
         }
         if over and job.outcome is Outcome.FAILED:
             document["error"] = {"code": "generation_failed", "message": "The upstream model failed to generate"}
-        if self.result_url and self.world.done(job):
+        if self.result_url and self.state.done(job):
             document["result_url"] = self._path(job)
         return document
 
@@ -323,13 +323,13 @@ class Gaia(Provider):
         kind = "vidjob_" if received.path.startswith("/v1/videos") else "imgjob_"
         if not isinstance(job, Generation) or not job.id.startswith(kind):
             raise self.refuse(self.gone_status, "No such job")
-        if self.world.time() - job.made_at > self.lives:
+        if self.state.time() - job.made_at > self.lives:
             raise self.refuse(self.gone_status, "Job expired")
         return job
 
     def _finished(self, received: Received) -> Generation:
         job = self._job(received)
-        if not self.world.done(job):
+        if not self.state.done(job):
             raise self.refuse(409, f"Job is not completed: {job.id}")
         return job
 
@@ -339,7 +339,7 @@ class Gaia(Provider):
         return base64.b64encode(Sample.IMAGE.bytes).decode()
 
     def _created(self, job: Job) -> int:
-        return int(self.world.wall() - self.world.time() + job.made_at)
+        return int(self.state.wall() - self.state.time() + job.made_at)
 
     def _head(self, job: Job, kind: str) -> dict[str, object]:
         return {"id": job.id, "object": kind, "created": self._created(job), "model": job.model}
@@ -356,7 +356,7 @@ class Gaia(Provider):
         words, finish = self._said(job, order)
         yield self._chunk(job, {"role": "assistant", "content": ""})
         for at, word in enumerate(words):
-            await self.world.pause(job.seconds / len(words))
+            await self.state.pause(job.seconds / len(words))
             if at == len(words) // 2:
                 async for frame in self._trouble(job):
                     yield frame
@@ -370,10 +370,10 @@ class Gaia(Provider):
 
     async def _trouble(self, job: Job) -> AsyncGenerator[bytes]:
         """What a prompt's word makes of the middle of an answer."""
-        if Word.UNKNOWN in job.words:
+        if PromptFault.UNKNOWN in job.words:
             yield event({**self._head(job, "chat.completion.reticulating"), "choices": []})
-        while Word.STUCK in job.words:
-            await self.world.pause(1)
+        while PromptFault.STUCK in job.words:
+            await self.state.pause(1)
         if job.outcome is not Outcome.SUCCEEDED:
             inner = {"message": "The model failed to answer", "type": "server_error", "param": None, "code": None}
             yield event({"error": inner})

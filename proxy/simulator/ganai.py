@@ -81,7 +81,7 @@ class GanAI(Provider):
     }
 
     def __post_init__(self) -> None:
-        self.chance = self.world.random(self.name)
+        self.chance = self.state.random(self.name)
 
     def operations(self) -> tuple[Operation, ...]:
         """The routes of the pages."""
@@ -130,7 +130,7 @@ class GanAI(Provider):
         return web.json_response(document)
 
     def _status(self, job: Inference) -> str:
-        word = job.timeline.word(job, self.world.share(job))
+        word = job.timeline.word(job, self.state.share(job))
         if word is not None:
             return word
         if job.unique_id in self.ends:
@@ -138,10 +138,10 @@ class GanAI(Provider):
         return "SUCCEEDED" if job.outcome is Outcome.SUCCEEDED else "FAILED"
 
     def _exists(self, job: Inference) -> bool:
-        return self.world.done(job) and self._status(job) == "SUCCEEDED"
+        return self.state.done(job) and self._status(job) == "SUCCEEDED"
 
     def _broken(self, job: Inference) -> bool:
-        return self.world.share(job) >= 1 and not self._exists(job)
+        return self.state.share(job) >= 1 and not self._exists(job)
 
     def _error(self) -> object:
         text = "Lip sync failed: no voice was found"
@@ -154,13 +154,13 @@ class GanAI(Provider):
             id=f"{self.chance.getrandbits(96):024x}",
             model="bulk",
             prompt=prompt,
-            made_at=self.world.time(),
-            seconds=self.world.take(self.chance.uniform(*self.seconds), prompt, self.chance),
+            made_at=self.state.time(),
+            seconds=self.state.take(self.chance.uniform(*self.seconds), prompt, self.chance),
             project=project,
             unique_id=item.unique_id,
             timeline=self.chance.choice((SIMPLE, LONG)),
         )
-        self.world.add(job)
+        self.state.add(job)
         self._publish(job)
         return job
 

@@ -123,7 +123,7 @@ class HeyGen(Provider):
     }
 
     def __post_init__(self) -> None:
-        self.chance = self.world.random(self.name)
+        self.chance = self.state.random(self.name)
 
     def operations(self) -> tuple[Operation, ...]:
         """The routes of the reference."""
@@ -138,7 +138,7 @@ class HeyGen(Provider):
 
     def job_of(self, received: Received) -> Job | None:
         """Doc: the id is in the query."""
-        return self.world.jobs.get((self.name, received.query.get("video_id", "")))
+        return self.state.jobs.get((self.name, received.query.get("video_id", "")))
 
     def error(self, status: int, message: str = "") -> web.Response:
         """An error with the code that goes with a status."""
@@ -165,11 +165,11 @@ class HeyGen(Provider):
             id=f"{self.chance.getrandbits(128):032x}",
             model="v1alpha",
             prompt=order.prompt,
-            made_at=self.world.time(),
-            seconds=self.world.take(self.seconds, order.prompt, self.chance),
+            made_at=self.state.time(),
+            seconds=self.state.take(self.seconds, order.prompt, self.chance),
             captions=order.caption_open,
         )
-        self.world.add(job)
+        self.state.add(job)
         base = f"heygen/{job.id}"
         self.files.publish(f"{base}/video.mp4", Sample.VIDEO, signed=True)
         self.files.publish(f"{base}/captions.mp4", Sample.VIDEO, signed=True)
@@ -190,10 +190,10 @@ class HeyGen(Provider):
         return web.json_response({"code": SUCCESS, "message": "Success", "data": document})
 
     def _document(self, job: Rendering) -> dict[str, object]:
-        share = self.world.share(job)
+        share = self.state.share(job)
         ends = "completed" if job.outcome is Outcome.SUCCEEDED else "failed"  # it has no word for canceled
         status = STATES.word(job, share) or ends
-        done = self.world.done(job)
+        done = self.state.done(job)
         return {
             self.id_field: job.id,
             "status": self.spelling.get(status, status),

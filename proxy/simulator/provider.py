@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .files import Files
 from .messages import Operation, Received, Refused
-from .state import Job, World
+from .state import Job, State
 
 
 class Strict(BaseModel):
@@ -30,7 +30,7 @@ Schema = TypeVar("Schema", bound=BaseModel)
 class Provider(ABC):
     """One provider's API. Its further fields are the options that tests may set."""
 
-    world: World
+    state: State
     files: Files
 
     name: ClassVar[str]
@@ -65,7 +65,7 @@ class Provider(ABC):
 
     def job_of(self, received: Received) -> Job | None:
         """The job that a request is about."""
-        return self.world.jobs.get((self.name, received.params.get("job", "")))
+        return self.state.jobs.get((self.name, received.params.get("job", "")))
 
     def message(self, status: int, message: str) -> str:
         """The message given, else the provider's for that status, else HTTP's."""

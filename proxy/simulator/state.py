@@ -13,7 +13,7 @@ from random import Random
 
 from .faults import Faults
 from .messages import Received
-from .prompt_faults import UNDOCUMENTED, Word, words_in
+from .prompt_faults import UNDOCUMENTED, PromptFault, words_in
 
 DEFAULT_KEYS: Mapping[str, str] = {
     "gaga": "sim-gaga",
@@ -48,16 +48,16 @@ class Job:
     seconds: float
 
     @property
-    def words(self) -> frozenset[Word]:
+    def words(self) -> frozenset[PromptFault]:
         """The words in its prompt."""
         return words_in(self.prompt)
 
     @property
     def outcome(self) -> Outcome:
         """How it will end, if it ends."""
-        if Word.FAIL in self.words:
+        if PromptFault.FAIL in self.words:
             return Outcome.FAILED
-        return Outcome.CANCELED if Word.CANCEL in self.words else Outcome.SUCCEEDED
+        return Outcome.CANCELED if PromptFault.CANCEL in self.words else Outcome.SUCCEEDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +68,12 @@ class Timeline:
 
     def word(self, job: Job, share: float) -> str | None:
         """The word at that share of the job's time; None when the time is over."""
-        if Word.UNKNOWN in job.words and UNKNOWN_BETWEEN[0] <= share < UNKNOWN_BETWEEN[1]:
+        if PromptFault.UNKNOWN in job.words and UNKNOWN_BETWEEN[0] <= share < UNKNOWN_BETWEEN[1]:
             return UNDOCUMENTED
         return next((word for until, word in self.steps if share < until), None)
 
 
-class World:
+class State:
     """The state that outlives a request."""
 
     def __init__(
@@ -122,7 +122,7 @@ class World:
     def take(self, seconds: float, prompt: str, chance: Random) -> float:
         """How long a job of that usual length takes this time."""
         usual = round(seconds * chance.uniform(0.9, 1.1), 3)
-        return usual * SLOWER if Word.SLOW in words_in(prompt) else usual
+        return usual * SLOWER if PromptFault.SLOW in words_in(prompt) else usual
 
     def add(self, job: Job) -> None:
         """Remember a job."""
@@ -131,7 +131,7 @@ class World:
     def share(self, job: Job) -> float:
         """How much of the job's time is over, from 0 up; a stuck job stays where it is."""
         share = (self.time() - job.made_at) / job.seconds
-        return min(share, STUCK_AT) if Word.STUCK in job.words else share
+        return min(share, STUCK_AT) if PromptFault.STUCK in job.words else share
 
     def done(self, job: Job) -> bool:
         """Whether the job's results exist."""

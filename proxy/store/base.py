@@ -27,7 +27,7 @@ from proxy.core import errors, provider_health
 from proxy.core.job import Draft, Event, Job, Order, Status, Ticket
 
 T = TypeVar("T")
-IN_LINE: Final = "line"
+BACKLOG: Final = "line"
 """What the lines of all accounts are called together, where jobs that wait are counted; no queue is called so."""
 
 PAGE_BYTES: Final = 4 << 20
@@ -99,7 +99,7 @@ class Admission:
     `fingerprint` stands for the body as parsed JSON; equal bodies have equal fingerprints. `assets` are the ids of the
     account's assets that the order names: they are held until the job is over. Jobs of one `queue` share its room.
     `most` is how many unfinished jobs the account may have, this one included; None: any number. `line` is how many
-    more may stand in its line, where they are not claimed before `advance` has let them go on to their queue.
+    more may stand in its line, where they are not claimed before `release_backlog` has let them go on to their queue.
     """
 
     account: str
@@ -125,11 +125,11 @@ class Admitted:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """How many jobs of a queue may be under way at once, on all nodes together; others wait, for `patience` seconds."""
+class QueueRoom:
+    """How many jobs of a queue may be under way at once, on all nodes together; others wait, for `max_wait` seconds."""
 
     limit: int
-    patience: float
+    max_wait: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,7 @@ def first_places(places: Sequence[Place]) -> tuple[list[Place], list[str]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class FeedSlice:
     """Events of an account's feed in ascending position, without those of streamed text; `head` is the newest position.
 
     Both were read in one transaction.
@@ -207,7 +207,7 @@ class Page(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
+class SweepResult:
     """What a step of retention forgot: how many jobs and assets, and the names of the blobs that were theirs."""
 
     forgotten: int
@@ -232,13 +232,13 @@ def cannot_take(tokens: int, balance: int) -> errors.InsufficientTokens:
     return errors.InsufficientTokens(f"The account has {balance} tokens: {tokens} cannot be taken.")
 
 
-def told_places(standing: int) -> list[int]:
+def announced_positions(position_event: int) -> list[int]:
     """The places in a line of so many at which a job is told where it stands: 1 to 5, 10, 20, 50, 100, 200, 500, ...
 
     Telling every job at every step would make events with the square of the line's length; so each job has few.
     """
-    round_ones = (figure * 10**power for power in range(1, len(str(standing))) for figure in (1, 2, 5))
-    return [place for place in (*range(1, 6), *round_ones) if place <= standing]
+    round_ones = (figure * 10**power for power in range(1, len(str(position_event))) for figure in (1, 2, 5))
+    return [place for place in (*range(1, 6), *round_ones) if place <= position_event]
 
 
 class Shared(provider_health.Shared, Protocol):
@@ -269,7 +269,7 @@ class Store(Protocol):
     def shared(self) -> "Shared | None":
         """What the nodes have in common that serve from it at the same time; None where only one may."""
 
-    async def agree(self, name: str, value: bytes) -> bytes:
+    async def get_or_set(self, name: str, value: bytes) -> bytes:
         """The value that everyone who uses the store has under `name`: the first that was given, for ever."""
 
     async def secret(self, name: str) -> bytes:
@@ -286,7 +286,7 @@ class Store(Protocol):
     async def key_by_id(self, key_id: str) -> Key | None:
         """The key of that id, revoked or not; seen as by `key`."""
 
-    async def good_keys(self, ids: Collection[str]) -> set[str]:
+    async def active_keys(self, ids: Collection[str]) -> set[str]:
         """Those of the ids (up to 1,000) that are keys and were not revoked; seen as by `key`."""
 
     async def keys(self) -> Sequence[Key]:
@@ -326,18 +326,19 @@ class Store(Protocol):
     async def replay(self, admission: Admission) -> Job | None:
         """The job that the admission's idempotency key made before; None when it made none. Raises as `admit` does."""
 
-    async def advance(self, most: int | None, limit: int) -> int:
+    async def release_backlog(self, most: int | None, limit: int) -> int:
         """Let jobs go on from their accounts' lines to their queues; returns how many did.
 
         Of each account so many go, the first in line first and up to `limit`, that it has at the most `most` unfinished
         jobs outside of its line (None: any number); from now on they wait for room. Those behind are told their place
-        where it is one of `told_places`. After its first call it looks only at lines of accounts of which a job ended.
+        where it is one of `announced_positions`. After its first call it looks only at lines of accounts of which a
+        job ended.
         """
 
     async def waiting(self, queues: Collection[str]) -> Mapping[str, int]:
-        """How many jobs wait for room in each of the queues; `IN_LINE` is how many stand in their accounts' lines."""
+        """How many jobs wait for room in each of the queues; `BACKLOG` is how many stand in their accounts' lines."""
 
-    async def claim(self, node: str, rooms: Mapping[str, Room], limit: int) -> Sequence[Claim]:
+    async def claim(self, node: str, rooms: Mapping[str, QueueRoom], limit: int) -> Sequence[Claim]:
         """Take up to `limit` unfinished jobs that nobody holds, of the queues in `rooms`.
 
         First, oldest first, those that were claimed before, and those that wait no longer: their client wants their
@@ -351,7 +352,7 @@ class Store(Protocol):
     async def renew(self, node: str) -> None:
         """Prolong the leases of all the node's claims."""
 
-    async def strays(self, node: str, driven: Collection[str]) -> Sequence[Claim]:
+    async def unknown_claims(self, node: str, driven: Collection[str]) -> Sequence[Claim]:
         """Claims of the node's, `AT_ONCE` at the most, that it does not know of: of other jobs than those `driven`.
 
         There are some where the store has come back as an older self.
@@ -360,14 +361,17 @@ class Store(Protocol):
     async def release(self, claim: Claim) -> None:
         """Give the job back unfinished, so that any node may claim it at once; nothing if the claim was lost.
 
-        One that was never announced as sent (`intend`) waits again, in its old turn, and its room is free.
+        One that was never announced as sent (`record_intent`) waits again, in its old turn, and its room is free.
         """
 
-    async def intend(self, claim: Claim) -> Job:
+    async def record_intent(self, claim: Claim) -> Job:
         """Record that the order is about to be sent. Raises ClaimLost."""
 
-    async def withdraw(self, claim: Claim) -> Job:
-        """Record that the order surely was not taken after all: the job stands as before `intend`. Raises ClaimLost."""
+    async def withdraw_intent(self, claim: Claim) -> Job:
+        """Record that the order surely was not taken after all: the job stands as before `record_intent`.
+
+        Raises ClaimLost.
+        """
 
     async def append(self, claim: Claim, draft: Draft, ticket: Ticket | None = None) -> Job:
         """Record the job's next event, with the refund it causes and the new `ticket` (None: as it was).
@@ -401,7 +405,7 @@ class Store(Protocol):
     async def durations(self, model: str, limit: int) -> Sequence[float]:
         """How long the newest completed jobs of a model took, up to `limit`, newest first; over all accounts.
 
-        In seconds, from the intent (`intend`) to the end. Jobs that retention has forgotten may be left out.
+        In seconds, from the intent (`record_intent`) to the end. Jobs that retention has forgotten may be left out.
         """
 
     async def delete_job(self, account: str, job_id: str) -> Sequence[str] | None:
@@ -410,7 +414,7 @@ class Store(Protocol):
         Its ledger entries and its idempotency key stay. Raises errors.Conflict while it runs.
         """
 
-    async def sweep(self, before: float, limit: int) -> Swept:
+    async def sweep(self, before: float, limit: int) -> SweepResult:
         """Forget up to `limit` jobs that ended, and as many assets that were made, before `before`.
 
         Never an unfinished job, an asset that one names, or a ledger entry. Idempotency keys go after their jobs, but
@@ -423,13 +427,13 @@ class Store(Protocol):
         With `account`, none of a job that is another's.
         """
 
-    async def read_account(self, account: str, after: int, limit: int) -> Stretch | None:
+    async def read_account(self, account: str, after: int, limit: int) -> FeedSlice | None:
         """Up to `limit` events, and about `PAGE_BYTES`, of the account's feed at positions above `after`.
 
         None where `after` is no position of this account, or events above it may have been deleted.
         """
 
-    async def snapshot(self, account: str, jobs: Collection[str] | None = None, head: int | None = None) -> Stretch:
+    async def snapshot(self, account: str, jobs: Collection[str] | None = None, head: int | None = None) -> FeedSlice:
         """The newest event of every unfinished job of the account, or of every one of `jobs` that it has.
 
         About `PAGE_BYTES` of them; the `rest` are asked for as `jobs`, with the same `head`.

@@ -8,7 +8,7 @@ from proxy.core import errors
 from proxy.store.base import Change
 
 
-class Listener:
+class ChangeListener:
     """One iterator over the changes; the store knows it weakly, so one that is dropped leaves nothing behind."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ async def prove_shared(store: Store, blobs: Blobs) -> None:
     own = new_id("cluster")
     # Stored before it is proposed: the mark that is agreed on is there.
     await blobs.put(own, b"The nodes that share a store know by this file that they share this place, too.\n")
-    agreed = (await store.agree(_NAME, own.encode())).decode()
+    agreed = (await store.get_or_set(_NAME, own.encode())).decode()
     if agreed == own:
         return
     await blobs.delete(own)

@@ -139,7 +139,7 @@ class JobTail(Tail):
             subscriber.cursor += 1
         return b"".join(self.frames[start : subscriber.cursor])
 
-    def over(self, subscriber: Subscriber) -> bool:
+    def stopped(self, subscriber: Subscriber) -> bool:
         """Whether the subscriber has had everything that there will ever be."""
         return self.ended and subscriber.cursor >= self.head
 
@@ -265,7 +265,7 @@ class AccountTail(Tail):
         # Nothing is left of this part where all its jobs were deleted meanwhile.
         return frames or await self._snapshot(subscriber)
 
-    def over(self, subscriber: Subscriber) -> bool:
+    def stopped(self, subscriber: Subscriber) -> bool:
         """An account's feed never ends by itself."""
         del subscriber
         return False
@@ -328,7 +328,7 @@ class Feed:
         """The tails, by the tick in which one of their streams may have been silent too long."""
         self.delivered = 0
         """Events that were handed to live streams."""
-        self.over = False
+        self.stopped = False
         """Nothing follows the store any more: at the end, or because the server's own work has died."""
         self.stopping = False
         """The server stops: every stream breaks off, so that its client comes back elsewhere or later."""
@@ -341,13 +341,13 @@ class Feed:
                 async for change in self._store.changes():
                     self._tell(change)
         finally:
-            self.over = True
+            self.stopped = True
             for task in self._refreshing:
                 task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.gather(*self._refreshing, return_exceptions=True)
 
-    def facts(self) -> Iterator[Metric]:
+    def metrics(self) -> Iterator[Metric]:
         """What there is now, for a scrape."""
         yield gauge("streams", "Open streams.", (), {(): self.streams})
         yield total("events_delivered", "Events handed to live streams.", (), {(): self.delivered})

@@ -41,7 +41,7 @@ _COME_BACK: Final = 5000
 """Milliseconds after which a client that was turned away may try again."""
 
 
-class Connection(Protocol):
+class PushConnection(Protocol):
     """What our HTTP protocol offers beyond ASGI, in `scope["state"]["connection"]`; other servers lack it."""
 
     half_closed: bool
@@ -101,7 +101,7 @@ class Stream:
         self._feed = feed
         self._tail: Any = tail
         self._idle = feed.heartbeat if idle is None else idle
-        self._connection: Connection | None = None
+        self._connection: PushConnection | None = None
         self._leash: asyncio.Timeout | None = None
         self._nudged = False
 
@@ -150,7 +150,7 @@ class Stream:
         while not self._breaks_off():
             if data := await self._next(receive):
                 await self._write(send, data)
-            elif tail.over(self):
+            elif tail.stopped(self):
                 return True
             elif self._nudged:
                 await self._write(send, self._filler())
@@ -337,7 +337,7 @@ class FeedResponse(EventSourceResponse):
         self._stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Begin the stream; its body is written by whoever unwinds (see `Unwound`), or here."""
+        """Begin the stream; its body is written by whoever unwinds (see `StreamOutsideMiddleware`), or here."""
         if scope["method"] == "HEAD":
             await super().__call__(scope, receive, send)
             return
@@ -359,7 +359,7 @@ def _pattern(media_type: str) -> EventSourceResponse:
     return response
 
 
-class Unwound:
+class StreamOutsideMiddleware:
     """The outermost application: a stream's body is written once the frames of all inner ones are off the stack.
 
     A waiting stream would hold a dozen of them, and what they refer to: a third of its memory.
@@ -394,7 +394,7 @@ def _shrink(scope: Scope) -> None:
     scope.update(kept)
 
 
-class BrokenOff(Response):
+class RetryLater(Response):
     """The answer of an event endpoint to a condition that will pass: 200, why, when to come back, and a break."""
 
     def __init__(self, why: str, headers: Mapping[str, str] | None = None) -> None:

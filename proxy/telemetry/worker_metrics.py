@@ -25,14 +25,14 @@ _END: Final = b"# EOF\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Siblings:
+class WorkerMetrics:
     """The crew as the worker at `place` sees it; `folder` is for these workers alone."""
 
     folder: Path
     place: int
 
     @asynccontextmanager
-    async def telling(self, scrape: Callable[[], bytes]) -> AsyncIterator[None]:
+    async def serve(self, scrape: Callable[[], bytes]) -> AsyncIterator[None]:
         """Let the others read this worker's metrics, for as long as the body lasts."""
         own = self.folder / str(self.place)
         own.unlink(missing_ok=True)  # of whoever was here before, and was killed

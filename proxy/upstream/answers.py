@@ -50,11 +50,11 @@ class Resting(Transient):
     """The circuit breaker is open: nothing was sent, and `wait` is its own."""
 
 
-class Nonsense(ReadFailed):
+class UnreadableAnswer(ReadFailed):
     """An answer that cannot be understood: malformed, of the wrong types, or refused with no sense in it."""
 
 
-class NotReady(Nonsense):
+class NotReady(UnreadableAnswer):
     """The work has succeeded, but its result is not there yet."""
 
 
@@ -66,7 +66,7 @@ class CreditRefused(CredentialRefused):
     """402 or 418, or words that mean it: the operator's account at the provider is empty."""
 
 
-class Missing(ReadFailed):
+class UnknownToProvider(ReadFailed):
     """404, 410 or 400 in JSON: the provider does not know the thing asked for. Gateways say it in other formats."""
 
 
@@ -94,28 +94,28 @@ class Answer:
         return 200 <= self.status < 300
 
     def json(self) -> Any:
-        """The body as JSON; raises Nonsense when it is none."""
+        """The body as JSON; raises UnreadableAnswer when it is none."""
         try:
             return _parsed(self.body)
         except orjson.JSONDecodeError:
-            raise Nonsense(f"The provider's answer (HTTP {self.status}) is not JSON.") from None
+            raise UnreadableAnswer(f"The provider's answer (HTTP {self.status}) is not JSON.") from None
 
     def object(self) -> dict[str, Any]:
-        """The body as a JSON object; raises Nonsense when it is none."""
+        """The body as a JSON object; raises UnreadableAnswer when it is none."""
         found = self.json()
         if not isinstance(found, dict):
-            raise Nonsense(f"The provider's answer is {type(found).__name__}, not an object.")
+            raise UnreadableAnswer(f"The provider's answer is {type(found).__name__}, not an object.")
         return found
 
     def exact(self) -> Any:
-        """The body as JSON in which ids keep their digits: fractions are Decimals. Raises Nonsense when it is none.
+        """The body as JSON in which ids keep their digits: fractions are Decimals. Raises UnreadableAnswer.
 
         orjson reads integers above 2^64, and all that have a point or an exponent, as floats of 53 bits.
         """
         try:
             return _lenient(self.body.removeprefix(codecs.BOM_UTF8), _EXACT_DECODER)
         except (ValueError, ArithmeticError, RecursionError):
-            raise Nonsense(f"The provider's answer (HTTP {self.status}) is not JSON.") from None
+            raise UnreadableAnswer(f"The provider's answer (HTTP {self.status}) is not JSON.") from None
 
     @property
     def wait(self) -> float | None:
@@ -127,7 +127,7 @@ class Answer:
         return _retry_after(self.headers.get("retry-after"), self.at if sent is None else sent)
 
 
-class Seen:
+class LastAnswers:
     """The last answers of one job that were understood, by their place: comparing costs less than parsing."""
 
     __slots__ = ("_bodies", "_new")

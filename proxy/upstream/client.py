@@ -1,9 +1,9 @@
 """A provider's HTTP API as its adapter sees it: one origin, its key, time-outs, limits, JSON, and errors by meaning.
 
-Reads (`get`) may be repeated and say which way they failed: `Transient`, `CredentialRefused` or `Missing`. Submits
-(`submit`, `open_stream`) cost money: they use a fresh connection (a pooled one that the provider has just closed would
-look like a lost answer), follow no redirect, and distinguish what surely was not taken (`NotTaken`: may be sent again)
-from what may have been (a `JobError`: never again).
+Reads (`get`) may be repeated and say which way they failed: `Transient`, `CredentialRefused` or `UnknownToProvider`.
+Submits (`submit`, `open_stream`) cost money: they use a fresh connection (a pooled one that the provider has just
+closed would look like a lost answer), follow no redirect, and distinguish what surely was not taken (`NotTaken`: may
+be sent again) from what may have been (a `JobError`: never again).
 """
 
 import asyncio
@@ -40,12 +40,12 @@ from proxy.upstream.answers import (
     Answer,
     CredentialRefused,
     CreditRefused,
-    Missing,
-    Nonsense,
+    LastAnswers,
     NotTaken,
     Resting,
-    Seen,
     Transient,
+    UnknownToProvider,
+    UnreadableAnswer,
     is_error,
     is_whole,
     loads,
@@ -57,9 +57,9 @@ from proxy.upstream.answers import (
     told,
 )
 from proxy.upstream.breaker import Breaker
-from proxy.upstream.fetch import Own, as_spelled, why
+from proxy.upstream.fetch import ProviderOrigin, as_spelled, why
 from proxy.upstream.packing import GZIP, TooLarge, Unpacker, unpacked
-from proxy.upstream.rate_limit import Turns
+from proxy.upstream.rate_limit import RateLimiter
 from proxy.upstream.sessions import Body, Connector, session
 
 _ANSWER_LIMIT: Final = 96 << 20
@@ -156,12 +156,12 @@ class Upstream:
         retired: Collection[int] = (),
     ) -> None:
         self.base_url = base_url
-        self.own = Own(URL(base_url), credential)
+        self.own = ProviderOrigin(URL(base_url), credential)
         """The origin with its credential, for reading results that demand the key."""
         self._secrets = [part for value in credential.values() for part in value.split() if part != "Bearer"]
         self._clock = clock
         self.breaker = Breaker(clock)
-        self.turns = Turns(clock, rate)
+        self.turns = RateLimiter(clock, rate)
         self._no_credit = frozenset(no_credit)
         self._refused_key = frozenset(refused_key)
         self._retired = frozenset(retired)
@@ -200,7 +200,7 @@ class Upstream:
 
     # --- reads: free, repeatable ---
 
-    async def get(self, path: str, query: Mapping[str, str] | None = None, seen: Seen | None = None) -> Answer:
+    async def get(self, path: str, query: Mapping[str, str] | None = None, seen: LastAnswers | None = None) -> Answer:
         """Read a path; returns a success, or raises a ReadFailed of the kind that fits.
 
         With `seen`, raises Unchanged for an answer that is the same as before.
@@ -210,14 +210,14 @@ class Upstream:
             seen.compare(path, answer)
         return answer
 
-    async def prove(self, path: str, query: Mapping[str, str] | None = None) -> None:
+    async def check_key(self, path: str, query: Mapping[str, str] | None = None) -> None:
         """Read a path that only a working key is answered; that nothing is there is an answer. Raises a ReadFailed."""
         answer = await self._followed(path, query)
         if self.refuses_key(answer):
             raise CredentialRefused(self._explained(answer))
         if answer.status in _ABSENT and loads(answer.body) is None:
-            raise Nonsense(f"HTTP {answer.status} without JSON: is this the provider's base URL?")
-        with suppress(Missing):
+            raise UnreadableAnswer(f"HTTP {answer.status} without JSON: is this the provider's base URL?")
+        with suppress(UnknownToProvider):
             self._readable(answer)
 
     async def upload(self, path: str, name: str, file: File) -> Answer:
@@ -298,10 +298,10 @@ class Upstream:
         message = self._explained(answer)
         self.check_suspended(answer)
         if answer.status in _ABSENT and isinstance(loads(answer.body), dict):
-            raise Missing(message, answer.wait)
+            raise UnknownToProvider(message, answer.wait)
         if _passes(answer):
             raise Transient(message, answer.wait)
-        raise Nonsense(message, answer.wait)
+        raise UnreadableAnswer(message, answer.wait)
 
     def check_suspended(self, answer: Answer) -> None:
         """Raises CredentialRefused for a read that the operator's key or account, as it is now, does not open.
@@ -354,7 +354,7 @@ class Upstream:
         began = time.monotonic()
         try:
             return await _first(pieces)
-        except (*_BROKEN, Nonsense) as error:
+        except (*_BROKEN, UnreadableAnswer) as error:
             raise self._unknown(response, request, began, error) from None
 
     @asynccontextmanager
@@ -390,7 +390,7 @@ class Upstream:
         began = time.monotonic()
         try:
             answer = self._answer(response, await (reading or _body(response)))
-        except (*_BROKEN, Nonsense) as error:
+        except (*_BROKEN, UnreadableAnswer) as error:
             raise self._unknown(response, request, began, error) from None
         self._trace("POST", request, began, answer)
         return answer
@@ -417,7 +417,7 @@ class Upstream:
                         yield frame
             for frame in _frames(parser.end()):
                 yield frame
-        except (*_BROKEN, Nonsense, sse.MessageTooLong) as error:
+        except (*_BROKEN, UnreadableAnswer, sse.MessageTooLong) as error:
             broke = error
             for frame in () if isinstance(error, sse.MessageTooLong) else _frames(parser.end()):
                 if _is_frame(frame.data):  # it is complete, although the stream is not
@@ -484,7 +484,7 @@ class Upstream:
         unknown = f"The provider answered HTTP {answer.status}, but its answer {missing}: {_NOT_AGAIN.lower()}."
         return errors.OutcomeUnknown(" ".join(filter(None, (unknown, self.words(answer)))))
 
-    def unread(self, answer: Answer, why: str) -> Nonsense:
+    def unread(self, answer: Answer, why: str) -> UnreadableAnswer:
         """What an answer to a poll means that holds no state; `why` begins with a verb. It has the provider's words.
 
         Raises CredentialRefused where the words say that the key or the account is refused.
@@ -492,13 +492,13 @@ class Upstream:
         self.check_suspended(answer)
         words = self.words(answer)
         message = f"The provider's answer {why}: {words}" if words else f"The provider's answer {why}."
-        return Nonsense(message, answer.wait)
+        return UnreadableAnswer(message, answer.wait)
 
     def json_object(self, answer: Answer) -> dict[str, Any]:
         """The JSON object of an answer to a poll. Raises the ReadFailed that fits what it is instead."""
         try:
             return answer.object()
-        except Nonsense:
+        except UnreadableAnswer:
             raise self.unread(answer, f"(HTTP {answer.status}) is no JSON object") from None
 
     def refuses_key(self, answer: Answer) -> bool:
@@ -509,14 +509,14 @@ class Upstream:
     # --- content ---
 
     @property
-    def own_address(self) -> Own:
+    def without_credential(self) -> ProviderOrigin:
         """The provider's origin without its credential, for reading what it serves to everyone."""
         return replace(self.own, credential={})
 
     def absolute(self, path: str) -> str:
         """A result's URL, which providers also give relative to their origin, as an absolute one.
 
-        Raises Nonsense for what is no http(s) URL: nobody could open it, and some browsers would run it.
+        Raises UnreadableAnswer for what is no http(s) URL: nobody could open it, and some browsers would run it.
         """
         try:
             url = URL(self.base_url + "/").join(as_spelled(path))
@@ -524,14 +524,14 @@ class Upstream:
         except ValueError:
             usable = False
         if not usable:
-            raise Nonsense(f"The provider gives a result's URL that nobody can open: {self.shown(path)[:100]}")
+            raise UnreadableAnswer(f"The provider gives a result's URL that nobody can open: {self.shown(path)[:100]}")
         return str(url)
 
     def usable(self, url: object) -> str | None:
         """A URL that comes beside a result, as an absolute one; None when it is none that can be opened."""
         try:
             return self.absolute(url) if isinstance(url, str) else None
-        except Nonsense:
+        except UnreadableAnswer:
             return None
 
     def at(self, path: str) -> str:
@@ -617,7 +617,7 @@ def _unpacked(response: ClientResponse, body: bytes) -> bytes:
     try:
         return unpacked(body, encoding, _ANSWER_LIMIT)
     except TooLarge as error:
-        raise Nonsense(str(error)) from None
+        raise UnreadableAnswer(str(error)) from None
 
 
 async def _pieces(response: ClientResponse, begun: bytes = b"") -> AsyncGenerator[bytes]:
@@ -633,15 +633,15 @@ async def _pieces(response: ClientResponse, begun: bytes = b"") -> AsyncGenerato
         yield unpacker.feed(rest) + unpacker.end()
         raise
     except TooLarge as error:
-        raise Nonsense(str(error)) from None
+        raise UnreadableAnswer(str(error)) from None
     yield unpacker.end()
 
 
 async def _collected(pieces: AsyncIterator[bytes], begun: bytes = b"", *, streamed: bool = False) -> bytes:
     """A whole body from its pieces. If its framing is broken, but its JSON is complete, nothing of it is missing.
 
-    Where a stream was ordered (`streamed`), a line of JSON may be followed by others, at any time. Raises Nonsense when
-    it is too large, and what broke it.
+    Where a stream was ordered (`streamed`), a line of JSON may be followed by others, at any time. Raises
+    UnreadableAnswer when it is too large, and what broke it.
     """
     body = bytearray(begun)
     try:
@@ -652,7 +652,7 @@ async def _collected(pieces: AsyncIterator[bytes], begun: bytes = b"", *, stream
                 return bytes(body)
             body += piece
             if len(body) > _ANSWER_LIMIT:
-                raise Nonsense(f"The provider's answer is larger than {_ANSWER_LIMIT} bytes.")
+                raise UnreadableAnswer(f"The provider's answer is larger than {_ANSWER_LIMIT} bytes.")
     except _BROKEN:
         if not is_whole(bytes(body)):
             raise
@@ -711,7 +711,7 @@ async def _streamed(pieces: AsyncIterator[bytes], begun: bytes) -> AsyncGenerato
     while following is not None:
         body += following
         if len(body) > _ANSWER_LIMIT:
-            raise Nonsense(f"The provider's answer is larger than {_ANSWER_LIMIT} bytes.")
+            raise UnreadableAnswer(f"The provider's answer is larger than {_ANSWER_LIMIT} bytes.")
         if _seems_whole(body) or (body.endswith(b"}\n") and all(map(is_whole, bytes(body).splitlines()))):
             yield _framed(body)
             body.clear()
@@ -853,5 +853,5 @@ def _lost(error: Exception, *, sent: bool) -> Exception:
 
 
 def _why_broken(error: Exception) -> str:
-    too_much = isinstance(error, Nonsense | sse.MessageTooLong)
+    too_much = isinstance(error, UnreadableAnswer | sse.MessageTooLong)
     return "it says more at once than is read" if too_much else why(error)

@@ -3,8 +3,8 @@
 A client's URL, and a URL that a provider answers with, may point anywhere: at this machine, at a cloud's metadata
 address, at a name that resolves to one of them. Every address is checked at the moment it is connected to (the
 resolver hands aiohttp checked addresses only, so a second look-up cannot answer differently), and every redirect is
-a new request with the same checks. The one exception is a provider's own configured origin (`Own`), which is given
-its credential and may be anywhere; the credential is dropped as soon as a redirect leaves that origin.
+a new request with the same checks. The one exception is a provider's own configured origin (`ProviderOrigin`), which
+is given its credential and may be anywhere; the credential is dropped as soon as a redirect leaves that origin.
 """
 
 import asyncio
@@ -294,7 +294,7 @@ def _look_ups() -> _LookUps:
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
+class ProviderOrigin:
     """A provider's configured origin, the headers that prove who asks there, and the proxy that leads to it."""
 
     origin: URL
@@ -376,7 +376,7 @@ class Fetcher:
         *,
         method: str = "GET",
         headers: Mapping[str, str] | None = None,
-        own: Own | None = None,
+        own: ProviderOrigin | None = None,
         secure: bool = False,
     ) -> AsyncIterator[Remote]:
         """Open a URL and follow its redirects (`secure`: to https only); yields the first answer that is none.
@@ -397,7 +397,7 @@ class Fetcher:
 
     @asynccontextmanager
     async def _request(
-        self, method: str, url: URL, headers: dict[str, str], own: Own | None
+        self, method: str, url: URL, headers: dict[str, str], own: ProviderOrigin | None
     ) -> AsyncIterator[ClientResponse]:
         opened, proxy = self._public, None
         if own is not None and own.covers(url):

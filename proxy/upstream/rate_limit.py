@@ -22,7 +22,7 @@ _ALONE: Final = 2.0
 """Seconds that it does so before it asks the others again."""
 
 
-class Turns:
+class RateLimiter:
     """The turns of one provider, `rate` a second; a node of several has `reserve` hand them out for all."""
 
     def __init__(self, clock: Clock, rate: float) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.api.test_api import GAGA
-from tests.support.world import World
+from tests.support.deployment import Deployment
 
 
 @pytest.fixture(autouse=True)
@@ -19,8 +19,8 @@ def told(caplog: pytest.LogCaptureFixture, message: str) -> list[dict[str, Any]]
     return [vars(record) for record in caplog.records if record.getMessage() == message]
 
 
-async def test_a_request_is_one_line(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    await world.http.get("/api/jobs", params={"limit": "5"})
+async def test_a_request_is_one_line(deployment: Deployment, caplog: pytest.LogCaptureFixture) -> None:
+    await deployment.http.get("/api/jobs", params={"limit": "5"})
     (line,) = told(caplog, "request")
     assert (line["method"], line["path"], line["status"]) == ("GET", "/api/jobs?limit=5", 200)
     assert line["account"].startswith("acc")
@@ -32,32 +32,36 @@ async def test_a_request_is_one_line(world: World, caplog: pytest.LogCaptureFixt
     ("method", "path", "status"), [("GET", "/nowhere", 404), ("PUT", "/api/jobs", 405), ("POST", "/api/jobs", 400)]
 )
 async def test_a_refused_request_is_one_line_too(
-    world: World, caplog: pytest.LogCaptureFixture, method: str, path: str, status: int
+    deployment: Deployment, caplog: pytest.LogCaptureFixture, method: str, path: str, status: int
 ) -> None:
-    await world.http.request(method, path)
+    await deployment.http.request(method, path)
     assert [line["status"] for line in told(caplog, "request")] == [status]
 
 
-async def test_what_machines_ask_all_the_time_is_told_at_debug(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    await world.http.get("/healthz")
+async def test_what_machines_ask_all_the_time_is_told_at_debug(
+    deployment: Deployment, caplog: pytest.LogCaptureFixture
+) -> None:
+    await deployment.http.get("/healthz")
     assert [line["levelname"] for line in told(caplog, "request")] == ["DEBUG"]
 
 
-async def test_a_stream_is_told_when_it_begins_and_when_it_ends(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    job = (await world.submit("gaga-1", prompt="[stuck]"))["id"]
-    async with world.open("GET", f"/api/jobs/{job}/events", headers={"X-Request-Id": "mine"}) as response:
+async def test_a_stream_is_told_when_it_begins_and_when_it_ends(
+    deployment: Deployment, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = (await deployment.submit("gaga-1", prompt="[stuck]"))["id"]
+    async with deployment.open("GET", f"/api/jobs/{job}/events", headers={"X-Request-Id": "mine"}) as response:
         await anext(response.aiter_bytes())
         assert [line["path"] for line in told(caplog, "request")][1:] == [f"/api/jobs/{job}/events"]
         assert not told(caplog, "stream ended")
     while not told(caplog, "stream ended"):
-        await world.http.get("/api/ping")
+        await deployment.http.get("/api/ping")
     (line,) = told(caplog, "stream ended")
     assert (line["path"], line["request"]) == (f"/api/jobs/{job}/events", "mine")
 
 
-async def test_a_signature_is_not_told(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    link = (await world.submit(**GAGA))["links"]["events"]
-    await world.http.get(link)
+async def test_a_signature_is_not_told(deployment: Deployment, caplog: pytest.LogCaptureFixture) -> None:
+    link = (await deployment.submit(**GAGA))["links"]["events"]
+    await deployment.http.get(link)
     signature = link.split("signature=")[1]
     (line,) = [line for line in told(caplog, "request") if "/events" in line["path"]]
     assert line["path"].endswith("&signature=***")
@@ -70,31 +74,33 @@ async def test_a_signature_is_not_told(world: World, caplog: pytest.LogCaptureFi
 @pytest.mark.parametrize(
     "own", ["a", "req-1", "f81d4fae-7dec-11d0-a765-00a0c91e6bf6", "Root=1-67891233:a/b+c=@.d_e", "x" * 128]
 )
-async def test_a_client_s_id_is_taken_and_told(world: World, own: str) -> None:
-    response = await world.http.get("/api/ping", headers={"X-Request-Id": own})
+async def test_a_client_s_id_is_taken_and_told(deployment: Deployment, own: str) -> None:
+    response = await deployment.http.get("/api/ping", headers={"X-Request-Id": own})
     assert response.headers["x-request-id"] == own
 
 
 @pytest.mark.parametrize("own", ["", "x" * 129, "a b", "a\tb", "<script>", 'a"b', "\u00e9".encode("latin-1")])
-async def test_an_id_that_is_not_fit_for_a_log_is_replaced(world: World, own: str | bytes) -> None:
-    response = await world.http.get(
+async def test_an_id_that_is_not_fit_for_a_log_is_replaced(deployment: Deployment, own: str | bytes) -> None:
+    response = await deployment.http.get(
         "/api/ping", headers=[(b"X-Request-Id", own.encode() if isinstance(own, str) else own)]
     )
     assert response.headers["x-request-id"] != own
     assert len(response.headers["x-request-id"]) == 16
 
 
-async def test_every_answer_has_an_id_of_its_own_streams_and_errors_too(world: World) -> None:
-    job = (await world.generate("suno", prompt="A song"))[0]["job"]
+async def test_every_answer_has_an_id_of_its_own_streams_and_errors_too(deployment: Deployment) -> None:
+    job = (await deployment.generate("suno", prompt="A song"))[0]["job"]
     paths = ["/api/ping", "/nowhere", f"/api/jobs/{job}/events", f"/api/jobs/{job}/events", "/docs"]
-    ids = [(await world.http.get(path)).headers.get_list("x-request-id") for path in paths]
+    ids = [(await deployment.http.get(path)).headers.get_list("x-request-id") for path in paths]
     assert [len(found) for found in ids] == [1] * len(paths)
     assert len({found[0] for found in ids}) == len(paths)
 
 
-async def test_a_job_can_be_traced_to_the_request_that_made_it(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    job = (await world.submit("gaga-1", prompt="Hello"))["id"]
-    await world.ended(job)
+async def test_a_job_can_be_traced_to_the_request_that_made_it(
+    deployment: Deployment, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = (await deployment.submit("gaga-1", prompt="Hello"))["id"]
+    await deployment.ended(job)
     (ordered,) = told(caplog, "job ordered")
     assert (ordered["job"], ordered["model"], ordered["tokens"]) == (job, "gaga-1", 20)
     lines = [line for line in told(caplog, "job") if line["levelname"] == "INFO"]
@@ -103,7 +109,7 @@ async def test_a_job_can_be_traced_to_the_request_that_made_it(world: World, cap
     assert lines[-1]["seconds"] > 0
 
 
-async def test_a_job_that_failed_says_why(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    await world.generate("suno", prompt="[fail]")
+async def test_a_job_that_failed_says_why(deployment: Deployment, caplog: pytest.LogCaptureFixture) -> None:
+    await deployment.generate("suno", prompt="[fail]")
     last = told(caplog, "job")[-1]
     assert (last["status"], last["code"], last["refunded"]) == ("Error", "upstream_failed", 10)

@@ -10,7 +10,7 @@ import httpx
 import orjson
 import pytest
 
-from tests.support.world import NO_AUTHORITIES, World
+from tests.support.deployment import NO_AUTHORITIES, Deployment
 
 
 def error_of(response: httpx.Response) -> dict[str, Any]:
@@ -34,26 +34,26 @@ def fields_of(response: httpx.Response) -> list[str]:
 # --- without a key ---
 
 
-async def test_ping_answers_pong(world: World) -> None:
-    response = await world.http.get("/api/ping", headers={"Authorization": ""})
+async def test_ping_answers_pong(deployment: Deployment) -> None:
+    response = await deployment.http.get("/api/ping", headers={"Authorization": ""})
     assert (response.status_code, response.text) == (200, "pong")
 
 
 @pytest.mark.parametrize("path", ["/api/ping", "/api/jobs", "/nowhere", "/docs", "/", "/pollcast.js", "/openapi.json"])
-async def test_no_browser_guesses_what_an_answer_is(world: World, path: str) -> None:
-    assert (await world.http.get(path)).headers["x-content-type-options"] == "nosniff"
+async def test_no_browser_guesses_what_an_answer_is(deployment: Deployment, path: str) -> None:
+    assert (await deployment.http.get(path)).headers["x-content-type-options"] == "nosniff"
 
 
-async def test_no_browser_guesses_what_a_stream_is(world: World) -> None:
-    job = (await world.generate("suno", prompt="song"))[0]["job"]
+async def test_no_browser_guesses_what_a_stream_is(deployment: Deployment) -> None:
+    job = (await deployment.generate("suno", prompt="song"))[0]["job"]
     for accept in ("*/*", "text/plain"):
-        response = await world.http.get(f"/api/jobs/{job}/events", headers={"Accept": accept})
+        response = await deployment.http.get(f"/api/jobs/{job}/events", headers={"Accept": accept})
         assert response.headers["x-content-type-options"] == "nosniff"
 
 
-async def test_health_and_readiness_need_no_key(world: World) -> None:
+async def test_health_and_readiness_need_no_key(deployment: Deployment) -> None:
     for path in ("/healthz", "/readyz"):
-        response = await world.http.get(path, headers={"Authorization": ""})
+        response = await deployment.http.get(path, headers={"Authorization": ""})
         assert (response.status_code, response.json()) == (200, {"status": "ok"})
 
 
@@ -72,16 +72,16 @@ async def test_health_and_readiness_need_no_key(world: World) -> None:
     ],
 )
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer nobody", "Basic d2ViOndlYg==", "Bearer \u00e9"])
-async def test_a_missing_or_unknown_key_is_401(world: World, method: str, path: str, header: str) -> None:
-    response = await world.http.request(method, path, headers=[(b"Authorization", header.encode("latin-1"))])
+async def test_a_missing_or_unknown_key_is_401(deployment: Deployment, method: str, path: str, header: str) -> None:
+    response = await deployment.http.request(method, path, headers=[(b"Authorization", header.encode("latin-1"))])
     assert response.status_code == 401
     assert error_of(response)["code"] == "unauthorized"
     assert response.headers["www-authenticate"] == "Bearer"
 
 
 @pytest.mark.parametrize("path", ["/api", "/api/job", "/api/jobs/", "/api/jobs/x/y", "/favicon.ico", "/%00", "/..%2f"])
-async def test_an_unknown_path_is_404_in_json(world: World, path: str) -> None:
-    response = await world.http.get(path)
+async def test_an_unknown_path_is_404_in_json(deployment: Deployment, path: str) -> None:
+    response = await deployment.http.get(path)
     assert response.status_code == 404
     assert error_of(response)["code"] == "not_found"
 
@@ -91,24 +91,24 @@ async def test_an_unknown_path_is_404_in_json(world: World, path: str) -> None:
     [("GET", "/api/generate", "POST"), ("PUT", "/api/jobs", "GET, HEAD, POST"), ("POST", "/api/ping", "GET, HEAD")],
 )
 async def test_an_unknown_method_is_405_and_says_what_is_right(
-    world: World, method: str, path: str, allowed: str
+    deployment: Deployment, method: str, path: str, allowed: str
 ) -> None:
-    response = await world.http.request(method, path)
+    response = await deployment.http.request(method, path)
     assert response.status_code == 405
     assert error_of(response)["code"] == "method_not_allowed"
     assert sorted(response.headers["allow"].split(", ")) == sorted(allowed.split(", "))
 
 
-async def test_an_output_number_of_thousands_of_digits_is_404(world: World) -> None:
-    job = (await world.generate("suno", prompt="song"))[0]["job"]
+async def test_an_output_number_of_thousands_of_digits_is_404(deployment: Deployment) -> None:
+    job = (await deployment.generate("suno", prompt="song"))[0]["job"]
     for n in ("9" * 5000, "-1", "x"):
-        response = await world.http.get(f"/api/jobs/{job}/content/{n}")
+        response = await deployment.http.get(f"/api/jobs/{job}/content/{n}")
         assert (response.status_code, error_of(response)["code"]) == (404, "not_found")
 
 
-async def raw(world: World, request: bytes) -> bytes:
+async def raw(deployment: Deployment, request: bytes) -> bytes:
     """What comes back for these very bytes, to the end of the connection."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(world.origin.rsplit(":", 1)[1]))
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(deployment.origin.rsplit(":", 1)[1]))
     writer.write(request)
     answer = await reader.read()
     writer.close()
@@ -116,21 +116,21 @@ async def raw(world: World, request: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("request_line", [b"GET /caf\xc3\xa9 HTTP/1.1", b"NONSENSE", b"BREW /api/ping HTTP/1.1"])
-async def test_what_is_no_http_is_400_in_json(world: World, request_line: bytes) -> None:
-    answer = await raw(world, request_line + b"\r\nHost: x\r\n\r\n")
+async def test_what_is_no_http_is_400_in_json(deployment: Deployment, request_line: bytes) -> None:
+    answer = await raw(deployment, request_line + b"\r\nHost: x\r\n\r\n")
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
     assert b"application/json" in head
     assert orjson.loads(body)["code"] == "bad_request"
 
 
-async def test_an_offer_of_http2_does_not_lose_the_order(world: World) -> None:
+async def test_an_offer_of_http2_does_not_lose_the_order(deployment: Deployment) -> None:
     body = orjson.dumps(GAGA)
     answer = await raw(
-        world,
+        deployment,
         b"POST /api/jobs HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\n"
         b"HTTP2-Settings: AAEAAEAAAAIAAAAB\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n%s"
-        % (world.key.encode(), len(body), body),
+        % (deployment.key.encode(), len(body), body),
     )
     assert answer.startswith(b"HTTP/1.1 202 ")
 
@@ -158,10 +158,12 @@ GAGA = {"model": "gaga-1", "prompt": "Hello"}
     ],
 )
 @pytest.mark.parametrize("path", ["/api/generate", "/api/jobs"])
-async def test_a_body_that_is_no_order_is_refused(world: World, path: str, body: bytes, status: int, code: str) -> None:
-    response = await world.http.post(path, content=body)
+async def test_a_body_that_is_no_order_is_refused(
+    deployment: Deployment, path: str, body: bytes, status: int, code: str
+) -> None:
+    response = await deployment.http.post(path, content=body)
     assert (response.status_code, error_of(response)["code"]) == (status, code)
-    await nothing_happened(world)
+    await nothing_happened(deployment)
 
 
 @pytest.mark.parametrize(
@@ -214,79 +216,81 @@ async def test_a_body_that_is_no_order_is_refused(world: World, path: str, body:
         ({"model": "grok-imagine-video", "prompt": "x", "images": ["https://a\0b.com/a.png"]}, "images.0"),
     ],
 )
-async def test_an_invalid_order_is_refused_by_field(world: World, order: dict[str, Any], field: str) -> None:
-    assert field in fields_of(await world.http.post("/api/jobs", json=order))
-    await nothing_happened(world)
+async def test_an_invalid_order_is_refused_by_field(deployment: Deployment, order: dict[str, Any], field: str) -> None:
+    assert field in fields_of(await deployment.http.post("/api/jobs", json=order))
+    await nothing_happened(deployment)
 
 
-async def test_a_refused_style_names_those_there_are(world: World) -> None:
-    response = await world.http.post("/api/jobs", json={"model": "pika", "prompt": "lake", "style": "8"})
+async def test_a_refused_style_names_those_there_are(deployment: Deployment) -> None:
+    response = await deployment.http.post("/api/jobs", json={"model": "pika", "prompt": "lake", "style": "8"})
     assert "4 (Watercolor)" in error_of(response)["message"]
 
 
-async def test_a_blank_prompt_is_said_to_be_blank(world: World) -> None:
-    response = await world.http.post("/api/jobs", json={"model": "gaga-1", "prompt": " "})
+async def test_a_blank_prompt_is_said_to_be_blank(deployment: Deployment) -> None:
+    response = await deployment.http.post("/api/jobs", json={"model": "gaga-1", "prompt": " "})
     assert error_of(response)["message"] == "prompt: must not be blank"
 
 
-async def test_another_accounts_asset_does_not_exist(world: World) -> None:
-    other = await world.new_key("other")
-    files = {"file": ("a.png", world.media("image"), "image/png")}
-    asset = (await world.http.post("/api/assets", files=files, headers={"Authorization": f"Bearer {other}"})).json()
-    assert fields_of(await world.http.post("/api/jobs", json={**GAGA, "image": asset["id"]})) == ["image"]
+async def test_another_accounts_asset_does_not_exist(deployment: Deployment) -> None:
+    other = await deployment.new_key("other")
+    files = {"file": ("a.png", deployment.media("image"), "image/png")}
+    asset = (
+        await deployment.http.post("/api/assets", files=files, headers={"Authorization": f"Bearer {other}"})
+    ).json()
+    assert fields_of(await deployment.http.post("/api/jobs", json={**GAGA, "image": asset["id"]})) == ["image"]
     for path in (f"/api/assets/{asset['id']}", f"/api/assets/{asset['id']}/content"):
-        assert (await world.http.get(path)).status_code == 404
-    await nothing_happened(world)
+        assert (await deployment.http.get(path)).status_code == 404
+    await nothing_happened(deployment)
 
 
-async def test_an_asset_of_the_wrong_kind_is_refused(world: World) -> None:
-    audio = await world.asset("audio")
-    response = await world.http.post("/api/jobs", json={**GAGA, "image": audio})
+async def test_an_asset_of_the_wrong_kind_is_refused(deployment: Deployment) -> None:
+    audio = await deployment.asset("audio")
+    response = await deployment.http.post("/api/jobs", json={**GAGA, "image": audio})
     assert fields_of(response) == ["image"]
     assert "audio/mpeg" in error_of(response)["message"]
-    await nothing_happened(world)
+    await nothing_happened(deployment)
 
 
-async def nothing_happened(world: World) -> None:
-    assert (await world.http.get("/api/jobs")).json() == {"jobs": [], "next": None}
-    assert await world.balance() == 1000
-    assert not world.simulator.submits
+async def nothing_happened(deployment: Deployment) -> None:
+    assert (await deployment.http.get("/api/jobs")).json() == {"jobs": [], "next": None}
+    assert await deployment.balance() == 1000
+    assert not deployment.simulator.submits
 
 
-async def test_an_empty_account_is_418_with_price_and_balance(world: World) -> None:
-    poor = await world.new_key("poor", 19)
-    response = await world.http.post("/api/generate", json=GAGA, headers={"Authorization": f"Bearer {poor}"})
+async def test_an_empty_account_is_418_with_price_and_balance(deployment: Deployment) -> None:
+    poor = await deployment.new_key("poor", 19)
+    response = await deployment.http.post("/api/generate", json=GAGA, headers={"Authorization": f"Bearer {poor}"})
     assert response.status_code == 418
     error = error_of(response)
     assert error["code"] == "insufficient_tokens"
     assert "20" in error["message"]
     assert "19" in error["message"]
-    assert not world.simulator.submits
+    assert not deployment.simulator.submits
 
 
-async def test_a_provider_without_a_key_is_503_and_its_models_are_unavailable(unstarted: World) -> None:
+async def test_a_provider_without_a_key_is_503_and_its_models_are_unavailable(unstarted: Deployment) -> None:
     unstarted.providers["Gaga"] = {"api_key": ""}
-    async with unstarted as world:
-        response = await world.http.post("/api/jobs", json=GAGA)
+    async with unstarted as deployment:
+        response = await deployment.http.post("/api/jobs", json=GAGA)
         assert (response.status_code, error_of(response)["code"]) == (503, "provider_unavailable")
-        models = (await world.http.get("/api/models")).json()["models"]
+        models = (await deployment.http.get("/api/models")).json()["models"]
         assert {model["id"] for model in models if not model["available"]} == {"gaga-1", "avatar-h1", "avatar-h1-pro"}
-        await nothing_happened(world)
+        await nothing_happened(deployment)
 
 
-async def test_gan_ai_without_a_project_names_the_missing_field(unstarted: World) -> None:
+async def test_gan_ai_without_a_project_names_the_missing_field(unstarted: Deployment) -> None:
     unstarted.providers["Gan.ai"] = {"project_id": ""}
-    async with unstarted as world:
+    async with unstarted as deployment:
         order = {"model": "ganai-bulk", "items": [{"unique_id": "a"}]}
-        assert fields_of(await world.http.post("/api/jobs", json=order)) == ["project_id"]
-        assert (await world.http.post("/api/jobs", json={**order, "project_id": "p"})).status_code == 202
+        assert fields_of(await deployment.http.post("/api/jobs", json=order)) == ["project_id"]
+        assert (await deployment.http.post("/api/jobs", json={**order, "project_id": "p"})).status_code == 202
 
 
-async def test_an_asset_for_heygen_needs_a_public_address_of_ours(unstarted: World) -> None:
+async def test_an_asset_for_heygen_needs_a_public_address_of_ours(unstarted: Deployment) -> None:
     unstarted.providers["HeyGen"] = {"base_url": "https://api.heygen.com"}
-    async with unstarted as world:
-        order = {"model": "heygen-v1", "avatar_id": "a", "audio": await world.asset("audio")}
-        response = await world.http.post("/api/jobs", json=order)
+    async with unstarted as deployment:
+        order = {"model": "heygen-v1", "avatar_id": "a", "audio": await deployment.asset("audio")}
+        response = await deployment.http.post("/api/jobs", json=order)
         assert fields_of(response) == ["audio"]
         assert "POLLCAST_PUBLIC_URL" in error_of(response)["message"]
 
@@ -294,88 +298,88 @@ async def test_an_asset_for_heygen_needs_a_public_address_of_ours(unstarted: Wor
 # --- orders that are taken ---
 
 
-async def test_a_job_is_answered_with_202_its_place_and_its_links(world: World) -> None:
-    response = await world.http.post("/api/jobs", json={**GAGA, "metadata": {"user": "7"}})
+async def test_a_job_is_answered_with_202_its_place_and_its_links(deployment: Deployment) -> None:
+    response = await deployment.http.post("/api/jobs", json={**GAGA, "metadata": {"user": "7"}})
     job = response.json()
     assert response.status_code == 202
     assert response.headers["location"] == f"/api/jobs/{job['id']}"
     assert (job["model"], job["status"], job["event"]) == ("gaga-1", "Processing started", 1)
     assert (job["tokens"], job["refunded"], job["metadata"]) == (20, 0, {"user": "7"})
     assert job["order"]["prompt"] == "Hello"
-    assert job["links"]["self"] == f"{world.origin}/api/jobs/{job['id']}"
+    assert job["links"]["self"] == f"{deployment.origin}/api/jobs/{job['id']}"
     async with httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES) as stranger:
         assert (await stranger.get(job["links"]["events"])).text.startswith("retry: 2000\ndata: ")
 
 
-async def test_an_order_is_json_whatever_its_content_type_says(world: World) -> None:
+async def test_an_order_is_json_whatever_its_content_type_says(deployment: Deployment) -> None:
     body = orjson.dumps(GAGA)
     for content_type in ("text/plain", "application/x-www-form-urlencoded", "application/json; charset=utf-8"):
-        response = await world.http.post("/api/jobs", content=body, headers={"Content-Type": content_type})
+        response = await deployment.http.post("/api/jobs", content=body, headers={"Content-Type": content_type})
         assert response.status_code == 202
 
 
-async def test_null_and_an_empty_style_mean_absent(world: World) -> None:
-    events = await world.generate("suno", prompt="song", style="", metadata=None, extra=None)
+async def test_null_and_an_empty_style_mean_absent(deployment: Deployment) -> None:
+    events = await deployment.generate("suno", prompt="song", style="", metadata=None, extra=None)
     assert events[-1]["status"] == "Completed"
 
 
-async def test_metadata_is_echoed_in_the_job_and_in_its_final_event(world: World) -> None:
-    events = await world.generate("gaga-1", prompt="Hello", metadata={"user": "7"})
+async def test_metadata_is_echoed_in_the_job_and_in_its_final_event(deployment: Deployment) -> None:
+    events = await deployment.generate("gaga-1", prompt="Hello", metadata={"user": "7"})
     assert events[-1]["metadata"] == {"user": "7"}
     assert "metadata" not in events[0]
 
 
-async def test_extra_reaches_the_provider_beside_the_fields_that_the_table_names(world: World) -> None:
-    await world.http.post("/api/jobs", json={**GAGA, "extra": {"watermark": False}})
-    while not world.simulator.calls["gaga.submit"]:
-        await world.clock.sleep(0)
-    submit = next(request for request in world.simulator.requests if request.operation == "gaga.submit")
+async def test_extra_reaches_the_provider_beside_the_fields_that_the_table_names(deployment: Deployment) -> None:
+    await deployment.http.post("/api/jobs", json={**GAGA, "extra": {"watermark": False}})
+    while not deployment.simulator.calls["gaga.submit"]:
+        await deployment.clock.sleep(0)
+    submit = next(request for request in deployment.simulator.requests if request.operation == "gaga.submit")
     assert isinstance(submit.body, dict)
     assert submit.body["watermark"] is False
 
 
-async def test_jobs_are_listed_newest_first_in_pages(world: World) -> None:
-    made = [(await world.submit("suno", prompt=str(n)))["id"] for n in range(5)]
-    first = (await world.http.get("/api/jobs", params={"limit": 2})).json()
-    second = (await world.http.get("/api/jobs", params={"limit": 2, "before": first["next"]})).json()
-    last = (await world.http.get("/api/jobs", params={"limit": 2, "before": second["next"]})).json()
+async def test_jobs_are_listed_newest_first_in_pages(deployment: Deployment) -> None:
+    made = [(await deployment.submit("suno", prompt=str(n)))["id"] for n in range(5)]
+    first = (await deployment.http.get("/api/jobs", params={"limit": 2})).json()
+    second = (await deployment.http.get("/api/jobs", params={"limit": 2, "before": first["next"]})).json()
+    last = (await deployment.http.get("/api/jobs", params={"limit": 2, "before": second["next"]})).json()
     listed = [job["id"] for page in (first, second, last) for job in page["jobs"]]
     assert listed == made[::-1]
     assert last["next"] is None
 
 
-async def test_jobs_are_filtered_by_status_and_model(world: World) -> None:
-    await world.generate("suno", prompt="song")
-    await world.generate("gaga-1", prompt="[fail]")
-    failed = (await world.http.get("/api/jobs", params={"status": "Error"})).json()["jobs"]
-    songs = (await world.http.get("/api/jobs", params={"model": "suno"})).json()["jobs"]
+async def test_jobs_are_filtered_by_status_and_model(deployment: Deployment) -> None:
+    await deployment.generate("suno", prompt="song")
+    await deployment.generate("gaga-1", prompt="[fail]")
+    failed = (await deployment.http.get("/api/jobs", params={"status": "Error"})).json()["jobs"]
+    songs = (await deployment.http.get("/api/jobs", params={"model": "suno"})).json()["jobs"]
     assert [job["model"] for job in failed] == ["gaga-1"]
     assert [job["status"] for job in songs] == ["Completed"]
 
 
 @pytest.mark.parametrize("query", [{"limit": "0"}, {"limit": "201"}, {"limit": "x"}, {"status": "done"}])
-async def test_a_bad_query_is_refused_by_name(world: World, query: dict[str, str]) -> None:
-    assert fields_of(await world.http.get("/api/jobs", params=query)) == list(query)
+async def test_a_bad_query_is_refused_by_name(deployment: Deployment, query: dict[str, str]) -> None:
+    assert fields_of(await deployment.http.get("/api/jobs", params=query)) == list(query)
 
 
-async def test_another_accounts_job_does_not_exist(world: World) -> None:
-    job = await world.submit("gaga-1", prompt="Hello")
-    other = {"Authorization": f"Bearer {await world.new_key('other')}"}
+async def test_another_accounts_job_does_not_exist(deployment: Deployment) -> None:
+    job = await deployment.submit("gaga-1", prompt="Hello")
+    other = {"Authorization": f"Bearer {await deployment.new_key('other')}"}
     for path in ("", "/events", "/content"):
-        response = await world.http.get(f"/api/jobs/{job['id']}{path}", headers=other)
+        response = await deployment.http.get(f"/api/jobs/{job['id']}{path}", headers=other)
         assert (response.status_code, error_of(response)["code"]) == (404, "not_found")
-    assert (await world.http.get("/api/jobs", headers=other)).json()["jobs"] == []
+    assert (await deployment.http.get("/api/jobs", headers=other)).json()["jobs"] == []
 
 
-async def test_a_completed_job_shows_its_url_and_outputs(world: World) -> None:
-    job = await world.ended((await world.submit("gaga-1", prompt="Hello"))["id"])
+async def test_a_completed_job_shows_its_url_and_outputs(deployment: Deployment) -> None:
+    job = await deployment.ended((await deployment.submit("gaga-1", prompt="Hello"))["id"])
     assert job["status"] == "Completed"
     assert job["url"] == job["outputs"][0]["url"]
     assert job["outputs"][0]["type"] == "video/mp4"
 
 
-async def test_a_failed_job_shows_why_and_what_was_given_back(world: World) -> None:
-    job = await world.ended((await world.submit("gaga-1", prompt="[fail]"))["id"])
+async def test_a_failed_job_shows_why_and_what_was_given_back(deployment: Deployment) -> None:
+    job = await deployment.ended((await deployment.submit("gaga-1", prompt="[fail]"))["id"])
     assert (job["status"], job["code"], job["tokens"], job["refunded"]) == ("Error", "upstream_failed", 20, 20)
     assert job["message"]
     assert "url" not in job
@@ -384,46 +388,46 @@ async def test_a_failed_job_shows_why_and_what_was_given_back(world: World) -> N
 # --- Idempotency-Key ---
 
 
-async def test_the_same_key_and_body_give_the_same_job_and_one_charge(world: World) -> None:
+async def test_the_same_key_and_body_give_the_same_job_and_one_charge(deployment: Deployment) -> None:
     headers = {"Idempotency-Key": "order-1"}
-    first = await world.http.post("/api/jobs", json={"model": "gaga-1", "prompt": "Hello"}, headers=headers)
-    again = await world.http.post("/api/jobs", json={"prompt": "Hello", "model": "gaga-1"}, headers=headers)
+    first = await deployment.http.post("/api/jobs", json={"model": "gaga-1", "prompt": "Hello"}, headers=headers)
+    again = await deployment.http.post("/api/jobs", json={"prompt": "Hello", "model": "gaga-1"}, headers=headers)
     assert (first.status_code, again.status_code) == (202, 202)
     assert first.json()["id"] == again.json()["id"]
     assert "idempotency-replayed" not in first.headers
     assert again.headers["idempotency-replayed"] == "true"
-    assert await world.balance() == 980
+    assert await deployment.balance() == 980
 
 
-async def test_the_same_key_with_another_body_is_422(world: World) -> None:
+async def test_the_same_key_with_another_body_is_422(deployment: Deployment) -> None:
     headers = {"Idempotency-Key": "order-1"}
-    await world.http.post("/api/jobs", json=GAGA, headers=headers)
-    response = await world.http.post("/api/jobs", json={**GAGA, "seed": 7}, headers=headers)
+    await deployment.http.post("/api/jobs", json=GAGA, headers=headers)
+    response = await deployment.http.post("/api/jobs", json={**GAGA, "seed": 7}, headers=headers)
     assert (response.status_code, error_of(response)["code"]) == (422, "idempotency_conflict")
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256])
-async def test_an_idempotency_key_that_cannot_be_kept_is_400(world: World, key: str) -> None:
-    response = await world.http.post("/api/jobs", json=GAGA, headers={"Idempotency-Key": key})
+async def test_an_idempotency_key_that_cannot_be_kept_is_400(deployment: Deployment, key: str) -> None:
+    response = await deployment.http.post("/api/jobs", json=GAGA, headers={"Idempotency-Key": key})
     assert (response.status_code, error_of(response)["code"]) == (400, "bad_request")
 
 
 # --- the account ---
 
 
-async def test_the_account_has_a_name_and_a_balance(world: World) -> None:
-    assert (await world.http.get("/api/account")).json() == {"name": "web", "tokens": 1000}
+async def test_the_account_has_a_name_and_a_balance(deployment: Deployment) -> None:
+    assert (await deployment.http.get("/api/account")).json() == {"name": "web", "tokens": 1000}
 
 
-async def test_a_filter_that_is_empty_is_none(world: World) -> None:
-    job = await world.submit("suno", prompt="song")
-    page = (await world.http.get("/api/jobs", params={"status": "", "model": "", "before": ""})).json()
+async def test_a_filter_that_is_empty_is_none(deployment: Deployment) -> None:
+    job = await deployment.submit("suno", prompt="song")
+    page = (await deployment.http.get("/api/jobs", params={"status": "", "model": "", "before": ""})).json()
     assert [found["id"] for found in page["jobs"]] == [job["id"]]
 
 
-async def test_the_ledger_says_why_tokens_moved(world: World) -> None:
-    events = await world.generate("gaga-1", prompt="[fail]")
-    entries = (await world.http.get("/api/account/ledger")).json()["entries"]
+async def test_the_ledger_says_why_tokens_moved(deployment: Deployment) -> None:
+    events = await deployment.generate("gaga-1", prompt="[fail]")
+    entries = (await deployment.http.get("/api/account/ledger")).json()["entries"]
     assert [(entry["cause"], entry["tokens"]) for entry in entries] == [
         ("refund", 20),
         ("charge", -20),
@@ -433,19 +437,19 @@ async def test_the_ledger_says_why_tokens_moved(world: World) -> None:
     assert all(entry["id"] and entry["at"].endswith("Z") for entry in entries)
 
 
-async def test_a_revoked_key_is_refused_at_once(world: World) -> None:
+async def test_a_revoked_key_is_refused_at_once(deployment: Deployment) -> None:
     from proxy.store import open_store
 
-    async with open_store(world.store_url, world.clock) as store:
+    async with open_store(deployment.store_url, deployment.clock) as store:
         await store.revoke_key((await store.keys())[0].id)
-    assert (await world.http.get("/api/account")).status_code == 401
+    assert (await deployment.http.get("/api/account")).status_code == 401
 
 
 # --- the catalogue ---
 
 
-async def test_the_catalogue_has_every_model_with_its_price(world: World) -> None:
-    models = (await world.http.get("/api/models", headers={"Authorization": ""})).json()["models"]
+async def test_the_catalogue_has_every_model_with_its_price(deployment: Deployment) -> None:
+    models = (await deployment.http.get("/api/models", headers={"Authorization": ""})).json()["models"]
     assert {model["id"]: model["tokens"] for model in models} == {
         "gaga-1": 20,
         "avatar-h1": 20,
@@ -469,8 +473,8 @@ async def test_the_catalogue_has_every_model_with_its_price(world: World) -> Non
         assert len(model["typical_seconds"]) == 2
 
 
-async def test_the_catalogue_names_styles_and_describes_fields(world: World) -> None:
-    models = {model["id"]: model for model in (await world.http.get("/api/models")).json()["models"]}
+async def test_the_catalogue_names_styles_and_describes_fields(deployment: Deployment) -> None:
+    models = {model["id"]: model for model in (await deployment.http.get("/api/models")).json()["models"]}
     assert {"value": "7", "name": "Black & White"} in models["pika"]["styles"]
     assert len(models["pika"]["styles"]) == 7
     assert len(models["run"]["styles"]) == 25
@@ -480,39 +484,39 @@ async def test_the_catalogue_names_styles_and_describes_fields(world: World) -> 
     assert "style" not in models["suno"]["fields"]["properties"]
 
 
-async def test_prices_are_settings(unstarted: World) -> None:
+async def test_prices_are_settings(unstarted: Deployment) -> None:
     unstarted.settings["tokens"] = {"gaga-1": 7, "ganai-bulk": 2}
-    async with unstarted as world:
-        assert (await world.submit("gaga-1", prompt="Hello"))["tokens"] == 7
+    async with unstarted as deployment:
+        assert (await deployment.submit("gaga-1", prompt="Hello"))["tokens"] == 7
         items = [{"unique_id": str(n)} for n in range(3)]
-        assert (await world.submit("ganai-bulk", items=items))["tokens"] == 6
+        assert (await deployment.submit("ganai-bulk", items=items))["tokens"] == 6
 
 
-async def test_prices_follow_the_units_ordered(world: World) -> None:
-    assert (await world.submit("gpt-image-2", prompt="cat", n=3))["tokens"] == 15
-    assert (await world.submit("heygen-v1", prompt="hi", avatar_id="a"))["tokens"] == 20
-    assert (await world.submit("heygen-v1", prompt="hi", avatar_id="a", test=True))["tokens"] == 0
+async def test_prices_follow_the_units_ordered(deployment: Deployment) -> None:
+    assert (await deployment.submit("gpt-image-2", prompt="cat", n=3))["tokens"] == 15
+    assert (await deployment.submit("heygen-v1", prompt="hi", avatar_id="a"))["tokens"] == 20
+    assert (await deployment.submit("heygen-v1", prompt="hi", avatar_id="a", test=True))["tokens"] == 0
 
 
 # --- front ends on other origins ---
 
 
-async def test_configured_origins_may_read_answers_and_errors(unstarted: World) -> None:
+async def test_configured_origins_may_read_answers_and_errors(unstarted: Deployment) -> None:
     unstarted.settings["cors_origins"] = "https://app.example.com"
-    async with unstarted as world:
+    async with unstarted as deployment:
         own = {"Origin": "https://app.example.com"}
         for path in ("/api/models", "/nowhere"):
-            response = await world.http.get(path, headers=own)
+            response = await deployment.http.get(path, headers=own)
             assert response.headers["access-control-allow-origin"] == "https://app.example.com"
             assert "location" in response.headers["access-control-expose-headers"].lower()
-        response = await world.http.get("/api/models", headers={"Origin": "https://evil.example.com"})
+        response = await deployment.http.get("/api/models", headers={"Origin": "https://evil.example.com"})
         assert "access-control-allow-origin" not in response.headers
 
 
-async def test_a_preflight_allows_what_the_clients_send(unstarted: World) -> None:
+async def test_a_preflight_allows_what_the_clients_send(unstarted: Deployment) -> None:
     unstarted.settings["cors_origins"] = "*"
-    async with unstarted as world:
-        response = await world.http.options(
+    async with unstarted as deployment:
+        response = await deployment.http.options(
             "/api/generate",
             headers={
                 "Origin": "https://app.example.com",
@@ -525,11 +529,11 @@ async def test_a_preflight_allows_what_the_clients_send(unstarted: World) -> Non
         assert "access-control-allow-credentials" not in response.headers
 
 
-async def test_a_preflight_from_elsewhere_is_refused_in_json(unstarted: World) -> None:
+async def test_a_preflight_from_elsewhere_is_refused_in_json(unstarted: Deployment) -> None:
     unstarted.settings["cors_origins"] = "https://app.example.com"
-    async with unstarted as world:
+    async with unstarted as deployment:
         headers = {"Origin": "https://evil.example.com", "Access-Control-Request-Method": "POST"}
-        response = await world.http.options("/api/generate", headers=headers)
+        response = await deployment.http.options("/api/generate", headers=headers)
         assert (response.status_code, error_of(response)["code"]) == (400, "bad_request")
 
 
@@ -537,56 +541,56 @@ async def test_a_preflight_from_elsewhere_is_refused_in_json(unstarted: World) -
 
 
 @contextmanager
-def locked(world: World) -> Iterator[None]:
+def locked(deployment: Deployment) -> Iterator[None]:
     """Another process holds the store's write lock."""
-    with closing(sqlite3.connect(world.folder / "pollcast.db", isolation_level=None)) as other:
+    with closing(sqlite3.connect(deployment.folder / "pollcast.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
         other.execute("ROLLBACK")
 
 
 async def test_an_order_that_cannot_be_recorded_is_503_and_no_job(
-    unstarted: World, monkeypatch: pytest.MonkeyPatch
+    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.store.sqlite.store._PATIENCE", 0.05)
-    async with unstarted as world:
-        with locked(world):
+    async with unstarted as deployment:
+        with locked(deployment):
             for path in ("/api/jobs", "/api/generate"):
-                response = await world.http.post(path, json=GAGA)
+                response = await deployment.http.post(path, json=GAGA)
                 assert (response.status_code, error_of(response)["code"]) == (503, "unavailable")
-            assert (await world.http.get("/readyz")).status_code == 503
-            assert (await world.http.get("/healthz")).status_code == 200
-        assert (await world.http.get("/readyz")).status_code == 200
-        await nothing_happened(world)
+            assert (await deployment.http.get("/readyz")).status_code == 503
+            assert (await deployment.http.get("/healthz")).status_code == 200
+        assert (await deployment.http.get("/readyz")).status_code == 200
+        await nothing_happened(deployment)
 
 
 async def test_a_running_job_waits_for_the_store_and_loses_nothing(
-    unstarted: World, monkeypatch: pytest.MonkeyPatch
+    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.store.sqlite.store._PATIENCE", 0.05)
-    async with unstarted as world:
-        world.simulator.fault("gaga.submit", "slow", seconds=1, times=1)
-        job = await world.submit("gaga-1", prompt="Hello")
-        while not world.simulator.calls["gaga.submit"]:
+    async with unstarted as deployment:
+        deployment.simulator.fault("gaga.submit", "slow", seconds=1, times=1)
+        job = await deployment.submit("gaga-1", prompt="Hello")
+        while not deployment.simulator.calls["gaga.submit"]:
             await asyncio.sleep(0.001)
-        with locked(world):
+        with locked(deployment):
             await asyncio.sleep(0.2)
-        assert (await world.ended(job["id"]))["status"] == "Completed"
-        assert world.simulator.submits["gaga"] == 1
-        assert await world.balance() == 980
+        assert (await deployment.ended(job["id"]))["status"] == "Completed"
+        assert deployment.simulator.submits["gaga"] == 1
+        assert await deployment.balance() == 980
 
 
 # --- a byte order mark ---
 
 
-async def test_a_json_body_with_a_byte_order_mark_is_read(world: World) -> None:
+async def test_a_json_body_with_a_byte_order_mark_is_read(deployment: Deployment) -> None:
     for path, body in (
         ("/api/jobs", b'{"model": "suno", "prompt": "song"}'),
         ("/api/generate", b'{"model": "suno", "prompt": "song"}'),
         ("/api/links", b'{"path": "/api/events"}'),
         ("/api/assets", b'{"url": "http://127.0.0.1/"}'),
     ):
-        plain = await world.http.post(path, content=body)
-        marked = await world.http.post(path, content=b"\xef\xbb\xbf" + body)
+        plain = await deployment.http.post(path, content=body)
+        marked = await deployment.http.post(path, content=b"\xef\xbb\xbf" + body)
         assert marked.status_code == plain.status_code
         assert plain.status_code != 400

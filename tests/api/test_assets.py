@@ -14,33 +14,35 @@ from aiohttp import web
 from proxy.store.blobs import Blobs
 from tests.api.test_api import error_of, fields_of
 from tests.core.test_tracks import CLUSTER, FTYP, INFO, SAMPLES, moov, tracks, webm
+from tests.support.deployment import Deployment
 from tests.support.site import Rerouted, Site
-from tests.support.world import World
 
-PNG = World.media("image")
+PNG = Deployment.media("image")
 MEGABYTE = bytes(1 << 20)
 
 
-def files(world: World) -> list[Path]:
+def files(deployment: Deployment) -> list[Path]:
     """Everything that is stored, whole or half."""
-    return [path for path in (world.folder / "assets").rglob("*") if path.is_file()]
+    return [path for path in (deployment.folder / "assets").rglob("*") if path.is_file()]
 
 
-async def upload(world: World, data: bytes = PNG, name: str = "cat.png", said: str = "image/png") -> httpx.Response:
-    return await world.http.post("/api/assets", files={"file": (name, data, said)})
+async def upload(
+    deployment: Deployment, data: bytes = PNG, name: str = "cat.png", said: str = "image/png"
+) -> httpx.Response:
+    return await deployment.http.post("/api/assets", files={"file": (name, data, said)})
 
 
 # --- taken in ---
 
 
-async def test_an_asset_is_described(world: World) -> None:
-    answer = await upload(world)
+async def test_an_asset_is_described(deployment: Deployment) -> None:
+    answer = await upload(deployment)
     assert answer.status_code == 201
     asset = answer.json()
     assert set(asset) == {"id", "type", "size", "url", "created_at"}
     assert (asset["type"], asset["size"]) == ("image/png", len(PNG))
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", asset["created_at"])
-    shown = (await world.http.get(f"/api/assets/{asset['id']}")).json()
+    shown = (await deployment.http.get(f"/api/assets/{asset['id']}")).json()
     assert {name: value for name, value in shown.items() if name != "url"} == {
         name: value for name, value in asset.items() if name != "url"
     }
@@ -59,34 +61,34 @@ async def test_an_asset_is_described(world: World) -> None:
     ],
 )
 async def test_the_type_is_told_by_the_bytes_whatever_name_and_header_say(
-    world: World, head: bytes, media_type: str
+    deployment: Deployment, head: bytes, media_type: str
 ) -> None:
-    answer = await upload(world, head + bytes(20), "page.html", "text/html")
+    answer = await upload(deployment, head + bytes(20), "page.html", "text/html")
     assert (answer.status_code, answer.json()["type"]) == (201, media_type)
 
 
-async def test_sound_in_a_container_of_type_video_is_taken_as_sound(world: World) -> None:
+async def test_sound_in_a_container_of_type_video_is_taken_as_sound(deployment: Deployment) -> None:
     recorded = FTYP + SAMPLES + moov(b"soun")
-    asset = (await upload(world, recorded, "voice.m4a", "audio/mp4")).json()
+    asset = (await upload(deployment, recorded, "voice.m4a", "audio/mp4")).json()
     assert asset["type"] == "audio/mp4"
     order = {"model": "heygen-v1", "avatar_id": "a", "audio": asset["id"]}
-    assert (await world.http.post("/api/jobs?dry_run=1", json=order)).status_code == 200
+    assert (await deployment.http.post("/api/jobs?dry_run=1", json=order)).status_code == 200
 
 
-async def test_a_recording_of_a_browser_is_taken_as_sound(world: World) -> None:
-    asset = (await upload(world, webm(INFO, tracks(2), CLUSTER), "voice.webm", "audio/webm;codecs=opus")).json()
-    content = await world.http.get(asset["url"])
+async def test_a_recording_of_a_browser_is_taken_as_sound(deployment: Deployment) -> None:
+    asset = (await upload(deployment, webm(INFO, tracks(2), CLUSTER), "voice.webm", "audio/webm;codecs=opus")).json()
+    content = await deployment.http.get(asset["url"])
     assert (asset["type"], content.headers["Content-Type"]) == ("audio/webm", "audio/webm")
 
 
-async def test_a_file_of_many_megabytes_arrives_whole(world: World) -> None:
+async def test_a_file_of_many_megabytes_arrives_whole(deployment: Deployment) -> None:
     data = PNG + b"".join(bytes([n]) * (1 << 20) for n in range(20))
-    asset = (await upload(world, data)).json()
+    asset = (await upload(deployment, data)).json()
     assert asset["size"] == len(data)
-    assert (await world.http.get(asset["url"])).content == data
+    assert (await deployment.http.get(asset["url"])).content == data
 
 
-async def test_a_file_whose_first_bytes_come_one_by_one_arrives_whole(world: World) -> None:
+async def test_a_file_whose_first_bytes_come_one_by_one_arrives_whole(deployment: Deployment) -> None:
     async def slowly() -> AsyncIterator[bytes]:
         yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
         for n in range(20):
@@ -94,7 +96,7 @@ async def test_a_file_whose_first_bytes_come_one_by_one_arrives_whole(world: Wor
         yield PNG[20:] + b"\r\n--x--\r\n"
 
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
-    answer = await world.http.post("/api/assets", content=slowly(), headers=headers)
+    answer = await deployment.http.post("/api/assets", content=slowly(), headers=headers)
     assert (answer.status_code, answer.json()["size"]) == (201, len(PNG))
 
 
@@ -112,7 +114,7 @@ class Tight(Blobs):
         await super().put(name, data)
 
 
-async def test_no_more_is_read_than_the_storage_takes(unstarted: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_more_is_read_than_the_storage_takes(unstarted: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     places: list[Tight] = []
 
     def tight(place: str) -> Tight:
@@ -130,9 +132,9 @@ async def test_no_more_is_read_than_the_storage_takes(unstarted: World, monkeypa
             sent += 1
         yield b"\r\n--x--\r\n"
 
-    async with unstarted as world:
+    async with unstarted as deployment:
         headers = {"Content-Type": "multipart/form-data; boundary=x"}
-        uploading = asyncio.create_task(world.http.post("/api/assets", content=endless(), headers=headers))
+        uploading = asyncio.create_task(deployment.http.post("/api/assets", content=endless(), headers=headers))
         before = -1
         while before < sent or not sent:
             before = sent
@@ -145,74 +147,74 @@ async def test_no_more_is_read_than_the_storage_takes(unstarted: World, monkeypa
 # --- refused, with nothing left behind ---
 
 
-async def test_what_is_none_of_the_known_types_is_415(world: World) -> None:
+async def test_what_is_none_of_the_known_types_is_415(deployment: Deployment) -> None:
     for data in (b"", b"x", b"<html>", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7", bytes(100_000)):
-        answer = await upload(world, data)
+        answer = await upload(deployment, data)
         assert (answer.status_code, error_of(answer)["code"]) == (415, "unsupported_type")
-    assert files(world) == []
+    assert files(deployment) == []
 
 
 @pytest.mark.parametrize("size", [1001, 70_000, 3 << 20])
-async def test_a_file_over_the_limit_is_413(unstarted: World, size: int) -> None:
+async def test_a_file_over_the_limit_is_413(unstarted: Deployment, size: int) -> None:
     unstarted.settings["asset_limit"] = 1000
-    async with unstarted as world:
-        answer = await upload(world, PNG[:8] + bytes(size - 8))
+    async with unstarted as deployment:
+        answer = await upload(deployment, PNG[:8] + bytes(size - 8))
         assert (answer.status_code, error_of(answer)["code"]) == (413, "too_large")
-        assert files(world) == []
+        assert files(deployment) == []
 
 
-async def test_a_file_of_just_the_limit_is_taken(unstarted: World) -> None:
+async def test_a_file_of_just_the_limit_is_taken(unstarted: Deployment) -> None:
     unstarted.settings["asset_limit"] = 1000
-    async with unstarted as world:
-        assert (await upload(world, PNG[:8] + bytes(992))).json()["size"] == 1000
+    async with unstarted as deployment:
+        assert (await upload(deployment, PNG[:8] + bytes(992))).json()["size"] == 1000
 
 
-async def test_a_file_over_the_limit_is_refused_before_it_has_come_to_its_end(unstarted: World) -> None:
+async def test_a_file_over_the_limit_is_refused_before_it_has_come_to_its_end(unstarted: Deployment) -> None:
     unstarted.settings["asset_limit"] = 1 << 20
-    async with unstarted as world:
-        reader, writer = await connected(world)
-        writer.write(head_of(world, length=None) + chunk(part(PNG)))
+    async with unstarted as deployment:
+        reader, writer = await connected(deployment)
+        writer.write(head_of(deployment, length=None) + chunk(part(PNG)))
         for _ in range(3):
             writer.write(chunk(MEGABYTE))
         assert b" 413 " in await reader.readline()
-        assert files(world) == []
+        assert files(deployment) == []
         writer.close()
 
 
-async def test_a_file_that_says_that_it_is_too_large_is_not_read(unstarted: World) -> None:
+async def test_a_file_that_says_that_it_is_too_large_is_not_read(unstarted: Deployment) -> None:
     unstarted.settings["asset_limit"] = 1 << 20
-    async with unstarted as world:
-        reader, writer = await connected(world)
-        writer.write(head_of(world, length=1 << 40))
+    async with unstarted as deployment:
+        reader, writer = await connected(deployment)
+        writer.write(head_of(deployment, length=1 << 40))
         assert b" 413 " in await reader.readline()
         writer.close()
 
 
 @pytest.mark.parametrize("sent", [10, 100_000, 3 << 20])
-async def test_an_upload_that_the_client_aborts_leaves_nothing(world: World, sent: int) -> None:
-    _, writer = await connected(world)
-    writer.write(head_of(world, length=10 << 20) + part(PNG) + bytes(sent))
+async def test_an_upload_that_the_client_aborts_leaves_nothing(deployment: Deployment, sent: int) -> None:
+    _, writer = await connected(deployment)
+    writer.write(head_of(deployment, length=10 << 20) + part(PNG) + bytes(sent))
     await writer.drain()
     if sent > 600:
-        await until(lambda: bool(files(world)))
+        await until(lambda: bool(files(deployment)))
     writer.close()
-    await until(lambda: not world.connections or not files(world))
-    await until(lambda: not files(world))
-    assert (await upload(world)).status_code == 201
+    await until(lambda: not deployment.connections or not files(deployment))
+    await until(lambda: not files(deployment))
+    assert (await upload(deployment)).status_code == 201
 
 
-async def test_a_body_that_ends_without_its_last_boundary_leaves_nothing(world: World) -> None:
+async def test_a_body_that_ends_without_its_last_boundary_leaves_nothing(deployment: Deployment) -> None:
     body = part(PNG) + bytes(100_000)
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
-    answer = await world.http.post("/api/assets", content=body, headers=headers)
+    answer = await deployment.http.post("/api/assets", content=body, headers=headers)
     assert (answer.status_code, error_of(answer)["code"]) == (400, "bad_request")
-    assert files(world) == []
+    assert files(deployment) == []
 
 
-async def test_two_files_at_once_are_refused_and_leave_nothing(world: World) -> None:
+async def test_two_files_at_once_are_refused_and_leave_nothing(deployment: Deployment) -> None:
     both = [("file", ("a.png", PNG, "image/png")), ("file", ("b.png", PNG, "image/png"))]
-    assert fields_of(await world.http.post("/api/assets", files=both)) == ["file"]
-    assert files(world) == []
+    assert fields_of(await deployment.http.post("/api/assets", files=both)) == ["file"]
+    assert files(deployment) == []
 
 
 @pytest.mark.parametrize(
@@ -224,16 +226,18 @@ async def test_two_files_at_once_are_refused_and_leave_nothing(world: World) -> 
         ({"url": "https://a.example/", "name": "x"}, ["name"]),
     ],
 )
-async def test_a_json_body_of_another_form_is_refused_by_field(world: World, body: Any, fields: list[str]) -> None:
-    assert fields_of(await world.http.post("/api/assets", json=body)) == fields
+async def test_a_json_body_of_another_form_is_refused_by_field(
+    deployment: Deployment, body: Any, fields: list[str]
+) -> None:
+    assert fields_of(await deployment.http.post("/api/assets", json=body)) == fields
 
 
-async def test_an_upload_that_stops_coming_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_upload_that_stops_coming_is_given_up(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.api.request._PATIENCE", 0.1)
-    reader, writer = await connected(world)
-    writer.write(head_of(world, length=10 << 20) + part(PNG) + bytes(100_000))
+    reader, writer = await connected(deployment)
+    writer.write(head_of(deployment, length=10 << 20) + part(PNG) + bytes(100_000))
     assert b" 400 " in await reader.readline()
-    assert files(world) == []
+    assert files(deployment) == []
     writer.close()
 
 
@@ -242,14 +246,14 @@ async def until(holds: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
-async def connected(world: World) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.open_connection("127.0.0.1", int(world.origin.rsplit(":", 1)[1]))
+async def connected(deployment: Deployment) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("127.0.0.1", int(deployment.origin.rsplit(":", 1)[1]))
 
 
-def head_of(world: World, length: int | None) -> bytes:
+def head_of(deployment: Deployment, length: int | None) -> bytes:
     framing = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
     return (
-        f"POST /api/assets HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {world.key}\r\n{framing}\r\n"
+        f"POST /api/assets HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {deployment.key}\r\n{framing}\r\n"
         "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
     ).encode()
 
@@ -266,15 +270,17 @@ def chunk(data: bytes) -> bytes:
 
 
 @asynccontextmanager
-async def internet(world: World, monkeypatch: pytest.MonkeyPatch, answer: Any) -> AsyncIterator[Site]:
+async def internet(deployment: Deployment, monkeypatch: pytest.MonkeyPatch, answer: Any) -> AsyncIterator[Site]:
     """A world to which one site is all of the open internet."""
     async with Site(answer) as site:
         monkeypatch.setattr("proxy.app.Fetcher", lambda: Rerouted(site))
-        async with world:
+        async with deployment:
             yield site
 
 
-async def test_a_file_is_taken_from_a_url_without_being_held(unstarted: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_is_taken_from_a_url_without_being_held(
+    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def film(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
@@ -289,7 +295,7 @@ async def test_a_file_is_taken_from_a_url_without_being_held(unstarted: World, m
 
 
 async def test_a_file_that_breaks_off_at_its_url_is_refused_and_leaves_nothing(
-    unstarted: World, monkeypatch: pytest.MonkeyPatch
+    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def cut(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Length": str(10 << 20)})
@@ -307,7 +313,7 @@ async def test_a_file_that_breaks_off_at_its_url_is_refused_and_leaves_nothing(
 
 
 async def test_a_file_over_the_limit_at_its_url_is_413_and_leaves_nothing(
-    unstarted: World, monkeypatch: pytest.MonkeyPatch
+    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def endless(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -343,13 +349,13 @@ async def test_a_file_over_the_limit_at_its_url_is_413_and_leaves_nothing(
         "",
     ],
 )
-async def test_a_url_that_is_not_public_https_is_refused_by_field(world: World, url: str) -> None:
-    assert fields_of(await world.http.post("/api/assets", json={"url": url})) == ["url"]
-    assert files(world) == []
+async def test_a_url_that_is_not_public_https_is_refused_by_field(deployment: Deployment, url: str) -> None:
+    assert fields_of(await deployment.http.post("/api/assets", json={"url": url})) == ["url"]
+    assert files(deployment) == []
 
 
 async def test_a_redirect_into_our_own_network_is_refused_by_field(
-    unstarted: World, monkeypatch: pytest.MonkeyPatch
+    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def elsewhere(_: web.Request) -> web.Response:
         return web.Response(status=302, headers={"Location": "https://10.0.0.1/secrets"})
@@ -363,18 +369,18 @@ async def test_a_redirect_into_our_own_network_is_refused_by_field(
 # --- an asset that many places of an order name ---
 
 
-async def test_a_file_that_many_chunks_name_is_uploaded_once(world: World) -> None:
-    image, audio = await world.asset("image"), await world.asset("audio")
-    events = await world.generate("avatar-h1", image=image, chunks=[{"audio": audio}] * 5)
+async def test_a_file_that_many_chunks_name_is_uploaded_once(deployment: Deployment) -> None:
+    image, audio = await deployment.asset("image"), await deployment.asset("audio")
+    events = await deployment.generate("avatar-h1", image=image, chunks=[{"audio": audio}] * 5)
     assert events[-1]["status"] == "Completed"
-    assert world.simulator.calls["gaga.upload"] == 2
+    assert deployment.simulator.calls["gaga.upload"] == 2
 
 
-async def test_a_file_whose_upload_failed_is_uploaded_again(world: World) -> None:
-    world.simulator.fault("gaga.upload", "500", times=1)
-    events = await world.generate("gaga-1", prompt="Hello", image=await world.asset("image"))
+async def test_a_file_whose_upload_failed_is_uploaded_again(deployment: Deployment) -> None:
+    deployment.simulator.fault("gaga.upload", "500", times=1)
+    events = await deployment.generate("gaga-1", prompt="Hello", image=await deployment.asset("image"))
     assert events[-1]["status"] == "Completed"
-    assert world.simulator.calls["gaga.upload"] == 2
+    assert deployment.simulator.calls["gaga.upload"] == 2
 
 
 @pytest.mark.parametrize(
@@ -385,10 +391,10 @@ async def test_a_file_whose_upload_failed_is_uploaded_again(world: World) -> Non
     ],
 )
 async def test_an_order_has_at_most_50_chunks_or_clips_and_the_catalogue_says_so(
-    world: World, model: str, parts: str, order: dict[str, Any]
+    deployment: Deployment, model: str, parts: str, order: dict[str, Any]
 ) -> None:
-    models = (await world.http.get("/api/models")).json()["models"]
+    models = (await deployment.http.get("/api/models")).json()["models"]
     fields = next(listed["fields"] for listed in models if listed["id"] == model)
     assert fields["properties"][parts]["maxItems"] == 50
-    assert fields_of(await world.http.post("/api/jobs", json={"model": model, parts: [order] * 51})) == [parts]
-    assert (await world.http.post("/api/jobs", json={"model": model, parts: [order] * 50})).status_code == 202
+    assert fields_of(await deployment.http.post("/api/jobs", json={"model": model, parts: [order] * 51})) == [parts]
+    assert (await deployment.http.post("/api/jobs", json={"model": model, parts: [order] * 50})).status_code == 202

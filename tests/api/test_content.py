@@ -10,15 +10,15 @@ import pytest
 from aiohttp import web
 
 from tests.api.test_api import error_of
+from tests.support.deployment import Deployment
 from tests.support.site import Handler, Site
-from tests.support.world import World
 
-FILM = World.media("video")
+FILM = Deployment.media("video")
 MEGABYTE = bytes(1 << 20)
 
 
 @asynccontextmanager
-async def studio(world: World, film: Handler) -> AsyncIterator[str]:
+async def studio(deployment: Deployment, film: Handler) -> AsyncIterator[str]:
     """A world in which Gaia is one site that makes one film; gives the path of the finished job's content."""
 
     async def gaia(request: web.Request) -> web.StreamResponse:
@@ -27,71 +27,71 @@ async def studio(world: World, film: Handler) -> AsyncIterator[str]:
         return web.json_response({"id": "vidjob_1", "status": "completed"})
 
     async with Site(gaia) as site:
-        world.providers["Gaia"] = {"base_url": site.url}
-        async with world:
-            job = (await world.generate("grok-imagine-video", prompt="rain"))[0]["job"]
+        deployment.providers["Gaia"] = {"base_url": site.url}
+        async with deployment:
+            job = (await deployment.generate("grok-imagine-video", prompt="rain"))[0]["job"]
             yield f"/api/jobs/{job}/content"
 
 
 @pytest.fixture
-def relaying(unstarted: World) -> World:
+def relaying(unstarted: Deployment) -> Deployment:
     unstarted.settings = {"results": "relay", "retention": "90d"}
     return unstarted
 
 
-async def content_of(world: World, model: str, **order: object) -> str:
-    events = await world.generate(model, **order)
+async def content_of(deployment: Deployment, model: str, **order: object) -> str:
+    events = await deployment.generate(model, **order)
     assert events[-1]["status"] == "Completed"
     return f"/api/jobs/{events[0]['job']}/content"
 
 
-async def heygen(world: World) -> str:
-    return await content_of(world, "heygen-v1", prompt="Hello", avatar_id="Anna")
+async def heygen(deployment: Deployment) -> str:
+    return await content_of(deployment, "heygen-v1", prompt="Hello", avatar_id="Anna")
 
 
 # --- what is served ---
 
 
-async def test_a_relayed_film_has_its_type_its_name_and_its_ranges(relaying: World) -> None:
-    async with relaying as world:
-        path = await content_of(world, "gaga-1", prompt="Hello")
-        whole = await world.http.get(path)
+async def test_a_relayed_film_has_its_type_its_name_and_its_ranges(relaying: Deployment) -> None:
+    async with relaying as deployment:
+        path = await content_of(deployment, "gaga-1", prompt="Hello")
+        whole = await deployment.http.get(path)
         assert (whole.status_code, whole.content, whole.headers["content-type"]) == (200, FILM, "video/mp4")
         assert whole.headers["content-disposition"] == f'inline; filename="{path.split("/")[3]}-0.mp4"'
-        part = await world.http.get(path, headers={"Range": "bytes=10-19"})
+        part = await deployment.http.get(path, headers={"Range": "bytes=10-19"})
         assert (part.status_code, part.content) == (206, FILM[10:20])
         assert part.headers["content-range"] == f"bytes 10-19/{len(FILM)}"
-        tail = await world.http.get(path, headers={"Range": "bytes=-5", "If-Range": whole.headers["etag"]})
+        tail = await deployment.http.get(path, headers={"Range": "bytes=-5", "If-Range": whole.headers["etag"]})
         assert (tail.status_code, tail.content) == (206, FILM[-5:])
-        beyond = await world.http.get(path, headers={"Range": f"bytes={len(FILM)}-"})
+        beyond = await deployment.http.get(path, headers={"Range": f"bytes={len(FILM)}-"})
         assert (beyond.status_code, error_of(beyond)["code"]) == (416, "range_not_satisfiable")
         assert beyond.headers["content-range"] == f"bytes */{len(FILM)}"
-        head = await world.http.head(path)
+        head = await deployment.http.head(path)
         assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(FILM)))
 
 
-async def test_a_text_is_served_from_our_own_storage_with_ranges(world: World) -> None:
-    events = await world.generate("gpt-5.4-mini", prompt="Why stream?")
+async def test_a_text_is_served_from_our_own_storage_with_ranges(deployment: Deployment) -> None:
+    events = await deployment.generate("gpt-5.4-mini", prompt="Why stream?")
     text, path = events[-1]["text"].encode(), f"/api/jobs/{events[0]['job']}/content"
-    whole = await world.http.get(path)
+    whole = await deployment.http.get(path)
     assert (whole.content, whole.headers["content-type"]) == (text, "text/plain; charset=utf-8")
     assert whole.headers["content-disposition"].endswith('-0.txt"')
-    assert (await world.http.get(path, headers={"Range": "bytes=0-3"})).content == text[:4]
-    known = await world.http.get(path, headers={"If-None-Match": whole.headers["etag"]})
+    assert (await deployment.http.get(path, headers={"Range": "bytes=0-3"})).content == text[:4]
+    known = await deployment.http.get(path, headers={"If-None-Match": whole.headers["etag"]})
     assert (known.status_code, known.content) == (304, b"")
 
 
-async def test_an_inline_image_is_served_from_our_own_storage(world: World) -> None:
-    path = await content_of(world, "gpt-image-2", prompt="[b64] cat")
-    answer = await world.http.get(path)
-    assert (answer.content, answer.headers["content-type"]) == (World.media("image"), "image/png")
+async def test_an_inline_image_is_served_from_our_own_storage(deployment: Deployment) -> None:
+    path = await content_of(deployment, "gpt-image-2", prompt="[b64] cat")
+    answer = await deployment.http.get(path)
+    assert (answer.content, answer.headers["content-type"]) == (Deployment.media("image"), "image/png")
     assert answer.headers["content-disposition"].endswith('-0.png"')
 
 
-async def test_content_of_another_account_s_job_is_not_found(world: World) -> None:
-    path = await content_of(world, "suno", prompt="song")
-    world.http.headers["Authorization"] = f"Bearer {await world.new_key('other')}"
-    assert (await world.http.get(path)).status_code == 404
+async def test_content_of_another_account_s_job_is_not_found(deployment: Deployment) -> None:
+    path = await content_of(deployment, "suno", prompt="song")
+    deployment.http.headers["Authorization"] = f"Bearer {await deployment.new_key('other')}"
+    assert (await deployment.http.get(path)).status_code == 404
 
 
 # --- what breaks ---
@@ -99,22 +99,22 @@ async def test_content_of_another_account_s_job_is_not_found(world: World) -> No
 
 @pytest.mark.parametrize("fault", ["cut", "stall"])
 async def test_bytes_that_break_off_or_stall_are_not_made_to_look_whole(
-    relaying: World, fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    relaying: Deployment, fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from aiohttp import ClientTimeout
 
     monkeypatch.setattr("proxy.upstream.fetch._TIMEOUT", ClientTimeout(total=None, sock_read=0.2))
-    async with relaying as world:
-        path = await content_of(world, "gaga-1", prompt="Hello")
-        world.simulator.fault("media.get", fault)
+    async with relaying as deployment:
+        path = await content_of(deployment, "gaga-1", prompt="Hello")
+        deployment.simulator.fault("media.get", fault)
         with pytest.raises(httpx.RemoteProtocolError):
-            await world.http.get(path)
+            await deployment.http.get(path)
         (said,) = [record for record in caplog.records if record.name == "proxy.api.downloads"]
         assert (said.levelno, said.exc_info) == (logging.WARNING, None)
         assert "break off" in said.getMessage()
 
 
-async def test_bytes_of_unknown_length_that_break_off_are_not_made_to_look_whole(unstarted: World) -> None:
+async def test_bytes_of_unknown_length_that_break_off_are_not_made_to_look_whole(unstarted: Deployment) -> None:
     async def film(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         response.enable_chunked_encoding()
@@ -129,7 +129,7 @@ async def test_bytes_of_unknown_length_that_break_off_are_not_made_to_look_whole
             await unstarted.http.get(path)
 
 
-async def test_a_client_that_leaves_is_not_read_for_any_longer(unstarted: World) -> None:
+async def test_a_client_that_leaves_is_not_read_for_any_longer(unstarted: Deployment) -> None:
     over = asyncio.Event()
 
     async def film(request: web.Request) -> web.StreamResponse:
@@ -149,7 +149,7 @@ async def test_a_client_that_leaves_is_not_read_for_any_longer(unstarted: World)
         await over.wait()
 
 
-async def test_a_slow_client_does_not_fill_the_memory(unstarted: World) -> None:
+async def test_a_slow_client_does_not_fill_the_memory(unstarted: Deployment) -> None:
     written = 0
 
     async def film(request: web.Request) -> web.StreamResponse:
@@ -176,7 +176,7 @@ async def without_end(request: web.Request) -> web.StreamResponse:
         await response.write(MEGABYTE)
 
 
-async def test_a_client_that_reads_nothing_is_dropped(unstarted: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_reads_nothing_is_dropped(unstarted: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.api.downloads._WRITE", 0.2)
 
     async with studio(unstarted, without_end) as path, unstarted.open("GET", path) as answer:
@@ -187,7 +187,7 @@ async def test_a_client_that_reads_nothing_is_dropped(unstarted: World, monkeypa
 
 
 async def test_the_connection_of_a_client_that_reads_nothing_is_closed_with_all_that_waits_for_it(
-    unstarted: World, monkeypatch: pytest.MonkeyPatch
+    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.api.downloads._WRITE", 0.2)
 
@@ -208,59 +208,59 @@ async def test_the_connection_of_a_client_that_reads_nothing_is_closed_with_all_
 
 
 @pytest.mark.parametrize("status", ["403", "404"])
-async def test_a_source_that_no_longer_opens_is_asked_for_anew_once(relaying: World, status: str) -> None:
-    async with relaying as world:
-        path = await heygen(world)
-        asked = world.simulator.calls["heygen.check"]
-        world.simulator.fault("media.get", status, times=1)
-        assert (await world.http.get(path)).content == FILM
-        assert world.simulator.calls["heygen.check"] == asked + 2
+async def test_a_source_that_no_longer_opens_is_asked_for_anew_once(relaying: Deployment, status: str) -> None:
+    async with relaying as deployment:
+        path = await heygen(deployment)
+        asked = deployment.simulator.calls["heygen.check"]
+        deployment.simulator.fault("media.get", status, times=1)
+        assert (await deployment.http.get(path)).content == FILM
+        assert deployment.simulator.calls["heygen.check"] == asked + 2
 
 
-async def test_a_source_that_never_opens_is_a_502_in_our_form(relaying: World) -> None:
-    async with relaying as world:
-        path = await heygen(world)
-        world.simulator.fault("media.get", "403")
-        answer = await world.http.get(path)
+async def test_a_source_that_never_opens_is_a_502_in_our_form(relaying: Deployment) -> None:
+    async with relaying as deployment:
+        path = await heygen(deployment)
+        deployment.simulator.fault("media.get", "403")
+        answer = await deployment.http.get(path)
         assert (answer.status_code, error_of(answer)["code"]) == (502, "upstream_failed")
-        assert world.simulator.calls["media.get"] == 2
+        assert deployment.simulator.calls["media.get"] == 2
 
 
-async def test_a_link_of_the_provider_that_has_expired_is_signed_afresh(relaying: World) -> None:
-    async with relaying as world:
-        path = await heygen(world)
-        assert (await world.http.get(path)).status_code == 200
-        world.clock.at += 8 * 86400
-        assert (await world.http.get(path)).content == FILM
+async def test_a_link_of_the_provider_that_has_expired_is_signed_afresh(relaying: Deployment) -> None:
+    async with relaying as deployment:
+        path = await heygen(deployment)
+        assert (await deployment.http.get(path)).status_code == 200
+        deployment.clock.at += 8 * 86400
+        assert (await deployment.http.get(path)).content == FILM
 
 
-async def test_a_player_that_seeks_does_not_ask_the_provider_each_time(relaying: World) -> None:
-    async with relaying as world:
-        path = await heygen(world)
-        asked = world.simulator.calls["heygen.check"]
+async def test_a_player_that_seeks_does_not_ask_the_provider_each_time(relaying: Deployment) -> None:
+    async with relaying as deployment:
+        path = await heygen(deployment)
+        asked = deployment.simulator.calls["heygen.check"]
         for start in range(0, 100, 10):
-            await world.http.get(path, headers={"Range": f"bytes={start}-"})
-        assert world.simulator.calls["heygen.check"] == asked + 1
+            await deployment.http.get(path, headers={"Range": f"bytes={start}-"})
+        assert deployment.simulator.calls["heygen.check"] == asked + 1
 
 
-async def test_each_redirect_is_to_where_the_file_is_now(world: World) -> None:
-    path = await heygen(world)
-    places = {(await world.http.get(path)).headers["location"] for _ in range(3)}
+async def test_each_redirect_is_to_where_the_file_is_now(deployment: Deployment) -> None:
+    path = await heygen(deployment)
+    places = {(await deployment.http.get(path)).headers["location"] for _ in range(3)}
     assert len(places) == 3
 
 
-async def test_a_provider_that_cannot_be_asked_now_does_not_hide_a_url_that_is_known(world: World) -> None:
-    path = await heygen(world)
-    world.simulator.fault("heygen.check", "502")
-    answer = await world.http.get(path)
-    known = (await world.http.get(path.removesuffix("/content"))).json()["url"]
+async def test_a_provider_that_cannot_be_asked_now_does_not_hide_a_url_that_is_known(deployment: Deployment) -> None:
+    path = await heygen(deployment)
+    deployment.simulator.fault("heygen.check", "502")
+    answer = await deployment.http.get(path)
+    known = (await deployment.http.get(path.removesuffix("/content"))).json()["url"]
     assert (answer.status_code, answer.headers["location"]) == (302, known)
 
 
 async def test_a_provider_that_does_not_answer_does_not_hold_a_player_up(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.api.endpoints.content._PATIENCE", 0.1)
-    path = await heygen(world)
-    world.simulator.fault("heygen.check", "timeout")
-    assert (await world.http.get(path)).status_code == 302
+    path = await heygen(deployment)
+    deployment.simulator.fault("heygen.check", "timeout")
+    assert (await deployment.http.get(path)).status_code == 302

@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from proxy.api.cors import Cors
 from proxy.core.origins import Origins, normalized
-from tests.support.world import World
+from tests.support.deployment import Deployment
 
 HEADERS = (
     "authorization, content-type, last-event-id, idempotency-key, range, x-request-id, x-requested-with, traceparent, "
@@ -97,47 +97,47 @@ def test_a_leading_wildcard_matches_nothing_else(origin: str) -> None:
     assert origin not in Origins(["https://*.example.com"])
 
 
-async def test_configured_origins_are_reflected_and_others_are_not(unstarted: World) -> None:
+async def test_configured_origins_are_reflected_and_others_are_not(unstarted: Deployment) -> None:
     listed = "HTTPS://App.example.com:443/, https://*.shop.example, null, capacitor://localhost, moz-extension://1b"
     unstarted.settings["cors_origins"] = listed
     allowed = [
         *("https://app.example.com", "https://a.b.shop.example", "null", "capacitor://localhost"),
         *("moz-extension://1b", "moz-extension://1B"),
     ]
-    async with unstarted as world:
+    async with unstarted as deployment:
         for origin in allowed:
             for path in ("/api/models", "/nowhere"):
-                response = await world.http.get(path, headers={"Origin": origin})
+                response = await deployment.http.get(path, headers={"Origin": origin})
                 assert response.headers["access-control-allow-origin"] == origin
                 assert "Origin" in response.headers["vary"]
         for origin in ("https://shop.example", "https://app.example.com:8443", "http://app.example.com"):
-            response = await world.http.get("/api/models", headers={"Origin": origin})
+            response = await deployment.http.get("/api/models", headers={"Origin": origin})
             assert "access-control-allow-origin" not in response.headers
             assert "Origin" in response.headers["vary"]
-        assert "Origin" in (await world.http.get("/api/models")).headers["vary"]
+        assert "Origin" in (await deployment.http.get("/api/models")).headers["vary"]
 
 
-async def preflight(world: World, origin: str, headers: str, method: str = "POST") -> httpx.Response:
+async def preflight(deployment: Deployment, origin: str, headers: str, method: str = "POST") -> httpx.Response:
     asked = {"Origin": origin, "Access-Control-Request-Method": method, "Access-Control-Request-Headers": headers}
-    return await world.http.options("/api/generate", headers=asked)
+    return await deployment.http.options("/api/generate", headers=asked)
 
 
-async def test_a_preflight_allows_the_headers_of_the_contract(unstarted: World) -> None:
+async def test_a_preflight_allows_the_headers_of_the_contract(unstarted: Deployment) -> None:
     unstarted.settings["cors_origins"] = "https://app.example.com"
-    async with unstarted as world:
-        response = await preflight(world, "https://app.example.com", HEADERS)
+    async with unstarted as deployment:
+        response = await preflight(deployment, "https://app.example.com", HEADERS)
         assert response.status_code == 200
         assert set(HEADERS.split(", ")) <= set(response.headers["access-control-allow-headers"].lower().split(", "))
-        refused = await preflight(world, "https://app.example.com", "x-something-else")
+        refused = await preflight(deployment, "https://app.example.com", "x-something-else")
         assert refused.status_code == 400
         assert "POLLCAST_CORS_ORIGINS" not in refused.text
 
 
 @pytest.mark.parametrize("listed", ["", "https://app.example.com"])
-async def test_a_refused_preflight_names_the_setting(unstarted: World, listed: str) -> None:
+async def test_a_refused_preflight_names_the_setting(unstarted: Deployment, listed: str) -> None:
     unstarted.settings["cors_origins"] = listed
-    async with unstarted as world:
-        response = await preflight(world, "https://evil.example.com", "authorization")
+    async with unstarted as deployment:
+        response = await preflight(deployment, "https://evil.example.com", "authorization")
         assert (response.status_code, response.json()["code"]) == (400, "bad_request")
         assert "POLLCAST_CORS_ORIGINS" in response.json()["message"]
         assert "access-control-allow-origin" not in response.headers
@@ -145,13 +145,13 @@ async def test_a_refused_preflight_names_the_setting(unstarted: World, listed: s
 
 @pytest.mark.parametrize("listed", ["", "https://app.example.com"])
 async def test_each_refused_origin_is_logged_once(
-    unstarted: World, listed: str, caplog: pytest.LogCaptureFixture
+    unstarted: Deployment, listed: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     unstarted.settings["cors_origins"] = listed
-    async with unstarted as world:
+    async with unstarted as deployment:
         for origin in ("https://one.example", "https://two.example", "https://one.example"):
-            await world.http.get("/api/models", headers={"Origin": origin})
-            await preflight(world, origin, "authorization")
+            await deployment.http.get("/api/models", headers={"Origin": origin})
+            await preflight(deployment, origin, "authorization")
     told = [record.getMessage() for record in caplog.records if record.name == "proxy.api.cors"]
     assert len(told) == 2
     assert "https://one.example" in told[0]
@@ -159,13 +159,15 @@ async def test_each_refused_origin_is_logged_once(
 
 
 async def test_pages_of_our_own_and_files_for_any_origin_are_not_logged(
-    world: World, caplog: pytest.LogCaptureFixture
+    deployment: Deployment, caplog: pytest.LogCaptureFixture
 ) -> None:
     order = {"model": "suno", "prompt": "A song"}
-    assert (await world.http.post("/api/jobs", json=order, headers={"Origin": world.origin})).status_code == 202
+    assert (
+        await deployment.http.post("/api/jobs", json=order, headers={"Origin": deployment.origin})
+    ).status_code == 202
     same = {"Origin": "https://front.example", "Sec-Fetch-Site": "same-origin"}
-    assert (await world.http.get("/api/models", headers=same)).status_code == 200
-    script = await world.http.get("/pollcast.js", headers={"Origin": "https://any.example"})
+    assert (await deployment.http.get("/api/models", headers=same)).status_code == 200
+    script = await deployment.http.get("/pollcast.js", headers={"Origin": "https://any.example"})
     assert script.headers["access-control-allow-origin"] == "*"
     assert not [record for record in caplog.records if record.name == "proxy.api.cors"]
 
@@ -195,13 +197,13 @@ async def test_a_flood_of_origins_fills_neither_log_nor_memory(caplog: pytest.Lo
     assert "https://again.example" in caplog.records[-1].getMessage()
 
 
-async def test_an_internal_error_carries_the_headers(unstarted: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_internal_error_carries_the_headers(unstarted: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     async def breaks(*_: object) -> None:
         raise RuntimeError("broken")
 
     unstarted.settings["cors_origins"] = "https://app.example.com"
-    async with unstarted as world:
+    async with unstarted as deployment:
         monkeypatch.setattr("proxy.api.catalogue.Catalogue.as_json", breaks)
-        response = await world.http.get("/api/models", headers={"Origin": "https://app.example.com"})
+        response = await deployment.http.get("/api/models", headers={"Origin": "https://app.example.com"})
     assert (response.status_code, response.json()["code"]) == (500, "internal")
     assert response.headers["access-control-allow-origin"] == "https://app.example.com"

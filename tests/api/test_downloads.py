@@ -13,13 +13,13 @@ from starlette.types import Receive, Scope, Send
 
 from proxy.api.downloads import SourceGone, byte_range, redirect, relayed, stored
 from proxy.core.errors import NotFound, RangeNotSatisfiable, UpstreamFailed, UpstreamUnreachable
-from proxy.core.settings import read
+from proxy.core.settings import load
 from proxy.providers.base import Source
 from proxy.providers.gaia import Gaia, GaiaSettings
 from proxy.store.blobs import Blobs
 from proxy.upstream.fetch import Fetcher
+from tests.support.deployment import JumpClock
 from tests.support.site import Handler, Site
-from tests.support.world import JumpClock
 
 Answer = Callable[[Request], Awaitable[Response]]
 DIGITS = b"0123456789"
@@ -242,7 +242,7 @@ async def chunked(request: web.Request) -> web.StreamResponse:
 async def relay(answer: Handler, url: str = "/cat", *, keyed: bool = True) -> AsyncIterator[tuple[Site, Answer]]:
     """A provider's site, and our answer that relays `url` from it."""
     async with Site(answer) as site, Fetcher() as fetcher:
-        settings = read(GaiaSettings, base_url=site.url, api_key="sk-secret")
+        settings = load(GaiaSettings, base_url=site.url, api_key="sk-secret")
         gaia = Gaia(settings, JumpClock(), "https://cast.example.com")
         source = Source(site.url + url if url.startswith("/") else url, keyed=keyed)
         yield site, lambda request: relayed(request, fetcher, gaia, source, name="job_1-0")
@@ -359,7 +359,7 @@ async def test_a_part_that_does_not_say_which_is_refused() -> None:
 async def relay_of(media_type: str, answer: Handler) -> AsyncIterator[Answer]:
     """Our answer that relays an output of that type."""
     async with Site(answer) as site, Fetcher() as fetcher:
-        gaia = Gaia(read(GaiaSettings, base_url=site.url, api_key="k"), JumpClock(), "https://cast.example.com")
+        gaia = Gaia(load(GaiaSettings, base_url=site.url, api_key="k"), JumpClock(), "https://cast.example.com")
         source = Source(site.url, keyed=True)
         yield lambda request: relayed(request, fetcher, gaia, source, name="job_1-0", media_type=media_type)
 
@@ -465,7 +465,7 @@ async def test_a_provider_that_is_not_there_is_unreachable() -> None:
     async with relay(file()) as (site, _):
         gone: Any = site.url
     async with Fetcher() as fetcher:
-        gaia = Gaia(read(GaiaSettings, base_url=gone, api_key="sk-secret"), JumpClock(), "http://x.example")
+        gaia = Gaia(load(GaiaSettings, base_url=gone, api_key="sk-secret"), JumpClock(), "http://x.example")
         with pytest.raises(UpstreamUnreachable):
             await ask(
                 lambda request: relayed(request, fetcher, gaia, Source(f"{gone}/cat", keyed=True), name="job_1-0")

@@ -8,7 +8,7 @@ import pytest
 from proxy.providers import MODELS, PROVIDERS
 from proxy.simulator import DEFAULT_KEYS, Received
 from tests.api.test_api import GAGA, error_of, fields_of, nothing_happened
-from tests.support.world import World
+from tests.support.deployment import Deployment
 
 PROVIDER = {model.name: kind.name for kind in PROVIDERS for model in kind.models}
 SPOKEN = {"prompt": "Hello", "avatar_id": "Anna"}
@@ -39,8 +39,8 @@ def test_every_model_is_among_the_orders_that_are_tried() -> None:
     assert {order["model"] for order in ORDERS} == set(MODELS)
 
 
-async def dry(world: World, order: dict[str, Any], value: str = "1") -> httpx.Response:
-    return await world.http.post("/api/jobs", json=order, params={"dry_run": value})
+async def dry(deployment: Deployment, order: dict[str, Any], value: str = "1") -> httpx.Response:
+    return await deployment.http.post("/api/jobs", json=order, params={"dry_run": value})
 
 
 def with_assets(order: Any, assets: dict[str, str]) -> Any:
@@ -80,21 +80,21 @@ def form_of(received: Received) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=lambda order: order["model"])
-async def test_it_shows_the_request_that_the_same_order_sends(world: World, order: dict[str, Any]) -> None:
-    order = with_assets(order, {"IMAGE": await world.asset("image"), "AUDIO": await world.asset("audio")})
-    answer = await dry(world, order)
+async def test_it_shows_the_request_that_the_same_order_sends(deployment: Deployment, order: dict[str, Any]) -> None:
+    order = with_assets(order, {"IMAGE": await deployment.asset("image"), "AUDIO": await deployment.asset("audio")})
+    answer = await dry(deployment, order)
     assert answer.status_code == 200, answer.text
     shown = answer.json()
-    assert not world.simulator.calls
-    await nothing_happened(world)
+    assert not deployment.simulator.calls
+    await nothing_happened(deployment)
 
-    job = await world.submit(**order)
-    await world.ended(job["id"])
-    paid = {operation.name for operation in world.simulator.operations if operation.role.paid}
-    (submit,) = [request for request in world.simulator.requests if request.operation in paid]
+    job = await deployment.submit(**order)
+    await deployment.ended(job["id"])
+    paid = {operation.name for operation in deployment.simulator.operations if operation.role.paid}
+    (submit,) = [request for request in deployment.simulator.requests if request.operation in paid]
     assert (shown["provider"], shown["tokens"]) == (PROVIDER[order["model"]], job["tokens"])
     request = shown["request"]
-    assert (request["method"], request["url"]) == (submit.method, world.simulator.origin + submit.path)
+    assert (request["method"], request["url"]) == (submit.method, deployment.simulator.origin + submit.path)
     assert request["query"] == submit.query
     assert submit.headers["Content-Type"].startswith(request["headers"]["Content-Type"])
     if "form" in request:
@@ -104,34 +104,34 @@ async def test_it_shows_the_request_that_the_same_order_sends(world: World, orde
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=lambda order: order["model"])
-async def test_it_shows_no_credential(world: World, order: dict[str, Any]) -> None:
-    order = with_assets(order, {"IMAGE": await world.asset("image"), "AUDIO": await world.asset("audio")})
-    text = (await dry(world, order)).text
+async def test_it_shows_no_credential(deployment: Deployment, order: dict[str, Any]) -> None:
+    order = with_assets(order, {"IMAGE": await deployment.asset("image"), "AUDIO": await deployment.asset("audio")})
+    text = (await dry(deployment, order)).text
     assert "authorization" not in text.lower()
     assert "api-key" not in text.lower()
-    for secret in (*DEFAULT_KEYS.values(), world.key, "signature="):
+    for secret in (*DEFAULT_KEYS.values(), deployment.key, "signature="):
         assert secret not in text
 
 
-async def test_uploads_and_files_are_placeholders_that_say_what_they_stand_for(world: World) -> None:
-    image = await world.asset("image")
-    size = len(world.media("image"))
-    gaga = (await dry(world, {**GAGA, "image": image})).json()["request"]
+async def test_uploads_and_files_are_placeholders_that_say_what_they_stand_for(deployment: Deployment) -> None:
+    image = await deployment.asset("image")
+    size = len(deployment.media("image"))
+    gaga = (await dry(deployment, {**GAGA, "image": image})).json()["request"]
     assert gaga["json"]["source"]["content"] == f"<upload of {image}>"
-    video = (await dry(world, {"model": "grok-imagine-video", "prompt": "x", "images": [image]})).json()["request"]
+    video = (await dry(deployment, {"model": "grok-imagine-video", "prompt": "x", "images": [image]})).json()["request"]
     assert video["form"][-1] == {"name": "input_reference[]", "value": f"<file {image}.png, {size} bytes>"}
-    picture = (await dry(world, {"model": "image2", "prompt": "x", "images": [image]})).json()["request"]
+    picture = (await dry(deployment, {"model": "image2", "prompt": "x", "images": [image]})).json()["request"]
     assert picture["json"]["image"] == f"data:image/png;base64,<file {image}.png, {size} bytes>"
     spoken = {"model": "heygen-v1", **SPOKEN, "background": image}
-    heygen = (await dry(world, spoken)).json()["request"]
-    assert heygen["json"]["background"] == f"<Link to {world.origin}/api/assets/{image}/content>"
+    heygen = (await dry(deployment, spoken)).json()["request"]
+    assert heygen["json"]["background"] == f"<Link to {deployment.origin}/api/assets/{image}/content>"
 
 
-async def test_a_url_is_not_fetched(world: World) -> None:
+async def test_a_url_is_not_fetched(deployment: Deployment) -> None:
     url = "https://192.0.2.1.example/cat.png"
-    gaga = (await dry(world, {**GAGA, "image": url})).json()["request"]
+    gaga = (await dry(deployment, {**GAGA, "image": url})).json()["request"]
     assert gaga["json"]["source"]["content"] == f"<upload of {url}>"
-    video = (await dry(world, {"model": "grok-imagine-video", "prompt": "x", "images": [url]})).json()["request"]
+    video = (await dry(deployment, {"model": "grok-imagine-video", "prompt": "x", "images": [url]})).json()["request"]
     assert video["form"][-1] == {"name": "input_reference[]", "value": f"<file from {url}>"}
 
 
@@ -148,71 +148,71 @@ async def test_a_url_is_not_fetched(world: World) -> None:
         ({**GAGA, "image": "https://a..b.com/cat.png"}, "image"),
     ],
 )
-async def test_an_invalid_order_is_refused_by_field(world: World, order: dict[str, Any], field: str) -> None:
-    assert fields_of(await dry(world, order)) == [field]
+async def test_an_invalid_order_is_refused_by_field(deployment: Deployment, order: dict[str, Any], field: str) -> None:
+    assert fields_of(await dry(deployment, order)) == [field]
 
 
-async def test_it_takes_a_key(world: World) -> None:
-    answer = await world.http.post("/api/jobs?dry_run=1", json=GAGA, headers={"Authorization": ""})
+async def test_it_takes_a_key(deployment: Deployment) -> None:
+    answer = await deployment.http.post("/api/jobs?dry_run=1", json=GAGA, headers={"Authorization": ""})
     assert answer.status_code == 401
 
 
-async def test_another_account_s_asset_is_not_shown(world: World) -> None:
-    image = await world.asset("image")
-    world.http.headers["Authorization"] = f"Bearer {await world.new_key('other')}"
-    assert fields_of(await dry(world, {**GAGA, "image": image})) == ["image"]
+async def test_another_account_s_asset_is_not_shown(deployment: Deployment) -> None:
+    image = await deployment.asset("image")
+    deployment.http.headers["Authorization"] = f"Bearer {await deployment.new_key('other')}"
+    assert fields_of(await dry(deployment, {**GAGA, "image": image})) == ["image"]
 
 
-async def test_it_works_before_there_is_a_key_for_the_provider_or_a_token_for_the_price(unstarted: World) -> None:
+async def test_it_works_before_there_is_a_key_for_the_provider_or_a_token_for_the_price(unstarted: Deployment) -> None:
     unstarted.provider = {"api_key": ""}
-    async with unstarted as world:
-        world.http.headers["Authorization"] = f"Bearer {await world.new_key('poor')}"
-        answer = await dry(world, GAGA)
+    async with unstarted as deployment:
+        deployment.http.headers["Authorization"] = f"Bearer {await deployment.new_key('poor')}"
+        answer = await dry(deployment, GAGA)
         assert (answer.status_code, answer.json()["tokens"]) == (200, 20)
 
 
-async def test_it_burns_no_idempotency_key(world: World) -> None:
+async def test_it_burns_no_idempotency_key(deployment: Deployment) -> None:
     key = {"Idempotency-Key": "order-1"}
-    assert (await world.http.post("/api/jobs?dry_run=1", json=GAGA, headers=key)).status_code == 200
+    assert (await deployment.http.post("/api/jobs?dry_run=1", json=GAGA, headers=key)).status_code == 200
     order = {**GAGA, "prompt": "Another"}
-    assert (await world.http.post("/api/jobs", json=order, headers=key)).status_code == 202
-    assert (await world.http.post("/api/jobs?dry_run=1", json=GAGA, headers=key)).status_code == 200
+    assert (await deployment.http.post("/api/jobs", json=order, headers=key)).status_code == 202
+    assert (await deployment.http.post("/api/jobs?dry_run=1", json=GAGA, headers=key)).status_code == 200
 
 
 # --- how it is asked for ---
 
 
-async def test_an_idempotency_key_that_the_order_would_be_refused_for_is_refused(world: World) -> None:
+async def test_an_idempotency_key_that_the_order_would_be_refused_for_is_refused(deployment: Deployment) -> None:
     headers = {"Idempotency-Key": "x" * 256}
-    response = await world.http.post("/api/jobs", json=GAGA, params={"dry_run": "1"}, headers=headers)
+    response = await deployment.http.post("/api/jobs", json=GAGA, params={"dry_run": "1"}, headers=headers)
     assert (response.status_code, error_of(response)["code"]) == (400, "bad_request")
 
 
 @pytest.mark.parametrize("value", ["1", "true", "True"])
-async def test_yes_is_1_or_true(world: World, value: str) -> None:
-    assert (await dry(world, GAGA, value)).status_code == 200
-    await nothing_happened(world)
+async def test_yes_is_1_or_true(deployment: Deployment, value: str) -> None:
+    assert (await dry(deployment, GAGA, value)).status_code == 200
+    await nothing_happened(deployment)
 
 
 @pytest.mark.parametrize("value", ["0", "false", "FALSE"])
-async def test_no_is_0_or_false_and_sends_the_order(world: World, value: str) -> None:
-    assert (await dry(world, GAGA, value)).status_code == 202
+async def test_no_is_0_or_false_and_sends_the_order(deployment: Deployment, value: str) -> None:
+    assert (await dry(deployment, GAGA, value)).status_code == 202
 
 
 @pytest.mark.parametrize("query", ["dry_run=", "dry_run", "dry_run=yes", "dry_run=2", "dry_run=1&dry_run=0"])
 @pytest.mark.parametrize("path", ["/api/jobs", "/api/generate"])
-async def test_anything_else_is_refused_and_makes_no_job(world: World, path: str, query: str) -> None:
-    assert fields_of(await world.http.post(f"{path}?{query}", json=GAGA)) == ["dry_run"]
-    await nothing_happened(world)
+async def test_anything_else_is_refused_and_makes_no_job(deployment: Deployment, path: str, query: str) -> None:
+    assert fields_of(await deployment.http.post(f"{path}?{query}", json=GAGA)) == ["dry_run"]
+    await nothing_happened(deployment)
 
 
-async def test_a_stream_has_none(world: World) -> None:
-    answer = await world.http.post("/api/generate?dry_run=1", json=GAGA)
+async def test_a_stream_has_none(deployment: Deployment) -> None:
+    answer = await deployment.http.post("/api/generate?dry_run=1", json=GAGA)
     assert fields_of(answer) == ["dry_run"]
     assert "/api/jobs" in error_of(answer)["message"]
-    await nothing_happened(world)
+    await nothing_happened(deployment)
 
 
-async def test_a_stream_that_is_told_not_to_be_one_streams(world: World) -> None:
-    messages = await world.messages("POST", "/api/generate?dry_run=0", json=GAGA)
+async def test_a_stream_that_is_told_not_to_be_one_streams(deployment: Deployment) -> None:
+    messages = await deployment.messages("POST", "/api/generate?dry_run=0", json=GAGA)
     assert messages

@@ -8,17 +8,17 @@ import pytest
 
 from proxy.store import open_store
 from tests.api.test_api import error_of, fields_of
-from tests.support.world import NO_AUTHORITIES, World
+from tests.support.deployment import NO_AUTHORITIES, Deployment
 
 HOUR = 3600
 
 
-async def made(world: World, path: str, **body: Any) -> httpx.Response:
-    return await world.http.post("/api/links", json={"path": path, **body})
+async def made(deployment: Deployment, path: str, **body: Any) -> httpx.Response:
+    return await deployment.http.post("/api/links", json={"path": path, **body})
 
 
-async def link_to(world: World, path: str, **body: Any) -> str:
-    answer = await made(world, path, **body)
+async def link_to(deployment: Deployment, path: str, **body: Any) -> str:
+    answer = await made(deployment, path, **body)
     assert answer.status_code == 201, answer.text
     return str(answer.json()["url"])
 
@@ -29,26 +29,26 @@ async def opened(url: str, method: str = "GET", **options: Any) -> httpx.Respons
         return await stranger.request(method, url, **options)
 
 
-async def finished(world: World) -> str:
+async def finished(deployment: Deployment) -> str:
     """A job whose content is our own."""
-    return str((await world.generate("gpt-5.4-mini", prompt="Why stream?"))[0]["job"])
+    return str((await deployment.generate("gpt-5.4-mini", prompt="Why stream?"))[0]["job"])
 
 
 # --- what it opens ---
 
 
-async def test_a_link_is_made_and_says_when_it_ends(world: World) -> None:
-    answer = await made(world, f"/api/assets/{await world.asset()}/content")
+async def test_a_link_is_made_and_says_when_it_ends(deployment: Deployment) -> None:
+    answer = await made(deployment, f"/api/assets/{await deployment.asset()}/content")
     assert answer.status_code == 201
     assert set(answer.json()) == {"url", "expires_at"}
-    assert answer.json()["url"].startswith(f"{world.origin}/api/assets/asset_")
+    assert answer.json()["url"].startswith(f"{deployment.origin}/api/assets/asset_")
     assert answer.headers["cache-control"] == "no-store"
 
 
 @pytest.mark.parametrize(("ttl", "end"), [(None, HOUR), (1, 1), (7 * 86400, 7 * 86400)])
-async def test_its_time_is_an_hour_or_what_is_asked_for(world: World, ttl: int | None, end: int) -> None:
-    before = world.clock.now()
-    answer = await made(world, f"/api/assets/{await world.asset()}/content", **({"ttl": ttl} if ttl else {}))
+async def test_its_time_is_an_hour_or_what_is_asked_for(deployment: Deployment, ttl: int | None, end: int) -> None:
+    before = deployment.clock.now()
+    answer = await made(deployment, f"/api/assets/{await deployment.asset()}/content", **({"ttl": ttl} if ttl else {}))
     expires = int(dict(parse_qsl(urlsplit(answer.json()["url"]).query))["expires"])
     assert end <= expires - before <= end + 2
     from datetime import datetime
@@ -56,29 +56,31 @@ async def test_its_time_is_an_hour_or_what_is_asked_for(world: World, ttl: int |
     assert datetime.fromisoformat(answer.json()["expires_at"]).timestamp() == expires
 
 
-async def test_events_content_and_assets_open_without_a_key(world: World) -> None:
-    job, asset = await finished(world), await world.asset()
+async def test_events_content_and_assets_open_without_a_key(deployment: Deployment) -> None:
+    job, asset = await finished(deployment), await deployment.asset()
     for path in (f"/api/jobs/{job}/events", f"/api/jobs/{job}/content", f"/api/jobs/{job}/content/0"):
-        assert (await opened(await link_to(world, path))).status_code == 200
-    assert (await opened(await link_to(world, f"/api/assets/{asset}/content"))).content == world.media("image")
+        assert (await opened(await link_to(deployment, path))).status_code == 200
+    assert (await opened(await link_to(deployment, f"/api/assets/{asset}/content"))).content == deployment.media(
+        "image"
+    )
 
 
-async def test_head_is_answered_too(world: World) -> None:
-    job, asset = await finished(world), await world.asset()
+async def test_head_is_answered_too(deployment: Deployment) -> None:
+    job, asset = await finished(deployment), await deployment.asset()
     for path in (f"/api/jobs/{job}/events", f"/api/jobs/{job}/content", f"/api/assets/{asset}/content"):
-        answer = await opened(await link_to(world, path), "HEAD")
+        answer = await opened(await link_to(deployment, path), "HEAD")
         assert (answer.status_code, answer.content) == (200, b"")
 
 
-async def test_the_account_s_feed_is_signed_with_the_jobs_it_names(world: World) -> None:
-    url = urlsplit(await link_to(world, "/api/events?jobs=job_1,job_2"))
+async def test_the_account_s_feed_is_signed_with_the_jobs_it_names(deployment: Deployment) -> None:
+    url = urlsplit(await link_to(deployment, "/api/events?jobs=job_1,job_2"))
     assert url.path == "/api/events"
     assert dict(parse_qsl(url.query))["jobs"] == "job_1,job_2"
 
 
-async def test_the_feed_that_a_link_opens_is_that_of_the_jobs_it_names(world: World) -> None:
-    job, other = await finished(world), await finished(world)
-    url = await link_to(world, f"/api/events?jobs={job}")
+async def test_the_feed_that_a_link_opens_is_that_of_the_jobs_it_names(deployment: Deployment) -> None:
+    job, other = await finished(deployment), await finished(deployment)
+    url = await link_to(deployment, f"/api/events?jobs={job}")
     async with (
         httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES) as stranger,
         stranger.stream("GET", url) as response,
@@ -94,16 +96,16 @@ async def test_the_feed_that_a_link_opens_is_that_of_the_jobs_it_names(world: Wo
     await refused(f"{url}&jobs={other}")
 
 
-async def test_a_reconnecting_event_source_may_append_its_last_event_id(world: World) -> None:
-    job = await finished(world)
-    url = await link_to(world, f"/api/jobs/{job}/events")
-    number = (await world.http.get(f"/api/jobs/{job}")).json()["event"]
+async def test_a_reconnecting_event_source_may_append_its_last_event_id(deployment: Deployment) -> None:
+    job = await finished(deployment)
+    url = await link_to(deployment, f"/api/jobs/{job}/events")
+    number = (await deployment.http.get(f"/api/jobs/{job}")).json()["event"]
     assert (await opened(f"{url}&lastEventId={number}")).status_code == 204
 
 
-async def test_a_last_event_id_in_the_path_is_kept_and_not_signed(world: World) -> None:
-    job = await finished(world)
-    url = await link_to(world, f"/api/jobs/{job}/events?lastEventId=1")
+async def test_a_last_event_id_in_the_path_is_kept_and_not_signed(deployment: Deployment) -> None:
+    job = await finished(deployment)
+    url = await link_to(deployment, f"/api/jobs/{job}/events?lastEventId=1")
     assert b"id: 1\n" not in (await opened(url)).content
     assert b"id: 1\n" in (await opened(url.replace("lastEventId=1", "lastEventId=0"))).content
 
@@ -117,16 +119,16 @@ async def refused(url: str, method: str = "GET") -> None:
     assert error_of(answer)["code"] == "unauthorized"
 
 
-async def test_another_path_does_not_open(world: World) -> None:
-    job, other = await finished(world), await finished(world)
-    url = await link_to(world, f"/api/jobs/{job}/events")
+async def test_another_path_does_not_open(deployment: Deployment) -> None:
+    job, other = await finished(deployment), await finished(deployment)
+    url = await link_to(deployment, f"/api/jobs/{job}/events")
     await refused(url.replace(job, other))
     await refused(url.replace("/events", "/content"))
 
 
-async def test_an_altered_or_widened_query_does_not_open(world: World) -> None:
-    job = await finished(world)
-    url = urlsplit(await link_to(world, f"/api/jobs/{job}/events?jobs={job}"))
+async def test_an_altered_or_widened_query_does_not_open(deployment: Deployment) -> None:
+    job = await finished(deployment)
+    url = urlsplit(await link_to(deployment, f"/api/jobs/{job}/events?jobs={job}"))
     pairs = parse_qsl(url.query)
     for query in (
         [*pairs, ("jobs", "job_2")],
@@ -138,31 +140,31 @@ async def test_an_altered_or_widened_query_does_not_open(world: World) -> None:
         await refused(url._replace(query=urlencode(query)).geturl())
 
 
-async def test_it_opens_nothing_once_its_time_is_over(world: World) -> None:
-    url = await link_to(world, f"/api/assets/{await world.asset()}/content", ttl=60)
-    world.clock.at += 61
+async def test_it_opens_nothing_once_its_time_is_over(deployment: Deployment) -> None:
+    url = await link_to(deployment, f"/api/assets/{await deployment.asset()}/content", ttl=60)
+    deployment.clock.at += 61
     await refused(url)
 
 
-async def test_it_dies_with_the_key_that_made_it(world: World) -> None:
-    url = await link_to(world, f"/api/assets/{await world.asset()}/content")
-    async with open_store(world.store_url, world.clock) as store:
+async def test_it_dies_with_the_key_that_made_it(deployment: Deployment) -> None:
+    url = await link_to(deployment, f"/api/assets/{await deployment.asset()}/content")
+    async with open_store(deployment.store_url, deployment.clock) as store:
         await store.revoke_key((await store.keys())[0].id)
     await refused(url)
 
 
-async def test_it_changes_nothing(world: World) -> None:
-    asset, job = await world.asset(), await finished(world)
-    link = urlsplit(await link_to(world, f"/api/assets/{asset}/content"))
+async def test_it_changes_nothing(deployment: Deployment) -> None:
+    asset, job = await deployment.asset(), await finished(deployment)
+    link = urlsplit(await link_to(deployment, f"/api/assets/{asset}/content"))
     await refused(link._replace(path=f"/api/assets/{asset}").geturl(), "DELETE")
     await refused(link._replace(path=f"/api/jobs/{job}").geturl(), "DELETE")
     await refused(link._replace(path="/api/links").geturl(), "POST")
     assert (await opened(link.geturl(), "POST")).status_code == 405
 
 
-async def test_a_link_of_one_key_cannot_be_made_with_a_link(world: World) -> None:
-    url = await link_to(world, f"/api/assets/{await world.asset()}/content")
-    async with httpx.AsyncClient(base_url=world.origin, trust_env=False, verify=NO_AUTHORITIES) as stranger:
+async def test_a_link_of_one_key_cannot_be_made_with_a_link(deployment: Deployment) -> None:
+    url = await link_to(deployment, f"/api/assets/{await deployment.asset()}/content")
+    async with httpx.AsyncClient(base_url=deployment.origin, trust_env=False, verify=NO_AUTHORITIES) as stranger:
         body = {"path": "/api/events"}
         assert (await stranger.post("/api/links", json=body)).status_code == 401
         assert (await stranger.post(f"/api/links?{urlsplit(url).query}", json=body)).status_code == 401
@@ -209,17 +211,19 @@ async def test_a_link_of_one_key_cannot_be_made_with_a_link(world: World) -> Non
         "/api/events?jobs=" + "a" * 8000,
     ],
 )
-async def test_a_path_that_no_link_opens_is_refused_by_name(world: World, path: str) -> None:
-    assert fields_of(await made(world, path)) == ["path"]
+async def test_a_path_that_no_link_opens_is_refused_by_name(deployment: Deployment, path: str) -> None:
+    assert fields_of(await made(deployment, path)) == ["path"]
 
 
-async def test_an_absolute_link_of_our_own_is_refused_too(world: World) -> None:
-    assert fields_of(await made(world, f"{world.origin}/api/events")) == ["path"]
+async def test_an_absolute_link_of_our_own_is_refused_too(deployment: Deployment) -> None:
+    assert fields_of(await made(deployment, f"{deployment.origin}/api/events")) == ["path"]
 
 
 @pytest.mark.parametrize("ttl", [0, -1, 7 * 86400 + 1, 1.5, True, False, "60", "", [60], {"seconds": 60}, 10**30])
-async def test_a_time_that_is_no_whole_number_of_seconds_up_to_a_week_is_refused(world: World, ttl: object) -> None:
-    assert fields_of(await made(world, "/api/events", ttl=ttl)) == ["ttl"]
+async def test_a_time_that_is_no_whole_number_of_seconds_up_to_a_week_is_refused(
+    deployment: Deployment, ttl: object
+) -> None:
+    assert fields_of(await made(deployment, "/api/events", ttl=ttl)) == ["ttl"]
 
 
 @pytest.mark.parametrize(
@@ -234,29 +238,29 @@ async def test_a_time_that_is_no_whole_number_of_seconds_up_to_a_week_is_refused
         ({"url": "/api/events", "ttl": "x"}, ["path", "ttl", "url"]),
     ],
 )
-async def test_a_wish_of_another_form_is_refused_by_field(world: World, body: Any, fields: list[str]) -> None:
-    assert sorted(fields_of(await world.http.post("/api/links", json=body))) == fields
+async def test_a_wish_of_another_form_is_refused_by_field(deployment: Deployment, body: Any, fields: list[str]) -> None:
+    assert sorted(fields_of(await deployment.http.post("/api/links", json=body))) == fields
 
 
 @pytest.mark.parametrize(("body", "status"), [(b"", 400), (b"path=/api/events", 400), (b"[]", 422), (b'"x"', 422)])
-async def test_a_body_that_is_no_json_object_is_refused(world: World, body: bytes, status: int) -> None:
-    answer = await world.http.post("/api/links", content=body)
+async def test_a_body_that_is_no_json_object_is_refused(deployment: Deployment, body: bytes, status: int) -> None:
+    answer = await deployment.http.post("/api/links", content=body)
     assert answer.status_code == status
     assert error_of(answer)["message"]
 
 
-async def test_null_means_absent(world: World) -> None:
-    assert (await made(world, "/api/events", ttl=None)).status_code == 201
+async def test_null_means_absent(deployment: Deployment) -> None:
+    assert (await made(deployment, "/api/events", ttl=None)).status_code == 201
 
 
 @pytest.mark.parametrize("path", ["/api/jobs/job_1/events", "/api/jobs/job_1/content", "/api/assets/asset_1/content"])
-async def test_what_is_not_there_is_not_found(world: World, path: str) -> None:
-    answer = await made(world, path)
+async def test_what_is_not_there_is_not_found(deployment: Deployment, path: str) -> None:
+    answer = await made(deployment, path)
     assert (answer.status_code, error_of(answer)["code"]) == (404, "not_found")
 
 
-async def test_another_account_s_job_and_asset_are_not_found(world: World) -> None:
-    job, asset = await finished(world), await world.asset()
-    world.http.headers["Authorization"] = f"Bearer {await world.new_key('other')}"
+async def test_another_account_s_job_and_asset_are_not_found(deployment: Deployment) -> None:
+    job, asset = await finished(deployment), await deployment.asset()
+    deployment.http.headers["Authorization"] = f"Bearer {await deployment.new_key('other')}"
     for path in (f"/api/jobs/{job}/events", f"/api/jobs/{job}/content/0", f"/api/assets/{asset}/content"):
-        assert (await made(world, path)).status_code == 404
+        assert (await made(deployment, path)).status_code == 404

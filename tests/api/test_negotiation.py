@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.api.negotiation import prefers_lines
-from tests.support.world import NO_AUTHORITIES, World
+from tests.support.deployment import NO_AUTHORITIES, Deployment
 
 
 @pytest.mark.parametrize(
@@ -84,26 +84,26 @@ def test_a_long_header_is_read_in_a_moment(unit: str) -> None:
     assert time.process_time() - began < 5
 
 
-async def test_the_common_http_libraries_get_events(world: World) -> None:
-    job = (await world.generate("suno", prompt="song"))[0]["job"]
+async def test_the_common_http_libraries_get_events(deployment: Deployment) -> None:
+    job = (await deployment.generate("suno", prompt="song"))[0]["job"]
     for accept in ("application/json, text/plain, */*", "*/*", "text/event-stream"):
-        response = await world.http.get(f"/api/jobs/{job}/events", headers={"Accept": accept})
+        response = await deployment.http.get(f"/api/jobs/{job}/events", headers={"Accept": accept})
         assert response.headers["content-type"] == "text/event-stream"
     order = {"model": "suno", "prompt": "song"}
-    response = await world.http.post(
+    response = await deployment.http.post(
         "/api/generate", json=order, headers={"Accept": "application/json, text/plain, */*"}
     )
     assert response.headers["content-type"] == "text/event-stream"
 
 
-async def test_several_lines_of_the_header_are_one_list(world: World) -> None:
-    job = (await world.generate("suno", prompt="song"))[0]["job"]
+async def test_several_lines_of_the_header_are_one_list(deployment: Deployment) -> None:
+    job = (await deployment.generate("suno", prompt="song"))[0]["job"]
     for first, second, expected in (
         ("text/plain", "text/event-stream", "text/event-stream"),
         ("application/json", "text/plain", "text/plain; charset=utf-8"),
     ):
-        headers = httpx.Headers([("Accept", first), ("Accept", second), ("Authorization", f"Bearer {world.key}")])
+        headers = httpx.Headers([("Accept", first), ("Accept", second), ("Authorization", f"Bearer {deployment.key}")])
         async with httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES, headers={"Accept": ""}) as client:
             del client.headers["Accept"]
-            response = await client.get(f"{world.origin}/api/jobs/{job}/events", headers=headers)
+            response = await client.get(f"{deployment.origin}/api/jobs/{job}/events", headers=headers)
         assert response.headers["content-type"] == expected

@@ -23,7 +23,7 @@ from proxy.core.clock import SystemClock
 from proxy.core.errors import BadRequest, InvalidRequest, JobError, MethodNotAllowed, PollcastError, RequestError
 from proxy.providers import MODELS
 from tests.api.test_orders import FULL, MINIMAL, MISSING, TWO_FORMS
-from tests.support.world import World, events_of
+from tests.support.deployment import Deployment, events_of
 
 SERVER = "https://cast.example.com"
 BULK: dict[str, Any] = {"items": [{"unique_id": "a"}, {"unique_id": "b", "tag": "[fail]"}]}
@@ -103,9 +103,9 @@ def test_the_fields_of_an_order_stand_beside_no_alternatives() -> None:
     assert all("properties" in schema and not {"oneOf", "anyOf", "allOf"} & set(schema) for schema in orders_.values())
 
 
-async def test_every_counted_answer_has_the_headers_that_are_described(world: World) -> None:
+async def test_every_counted_answer_has_the_headers_that_are_described(deployment: Deployment) -> None:
     for path, status in (("/api/account", 200), ("/api/jobs", 200), ("/api/jobs/job_1", 404)):
-        response = await world.http.get(path)
+        response = await deployment.http.get(path)
         template = path.replace("job_1", "{job}")
         described = document(SERVER)["paths"][template]["get"]["responses"][str(status)]["headers"]
         assert response.status_code == status
@@ -114,20 +114,20 @@ async def test_every_counted_answer_has_the_headers_that_are_described(world: Wo
             assert name in described
 
 
-async def test_the_document_and_the_routes_name_the_same_calls(world: World) -> None:
+async def test_the_document_and_the_routes_name_the_same_calls(deployment: Deployment) -> None:
     def calls(route: Route) -> Iterator[tuple[str, str]]:
         return ((method, route.path) for method in (route.methods or ()) if method != "HEAD")
 
     # The parts of the playground's page are its own affair.
-    routes = [route for route in world.app.routes if not route.path.startswith("/playground/")]
+    routes = [route for route in deployment.app.routes if not route.path.startswith("/playground/")]
     served = {call for route in routes for call in calls(route)}
     assert {(call.method.upper(), call.path) for call in CALLS} == served
 
 
-async def test_the_document_is_served_as_it_is_made(world: World) -> None:
-    response = await world.http.get("/openapi.json", headers={"Authorization": ""})
+async def test_the_document_is_served_as_it_is_made(deployment: Deployment) -> None:
+    response = await deployment.http.get("/openapi.json", headers={"Authorization": ""})
     assert response.headers["content-type"] == "application/json"
-    assert response.json() == document(world.origin)
+    assert response.json() == document(deployment.origin)
 
 
 def test_every_parameter_and_header_that_is_described_is_used() -> None:
@@ -168,7 +168,7 @@ def test_an_order_that_is_refused_does_not_fit_its_schema(model: str, fields: di
 def test_extra_may_not_name_what_is_sent_anyway(model: str) -> None:
     order = {"model": model, **MINIMAL[model]}
     assert validator("Order").is_valid(order | {"extra": {"other": 1}}) is (MODELS[model].extra != "refused")
-    for name in MODELS[model].sends:
+    for name in MODELS[model].reserved:
         assert not validator("Order").is_valid(order | {"extra": {name: 1}}), name
 
 
@@ -187,29 +187,31 @@ def test_extra_may_not_name_what_is_sent_anyway(model: str) -> None:
         ("heygen-v1", {"prompt": "Hello", "avatar_id": "Anna"}),
     ],
 )
-async def test_every_event_and_the_job_are_as_described(world: World, model: str, fields: dict[str, Any]) -> None:
-    messages = await world.messages("POST", "/api/generate", json={"model": model, **fields})
+async def test_every_event_and_the_job_are_as_described(
+    deployment: Deployment, model: str, fields: dict[str, Any]
+) -> None:
+    messages = await deployment.messages("POST", "/api/generate", json={"model": model, **fields})
     for event in events_of(messages):
         validator("Event").validate(event)
-    job = await world.ended(events_of(messages)[0]["job"])
+    job = await deployment.ended(events_of(messages)[0]["job"])
     validator("Job").validate(job)
 
 
-async def test_an_unfinished_job_is_as_described_with_what_is_foretold_of_it(world: World) -> None:
+async def test_an_unfinished_job_is_as_described_with_what_is_foretold_of_it(deployment: Deployment) -> None:
     for _ in range(10):
-        await world.generate("gaga-1", prompt="Hello")
-    job = await world.submit("gaga-1", prompt="[slow]")
+        await deployment.generate("gaga-1", prompt="Hello")
+    job = await deployment.submit("gaga-1", prompt="[slow]")
     seen = {"eta"} & set(job)
     while job["status"] in {"Processing started", "Processing"}:
         validator("Job").validate(job)
         seen |= {"eta", "polled_at"} & set(job)
-        job = (await world.http.get(f"/api/jobs/{job['id']}")).json()
+        job = (await deployment.http.get(f"/api/jobs/{job['id']}")).json()
     assert seen == {"eta", "polled_at"}
 
 
-async def test_every_message_of_an_account_s_feed_is_as_described(world: World) -> None:
-    await world.submit("suno", prompt="[stuck]")
-    async with world.open("GET", "/api/events", last="1") as response:
+async def test_every_message_of_an_account_s_feed_is_as_described(deployment: Deployment) -> None:
+    await deployment.submit("suno", prompt="[stuck]")
+    async with deployment.open("GET", "/api/events", last="1") as response:
         assert response.headers["content-type"] == "text/event-stream"
         async for message in EventSource(response).aiter_sse():
             told = {"data": message.data, "event": message.event} | ({"id": message.id} if message.id else {})
@@ -221,8 +223,8 @@ async def test_every_message_of_an_account_s_feed_is_as_described(world: World) 
 
 
 @pytest.mark.parametrize(("header", "status"), [("", 401), ("Bearer nobody", 401)])
-async def test_an_account_s_feed_is_refused_as_described(world: World, header: str, status: int) -> None:
-    response = await world.http.get("/api/events", headers={"Authorization": header})
+async def test_an_account_s_feed_is_refused_as_described(deployment: Deployment, header: str, status: int) -> None:
+    response = await deployment.http.get("/api/events", headers={"Authorization": header})
     assert response.status_code == status
     assert str(status) in document(SERVER)["paths"]["/api/events"]["get"]["responses"]
     validator("Error").validate(response.json())
@@ -231,18 +233,18 @@ async def test_an_account_s_feed_is_refused_as_described(world: World, header: s
 # --- the page ---
 
 
-async def test_the_page_names_every_call_and_every_schema(world: World) -> None:
-    response = await world.http.get("/docs", headers={"Authorization": ""})
+async def test_the_page_names_every_call_and_every_schema(deployment: Deployment) -> None:
+    response = await deployment.http.get("/docs", headers={"Authorization": ""})
     assert response.headers["content-type"] == "text/html; charset=utf-8"
     for call in CALLS:
         assert f"id='{call.name}'" in response.text
         assert f"<code>{call.path}</code>" in response.text
-    for name in document(world.origin)["components"]["schemas"]:
+    for name in document(deployment.origin)["components"]["schemas"]:
         assert f"id='schema-{name}'" in response.text
 
 
-async def test_the_page_runs_nothing_and_asks_no_other_host(world: World) -> None:
-    response = await world.http.get("/docs")
+async def test_the_page_runs_nothing_and_asks_no_other_host(deployment: Deployment) -> None:
+    response = await deployment.http.get("/docs")
     policy = response.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
     assert "unsafe" not in policy
@@ -270,18 +272,18 @@ ENDLESS = "/api/events"
 
 
 @pytest.fixture
-async def busy(tmp_path: Path) -> AsyncIterator[World]:
+async def busy(tmp_path: Path) -> AsyncIterator[Deployment]:
     """A world in real time, with providers that take no time and forget nothing."""
-    world = World(tmp_path, SystemClock(), provider={"poll_interval": 0.02, "rate": 10_000})
-    world.simulator.world.speed = 1000
-    world.simulator.gaia.lives = float("inf")
-    async with world:
-        world.key = await world.new_key("fuzz", 1 << 40)
-        await world.restart()
-        yield world
+    deployment = Deployment(tmp_path, SystemClock(), provider={"poll_interval": 0.02, "rate": 10_000})
+    deployment.simulator.state.speed = 1000
+    deployment.simulator.gaia.lives = float("inf")
+    async with deployment:
+        deployment.key = await deployment.new_key("fuzz", 1 << 40)
+        await deployment.restart()
+        yield deployment
 
 
-async def described(world: World) -> dict[str, Any]:
+async def described(deployment: Deployment) -> dict[str, Any]:
     """The document, closed, with the ids of things that exist among what a parameter may be."""
     ordered: list[tuple[str, dict[str, Any]]] = [
         ("gaga-1", {"prompt": "Hello"}),
@@ -291,11 +293,11 @@ async def described(world: World) -> dict[str, Any]:
         ("suno", {"prompt": "[fail]"}),
         ("ganai-bulk", BULK),
     ]
-    finished = [(await world.generate(model, **fields))[0]["job"] for model, fields in ordered]
-    running = [(await world.submit("gaga-1", prompt=f"[stuck] {n}"))["id"] for n in range(5)]
-    deleted = [(await world.generate("suno", prompt="A song"))[0]["job"] for _ in range(5)]
-    assets = [await world.asset(kind) for kind in ("image", "audio", "video")]
-    whole: dict[str, Any] = deepcopy(closed(document(world.origin)))
+    finished = [(await deployment.generate(model, **fields))[0]["job"] for model, fields in ordered]
+    running = [(await deployment.submit("gaga-1", prompt=f"[stuck] {n}"))["id"] for n in range(5)]
+    deleted = [(await deployment.generate("suno", prompt="A song"))[0]["job"] for _ in range(5)]
+    assets = [await deployment.asset(kind) for kind in ("image", "audio", "video")]
+    whole: dict[str, Any] = deepcopy(closed(document(deployment.origin)))
     for path in (ENDLESS,):
         del whole["paths"][path]
     parameters = whole["components"]["parameters"]
@@ -307,7 +309,7 @@ async def described(world: World) -> dict[str, Any]:
         parameters["job"] | {"schema": one_of(deleted + running)}
     ]
     whole["paths"]["/api/assets/{asset}"]["delete"]["parameters"] = [
-        parameters["asset"] | {"schema": one_of([await world.asset() for _ in range(3)])}
+        parameters["asset"] | {"schema": one_of([await deployment.asset() for _ in range(3)])}
     ]
     for order in whole["components"]["schemas"].values():
         for name in ("image", "audio"):
@@ -322,7 +324,7 @@ def one_of(known: list[str]) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def place(busy: World, tmp_path: Path) -> Path:
+async def place(busy: Deployment, tmp_path: Path) -> Path:
     """The file with the API's description, with ids of jobs and assets that exist."""
     place = tmp_path / "openapi.json"
     place.write_bytes(orjson.dumps(await described(busy)))
@@ -330,13 +332,13 @@ async def place(busy: World, tmp_path: Path) -> Path:
 
 
 @pytest.mark.timeout(120)
-async def test_a_hundred_generated_requests_get_described_answers(busy: World, place: Path) -> None:
+async def test_a_hundred_generated_requests_get_described_answers(busy: Deployment, place: Path) -> None:
     assert await generated(busy, place, "fuzzing", seed=1, examples=2) > 50
 
 
 @pytest.mark.wide
 @pytest.mark.timeout(480)
-async def test_five_thousand_generated_requests_get_described_answers(busy: World, place: Path) -> None:
+async def test_five_thousand_generated_requests_get_described_answers(busy: Deployment, place: Path) -> None:
     total = await generated(busy, place, "coverage,fuzzing,stateful", seed=1)
     for seed in range(2, 5):
         if total >= ENOUGH:
@@ -345,11 +347,11 @@ async def test_five_thousand_generated_requests_get_described_answers(busy: Worl
     assert total >= ENOUGH
 
 
-async def generated(world: World, place: Path, phases: str, seed: int, examples: int = 120) -> int:
+async def generated(deployment: Deployment, place: Path, phases: str, seed: int, examples: int = 120) -> int:
     """Check every answer to generated requests against the document at `place`; return the number of requests."""
     process = await asyncio.create_subprocess_exec(
         Path(sys.executable).with_name("schemathesis"),
-        *("run", place, f"--url={world.origin}", f"--header=Authorization: Bearer {world.key}"),
+        *("run", place, f"--url={deployment.origin}", f"--header=Authorization: Bearer {deployment.key}"),
         *("--checks=all", f"--exclude-checks={NOT_CHECKED}", f"--phases={phases}", f"--seed={seed}"),
         *(f"--max-examples={examples}", "--generation-database=none", "--request-timeout=10"),
         *("--continue-on-failure", "--warnings=off", "--no-color"),

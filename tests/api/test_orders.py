@@ -4,7 +4,7 @@ import orjson
 import pytest
 
 from proxy.api import orders
-from proxy.api.orders import Reading
+from proxy.api.orders import ParsedOrder
 from proxy.core.errors import BadRequest, InvalidRequest, UnknownModel
 from proxy.core.job import Kind
 
@@ -28,7 +28,7 @@ MINIMAL: dict[str, dict[str, Any]] = {
 }
 
 
-def read(model: str, **fields: Any) -> Reading:
+def read(model: str, **fields: Any) -> ParsedOrder:
     return orders.read(orjson.dumps({"model": model, **fields}))
 
 

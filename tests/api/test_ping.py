@@ -9,34 +9,37 @@ from httpx_sse import EventSource
 
 from proxy.core.clock import SystemClock
 from tests.api.test_api import error_of, fields_of
-from tests.support.world import World, events_of
+from tests.support.deployment import Deployment, events_of
 
 NOBODY = {"Authorization": ""}
 
 
-async def test_ping_answers_pong_whatever_else_stands_in_its_query(world: World) -> None:
-    assert (await world.http.get("/api/ping?_=1795234567", headers=NOBODY)).text == "pong"
+async def test_ping_answers_pong_whatever_else_stands_in_its_query(deployment: Deployment) -> None:
+    assert (await deployment.http.get("/api/ping?_=1795234567", headers=NOBODY)).text == "pong"
 
 
-async def test_marks_are_numbered_and_timed_and_need_no_key(world: World) -> None:
-    messages = await world.messages("GET", "/api/ping?marks=3&gap=1000", headers=NOBODY)
+async def test_marks_are_numbered_and_timed_and_need_no_key(deployment: Deployment) -> None:
+    messages = await deployment.messages("GET", "/api/ping?marks=3&gap=1000", headers=NOBODY)
     marks = events_of(messages)
     assert [(mark["mark"], mark["of"], mark["heartbeat"]) for mark in marks] == [(1, 3, 4), (2, 3, 4), (3, 3, 4)]
     assert [message.id for message in messages] == ["1", "2", "3"]
     assert all(mark["at"].endswith("Z") for mark in marks)
 
 
-async def test_marks_come_under_the_headers_of_every_stream(world: World) -> None:
-    job = (await world.generate("suno", prompt="song"))[0]["job"]
+async def test_marks_come_under_the_headers_of_every_stream(deployment: Deployment) -> None:
+    job = (await deployment.generate("suno", prompt="song"))[0]["job"]
     names = ("content-type", "cache-control", "x-accel-buffering")
-    async with world.open("GET", "/api/ping?marks=1") as marks, world.open("GET", f"/api/jobs/{job}/events") as events:
+    async with (
+        deployment.open("GET", "/api/ping?marks=1") as marks,
+        deployment.open("GET", f"/api/jobs/{job}/events") as events,
+    ):
         assert [marks.headers[name] for name in names] == [events.headers[name] for name in names]
         assert "content-length" not in marks.headers
-    assert (await world.http.head("/api/ping?marks=20&gap=3000")).headers["content-type"] == "text/event-stream"
+    assert (await deployment.http.head("/api/ping?marks=20&gap=3000")).headers["content-type"] == "text/event-stream"
 
 
-async def test_a_gap_is_filled_with_heartbeats_and_silence_is_not(world: World) -> None:
-    raw = (await world.http.get("/api/ping?marks=3&gap=9000&silence=60")).content
+async def test_a_gap_is_filled_with_heartbeats_and_silence_is_not(deployment: Deployment) -> None:
+    raw = (await deployment.http.get("/api/ping?marks=3&gap=9000&silence=60")).content
     first, second, third, rest = raw.split(b"\n\n")
     assert first.startswith(b"retry: 2000\ndata: ")
     assert second.startswith(b": keep-alive\n: keep-alive\ndata: ")
@@ -44,10 +47,10 @@ async def test_a_gap_is_filled_with_heartbeats_and_silence_is_not(world: World) 
     assert rest == b""
 
 
-async def test_marks_come_when_they_are_due(unstarted: World) -> None:
+async def test_marks_come_when_they_are_due(unstarted: Deployment) -> None:
     unstarted.clock = SystemClock()
     now = asyncio.get_running_loop().time
-    async with unstarted as world, world.open("GET", "/api/ping?marks=4&gap=200") as response:
+    async with unstarted as deployment, deployment.open("GET", "/api/ping?marks=4&gap=200") as response:
         came = [now() async for _ in EventSource(response).aiter_sse()]
     assert all(0.15 < later - earlier < 1 for earlier, later in pairwise(came))
 
@@ -73,18 +76,18 @@ async def test_marks_come_when_they_are_due(unstarted: World) -> None:
     ],
 )
 async def test_what_would_take_too_long_or_means_nothing_is_refused_by_name(
-    world: World, query: str, field: str
+    deployment: Deployment, query: str, field: str
 ) -> None:
-    assert fields_of(await world.http.get(f"/api/ping?{query}")) == [field]
+    assert fields_of(await deployment.http.get(f"/api/ping?{query}")) == [field]
 
 
-async def test_no_more_than_32_ask_for_marks_at_once(unstarted: World) -> None:
+async def test_no_more_than_32_ask_for_marks_at_once(unstarted: Deployment) -> None:
     unstarted.clock = SystemClock()
-    async with unstarted as world, asyncio.TaskGroup() as group:
+    async with unstarted as deployment, asyncio.TaskGroup() as group:
         opened = asyncio.Semaphore(0)
 
         async def ask() -> None:
-            async with world.open("GET", "/api/ping?marks=2&gap=15000") as response:
+            async with deployment.open("GET", "/api/ping?marks=2&gap=15000") as response:
                 chunks = response.aiter_bytes()  # held: one that is let go of closes the response
                 await anext(chunks)
                 opened.release()
@@ -93,16 +96,16 @@ async def test_no_more_than_32_ask_for_marks_at_once(unstarted: World) -> None:
         tasks = [group.create_task(ask()) for _ in range(32)]
         for _ in tasks:
             await opened.acquire()
-        refused = await world.http.get("/api/ping?marks=1")
+        refused = await deployment.http.get("/api/ping?marks=1")
         assert (refused.status_code, error_of(refused)["code"]) == (503, "unavailable")
         assert refused.headers["retry-after"] == "10"
-        assert (await world.http.get("/api/ping")).text == "pong"
+        assert (await deployment.http.get("/api/ping")).text == "pong"
         for task in tasks:
             task.cancel()
-        while (await world.http.get("/api/ping?marks=1")).status_code != 200:
+        while (await deployment.http.get("/api/ping?marks=1")).status_code != 200:
             await asyncio.sleep(0.01)
 
 
-async def test_a_mark_is_one_line_of_json(world: World) -> None:
-    raw = (await world.http.get("/api/ping?marks=1")).content
+async def test_a_mark_is_one_line_of_json(deployment: Deployment) -> None:
+    raw = (await deployment.http.get("/api/ping?marks=1")).content
     assert orjson.loads(raw.split(b"data: ")[1].split(b"\n")[0])["mark"] == 1

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from proxy.api.endpoints.playground import routes
-from tests.support.world import World
+from tests.support.deployment import Deployment
 
 TYPES = {
     "/": "text/html; charset=utf-8",
@@ -18,40 +18,40 @@ TYPES = {
 }
 
 
-async def get(world: World, path: str, **headers: str) -> httpx.Response:
-    return await world.http.get(path, headers={"Authorization": "", **headers})
+async def get(deployment: Deployment, path: str, **headers: str) -> httpx.Response:
+    return await deployment.http.get(path, headers={"Authorization": "", **headers})
 
 
-async def test_each_file_is_served_to_anyone_with_its_type_and_is_asked_about_each_time(world: World) -> None:
+async def test_each_file_is_served_to_anyone_with_its_type_and_is_asked_about_each_time(deployment: Deployment) -> None:
     for path, media_type in TYPES.items():
-        response = await get(world, path)
+        response = await get(deployment, path)
         assert (response.status_code, response.headers["content-type"]) == (200, media_type), path
         assert response.headers["cache-control"] == "no-cache"
         assert response.headers["x-content-type-options"] == "nosniff"
         assert response.content
 
 
-async def test_whoever_has_a_file_is_told_so(world: World) -> None:
-    etag = (await get(world, "/pollcast.js")).headers["etag"]
+async def test_whoever_has_a_file_is_told_so(deployment: Deployment) -> None:
+    etag = (await get(deployment, "/pollcast.js")).headers["etag"]
     for names in (etag, f"W/{etag}", f'"other", {etag}', "*"):
-        response = await get(world, "/pollcast.js", **{"If-None-Match": names})
+        response = await get(deployment, "/pollcast.js", **{"If-None-Match": names})
         assert (response.status_code, response.content) == (304, b"")
         assert response.headers["etag"] == etag
         assert "content-type" in response.headers
     for names in ('"other"', "", etag.strip('"')):
-        assert (await get(world, "/pollcast.js", **{"If-None-Match": names})).status_code == 200
+        assert (await get(deployment, "/pollcast.js", **{"If-None-Match": names})).status_code == 200
 
 
-async def test_head_answers_the_headers_alone(world: World) -> None:
+async def test_head_answers_the_headers_alone(deployment: Deployment) -> None:
     for path in TYPES:
-        got, head = await get(world, path), await world.http.head(path)
+        got, head = await get(deployment, path), await deployment.http.head(path)
         assert (head.status_code, head.content) == (200, b"")
         assert head.headers["content-length"] == str(len(got.content))
         assert head.headers["etag"] == got.headers["etag"]
 
 
-async def test_the_page_may_load_nothing_from_another_host_but_results(world: World) -> None:
-    headers = (await get(world, "/")).headers
+async def test_the_page_may_load_nothing_from_another_host_but_results(deployment: Deployment) -> None:
+    headers = (await get(deployment, "/")).headers
     policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
     assert policy["default-src"] == "'none'"
     for own in ("script-src", "style-src", "connect-src"):
@@ -61,26 +61,26 @@ async def test_the_page_may_load_nothing_from_another_host_but_results(world: Wo
     assert headers["referrer-policy"] == "no-referrer"
 
 
-async def test_the_client_may_be_loaded_by_pages_of_any_origin(world: World) -> None:
+async def test_the_client_may_be_loaded_by_pages_of_any_origin(deployment: Deployment) -> None:
     for path in ("/pollcast.js", "/pollcast.d.ts"):
-        headers = (await get(world, path, Origin="https://app.example.com")).headers
+        headers = (await get(deployment, path, Origin="https://app.example.com")).headers
         assert headers["access-control-allow-origin"] == "*"
         assert headers["cross-origin-resource-policy"] == "cross-origin"
-    assert "access-control-allow-origin" not in (await get(world, "/", Origin="https://app.example.com")).headers
+    assert "access-control-allow-origin" not in (await get(deployment, "/", Origin="https://app.example.com")).headers
 
 
-async def test_without_the_playground_the_client_is_still_there(unstarted: World) -> None:
+async def test_without_the_playground_the_client_is_still_there(unstarted: Deployment) -> None:
     unstarted.settings["playground"] = "off"
-    async with unstarted as world:
-        statuses = {path: (await get(world, path)).status_code for path in TYPES}
+    async with unstarted as deployment:
+        statuses = {path: (await get(deployment, path)).status_code for path in TYPES}
     assert statuses == {path: 200 if path.startswith("/pollcast.") else 404 for path in TYPES}
 
 
-async def test_every_file_that_the_page_names_is_served(world: World) -> None:
-    page = (await get(world, "/")).text
+async def test_every_file_that_the_page_names_is_served(deployment: Deployment) -> None:
+    page = (await get(deployment, "/")).text
     named = [f"/{path}" for path in re.findall(r'(?:src|href)="(playground/[^"]+)"', page)]
     for path in named:
-        text = (await get(world, path)).text
+        text = (await get(deployment, path)).text
         named += [f"/playground/{name}" for name in re.findall(r'from "\./([^"]+)"', text)]
     assert len(named) > 3
     assert set(named) <= {route.path for route in routes(playground=True)}
@@ -89,19 +89,19 @@ async def test_every_file_that_the_page_names_is_served(world: World) -> None:
 @pytest.mark.parametrize(
     "path", ["/playground/", "/playground/index.html", "/playground/pollcast.js", "/playground/../pages.py"]
 )
-async def test_nothing_else_of_the_folder_is_served(world: World, path: str) -> None:
-    assert (await get(world, path)).status_code == 404
+async def test_nothing_else_of_the_folder_is_served(deployment: Deployment, path: str) -> None:
+    assert (await get(deployment, path)).status_code == 404
 
 
-async def test_the_client_is_a_few_kilobytes(world: World) -> None:
-    text = (await get(world, "/pollcast.js")).text
+async def test_the_client_is_a_few_kilobytes(deployment: Deployment) -> None:
+    text = (await get(deployment, "/pollcast.js")).text
     bare = re.sub(r"^ *(//|/\*|\*).*\n|^ +|(?<=[;{,]) // .*$", "", text, flags=re.MULTILINE)
     assert len(gzip.compress(bare.encode(), 9)) < 7000
 
 
-async def test_the_types_name_what_the_client_exports(world: World) -> None:
+async def test_the_types_name_what_the_client_exports(deployment: Deployment) -> None:
     exported = r"^export (?:declare )?(?:const|class|function|async function\*) (\w+)"
-    script, types = [(await get(world, f"/pollcast.{end}")).text for end in ("js", "d.ts")]
+    script, types = [(await get(deployment, f"/pollcast.{end}")).text for end in ("js", "d.ts")]
     assert set(re.findall(exported, script, re.MULTILINE)) == set(re.findall(exported, types, re.MULTILINE))
     for method in re.findall(
         r"^  (?:async )?([a-z]\w+)\(.*\) \{$", script.split("class Pollcast {")[1].split("\n}")[0], re.MULTILINE

@@ -19,7 +19,7 @@ import uvloop
 
 from proxy.core import keys
 from proxy.core.job import Draft, Order, Status
-from proxy.store.base import Admission, Claim, Room, Store
+from proxy.store.base import Admission, Claim, QueueRoom, Store
 from proxy.store.sqlite.store import SqliteStore
 from tests.bench import machine
 from tests.bench.goals import EACH, OURS
@@ -86,7 +86,7 @@ async def claims(store: Store, number: int, node: str = "bench") -> Sequence[Cla
     key = await store.create_key(node, keys.digest(keys.new_key()))
     admission = Admission(key.account, key.id, Order("gaga-1", {"prompt": "bench"}), 0, queue=node)
     await asyncio.gather(*(store.admit(admission) for _ in range(number)))
-    return await store.claim(node, {node: Room(number, 60)}, number)
+    return await store.claim(node, {node: QueueRoom(number, 60)}, number)
 
 
 async def _one_by_one(folder: Path, producers: int, events: int) -> dict[str, float]:

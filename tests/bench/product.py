@@ -21,8 +21,8 @@ from proxy.core import keys
 from proxy.core.clock import Clock, SystemClock
 from proxy.core.job import Draft, Event, Order, Status
 from proxy.core.links import Links
-from proxy.core.settings import Settings, read
-from proxy.store.base import Admission, Change, Claim, Room
+from proxy.core.settings import Settings, load
+from proxy.store.base import Admission, Change, Claim, QueueRoom
 from proxy.store.sqlite.store import SqliteStore
 from tests.bench.publish import fields, obey
 
@@ -53,7 +53,7 @@ class Store(SqliteStore):
         self._obeying.cancel()
         await super().__aexit__(kind, error, trace)
 
-    async def claim(self, node: str, rooms: Mapping[str, Room], limit: int) -> Sequence[Claim]:
+    async def claim(self, node: str, rooms: Mapping[str, QueueRoom], limit: int) -> Sequence[Claim]:
         """Where the benchmark holds all jobs, the runner finds none."""
         return await super().claim(node, rooms, limit) if node == NODE or not HELD else ()
 
@@ -85,10 +85,10 @@ class Publishing:
         key = await self._store.create_key("bench", keys.digest(keys.new_key()))
         admission = Admission(key.account, key.id, Order("gaga-1", {"prompt": "bench"}), 0)
         await asyncio.gather(*(self._store.admit(admission) for _ in range(topics)))
-        while claims := await self._store.claim(NODE, {"": Room(topics, 60)}, 1000):
+        while claims := await self._store.claim(NODE, {"": QueueRoom(topics, 60)}, 1000):
             self._claims += claims
         self._newest = [claim.job.event for claim in self._claims]
-        settings = read(Settings)
+        settings = load(Settings)
         assert settings.secret is not None
         links = Links([settings.secret.get_secret_value().encode()], "", SystemClock(), ttl=3600)
         return [links.sign(f"/api/jobs/{claim.job.id}/events", key.id) for claim in self._claims]

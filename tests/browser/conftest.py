@@ -23,8 +23,8 @@ from playwright.async_api import (
     expect,
 )
 
+from tests.support.deployment import Deployment
 from tests.support.site import Site
-from tests.support.world import World
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -88,10 +88,10 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
     """Thirty times as fast as the real one; any origin may call."""
-    async with World(tmp_path, clock=PacedClock(30), settings={"cors_origins": ["*"]}) as world:
-        yield world
+    async with Deployment(tmp_path, clock=PacedClock(30), settings={"cors_origins": ["*"]}) as deployment:
+        yield deployment
 
 
 @pytest_asyncio.fixture(loop_scope="session")

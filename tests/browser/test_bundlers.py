@@ -11,10 +11,10 @@ from aiohttp import web
 from playwright.async_api import expect
 
 from tests.browser.conftest import Open
+from tests.support.deployment import Deployment
 from tests.support.npm import install
 from tests.support.root import ROOT
 from tests.support.site import Site
-from tests.support.world import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -137,7 +137,7 @@ def build(packages: Path, name: str) -> Path:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", BUILDS)
 async def test_a_built_page_completes_an_order(
-    world: World, open_page: Open, packages: Path, complaints: list[str], name: str
+    deployment: Deployment, open_page: Open, packages: Path, complaints: list[str], name: str
 ) -> None:
     folder = await asyncio.to_thread(build, packages, name)
 
@@ -145,15 +145,15 @@ async def test_a_built_page_completes_an_order(
         return web.FileResponse(folder / (request.path.strip("/") or "index.html"))
 
     async with Site(file) as site:
-        page = await open_page(f"{site.url}/#server={world.origin}&key={world.key}")
+        page = await open_page(f"{site.url}/#server={deployment.origin}&key={deployment.key}")
         await page.get_by_role("button", name="Order").click()
         await expect(page.get_by_role("status").first).to_have_text("Completed")
-        jobs = (await world.http.get("/api/jobs")).json()["jobs"]
+        jobs = (await deployment.http.get("/api/jobs")).json()["jobs"]
         assert len(jobs) == 1
         if name.startswith(("next", "vite")):
             await expect(page.locator("li").last).to_have_text(f"{jobs[0]['event']} Completed")
         await page.goto("about:blank")
-        await page.goto(f"{site.url}/#key={world.key}")  # nothing tells it the server
+        await page.goto(f"{site.url}/#key={deployment.key}")  # nothing tells it the server
         await page.get_by_role("button", name="Order").click()
         await expect(page.get_by_role("status").first).to_contain_text("Give connect() the server's `url`")
         await page.close()
@@ -167,7 +167,9 @@ async def test_no_bundler_takes_pollcast_js_for_a_page_with_assets() -> None:
     assert re.search(r"try \{\n[^}]*import\.meta\.url[^}]*\n  \} catch", source)
 
 
-async def test_under_another_name_it_asks_for_its_server(world: World, open_page: Open, elsewhere: str) -> None:
+async def test_under_another_name_it_asks_for_its_server(
+    deployment: Deployment, open_page: Open, elsewhere: str
+) -> None:
     page = await open_page(elsewhere)
     refused, done = await page.evaluate(
         """async ([text, url, key]) => {
@@ -176,7 +178,7 @@ async def test_under_another_name_it_asks_for_its_server(world: World, open_page
           const refused = await connect({ key }).generate(order).catch(({ code, message }) => [code, message]);
           return [refused, await connect({ url, key }).generate(order)];
         }""",
-        [SOURCE.read_text(), world.origin, world.key],
+        [SOURCE.read_text(), deployment.origin, deployment.key],
     )
     assert refused == ["bad_request", "Give connect() the server's `url`: a bundled pollcast.js cannot know it."]
     assert done["status"] == "Completed"

@@ -10,10 +10,10 @@ from playwright.async_api import BrowserContext, ConsoleMessage, Frame, Page, Re
 from yarl import URL
 
 from tests.browser.conftest import Open, PacedClock
+from tests.support.deployment import Deployment
 from tests.support.edge import edge
 from tests.support.fronts import nginx
 from tests.support.ports import free_port
-from tests.support.world import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -48,8 +48,8 @@ async def hasten(context: BrowserContext) -> None:
     await context.route(re.compile(r"/(pollcast|playground)\.js$"), fast)
 
 
-async def jobs(world: World) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = (await world.http.get("/api/jobs")).json()["jobs"]
+async def jobs(deployment: Deployment) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (await deployment.http.get("/api/jobs")).json()["jobs"]
     return found
 
 
@@ -61,35 +61,35 @@ PASSING = [200, 401, 403, 404, 408, 425, 429, 500, 502, 503, 504, 520, 521, 522,
 
 @pytest.mark.usefixtures("hasten")
 async def test_no_page_of_an_edge_ends_a_paid_order(
-    world: World, open_page: Open, elsewhere: str, complaints: list[str]
+    deployment: Deployment, open_page: Open, elsewhere: str, complaints: list[str]
 ) -> None:
-    async with edge(world) as front:
+    async with edge(deployment) as front:
         paths = ["/api/jobs", "/api/links", "/api/events"]
         front.statuses = {path: list(PASSING) for path in paths}
         front.lost = {"/api/jobs"}
         page = await open_page(elsewhere)
-        done = await ordered(page, front.url, world.key)
+        done = await ordered(page, front.url, deployment.key)
         await page.close()
     assert done["status"] == "Completed"
-    assert [job["id"] for job in await jobs(world)] == [done["job"]]
+    assert [job["id"] for job in await jobs(deployment)] == [done["job"]]
     assert sorted(front.answered) == sorted((path, status) for path in paths for status in PASSING)
     complaints.clear()
 
 
 @pytest.mark.usefixtures("hasten")
 async def test_a_job_s_own_stream_and_its_link_outlast_an_edge(
-    world: World,
+    deployment: Deployment,
     open_page: Open,
     elsewhere: str,
     complaints: list[str],
 ) -> None:
-    job = (await world.submit("gpt-5.4-mini", prompt="Hello"))["id"]
-    async with edge(world) as front:
+    job = (await deployment.submit("gpt-5.4-mini", prompt="Hello"))["id"]
+    async with edge(deployment) as front:
         front.statuses = {path: [404, 520] for path in ("/api/links", f"/api/jobs/{job}/events", "/api/models")}
         page = await open_page(elsewhere)
         done = await page.evaluate(
             'async ([url, key, job]) => (await import(url + "/pollcast.js")).connect({ key }).watch(job)',
-            [front.url, world.key, job],
+            [front.url, deployment.key, job],
         )
         await page.close()
     assert done["status"] == "Completed"
@@ -97,22 +97,22 @@ async def test_a_job_s_own_stream_and_its_link_outlast_an_edge(
 
 
 async def test_a_request_that_an_edge_finds_too_large_is_refused_for_good(
-    world: World, open_page: Open, elsewhere: str, complaints: list[str]
+    deployment: Deployment, open_page: Open, elsewhere: str, complaints: list[str]
 ) -> None:
-    async with edge(world) as front:
+    async with edge(deployment) as front:
         front.statuses = {"/api/jobs": [413]}
         page = await open_page(elsewhere)
-        refused = await ordered(page, front.url, world.key)
+        refused = await ordered(page, front.url, deployment.key)
         await page.close()
     assert (refused["name"], refused["status"], refused["code"]) == ("PollcastError", 413, "")
-    assert await jobs(world) == []
+    assert await jobs(deployment) == []
     complaints.clear()
 
 
 async def test_an_edge_s_answer_to_a_call_rejects_with_its_status_and_no_code(
-    world: World, open_page: Open, elsewhere: str, complaints: list[str]
+    deployment: Deployment, open_page: Open, elsewhere: str, complaints: list[str]
 ) -> None:
-    async with edge(world) as front:
+    async with edge(deployment) as front:
         front.statuses = {"/api/account": [520, 200], "/api/assets": [524], "/api/jobs/job_x/cancel": [403]}
         page = await open_page(elsewhere)
         refused = await page.evaluate(
@@ -127,15 +127,15 @@ async def test_an_edge_s_answer_to_a_call_rejects_with_its_status_and_no_code(
               for (const call of calls) refused.push(await call().catch(failed));
               return refused;
             }""",
-            [front.url, world.key],
+            [front.url, deployment.key],
         )
         await page.close()
     assert refused == [["PollcastError", status, ""] for status in (520, 200, 524, 403)]
     complaints.clear()
 
 
-async def entered(page: Page, world: World) -> None:
-    await page.get_by_label("API key").fill(world.key)
+async def entered(page: Page, deployment: Deployment) -> None:
+    await page.get_by_label("API key").fill(deployment.key)
     await page.get_by_role("button", name="Open the playground").click()
     await expect(page.locator("#balance")).to_be_visible()
 
@@ -143,12 +143,12 @@ async def entered(page: Page, world: World) -> None:
 @pytest.mark.parametrize("status", [401, 520])
 @pytest.mark.usefixtures("hasten")
 async def test_the_playground_keeps_its_user_when_an_edge_answers(
-    world: World, open_page: Open, complaints: list[str], status: int
+    deployment: Deployment, open_page: Open, complaints: list[str], status: int
 ) -> None:
-    async with edge(world) as front:
+    async with edge(deployment) as front:
         front.statuses = {"/api/links": [status], "/api/events": [status]}
         page = await open_page(f"{front.url}/")
-        await entered(page, world)
+        await entered(page, deployment)
         front.statuses |= {"/api/jobs": [status] * 2}
         await page.get_by_label("Prompt").first.fill("Hello")
         await page.get_by_role("button", name="Generate").click()
@@ -158,7 +158,7 @@ async def test_the_playground_keeps_its_user_when_an_edge_answers(
         await expect(page.locator("#balance")).to_be_visible()  # by itself, after the edge's answers
         assert ("/api/account", status) in front.answered
         await page.close()
-    assert len(await jobs(world)) == 1
+    assert len(await jobs(deployment)) == 1
     complaints.clear()
 
 
@@ -171,13 +171,15 @@ async def test_a_public_path_may_hold_the_server_s_own_words(
 ) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}{prefix}"
-    async with World(tmp_path, clock=PacedClock(30), settings={"cors_origins": ["*"], "public_url": url}) as world:
-        block = f"server {{ listen 127.0.0.1:{port}; location {prefix}/ {{ proxy_pass {world.origin}/; }} }}"
+    async with Deployment(
+        tmp_path, clock=PacedClock(30), settings={"cors_origins": ["*"], "public_url": url}
+    ) as deployment:
+        block = f"server {{ listen 127.0.0.1:{port}; location {prefix}/ {{ proxy_pass {deployment.origin}/; }} }}"
         with nginx(tmp_path / "nginx", block):
             page = await open_page(elsewhere)
             for model in ("gaga-1", "gpt-5.4-mini"):
-                assert (await ordered(page, url, world.key, model))["status"] == "Completed"
-            job, _ = await jobs(world)
+                assert (await ordered(page, url, deployment.key, model))["status"] == "Completed"
+            job, _ = await jobs(deployment)
             watched = await page.evaluate("(link) => pollcast.watch(link)", job["links"]["events"])
             assert watched["job"] == job["id"]
             await page.close()
@@ -190,16 +192,16 @@ async def test_links_that_name_a_host_called_api_are_asked_of_the_known_one(
     tmp_path: Path, open_page: Open, elsewhere: str
 ) -> None:
     settings = {"cors_origins": ["*"], "public_url": "http://api/api"}
-    async with World(tmp_path, clock=PacedClock(30), settings=settings) as world:
+    async with Deployment(tmp_path, clock=PacedClock(30), settings=settings) as deployment:
         page = await open_page(elsewhere)
-        assert (await ordered(page, world.origin, world.key))["status"] == "Completed"
+        assert (await ordered(page, deployment.origin, deployment.key))["status"] == "Completed"
         await page.close()
 
 
 # --- pages that may do little ---
 
 
-async def test_an_order_completes_in_a_sandboxed_frame(world: World, open_page: Open, elsewhere: str) -> None:
+async def test_an_order_completes_in_a_sandboxed_frame(deployment: Deployment, open_page: Open, elsewhere: str) -> None:
     page = await open_page(elsewhere)
     await page.set_content('<iframe sandbox="allow-scripts" srcdoc="<title>Framed</title>"></iframe>')
     frame = page.frames[1]
@@ -207,8 +209,8 @@ async def test_an_order_completes_in_a_sandboxed_frame(world: World, open_page: 
     refused = "navigator.locks.request('x', () => {}).catch(({ name }) => name)"
     assert await frame.evaluate(refused) == "SecurityError"
     for model in ("suno", "gpt-5.4-mini"):
-        assert (await ordered(frame, world.origin, world.key, model))["status"] == "Completed"
-    assert len(await jobs(world)) == 2
+        assert (await ordered(frame, deployment.origin, deployment.key, model))["status"] == "Completed"
+    assert len(await jobs(deployment)) == 2
 
 
 REFUSE = "() => { throw new DOMException('The page may not.', 'SecurityError'); }"
@@ -231,21 +233,21 @@ REFUSE = "() => { throw new DOMException('The page may not.', 'SecurityError'); 
     ],
 )
 async def test_what_a_browser_refuses_is_done_without(
-    world: World, context: BrowserContext, open_page: Open, elsewhere: str, without: str
+    deployment: Deployment, context: BrowserContext, open_page: Open, elsewhere: str, without: str
 ) -> None:
     await context.add_init_script(without)
     pages = [await open_page(elsewhere) for _ in range(2)]
-    done = [await ordered(page, world.origin, world.key) for page in pages]
+    done = [await ordered(page, deployment.origin, deployment.key) for page in pages]
     assert [final["status"] for final in done] == ["Completed"] * 2
-    assert len(await jobs(world)) == 2
+    assert len(await jobs(deployment)) == 2
 
 
 async def test_the_playground_works_where_nothing_can_be_stored(
-    world: World, context: BrowserContext, open_page: Open
+    deployment: Deployment, context: BrowserContext, open_page: Open
 ) -> None:
     await context.add_init_script(f"Object.defineProperty(window, 'sessionStorage', {{ get: {REFUSE} }})")
-    page = await open_page(f"{world.origin}/")
-    await entered(page, world)
+    page = await open_page(f"{deployment.origin}/")
+    await entered(page, deployment)
     await page.get_by_label("Prompt").first.fill("Hello")
     await page.get_by_role("button", name="Generate").click()
     await expect(page.locator("#stage .pill")).to_have_text("Completed")
@@ -268,14 +270,14 @@ def warnings(context: BrowserContext) -> list[str]:
 
 @pytest.mark.usefixtures("hasten")
 async def test_a_refused_origin_is_warned_of_once_with_the_setting(
-    world: World,
+    deployment: Deployment,
     open_page: Open,
     elsewhere: str,
     warnings: list[str],
     complaints: list[str],
 ) -> None:
-    world.settings["cors_origins"] = ["https://app.example.com"]
-    await world.restart()
+    deployment.settings["cors_origins"] = ["https://app.example.com"]
+    await deployment.restart()
     page = await open_page(elsewhere)
     waits = await page.evaluate(
         """async ([url, key]) => {
@@ -288,7 +290,7 @@ async def test_a_refused_origin_is_warned_of_once_with_the_setting(
           await pollcast.request("/api/account").catch(() => {});
           return waits;
         }""",
-        [world.origin, world.key],
+        [deployment.origin, deployment.key],
     )
     assert waits == 5
     await page.close()
@@ -299,7 +301,7 @@ async def test_a_refused_origin_is_warned_of_once_with_the_setting(
 
 @pytest.mark.usefixtures("hasten")
 async def test_a_server_that_is_away_is_no_matter_of_cors(
-    world: World,
+    deployment: Deployment,
     open_page: Open,
     elsewhere: str,
     warnings: list[str],
@@ -311,7 +313,7 @@ async def test_a_server_that_is_away_is_no_matter_of_cors(
           const pollcast = (await import(url + "/pollcast.js")).connect({ url: gone, key: "pollcast_x" });
           for (let n = 0; n < 3; n++) await pollcast.request("/api/account").catch(() => {});
         }""",
-        [world.origin, f"http://127.0.0.1:{free_port()}"],
+        [deployment.origin, f"http://127.0.0.1:{free_port()}"],
     )
     await page.close()
     assert warnings == []

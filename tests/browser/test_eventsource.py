@@ -7,7 +7,7 @@ import pytest
 from playwright.async_api import Page, Request
 
 from tests.browser.conftest import SLOW, Open, PacedClock
-from tests.support.world import World
+from tests.support.deployment import Deployment
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -26,11 +26,11 @@ async def seen_to_the_end(page: Page) -> list[dict[str, Any]]:
 
 
 async def test_a_source_reads_to_completed_and_stops_by_itself_after_one_more_request(
-    world: World, open_page: Open, elsewhere: str, asked: list[Request]
+    deployment: Deployment, open_page: Open, elsewhere: str, asked: list[Request]
 ) -> None:
-    clock: PacedClock = world.clock
+    clock: PacedClock = deployment.clock
     clock.run(SLOW)
-    job = await world.submit("gaga-1", prompt="Hello")
+    job = await deployment.submit("gaga-1", prompt="Hello")
     page = await open_page(elsewhere)
     await page.evaluate(LISTEN, job["links"]["events"])
     await page.wait_for_function("seen.length > 1")  # a stream of a job that is over asks to come back much later
@@ -46,17 +46,17 @@ async def test_a_source_reads_to_completed_and_stops_by_itself_after_one_more_re
 
 
 async def test_a_source_outlives_a_restart_of_the_server_without_loss_or_repetition(
-    world: World, open_page: Open, elsewhere: str, asked: list[Request], complaints: list[str]
+    deployment: Deployment, open_page: Open, elsewhere: str, asked: list[Request], complaints: list[str]
 ) -> None:
-    clock: PacedClock = world.clock
+    clock: PacedClock = deployment.clock
     clock.run(SLOW)
-    job = await world.submit("gaga-1", prompt="Hello")
+    job = await deployment.submit("gaga-1", prompt="Hello")
     page = await open_page(elsewhere)
     await page.evaluate(LISTEN, job["links"]["events"])
     await page.wait_for_function("seen.length > 1")
     clock.run(0)
     assert await page.evaluate("seen.at(-1).status") == "Processing"
-    await world.restart(same_port=True)
+    await deployment.restart(same_port=True)
     clock.run(30)
     events = await seen_to_the_end(page)
     assert [event["n"] for event in events] == list(range(1, len(events) + 1))

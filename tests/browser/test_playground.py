@@ -12,7 +12,7 @@ from yarl import URL
 
 from proxy.store import open_store
 from tests.browser.conftest import Open, PacedClock, lose_first_answer
-from tests.support.world import MEDIA, World
+from tests.support.deployment import MEDIA, Deployment
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -20,12 +20,12 @@ Enter = Callable[..., Awaitable[Page]]
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def enter(world: World, open_page: Open) -> Enter:
+async def enter(deployment: Deployment, open_page: Open) -> Enter:
     """Open the page and give it a key."""
 
     async def enter_(key: str | None = None) -> Page:
-        page = await open_page(f"{world.origin}/")
-        await page.get_by_label("API key").fill(key or world.key)
+        page = await open_page(f"{deployment.origin}/")
+        await page.get_by_label("API key").fill(key or deployment.key)
         await page.get_by_role("button", name="Open the playground").click()
         return page
 
@@ -57,7 +57,7 @@ async def completed(page: Page) -> None:
 # --- from key to result ---
 
 
-async def test_from_a_key_and_an_uploaded_image_to_a_playing_video(world: World, enter: Enter) -> None:
+async def test_from_a_key_and_an_uploaded_image_to_a_playing_video(deployment: Deployment, enter: Enter) -> None:
     page = await enter()
     await page.locator("input[type=file]").first.set_input_files(MEDIA / "image.png")
     await expect(page.get_by_label("Image", exact=True)).to_have_value(re.compile("^asset_"))
@@ -66,7 +66,7 @@ async def test_from_a_key_and_an_uploaded_image_to_a_playing_video(world: World,
     video = stage(page).locator("video")
     await video.evaluate("(video) => video.play()")
     await eventually(video, "(video) => video.currentTime > 0.1")
-    (job,) = (await world.http.get("/api/jobs")).json()["jobs"]
+    (job,) = (await deployment.http.get("/api/jobs")).json()["jobs"]
     assert job["order"]["image"].startswith("asset_")
     await expect(page.locator("#balance")).to_have_text("web: 980 tokens")
 
@@ -79,7 +79,7 @@ async def test_a_dropped_file_is_uploaded(enter: Enter) -> None:
           dataTransfer.items.add(new File([new Uint8Array(bytes)], "dropped.png"));
           zone.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true }));
         }""",
-        list(World.media("image")),
+        list(Deployment.media("image")),
     )
     await expect(page.get_by_label("Image", exact=True)).to_have_value(re.compile("^asset_"))
     await expect(page.get_by_text("dropped.png, 8 KiB")).to_be_visible()
@@ -93,8 +93,8 @@ async def test_a_sound_and_an_image_are_shown_as_what_they_are(enter: Enter, mod
     await eventually(stage(page).locator(f"figure {result}"), "(e) => e.naturalWidth > 0 || e.readyState > 0")
 
 
-async def test_a_text_grows_as_it_comes(world: World, enter: Enter) -> None:
-    clock: PacedClock = world.clock
+async def test_a_text_grows_as_it_comes(deployment: Deployment, enter: Enter) -> None:
+    clock: PacedClock = deployment.clock
     clock.run(2)
     page = await enter()
     await order(page, "Hello", "gpt-5.4-mini")
@@ -109,16 +109,18 @@ async def test_a_text_grows_as_it_comes(world: World, enter: Enter) -> None:
     assert whole.startswith(begun)
 
 
-async def test_every_model_has_a_form_with_all_of_its_fields(world: World, enter: Enter) -> None:
+async def test_every_model_has_a_form_with_all_of_its_fields(deployment: Deployment, enter: Enter) -> None:
     page = await enter()
-    for model in (await world.http.get("/api/models")).json()["models"]:
+    for model in (await deployment.http.get("/api/models")).json()["models"]:
         await page.get_by_label("Model").select_option(model["id"])
         shown = await page.locator("#fields label, #fields legend").all_text_contents()
         names = {text.removesuffix("*").lower().replace(" ", "_") for text in shown}
         assert set(model["fields"]["properties"]) <= names, model["id"]
 
 
-async def test_styles_are_chosen_by_name_and_repeated_groups_are_sent_as_a_list(world: World, enter: Enter) -> None:
+async def test_styles_are_chosen_by_name_and_repeated_groups_are_sent_as_a_list(
+    deployment: Deployment, enter: Enter
+) -> None:
     page = await enter()
     await page.get_by_label("Model").select_option("pika")
     await page.get_by_label("Prompt").fill("A lake")
@@ -133,7 +135,7 @@ async def test_styles_are_chosen_by_name_and_repeated_groups_are_sent_as_a_list(
         await page.get_by_label("Prompt").last.fill(words)
     await page.get_by_role("button", name="Generate").click()
     await expect(stage(page).locator("h2")).to_have_text("gaga-1")
-    gaga, pika = (await world.http.get("/api/jobs")).json()["jobs"]
+    gaga, pika = (await deployment.http.get("/api/jobs")).json()["jobs"]
     assert pika["order"]["style"] == "2"
     assert [chunk["prompt"] for chunk in gaga["order"]["chunks"]] == ["One.", "Two."]
 
@@ -141,30 +143,30 @@ async def test_styles_are_chosen_by_name_and_repeated_groups_are_sent_as_a_list(
 # --- a job on the stage ---
 
 
-async def test_a_running_job_is_canceled_by_its_button(world: World, enter: Enter) -> None:
+async def test_a_running_job_is_canceled_by_its_button(deployment: Deployment, enter: Enter) -> None:
     page = await enter()
     await order(page, "[stuck]", "gaga-1")
     await expect(stage(page).locator(".time")).to_contain_text("so far, usually 1 to 5 min")
     await page.get_by_role("button", name="Cancel").click()
     await expect(stage(page).locator(".pill")).to_have_text("Canceled")
-    assert (await world.http.get("/api/jobs")).json()["jobs"][0]["status"] == "Canceled"
+    assert (await deployment.http.get("/api/jobs")).json()["jobs"][0]["status"] == "Canceled"
 
 
-async def test_the_time_left_is_told_by_the_jobs_that_were_completed_here(world: World, enter: Enter) -> None:
-    await asyncio.gather(*(world.generate("gaga-1", prompt="Hello") for _ in range(10)))
+async def test_the_time_left_is_told_by_the_jobs_that_were_completed_here(deployment: Deployment, enter: Enter) -> None:
+    await asyncio.gather(*(deployment.generate("gaga-1", prompt="Hello") for _ in range(10)))
     page = await enter()
     await order(page, "[stuck]", "gaga-1")
     await expect(stage(page).locator(".time")).to_contain_text(re.compile(r"so far, about .+ left"))
 
 
-async def test_progress_moves_the_bar(world: World, enter: Enter) -> None:
-    clock: PacedClock = world.clock
+async def test_progress_moves_the_bar(deployment: Deployment, enter: Enter) -> None:
+    clock: PacedClock = deployment.clock
     page = await enter()
     await order(page, "[stuck] A street", "grok-imagine-video")
     await expect(stage(page).locator(".time")).to_contain_text(re.compile(r"^[1-9]\d* %"))
     shown = await stage(page).locator("progress").evaluate("(bar) => bar.value")
     clock.run(0)
-    (job,) = (await world.http.get("/api/jobs")).json()["jobs"]
+    (job,) = (await deployment.http.get("/api/jobs")).json()["jobs"]
     assert 0 < shown <= job["progress"]
 
 
@@ -176,7 +178,7 @@ async def test_a_failed_job_says_why_and_what_was_given_back(enter: Enter) -> No
     await expect(page.locator("#balance")).to_have_text("web: 1,000 tokens")
 
 
-async def test_the_raw_frames_are_those_of_the_wire(world: World, enter: Enter) -> None:
+async def test_the_raw_frames_are_those_of_the_wire(deployment: Deployment, enter: Enter) -> None:
     page = await enter()
     await order(page, "Hello", "gaga-1")
     await completed(page)
@@ -184,7 +186,7 @@ async def test_the_raw_frames_are_those_of_the_wire(world: World, enter: Enter) 
     shown = stage(page).locator("pre")
     await expect(shown).to_contain_text('"status":"Completed"')
     job = await page.evaluate("location.hash.slice(1)")
-    async with world.open("GET", f"/api/jobs/{job}/events") as response:
+    async with deployment.open("GET", f"/api/jobs/{job}/events") as response:
         assert await shown.text_content() == (await response.aread()).decode()
 
 
@@ -214,36 +216,36 @@ async def copied(page: Page, name: str) -> str:
     return text
 
 
-async def test_the_copied_curl_command_does_what_was_done(world: World, enter: Enter) -> None:
+async def test_the_copied_curl_command_does_what_was_done(deployment: Deployment, enter: Enter) -> None:
     page = await enter()
     await order(page, "It's a 'song'", "suno")
     await completed(page)
     command = await copied(page, "Copy as curl")
-    assert world.key not in command
-    environment = {"POLLCAST_KEY": world.key, "PATH": "/usr/bin:/bin"}
+    assert deployment.key not in command
+    environment = {"POLLCAST_KEY": deployment.key, "PATH": "/usr/bin:/bin"}
     process = await asyncio.create_subprocess_exec(
         "sh", "-c", command, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
     out, _ = await process.communicate()
     assert b'"status":"Completed"' in out
-    first, second = (await world.http.get("/api/jobs")).json()["jobs"]
+    first, second = (await deployment.http.get("/api/jobs")).json()["jobs"]
     assert first["order"] == second["order"]
 
 
 async def test_the_copied_javascript_does_what_was_done(
-    world: World, enter: Enter, open_page: Open, elsewhere: str
+    deployment: Deployment, enter: Enter, open_page: Open, elsewhere: str
 ) -> None:
     page = await enter()
     await order(page, "It's a `song`", "suno")
     await completed(page)
     script = await copied(page, "Copy as JavaScript")
-    assert world.key not in script
+    assert deployment.key not in script
     other = await open_page(elsewhere)
     await other.evaluate(
         "(text) => import(URL.createObjectURL(new Blob([text], { type: 'text/javascript' })))",
-        script.replace("YOUR_KEY", world.key),
+        script.replace("YOUR_KEY", deployment.key),
     )
-    first, second = (await world.http.get("/api/jobs")).json()["jobs"]
+    first, second = (await deployment.http.get("/api/jobs")).json()["jobs"]
     assert first["order"] == second["order"]
 
 
@@ -251,7 +253,7 @@ async def test_the_copied_javascript_does_what_was_done(
 
 
 async def test_the_list_survives_a_reload_and_shows_what_others_order(
-    world: World, enter: Enter, asked: list[Request]
+    deployment: Deployment, enter: Enter, asked: list[Request]
 ) -> None:
     page = await enter()
     await order(page, "Mine", "suno")
@@ -259,15 +261,15 @@ async def test_the_list_survives_a_reload_and_shows_what_others_order(
     await page.reload()
     await expect(page.locator("#recent li")).to_have_count(1)
     await expect(stage(page)).to_contain_text("Mine")
-    await world.submit("gaga-1", prompt="Another's")
+    await deployment.submit("gaga-1", prompt="Another's")
     await expect(page.locator("#recent li").first).to_contain_text("Another's")
     await expect(page.locator("#recent li").first.locator(".pill")).to_have_text("Completed")
     assert sum("/api/events?" in request.url for request in asked) == 2  # one for each load of the page
 
 
-async def test_older_jobs_are_shown_when_asked_for(world: World, enter: Enter) -> None:
+async def test_older_jobs_are_shown_when_asked_for(deployment: Deployment, enter: Enter) -> None:
     for n in range(22):
-        await world.submit("suno", prompt=f"Song {n}")
+        await deployment.submit("suno", prompt=f"Song {n}")
     page = await enter()
     await expect(page.get_by_role("button", name="Show older jobs")).to_be_visible()
     await page.get_by_role("button", name="Show older jobs").click()
@@ -277,7 +279,7 @@ async def test_older_jobs_are_shown_when_asked_for(world: World, enter: Enter) -
 
 
 async def test_an_order_that_a_reload_interrupts_is_made_once(
-    world: World, enter: Enter, context: BrowserContext
+    deployment: Deployment, enter: Enter, context: BrowserContext
 ) -> None:
     page = await enter()
     sent = await lose_first_answer(context)
@@ -290,7 +292,7 @@ async def test_an_order_that_a_reload_interrupts_is_made_once(
     ) as again:
         await page.reload()
     assert (await again.value).headers["idempotency-replayed"] == "true"
-    assert len((await world.http.get("/api/jobs")).json()["jobs"]) == 1
+    assert len((await deployment.http.get("/api/jobs")).json()["jobs"]) == 1
 
 
 # --- what goes wrong ---
@@ -306,11 +308,11 @@ async def test_a_wrong_key_is_said_and_asked_for_again(enter: Enter, complaints:
 
 
 async def test_a_key_that_is_revoked_meanwhile_leads_back_to_the_gate(
-    world: World, enter: Enter, context: BrowserContext, complaints: list[str]
+    deployment: Deployment, enter: Enter, context: BrowserContext, complaints: list[str]
 ) -> None:
     async with context.expect_event("response", lambda response: "/api/jobs?" in response.url):
         page = await enter()
-    async with open_store(world.store_url, world.clock) as store:
+    async with open_store(deployment.store_url, deployment.clock) as store:
         for key in await store.keys():
             await store.revoke_key(key.id)
     await order(page, "A song", "suno")
@@ -320,9 +322,9 @@ async def test_a_key_that_is_revoked_meanwhile_leads_back_to_the_gate(
 
 
 async def test_an_account_without_tokens_is_told_the_price_and_its_balance(
-    world: World, enter: Enter, complaints: list[str]
+    deployment: Deployment, enter: Enter, complaints: list[str]
 ) -> None:
-    page = await enter(await world.new_key("poor", 3))
+    page = await enter(await deployment.new_key("poor", 3))
     await order(page, "A song", "suno")
     told = page.locator("#order-error")
     await expect(told).to_contain_text("10")
@@ -335,9 +337,9 @@ async def test_an_account_without_tokens_is_told_the_price_and_its_balance(
 async def test_an_order_that_waits_at_a_limit_says_why_and_can_be_taken_back(
     tmp_path: Path, open_page: Open, complaints: list[str]
 ) -> None:
-    async with World(tmp_path, clock=PacedClock(30), settings={"max_jobs": 1, "queue": 0}) as world:
-        page = await open_page(f"{world.origin}/")
-        await page.get_by_label("API key").fill(world.key)
+    async with Deployment(tmp_path, clock=PacedClock(30), settings={"max_jobs": 1, "queue": 0}) as deployment:
+        page = await open_page(f"{deployment.origin}/")
+        await page.get_by_label("API key").fill(deployment.key)
         await page.get_by_role("button", name="Open the playground").click()
         await order(page, "[stuck]")
         await expect(stage(page).locator(".pill")).to_have_text(re.compile("Processing"))
@@ -346,16 +348,16 @@ async def test_an_order_that_waits_at_a_limit_says_why_and_can_be_taken_back(
         await page.get_by_role("button", name="Take back").click()
         await expect(page.get_by_role("button", name="Generate")).to_be_enabled()
         await expect(page.locator("#order-error")).to_have_text("")
-        assert len((await world.http.get("/api/jobs")).json()["jobs"]) == 1
+        assert len((await deployment.http.get("/api/jobs")).json()["jobs"]) == 1
         await page.close()
         complaints.clear()
 
 
-async def test_an_address_with_another_job_s_name_shows_that_job(world: World, enter: Enter) -> None:
-    jobs = [(await world.generate("suno", prompt=prompt))[0]["job"] for prompt in ("First song", "Second song")]
+async def test_an_address_with_another_job_s_name_shows_that_job(deployment: Deployment, enter: Enter) -> None:
+    jobs = [(await deployment.generate("suno", prompt=prompt))[0]["job"] for prompt in ("First song", "Second song")]
     page = await enter()
     for job in jobs:
-        await page.goto(f"{world.origin}/#{job}")
+        await page.goto(f"{deployment.origin}/#{job}")
         await expect(stage(page)).to_contain_text(job)
 
 
@@ -373,13 +375,13 @@ async def test_refused_fields_are_told_where_they_stand(enter: Enter, complaints
     complaints.clear()
 
 
-async def test_what_is_no_json_is_told_before_it_is_sent(world: World, enter: Enter) -> None:
+async def test_what_is_no_json_is_told_before_it_is_sent(deployment: Deployment, enter: Enter) -> None:
     page = await enter()
     await page.get_by_label("Model").select_option("ganai-bulk")
     await page.get_by_label("Items").fill('[{"unique_id": ]')
     await page.get_by_role("button", name="Generate").click()
     await expect(page.locator("#fields .fault").first).to_contain_text("This is not JSON")
-    assert (await world.http.get("/api/jobs")).json()["jobs"] == []
+    assert (await deployment.http.get("/api/jobs")).json()["jobs"] == []
 
 
 async def test_a_file_that_is_no_media_is_refused_at_its_field(enter: Enter, complaints: list[str]) -> None:
@@ -391,15 +393,17 @@ async def test_a_file_that_is_no_media_is_refused_at_its_field(enter: Enter, com
     complaints.clear()
 
 
-async def test_a_lost_connection_is_said_until_it_is_back(world: World, enter: Enter, complaints: list[str]) -> None:
+async def test_a_lost_connection_is_said_until_it_is_back(
+    deployment: Deployment, enter: Enter, complaints: list[str]
+) -> None:
     page = await enter()
     notice = page.get_by_text("The connection is lost. Reconnecting")
     await expect(page.locator("#balance")).to_be_visible()
     await expect(notice).to_be_hidden()
-    port = int(world.origin.rsplit(":", 1)[1])
-    await world.stop()
+    port = int(deployment.origin.rsplit(":", 1)[1])
+    await deployment.stop()
     await expect(notice).to_be_visible()
-    await world.start(port)
+    await deployment.start(port)
     await expect(notice).to_be_hidden(timeout=20_000)
     complaints.clear()
 
@@ -407,10 +411,10 @@ async def test_a_lost_connection_is_said_until_it_is_back(world: World, enter: E
 # --- for everybody ---
 
 
-async def test_the_page_is_used_with_the_keyboard_alone(world: World, open_page: Open) -> None:
-    page = await open_page(f"{world.origin}/")
+async def test_the_page_is_used_with_the_keyboard_alone(deployment: Deployment, open_page: Open) -> None:
+    page = await open_page(f"{deployment.origin}/")
     keyboard = page.keyboard
-    await keyboard.type(world.key)  # the key's field has the focus
+    await keyboard.type(deployment.key)  # the key's field has the focus
     await keyboard.press("Enter")
     await expect(page.get_by_label("Model")).to_be_focused()
     await keyboard.press("Tab")
@@ -466,9 +470,11 @@ async def test_the_page_is_dark_where_the_system_is(enter: Enter) -> None:
     assert await page.evaluate(lightness) < 60
 
 
-async def test_nothing_comes_from_another_host_but_results(world: World, enter: Enter, asked: list[Request]) -> None:
+async def test_nothing_comes_from_another_host_but_results(
+    deployment: Deployment, enter: Enter, asked: list[Request]
+) -> None:
     page = await enter()
     await order(page, "A song", "suno")
     await completed(page)
     origins = {str(URL(request.url).origin()) for request in asked if request.url.startswith("http")}
-    assert origins == {world.origin, world.simulator.origin}
+    assert origins == {deployment.origin, deployment.simulator.origin}

@@ -13,7 +13,7 @@ from yarl import URL
 
 from proxy.serving.protocol import Http
 from tests.browser.conftest import SLOW, Open, PacedClock, lose_first_answer
-from tests.support.world import World
+from tests.support.deployment import Deployment
 
 Streams = Callable[[], list[str]]
 
@@ -31,9 +31,9 @@ CONNECT = """async ([url, key]) => {
 class Caller:
     """A page with a client in it, and the streams that its visitor has asked for."""
 
-    def __init__(self, page: Page, world: World) -> None:
+    def __init__(self, page: Page, deployment: Deployment) -> None:
         self.page = page
-        self._world = world
+        self._world = deployment
 
     async def connect(self, key: str | None = None) -> "Caller":
         await self.page.evaluate(CONNECT, [self._world.origin, key or self._world.key])
@@ -52,8 +52,8 @@ class Caller:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def caller(world: World, open_page: Open, elsewhere: str) -> Caller:
-    return await Caller(await open_page(elsewhere), world).connect()
+async def caller(deployment: Deployment, open_page: Open, elsewhere: str) -> Caller:
+    return await Caller(await open_page(elsewhere), deployment).connect()
 
 
 @pytest.fixture
@@ -66,9 +66,9 @@ def numbers(events: list[dict[str, Any]], job: str) -> list[int]:
     return [event["n"] for event in events if event["job"] == job]
 
 
-def break_off(world: World, path: str) -> None:
+def break_off(deployment: Deployment, path: str) -> None:
     """Tear the connections that serve a path. A connection that has had no request yet has no scope."""
-    connections = [connection for connection in world.connections if isinstance(connection, Http)]
+    connections = [connection for connection in deployment.connections if isinstance(connection, Http)]
     serving = [each for each in connections if each.scope and each.scope["path"] == path]
     assert serving
     for connection in serving:
@@ -78,13 +78,15 @@ def break_off(world: World, path: str) -> None:
 # --- one order ---
 
 
-async def test_generate_gives_every_event_in_order_and_then_the_completed_one(world: World, caller: Caller) -> None:
+async def test_generate_gives_every_event_in_order_and_then_the_completed_one(
+    deployment: Deployment, caller: Caller
+) -> None:
     done = await caller.run('return await pollcast.generate({ model: "gaga-1", prompt: "Hello" }, { onEvent })')
     events = await caller.seen()
     assert done["url"]
     assert events[-1] == done
     assert numbers(events, done["job"]) == list(range(1, done["n"] + 1))
-    assert (await world.http.get(f"/api/jobs/{done['job']}")).json()["event"] == done["n"]
+    assert (await deployment.http.get(f"/api/jobs/{done['job']}")).json()["event"] == done["n"]
 
 
 async def test_generate_is_an_iterable_of_all_events_too(caller: Caller) -> None:
@@ -130,17 +132,17 @@ async def test_a_text_comes_piece_by_piece(caller: Caller) -> None:
     assert "".join(pieces) == done["text"]
 
 
-async def test_a_canceled_job_rejects_as_canceled(world: World, caller: Caller) -> None:
+async def test_a_canceled_job_rejects_as_canceled(deployment: Deployment, caller: Caller) -> None:
     canceled = await caller.run("""
       const watch = pollcast.generate({ model: "gaga-1", prompt: "[stuck]" }, { onEvent });
       for await (const { status, detail } of watch) if (detail) await pollcast.cancel(watch.job);
       return watch.catch(failed);
     """)
     assert canceled["code"] == "canceled"
-    assert (await world.http.get(f"/api/jobs/{canceled['event']['job']}")).json()["status"] == "Canceled"
+    assert (await deployment.http.get(f"/api/jobs/{canceled['event']['job']}")).json()["status"] == "Canceled"
 
 
-async def test_an_aborted_signal_ends_the_watching_and_not_the_job(world: World, caller: Caller) -> None:
+async def test_an_aborted_signal_ends_the_watching_and_not_the_job(deployment: Deployment, caller: Caller) -> None:
     name, job = await caller.run("""
       const left = new AbortController();
       const options = { onEvent: () => left.abort(), signal: left.signal };
@@ -148,7 +150,7 @@ async def test_an_aborted_signal_ends_the_watching_and_not_the_job(world: World,
       return [await watch.catch((error) => error.name), watch.job];
     """)
     assert name == "AbortError"
-    assert (await world.ended(job))["status"] == "Completed"
+    assert (await deployment.ended(job))["status"] == "Completed"
 
 
 async def test_an_uploaded_file_is_an_asset_for_an_order(caller: Caller) -> None:
@@ -157,17 +159,19 @@ async def test_an_uploaded_file_is_an_asset_for_an_order(caller: Caller) -> None
       const { id } = await pollcast.upload(new Blob([new Uint8Array(given)]));
       return await pollcast.generate({ model: "gaga-1", prompt: "Hello", image: id });
     """,
-        list(World.media("image")),
+        list(Deployment.media("image")),
     )
     assert done["status"] == "Completed"
 
 
-async def test_a_wrong_key_rejects_as_unauthorized(world: World, caller: Caller, complaints: list[str]) -> None:
+async def test_a_wrong_key_rejects_as_unauthorized(
+    deployment: Deployment, caller: Caller, complaints: list[str]
+) -> None:
     await caller.connect("pollcast_wrong")
     for call in ('generate({ model: "suno", prompt: "A song" })', "watchAll()", 'watch("job_x")'):
         refused = await caller.run(f"return pollcast.{call}.catch(failed)")
         assert (refused["status"], refused["code"]) == (401, "unauthorized")
-    assert await world.balance() == 1000
+    assert await deployment.balance() == 1000
     complaints.clear()
 
 
@@ -191,14 +195,14 @@ async def test_a_wrong_key_rejects_as_unauthorized(world: World, caller: Caller,
     ],
 )
 async def test_what_can_never_be_sent_rejects_and_is_no_lost_connection(
-    caller: Caller, call: str, world: World
+    caller: Caller, call: str, deployment: Deployment
 ) -> None:
     refused, states = await caller.run(
         f"""
       const order = {{ model: "gaga-1", prompt: "Hello" }};
       return [await {call}.catch(failed), window.states];
     """,
-        world.origin,
+        deployment.origin,
     )
     assert (refused["name"], refused["code"], refused["status"]) == ("PollcastError", "bad_request", 0)
     assert re.match(r"This cannot be sent: |link\(\) gave no Link|.* is no Link to a job's events", refused["message"])
@@ -214,9 +218,9 @@ async def test_what_link_throws_rejects_as_it_is(caller: Caller) -> None:
 
 
 async def test_link_may_fail_to_reach_its_backend_when_a_link_has_expired(
-    world: World, caller: Caller, complaints: list[str]
+    deployment: Deployment, caller: Caller, complaints: list[str]
 ) -> None:
-    job = await world.submit("gaga-1", prompt="Hello")
+    job = await deployment.submit("gaga-1", prompt="Hello")
     done, asked = await caller.run(
         """
       let asked = 0;
@@ -262,19 +266,19 @@ async def test_orders_that_are_made_before_the_one_connection_stands_miss_nothin
     assert streams().count("/api/events") == 1
 
 
-async def two_tabs(world: World, caller: Caller, page: Page) -> Caller:
+async def two_tabs(deployment: Deployment, caller: Caller, page: Page) -> Caller:
     """A second tab beside the caller's, which reads for both."""
-    other = await Caller(page, world).connect()
+    other = await Caller(page, deployment).connect()
     for tab in (caller, other):
         await tab.run("await new Promise((onReady) => pollcast.watchAll({ onEvent, onReady }))")
     return other
 
 
 async def test_two_tabs_share_one_connection_and_both_see_everything(
-    world: World, caller: Caller, streams: Streams, open_page: Open, elsewhere: str
+    deployment: Deployment, caller: Caller, streams: Streams, open_page: Open, elsewhere: str
 ) -> None:
-    other = await two_tabs(world, caller, await open_page(elsewhere))
-    jobs = [(await world.submit("gaga-1", prompt="Hello"))["id"] for _ in range(3)]
+    other = await two_tabs(deployment, caller, await open_page(elsewhere))
+    jobs = [(await deployment.submit("gaga-1", prompt="Hello"))["id"] for _ in range(3)]
     for tab in (caller, other):
         await tab.until('seen.filter(({ status }) => status === "Completed").length === 3')
         for job in jobs:
@@ -283,23 +287,23 @@ async def test_two_tabs_share_one_connection_and_both_see_everything(
 
 
 async def test_a_tab_that_comes_later_is_told_what_runs(
-    world: World, caller: Caller, streams: Streams, open_page: Open, elsewhere: str
+    deployment: Deployment, caller: Caller, streams: Streams, open_page: Open, elsewhere: str
 ) -> None:
     await caller.run("await new Promise((onReady) => pollcast.watchAll({ onReady }))")
-    job = (await world.submit("gaga-1", prompt="[stuck]"))["id"]
-    other = await Caller(await open_page(elsewhere), world).connect()
+    job = (await deployment.submit("gaga-1", prompt="[stuck]"))["id"]
+    other = await Caller(await open_page(elsewhere), deployment).connect()
     await other.run("await new Promise((onReady) => pollcast.watchAll({ onEvent, onReady }))")
     await other.until("seen.some(({ job }) => job === given)", job)
     assert streams() == ["/api/events"]
 
 
 async def test_when_the_reading_tab_closes_the_next_goes_on_without_a_gap(
-    world: World, caller: Caller, streams: Streams, open_page: Open, elsewhere: str
+    deployment: Deployment, caller: Caller, streams: Streams, open_page: Open, elsewhere: str
 ) -> None:
-    clock: PacedClock = world.clock
-    other = await two_tabs(world, caller, await open_page(elsewhere))
+    clock: PacedClock = deployment.clock
+    other = await two_tabs(deployment, caller, await open_page(elsewhere))
     clock.run(SLOW)
-    job = (await world.submit("gaga-1", prompt="Hello"))["id"]
+    job = (await deployment.submit("gaga-1", prompt="Hello"))["id"]
     await other.until("seen.length > 1")
     clock.run(0)
     assert (await other.seen())[-1]["status"] == "Processing"
@@ -312,23 +316,23 @@ async def test_when_the_reading_tab_closes_the_next_goes_on_without_a_gap(
 
 
 async def test_when_the_reading_tab_is_left_another_goes_on_and_it_hears_that_one_at_its_return(
-    world: World, caller: Caller, streams: Streams, open_page: Open, elsewhere: str
+    deployment: Deployment, caller: Caller, streams: Streams, open_page: Open, elsewhere: str
 ) -> None:
-    other = await two_tabs(world, caller, await open_page(elsewhere))
+    other = await two_tabs(deployment, caller, await open_page(elsewhere))
     # As the browser tells a page that it keeps for its visitor's return; Playwright's Chromium keeps none.
     await caller.run('dispatchEvent(new PageTransitionEvent("pagehide", { persisted: true }))')
-    left = (await world.generate("gaga-1", prompt="Hello"))[-1]
+    left = (await deployment.generate("gaga-1", prompt="Hello"))[-1]
     await other.until('seen.at(-1)?.status === "Completed"')
     assert numbers(await other.seen(), left["job"]) == list(range(1, left["n"] + 1))
     await caller.run('dispatchEvent(new PageTransitionEvent("pageshow", { persisted: true }))')
-    back = (await world.generate("gaga-1", prompt="Hello"))[-1]
+    back = (await deployment.generate("gaga-1", prompt="Hello"))[-1]
     await caller.until("seen.at(-1)?.job === given && seen.at(-1).status === 'Completed'", back["job"])
     assert numbers(await caller.seen(), back["job"]) == list(range(1, back["n"] + 1))
     assert streams() == ["/api/events", "/api/events"]
 
 
 async def test_a_reading_tab_that_goes_silent_is_replaced_and_hears_the_other_when_it_speaks_again(
-    world: World, context: BrowserContext, open_page: Open, elsewhere: str
+    deployment: Deployment, context: BrowserContext, open_page: Open, elsewhere: str
 ) -> None:
     async def impatient(route: Route) -> None:
         answer = await route.fetch()
@@ -336,23 +340,23 @@ async def test_a_reading_tab_that_goes_silent_is_replaced_and_hears_the_other_wh
         await route.fulfill(response=answer, body=body)
 
     await context.route("**/pollcast.js", impatient)
-    caller = await Caller(await open_page(elsewhere), world).connect()
-    other = await two_tabs(world, caller, await open_page(elsewhere))
+    caller = await Caller(await open_page(elsewhere), deployment).connect()
+    other = await two_tabs(deployment, caller, await open_page(elsewhere))
     debugger = await context.new_cdp_session(caller.page)  # stops the page as a dialog does
     await debugger.send("Debugger.enable")
     await debugger.send("Debugger.pause")
-    silent = (await world.generate("gaga-1", prompt="Hello"))[-1]
+    silent = (await deployment.generate("gaga-1", prompt="Hello"))[-1]
     await other.until('seen.at(-1)?.status === "Completed"')
     assert numbers(await other.seen(), silent["job"]) == list(range(1, silent["n"] + 1))
     await debugger.send("Debugger.disable")
-    later = (await world.generate("gaga-1", prompt="Hello"))[-1]
+    later = (await deployment.generate("gaga-1", prompt="Hello"))[-1]
     for tab in (caller, other):
         await tab.until("seen.at(-1)?.job === given && seen.at(-1).status === 'Completed'", later["job"])
         assert numbers(await tab.seen(), later["job"]) == list(range(1, later["n"] + 1))
 
 
 async def test_a_page_in_the_place_of_a_stream_is_not_asked_for_again_and_again(
-    world: World, open_page: Open, elsewhere: str
+    deployment: Deployment, open_page: Open, elsewhere: str
 ) -> None:
     page = await open_page(elsewhere)
     failed = await page.evaluate(
@@ -361,22 +365,22 @@ async def test_a_page_in_the_place_of_a_stream_is_not_asked_for_again_and_again(
           const failed = ({ name, message }) => ({ name, message });
           return connect({ url, link: () => location.href }).watchAll().then(() => {}, failed);
         }""",
-        world.origin,
+        deployment.origin,
     )
     assert failed["name"] == "PollcastError"
     assert "no stream" in failed["message"]
 
 
-async def test_watch_reads_a_job_from_its_first_event_whenever_it_comes(world: World, caller: Caller) -> None:
-    running = (await world.submit("gaga-1", prompt="[slow]"))["id"]
-    over = (await world.generate("suno", prompt="A song"))[0]["job"]
+async def test_watch_reads_a_job_from_its_first_event_whenever_it_comes(deployment: Deployment, caller: Caller) -> None:
+    running = (await deployment.submit("gaga-1", prompt="[slow]"))["id"]
+    over = (await deployment.generate("suno", prompt="A song"))[0]["job"]
     for job in (running, over):
         done = await caller.run("return await pollcast.watch(given, { onEvent })", job)
         assert numbers(await caller.seen(), job) == list(range(1, done["n"] + 1))
 
 
-async def test_leaving_a_loop_over_all_jobs_lets_the_connection_go(world: World, caller: Caller) -> None:
-    await world.submit("gaga-1", prompt="[stuck]")
+async def test_leaving_a_loop_over_all_jobs_lets_the_connection_go(deployment: Deployment, caller: Caller) -> None:
+    await deployment.submit("gaga-1", prompt="[stuck]")
     await caller.run("for await (const event of pollcast.watchAll()) break;")
     async with asyncio.timeout(5):
         while await caller.run("return (await navigator.locks.query()).held.length"):
@@ -387,9 +391,9 @@ async def test_leaving_a_loop_over_all_jobs_lets_the_connection_go(world: World,
 
 
 async def test_a_restarted_server_costs_no_event_and_repeats_none(
-    world: World, caller: Caller, complaints: list[str]
+    deployment: Deployment, caller: Caller, complaints: list[str]
 ) -> None:
-    clock: PacedClock = world.clock
+    clock: PacedClock = deployment.clock
     clock.run(SLOW)
     await caller.run("""
       await new Promise((onReady) => pollcast.watchAll({ onEvent, onReady }));
@@ -400,7 +404,7 @@ async def test_a_restarted_server_costs_no_event_and_repeats_none(
     await caller.until("seen.length > 1")
     clock.run(0)
     assert (await caller.seen())[-1]["status"] == "Processing"
-    await world.restart(same_port=True)
+    await deployment.restart(same_port=True)
     await caller.until("states?.includes(false)")
     clock.run(30)
     done = await caller.run("return await watch")
@@ -411,7 +415,7 @@ async def test_a_restarted_server_costs_no_event_and_repeats_none(
 
 
 async def test_an_order_whose_answer_is_lost_in_a_reload_is_sent_again_and_made_once(
-    world: World, caller: Caller, context: BrowserContext
+    deployment: Deployment, caller: Caller, context: BrowserContext
 ) -> None:
     sent = await lose_first_answer(context)
     await caller.run('pollcast.generate({ model: "suno", prompt: "A song" })')
@@ -420,13 +424,15 @@ async def test_an_order_whose_answer_is_lost_in_a_reload_is_sent_again_and_made_
     await caller.connect()
     done = await caller.run("return await Promise.all(pollcast.resume({ onEvent }))")
     assert [final["status"] for final in done] == ["Completed"]
-    assert [job["id"] for job in (await world.http.get("/api/jobs")).json()["jobs"]] == [done[0]["job"]]
-    assert await world.balance() == 990
+    assert [job["id"] for job in (await deployment.http.get("/api/jobs")).json()["jobs"]] == [done[0]["job"]]
+    assert await deployment.balance() == 990
     assert await caller.run("return pollcast.resume()") == []
 
 
-async def test_a_running_job_is_watched_on_after_a_reload_from_its_last_event(world: World, caller: Caller) -> None:
-    clock: PacedClock = world.clock
+async def test_a_running_job_is_watched_on_after_a_reload_from_its_last_event(
+    deployment: Deployment, caller: Caller
+) -> None:
+    clock: PacedClock = deployment.clock
     clock.run(SLOW)
     await caller.run('window.watch = pollcast.generate({ model: "gaga-1", prompt: "Hello" }, { onEvent })')
     await caller.until("seen.length > 1")
@@ -441,25 +447,25 @@ async def test_a_running_job_is_watched_on_after_a_reload_from_its_last_event(wo
     assert numbers(events, done["job"]) == list(range(1, done["n"] + 1))
 
 
-async def test_what_is_kept_for_a_reload_does_not_hold_the_key(world: World, caller: Caller) -> None:
+async def test_what_is_kept_for_a_reload_does_not_hold_the_key(deployment: Deployment, caller: Caller) -> None:
     await caller.run('pollcast.generate({ model: "gaga-1", prompt: "[stuck]" }, { onEvent })')
     await caller.until("seen.length > 0")
     kept = await caller.page.evaluate("JSON.stringify([Object.entries(sessionStorage), Object.entries(localStorage)])")
     assert "[stuck]" in kept
-    assert world.key not in kept
+    assert deployment.key not in kept
 
 
 async def test_what_was_missed_before_a_reset_is_read_from_the_job_s_own_stream(
-    world: World, caller: Caller, context: BrowserContext, complaints: list[str]
+    deployment: Deployment, caller: Caller, context: BrowserContext, complaints: list[str]
 ) -> None:
     await caller.run("await new Promise((onReady) => pollcast.watchAll({ onEvent, onReady }))")
-    missed = (await world.submit("gaga-1", prompt="[slow]"))["id"]
+    missed = (await deployment.submit("gaga-1", prompt="[slow]"))["id"]
     await caller.until("seen.length > 1")
     await context.route("**/api/events?*", lambda route: route.abort())
-    break_off(world, "/api/events")
-    await world.ended(missed)
-    gone = (await world.generate("suno", prompt="A song"))[0]["job"]
-    await world.http.delete(f"/api/jobs/{gone}")  # positions up to here are no longer kept
+    break_off(deployment, "/api/events")
+    await deployment.ended(missed)
+    gone = (await deployment.generate("suno", prompt="A song"))[0]["job"]
+    await deployment.http.delete(f"/api/jobs/{gone}")  # positions up to here are no longer kept
     await context.unroute("**/api/events?*")
     await caller.until('seen.at(-1).status === "Completed"')
     events = await caller.seen()
@@ -470,14 +476,16 @@ async def test_what_was_missed_before_a_reset_is_read_from_the_job_s_own_stream(
 # --- Links ---
 
 
-async def test_a_link_to_a_job_is_enough_to_watch_it(world: World, caller: Caller) -> None:
-    job = await world.submit("gaga-1", prompt="Hello")
+async def test_a_link_to_a_job_is_enough_to_watch_it(deployment: Deployment, caller: Caller) -> None:
+    job = await deployment.submit("gaga-1", prompt="Hello")
     done = await caller.run("return await connect().watch(given, { onEvent })", job["links"]["events"])
     assert numbers(await caller.seen(), job["id"]) == list(range(1, done["n"] + 1))
 
 
-async def test_a_refused_link_is_replaced_by_a_new_one(world: World, caller: Caller, complaints: list[str]) -> None:
-    job = await world.submit("gaga-1", prompt="Hello")
+async def test_a_refused_link_is_replaced_by_a_new_one(
+    deployment: Deployment, caller: Caller, complaints: list[str]
+) -> None:
+    job = await deployment.submit("gaga-1", prompt="Hello")
     link = job["links"]["events"]
     done, asked = await caller.run(
         """
@@ -494,18 +502,18 @@ async def test_a_refused_link_is_replaced_by_a_new_one(world: World, caller: Cal
 
 
 async def test_a_link_that_nothing_can_replace_rejects_when_it_is_refused(
-    world: World, caller: Caller, complaints: list[str]
+    deployment: Deployment, caller: Caller, complaints: list[str]
 ) -> None:
-    job = await world.submit("gaga-1", prompt="Hello")
+    job = await deployment.submit("gaga-1", prompt="Hello")
     refused = await caller.run("return connect().watch(given + 'x').catch(failed)", job["links"]["events"])
     assert (refused["status"], refused["code"]) == (401, "unauthorized")
     complaints.clear()
 
 
 async def test_the_account_s_stream_goes_on_when_its_link_expires(
-    world: World, caller: Caller, streams: Streams, complaints: list[str]
+    deployment: Deployment, caller: Caller, streams: Streams, complaints: list[str]
 ) -> None:
-    clock: PacedClock = world.clock
+    clock: PacedClock = deployment.clock
     clock.run(1)
     await caller.run("""
       const link = async (path) => (await pollcast.link(path, 1)).url;
@@ -515,7 +523,7 @@ async def test_the_account_s_stream_goes_on_when_its_link_expires(
         while len(streams()) < 2:
             await asyncio.sleep(0.01)
     clock.run(30)
-    job = (await world.submit("gaga-1", prompt="Hello"))["id"]
+    job = (await deployment.submit("gaga-1", prompt="Hello"))["id"]
     await caller.until('seen.at(-1)?.status === "Completed"')
     events = numbers(await caller.seen(), job)
     assert events == list(range(1, len(events) + 1))
@@ -558,15 +566,15 @@ async def test_a_stream_is_read_as_the_standard_has_it_wherever_it_is_cut(caller
 
 
 async def test_the_module_loads_on_an_origin_that_may_not_call_the_api(
-    world: World, open_page: Open, elsewhere: str, complaints: list[str]
+    deployment: Deployment, open_page: Open, elsewhere: str, complaints: list[str]
 ) -> None:
-    world.settings["cors_origins"] = []
-    await world.restart()
+    deployment.settings["cors_origins"] = []
+    await deployment.restart()
     page = await open_page(elsewhere)
     assert (
-        await page.evaluate("async (url) => typeof (await import(url)).connect", f"{world.origin}/pollcast.js")
+        await page.evaluate("async (url) => typeof (await import(url)).connect", f"{deployment.origin}/pollcast.js")
         == "function"
     )
     with pytest.raises(Error, match="Failed to fetch"):
-        await page.evaluate("async (url) => (await fetch(url)).status", f"{world.origin}/api/ping")
+        await page.evaluate("async (url) => (await fetch(url)).status", f"{deployment.origin}/api/ping")
     complaints.clear()

@@ -8,8 +8,8 @@ import pytest_asyncio
 from aiohttp import web
 
 from tests.browser.conftest import Open
+from tests.support.deployment import Deployment
 from tests.support.site import Site
-from tests.support.world import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -46,9 +46,11 @@ async def site() -> AsyncIterator[Site]:
         yield site
 
 
-async def test_a_finished_job_is_not_replayed_every_two_seconds(world: World, open_page: Open, site: Site) -> None:
+async def test_a_finished_job_is_not_replayed_every_two_seconds(
+    deployment: Deployment, open_page: Open, site: Site
+) -> None:
     """The control is a stream with Pollcast's usual `retry`: it is read three times, the finished job once."""
-    job = await world.ended((await world.submit("suno", prompt="A song"))["id"])
+    job = await deployment.ended((await deployment.submit("suno", prompt="A song"))["id"])
     page = await open_page(site.url)
     await page.evaluate(CONTROLLED)
     await page.evaluate(LISTEN, job["links"]["events"])
@@ -74,9 +76,9 @@ async def test_nothing_in_a_reconnect_tells_it_from_a_first_request(open_page: O
     assert "Last-Event-ID" not in second
 
 
-async def test_every_other_viewer_gets_the_whole_replay(world: World, open_page: Open, site: Site) -> None:
+async def test_every_other_viewer_gets_the_whole_replay(deployment: Deployment, open_page: Open, site: Site) -> None:
     """A remount (as by React's StrictMode), a second tab and a reload, all behind the service worker."""
-    job = await world.ended((await world.submit("suno", prompt="A song"))["id"])
+    job = await deployment.ended((await deployment.submit("suno", prompt="A song"))["id"])
     link, everything = job["links"]["events"], list(range(1, job["event"] + 1))
     page = await open_page(site.url)
     await page.evaluate(CONTROLLED)

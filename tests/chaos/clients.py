@@ -11,7 +11,7 @@ from httpx_sse import EventSource, ServerSentEvent
 
 from tests.chaos.orders import Order
 from tests.chaos.verdict import Broken, Verdict
-from tests.support.world import MEDIA
+from tests.support.deployment import MEDIA
 
 _TRIES = 200
 """How often an order that is turned away for now is tried."""

@@ -43,7 +43,7 @@ class Ear(Faults):
         self._began = monotonic()
         self._lines: dict[str, list[Line]] = defaultdict(list)
         self.tell: Callable[[str], None] = lambda _: None
-        simulator.world.faults = self
+        simulator.state.faults = self
 
     def take(self, received: Received, prompt: str) -> Fault | None:
         """Note the request, tell of it, and choose what goes wrong."""

@@ -24,7 +24,7 @@ from tests.chaos.clients import Client, connected
 from tests.chaos.ear import Ear
 from tests.chaos.orders import Order, Orders
 from tests.chaos.verdict import Broken, Event, Verdict, end_of
-from tests.support.world import JumpClock, World
+from tests.support.deployment import Deployment, JumpClock
 
 ACCOUNTS, UNDER_WAY = 8, 64
 GRANTED = 10_000_000
@@ -126,7 +126,7 @@ class Exchanges:
     """The campaign."""
 
     number: int
-    world: World
+    deployment: Deployment
     verdict: Verdict
     orders: Orders
     clients: list[Client]
@@ -140,7 +140,7 @@ class Exchanges:
     @property
     def so_far(self) -> int:
         """How many requests the upstreams have been sent."""
-        return self.world.simulator.calls.total()
+        return self.deployment.simulator.calls.total()
 
     async def run(self) -> None:
         """Order until there were enough exchanges, wait for everything to finish, and inspect."""
@@ -166,7 +166,7 @@ class Exchanges:
 
     async def _go_away(self) -> None:
         """Let all providers be away for a moment, every now and then."""
-        simulator = self.world.simulator
+        simulator = self.deployment.simulator
         port = int(simulator.origin.rpartition(":")[2])
         while True:
             await asyncio.sleep(self.chance.uniform(0.5, 3))
@@ -213,24 +213,24 @@ async def _opened(number: int, seed: int, store: str) -> AsyncIterator[Exchanges
             stack.enter_context(mock.patch(f"proxy.upstream.client.{name}", bounds))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         clock = RunningClock()
-        world = World(folder, clock, provider={"deadline": DEADLINE}, providers={"Gaga": {"concurrency": 6}})
-        world.store_url = stack.enter_context(stores.opened(store, folder))
-        world.simulator = Simulator(
+        deployment = Deployment(folder, clock, provider={"deadline": DEADLINE}, providers={"Gaga": {"concurrency": 6}})
+        deployment.store_url = stack.enter_context(stores.opened(store, folder))
+        deployment.simulator = Simulator(
             seed=seed, now=lambda: clock.now() + chance.uniform(-WOBBLE, WOBBLE), sleep=clock.sleep
         )
         mischief = Mischief(chance)
-        ear = Ear(world.simulator, mischief)
-        await stack.enter_async_context(world)
-        exchanges = Exchanges(number, world, Verdict(ear), Orders(chance, trouble=0.15), [], chance)
+        ear = Ear(deployment.simulator, mischief)
+        await stack.enter_async_context(deployment)
+        exchanges = Exchanges(number, deployment, Verdict(ear), Orders(chance, trouble=0.15), [], chance)
         for n in range(ACCOUNTS):
-            key = await world.new_key(f"account-{n}", GRANTED)
+            key = await deployment.new_key(f"account-{n}", GRANTED)
             exchanges.clients.append(await _client(stack, exchanges, key))
         yield exchanges
 
 
 async def _client(stack: AsyncExitStack, exchanges: Exchanges, key: str) -> Client:
-    http = await stack.enter_async_context(connected(exchanges.world.origin, key))
-    clock = exchanges.world.clock
+    http = await stack.enter_async_context(connected(exchanges.deployment.origin, key))
+    clock = exchanges.deployment.clock
     client = Client(http, exchanges.verdict, exchanges.chance, pause=clock.sleep, cancels_within=20)
     await client.bring_assets()
     return client

@@ -22,7 +22,7 @@ import orjson
 from tests.chaos import stores
 from tests.chaos.exchanges import RunningClock
 from tests.chaos.odd_answers import CHUNKS, COMPLETED, KINDS, ODDITIES, WORDS, Odd, Reply, reply
-from tests.support.world import World
+from tests.support.deployment import Deployment
 
 ACCOUNTS, UNDER_WAY, GRANTED = 8, 48, 10_000_000
 MOST_ODD = 16
@@ -213,7 +213,7 @@ class Campaign:
     """The campaign."""
 
     number: int
-    world: World
+    deployment: Deployment
     upstream: Upstream
     chance: Random
     keys: list[str] = field(default_factory=list)
@@ -254,17 +254,17 @@ class Campaign:
         left = self.chance.randint(MOST_ODD // 2, MOST_ODD)
         work = self.upstream.works[token] = Work(account, left, self.chance.randint(1, 4))
         headers = {"Authorization": f"Bearer {self.keys[account]}"}
-        answer = await self.world.http.post("/api/jobs", json=self._order(token, account), headers=headers)
+        answer = await self.deployment.http.post("/api/jobs", json=self._order(token, account), headers=headers)
         if answer.status_code == 503:
             # Where all requests of an account fail, closing its provider for a moment is right.
             if self.upstream.healthy.get(account, True):
                 self.findings.append(Finding(f"closed to a healthy account: {answer.text}", []))
-            await self.world.clock.sleep(2)
+            await self.deployment.clock.sleep(2)
             return
         job = answer.json()
         while job["status"] not in {"Completed", "Error", "Canceled"}:
             path = f"/api/jobs/{job['id']}?after={job['event']}&wait=15"
-            job = (await self.world.http.get(path, headers=headers)).json()
+            job = (await self.deployment.http.get(path, headers=headers)).json()
         self._judge(job, work)
 
     def _judge(self, job: dict[str, Any], work: Work) -> None:
@@ -296,15 +296,15 @@ async def _opened(number: int, seed: int, store: str, kinds: Collection[str]) ->
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         upstream = await stack.enter_async_context(Upstream(chance, kinds))
-        world = World(folder, RunningClock(), provider={**SETTINGS, "base_url": upstream.origin})
-        world.store_url = stack.enter_context(stores.opened(store, folder))
-        await stack.enter_async_context(world)
-        campaign = Campaign(number, world, upstream, chance)
+        deployment = Deployment(folder, RunningClock(), provider={**SETTINGS, "base_url": upstream.origin})
+        deployment.store_url = stack.enter_context(stores.opened(store, folder))
+        await stack.enter_async_context(deployment)
+        campaign = Campaign(number, deployment, upstream, chance)
         for n in range(ACCOUNTS):
-            world.key = await world.new_key(f"account-{n}", GRANTED)
-            world.http.headers["Authorization"] = f"Bearer {world.key}"
-            campaign.keys.append(world.key)
-            campaign.images.append(await world.asset("image"))
+            deployment.key = await deployment.new_key(f"account-{n}", GRANTED)
+            deployment.http.headers["Authorization"] = f"Bearer {deployment.key}"
+            campaign.keys.append(deployment.key)
+            campaign.images.append(await deployment.asset("image"))
         yield campaign
 
 

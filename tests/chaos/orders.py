@@ -10,25 +10,25 @@ from random import Random
 from typing import Any, Final
 
 from proxy.providers import MODELS
-from proxy.simulator import Word
+from proxy.simulator import PromptFault
 
 FINAL: Final = frozenset({"Completed", "Error", "Canceled"})
-_WORDS: Final = tuple(word for word in Word if word is not Word.TOO_MANY)
+_WORDS: Final = tuple(word for word in PromptFault if word is not PromptFault.TOO_MANY)
 """The campaigns choose by themselves whom they refuse by 429, to know which submits were refused."""
 _TOKEN: Final = re.compile(r"order-\d{6}")
 _CANCELED_BY_WORD: Final = frozenset(
     {"gaga-1", "avatar-h1", "avatar-h1-pro", "grok-imagine-video", "gpt-image-2", "image2"}
 )
 """Models whose provider has a word for a job that it canceled; the others fail it."""
-_ENDS: Final[Mapping[Word, str]] = {
-    Word.FAIL: "upstream_failed",
-    Word.CANCEL: "upstream_failed",
-    Word.STUCK: "deadline_exceeded",
-    Word.SERVER_ERROR: "upstream_failed",
-    Word.REJECT: "upstream_rejected",
-    Word.CREDITS: "upstream_credits",
+_ENDS: Final[Mapping[PromptFault, str]] = {
+    PromptFault.FAIL: "upstream_failed",
+    PromptFault.CANCEL: "upstream_failed",
+    PromptFault.STUCK: "deadline_exceeded",
+    PromptFault.SERVER_ERROR: "upstream_failed",
+    PromptFault.REJECT: "upstream_rejected",
+    PromptFault.CREDITS: "upstream_credits",
 }
-_OF_ONE_ITEM: Final = frozenset({Word.FAIL, Word.CANCEL, Word.STUCK})
+_OF_ONE_ITEM: Final = frozenset({PromptFault.FAIL, PromptFault.CANCEL, PromptFault.STUCK})
 """What befalls one item of a list, and not the others."""
 
 
@@ -44,7 +44,7 @@ class Order:
 
     token: str
     body: dict[str, Any]
-    word: Word | None
+    word: PromptFault | None
     by_generate: bool
     """Ordered by POST /api/generate, and reconnected to by it at times."""
     watched: bool
@@ -73,9 +73,9 @@ class Order:
     @property
     def end(self) -> str:
         """How it ends when all goes as asked for: `Completed`, `Canceled`, or an Error's code."""
-        if self.word is Word.CUT and self.streamed:
+        if self.word is PromptFault.CUT and self.streamed:
             return "interrupted"
-        if self.word is Word.CANCEL and self.model in _CANCELED_BY_WORD:
+        if self.word is PromptFault.CANCEL and self.model in _CANCELED_BY_WORD:
             return "Canceled"
         if self.word is None or (self.word in _OF_ONE_ITEM and len(self.body.get("items", ())) > 1):
             return "Completed"
@@ -100,13 +100,13 @@ class Orders:
         body = {"model": model, **self._fields(model, f"{token} {word or ''} A lake", assets)}
         by_generate, watched, cancels = (self.chance.random() < share for share in (0.3, 0.9, 0.1))
         # Where the provider cancels by itself, nobody could tell whose cancel it was.
-        order = Order(token, body, word, by_generate, watched, cancels and word is not Word.CANCEL)
+        order = Order(token, body, word, by_generate, watched, cancels and word is not PromptFault.CANCEL)
         self.made.append(order)
         return order
 
-    def _word(self) -> Word | None:
+    def _word(self) -> PromptFault | None:
         word = self.chance.choice(_WORDS)
-        wanted = self.chance.random() < self.trouble and (self.stuck or word is not Word.STUCK)
+        wanted = self.chance.random() < self.trouble and (self.stuck or word is not PromptFault.STUCK)
         return word if wanted else None
 
     def _fields(self, model: str, prompt: str, assets: Mapping[str, str]) -> dict[str, Any]:

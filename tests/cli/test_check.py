@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from proxy.cli.checkup import Finding, State, checkup
+from proxy.cli.checkup import CheckResult, State, checkup
 from proxy.core.clock import SystemClock
-from proxy.core.settings import Settings, read
+from proxy.core.settings import Settings, load
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Provider
 from proxy.simulator import DEFAULT_KEYS, Simulator
@@ -29,13 +29,13 @@ def right_key(kind: type[Provider]) -> str:
     return DEFAULT_KEYS[str(kind.settings_type.model_config["env_prefix"]).rstrip("_").lower()]
 
 
-async def findings(kind: type[Provider], settings: Settings | None = None, **given: Any) -> dict[str, Finding]:
+async def findings(kind: type[Provider], settings: Settings | None = None, **given: Any) -> dict[str, CheckResult]:
     """What is found of one provider, and of all else."""
-    own = read(kind.settings_type, **given)
-    return {found.subject: found async for found in checkup(settings or read(Settings), {kind: own}, SystemClock())}
+    own = load(kind.settings_type, **given)
+    return {found.subject: found async for found in checkup(settings or load(Settings), {kind: own}, SystemClock())}
 
 
-async def finding(kind: type[Provider], **given: Any) -> Finding:
+async def finding(kind: type[Provider], **given: Any) -> CheckResult:
     return (await findings(kind, **given))[kind.name]
 
 
@@ -102,7 +102,7 @@ async def test_models_that_gaia_does_not_list_are_named(simulator: Simulator) ->
 
 
 async def test_store_and_assets_are_tried_and_nothing_is_left(tmp_path: Path) -> None:
-    found = await findings(PROVIDERS[0], read(Settings, assets=str(tmp_path / "assets")))
+    found = await findings(PROVIDERS[0], load(Settings, assets=str(tmp_path / "assets")))
     assert (found["store"].state, found["assets"].state) == (State.OK, State.OK)
     assert not [place for place in (tmp_path / "assets").rglob("*") if place.is_file()]
 
@@ -112,13 +112,13 @@ async def test_store_and_assets_are_tried_and_nothing_is_left(tmp_path: Path) ->
     [("store", {"store": "sqlite:////dev/null/pollcast.db"}), ("assets", {"assets": "/dev/null/assets"})],
 )
 async def test_storage_that_cannot_be_opened_is_told(subject: str, given: dict[str, str]) -> None:
-    found = await findings(PROVIDERS[0], read(Settings, **given))
+    found = await findings(PROVIDERS[0], load(Settings, **given))
     assert (found[subject].state, found[subject].works) == (State.FAILED, False)
 
 
 async def test_a_public_url_that_only_this_machine_opens_is_a_warning() -> None:
     near = (await findings(PROVIDERS[0]))["public URL"]
-    far = (await findings(PROVIDERS[0], read(Settings, public_url="https://cast.example.com")))["public URL"]
+    far = (await findings(PROVIDERS[0], load(Settings, public_url="https://cast.example.com")))["public URL"]
     assert (near.state, near.works) == (State.WARNING, True)
     assert "POLLCAST_PUBLIC_URL" in near.remark
     assert far.state is State.OK
@@ -132,10 +132,10 @@ async def test_a_setting_that_nobody_reads_is_a_warning(monkeypatch: pytest.Monk
 
 
 async def test_a_secret_that_can_be_guessed_is_a_warning() -> None:
-    short = await findings(PROVIDERS[0], read(Settings, secret="0123456789abcdef,short"))
+    short = await findings(PROVIDERS[0], load(Settings, secret="0123456789abcdef,short"))
     assert short["secret"].state is State.WARNING
     assert "short:" not in str(short["secret"])
-    assert "secret" not in await findings(PROVIDERS[0], read(Settings, secret="0123456789abcdef"))
+    assert "secret" not in await findings(PROVIDERS[0], load(Settings, secret="0123456789abcdef"))
 
 
 # --- as a command ---

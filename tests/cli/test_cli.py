@@ -19,9 +19,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.deployment import NO_AUTHORITIES
 from tests.support.ports import free_port
 from tests.support.root import ROOT
-from tests.support.world import NO_AUTHORITIES
 
 SERVER = ROOT / "server.py"
 

@@ -18,11 +18,11 @@ from aiohttp import web
 from proxy.cli.api_client import Client, Lost, Refused
 from proxy.cli.output import places, printable
 from tests.cli.test_cli import SERVER
+from tests.support.deployment import MEDIA, Deployment
 from tests.support.edge import edge
 from tests.support.fronts import certificate
 from tests.support.ports import free_port
 from tests.support.site import Site
-from tests.support.world import MEDIA, World
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,14 @@ class Done:
 
 
 @asynccontextmanager
-async def started(world: World, *arguments: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def started(
+    deployment: Deployment, *arguments: str, **environment: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         SERVER,
         *arguments,
-        env=os.environ | {"POLLCAST_SERVER": world.origin, "POLLCAST_KEY": world.key} | environment,
+        env=os.environ | {"POLLCAST_SERVER": deployment.origin, "POLLCAST_KEY": deployment.key} | environment,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -55,8 +57,8 @@ async def started(world: World, *arguments: str, **environment: str) -> AsyncIte
             process.kill()
 
 
-async def command(world: World, *arguments: str, **environment: str) -> Done:
-    async with started(world, *arguments, **environment) as process:
+async def command(deployment: Deployment, *arguments: str, **environment: str) -> Done:
+    async with started(deployment, *arguments, **environment) as process:
         out, told = await process.communicate()
         assert "Traceback" not in told.decode()
         return Done(out.decode(), told.decode(), process.returncode or 0)
@@ -66,9 +68,9 @@ def names(folder: Path, pattern: str) -> list[str]:
     return [place.name for place in folder.glob(pattern)]
 
 
-async def order_of(world: World) -> dict[str, Any]:
+async def order_of(deployment: Deployment) -> dict[str, Any]:
     """The one order that there is."""
-    (job,) = (await world.http.get("/api/jobs")).json()["jobs"]
+    (job,) = (await deployment.http.get("/api/jobs")).json()["jobs"]
     order: dict[str, Any] = job["order"]
     return order
 
@@ -76,7 +78,7 @@ async def order_of(world: World) -> dict[str, Any]:
 # --- what comes out ---
 
 
-async def test_a_reader_that_has_enough_is_no_error(world: World) -> None:
+async def test_a_reader_that_has_enough_is_no_error(deployment: Deployment) -> None:
     readable, writable = os.pipe()
     os.close(readable)
     process = await asyncio.create_subprocess_exec(
@@ -84,7 +86,7 @@ async def test_a_reader_that_has_enough_is_no_error(world: World) -> None:
         SERVER,
         "models",
         "--json",
-        env=os.environ | {"POLLCAST_SERVER": world.origin},
+        env=os.environ | {"POLLCAST_SERVER": deployment.origin},
         stdout=writable,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -93,42 +95,42 @@ async def test_a_reader_that_has_enough_is_no_error(world: World) -> None:
     assert (process.returncode, told) == (1, b"")
 
 
-async def test_a_job_s_url_is_printed_alone(world: World) -> None:
-    done = await command(world, "generate", "gaga-1", "Hello")
+async def test_a_job_s_url_is_printed_alone(deployment: Deployment) -> None:
+    done = await command(deployment, "generate", "gaga-1", "Hello")
     assert done.status == 0
     assert done.out.startswith("http")
-    assert (await world.http.get(done.out.strip())).content == world.media("video")
+    assert (await deployment.http.get(done.out.strip())).content == deployment.media("video")
     assert "Processing: Pending" in done.told
 
 
-async def test_a_text_is_printed_as_text(world: World) -> None:
-    done = await command(world, "generate", "gpt-5.4-mini", "Why stream?")
-    (job,) = (await world.http.get("/api/jobs")).json()["jobs"]
-    assert done.out == (await world.http.get(job["url"])).text + "\n"
+async def test_a_text_is_printed_as_text(deployment: Deployment) -> None:
+    done = await command(deployment, "generate", "gpt-5.4-mini", "Why stream?")
+    (job,) = (await deployment.http.get("/api/jobs")).json()["jobs"]
+    assert done.out == (await deployment.http.get(job["url"])).text + "\n"
 
 
-async def test_events_are_printed_as_json_lines(world: World) -> None:
-    done = await command(world, "generate", "suno", "A song", "--json")
-    assert done.lines == await events_of_the_job(world)
+async def test_events_are_printed_as_json_lines(deployment: Deployment) -> None:
+    done = await command(deployment, "generate", "suno", "A song", "--json")
+    assert done.lines == await events_of_the_job(deployment)
     assert done.lines[-1]["status"] == "Completed"
     assert not done.told
 
 
-async def events_of_the_job(world: World) -> list[dict[str, Any]]:
-    (job,) = (await world.http.get("/api/jobs")).json()["jobs"]
-    return [message.json() for message in await world.messages("GET", f"/api/jobs/{job['id']}/events")]
+async def events_of_the_job(deployment: Deployment) -> list[dict[str, Any]]:
+    (job,) = (await deployment.http.get("/api/jobs")).json()["jobs"]
+    return [message.json() for message in await deployment.messages("GET", f"/api/jobs/{job['id']}/events")]
 
 
-async def test_a_file_is_written_and_its_name_printed(world: World, tmp_path: Path) -> None:
-    done = await command(world, "generate", "gaga-1", "Hello", "-o", "out.mp4")
+async def test_a_file_is_written_and_its_name_printed(deployment: Deployment, tmp_path: Path) -> None:
+    done = await command(deployment, "generate", "gaga-1", "Hello", "-o", "out.mp4")
     assert done.out == "out.mp4\n"
-    assert (tmp_path / "out.mp4").read_bytes() == world.media("video")
+    assert (tmp_path / "out.mp4").read_bytes() == deployment.media("video")
 
 
-async def test_several_files_are_numbered(world: World, tmp_path: Path) -> None:
-    done = await command(world, "generate", "gpt-image-2", "A cat [b64]", "--field", "n=2", "-o", "cat.png")
+async def test_several_files_are_numbered(deployment: Deployment, tmp_path: Path) -> None:
+    done = await command(deployment, "generate", "gpt-image-2", "A cat [b64]", "--field", "n=2", "-o", "cat.png")
     assert done.out == "cat-1.png\ncat-2.png\n"
-    assert (tmp_path / "cat-2.png").read_bytes() == world.media("image")
+    assert (tmp_path / "cat-2.png").read_bytes() == deployment.media("image")
 
 
 def test_files_for_a_directory_are_named_by_job_number_and_type(tmp_path: Path) -> None:
@@ -136,16 +138,16 @@ def test_files_for_a_directory_are_named_by_job_number_and_type(tmp_path: Path) 
     assert places(tmp_path, "job_1", outputs) == [tmp_path / "job_1-0.mp4", tmp_path / "job_1-2.txt"]
 
 
-async def test_what_cannot_be_read_whole_leaves_no_file(world: World, tmp_path: Path) -> None:
-    world.simulator.fault("media.get", "cut")
-    done = await command(world, "generate", "gaga-1", "Hello", "-o", "out.mp4")
+async def test_what_cannot_be_read_whole_leaves_no_file(deployment: Deployment, tmp_path: Path) -> None:
+    deployment.simulator.fault("media.get", "cut")
+    done = await command(deployment, "generate", "gaga-1", "Hello", "-o", "out.mp4")
     assert done.status == 1
     assert not names(tmp_path, "*out.mp4*")
 
 
-async def test_the_key_is_not_shown_to_the_host_of_a_file(world: World) -> None:
-    await command(world, "generate", "gaga-1", "Hello", "-o", "out.mp4")
-    files = [asked for asked in world.simulator.requests if asked.operation == "media.get"]
+async def test_the_key_is_not_shown_to_the_host_of_a_file(deployment: Deployment) -> None:
+    await command(deployment, "generate", "gaga-1", "Hello", "-o", "out.mp4")
+    files = [asked for asked in deployment.simulator.requests if asked.operation == "media.get"]
     assert files
     assert not any("Authorization" in asked.headers for asked in files)
 
@@ -154,19 +156,21 @@ def test_what_is_printed_moves_no_cursor() -> None:
     assert printable("a\x1b[2J\x07b\n") == "a\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}b\n"
 
 
-async def test_jobs_and_models_are_listed(world: World) -> None:
-    job = await world.submit("suno", prompt="A song")
-    await world.ended(job["id"])
-    assert job["id"] in (await command(world, "jobs")).out
-    assert [found["id"] for found in (await command(world, "jobs", "--model", "suno", "--json")).lines] == [job["id"]]
-    assert not (await command(world, "jobs", "--status", "Canceled", "--json")).out
-    models = (await command(world, "models", "--json", POLLCAST_KEY="")).lines
+async def test_jobs_and_models_are_listed(deployment: Deployment) -> None:
+    job = await deployment.submit("suno", prompt="A song")
+    await deployment.ended(job["id"])
+    assert job["id"] in (await command(deployment, "jobs")).out
+    assert [found["id"] for found in (await command(deployment, "jobs", "--model", "suno", "--json")).lines] == [
+        job["id"]
+    ]
+    assert not (await command(deployment, "jobs", "--status", "Canceled", "--json")).out
+    models = (await command(deployment, "models", "--json", POLLCAST_KEY="")).lines
     assert "gaga-1" in [model["id"] for model in models]
 
 
-async def test_a_listing_that_no_terminal_bounds_has_a_line_for_each_job(world: World) -> None:
-    job = await world.submit("grok-imagine-video", prompt="[stuck]")
-    _, line = (await command(world, "jobs")).out.splitlines()
+async def test_a_listing_that_no_terminal_bounds_has_a_line_for_each_job(deployment: Deployment) -> None:
+    job = await deployment.submit("grok-imagine-video", prompt="[stuck]")
+    _, line = (await command(deployment, "jobs")).out.splitlines()
     assert job["id"] in line
     assert line.split()[-1] == "30"
 
@@ -174,27 +178,27 @@ async def test_a_listing_that_no_terminal_bounds_has_a_line_for_each_job(world: 
 # --- what goes in ---
 
 
-async def test_files_are_brought_in_where_the_model_has_a_place_for_them(world: World) -> None:
+async def test_files_are_brought_in_where_the_model_has_a_place_for_them(deployment: Deployment) -> None:
     image, audio = str(MEDIA / "image.png"), str(MEDIA / "audio.mp3")
-    done = await command(world, "generate", "avatar-h1", "Smile", "--image", image, "--audio", audio)
+    done = await command(deployment, "generate", "avatar-h1", "Smile", "--image", image, "--audio", audio)
     assert done.status == 0, done.told
-    order = await order_of(world)
+    order = await order_of(deployment)
     assert (order["prompt"], order["image"][:6], order["audio"][:6]) == ("Smile", "asset_", "asset_")
 
 
-async def test_several_images_are_a_list_and_an_asset_s_id_is_taken_as_it_is(world: World) -> None:
-    asset = await world.asset("image")
+async def test_several_images_are_a_list_and_an_asset_s_id_is_taken_as_it_is(deployment: Deployment) -> None:
+    asset = await deployment.asset("image")
     arguments = ("--image", asset, "--image", str(MEDIA / "image.png"))
-    assert (await command(world, "generate", "grok-imagine-video", "Rain", *arguments)).status == 0
-    assert (await order_of(world))["images"][0] == asset
+    assert (await command(deployment, "generate", "grok-imagine-video", "Rain", *arguments)).status == 0
+    assert (await order_of(deployment))["images"][0] == asset
 
 
-async def test_a_field_is_what_the_model_wants_it_to_be(world: World) -> None:
+async def test_a_field_is_what_the_model_wants_it_to_be(deployment: Deployment) -> None:
     done = await command(
-        world, "generate", "pika", "A lake", "--field", "style=4", "--field", 'metadata={"order": "4711"}'
+        deployment, "generate", "pika", "A lake", "--field", "style=4", "--field", 'metadata={"order": "4711"}'
     )
     assert done.status == 0, done.told
-    order = await order_of(world)
+    order = await order_of(deployment)
     assert (order["style"], order["metadata"]) == ("4", {"order": "4711"})
 
 
@@ -214,9 +218,9 @@ async def test_a_field_is_what_the_model_wants_it_to_be(world: World) -> None:
     ],
 )
 async def test_the_exit_status_says_how_it_ended(
-    world: World, arguments: tuple[str, ...], status: int, said: str
+    deployment: Deployment, arguments: tuple[str, ...], status: int, said: str
 ) -> None:
-    done = await command(world, "generate", *arguments)
+    done = await command(deployment, "generate", *arguments)
     assert (done.status, done.out) == (status, "")
     assert said in done.told
 
@@ -230,15 +234,15 @@ async def test_the_exit_status_says_how_it_ended(
     ],
 )
 async def test_what_is_wrong_with_server_or_key_is_told(
-    world: World, environment: dict[str, str], status: int, said: str
+    deployment: Deployment, environment: dict[str, str], status: int, said: str
 ) -> None:
-    done = await command(world, "generate", "suno", "A song", **environment)
+    done = await command(deployment, "generate", "suno", "A song", **environment)
     assert (done.status, said in done.told) == (status, True), done.told
     assert "pollcast_wrong" not in done.told
 
 
-async def test_an_interrupted_command_leaves_the_job_running_and_says_how_to_come_back(world: World) -> None:
-    async with started(world, "generate", "gaga-1", "[slow] Hello", "--json") as process:
+async def test_an_interrupted_command_leaves_the_job_running_and_says_how_to_come_back(deployment: Deployment) -> None:
+    async with started(deployment, "generate", "gaga-1", "[slow] Hello", "--json") as process:
         assert process.stdout is not None
         job = orjson.loads(await process.stdout.readline())["job"]
         process.send_signal(signal.SIGINT)
@@ -247,14 +251,14 @@ async def test_an_interrupted_command_leaves_the_job_running_and_says_how_to_com
     back, cancel = told.decode().splitlines()[-2:]
     assert back.endswith(f"pollcast watch {job}")
     assert "Traceback" not in told.decode()
-    done = await command(world, "watch", job, "--json")
+    done = await command(deployment, "watch", job, "--json")
     assert [event["n"] for event in done.lines] == list(range(1, len(done.lines) + 1))
     assert done.lines[-1]["status"] == "Completed"
     over = await asyncio.create_subprocess_exec(
         "sh",
         "-c",
         cancel.removeprefix("Cancel it with: "),
-        env=os.environ | {"POLLCAST_KEY": world.key},
+        env=os.environ | {"POLLCAST_KEY": deployment.key},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )
@@ -263,11 +267,11 @@ async def test_an_interrupted_command_leaves_the_job_running_and_says_how_to_com
 
 
 @pytest.mark.parametrize("line", ["machine 127.0.0.1 login me password mine", "default login me password mine", "{"])
-async def test_a_netrc_changes_nothing(world: World, tmp_path: Path, line: str) -> None:
+async def test_a_netrc_changes_nothing(deployment: Deployment, tmp_path: Path, line: str) -> None:
     netrc = tmp_path / ".netrc"
     netrc.write_text(f"{line}\n")
     netrc.chmod(0o600)
-    done = await command(world, "jobs", "--json", HOME=str(tmp_path), NETRC=str(netrc))
+    done = await command(deployment, "jobs", "--json", HOME=str(tmp_path), NETRC=str(netrc))
     assert (done.status, done.told) == (0, "")
 
 
@@ -296,16 +300,18 @@ async def test_the_environment_s_proxy_is_used_with_the_password_in_its_url(monk
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     ],
 )
-async def test_letters_that_the_output_cannot_show_end_no_command(world: World, environment: dict[str, str]) -> None:
-    done = await command(world, "generate", "gaga-1", "\u6f22 \u00fc", "-o", "\u6f22.mp4", **environment)
+async def test_letters_that_the_output_cannot_show_end_no_command(
+    deployment: Deployment, environment: dict[str, str]
+) -> None:
+    done = await command(deployment, "generate", "gaga-1", "\u6f22 \u00fc", "-o", "\u6f22.mp4", **environment)
     assert done.status == 0, done.told
     assert done.out.endswith(".mp4\n")
-    listed = await command(world, "models", **environment)
+    listed = await command(deployment, "models", **environment)
     assert (listed.status, listed.told) == (0, "")
 
 
-async def test_bytes_that_are_no_text_are_refused_in_one_line(world: World) -> None:
-    done = await command(world, "generate", "suno", os.fsdecode(b"A \xff song"))
+async def test_bytes_that_are_no_text_are_refused_in_one_line(deployment: Deployment) -> None:
+    done = await command(deployment, "generate", "suno", os.fsdecode(b"A \xff song"))
     assert done.status == 2
     assert "is not text" in done.told
 
@@ -319,9 +325,9 @@ async def test_bytes_that_are_no_text_are_refused_in_one_line(world: World) -> N
     ],
 )
 async def test_what_no_request_can_carry_is_a_wrong_command(
-    world: World, arguments: tuple[str, ...], environment: dict[str, str]
+    deployment: Deployment, arguments: tuple[str, ...], environment: dict[str, str]
 ) -> None:
-    assert (await command(world, *arguments, **environment)).status == 2
+    assert (await command(deployment, *arguments, **environment)).status == 2
 
 
 # --- on a bad line ---
@@ -330,8 +336,8 @@ async def test_what_no_request_can_carry_is_a_wrong_command(
 class Line:
     """A line to a server that is cut after so many bytes of its answers, as often as `cuts` says."""
 
-    def __init__(self, world: World, *, after: int, cuts: int) -> None:
-        self._world, self._after, self.cuts = world, after, cuts
+    def __init__(self, deployment: Deployment, *, after: int, cuts: int) -> None:
+        self._world, self._after, self.cuts = deployment, after, cuts
         self._carrying: set[asyncio.Task[object]] = set()
 
     async def __aenter__(self) -> str:
@@ -376,12 +382,12 @@ async def at_once(_: float) -> None:
 
 
 @pytest.mark.parametrize("after", [0, 300, 700, 1000])
-async def test_a_line_that_breaks_costs_no_event_and_makes_no_second_job(world: World, after: int) -> None:
-    line, lost = Line(world, after=after, cuts=2), list[str]()
-    async with line as server, Client(server, world.key, told=lost.append, sleep=at_once) as client:
+async def test_a_line_that_breaks_costs_no_event_and_makes_no_second_job(deployment: Deployment, after: int) -> None:
+    line, lost = Line(deployment, after=after, cuts=2), list[str]()
+    async with line as server, Client(server, deployment.key, told=lost.append, sleep=at_once) as client:
         events = [event async for event in client.generate({"model": "gaga-1", "prompt": "Hello"}, "mine")]
     assert lost
-    assert events == await events_of_the_job(world)
+    assert events == await events_of_the_job(deployment)
 
 
 async def test_a_server_that_stays_away_is_given_up() -> None:
@@ -399,9 +405,9 @@ async def test_a_server_that_stays_away_is_given_up() -> None:
     assert 250 < sum(waits) <= 300
 
 
-async def test_no_page_of_an_edge_ends_a_paid_order(world: World, tmp_path: Path) -> None:
+async def test_no_page_of_an_edge_ends_a_paid_order(deployment: Deployment, tmp_path: Path) -> None:
     statuses = [200, 401, 403, 404, 408, 425, 429, 500, 502, 503, 504, 520, 524, 530, 599]
-    async with edge(world) as front, Client(front.url, world.key, sleep=at_once) as client:
+    async with edge(deployment) as front, Client(front.url, deployment.key, sleep=at_once) as client:
         front.statuses = {"/api/generate": list(statuses)}
         front.lost = {"/api/generate"}
         events = [event async for event in client.generate({"model": "gaga-1", "prompt": "Hello"}, "mine")]
@@ -409,12 +415,12 @@ async def test_no_page_of_an_edge_ends_a_paid_order(world: World, tmp_path: Path
         front.statuses = {f"/api/jobs/{job}/events": list(statuses), f"/api/jobs/{job}/content/0": [520, 403, 408]}
         assert [event async for event in client.watch(job)] == events
         await client.save(job, 0, tmp_path / "out.mp4")
-    assert events == await events_of_the_job(world)
-    assert (tmp_path / "out.mp4").read_bytes() == world.media("video")
+    assert events == await events_of_the_job(deployment)
+    assert (tmp_path / "out.mp4").read_bytes() == deployment.media("video")
 
 
-async def test_plain_calls_are_repeated_when_an_edge_answers(world: World) -> None:
-    async with edge(world) as front, Client(front.url, world.key, sleep=at_once) as client:
+async def test_plain_calls_are_repeated_when_an_edge_answers(deployment: Deployment) -> None:
+    async with edge(deployment) as front, Client(front.url, deployment.key, sleep=at_once) as client:
         paths = ("/api/models", "/api/jobs", "/api/assets")
         front.statuses = {path: [200, 404, 520] for path in paths}
         assert await client.models()
@@ -423,8 +429,8 @@ async def test_plain_calls_are_repeated_when_an_edge_answers(world: World) -> No
         assert len(front.answered) == 9
 
 
-async def test_what_an_edge_refuses_for_good_is_told_with_its_status(world: World) -> None:
-    async with edge(world) as front, Client(front.url, world.key, sleep=at_once) as client:
+async def test_what_an_edge_refuses_for_good_is_told_with_its_status(deployment: Deployment) -> None:
+    async with edge(deployment) as front, Client(front.url, deployment.key, sleep=at_once) as client:
         front.statuses = {"/api/assets": [413]}
         with pytest.raises(Refused, match="413"):
             await client.upload(MEDIA / "image.png")
@@ -473,7 +479,7 @@ async def test_why_a_server_cannot_be_reached_is_told_in_plain_words(tmp_path: P
             assert reason in str(lost.value)
 
 
-async def test_a_busy_server_is_asked_again_when_it_says(world: World) -> None:
+async def test_a_busy_server_is_asked_again_when_it_says(deployment: Deployment) -> None:
     waits: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -483,9 +489,9 @@ async def test_a_busy_server_is_asked_again_when_it_says(world: World) -> None:
         if not waits:
             return web.json_response({"message": "Later."}, status=503, headers={"Retry-After": "7"})
         assert request.headers["Idempotency-Key"] == "mine"
-        raise web.HTTPTemporaryRedirect(f"{world.origin}{request.path}")
+        raise web.HTTPTemporaryRedirect(f"{deployment.origin}{request.path}")
 
-    async with Site(busy) as site, Client(site.url, world.key, sleep=sleep) as client:
+    async with Site(busy) as site, Client(site.url, deployment.key, sleep=sleep) as client:
         with pytest.raises(Exception, match="Send your key"):  # which is not sent to another origin
             async for _ in client.generate({"model": "suno", "prompt": "A song"}, "mine"):
                 pass

@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, web
 
-from proxy.cli.probe import Examination, Finding, NoAnswer
+from proxy.cli.probe import Examination, NoAnswer, ProxyFinding
 from proxy.core.clock import SystemClock
 from tests.cli.test_cli import command
+from tests.support.deployment import Deployment
 from tests.support.fronts import plain_nginx, readme_nginx
 from tests.support.site import Site
-from tests.support.world import World
 
 pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture
-async def real(unstarted: World) -> AsyncIterator[World]:
+async def real(unstarted: Deployment) -> AsyncIterator[Deployment]:
     """A world on real time, whose heartbeats come every second."""
     unstarted.clock = SystemClock()
     unstarted.settings["heartbeat"] = 1
@@ -30,15 +30,15 @@ async def real(unstarted: World) -> AsyncIterator[World]:
         yield unstarted
 
 
-async def found(url: str, *, idle: float = 0.1, **more: Any) -> list[Finding]:
+async def found(url: str, *, idle: float = 0.1, **more: Any) -> list[ProxyFinding]:
     return [finding async for finding in Examination(url, idle=idle, gap=0.2, **more).findings()]
 
 
-async def troubles(url: str, *, idle: float = 0.1, **more: Any) -> list[Finding]:
+async def troubles(url: str, *, idle: float = 0.1, **more: Any) -> list[ProxyFinding]:
     return [finding for finding in await found(url, idle=idle, **more) if not finding.good]
 
 
-async def test_a_server_without_anything_in_front_is_well(real: World) -> None:
+async def test_a_server_without_anything_in_front_is_well(real: Deployment) -> None:
     findings = await found(real.origin, idle=3, silence=1, key=real.key)
     assert [finding.text for finding in findings if not finding.good] == []
     text = "\n".join(finding.text for finding in findings)
@@ -53,13 +53,13 @@ async def test_a_server_without_anything_in_front_is_well(real: World) -> None:
         assert said in text
 
 
-async def test_nginx_as_it_comes_is_well(real: World, tmp_path: Path) -> None:
+async def test_nginx_as_it_comes_is_well(real: Deployment, tmp_path: Path) -> None:
     with plain_nginx(tmp_path / "nginx", real.origin) as front:
         assert await troubles(front, idle=3) == []
 
 
 async def test_the_readme_s_nginx_is_well_and_offers_http_2(
-    real: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    real: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with readme_nginx(tmp_path / "nginx", real.origin) as front:
         made = tmp_path / "nginx" / "made.pem"
@@ -86,7 +86,7 @@ async def hoarding(origin: str) -> AsyncIterator[str]:
         yield site.url
 
 
-async def test_a_proxy_that_buffers_is_told_by_marks_that_come_in_a_lump(real: World) -> None:
+async def test_a_proxy_that_buffers_is_told_by_marks_that_come_in_a_lump(real: Deployment) -> None:
     async with hoarding(real.origin) as front:
         (trouble,) = await troubles(front)
         lump = (
@@ -97,7 +97,7 @@ async def test_a_proxy_that_buffers_is_told_by_marks_that_come_in_a_lump(real: W
         assert "proxy_buffering off;" in trouble.mend[0]
 
 
-async def test_heartbeats_that_are_held_back_are_told(real: World) -> None:
+async def test_heartbeats_that_are_held_back_are_told(real: Deployment) -> None:
     async with hoarding(real.origin) as front:
         texts = [trouble.text for trouble in await troubles(front, idle=3)]
         assert any(text.startswith("heartbeats were held back: nothing came for 3") for text in texts)
@@ -107,7 +107,7 @@ GZIP = "proxy_http_version 1.1; gzip on; gzip_types text/event-stream; gzip_prox
 HOARD = "proxy_buffering on; proxy_ignore_headers X-Accel-Buffering;"
 
 
-async def test_an_nginx_that_compresses_and_buffers_is_told(real: World, tmp_path: Path) -> None:
+async def test_an_nginx_that_compresses_and_buffers_is_told(real: Deployment, tmp_path: Path) -> None:
     with plain_nginx(tmp_path / "nginx", real.origin, location=GZIP + HOARD) as front:
         (trouble,) = await troubles(front)
         assert "compressed (gzip)" in trouble.text
@@ -116,19 +116,19 @@ async def test_an_nginx_that_compresses_and_buffers_is_told(real: World, tmp_pat
         assert "gzip off;" in trouble.mend[0]
 
 
-async def test_an_nginx_that_only_compresses_is_told_too(real: World, tmp_path: Path) -> None:
+async def test_an_nginx_that_only_compresses_is_told_too(real: Deployment, tmp_path: Path) -> None:
     with plain_nginx(tmp_path / "nginx", real.origin, location=GZIP) as front:
         (trouble,) = await troubles(front)
         assert "compressed (gzip)" in trouble.text
         assert "one by one" in trouble.text
 
 
-async def test_an_nginx_that_only_ignores_what_streams_say_does_no_harm(real: World, tmp_path: Path) -> None:
+async def test_an_nginx_that_only_ignores_what_streams_say_does_no_harm(real: Deployment, tmp_path: Path) -> None:
     with plain_nginx(tmp_path / "nginx", real.origin, location=HOARD) as front:
         assert await troubles(front) == []
 
 
-async def test_a_proxy_that_cuts_an_idle_stream_is_told_with_its_time(real: World, tmp_path: Path) -> None:
+async def test_a_proxy_that_cuts_an_idle_stream_is_told_with_its_time(real: Deployment, tmp_path: Path) -> None:
     real.settings["heartbeat"] = 4
     await real.restart()
     impatient = "proxy_http_version 1.1; proxy_read_timeout 1s;"
@@ -139,7 +139,7 @@ async def test_a_proxy_that_cuts_an_idle_stream_is_told_with_its_time(real: Worl
         assert trouble.mend[1].startswith("Pollcast: POLLCAST_HEARTBEAT")
 
 
-async def test_a_time_out_that_heartbeats_hide_is_found_by_silence(real: World, tmp_path: Path) -> None:
+async def test_a_time_out_that_heartbeats_hide_is_found_by_silence(real: Deployment, tmp_path: Path) -> None:
     impatient = "proxy_http_version 1.1; proxy_read_timeout 2s;"
     with plain_nginx(tmp_path / "nginx", real.origin, location=impatient) as front:
         assert await troubles(front, idle=3) == []
@@ -147,20 +147,20 @@ async def test_a_time_out_that_heartbeats_hide_is_found_by_silence(real: World, 
         assert re.search(r"cut after 2\.\d s", trouble.text)
 
 
-async def test_a_proxy_that_changes_what_streams_say_is_told(real: World, tmp_path: Path) -> None:
+async def test_a_proxy_that_changes_what_streams_say_is_told(real: Deployment, tmp_path: Path) -> None:
     wrong = "proxy_hide_header Cache-Control; add_header Cache-Control public;"
     with plain_nginx(tmp_path / "nginx", real.origin, location=wrong) as front:
         (trouble,) = await troubles(front)
         assert "'public', without no-store, no-transform" in trouble.text
 
 
-async def test_a_key_that_does_not_get_through_is_told(real: World, tmp_path: Path) -> None:
+async def test_a_key_that_does_not_get_through_is_told(real: Deployment, tmp_path: Path) -> None:
     assert "refused" in (await troubles(real.origin, key="nobody"))[0].text
     with plain_nginx(tmp_path / "nginx", real.origin, location='proxy_set_header Authorization "";') as front:
         assert "takes the Authorization header away" in (await troubles(front, key=real.key))[0].text
 
 
-async def test_links_that_lead_elsewhere_are_told(real: World, tmp_path: Path) -> None:
+async def test_links_that_lead_elsewhere_are_told(real: Deployment, tmp_path: Path) -> None:
     with plain_nginx(tmp_path / "nginx", real.origin) as front:
         (trouble,) = await troubles(front, key=real.key)
         assert trouble.text == f"Links lead to {real.origin}, and not to {front}"
@@ -174,12 +174,12 @@ async def test_what_cannot_be_asked_is_said_in_one_line(url: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-async def test_another_kind_of_server_is_no_pollcast(real: World) -> None:
+async def test_another_kind_of_server_is_no_pollcast(real: Deployment) -> None:
     with pytest.raises(NoAnswer, match="there is no Pollcast"):
         await found(f"{real.origin}/elsewhere")
 
 
-async def test_the_command_s_status_says_whether_all_is_well(real: World, tmp_path: Path) -> None:
+async def test_the_command_s_status_says_whether_all_is_well(real: Deployment, tmp_path: Path) -> None:
     well = await asyncio.to_thread(command, "doctor", real.origin, "--idle", "0.5")
     assert (well.returncode, well.stderr) == (0, "")
     assert all(line.startswith("ok ") for line in well.stdout.splitlines())

@@ -16,7 +16,7 @@ from proxy.runner import housekeeping
 from proxy.simulator import Simulator
 from proxy.store import open_store
 from proxy.store.blobs import Blobs, asset_blob
-from tests.support.world import JumpClock, World, events_of
+from tests.support.deployment import Deployment, JumpClock, events_of
 
 DAY = 86_400.0
 MINUTE = 60.0
@@ -37,16 +37,16 @@ def clock() -> SettableClock:
 
 
 @pytest.fixture
-def unset(tmp_path: Path, clock: SettableClock, monkeypatch: pytest.MonkeyPatch) -> World:
+def unset(tmp_path: Path, clock: SettableClock, monkeypatch: pytest.MonkeyPatch) -> Deployment:
     """A world with a clock to set, which looks for old records all the time. Its providers keep their own time."""
     monkeypatch.setattr("proxy.runner.runner._SWEEP", 0.001)
-    world = World(tmp_path, clock=clock)
-    world.simulator = Simulator(now=clock.monotonic, sleep=clock.sleep)
-    return world
+    deployment = Deployment(tmp_path, clock=clock)
+    deployment.simulator = Simulator(now=clock.monotonic, sleep=clock.sleep)
+    return deployment
 
 
 @pytest.fixture
-async def settable(unset: World) -> AsyncIterator[World]:
+async def settable(unset: Deployment) -> AsyncIterator[Deployment]:
     async with unset:
         yield unset
 
@@ -105,7 +105,7 @@ def test_a_slow_correction_is_no_step(clock: SettableClock) -> None:
 
 
 @pytest.mark.parametrize("step", [7200, -7200])
-async def test_a_text_goes_on_when_the_clock_is_set(settable: World, clock: SettableClock, step: float) -> None:
+async def test_a_text_goes_on_when_the_clock_is_set(settable: Deployment, clock: SettableClock, step: float) -> None:
     seen: list[dict[str, Any]] = []
     order = {"model": "gpt-5.4-mini", "prompt": "Why stream?"}
     async with settable.open("POST", "/api/generate", json=order) as response:
@@ -117,7 +117,9 @@ async def test_a_text_goes_on_when_the_clock_is_set(settable: World, clock: Sett
 
 
 @pytest.mark.parametrize("step", [7200, -7200])
-async def test_a_polled_job_goes_on_when_the_clock_is_set(settable: World, clock: SettableClock, step: float) -> None:
+async def test_a_polled_job_goes_on_when_the_clock_is_set(
+    settable: Deployment, clock: SettableClock, step: float
+) -> None:
     job = await settable.submit("gaga-1", prompt="A fox")
     async with settable.open("GET", f"/api/jobs/{job['id']}/events") as response:
         async for event in events(response):
@@ -126,7 +128,7 @@ async def test_a_polled_job_goes_on_when_the_clock_is_set(settable: World, clock
     assert event["status"] == "Completed"
 
 
-async def test_an_order_goes_on_waiting_for_room_when_the_clock_is_set(unset: World, clock: SettableClock) -> None:
+async def test_an_order_goes_on_waiting_for_room_when_the_clock_is_set(unset: Deployment, clock: SettableClock) -> None:
     unset.provider = {"concurrency": 1}
     async with unset:
         jobs = [await unset.submit("gaga-1", prompt="A fox") for _ in range(3)]
@@ -134,7 +136,9 @@ async def test_an_order_goes_on_waiting_for_room_when_the_clock_is_set(unset: Wo
         assert [(await unset.ended(job["id"]))["status"] for job in jobs] == ["Completed"] * 3
 
 
-async def test_a_key_is_asked_about_again_after_the_clock_was_set_back(settable: World, clock: SettableClock) -> None:
+async def test_a_key_is_asked_about_again_after_the_clock_was_set_back(
+    settable: Deployment, clock: SettableClock
+) -> None:
     await settable.balance()
     clock.ahead = -7200
     async with open_store(settable.store_url, clock) as store:
@@ -152,7 +156,7 @@ async def some_looks() -> None:
 
 
 @pytest.fixture
-async def kept(unset: World, clock: SettableClock) -> AsyncIterator[World]:
+async def kept(unset: Deployment, clock: SettableClock) -> AsyncIterator[Deployment]:
     """A world with a finished job, an idempotency key, an asset and a trace, and a clock that is trusted."""
     unset.settings["trace"] = str(unset.folder / "trace")
     async with unset:
@@ -162,22 +166,22 @@ async def kept(unset: World, clock: SettableClock) -> AsyncIterator[World]:
         yield unset
 
 
-async def asset_and_job(world: World) -> None:
-    await world.asset()
+async def asset_and_job(deployment: Deployment) -> None:
+    await deployment.asset()
     headers = {"Idempotency-Key": "once"}
     order = {"model": "gpt-5.4-mini", "prompt": "Why stream?"}
-    response = await world.http.post("/api/jobs", json=order, headers=headers)
-    await world.ended(response.json()["id"])
+    response = await deployment.http.post("/api/jobs", json=order, headers=headers)
+    await deployment.ended(response.json()["id"])
 
 
-async def left(world: World) -> tuple[int, int, int]:
+async def left(deployment: Deployment) -> tuple[int, int, int]:
     """How many jobs there are, assets' and outputs' files, and traces."""
-    jobs = len((await world.http.get("/api/jobs")).json()["jobs"])
-    files = [path for path in (world.folder / "assets").rglob("*") if path.is_file()]
-    return jobs, len(files), len(list((world.folder / "trace").iterdir()))
+    jobs = len((await deployment.http.get("/api/jobs")).json()["jobs"])
+    files = [path for path in (deployment.folder / "assets").rglob("*") if path.is_file()]
+    return jobs, len(files), len(list((deployment.folder / "trace").iterdir()))
 
 
-async def test_a_clock_eight_days_ahead_for_a_minute_deletes_nothing(kept: World, clock: SettableClock) -> None:
+async def test_a_clock_eight_days_ahead_for_a_minute_deletes_nothing(kept: Deployment, clock: SettableClock) -> None:
     before = await left(kept)
     assert before == (1, 2, 1)
     clock.ahead = 8 * DAY
@@ -189,7 +193,7 @@ async def test_a_clock_eight_days_ahead_for_a_minute_deletes_nothing(kept: World
     assert await left(kept) == before
 
 
-async def test_a_process_started_eight_days_ahead_deletes_nothing(kept: World, clock: SettableClock) -> None:
+async def test_a_process_started_eight_days_ahead_deletes_nothing(kept: Deployment, clock: SettableClock) -> None:
     before = await left(kept)
     await kept.stop()
     clock.ahead = 8 * DAY
@@ -203,7 +207,7 @@ async def test_a_process_started_eight_days_ahead_deletes_nothing(kept: World, c
     assert await left(kept) == before
 
 
-async def test_what_ended_while_the_clock_was_behind_is_kept_as_long(unset: World, clock: SettableClock) -> None:
+async def test_what_ended_while_the_clock_was_behind_is_kept_as_long(unset: Deployment, clock: SettableClock) -> None:
     unset.settings["trace"] = str(unset.folder / "trace")
     async with unset:
         clock.ahead = -8 * DAY
@@ -216,14 +220,14 @@ async def test_what_ended_while_the_clock_was_behind_is_kept_as_long(unset: Worl
         assert await left(unset) == (1, 2, 1)
 
 
-async def test_what_is_old_is_deleted_once_the_clock_has_settled(kept: World, clock: SettableClock) -> None:
+async def test_what_is_old_is_deleted_once_the_clock_has_settled(kept: Deployment, clock: SettableClock) -> None:
     clock.at += 8 * DAY
     while (await left(kept))[:2] != (0, 0):
         await asyncio.sleep(0.005)
 
 
 async def test_bytes_without_a_record_wait_until_the_clock_has_settled(
-    settable: World, clock: SettableClock, tmp_path: Path
+    settable: Deployment, clock: SettableClock, tmp_path: Path
 ) -> None:
     blobs = Blobs(str(tmp_path / "assets"))
     async with open_store(settable.store_url, clock) as store:

@@ -16,9 +16,9 @@ from proxy.core import files
 from proxy.core.errors import Unavailable
 from proxy.store.sqlite.store import SqliteStore
 from proxy.telemetry.trace import Exchange, Traces
+from tests.support.deployment import NO_AUTHORITIES, Deployment
 from tests.support.ports import free_port
 from tests.support.root import ROOT
-from tests.support.world import NO_AUTHORITIES, World
 
 SERVER = [sys.executable, str(ROOT / "server.py")]
 
@@ -83,7 +83,7 @@ def test_a_server_that_comes_first_writes_for_its_operator_alone(tmp_path: Path,
     with serving(tmp_path, *options) as url:
         if not options:
             headers = {"Authorization": f"Bearer {command(tmp_path, 'keys', 'create', '--name', 'web')}"}
-            upload = {"file": ("image.png", World.media("image"), "image/png")}
+            upload = {"file": ("image.png", Deployment.media("image"), "image/png")}
             answer = httpx.post(
                 f"{url}/api/assets", files=upload, headers=headers, trust_env=False, verify=NO_AUTHORITIES
             )
@@ -125,7 +125,7 @@ def test_folders_above_a_new_one_are_private_too(tmp_path: Path) -> None:
 
 
 async def test_a_folder_that_was_open_to_others_is_reported_and_left(
-    unstarted: World, caplog: pytest.LogCaptureFixture
+    unstarted: Deployment, caplog: pytest.LogCaptureFixture
 ) -> None:
     shared = unstarted.folder / "assets"
     shared.mkdir()

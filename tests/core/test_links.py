@@ -6,7 +6,7 @@ import pytest
 from proxy.core.errors import InvalidRequest, Unauthorized
 from proxy.core.job import Output, Role, Status
 from proxy.core.links import Links, Signed, masked
-from tests.support.world import JumpClock
+from tests.support.deployment import JumpClock
 
 PATH = "/api/jobs/job_1/events"
 SECRET = b"s" * 32

@@ -5,7 +5,7 @@ import pytest
 from pydantic import SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from proxy.core.settings import BadSetting, ProviderSettings, Settings, is_loopback, read, unknown
+from proxy.core.settings import BadSetting, ProviderSettings, Settings, is_loopback, load, unknown_variables
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Provider
 from proxy.providers.gaga import GagaSettings
@@ -23,7 +23,7 @@ def env(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def test_the_defaults_are_those_of_the_contract() -> None:
-    settings = read(Settings)
+    settings = load(Settings)
     own = {"asset_limit", "drain", "trace", "max_jobs", "queue", "max_requests", "max_streams", "max_uploads"}
     assert settings.model_dump(exclude=own) == {
         "host": "127.0.0.1",
@@ -48,9 +48,9 @@ def test_the_defaults_are_those_of_the_contract() -> None:
 
 
 def test_the_seconds_that_streams_are_drained_are_a_setting(env: pytest.MonkeyPatch) -> None:
-    assert read(Settings).model_dump()["drain"] == 0
+    assert load(Settings).model_dump()["drain"] == 0
     env.setenv("POLLCAST_DRAIN", "30")
-    assert read(Settings).model_dump()["drain"] == 30
+    assert load(Settings).model_dump()["drain"] == 30
 
 
 @pytest.mark.parametrize(
@@ -68,20 +68,20 @@ def test_the_seconds_that_streams_are_drained_are_a_setting(env: pytest.MonkeyPa
 )
 def test_a_duration_is_seconds_or_has_a_unit(env: pytest.MonkeyPatch, text: str, seconds: float) -> None:
     env.setenv("POLLCAST_RETENTION", text)
-    assert read(Settings).retention == seconds
+    assert load(Settings).retention == seconds
 
 
 @pytest.mark.parametrize("name", ["heartbeat", "keepalive", "retention", "lease", "drain"])
 def test_every_duration_takes_a_unit(env: pytest.MonkeyPatch, name: str) -> None:
     env.setenv(f"POLLCAST_{name.upper()}", "2m")
-    assert getattr(read(Settings), name) == 120
+    assert getattr(load(Settings), name) == 120
 
 
 @pytest.mark.parametrize("kind", PROVIDERS, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("name", ["poll_interval", "deadline"])
 def test_every_duration_of_a_provider_takes_a_unit(env: pytest.MonkeyPatch, kind: type[Provider], name: str) -> None:
     env.setenv(f"{kind.settings_type.model_config['env_prefix']}{name.upper()}", "2m")
-    assert getattr(read(kind.settings_type), name) == 120
+    assert getattr(load(kind.settings_type), name) == 120
 
 
 @pytest.mark.parametrize("text", ["7 days", "7w", "soon", "d", "inf", "nan"])
@@ -95,7 +95,7 @@ def test_public_and_off_are_written_in_any_case_and_a_token_as_it_is(
     env: pytest.MonkeyPatch, text: str, meant: str
 ) -> None:
     env.setenv("POLLCAST_METRICS", text)
-    assert read(Settings).metrics.get_secret_value() == meant
+    assert load(Settings).metrics.get_secret_value() == meant
 
 
 @pytest.mark.parametrize(
@@ -109,58 +109,58 @@ def test_public_and_off_are_written_in_any_case_and_a_token_as_it_is(
 )
 def test_the_origins_are_a_comma_list(env: pytest.MonkeyPatch, text: str, origins: list[str]) -> None:
     env.setenv("POLLCAST_CORS_ORIGINS", text)
-    assert read(Settings).cors_origins == origins
+    assert load(Settings).cors_origins == origins
 
 
 def test_a_log_level_is_written_in_any_case(env: pytest.MonkeyPatch) -> None:
     env.setenv("POLLCAST_LOG_LEVEL", "WARNING")
-    assert read(Settings).log_level == "warning"
+    assert load(Settings).log_level == "warning"
 
 
 def test_the_prices_are_a_json_object(env: pytest.MonkeyPatch) -> None:
     env.setenv("POLLCAST_TOKENS", '{"gaga-1": 25, "suno": 0}')
-    assert read(Settings).tokens == {"gaga-1": 25, "suno": 0}
+    assert load(Settings).tokens == {"gaga-1": 25, "suno": 0}
 
 
 @pytest.mark.parametrize("name", ["PORT", "SECRET", "CORS_ORIGINS", "RETENTION", "TOKENS", "RESULTS", "PUBLIC_URL"])
 def test_an_empty_value_means_unset(env: pytest.MonkeyPatch, name: str) -> None:
     env.setenv(f"POLLCAST_{name}", "")
-    assert read(Settings) == read(
+    assert load(Settings) == load(
         Settings, **{name.lower(): Settings.model_fields[name.lower()].get_default(call_default_factory=True)}
     )
 
 
 def test_a_provider_s_key_that_is_empty_is_unset(env: pytest.MonkeyPatch) -> None:
     env.setenv("GAGA_API_KEY", "")
-    assert read(GagaSettings).key == ""
-    assert read(GagaSettings).api_key is None
+    assert load(GagaSettings).key == ""
+    assert load(GagaSettings).api_key is None
 
 
 def test_the_file_dot_env_is_read_and_the_environment_wins(env: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("POLLCAST_PORT=9001\nPOLLCAST_HEARTBEAT=2\nGAGA_API_KEY=from-file\nOTHER=1\n")
     env.setenv("POLLCAST_HEARTBEAT", "3")
-    assert (read(Settings).port, read(Settings).heartbeat) == (9001, 3)
-    assert read(GagaSettings).key == "from-file"
+    assert (load(Settings).port, load(Settings).heartbeat) == (9001, 3)
+    assert load(GagaSettings).key == "from-file"
 
 
 def test_a_given_value_wins_over_the_environment(env: pytest.MonkeyPatch) -> None:
     env.setenv("POLLCAST_PORT", "9001")
-    assert read(Settings, port=9002).port == 9002
+    assert load(Settings, port=9002).port == 9002
 
 
 def test_links_are_based_on_the_public_url_without_its_last_slash(env: pytest.MonkeyPatch) -> None:
     env.setenv("POLLCAST_PUBLIC_URL", "https://cast.example.com/")
-    assert read(Settings).base_url == "https://cast.example.com"
+    assert load(Settings).base_url == "https://cast.example.com"
 
 
 def test_without_a_public_url_links_are_based_on_host_and_port(env: pytest.MonkeyPatch) -> None:
     env.setenv("POLLCAST_PORT", "9001")
-    assert read(Settings).base_url == "http://127.0.0.1:9001"
+    assert load(Settings).base_url == "http://127.0.0.1:9001"
 
 
 def test_an_ipv6_host_stands_in_brackets_in_the_base_url(env: pytest.MonkeyPatch) -> None:
     env.setenv("POLLCAST_HOST", "::1")
-    assert read(Settings).base_url == "http://[::1]:8000"
+    assert load(Settings).base_url == "http://[::1]:8000"
 
 
 # --- a provider's ---
@@ -176,7 +176,7 @@ def test_every_provider_reads_its_own_prefix(env: pytest.MonkeyPatch) -> None:
         "RATE": "7",
     }.items():
         env.setenv(f"GAGA_{name}", value)
-    gaga, ganai = read(GagaSettings), read(GanAiSettings)
+    gaga, ganai = load(GagaSettings), load(GanAiSettings)
     assert (gaga.key, gaga.base_url) == ("sk-gaga", "https://gaga.example")
     assert (gaga.poll_interval, gaga.deadline, gaga.concurrency, gaga.rate) == (0.5, 60, 3, 7)
     assert (ganai.key, ganai.base_url, ganai.project_id) == ("", "https://api.gan.ai", "")
@@ -184,7 +184,7 @@ def test_every_provider_reads_its_own_prefix(env: pytest.MonkeyPatch) -> None:
 
 def test_the_project_of_gan_ai_is_a_setting(env: pytest.MonkeyPatch) -> None:
     env.setenv("GANAI_PROJECT_ID", "p-1")
-    assert read(GanAiSettings).project_id == "p-1"
+    assert load(GanAiSettings).project_id == "p-1"
 
 
 # --- what is wrong is named ---
@@ -241,7 +241,7 @@ def test_a_bad_setting_of_a_provider_is_one_line_that_names_it(env: pytest.Monke
 
 def complaint(kind: Any) -> str:
     with pytest.raises(BadSetting) as caught:
-        read(kind)
+        load(kind)
     assert len(str(caught.value).splitlines()) == 1
     return str(caught.value)
 
@@ -271,15 +271,15 @@ def test_a_base_url_with_more_than_an_origin_is_refused(env: pytest.MonkeyPatch,
 def test_a_url_whose_port_is_none_is_refused_by_the_setting_s_name(env: pytest.MonkeyPatch, port: str) -> None:
     env.setenv("GAGA_BASE_URL", f"http://gateway.example:{port}")
     with pytest.raises(BadSetting, match="GAGA_BASE_URL"):
-        read(GagaSettings)
+        load(GagaSettings)
     env.setenv("POLLCAST_PUBLIC_URL", f"http://cast.example:{port}")
     with pytest.raises(BadSetting, match="POLLCAST_PUBLIC_URL"):
-        read(Settings)
+        load(Settings)
 
 
 def test_a_base_url_may_have_a_path_in_front(env: pytest.MonkeyPatch) -> None:
     env.setenv("GAGA_BASE_URL", "https://gateway.example/gaga/")
-    assert read(GagaSettings).base_url == "https://gateway.example/gaga"
+    assert load(GagaSettings).base_url == "https://gateway.example/gaga"
 
 
 @pytest.mark.parametrize("url", ["https://", "https:///path", "http://[::1"])
@@ -324,23 +324,23 @@ def test_a_provider_key_that_no_header_can_carry_is_refused_without_showing_it(e
 )
 def test_an_unknown_setting_is_told_with_the_nearest_known(env: pytest.MonkeyPatch, name: str, line: str) -> None:
     env.setenv(name, "5")
-    assert unknown() == [line]
+    assert unknown_variables() == [line]
 
 
 def test_an_unknown_setting_in_the_file_dot_env_is_told_too(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("POLLCAST_RETENTIONS=7d\n")
-    assert unknown() == ["POLLCAST_RETENTIONS is no setting; the nearest is POLLCAST_RETENTION"]
+    assert unknown_variables() == ["POLLCAST_RETENTIONS is no setting; the nearest is POLLCAST_RETENTION"]
 
 
 def test_settings_of_the_server_of_its_clients_and_of_others_are_not_unknown(env: pytest.MonkeyPatch) -> None:
     for name in ("POLLCAST_PORT", "pollcast_host", "POLLCAST_KEY", "POLLCAST_SERVER", "GAGA_VERSION", "POLL"):
         env.setenv(name, "1")
-    assert unknown() == []
+    assert unknown_variables() == []
 
 
 def test_an_unknown_setting_that_is_empty_is_unset(env: pytest.MonkeyPatch) -> None:
     env.setenv("POLLCAST_MAXJOBS", "")
-    assert unknown() == []
+    assert unknown_variables() == []
 
 
 # --- secrets ---
@@ -353,15 +353,15 @@ def test_secrets_of_links_are_a_comma_list_the_newest_first(
     env: pytest.MonkeyPatch, text: str, secrets: list[str]
 ) -> None:
     env.setenv("POLLCAST_SECRET", text)
-    assert read(Settings).secrets == secrets
+    assert load(Settings).secrets == secrets
 
 
 def test_no_secret_appears_in_a_repr(env: pytest.MonkeyPatch) -> None:
     env.setenv("POLLCAST_SECRET", "hush-1")
     env.setenv("GAGA_API_KEY", "hush-2")
-    for settings in (read(Settings), read(GagaSettings)):
+    for settings in (load(Settings), load(GagaSettings)):
         assert "hush" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
-    assert read(GagaSettings).key == "hush-2"
+    assert load(GagaSettings).key == "hush-2"
 
 
 def test_a_bad_setting_s_line_does_not_hold_the_secret_beside_it(env: pytest.MonkeyPatch) -> None:
@@ -371,7 +371,7 @@ def test_a_bad_setting_s_line_does_not_hold_the_secret_beside_it(env: pytest.Mon
 
 
 def test_settings_cannot_be_changed() -> None:
-    settings: Any = read(Settings)
+    settings: Any = load(Settings)
     with pytest.raises(ValueError, match="frozen"):
         settings.port = 1
 
@@ -419,7 +419,7 @@ def test_other_hosts_are_not(url: str) -> None:
 
 
 def test_no_account_is_held_to_fewer_than_ten_thousand_streams_unasked() -> None:
-    assert read(Settings).max_streams >= 10_000
+    assert load(Settings).max_streams >= 10_000
 
 
 # --- the file .env ---
@@ -432,7 +432,7 @@ def test_a_file_in_utf_16_is_one_line_that_names_it(tmp_path: Path, encoding: st
     (tmp_path / ".env").write_bytes(LINE.encode(encoding))
     assert complaint(Settings) == f"{tmp_path / '.env'}: is in UTF-16, not in UTF-8: save it as UTF-8"
     with pytest.raises(BadSetting, match="UTF-16"):
-        unknown()
+        unknown_variables()
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "cp437"])
@@ -445,8 +445,8 @@ def test_a_file_in_latin_1_is_one_line_that_names_it(tmp_path: Path, encoding: s
 
 def test_a_byte_order_mark_in_the_file_is_skipped(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"\xef\xbb\xbf" + LINE.encode())
-    assert (read(Settings).port, read(Settings).secrets) == (9001, ["caf\u00e9-hush"])
-    assert unknown() == []
+    assert (load(Settings).port, load(Settings).secrets) == (9001, ["caf\u00e9-hush"])
+    assert unknown_variables() == []
 
 
 @pytest.mark.parametrize(
@@ -465,13 +465,13 @@ def test_a_misspelled_setting_of_a_provider_is_told_with_the_nearest(
 ) -> None:
     env.setenv("A_FIRST_ONE", "x")
     env.setenv(name, "x")
-    assert unknown(iter(SETTINGS_TYPES)) == [f"{name} is no setting; the nearest is {nearest}"]
+    assert unknown_variables(iter(SETTINGS_TYPES)) == [f"{name} is no setting; the nearest is {nearest}"]
 
 
 def test_other_variables_with_a_provider_s_prefix_are_not_unknown(env: pytest.MonkeyPatch) -> None:
     for name in ("GAGA_VERSION", "GAIA_HOME", "HEYGEN_XYZZY", "GAGA_API_KEY", "GANAI_PROJECT_ID", "GAGARIN"):
         env.setenv(name, "1")
-    assert unknown(SETTINGS_TYPES) == []
+    assert unknown_variables(SETTINGS_TYPES) == []
 
 
 # --- addresses ---
@@ -483,8 +483,8 @@ def test_other_variables_with_a_provider_s_prefix_are_not_unknown(env: pytest.Mo
 )
 def test_an_ipv6_host_is_taken_with_and_without_brackets(env: pytest.MonkeyPatch, written: str, base: str) -> None:
     env.setenv("POLLCAST_HOST", written)
-    assert read(Settings).base_url == base
-    assert read(Settings).host == written.strip("[]")
+    assert load(Settings).base_url == base
+    assert load(Settings).host == written.strip("[]")
 
 
 @pytest.mark.parametrize("written", ["[::1]:8000", "127.0.0.1:8000", "[localhost]", "::1::", "http://0.0.0.0"])

@@ -16,8 +16,8 @@ from httpx_sse import EventSource
 from proxy.core.job import Kind
 from proxy.providers import MODELS, PROVIDERS
 from tests.providers.conftest import KEY, fresh_account, pointed
+from tests.support.deployment import NO_AUTHORITIES, Deployment, JumpClock
 from tests.support.literal import Literal, Reply, ended, page, said, streamed
-from tests.support.world import NO_AUTHORITIES, JumpClock, World
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -37,57 +37,57 @@ PROVIDER = {model.name: kind.name for kind in PROVIDERS for model in kind.models
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def simulated(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+async def simulated(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Deployment]:
     folder = tmp_path_factory.mktemp("simulated")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)  # no .env here
-        async with World(folder) as world:
-            yield world
+        async with Deployment(folder) as deployment:
+            yield deployment
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def world(simulated: World) -> World:
+async def deployment(simulated: Deployment) -> Deployment:
     await fresh_account(simulated)
     return simulated
 
 
-async def fields(world: World, model: str, prompt: str = "Hello") -> dict[str, Any]:
+async def fields(deployment: Deployment, model: str, prompt: str = "Hello") -> dict[str, Any]:
     """A small order that the model takes."""
     if model.startswith("avatar"):
-        return {"image": await world.asset("image"), "audio": await world.asset("audio"), "prompt": prompt}
+        return {"image": await deployment.asset("image"), "audio": await deployment.asset("audio"), "prompt": prompt}
     if model == "ganai-bulk":
         return {"items": [{"unique_id": "a", "names": prompt}]}
     return {"prompt": prompt} | ({"avatar_id": "Anna"} if model == "heygen-v1" else {})
 
 
-async def ordered(world: World, model: str, prompt: str = "Hello") -> list[dict[str, Any]]:
-    return await world.generate(model, **await fields(world, model, prompt))
+async def ordered(deployment: Deployment, model: str, prompt: str = "Hello") -> list[dict[str, Any]]:
+    return await deployment.generate(model, **await fields(deployment, model, prompt))
 
 
 # --- it works ---
 
 
 @each_model
-async def test_it_completes_with_a_url_that_opens_without_a_key_and_plays(world: World, model: str) -> None:
-    final = ended(await ordered(world, model))
+async def test_it_completes_with_a_url_that_opens_without_a_key_and_plays(deployment: Deployment, model: str) -> None:
+    final = ended(await ordered(deployment, model))
     assert final["status"] == "Completed"
     assert final["url"] == final["outputs"][0]["url"]
-    answer = await world.http.get(final["url"], headers={"Authorization": ""})
+    answer = await deployment.http.get(final["url"], headers={"Authorization": ""})
     kind = MODELS[model].kind
     assert (answer.status_code, answer.headers["Content-Type"].split(";")[0]) == (200, TYPES[kind])
-    assert answer.content == (final["text"].encode() if kind is Kind.TEXT else world.media(kind))
+    assert answer.content == (final["text"].encode() if kind is Kind.TEXT else deployment.media(kind))
 
 
 @each_model
-async def test_its_content_leads_to_the_same_bytes(world: World, model: str) -> None:
-    job = ended(await ordered(world, model))["job"]
-    answer = await world.http.get(f"/api/jobs/{job}/content", follow_redirects=True)
+async def test_its_content_leads_to_the_same_bytes(deployment: Deployment, model: str) -> None:
+    job = ended(await ordered(deployment, model))["job"]
+    answer = await deployment.http.get(f"/api/jobs/{job}/content", follow_redirects=True)
     kind = MODELS[model].kind
     assert answer.status_code == 200
-    assert kind is Kind.TEXT or answer.content == world.media(kind)
+    assert kind is Kind.TEXT or answer.content == deployment.media(kind)
 
 
-async def test_results_are_behind_our_own_links_where_the_operator_relays(unstarted: World) -> None:
+async def test_results_are_behind_our_own_links_where_the_operator_relays(unstarted: Deployment) -> None:
     unstarted.settings = {"results": "relay"}
     async with unstarted:
         for model in MODELS:
@@ -99,32 +99,34 @@ async def test_results_are_behind_our_own_links_where_the_operator_relays(unstar
 
 
 @each_model
-async def test_it_is_submitted_once_and_charged_its_price_once(world: World, model: str) -> None:
-    before = world.simulator.submits.total()
-    job = ended(await ordered(world, model))["job"]
-    assert world.simulator.submits.total() - before == 1
-    entries = (await world.http.get("/api/account/ledger")).json()["entries"]
+async def test_it_is_submitted_once_and_charged_its_price_once(deployment: Deployment, model: str) -> None:
+    before = deployment.simulator.submits.total()
+    job = ended(await ordered(deployment, model))["job"]
+    assert deployment.simulator.submits.total() - before == 1
+    entries = (await deployment.http.get("/api/account/ledger")).json()["entries"]
     assert [(entry["cause"], entry["tokens"], entry["job"]) for entry in entries][:-1] == [
         ("charge", -MODELS[model].tokens, job)
     ]
-    assert await world.balance() == 1000 - MODELS[model].tokens
+    assert await deployment.balance() == 1000 - MODELS[model].tokens
 
 
 @each_model
-async def test_its_failure_is_an_error_with_the_providers_words_and_a_full_refund(world: World, model: str) -> None:
-    final = ended(await ordered(world, model, "x [fail]"))
+async def test_its_failure_is_an_error_with_the_providers_words_and_a_full_refund(
+    deployment: Deployment, model: str
+) -> None:
+    final = ended(await ordered(deployment, model, "x [fail]"))
     assert (final["status"], final["code"]) == ("Error", "upstream_failed")
     assert WORDS[PROVIDER[model]] in final["message"]
     assert final["refunded"] == MODELS[model].tokens
-    assert await world.balance() == 1000
+    assert await deployment.balance() == 1000
 
 
 @each_model
 @pytest.mark.parametrize("word", ["[unknown]", "[flaky]", "[429]"])
-async def test_it_lives_through_what_passes(world: World, model: str, word: str) -> None:
-    before = world.simulator.submits.total()
-    assert ended(await ordered(world, model, f"Hello {word}"))["status"] == "Completed"
-    assert world.simulator.submits.total() - before == 1
+async def test_it_lives_through_what_passes(deployment: Deployment, model: str, word: str) -> None:
+    before = deployment.simulator.submits.total()
+    assert ended(await ordered(deployment, model, f"Hello {word}"))["status"] == "Completed"
+    assert deployment.simulator.submits.total() - before == 1
 
 
 @each_model
@@ -132,12 +134,12 @@ async def test_it_lives_through_what_passes(world: World, model: str, word: str)
     ("word", "code"),
     [("[reject]", "upstream_rejected"), ("[credits]", "upstream_credits"), ("[500]", "upstream_failed")],
 )
-async def test_its_refusal_is_told_apart_and_refunded(world: World, model: str, word: str, code: str) -> None:
-    final = ended(await ordered(world, model, f"Hello {word}"))
+async def test_its_refusal_is_told_apart_and_refunded(deployment: Deployment, model: str, word: str, code: str) -> None:
+    final = ended(await ordered(deployment, model, f"Hello {word}"))
     assert (final["status"], final["code"], final["refunded"]) == ("Error", code, MODELS[model].tokens)
 
 
-async def test_a_provider_that_cannot_be_reached_is_said_to_be_so(unstarted: World) -> None:
+async def test_a_provider_that_cannot_be_reached_is_said_to_be_so(unstarted: Deployment) -> None:
     unstarted.provider = {"base_url": "http://127.0.0.1:9", "deadline": 40}
     async with unstarted:
         codes = {}
@@ -167,29 +169,29 @@ KNOWN = {"upstream_failed", "upstream_rejected", "outcome_unknown", "interrupted
 @pytest.mark.parametrize("model", SHAPES)
 @pytest.mark.parametrize("kind", BROKEN)
 async def test_an_answer_that_is_broken_ends_a_job_at_worst_and_is_never_asked_for_twice(
-    world: World, model: str, kind: str
+    deployment: Deployment, model: str, kind: str
 ) -> None:
-    simulator = world.simulator
+    simulator = deployment.simulator
     before = simulator.calls[SHAPES[model]]
     simulator.fault(SHAPES[model], kind)
     try:
-        final = ended(await ordered(world, model))
+        final = ended(await ordered(deployment, model))
     finally:
         simulator.clear_faults()
     assert final["status"] == "Completed" or final["code"] in KNOWN
     assert simulator.calls[SHAPES[model]] - before == 1
-    assert await world.balance() == 1000 - MODELS[model].tokens + final.get("refunded", 0)
+    assert await deployment.balance() == 1000 - MODELS[model].tokens + final.get("refunded", 0)
 
 
 @pytest.mark.parametrize("model", POLLED)
-async def test_a_job_lives_through_every_broken_poll(world: World, model: str) -> None:
-    simulator = world.simulator
+async def test_a_job_lives_through_every_broken_poll(deployment: Deployment, model: str) -> None:
+    simulator = deployment.simulator
     check = SHAPES[model].replace("submit", "check")
     kinds = ["401", "403", "404", "429", "500", "503", "unknown status", *BROKEN]
     for kind in kinds:
         simulator.fault(check, kind, times=1)
     try:
-        final = ended(await ordered(world, model))
+        final = ended(await ordered(deployment, model))
     finally:
         simulator.clear_faults()
     assert final["status"] == "Completed"
@@ -198,14 +200,14 @@ async def test_a_job_lives_through_every_broken_poll(world: World, model: str) -
 # --- it keeps the operator's key to itself ---
 
 
-async def everything_shown(world: World, events: list[dict[str, Any]]) -> str:
-    job = await world.http.get(f"/api/jobs/{events[0]['job']}")
-    content = await world.http.get(f"/api/jobs/{events[0]['job']}/content")
+async def everything_shown(deployment: Deployment, events: list[dict[str, Any]]) -> str:
+    job = await deployment.http.get(f"/api/jobs/{events[0]['job']}")
+    content = await deployment.http.get(f"/api/jobs/{events[0]['job']}/content")
     headers = "\n".join(f"{name}: {value}" for name, value in content.headers.items())
     return "\n".join([json.dumps(events), job.text, content.text, headers])
 
 
-async def test_no_key_is_shown_by_any_model_however_it_ends(unstarted: World) -> None:
+async def test_no_key_is_shown_by_any_model_however_it_ends(unstarted: Deployment) -> None:
     keys = {name: f"planted-{name}-Zq7" for name in unstarted.simulator.keys}
     unstarted.simulator.keys.update(keys)
     for kind in PROVIDERS:
@@ -253,41 +255,43 @@ ENDS: dict[str, tuple[Reply, str, Reply]] = {
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def telltale(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[World, Literal]]:
+async def telltale(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Deployment, Literal]]:
     """A provider that repeats the key it was sent."""
     folder = tmp_path_factory.mktemp("telltale")
     async with Literal() as upstream:
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
-            async with pointed(World(folder), upstream) as world:
-                yield world, upstream
+            async with pointed(Deployment(folder), upstream) as deployment:
+                yield deployment, upstream
 
 
 @pytest.mark.parametrize("model", SUBMITS)
 @pytest.mark.parametrize("status", [200, 400, 401, 402, 418, 422, 500, 503])
 async def test_a_refusal_that_repeats_the_key_is_shown_without_it(
-    telltale: tuple[World, Literal], model: str, status: int
+    telltale: tuple[Deployment, Literal], model: str, status: int
 ) -> None:
-    world, upstream = telltale
-    await fresh_account(world)
+    deployment, upstream = telltale
+    await fresh_account(deployment)
     upstream.on("POST", SUBMITS[model], said({"status": "Error", "code": 7, "message": LEAK}, status))
-    events = await ordered(world, model)
+    events = await ordered(deployment, model)
     assert ended(events)["status"] == "Error"
-    assert KEY not in await everything_shown(world, events)
+    assert KEY not in await everything_shown(deployment, events)
 
 
 @pytest.mark.parametrize("model", ENDS)
-async def test_a_failure_that_repeats_the_key_is_shown_without_it(telltale: tuple[World, Literal], model: str) -> None:
-    world, upstream = telltale
-    await fresh_account(world)
+async def test_a_failure_that_repeats_the_key_is_shown_without_it(
+    telltale: tuple[Deployment, Literal], model: str
+) -> None:
+    deployment, upstream = telltale
+    await fresh_account(deployment)
     reply, path, end = ENDS[model]
     refused = said({"message": LEAK, "error": LEAK}, 401)
     upstream.on("POST", SUBMITS[model], reply)
     upstream.on("GET", path, refused, refused, end)
-    events = await ordered(world, model)
+    events = await ordered(deployment, model)
     assert ended(events)["code"] == "upstream_failed"
     assert "is in trouble" in ended(events)["message"]
-    assert KEY not in await everything_shown(world, events)
+    assert KEY not in await everything_shown(deployment, events)
 
 
 def made_at(url: str) -> dict[str, tuple[Reply, dict[str, Reply]]]:
@@ -320,17 +324,17 @@ def made_at(url: str) -> dict[str, tuple[Reply, dict[str, Reply]]]:
 @pytest.mark.parametrize("model", made_at(""))
 @pytest.mark.parametrize("url", ["http://[no url", "javascript:alert(1)", "file:///etc/passwd"])
 async def test_a_url_that_nobody_can_open_is_the_providers_fault(
-    telltale: tuple[World, Literal], model: str, url: str
+    telltale: tuple[Deployment, Literal], model: str, url: str
 ) -> None:
-    world, upstream = telltale
-    await fresh_account(world)
+    deployment, upstream = telltale
+    await fresh_account(deployment)
     reply, documents = made_at(url)[model]
     upstream.on("POST", SUBMITS[model], reply)
     for path, document in documents.items():
         upstream.on("GET", path, document)
-    final = ended(await ordered(world, model))
+    final = ended(await ordered(deployment, model))
     if model == "grok-imagine-video" and final["status"] == "Completed":  # its /content needs no URL of the job's
-        assert final["url"].startswith(world.origin)
+        assert final["url"].startswith(deployment.origin)
     else:
         assert final.get("code") in {"upstream_failed", "upstream_protocol", "deadline_exceeded"}
 
@@ -357,10 +361,10 @@ ODD_POLLS = {
 @pytest.mark.parametrize("model", LATE_RESULTS)
 @pytest.mark.parametrize("odd", [*ODD_POLLS, "no result"])
 async def test_an_odd_answer_to_a_poll_is_lived_through_and_shown(
-    telltale: tuple[World, Literal], model: str, odd: str
+    telltale: tuple[Deployment, Literal], model: str, odd: str
 ) -> None:
-    world, upstream = telltale
-    await fresh_account(world)
+    deployment, upstream = telltale
+    await fresh_account(deployment)
     url = "https://cdn.example.com/a.mp4"
     reply, documents = made_at(url)[model]
     upstream.clear()
@@ -371,7 +375,7 @@ async def test_an_odd_answer_to_a_poll_is_lived_through_and_shown(
         late = said({"data": []}) if result else said(LATE_RESULTS[model])
         early = document if (odd == "no result") != result and model == "gpt-image-2" else ODD_POLLS.get(odd, late)
         upstream.on("GET", path, *[early] * 12, document)
-    events = await ordered(world, model)
+    events = await ordered(deployment, model)
     assert ended(events)["status"] == "Completed", events
     told = json.dumps(events)
     assert odd not in {"an error", "402", "418"} or "The lighthouse is closed" in told
@@ -407,8 +411,8 @@ async def calls_for(folder: Path, model: str, subscribers: int) -> Counter[str]:
     """What the provider was asked while so many watched one job from its start to its end."""
     random.seed(7)  # the poll loop's jitter
     clock = HeldClock()
-    async with World(folder, clock=clock) as world:
-        job = await world.submit(model, **await fields(world, model))
+    async with Deployment(folder, clock=clock) as deployment:
+        job = await deployment.submit(model, **await fields(deployment, model))
         watching = asyncio.Semaphore(0)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         async with httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES, timeout=20, limits=limits) as http:
@@ -421,7 +425,7 @@ async def calls_for(folder: Path, model: str, subscribers: int) -> Counter[str]:
             seen = await asyncio.gather(*watchers)
         assert json.loads(seen[0][-1])["status"] == "Completed"
         assert all(one == seen[0] for one in seen)
-        return Counter(world.simulator.calls)
+        return Counter(deployment.simulator.calls)
 
 
 @pytest.mark.parametrize("model", ["gaga-1", "grok-imagine-video", "suno", "ganai-bulk", "heygen-v1"])

@@ -11,8 +11,8 @@ import pytest_asyncio
 
 from proxy.providers import PROVIDERS
 from tests.providers.conftest import KEY, fresh_account
+from tests.support.deployment import Deployment
 from tests.support.raw import Frame, Raw, Said, chunk, head, sound
-from tests.support.world import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -87,37 +87,37 @@ LIVES = POLLED | STREAMED
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def standing(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[World, Raw]]:
+async def standing(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Deployment, Raw]]:
     folder = tmp_path_factory.mktemp("raw")
     async with Raw() as upstream:
-        world = World(folder, provider={"base_url": upstream.origin, "api_key": KEY})
+        deployment = Deployment(folder, provider={"base_url": upstream.origin, "api_key": KEY})
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
             patch.setattr("proxy.upstream.client._TAIL_TIMEOUT", 0.05)
-            async with world:
-                yield world, upstream
+            async with deployment:
+                yield deployment, upstream
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def world(standing: tuple[World, Raw]) -> World:
+async def deployment(standing: tuple[Deployment, Raw]) -> Deployment:
     await fresh_account(standing[0])
     return standing[0]
 
 
 @pytest.fixture
-def upstream(standing: tuple[World, Raw]) -> Raw:
+def upstream(standing: tuple[Deployment, Raw]) -> Raw:
     standing[1].bodies.clear()
     standing[1].heads.clear()
     standing[1].frame = sound
     return standing[1]
 
 
-async def lived(world: World, upstream: Raw, life: Life, frame: Frame = sound) -> dict[str, Any]:
+async def lived(deployment: Deployment, upstream: Raw, life: Life, frame: Frame = sound) -> dict[str, Any]:
     """The final event of an order whose answers are all framed so; it was sent once."""
     for place, answer in life.answers.items():
         upstream.bodies[place] = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
     upstream.frame = frame
-    final = (await world.generate(**life.order))[-1]
+    final = (await deployment.generate(**life.order))[-1]
     assert upstream.asked("POST") == 1
     return final
 
@@ -163,9 +163,9 @@ def sound_gzip(body: bytes) -> Said:
 @pytest.mark.parametrize("frame", ODD_FRAMES.values(), ids=ODD_FRAMES)
 @pytest.mark.parametrize("life", LIVES.values(), ids=LIVES)
 async def test_a_whole_answer_in_an_odd_frame_is_the_answer(
-    world: World, upstream: Raw, life: Life, frame: Frame
+    deployment: Deployment, upstream: Raw, life: Life, frame: Frame
 ) -> None:
-    assert (await lived(world, upstream, life, frame))["status"] == "Completed"
+    assert (await lived(deployment, upstream, life, frame))["status"] == "Completed"
 
 
 def beside(words: bytes) -> Frame:
@@ -188,18 +188,23 @@ ODD_JSON: dict[str, Frame] = {
 
 @pytest.mark.parametrize("frame", ODD_JSON.values(), ids=ODD_JSON)
 @pytest.mark.parametrize("life", POLLED.values(), ids=POLLED)
-async def test_json_as_other_programs_write_it_is_read(world: World, upstream: Raw, life: Life, frame: Frame) -> None:
-    assert (await lived(world, upstream, life, frame))["status"] == "Completed"
+async def test_json_as_other_programs_write_it_is_read(
+    deployment: Deployment, upstream: Raw, life: Life, frame: Frame
+) -> None:
+    assert (await lived(deployment, upstream, life, frame))["status"] == "Completed"
 
 
 @pytest.mark.parametrize("status", ["200 OK", "201 Created", "202 Accepted", "206 Partial Content"])
 @pytest.mark.parametrize("label", ["text/html", "application/json", "text/plain", "", "application/x-ndjson"])
 @pytest.mark.parametrize("life", STREAMED.values(), ids=STREAMED)
 async def test_a_stream_is_known_by_its_first_bytes(
-    world: World, upstream: Raw, life: Life, label: str, status: str
+    deployment: Deployment, upstream: Raw, life: Life, label: str, status: str
 ) -> None:
     final = await lived(
-        world, upstream, life, lambda body: closed(head("Connection: close", status=status, content_type=label) + body)
+        deployment,
+        upstream,
+        life,
+        lambda body: closed(head("Connection: close", status=status, content_type=label) + body),
     )
     assert final["status"] == "Completed"
 
@@ -217,12 +222,14 @@ BEGINNINGS = [
 
 @pytest.mark.parametrize("begun", BEGINNINGS)
 @pytest.mark.parametrize("life", STREAMED.values(), ids=STREAMED)
-async def test_a_stream_may_begin_with_any_field(world: World, upstream: Raw, life: Life, begun: bytes) -> None:
+async def test_a_stream_may_begin_with_any_field(
+    deployment: Deployment, upstream: Raw, life: Life, begun: bytes
+) -> None:
     def frame(body: bytes) -> Said:
         pieces = [head("Connection: close", content_type="text/html"), *(bytes([byte]) for byte in begun), body]
         return Said(tuple(pieces))
 
-    assert (await lived(world, upstream, life, frame))["status"] == "Completed"
+    assert (await lived(deployment, upstream, life, frame))["status"] == "Completed"
 
 
 WHOLE_TEXT = {"object": "chat.completion", "choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}]}
@@ -242,10 +249,10 @@ IN_PLACE = {
 @pytest.mark.parametrize("label", ["application/json", "text/event-stream", "text/html", ""])
 @pytest.mark.parametrize(("life", "body"), IN_PLACE.values(), ids=IN_PLACE)
 async def test_json_in_place_of_a_stream_is_the_result(
-    world: World, upstream: Raw, life: Life, body: bytes, label: str
+    deployment: Deployment, upstream: Raw, life: Life, body: bytes, label: str
 ) -> None:
     final = await lived(
-        world,
+        deployment,
         upstream,
         Life(life.order, dict.fromkeys(life.answers, body)),
         lambda body: closed(head("Connection: close", content_type=label) + body),
@@ -255,12 +262,14 @@ async def test_json_in_place_of_a_stream_is_the_result(
 
 
 @pytest.mark.parametrize("held", [b"", b"\n"], ids=["without a line end", "in lines"])
-async def test_a_line_of_json_is_a_frame_as_soon_as_it_comes(world: World, upstream: Raw, held: bytes) -> None:
+async def test_a_line_of_json_is_a_frame_as_soon_as_it_comes(
+    deployment: Deployment, upstream: Raw, held: bytes
+) -> None:
     def frame(_: bytes) -> Said:
         pieces = (head("Connection: close", content_type="text/event-stream"), b'{"status":"Processing"}\n')
         return Said((*pieces, json.dumps(COMPLETED).encode() + held), "hold")
 
-    assert (await lived(world, upstream, STREAMED["AI-Now"], frame))["status"] == "Completed"
+    assert (await lived(deployment, upstream, STREAMED["AI-Now"], frame))["status"] == "Completed"
 
 
 def joined(end: bytes, *lines: bytes) -> bytes:
@@ -286,12 +295,12 @@ FRAMES = {
 @pytest.mark.parametrize("written", FRAMES.values(), ids=FRAMES)
 @pytest.mark.parametrize("life", STREAMED.values(), ids=STREAMED)
 async def test_each_line_that_is_json_is_a_frame(
-    world: World, upstream: Raw, life: Life, written: Any, *, cut: bool
+    deployment: Deployment, upstream: Raw, life: Life, written: Any, *, cut: bool
 ) -> None:
     first, last = ({"status": "Warming up"}, COMPLETED) if life is STREAMED["AI-Now"] else (CHUNK, STOP)
     body = written(json.dumps(first).encode(), json.dumps(last).encode())
     final = await lived(
-        world,
+        deployment,
         upstream,
         Life(life.order, dict.fromkeys(life.answers, body)),
         lambda body: Said(
@@ -304,9 +313,9 @@ async def test_each_line_that_is_json_is_a_frame(
 
 
 @pytest.mark.parametrize("life", POLLED.values(), ids=POLLED)
-async def test_a_ticket_that_is_cut_short_is_no_ticket(world: World, upstream: Raw, life: Life) -> None:
+async def test_a_ticket_that_is_cut_short_is_no_ticket(deployment: Deployment, upstream: Raw, life: Life) -> None:
     final = await lived(
-        world, upstream, life, lambda body: closed(head(f"Content-Length: {len(body)}") + body[: len(body) - 1])
+        deployment, upstream, life, lambda body: closed(head(f"Content-Length: {len(body)}") + body[: len(body) - 1])
     )
     assert (final["status"], final["code"]) == ("Error", "outcome_unknown")
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from tests.providers.conftest import KEY
+from tests.support.deployment import Deployment
 from tests.support.literal import Literal, Reply, data, ended, page, said, words, written
-from tests.support.world import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -28,18 +28,18 @@ def scripted(upstream: Literal, *polls: Reply) -> None:
     upstream.on(*STATUS, *(polls or (SUCCESS,)))
 
 
-async def hello(world: World, upstream: Literal, *polls: Reply) -> list[dict[str, Any]]:
+async def hello(deployment: Deployment, upstream: Literal, *polls: Reply) -> list[dict[str, Any]]:
     scripted(upstream, *polls)
-    return await world.generate("gaga-1", prompt="Hello, World!")
+    return await deployment.generate("gaga-1", prompt="Hello, World!")
 
 
 # --- what it is sent ---
 
 
-async def test_gaga_1_is_asked_for_as_the_page_shows_it(world: World, upstream: Literal) -> None:
+async def test_gaga_1_is_asked_for_as_the_page_shows_it(deployment: Deployment, upstream: Literal) -> None:
     scripted(upstream)
     upstream.on(*ASSETS, said({"id": 747324435023237}))
-    await world.generate("gaga-1", prompt="Hello, World!", image=await world.asset("image"))
+    await deployment.generate("gaga-1", prompt="Hello, World!", image=await deployment.asset("image"))
     asked = upstream.once(*SUBMIT)
     assert asked.headers["Authorization"] == f"Bearer {KEY}"
     assert asked.headers["Content-Type"] == "application/json"
@@ -55,11 +55,11 @@ async def test_gaga_1_is_asked_for_as_the_page_shows_it(world: World, upstream: 
     )
 
 
-async def test_an_avatar_is_asked_for_as_the_page_shows_it(world: World, upstream: Literal) -> None:
+async def test_an_avatar_is_asked_for_as_the_page_shows_it(deployment: Deployment, upstream: Literal) -> None:
     scripted(upstream)
     upstream.on(*ASSETS, said({"id": 123}), said({"id": 11232355}))
-    image, audio = await world.asset("image"), await world.asset("audio")
-    await world.generate("avatar-h1-pro", image=image, audio=audio, prompt="smile, wave", seed=12345)
+    image, audio = await deployment.asset("image"), await deployment.asset("audio")
+    await deployment.generate("avatar-h1-pro", image=image, audio=audio, prompt="smile, wave", seed=12345)
     conditions = [{"type": "audio", "content": "11232355"}, {"type": "text", "content": "smile, wave"}]
     assert upstream.once(*SUBMIT).written == written(
         {
@@ -73,20 +73,20 @@ async def test_an_avatar_is_asked_for_as_the_page_shows_it(world: World, upstrea
     )
 
 
-async def test_an_asset_is_uploaded_as_the_multipart_part_named_file(world: World, upstream: Literal) -> None:
+async def test_an_asset_is_uploaded_as_the_multipart_part_named_file(deployment: Deployment, upstream: Literal) -> None:
     scripted(upstream)
     upstream.on(*ASSETS, said({"id": 123}))
-    await world.generate("gaga-1", prompt="x", image=await world.asset("image"))
+    await deployment.generate("gaga-1", prompt="x", image=await deployment.asset("image"))
     asked = upstream.once(*ASSETS)
     (part,) = asked.parts
     assert asked.headers["Authorization"] == f"Bearer {KEY}"
-    assert (part.name, part.content_type, part.body) == ("file", "image/png", world.media("image"))
+    assert (part.name, part.content_type, part.body) == ("file", "image/png", deployment.media("image"))
     assert part.filename
     assert part.filename.endswith(".png")
 
 
-async def test_gaga_1_without_an_image_names_no_source_and_no_seed(world: World, upstream: Literal) -> None:
-    await hello(world, upstream)
+async def test_gaga_1_without_an_image_names_no_source_and_no_seed(deployment: Deployment, upstream: Literal) -> None:
+    await hello(deployment, upstream)
     assert sorted(upstream.once(*SUBMIT).json) == [
         "aspectRatio",
         "chunks",
@@ -97,55 +97,59 @@ async def test_gaga_1_without_an_image_names_no_source_and_no_seed(world: World,
     assert not upstream.asked(*ASSETS)
 
 
-async def test_gaga_1_takes_audio_as_a_condition_before_the_text(world: World, upstream: Literal) -> None:
+async def test_gaga_1_takes_audio_as_a_condition_before_the_text(deployment: Deployment, upstream: Literal) -> None:
     scripted(upstream)
     upstream.on(*ASSETS, said({"id": 55}))
-    await world.generate("gaga-1", prompt="Hello", audio=await world.asset("audio"))
+    await deployment.generate("gaga-1", prompt="Hello", audio=await deployment.asset("audio"))
     (chunk,) = upstream.once(*SUBMIT).json["chunks"]
     assert chunk["conditions"] == [{"type": "audio", "content": "55"}, {"type": "text", "content": "Hello"}]
 
 
-async def test_chunks_keep_their_order_durations_and_audio(world: World, upstream: Literal) -> None:
+async def test_chunks_keep_their_order_durations_and_audio(deployment: Deployment, upstream: Literal) -> None:
     scripted(upstream)
     upstream.on(*ASSETS, said({"id": 55}))
-    chunks = [{"prompt": "One", "duration": 4}, {"prompt": "Two", "audio": await world.asset("audio")}]
-    await world.generate("gaga-1", chunks=chunks)
+    chunks = [{"prompt": "One", "duration": 4}, {"prompt": "Two", "audio": await deployment.asset("audio")}]
+    await deployment.generate("gaga-1", chunks=chunks)
     sent = upstream.once(*SUBMIT).json["chunks"]
     assert written(sent[0]) == written({"duration": 4, "conditions": [{"type": "text", "content": "One"}]})
     assert sent[1]["conditions"][0] == {"type": "audio", "content": "55"}
     assert sent[1]["duration"] == 10
 
 
-async def test_every_avatar_chunk_says_whether_to_enhance(world: World, upstream: Literal) -> None:
+async def test_every_avatar_chunk_says_whether_to_enhance(deployment: Deployment, upstream: Literal) -> None:
     scripted(upstream)
     upstream.on(*ASSETS, said({"id": 55}))
-    image, audio = await world.asset("image"), await world.asset("audio")
-    await world.generate("avatar-h1", image=image, chunks=[{"audio": audio}, {"audio": audio}], enhance_prompt=False)
+    image, audio = await deployment.asset("image"), await deployment.asset("audio")
+    await deployment.generate(
+        "avatar-h1", image=image, chunks=[{"audio": audio}, {"audio": audio}], enhance_prompt=False
+    )
     sent = upstream.once(*SUBMIT).json
     assert [chunk["enablePromptEnhancement"] for chunk in sent["chunks"]] == [False, False]
     assert "enablePromptEnhancement" not in sent
 
 
-async def test_ids_above_2_to_the_53_lose_no_digit(world: World, upstream: Literal) -> None:
+async def test_ids_above_2_to_the_53_lose_no_digit(deployment: Deployment, upstream: Literal) -> None:
     huge = 9007199254740993
     upstream.on(*ASSETS, said({"id": huge + 2}))
     upstream.on(*SUBMIT, said({"id": huge}))
     upstream.on(
         "GET", f"/v1/generations/{huge}", said({"status": "Success", "resultVideoURL": VIDEO, "resultVideoId": huge})
     )
-    image, audio = await world.asset("image"), await world.asset("audio")
-    final = ended(await world.generate("avatar-h1", image=image, audio=audio))
+    image, audio = await deployment.asset("image"), await deployment.asset("audio")
+    final = ended(await deployment.generate("avatar-h1", image=image, audio=audio))
     sent = upstream.once(*SUBMIT).json
     assert sent["source"]["content"] == huge + 2
     assert sent["chunks"][0]["conditions"][0]["content"] == str(huge + 2)
     assert final["outputs"][0]["id"] == str(huge)
 
 
-async def test_extra_is_merged_into_the_body_but_may_not_name_what_is_sent(world: World, upstream: Literal) -> None:
+async def test_extra_is_merged_into_the_body_but_may_not_name_what_is_sent(
+    deployment: Deployment, upstream: Literal
+) -> None:
     scripted(upstream)
-    await world.generate("gaga-1", prompt="x", extra={"watermark": False})
+    await deployment.generate("gaga-1", prompt="x", extra={"watermark": False})
     assert upstream.once(*SUBMIT).json["watermark"] is False
-    refused = await world.http.post("/api/jobs", json={"model": "gaga-1", "prompt": "x", "extra": {"source": 1}})
+    refused = await deployment.http.post("/api/jobs", json={"model": "gaga-1", "prompt": "x", "extra": {"source": 1}})
     assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "extra.source")
 
 
@@ -154,10 +158,10 @@ async def test_extra_is_merged_into_the_body_but_may_not_name_what_is_sent(world
     [("gaga-1", {}, "prompt"), ("avatar-h1", {"prompt": "x"}, "image"), ("avatar-h1", {"image": "?"}, "audio")],
 )
 async def test_what_the_page_requires_is_required_by_name(
-    world: World, upstream: Literal, model: str, fields: dict[str, str], missing: str
+    deployment: Deployment, upstream: Literal, model: str, fields: dict[str, str], missing: str
 ) -> None:
-    given = {name: await world.asset("image") if value == "?" else value for name, value in fields.items()}
-    refused = await world.http.post("/api/jobs", json={"model": model, **given})
+    given = {name: await deployment.asset("image") if value == "?" else value for name, value in fields.items()}
+    refused = await deployment.http.post("/api/jobs", json={"model": model, **given})
     assert refused.status_code == 422
     assert missing in [fault["field"] for fault in refused.json()["errors"]]
     assert not upstream.requests
@@ -166,50 +170,54 @@ async def test_what_the_page_requires_is_required_by_name(
 # --- what it says ---
 
 
-async def test_each_documented_state_is_shown_once_and_success_completes(world: World, upstream: Literal) -> None:
+async def test_each_documented_state_is_shown_once_and_success_completes(
+    deployment: Deployment, upstream: Literal
+) -> None:
     polls = [generation(word) for word in ("PreProcessing", "PreProcessing", "Pending", "Running", "Running")]
-    events = await hello(world, upstream, *polls, SUCCESS)
+    events = await hello(deployment, upstream, *polls, SUCCESS)
     final = ended(events)
     assert words(events) == ["PreProcessing", "Pending", "Running"]
     assert (final["status"], final["url"]) == ("Completed", VIDEO)
     assert final["outputs"] == [{"url": VIDEO, "role": "video", "type": "video/mp4", "id": "987654321"}]
-    assert await world.balance() == 980
+    assert await deployment.balance() == 980
 
 
-async def test_the_poll_carries_the_key(world: World, upstream: Literal) -> None:
-    await hello(world, upstream)
+async def test_the_poll_carries_the_key(deployment: Deployment, upstream: Literal) -> None:
+    await hello(deployment, upstream)
     assert upstream.once(*STATUS).headers["Authorization"] == f"Bearer {KEY}"
 
 
-async def test_content_redirects_to_the_public_video(world: World, upstream: Literal) -> None:
-    job = ended(await hello(world, upstream))["job"]
-    answer = await world.http.get(f"/api/jobs/{job}/content")
+async def test_content_redirects_to_the_public_video(deployment: Deployment, upstream: Literal) -> None:
+    job = ended(await hello(deployment, upstream))["job"]
+    answer = await deployment.http.get(f"/api/jobs/{job}/content")
     assert (answer.status_code, answer.headers["Location"]) == (302, VIDEO)
 
 
-async def test_content_redirects_to_the_video_as_the_status_call_names_it_now(world: World, upstream: Literal) -> None:
-    job = ended(await hello(world, upstream))["job"]
+async def test_content_redirects_to_the_video_as_the_status_call_names_it_now(
+    deployment: Deployment, upstream: Literal
+) -> None:
+    job = ended(await hello(deployment, upstream))["job"]
     upstream.on(*STATUS, generation("Success", resultVideoURL=VIDEO + "?signature=2"))
-    answer = await world.http.get(f"/api/jobs/{job}/content")
+    answer = await deployment.http.get(f"/api/jobs/{job}/content")
     assert (answer.status_code, answer.headers["Location"]) == (302, VIDEO + "?signature=2")
 
 
 @pytest.mark.parametrize("reply", [said({"detail": "Not found"}, 404), page(502), said({"status": "Success"})])
 async def test_content_of_a_generation_that_is_forgotten_is_where_it_was(
-    world: World, upstream: Literal, reply: Reply
+    deployment: Deployment, upstream: Literal, reply: Reply
 ) -> None:
-    job = ended(await hello(world, upstream))["job"]
+    job = ended(await hello(deployment, upstream))["job"]
     upstream.on(*STATUS, reply)
-    answer = await world.http.get(f"/api/jobs/{job}/content")
+    answer = await deployment.http.get(f"/api/jobs/{job}/content")
     assert (answer.status_code, answer.headers["Location"]) == (302, VIDEO)
 
 
 @pytest.mark.parametrize("word", ["Canceled", "canceled", "Cancelled"])
-async def test_canceled_ends_the_job_and_refunds_it(world: World, upstream: Literal, word: str) -> None:
-    final = ended(await hello(world, upstream, generation("Running"), generation(word)))
+async def test_canceled_ends_the_job_and_refunds_it(deployment: Deployment, upstream: Literal, word: str) -> None:
+    final = ended(await hello(deployment, upstream, generation("Running"), generation(word)))
     assert (final["status"], final["refunded"]) == ("Canceled", 20)
     assert final["message"]
-    assert await world.balance() == 1000
+    assert await deployment.balance() == 1000
 
 
 REASONS: list[dict[str, Any]] = [
@@ -227,17 +235,19 @@ REASONS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("reason", REASONS, ids=written)
 async def test_fail_is_an_error_with_the_providers_words(
-    world: World, upstream: Literal, reason: dict[str, Any]
+    deployment: Deployment, upstream: Literal, reason: dict[str, Any]
 ) -> None:
-    final = ended(await hello(world, upstream, generation("Fail", **reason)))
+    final = ended(await hello(deployment, upstream, generation("Fail", **reason)))
     assert (final["status"], final["code"], final["refunded"]) == ("Error", "upstream_failed", 20)
     assert "No face was found" in final["message"]
-    assert await world.balance() == 1000
+    assert await deployment.balance() == 1000
 
 
 @pytest.mark.parametrize("word", ["Fail", "FAIL", "Failed", "Error", "error"])
-async def test_a_failure_without_a_reason_still_says_something(world: World, upstream: Literal, word: str) -> None:
-    final = ended(await hello(world, upstream, generation(word)))
+async def test_a_failure_without_a_reason_still_says_something(
+    deployment: Deployment, upstream: Literal, word: str
+) -> None:
+    final = ended(await hello(deployment, upstream, generation(word)))
     assert final["code"] == "upstream_failed"
     assert final["message"]
 
@@ -252,27 +262,31 @@ PLACES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("place", PLACES, ids=written)
-async def test_the_url_is_found_wherever_it_was_seen(world: World, upstream: Literal, place: dict[str, Any]) -> None:
-    assert ended(await hello(world, upstream, generation("Success", **place)))["url"] == VIDEO
+async def test_the_url_is_found_wherever_it_was_seen(
+    deployment: Deployment, upstream: Literal, place: dict[str, Any]
+) -> None:
+    assert ended(await hello(deployment, upstream, generation("Success", **place)))["url"] == VIDEO
 
 
 @pytest.mark.parametrize("word", ["success", "SUCCESS"])
-async def test_success_may_be_spelt_in_any_case(world: World, upstream: Literal, word: str) -> None:
-    assert ended(await hello(world, upstream, generation(word, resultVideoURL=VIDEO)))["status"] == "Completed"
+async def test_success_may_be_spelt_in_any_case(deployment: Deployment, upstream: Literal, word: str) -> None:
+    assert ended(await hello(deployment, upstream, generation(word, resultVideoURL=VIDEO)))["status"] == "Completed"
 
 
-async def test_an_unknown_word_goes_on_visibly(world: World, upstream: Literal) -> None:
-    events = await hello(world, upstream, generation("Reticulating"), SUCCESS)
+async def test_an_unknown_word_goes_on_visibly(deployment: Deployment, upstream: Literal) -> None:
+    events = await hello(deployment, upstream, generation("Reticulating"), SUCCESS)
     assert words(events) == ["Reticulating"]
     assert ended(events)["status"] == "Completed"
 
 
-async def test_success_without_a_url_is_waited_for(world: World, upstream: Literal) -> None:
-    assert ended(await hello(world, upstream, generation("Success"), SUCCESS))["url"] == VIDEO
+async def test_success_without_a_url_is_waited_for(deployment: Deployment, upstream: Literal) -> None:
+    assert ended(await hello(deployment, upstream, generation("Success"), SUCCESS))["url"] == VIDEO
 
 
-async def test_success_without_a_url_is_waited_for_until_the_deadline(world: World, upstream: Literal) -> None:
-    final = ended(await hello(world, upstream, generation("Success")))
+async def test_success_without_a_url_is_waited_for_until_the_deadline(
+    deployment: Deployment, upstream: Literal
+) -> None:
+    final = ended(await hello(deployment, upstream, generation("Success")))
     assert (final["code"], final["refunded"]) == ("deadline_exceeded", 20)
     assert final["message"].endswith("Gaga says Success, but gives no video's URL yet.")
 
@@ -291,59 +305,61 @@ PASSING = {
 
 
 @pytest.mark.parametrize("answer", PASSING.values(), ids=PASSING)
-async def test_a_poll_that_cannot_be_read_is_asked_again(world: World, upstream: Literal, answer: Reply) -> None:
-    events = await hello(world, upstream, answer, SUCCESS)
+async def test_a_poll_that_cannot_be_read_is_asked_again(
+    deployment: Deployment, upstream: Literal, answer: Reply
+) -> None:
+    events = await hello(deployment, upstream, answer, SUCCESS)
     assert ended(events)["status"] == "Completed"
     assert len(upstream.asked(*SUBMIT)) == 1
 
 
-async def test_a_job_that_the_provider_has_forgotten_fails(world: World, upstream: Literal) -> None:
-    final = ended(await hello(world, upstream, generation("Running"), said({"detail": "Task not found"}, 404)))
+async def test_a_job_that_the_provider_has_forgotten_fails(deployment: Deployment, upstream: Literal) -> None:
+    final = ended(await hello(deployment, upstream, generation("Running"), said({"detail": "Task not found"}, 404)))
     assert (final["code"], final["refunded"]) == ("upstream_failed", 20)
     assert "Task not found" in final["message"]
 
 
 @pytest.mark.parametrize("gone", [page(404), page(400), said({"detail": "Not Found"}, 404)])
 async def test_a_job_that_the_provider_does_not_know_for_a_moment_goes_on(
-    world: World, upstream: Literal, gone: Reply
+    deployment: Deployment, upstream: Literal, gone: Reply
 ) -> None:
     before = [generation("Running")] * 20
-    events = await hello(world, upstream, *before, gone, gone, generation("Running"), gone, gone, SUCCESS)
+    events = await hello(deployment, upstream, *before, gone, gone, generation("Running"), gone, gone, SUCCESS)
     assert ended(events)["status"] == "Completed"
 
 
 async def test_a_job_that_is_not_known_now_and_then_between_other_failures_goes_on(
-    world: World, upstream: Literal
+    deployment: Deployment, upstream: Literal
 ) -> None:
     restarting = [page(404), *[page(502)] * 7] * 4
-    events = await hello(world, upstream, *[generation("Running")] * 20, *restarting, SUCCESS)
+    events = await hello(deployment, upstream, *[generation("Running")] * 20, *restarting, SUCCESS)
     assert ended(events)["status"] == "Completed"
 
 
 async def test_a_key_refused_in_the_middle_suspends_the_job_until_it_works_again(
-    world: World, upstream: Literal
+    deployment: Deployment, upstream: Literal
 ) -> None:
     refused = [said({"detail": "Invalid API Key"}, 401)] * 20
-    events = await hello(world, upstream, generation("Running"), *refused, SUCCESS)
+    events = await hello(deployment, upstream, generation("Running"), *refused, SUCCESS)
     assert ended(events)["status"] == "Completed"
     assert any("Invalid API Key" in word for word in words(events))
 
 
 async def test_a_key_that_works_again_takes_the_suspension_back_though_nothing_else_has_changed(
-    world: World, upstream: Literal
+    deployment: Deployment, upstream: Literal
 ) -> None:
     refused = said({"detail": "Invalid API Key"}, 401)
-    events = await hello(world, upstream, generation("Running"), refused, generation("Running"), SUCCESS)
+    events = await hello(deployment, upstream, generation("Running"), refused, generation("Running"), SUCCESS)
     assert [word.split()[0] for word in words(events)] == ["Running", "Suspended:", "Running"]
 
 
 # --- what it refuses ---
 
 
-async def refused(world: World, upstream: Literal, *replies: Reply) -> dict[str, Any]:
+async def refused(deployment: Deployment, upstream: Literal, *replies: Reply) -> dict[str, Any]:
     upstream.on(*SUBMIT, *replies)
-    final = ended(await world.generate("gaga-1", prompt="x"))
-    assert (final["status"], final["refunded"], await world.balance()) == ("Error", 20, 1000)
+    final = ended(await deployment.generate("gaga-1", prompt="x"))
+    assert (final["status"], final["refunded"], await deployment.balance()) == ("Error", 20, 1000)
     assert len(upstream.asked(*SUBMIT)) == 1
     return final
 
@@ -374,27 +390,29 @@ REFUSALS = [
     ("reply", "code", "says"), REFUSALS, ids=[f"{r.status} {r.pieces[0][:40]!r}" for r, *_ in REFUSALS]
 )
 async def test_a_refused_order_ends_as_what_it_is_and_is_sent_once(
-    world: World, upstream: Literal, reply: Reply, code: str, says: str
+    deployment: Deployment, upstream: Literal, reply: Reply, code: str, says: str
 ) -> None:
-    final = await refused(world, upstream, reply)
+    final = await refused(deployment, upstream, reply)
     assert final["code"] == code
     assert says in final["message"]
 
 
 @pytest.mark.parametrize("document", [{"error": "Insufficient credits"}, {"message": "Account balance is zero"}])
 async def test_an_empty_account_is_told_with_whatever_http_status(
-    world: World, upstream: Literal, document: dict[str, str]
+    deployment: Deployment, upstream: Literal, document: dict[str, str]
 ) -> None:
-    assert (await refused(world, upstream, said(document)))["code"] == "upstream_credits"
+    assert (await refused(deployment, upstream, said(document)))["code"] == "upstream_credits"
 
 
 @pytest.mark.parametrize("busy", [said({}, 429, Retry_After="2"), said({}, 503, Retry_After="2")])
-async def test_an_order_that_was_not_taken_is_sent_again(world: World, upstream: Literal, busy: Reply) -> None:
+async def test_an_order_that_was_not_taken_is_sent_again(
+    deployment: Deployment, upstream: Literal, busy: Reply
+) -> None:
     scripted(upstream)
     upstream.on(*SUBMIT, busy, said({"id": 123456789}))
-    assert ended(await world.generate("gaga-1", prompt="x"))["status"] == "Completed"
+    assert ended(await deployment.generate("gaga-1", prompt="x"))["status"] == "Completed"
     assert len(upstream.asked(*SUBMIT)) == 2
-    assert await world.balance() == 980
+    assert await deployment.balance() == 980
 
 
 @pytest.mark.parametrize(
@@ -408,39 +426,39 @@ async def test_an_order_that_was_not_taken_is_sent_again(world: World, upstream:
     ],
 )
 async def test_an_upload_that_is_refused_ends_the_job_before_anything_is_paid(
-    world: World, upstream: Literal, reply: Reply, code: str
+    deployment: Deployment, upstream: Literal, reply: Reply, code: str
 ) -> None:
     scripted(upstream)
     upstream.on(*ASSETS, reply)
-    final = ended(await world.generate("gaga-1", prompt="x", image=await world.asset("image")))
+    final = ended(await deployment.generate("gaga-1", prompt="x", image=await deployment.asset("image")))
     assert (final["code"], final["refunded"]) == (code, 20)
     assert reply.pieces[0].decode().split('"')[3] in final["message"]
     assert not upstream.asked(*SUBMIT)
 
 
-async def test_an_order_whose_answer_tells_of_an_error_is_a_refusal(world: World, upstream: Literal) -> None:
+async def test_an_order_whose_answer_tells_of_an_error_is_a_refusal(deployment: Deployment, upstream: Literal) -> None:
     upstream.on(*SUBMIT, said({"error": "Prompt blocked"}))
-    final = ended(await world.generate("gaga-1", prompt="x"))
+    final = ended(await deployment.generate("gaga-1", prompt="x"))
     assert (final["code"], final["message"]) == ("upstream_rejected", "Prompt blocked (HTTP 200)")
 
 
-async def test_true_is_no_id(world: World, upstream: Literal) -> None:
+async def test_true_is_no_id(deployment: Deployment, upstream: Literal) -> None:
     upstream.on(*SUBMIT, said({"id": True}))
-    assert ended(await world.generate("gaga-1", prompt="x"))["code"] == "outcome_unknown"
+    assert ended(await deployment.generate("gaga-1", prompt="x"))["code"] == "outcome_unknown"
 
 
-async def test_an_upload_that_stumbles_is_repeated(world: World, upstream: Literal) -> None:
+async def test_an_upload_that_stumbles_is_repeated(deployment: Deployment, upstream: Literal) -> None:
     scripted(upstream)
     upstream.on(*ASSETS, page(502), said({"id": 123}))
-    final = ended(await world.generate("gaga-1", prompt="x", image=await world.asset("image")))
+    final = ended(await deployment.generate("gaga-1", prompt="x", image=await deployment.asset("image")))
     assert final["status"] == "Completed"
     assert len(upstream.asked(*ASSETS)) == 2
 
 
-async def test_an_id_that_is_a_text_is_as_good(world: World, upstream: Literal) -> None:
+async def test_an_id_that_is_a_text_is_as_good(deployment: Deployment, upstream: Literal) -> None:
     scripted(upstream)
     upstream.on(*SUBMIT, said({"id": "123456789"}))
     upstream.on(*ASSETS, said({"id": "123"}))
-    image, audio = await world.asset("image"), await world.asset("audio")
-    assert ended(await world.generate("avatar-h1", image=image, audio=audio))["status"] == "Completed"
+    image, audio = await deployment.asset("image"), await deployment.asset("audio")
+    assert ended(await deployment.generate("avatar-h1", image=image, audio=audio))["status"] == "Completed"
     assert upstream.once(*SUBMIT).json["source"]["content"] == 123

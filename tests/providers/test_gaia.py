@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.providers.conftest import KEY, pointed
+from tests.support.deployment import Deployment
 from tests.support.literal import Literal, Reply, data, ended, moved, page, said, streamed, words, written
-from tests.support.world import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -22,8 +22,8 @@ CHAT = ("POST", "/v1/chat/completions")
 MODELS = ("GET", "/v1/models")
 
 PROMPT = "雨夜街头,镜头缓慢推进,电影感真实光影"
-MP4 = World.media("video")
-PNG = World.media("image")
+MP4 = Deployment.media("video")
+PNG = Deployment.media("image")
 PNG64 = base64.b64encode(PNG).decode()
 
 
@@ -37,9 +37,9 @@ def video(upstream: Literal, *polls: Reply) -> None:
     upstream.on(*CONTENT, data(MP4, "video/mp4"))
 
 
-async def filmed(world: World, upstream: Literal, *polls: Reply) -> list[dict[str, Any]]:
+async def filmed(deployment: Deployment, upstream: Literal, *polls: Reply) -> list[dict[str, Any]]:
     video(upstream, *polls)
-    return await world.generate("grok-imagine-video", prompt=PROMPT)
+    return await deployment.generate("grok-imagine-video", prompt=PROMPT)
 
 
 def image(upstream: Literal, result: Reply, *polls: Reply) -> None:
@@ -48,23 +48,23 @@ def image(upstream: Literal, result: Reply, *polls: Reply) -> None:
     upstream.on(*RESULT, result)
 
 
-async def pictured(world: World, upstream: Literal, result: Reply, **order: Any) -> dict[str, Any]:
+async def pictured(deployment: Deployment, upstream: Literal, result: Reply, **order: Any) -> dict[str, Any]:
     image(upstream, result)
-    return ended(await world.generate("gpt-image-2", prompt="a cat", **order))
+    return ended(await deployment.generate("gpt-image-2", prompt="a cat", **order))
 
 
-async def opened(world: World, url: str, **headers: str) -> tuple[int, str, bytes]:
+async def opened(deployment: Deployment, url: str, **headers: str) -> tuple[int, str, bytes]:
     """What somebody gets who holds nothing but the URL."""
-    answer = await world.http.get(url, headers={"Authorization": "", **headers})
+    answer = await deployment.http.get(url, headers={"Authorization": "", **headers})
     return answer.status_code, answer.headers["Content-Type"], answer.content
 
 
 # --- what it is sent ---
 
 
-async def test_a_video_is_asked_for_with_the_parts_of_the_pages_curl(world: World, upstream: Literal) -> None:
+async def test_a_video_is_asked_for_with_the_parts_of_the_pages_curl(deployment: Deployment, upstream: Literal) -> None:
     video(upstream)
-    await world.generate("grok-imagine-video", prompt=PROMPT, images=[await world.asset("image")])
+    await deployment.generate("grok-imagine-video", prompt=PROMPT, images=[await deployment.asset("image")])
     asked = upstream.once(*VIDEOS)
     *texts, reference = asked.parts
     assert asked.headers["Authorization"] == f"Bearer {KEY}"
@@ -82,23 +82,25 @@ async def test_a_video_is_asked_for_with_the_parts_of_the_pages_curl(world: Worl
     assert reference.filename.endswith(".png")
 
 
-async def test_several_references_repeat_the_part(world: World, upstream: Literal) -> None:
+async def test_several_references_repeat_the_part(deployment: Deployment, upstream: Literal) -> None:
     video(upstream)
-    references = [await world.asset("image"), await world.asset("image")]
-    await world.generate("grok-imagine-video", prompt="x", images=references)
+    references = [await deployment.asset("image"), await deployment.asset("image")]
+    await deployment.generate("grok-imagine-video", prompt="x", images=references)
     names = [part.name for part in upstream.once(*VIDEOS).parts if part.filename]
     assert names == ["input_reference[]", "input_reference[]"]
 
 
-async def test_a_video_from_text_alone_is_multipart_without_the_reference(world: World, upstream: Literal) -> None:
-    await filmed(world, upstream)
+async def test_a_video_from_text_alone_is_multipart_without_the_reference(
+    deployment: Deployment, upstream: Literal
+) -> None:
+    await filmed(deployment, upstream)
     assert [part.name for part in upstream.once(*VIDEOS).parts if part.filename] == []
 
 
-async def test_the_seconds_and_the_rest_are_the_orders(world: World, upstream: Literal) -> None:
+async def test_the_seconds_and_the_rest_are_the_orders(deployment: Deployment, upstream: Literal) -> None:
     video(upstream)
     order = {"duration": 10, "size": "720x1280", "resolution": "480p", "preset": "fun", "extra": {"seed": 7}}
-    await world.generate("grok-imagine-video", prompt="x", **order)
+    await deployment.generate("grok-imagine-video", prompt="x", **order)
     sent = {part.name: part.text for part in upstream.once(*VIDEOS).parts}
     assert sent["seconds"] == "10"
     assert sent["size"] == "720x1280"
@@ -107,44 +109,46 @@ async def test_the_seconds_and_the_rest_are_the_orders(world: World, upstream: L
     assert sent["seed"] == "7"
 
 
-async def test_an_extra_that_multipart_cannot_carry_is_refused_by_name(world: World, upstream: Literal) -> None:
+async def test_an_extra_that_multipart_cannot_carry_is_refused_by_name(
+    deployment: Deployment, upstream: Literal
+) -> None:
     order = {"model": "grok-imagine-video", "prompt": "x", "extra": {"loras": ["a"]}}
-    refused = await world.http.post("/api/jobs", json=order)
+    refused = await deployment.http.post("/api/jobs", json=order)
     assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "extra.loras")
     assert not upstream.asked(*VIDEOS)
 
 
-async def test_an_image_is_asked_for_as_the_page_shows_it(world: World, upstream: Literal) -> None:
+async def test_an_image_is_asked_for_as_the_page_shows_it(deployment: Deployment, upstream: Literal) -> None:
     image(upstream, said({"data": [{"b64_json": PNG64}]}))
     prompt = "cinematic product photo, clean studio lighting"
-    await world.generate("gpt-image-2", prompt=prompt)
+    await deployment.generate("gpt-image-2", prompt=prompt)
     asked = upstream.once(*IMAGES)
     assert asked.headers["Authorization"] == f"Bearer {KEY}"
     assert asked.headers["Content-Type"] == "application/json"
     assert asked.written == written({"model": "gpt-image-2", "prompt": prompt, "size": "1024x1024"})
 
 
-async def test_an_image_takes_n_quality_and_its_other_name(world: World, upstream: Literal) -> None:
+async def test_an_image_takes_n_quality_and_its_other_name(deployment: Deployment, upstream: Literal) -> None:
     image(upstream, said({"data": [{"b64_json": PNG64}] * 2}))
-    await world.generate("image2", prompt="x", n=2, quality="high", size="auto")
+    await deployment.generate("image2", prompt="x", n=2, quality="high", size="auto")
     sent = {"model": "image2", "prompt": "x", "size": "auto", "n": 2, "quality": "high"}
     assert upstream.once(*IMAGES).written == written(sent)
-    assert await world.balance() == 990
+    assert await deployment.balance() == 990
 
 
-async def test_one_reference_is_the_image_and_several_are_images(world: World, upstream: Literal) -> None:
+async def test_one_reference_is_the_image_and_several_are_images(deployment: Deployment, upstream: Literal) -> None:
     image(upstream, said({"data": [{"b64_json": PNG64}]}))
-    asset = await world.asset("image")
-    await world.generate("gpt-image-2", prompt="x", images=[asset])
-    await world.generate("gpt-image-2", prompt="x", images=[asset, asset])
+    asset = await deployment.asset("image")
+    await deployment.generate("gpt-image-2", prompt="x", images=[asset])
+    await deployment.generate("gpt-image-2", prompt="x", images=[asset, asset])
     one, two = (asked.json for asked in upstream.asked(*IMAGES))
     assert (one["image"], "images" in one) == (f"data:image/png;base64,{PNG64}", False)
     assert (two["images"], "image" in two) == ([f"data:image/png;base64,{PNG64}"] * 2, False)
 
 
-async def test_a_text_is_asked_for_as_a_streamed_chat(world: World, upstream: Literal) -> None:
+async def test_a_text_is_asked_for_as_a_streamed_chat(deployment: Deployment, upstream: Literal) -> None:
     upstream.on(*CHAT, streamed(b"data: [DONE]\n\n"))
-    await world.generate("gpt-5.4-mini", prompt="Who are you?")
+    await deployment.generate("gpt-5.4-mini", prompt="Who are you?")
     asked = upstream.once(*CHAT)
     assert asked.headers["Authorization"] == f"Bearer {KEY}"
     assert asked.written == written(
@@ -152,10 +156,10 @@ async def test_a_text_is_asked_for_as_a_streamed_chat(world: World, upstream: Li
     )
 
 
-async def test_a_conversation_and_its_options_are_passed_on(world: World, upstream: Literal) -> None:
+async def test_a_conversation_and_its_options_are_passed_on(deployment: Deployment, upstream: Literal) -> None:
     upstream.on(*CHAT, streamed(b"data: [DONE]\n\n"))
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
-    await world.generate("gpt-5.4-mini", messages=turns, temperature=0.5, max_tokens=9, extra={"top_p": 0.1})
+    await deployment.generate("gpt-5.4-mini", messages=turns, temperature=0.5, max_tokens=9, extra={"top_p": 0.1})
     sent = {"messages": turns, "temperature": 0.5, "max_tokens": 9, "stream": True, "top_p": 0.1}
     assert upstream.once(*CHAT).written == written({"model": "gpt-5.4-mini", **sent})
 
@@ -163,31 +167,31 @@ async def test_a_conversation_and_its_options_are_passed_on(world: World, upstre
 # --- video: what it says ---
 
 
-async def test_states_and_progress_are_shown_until_it_is_completed(world: World, upstream: Literal) -> None:
+async def test_states_and_progress_are_shown_until_it_is_completed(deployment: Deployment, upstream: Literal) -> None:
     polls = [job("queued", progress=0), job("in_progress", progress=45), job("in_progress", progress=45)]
-    events = await filmed(world, upstream, *polls, job("in_progress", progress=80), job("completed", progress=100))
+    events = await filmed(deployment, upstream, *polls, job("in_progress", progress=80), job("completed", progress=100))
     assert words(events) == ["queued", "in_progress"]
     assert [event["progress"] for event in events if "progress" in event] == [0, 45, 80]
     assert ended(events)["status"] == "Completed"
-    assert await world.balance() == 970
+    assert await deployment.balance() == 970
 
 
 @pytest.mark.parametrize("word", ["queued", "running", "in_progress", "processing", "pending", "RUNNING", "Dreaming"])
-async def test_every_other_word_goes_on_visibly(world: World, upstream: Literal, word: str) -> None:
-    events = await filmed(world, upstream, job(word), job("completed"))
+async def test_every_other_word_goes_on_visibly(deployment: Deployment, upstream: Literal, word: str) -> None:
+    events = await filmed(deployment, upstream, job(word), job("completed"))
     assert words(events) == [word]
     assert ended(events)["status"] == "Completed"
 
 
 @pytest.mark.parametrize("word", ["completed", "succeeded", "done", "COMPLETED", "SUCCEEDED", "Done"])
-async def test_every_word_for_success_completes(world: World, upstream: Literal, word: str) -> None:
-    assert ended(await filmed(world, upstream, job(word)))["status"] == "Completed"
+async def test_every_word_for_success_completes(deployment: Deployment, upstream: Literal, word: str) -> None:
+    assert ended(await filmed(deployment, upstream, job(word)))["status"] == "Completed"
 
 
 @pytest.mark.parametrize("word", ["cancelled", "canceled", "CANCELLED"])
-async def test_cancelled_ends_the_job_and_refunds_it(world: World, upstream: Literal, word: str) -> None:
-    final = ended(await filmed(world, upstream, job(word)))
-    assert (final["status"], final["refunded"], await world.balance()) == ("Canceled", 30, 1000)
+async def test_cancelled_ends_the_job_and_refunds_it(deployment: Deployment, upstream: Literal, word: str) -> None:
+    final = ended(await filmed(deployment, upstream, job(word)))
+    assert (final["status"], final["refunded"], await deployment.balance()) == ("Canceled", 30, 1000)
 
 
 ERRORS: list[Any] = [
@@ -198,65 +202,77 @@ ERRORS: list[Any] = [
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=written)
-async def test_failed_is_an_error_with_the_providers_words(world: World, upstream: Literal, error: Any) -> None:
-    final = ended(await filmed(world, upstream, job("failed", error=error)))
+async def test_failed_is_an_error_with_the_providers_words(
+    deployment: Deployment, upstream: Literal, error: Any
+) -> None:
+    final = ended(await filmed(deployment, upstream, job("failed", error=error)))
     assert (final["status"], final["code"], final["refunded"]) == ("Error", "upstream_failed", 30)
     assert "The prompt was refused by Grok" in final["message"]
-    assert await world.balance() == 1000
+    assert await deployment.balance() == 1000
 
 
 @pytest.mark.parametrize("word", ["failed", "FAILED", "expired"])
-async def test_a_failure_without_a_reason_still_says_something(world: World, upstream: Literal, word: str) -> None:
-    final = ended(await filmed(world, upstream, job(word, error=None)))
+async def test_a_failure_without_a_reason_still_says_something(
+    deployment: Deployment, upstream: Literal, word: str
+) -> None:
+    final = ended(await filmed(deployment, upstream, job(word, error=None)))
     assert final["code"] == "upstream_failed"
     assert final["message"]
 
 
-async def test_failure_in_upper_case_is_an_error_with_its_fail_reason(world: World, upstream: Literal) -> None:
+async def test_failure_in_upper_case_is_an_error_with_its_fail_reason(
+    deployment: Deployment, upstream: Literal
+) -> None:
     failed = {"status": "FAILURE", "fail_reason": "Grok is out of capacity", "progress": "100%"}
-    final = ended(await filmed(world, upstream, said({"code": "success", "message": "", "data": failed})))
+    final = ended(await filmed(deployment, upstream, said({"code": "success", "message": "", "data": failed})))
     assert (final["code"], final["message"]) == ("upstream_failed", "Grok is out of capacity")
 
 
-async def test_the_reason_of_a_failure_may_stand_in_the_wrapper(world: World, upstream: Literal) -> None:
+async def test_the_reason_of_a_failure_may_stand_in_the_wrapper(deployment: Deployment, upstream: Literal) -> None:
     wrapped = said({"code": "fail", "message": "Grok is out of capacity", "data": {"status": "FAILED"}})
-    assert "Grok is out of capacity" in ended(await filmed(world, upstream, wrapped))["message"]
+    assert "Grok is out of capacity" in ended(await filmed(deployment, upstream, wrapped))["message"]
 
 
 @pytest.mark.parametrize("name", ["id", "job_id", "jobId", "task_id"])
-async def test_the_job_id_is_found_under_each_name_that_was_seen(world: World, upstream: Literal, name: str) -> None:
+async def test_the_job_id_is_found_under_each_name_that_was_seen(
+    deployment: Deployment, upstream: Literal, name: str
+) -> None:
     video(upstream)
     upstream.on(*VIDEOS, said({name: "vidjob_xxx", "status": "queued"}))
-    assert ended(await world.generate("grok-imagine-video", prompt="x"))["status"] == "Completed"
+    assert ended(await deployment.generate("grok-imagine-video", prompt="x"))["status"] == "Completed"
 
 
-async def test_everything_may_come_wrapped_in_code_message_data(world: World, upstream: Literal) -> None:
+async def test_everything_may_come_wrapped_in_code_message_data(deployment: Deployment, upstream: Literal) -> None:
     def wrapped(**document: Any) -> Reply:
         return said({"code": "success", "message": "", "data": document})
 
     video(upstream, wrapped(task_id="vidjob_xxx", status="IN_PROGRESS", progress="45%"), wrapped(status="SUCCEEDED"))
     upstream.on(*VIDEOS, wrapped(task_id="vidjob_xxx"))
-    events = await world.generate("grok-imagine-video", prompt="x")
+    events = await deployment.generate("grok-imagine-video", prompt="x")
     assert (words(events), ended(events)["status"]) == (["IN_PROGRESS"], "Completed")
     assert [event["progress"] for event in events if "progress" in event] == [45]
 
 
 @pytest.mark.parametrize("progress", [45, 45.0, "45%", "45", " 45 % ", 0.45, "45/100", "9/20"])
-async def test_progress_is_a_number_however_it_is_written(world: World, upstream: Literal, progress: Any) -> None:
-    events = await filmed(world, upstream, job("running", progress=progress), job("completed"))
+async def test_progress_is_a_number_however_it_is_written(
+    deployment: Deployment, upstream: Literal, progress: Any
+) -> None:
+    events = await filmed(deployment, upstream, job("running", progress=progress), job("completed"))
     assert [event["progress"] for event in events if "progress" in event] == [45]
 
 
 @pytest.mark.parametrize("progress", [None, "soon", True, -1, 101, "NaN", "3/0", "x/2", [], {}])
-async def test_progress_that_is_no_percentage_is_left_out(world: World, upstream: Literal, progress: Any) -> None:
-    events = await filmed(world, upstream, job("running", progress=progress), job("completed"))
+async def test_progress_that_is_no_percentage_is_left_out(
+    deployment: Deployment, upstream: Literal, progress: Any
+) -> None:
+    events = await filmed(deployment, upstream, job("running", progress=progress), job("completed"))
     assert not [event for event in events if "progress" in event]
     assert ended(events)["status"] == "Completed"
 
 
-async def test_progress_never_goes_back(world: World, upstream: Literal) -> None:
+async def test_progress_never_goes_back(deployment: Deployment, upstream: Literal) -> None:
     polls = [job("running", progress=share) for share in (10, 60, 30, 60, 70)]
-    events = await filmed(world, upstream, *polls, job("completed"))
+    events = await filmed(deployment, upstream, *polls, job("completed"))
     assert [event["progress"] for event in events if "progress" in event] == [10, 60, 70]
 
 
@@ -274,15 +290,19 @@ PASSING = {
 
 
 @pytest.mark.parametrize("answer", PASSING.values(), ids=PASSING)
-async def test_a_poll_that_cannot_be_read_is_asked_again(world: World, upstream: Literal, answer: Reply) -> None:
-    assert ended(await filmed(world, upstream, answer, job("completed")))["status"] == "Completed"
+async def test_a_poll_that_cannot_be_read_is_asked_again(
+    deployment: Deployment, upstream: Literal, answer: Reply
+) -> None:
+    assert ended(await filmed(deployment, upstream, answer, job("completed")))["status"] == "Completed"
     assert len(upstream.asked(*VIDEOS)) == 1
 
 
 @pytest.mark.parametrize("status", [400, 404])
-async def test_a_job_that_the_provider_has_forgotten_fails(world: World, upstream: Literal, status: int) -> None:
+async def test_a_job_that_the_provider_has_forgotten_fails(
+    deployment: Deployment, upstream: Literal, status: int
+) -> None:
     gone = said({"error": {"message": "Job expired"}}, status)
-    final = ended(await filmed(world, upstream, job("running"), gone))
+    final = ended(await filmed(deployment, upstream, job("running"), gone))
     assert (final["code"], final["refunded"]) == ("upstream_failed", 30)
     assert "Job expired" in final["message"]
 
@@ -295,13 +315,13 @@ HINTS = {
 
 
 @pytest.mark.parametrize("hinting", HINTS.values(), ids=HINTS)
-async def test_a_hint_to_wait_is_heeded(world: World, upstream: Literal, hinting: Reply) -> None:
-    started = world.clock.now()
-    assert ended(await filmed(world, upstream, hinting, job("completed")))["status"] == "Completed"
-    assert 90 <= world.clock.now() - started < 100
+async def test_a_hint_to_wait_is_heeded(deployment: Deployment, upstream: Literal, hinting: Reply) -> None:
+    started = deployment.clock.now()
+    assert ended(await filmed(deployment, upstream, hinting, job("completed")))["status"] == "Completed"
+    assert 90 <= deployment.clock.now() - started < 100
 
 
-async def test_a_job_that_runs_for_ever_ends_at_the_deadline(unstarted: World, upstream: Literal) -> None:
+async def test_a_job_that_runs_for_ever_ends_at_the_deadline(unstarted: Deployment, upstream: Literal) -> None:
     async with pointed(unstarted, upstream):
         await unstarted.stop()
         unstarted.providers["Gaia"]["deadline"] = 60
@@ -313,65 +333,71 @@ async def test_a_job_that_runs_for_ever_ends_at_the_deadline(unstarted: World, u
 # --- video: its bytes ---
 
 
-async def test_the_video_is_relayed_behind_a_link_with_the_providers_key(world: World, upstream: Literal) -> None:
-    final = ended(await filmed(world, upstream))
-    assert final["url"].startswith(f"{world.origin}/api/jobs/{final['job']}/content/0?")
+async def test_the_video_is_relayed_behind_a_link_with_the_providers_key(
+    deployment: Deployment, upstream: Literal
+) -> None:
+    final = ended(await filmed(deployment, upstream))
+    assert final["url"].startswith(f"{deployment.origin}/api/jobs/{final['job']}/content/0?")
     assert (final["outputs"][0]["role"], final["outputs"][0]["type"]) == ("video", "video/mp4")
-    assert await opened(world, final["url"]) == (200, "video/mp4", MP4)
+    assert await opened(deployment, final["url"]) == (200, "video/mp4", MP4)
     assert upstream.once(*CONTENT).headers["Authorization"] == f"Bearer {KEY}"
 
 
-async def test_a_range_is_passed_on_and_comes_back(world: World, upstream: Literal) -> None:
-    final = ended(await filmed(world, upstream))
+async def test_a_range_is_passed_on_and_comes_back(deployment: Deployment, upstream: Literal) -> None:
+    final = ended(await filmed(deployment, upstream))
     part = Reply((MP4[:4],), 206, "video/mp4", {"Content-Range": f"bytes 0-3/{len(MP4)}"})
     upstream.on(*CONTENT, part)
-    answer = await world.http.get(final["url"], headers={"Range": "bytes=0-3"})
+    answer = await deployment.http.get(final["url"], headers={"Range": "bytes=0-3"})
     assert (answer.status_code, answer.content) == (206, MP4[:4])
     assert answer.headers["Content-Range"] == f"bytes 0-3/{len(MP4)}"
     assert upstream.once(*CONTENT).headers["Range"] == "bytes=0-3"
 
 
-async def test_a_redirect_on_the_providers_origin_is_followed_with_the_key(world: World, upstream: Literal) -> None:
-    final = ended(await filmed(world, upstream))
+async def test_a_redirect_on_the_providers_origin_is_followed_with_the_key(
+    deployment: Deployment, upstream: Literal
+) -> None:
+    final = ended(await filmed(deployment, upstream))
     upstream.on(*CONTENT, moved("/files/result.mp4"))
     upstream.on("GET", "/files/result.mp4", data(MP4, "video/mp4"))
-    assert await opened(world, final["url"]) == (200, "video/mp4", MP4)
+    assert await opened(deployment, final["url"]) == (200, "video/mp4", MP4)
     assert upstream.once("GET", "/files/result.mp4").headers["Authorization"] == f"Bearer {KEY}"
 
 
 @pytest.mark.parametrize("named", [False, True], ids=["redirected", "named by the job"])
-async def test_another_origin_never_sees_the_key(world: World, upstream: Literal, named: bool) -> None:
+async def test_another_origin_never_sees_the_key(deployment: Deployment, upstream: Literal, named: bool) -> None:
     async with Literal() as elsewhere:
         elsewhere.on("GET", "/result.mp4", data(MP4, "video/mp4"))
         url = f"{elsewhere.origin}/result.mp4"
-        final = ended(await filmed(world, upstream, job("completed", **({"result_url": url} if named else {}))))
+        final = ended(await filmed(deployment, upstream, job("completed", **({"result_url": url} if named else {}))))
         upstream.on(*CONTENT, moved(url))
-        status, _, _ = await opened(world, final["url"])
+        status, _, _ = await opened(deployment, final["url"])
         assert status == 502  # on loopback another origin is not public; it is not even asked
         assert [asked.headers.get("Authorization") for asked in elsewhere.requests] in ([], [None])
 
 
-async def test_a_result_url_is_relative_to_the_origin(world: World, upstream: Literal) -> None:
-    final = ended(await filmed(world, upstream, job("completed", result_url="/v1/files/7.mp4")))
+async def test_a_result_url_is_relative_to_the_origin(deployment: Deployment, upstream: Literal) -> None:
+    final = ended(await filmed(deployment, upstream, job("completed", result_url="/v1/files/7.mp4")))
     upstream.on("GET", "/v1/files/7.mp4", data(MP4, "video/mp4"))
-    assert await opened(world, final["url"]) == (200, "video/mp4", MP4)
+    assert await opened(deployment, final["url"]) == (200, "video/mp4", MP4)
     assert upstream.once("GET", "/v1/files/7.mp4").headers["Authorization"] == f"Bearer {KEY}"
 
 
-async def test_content_that_the_provider_refuses_is_a_502_in_our_form(world: World, upstream: Literal) -> None:
-    final = ended(await filmed(world, upstream))
+async def test_content_that_the_provider_refuses_is_a_502_in_our_form(
+    deployment: Deployment, upstream: Literal
+) -> None:
+    final = ended(await filmed(deployment, upstream))
     upstream.on(*CONTENT, said({"error": {"message": "not completed"}}, 409))
-    answer = await world.http.get(final["url"])
+    answer = await deployment.http.get(final["url"])
     assert (answer.status_code, answer.json()["code"]) == (502, "upstream_failed")
 
 
 @pytest.mark.parametrize("words", [said({"error": {"message": "expired"}}), page(200)])
 async def test_words_in_the_place_of_the_video_are_a_502_in_our_form(
-    world: World, upstream: Literal, words: Reply
+    deployment: Deployment, upstream: Literal, words: Reply
 ) -> None:
-    final = ended(await filmed(world, upstream))
+    final = ended(await filmed(deployment, upstream))
     upstream.on(*CONTENT, words)
-    answer = await world.http.get(final["url"])
+    answer = await deployment.http.get(final["url"])
     assert (answer.status_code, answer.json()["code"]) == (502, "upstream_failed")
 
 
@@ -391,101 +417,113 @@ RESULTS = {
 
 
 @pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS)
-async def test_an_inline_image_is_kept_and_served_behind_a_link(world: World, upstream: Literal, result: Reply) -> None:
-    final = await pictured(world, upstream, result)
+async def test_an_inline_image_is_kept_and_served_behind_a_link(
+    deployment: Deployment, upstream: Literal, result: Reply
+) -> None:
+    final = await pictured(deployment, upstream, result)
     assert (final["outputs"][0]["role"], final["outputs"][0]["type"]) == ("image", "image/png")
-    assert await opened(world, final["url"]) == (200, "image/png", PNG)
+    assert await opened(deployment, final["url"]) == (200, "image/png", PNG)
     assert upstream.once(*RESULT).headers["Authorization"] == f"Bearer {KEY}"
-    assert await world.balance() == 995
+    assert await deployment.balance() == 995
 
 
 @pytest.mark.parametrize("inline", ["generation is blocked now", "data:image/png;base64,", "ab*d", "é", "A"])
-async def test_what_is_no_base64_is_never_a_completed_image(world: World, upstream: Literal, inline: str) -> None:
-    final = await pictured(world, upstream, said({"data": [{"b64_json": inline}]}))
+async def test_what_is_no_base64_is_never_a_completed_image(
+    deployment: Deployment, upstream: Literal, inline: str
+) -> None:
+    final = await pictured(deployment, upstream, said({"data": [{"b64_json": inline}]}))
     assert (final["code"], final["refunded"]) == ("upstream_failed", 5)
 
 
-async def test_a_public_image_url_is_given_as_it_is(world: World, upstream: Literal) -> None:
-    final = await pictured(world, upstream, said({"data": [{"url": "https://cdn.example.com/a.webp"}]}))
+async def test_a_public_image_url_is_given_as_it_is(deployment: Deployment, upstream: Literal) -> None:
+    final = await pictured(deployment, upstream, said({"data": [{"url": "https://cdn.example.com/a.webp"}]}))
     assert final["url"] == "https://cdn.example.com/a.webp"
     assert final["outputs"] == [{"url": "https://cdn.example.com/a.webp", "role": "image", "type": "image/webp"}]
 
 
 @pytest.mark.parametrize("absolute", [False, True])
-async def test_an_image_url_on_the_providers_origin_is_relayed(world: World, upstream: Literal, absolute: bool) -> None:
+async def test_an_image_url_on_the_providers_origin_is_relayed(
+    deployment: Deployment, upstream: Literal, absolute: bool
+) -> None:
     url = f"{upstream.origin if absolute else ''}/v1/files/7.png"
-    final = await pictured(world, upstream, said({"data": [{"url": url}]}))
+    final = await pictured(deployment, upstream, said({"data": [{"url": url}]}))
     upstream.on("GET", "/v1/files/7.png", data(PNG, "image/png"))
-    assert final["url"].startswith(world.origin)
-    assert await opened(world, final["url"]) == (200, "image/png", PNG)
+    assert final["url"].startswith(deployment.origin)
+    assert await opened(deployment, final["url"]) == (200, "image/png", PNG)
     assert upstream.once("GET", "/v1/files/7.png").headers["Authorization"] == f"Bearer {KEY}"
 
 
-async def test_an_image_s_url_is_named_anew_by_the_result(world: World, upstream: Literal) -> None:
-    final = await pictured(world, upstream, said({"data": [{"url": "https://cdn.example.com/a.webp"}]}))
+async def test_an_image_s_url_is_named_anew_by_the_result(deployment: Deployment, upstream: Literal) -> None:
+    final = await pictured(deployment, upstream, said({"data": [{"url": "https://cdn.example.com/a.webp"}]}))
     upstream.on(*RESULT, said({"data": [{"url": "https://cdn.example.com/a.webp?signature=2"}]}))
-    answer = await world.http.get(f"/api/jobs/{final['job']}/content")
+    answer = await deployment.http.get(f"/api/jobs/{final['job']}/content")
     assert (answer.status_code, answer.headers["Location"]) == (302, "https://cdn.example.com/a.webp?signature=2")
 
 
 @pytest.mark.parametrize("reply", [said({"error": "gone"}, 404), page(502), said({"data": []})])
 async def test_an_image_of_a_job_that_is_forgotten_is_where_it_was(
-    world: World, upstream: Literal, reply: Reply
+    deployment: Deployment, upstream: Literal, reply: Reply
 ) -> None:
-    final = await pictured(world, upstream, said({"data": [{"url": "https://cdn.example.com/a.webp"}]}))
+    final = await pictured(deployment, upstream, said({"data": [{"url": "https://cdn.example.com/a.webp"}]}))
     upstream.on(*RESULT, reply)
-    answer = await world.http.get(f"/api/jobs/{final['job']}/content")
+    answer = await deployment.http.get(f"/api/jobs/{final['job']}/content")
     assert (answer.status_code, answer.headers["Location"]) == (302, "https://cdn.example.com/a.webp")
 
 
-async def test_each_of_several_images_has_its_own_output(world: World, upstream: Literal) -> None:
+async def test_each_of_several_images_has_its_own_output(deployment: Deployment, upstream: Literal) -> None:
     results = [{"b64_json": PNG64}, {"url": "https://cdn.example.com/b.png"}, {"url": "/v1/files/c.png"}]
     upstream.on("GET", "/v1/files/c.png", data(PNG[::-1], "image/png"))
-    final = await pictured(world, upstream, said({"data": results}), n=3)
+    final = await pictured(deployment, upstream, said({"data": results}), n=3)
     first, second, third = (output["url"] for output in final["outputs"])
     assert final["url"] == first
-    assert (await opened(world, first))[2] == PNG
+    assert (await opened(deployment, first))[2] == PNG
     assert second == "https://cdn.example.com/b.png"
-    assert (await opened(world, third))[2] == PNG[::-1]
+    assert (await opened(deployment, third))[2] == PNG[::-1]
 
 
 @pytest.mark.parametrize(
     "early", [said({"error": {"message": "not ready"}}, 409), said({"error": "?"}, 404), page(502), said({"data": []})]
 )
-async def test_a_result_that_is_not_there_yet_is_waited_for(world: World, upstream: Literal, early: Reply) -> None:
+async def test_a_result_that_is_not_there_yet_is_waited_for(
+    deployment: Deployment, upstream: Literal, early: Reply
+) -> None:
     image(upstream, early)
     upstream.on(*RESULT, early, said({"data": [{"b64_json": PNG64}]}))
-    assert ended(await world.generate("gpt-image-2", prompt="x"))["status"] == "Completed"
+    assert ended(await deployment.generate("gpt-image-2", prompt="x"))["status"] == "Completed"
 
 
 @pytest.mark.parametrize("status", [400, 404, 410])
 async def test_a_result_that_is_refused_to_the_deadline_ends_in_the_providers_words(
-    world: World, upstream: Literal, status: int
+    deployment: Deployment, upstream: Literal, status: int
 ) -> None:
-    final = await pictured(world, upstream, said({"error": {"message": "The result has been removed"}}, status))
+    final = await pictured(deployment, upstream, said({"error": {"message": "The result has been removed"}}, status))
     assert (final["code"], final["refunded"]) == ("deadline_exceeded", 5)
     assert "The result has been removed" in final["message"]
 
 
 @pytest.mark.parametrize("data", [{}, {"data": None}, {"data": []}])
 async def test_a_result_that_tells_of_an_error_is_the_providers_failure(
-    world: World, upstream: Literal, data: dict[str, Any]
+    deployment: Deployment, upstream: Literal, data: dict[str, Any]
 ) -> None:
-    final = await pictured(world, upstream, said({**data, "error": {"message": "Stopped by moderation"}}))
+    final = await pictured(deployment, upstream, said({**data, "error": {"message": "Stopped by moderation"}}))
     assert (final["code"], final["message"], final["refunded"]) == ("upstream_failed", "Stopped by moderation", 5)
     assert len(upstream.asked(*RESULT)) == 1
 
 
-async def test_a_result_without_an_image_is_waited_for_and_its_words_are_told(world: World, upstream: Literal) -> None:
-    final = await pictured(world, upstream, said({"code": "blocked", "message": "Stopped by moderation", "data": None}))
+async def test_a_result_without_an_image_is_waited_for_and_its_words_are_told(
+    deployment: Deployment, upstream: Literal
+) -> None:
+    final = await pictured(
+        deployment, upstream, said({"code": "blocked", "message": "Stopped by moderation", "data": None})
+    )
     assert final["code"] == "deadline_exceeded"
     assert final["message"].endswith("Stopped by moderation")
 
 
-async def test_a_failed_image_refunds_the_price_of_all_n(world: World, upstream: Literal) -> None:
+async def test_a_failed_image_refunds_the_price_of_all_n(deployment: Deployment, upstream: Literal) -> None:
     image(upstream, page(404), said({"id": "imgjob_xxx", "status": "failed", "error": {"message": "Unsafe prompt"}}))
-    final = ended(await world.generate("gpt-image-2", prompt="x", n=4))
-    assert (final["code"], final["refunded"], await world.balance()) == ("upstream_failed", 20, 1000)
+    final = ended(await deployment.generate("gpt-image-2", prompt="x", n=4))
+    assert (final["code"], final["refunded"], await deployment.balance()) == ("upstream_failed", 20, 1000)
     assert "Unsafe prompt" in final["message"]
 
 
@@ -498,14 +536,14 @@ def chunk(content: Any = None, finish: str | None = None) -> bytes:
     return b"data: " + written({"object": "chat.completion.chunk", "choices": [choice]}).encode() + b"\n\n"
 
 
-async def chat(world: World, upstream: Literal, reply: Reply) -> list[dict[str, Any]]:
+async def chat(deployment: Deployment, upstream: Literal, reply: Reply) -> list[dict[str, Any]]:
     upstream.on(*CHAT, reply)
-    return await world.generate("gpt-5.4-mini", prompt="Who are you?")
+    return await deployment.generate("gpt-5.4-mini", prompt="Who are you?")
 
 
-async def test_deltas_stand_at_their_offsets_and_make_the_final_text(world: World, upstream: Literal) -> None:
+async def test_deltas_stand_at_their_offsets_and_make_the_final_text(deployment: Deployment, upstream: Literal) -> None:
     pieces = [chunk(""), chunk("Grüß "), chunk("dich, 🌍"), chunk("!\n"), chunk(None, "stop"), b"data: [DONE]\n\n"]
-    events = await chat(world, upstream, streamed(*pieces))
+    events = await chat(deployment, upstream, streamed(*pieces))
     final = ended(events)
     text = ""
     for event in events:
@@ -513,46 +551,50 @@ async def test_deltas_stand_at_their_offsets_and_make_the_final_text(world: Worl
             assert event["offset"] == len(text)
             text += event["delta"]
     assert text == final["text"] == "Grüß dich, 🌍!\n"
-    assert await opened(world, final["url"]) == (200, "text/plain; charset=utf-8", text.encode())
+    assert await opened(deployment, final["url"]) == (200, "text/plain; charset=utf-8", text.encode())
     assert final["outputs"][0]["role"] == "text"
-    assert await world.balance() == 999
+    assert await deployment.balance() == 999
 
 
 @pytest.mark.parametrize("end", [[b"data: [DONE]\n\n"], [chunk(None, "stop")], [chunk(None, "length")]])
-async def test_a_text_ends_by_done_or_by_its_finish_reason(world: World, upstream: Literal, end: list[bytes]) -> None:
-    assert ended(await chat(world, upstream, streamed(chunk("Hi"), *end)))["text"] == "Hi"
+async def test_a_text_ends_by_done_or_by_its_finish_reason(
+    deployment: Deployment, upstream: Literal, end: list[bytes]
+) -> None:
+    assert ended(await chat(deployment, upstream, streamed(chunk("Hi"), *end)))["text"] == "Hi"
 
 
 @pytest.mark.parametrize("end", [{"cut": True}, {"held": True}], ids=["breaks", "stays open"])
 async def test_a_text_that_has_its_finish_reason_is_whole_whatever_becomes_of_the_connection(
-    world: World, upstream: Literal, end: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment, upstream: Literal, end: dict[str, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.providers.gaia._PATIENCE", 0.1)
-    final = ended(await chat(world, upstream, streamed(chunk("Hi"), chunk(None, "stop"), chunk("!"), **end)))
+    final = ended(await chat(deployment, upstream, streamed(chunk("Hi"), chunk(None, "stop"), chunk("!"), **end)))
     assert (final["status"], final.get("text")) == ("Completed", "Hi!")
 
 
 async def test_the_last_piece_of_a_text_keeps_its_distance_too(
-    world: World, upstream: Literal, monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment, upstream: Literal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.runner.job_run._TEXT_GAP", 0.3)
     began = time.monotonic()
-    events = await chat(world, upstream, streamed(chunk("Hi"), *(chunk(" ho") for _ in range(3)), chunk(None, "stop")))
+    events = await chat(
+        deployment, upstream, streamed(chunk("Hi"), *(chunk(" ho") for _ in range(3)), chunk(None, "stop"))
+    )
     assert "".join(event["delta"] for event in events if "delta" in event) == "Hi ho ho ho"
     assert time.monotonic() - began >= 0.3
 
 
-async def test_what_holds_no_text_is_passed_over(world: World, upstream: Literal) -> None:
+async def test_what_holds_no_text_is_passed_over(deployment: Deployment, upstream: Literal) -> None:
     noise = [b": ping\n\n", b"data:\n\n", b"data: []\n\n", b'data: {"choices": []}\n\n', b'data: {"usage": {}}\n\n']
-    events = await chat(world, upstream, streamed(*noise, chunk("Hi"), *noise, b"data: [DONE]\n\n"))
+    events = await chat(deployment, upstream, streamed(*noise, chunk("Hi"), *noise, b"data: [DONE]\n\n"))
     assert ended(events)["text"] == "Hi"
 
 
 async def test_a_frame_that_cannot_be_read_is_a_hole_that_is_never_told_as_complete(
-    world: World, upstream: Literal
+    deployment: Deployment, upstream: Literal
 ) -> None:
     pieces = [chunk("Do "), b'data: {"choices": [{"delta": {"content": "not\n\n', chunk(" pay."), chunk(None, "stop")]
-    final = ended(await chat(world, upstream, streamed(*pieces)))
+    final = ended(await chat(deployment, upstream, streamed(*pieces)))
     assert (final["code"], final["refunded"]) == ("interrupted", 1)
 
 
@@ -565,43 +607,49 @@ HALVES = {
 
 
 @pytest.mark.parametrize(("deltas", "text"), HALVES.values(), ids=HALVES)
-async def test_halves_of_a_character_are_joined(world: World, upstream: Literal, deltas: list[str], text: str) -> None:
+async def test_halves_of_a_character_are_joined(
+    deployment: Deployment, upstream: Literal, deltas: list[str], text: str
+) -> None:
     pieces = [b'data: {"choices": [{"delta": {"content": "%s"}}]}\n\n' % delta.encode() for delta in deltas]
-    events = await chat(world, upstream, streamed(*pieces, chunk(None, "stop")))
+    events = await chat(deployment, upstream, streamed(*pieces, chunk(None, "stop")))
     assert ended(events)["text"] == "".join(event.get("delta", "") for event in events) == text
 
 
-async def test_a_half_of_a_character_in_a_whole_text_costs_only_itself(world: World, upstream: Literal) -> None:
+async def test_a_half_of_a_character_in_a_whole_text_costs_only_itself(
+    deployment: Deployment, upstream: Literal
+) -> None:
     body = rb'{"choices": [{"message": {"content": "Hi \ud83d"}, "finish_reason": "length"}]}'
-    assert ended(await chat(world, upstream, data(body, "application/json")))["text"] == "Hi \ufffd"
+    assert ended(await chat(deployment, upstream, data(body, "application/json")))["text"] == "Hi \ufffd"
 
 
-async def test_only_the_first_of_several_choices_is_told(world: World, upstream: Literal) -> None:
+async def test_only_the_first_of_several_choices_is_told(deployment: Deployment, upstream: Literal) -> None:
     other = {"index": 1, "delta": {"content": "Bonjour"}, "finish_reason": "stop"}
     first = {"index": 0, "delta": {"content": "lo"}, "finish_reason": "stop"}
     frames = [b"data: " + written({"choices": choices}).encode() + b"\n\n" for choices in ([other], [other, first])]
-    assert ended(await chat(world, upstream, streamed(chunk("Hel"), *frames)))["text"] == "Hello"
+    assert ended(await chat(deployment, upstream, streamed(chunk("Hel"), *frames)))["text"] == "Hello"
 
 
 @pytest.mark.parametrize("cut", [False, True])
-async def test_a_text_that_stops_in_its_middle_is_interrupted(world: World, upstream: Literal, cut: bool) -> None:
-    final = ended(await chat(world, upstream, streamed(chunk("Hi"), cut=cut)))
-    assert (final["code"], final["refunded"], await world.balance()) == ("interrupted", 1, 1000)
+async def test_a_text_that_stops_in_its_middle_is_interrupted(
+    deployment: Deployment, upstream: Literal, cut: bool
+) -> None:
+    final = ended(await chat(deployment, upstream, streamed(chunk("Hi"), cut=cut)))
+    assert (final["code"], final["refunded"], await deployment.balance()) == ("interrupted", 1, 1000)
     assert len(upstream.asked(*CHAT)) == 1
 
 
-async def test_an_error_within_the_stream_is_the_providers_failure(world: World, upstream: Literal) -> None:
+async def test_an_error_within_the_stream_is_the_providers_failure(deployment: Deployment, upstream: Literal) -> None:
     error = b'data: {"error": {"message": "The server had an error", "type": "server_error"}}\n\n'
-    final = ended(await chat(world, upstream, streamed(chunk("Hi"), error)))
+    final = ended(await chat(deployment, upstream, streamed(chunk("Hi"), error)))
     assert (final["code"], final["refunded"]) == ("upstream_failed", 1)
     assert "The server had an error" in final["message"]
 
 
-async def test_a_gateway_that_does_not_stream_gives_the_whole_text(world: World, upstream: Literal) -> None:
+async def test_a_gateway_that_does_not_stream_gives_the_whole_text(deployment: Deployment, upstream: Literal) -> None:
     choice = {"message": {"role": "assistant", "content": "Hello."}, "finish_reason": "stop"}
-    final = ended(await chat(world, upstream, said({"object": "chat.completion", "choices": [choice]})))
+    final = ended(await chat(deployment, upstream, said({"object": "chat.completion", "choices": [choice]})))
     assert (final["status"], final["text"]) == ("Completed", "Hello.")
-    assert (await opened(world, final["url"]))[2] == b"Hello."
+    assert (await opened(deployment, final["url"]))[2] == b"Hello."
 
 
 # --- what it refuses ---
@@ -625,50 +673,52 @@ REFUSALS = [
 @pytest.mark.parametrize("model", ["grok-imagine-video", "gpt-image-2", "gpt-5.4-mini"])
 @pytest.mark.parametrize(("reply", "code"), REFUSALS, ids=[f"{r.status} {c}" for r, c in REFUSALS])
 async def test_a_refused_order_ends_as_what_it_is_and_is_sent_once(
-    world: World, upstream: Literal, model: str, reply: Reply, code: str
+    deployment: Deployment, upstream: Literal, model: str, reply: Reply, code: str
 ) -> None:
     for submit in (VIDEOS, IMAGES, CHAT):
         upstream.on(*submit, reply)
-    final = ended(await world.generate(model, prompt="x"))
-    assert (final["status"], final["code"], await world.balance()) == ("Error", code, 1000)
+    final = ended(await deployment.generate(model, prompt="x"))
+    assert (final["status"], final["code"], await deployment.balance()) == ("Error", code, 1000)
     assert reply.pieces[0].decode().split('"')[5] in final["message"]
     assert len([asked for asked in upstream.requests if asked.method == "POST"]) == 1
 
 
-async def test_a_refusal_with_http_200_is_a_refusal(world: World, upstream: Literal) -> None:
-    final = ended(await chat(world, upstream, error(200, "Model is overloaded")))
+async def test_a_refusal_with_http_200_is_a_refusal(deployment: Deployment, upstream: Literal) -> None:
+    final = ended(await chat(deployment, upstream, error(200, "Model is overloaded")))
     assert (final["code"], final["refunded"]) == ("upstream_rejected", 1)
 
 
 @pytest.mark.parametrize("reply", [page(502), page(504), page(200), said({"status": "queued"}), said({"id": True})])
 async def test_an_order_without_a_readable_answer_is_never_sent_again(
-    world: World, upstream: Literal, reply: Reply
+    deployment: Deployment, upstream: Literal, reply: Reply
 ) -> None:
     upstream.on(*VIDEOS, reply)
-    final = ended(await world.generate("grok-imagine-video", prompt="x"))
+    final = ended(await deployment.generate("grok-imagine-video", prompt="x"))
     assert (final["code"], final["refunded"]) == ("outcome_unknown", 30)
     assert len(upstream.asked(*VIDEOS)) == 1
 
 
-async def test_an_order_that_was_too_much_is_sent_again(world: World, upstream: Literal) -> None:
+async def test_an_order_that_was_too_much_is_sent_again(deployment: Deployment, upstream: Literal) -> None:
     video(upstream)
     upstream.on(*VIDEOS, said({"error": {"message": "busy"}}, 429, Retry_After="2"), job("queued"))
-    assert ended(await world.generate("grok-imagine-video", prompt="x"))["status"] == "Completed"
+    assert ended(await deployment.generate("grok-imagine-video", prompt="x"))["status"] == "Completed"
     assert len(upstream.asked(*VIDEOS)) == 2
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_a_text_that_was_too_much_is_asked_for_again(world: World, upstream: Literal, status: int) -> None:
+async def test_a_text_that_was_too_much_is_asked_for_again(
+    deployment: Deployment, upstream: Literal, status: int
+) -> None:
     busy = said({"error": {"message": "busy"}}, status, Retry_After="2")
     upstream.on(*CHAT, busy, streamed(chunk("Hi"), b"data: [DONE]\n\n"))
-    assert ended(await world.generate("gpt-5.4-mini", prompt="x"))["status"] == "Completed"
+    assert ended(await deployment.generate("gpt-5.4-mini", prompt="x"))["status"] == "Completed"
     assert len(upstream.asked(*CHAT)) == 2
 
 
 # --- what it lists ---
 
 
-async def test_the_models_it_lists_are_those_that_can_be_ordered(unstarted: World, upstream: Literal) -> None:
+async def test_the_models_it_lists_are_those_that_can_be_ordered(unstarted: Deployment, upstream: Literal) -> None:
     listed = [{"id": "gpt-5.4-mini", "object": "model"}, {"id": "gpt-image-2", "object": "model"}]
     upstream.on(*MODELS, said({"object": "list", "data": listed}))
     async with pointed(unstarted, upstream):
@@ -678,7 +728,7 @@ async def test_the_models_it_lists_are_those_that_can_be_ordered(unstarted: Worl
         assert upstream.once(*MODELS).headers["Authorization"] == f"Bearer {KEY}"
 
 
-async def test_a_model_it_does_not_list_is_not_sold(unstarted: World, upstream: Literal) -> None:
+async def test_a_model_it_does_not_list_is_not_sold(unstarted: Deployment, upstream: Literal) -> None:
     upstream.on(*MODELS, said({"object": "list", "data": [{"id": "gpt-5.4-mini"}]}))
     async with pointed(unstarted, upstream):
         refused = await unstarted.http.post("/api/jobs", json={"model": "grok-imagine-video", "prompt": "x"})
@@ -688,7 +738,9 @@ async def test_a_model_it_does_not_list_is_not_sold(unstarted: World, upstream: 
 
 
 @pytest.mark.parametrize("listing", [page(502), said({"data": []}), said([]), said({"error": "?"}, 401)])
-async def test_a_list_that_says_nothing_takes_nothing_away(unstarted: World, upstream: Literal, listing: Reply) -> None:
+async def test_a_list_that_says_nothing_takes_nothing_away(
+    unstarted: Deployment, upstream: Literal, listing: Reply
+) -> None:
     upstream.on(*MODELS, listing)
     async with pointed(unstarted, upstream):
         assert ended(await filmed(unstarted, upstream))["status"] == "Completed"

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from tests.providers.conftest import KEY, pointed
+from tests.support.deployment import Deployment
 from tests.support.literal import Literal, Reply, data, ended, page, said, words, written
-from tests.support.world import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -44,21 +44,25 @@ def scripted(upstream: Literal, *replies: dict[str, Any], **polls: list[Reply]) 
         upstream.on(*status(unique_id), *polls.get(unique_id, [state(unique_id, "SUCCEEDED")]))
 
 
-async def made(world: World, upstream: Literal, *replies: dict[str, Any], **polls: list[Reply]) -> list[dict[str, Any]]:
+async def made(
+    deployment: Deployment, upstream: Literal, *replies: dict[str, Any], **polls: list[Reply]
+) -> list[dict[str, Any]]:
     scripted(upstream, *replies, **polls)
-    return await world.generate("ganai-bulk", items=ITEMS, project_id="p1")
+    return await deployment.generate("ganai-bulk", items=ITEMS, project_id="p1")
 
 
-async def one(world: World, upstream: Literal, *polls: Reply) -> list[dict[str, Any]]:
+async def one(deployment: Deployment, upstream: Literal, *polls: Reply) -> list[dict[str, Any]]:
     scripted(upstream, entry("abc123"), abc123=list(polls))
-    return await world.generate("ganai-bulk", items=ITEMS[:1], project_id="p1")
+    return await deployment.generate("ganai-bulk", items=ITEMS[:1], project_id="p1")
 
 
 # --- what it is sent ---
 
 
-async def test_the_items_are_the_body_and_the_project_is_in_the_query(world: World, upstream: Literal) -> None:
-    await made(world, upstream)
+async def test_the_items_are_the_body_and_the_project_is_in_the_query(
+    deployment: Deployment, upstream: Literal
+) -> None:
+    await made(deployment, upstream)
     asked = upstream.once(*BULK)
     assert asked.headers["Authorization"] == f"Bearer {KEY}"
     assert asked.headers["Content-Type"] == "application/json"
@@ -68,29 +72,31 @@ async def test_the_items_are_the_body_and_the_project_is_in_the_query(world: Wor
 
 @pytest.mark.parametrize("project", [".", ".."])
 async def test_a_project_that_would_make_another_path_is_refused_by_name(
-    world: World, upstream: Literal, project: str
+    deployment: Deployment, upstream: Literal, project: str
 ) -> None:
     order = {"model": "ganai-bulk", "items": ITEMS, "project_id": project}
-    refused = await world.http.post("/api/jobs", json=order)
+    refused = await deployment.http.post("/api/jobs", json=order)
     assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "project_id")
     assert not upstream.requests
 
 
-async def test_tags_keep_their_names_and_types(world: World, upstream: Literal) -> None:
+async def test_tags_keep_their_names_and_types(deployment: Deployment, upstream: Literal) -> None:
     scripted(upstream)
     items = [{"unique_id": "abc123", "First name": "Zoë", "age": 7, "share": 1.5, "vip": True, "model": "x"}]
-    await world.generate("ganai-bulk", items=items, project_id="a b&c")
+    await deployment.generate("ganai-bulk", items=items, project_id="a b&c")
     assert upstream.once(*BULK).written == written(items)
     assert upstream.once(*BULK).query == {"project_id": "a b&c"}
 
 
-async def test_without_one_of_its_own_an_order_goes_to_the_configured_project(world: World, upstream: Literal) -> None:
+async def test_without_one_of_its_own_an_order_goes_to_the_configured_project(
+    deployment: Deployment, upstream: Literal
+) -> None:
     scripted(upstream, entry("abc123"))
-    await world.generate("ganai-bulk", items=ITEMS[:1])
+    await deployment.generate("ganai-bulk", items=ITEMS[:1])
     assert upstream.once(*BULK).query == {"project_id": "demo"}
 
 
-async def test_without_any_project_an_order_is_refused_by_name(unstarted: World, upstream: Literal) -> None:
+async def test_without_any_project_an_order_is_refused_by_name(unstarted: Deployment, upstream: Literal) -> None:
     unstarted.provider = {"project_id": ""}
     async with pointed(unstarted, upstream):
         refused = await unstarted.http.post("/api/jobs", json={"model": "ganai-bulk", "items": ITEMS})
@@ -110,24 +116,24 @@ BAD_ITEMS: list[tuple[list[dict[str, Any]], str]] = [
 
 @pytest.mark.parametrize(("items", "field"), BAD_ITEMS, ids=[field for _, field in BAD_ITEMS])
 async def test_items_that_cannot_be_told_apart_are_refused_by_name(
-    world: World, upstream: Literal, items: list[dict[str, Any]], field: str
+    deployment: Deployment, upstream: Literal, items: list[dict[str, Any]], field: str
 ) -> None:
-    refused = await world.http.post("/api/jobs", json={"model": "ganai-bulk", "items": items})
+    refused = await deployment.http.post("/api/jobs", json={"model": "ganai-bulk", "items": items})
     assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, field)
     assert not upstream.requests
 
 
-async def test_extra_is_refused(world: World) -> None:
-    refused = await world.http.post("/api/jobs", json={"model": "ganai-bulk", "items": ITEMS, "extra": {"a": 1}})
+async def test_extra_is_refused(deployment: Deployment) -> None:
+    refused = await deployment.http.post("/api/jobs", json={"model": "ganai-bulk", "items": ITEMS, "extra": {"a": 1}})
     assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "extra")
 
 
 # --- what it says ---
 
 
-async def test_an_item_is_not_complete_before_its_status_says_so(world: World, upstream: Literal) -> None:
+async def test_an_item_is_not_complete_before_its_status_says_so(deployment: Deployment, upstream: Literal) -> None:
     polls = [state("abc123", "PENDING")] * 5
-    events = await one(world, upstream, *polls, state("abc123", "SUCCEEDED"))
+    events = await one(deployment, upstream, *polls, state("abc123", "SUCCEEDED"))
     assert words(events) == ["PENDING"]
     assert not [event for event in events[:-1] if "outputs" in event or "url" in event]
     assert ended(events)["status"] == "Completed"
@@ -148,52 +154,58 @@ GOES_ON = [
 ]
 
 
-async def test_every_word_that_is_no_end_goes_on_visibly(world: World, upstream: Literal) -> None:
+async def test_every_word_that_is_no_end_goes_on_visibly(deployment: Deployment, upstream: Literal) -> None:
     polls = [state("abc123", word) for word in GOES_ON]
-    events = await one(world, upstream, *polls, state("abc123", "SUCCEEDED"))
+    events = await one(deployment, upstream, *polls, state("abc123", "SUCCEEDED"))
     assert words(events) == GOES_ON
     assert ended(events)["status"] == "Completed"
 
 
-async def test_an_output_carries_all_urls_and_ids_and_its_url_is_the_permalink(world: World, upstream: Literal) -> None:
-    final = ended(await one(world, upstream, state("abc123", "SUCCEEDED")))
+async def test_an_output_carries_all_urls_and_ids_and_its_url_is_the_permalink(
+    deployment: Deployment, upstream: Literal
+) -> None:
+    final = ended(await one(deployment, upstream, state("abc123", "SUCCEEDED")))
     expected = {**entry("abc123"), "url": urls("abc123")["permalink"], "role": "video", "type": "video/mp4"}
     assert final["outputs"] == [{**expected, "status": "Completed"}]
     assert final["url"] == urls("abc123")["permalink"]
     assert "refunded" not in final
-    assert await world.balance() == 990
+    assert await deployment.balance() == 990
 
 
 @pytest.mark.parametrize("error", ["None", None, {}, "", "none"])
-async def test_an_error_field_beside_success_means_nothing(world: World, upstream: Literal, error: Any) -> None:
-    assert ended(await one(world, upstream, state("abc123", "SUCCEEDED", error)))["status"] == "Completed"
+async def test_an_error_field_beside_success_means_nothing(
+    deployment: Deployment, upstream: Literal, error: Any
+) -> None:
+    assert ended(await one(deployment, upstream, state("abc123", "SUCCEEDED", error)))["status"] == "Completed"
 
 
 @pytest.mark.parametrize("word", ["succeeded", "Succeeded"])
-async def test_success_may_be_spelt_in_any_case(world: World, upstream: Literal, word: str) -> None:
-    assert ended(await one(world, upstream, state("abc123", word)))["status"] == "Completed"
+async def test_success_may_be_spelt_in_any_case(deployment: Deployment, upstream: Literal, word: str) -> None:
+    assert ended(await one(deployment, upstream, state("abc123", word)))["status"] == "Completed"
 
 
 @pytest.mark.parametrize("word", ["FAILED", "failed", "BLOCKED", "DELETED", "REGENERATE_REQUIRED"])
 @pytest.mark.parametrize("error", ["None", None, {}])
 async def test_a_bad_end_of_the_only_item_is_an_error_with_a_full_refund(
-    world: World, upstream: Literal, word: str, error: Any
+    deployment: Deployment, upstream: Literal, word: str, error: Any
 ) -> None:
-    final = ended(await one(world, upstream, state("abc123", word, error)))
+    final = ended(await one(deployment, upstream, state("abc123", word, error)))
     assert (final["status"], final["code"], final["refunded"]) == ("Error", "upstream_failed", 10)
     assert word in final["message"]
     assert "None" not in final["message"]
-    assert await world.balance() == 1000
+    assert await deployment.balance() == 1000
 
 
 @pytest.mark.parametrize("error", [{"status_code": 500, "message": "No voice was found"}, "No voice was found"])
-async def test_the_reason_of_a_failure_is_an_object_or_a_text(world: World, upstream: Literal, error: Any) -> None:
-    assert "No voice was found" in ended(await one(world, upstream, state("abc123", "FAILED", error)))["message"]
+async def test_the_reason_of_a_failure_is_an_object_or_a_text(
+    deployment: Deployment, upstream: Literal, error: Any
+) -> None:
+    assert "No voice was found" in ended(await one(deployment, upstream, state("abc123", "FAILED", error)))["message"]
 
 
-async def test_items_end_one_by_one_and_are_shown_as_they_do(world: World, upstream: Literal) -> None:
+async def test_items_end_one_by_one_and_are_shown_as_they_do(deployment: Deployment, upstream: Literal) -> None:
     slow = [state("cba321", "PROCESSING"), state("cba321", "PROCESSING"), state("cba321", "SUCCEEDED")]
-    events = await made(world, upstream, cba321=slow)
+    events = await made(deployment, upstream, cba321=slow)
     shown = [[output["unique_id"] for output in event["outputs"]] for event in events[:-1] if "outputs" in event]
     assert shown == [["abc123"]]
     assert [output["unique_id"] for output in ended(events)["outputs"]] == ["abc123", "cba321"]
@@ -201,27 +213,27 @@ async def test_items_end_one_by_one_and_are_shown_as_they_do(world: World, upstr
     assert len(upstream.asked(*status("cba321"))) == 3
 
 
-async def test_a_failed_item_is_refunded_and_the_rest_is_complete(world: World, upstream: Literal) -> None:
-    final = ended(await made(world, upstream, abc123=[state("abc123", "FAILED", {"message": "No voice"})]))
+async def test_a_failed_item_is_refunded_and_the_rest_is_complete(deployment: Deployment, upstream: Literal) -> None:
+    final = ended(await made(deployment, upstream, abc123=[state("abc123", "FAILED", {"message": "No voice"})]))
     failed, succeeded = final["outputs"]
     assert (final["status"], final["refunded"], final["url"]) == ("Completed", 10, urls("cba321")["permalink"])
     assert (failed["unique_id"], failed["status"], failed["message"]) == ("abc123", "Error", "No voice")
     assert not [name for name in failed if name.endswith("url") or name == "permalink"]
     assert (succeeded["unique_id"], succeeded["status"]) == ("cba321", "Completed")
-    assert await world.balance() == 990
+    assert await deployment.balance() == 990
 
 
-async def test_the_refund_is_one_entry_of_the_ledger(world: World, upstream: Literal) -> None:
-    job = ended(await made(world, upstream, abc123=[state("abc123", "FAILED")]))["job"]
-    entries = (await world.http.get("/api/account/ledger")).json()["entries"]
+async def test_the_refund_is_one_entry_of_the_ledger(deployment: Deployment, upstream: Literal) -> None:
+    job = ended(await made(deployment, upstream, abc123=[state("abc123", "FAILED")]))["job"]
+    entries = (await deployment.http.get("/api/account/ledger")).json()["entries"]
     assert [(entry["cause"], entry["tokens"]) for entry in entries if entry["job"] == job] == [
         ("refund", 10),
         ("charge", -20),
     ]
 
 
-async def test_a_reply_in_another_order_is_told_apart_by_unique_id(world: World, upstream: Literal) -> None:
-    final = ended(await made(world, upstream, entry("cba321"), entry("abc123")))
+async def test_a_reply_in_another_order_is_told_apart_by_unique_id(deployment: Deployment, upstream: Literal) -> None:
+    final = ended(await made(deployment, upstream, entry("cba321"), entry("abc123")))
     assert [(output["unique_id"], output["inference_id"]) for output in final["outputs"]] == [
         ("abc123", "inf-abc123"),
         ("cba321", "inf-cba321"),
@@ -238,50 +250,50 @@ LEFT_OUT = {
 
 @pytest.mark.parametrize("replies", LEFT_OUT.values(), ids=LEFT_OUT)
 async def test_an_item_that_the_reply_leaves_out_has_failed(
-    world: World, upstream: Literal, replies: list[Any]
+    deployment: Deployment, upstream: Literal, replies: list[Any]
 ) -> None:
-    final = ended(await made(world, upstream, *replies))
+    final = ended(await made(deployment, upstream, *replies))
     assert (final["status"], final["refunded"]) == ("Completed", 10)
     assert [output["status"] for output in final["outputs"]] == ["Error", "Completed"]
     assert final["outputs"][0]["message"]
     assert not upstream.asked(*status("abc123"))
 
 
-async def test_a_reply_that_leaves_out_every_item_is_an_error(world: World, upstream: Literal) -> None:
+async def test_a_reply_that_leaves_out_every_item_is_an_error(deployment: Deployment, upstream: Literal) -> None:
     scripted(upstream)
     upstream.on(*BULK, said([]))
-    final = ended(await world.generate("ganai-bulk", items=ITEMS, project_id="p1"))
+    final = ended(await deployment.generate("ganai-bulk", items=ITEMS, project_id="p1"))
     assert (final["status"], final["code"], final["refunded"]) == ("Error", "upstream_failed", 20)
 
 
-async def test_an_item_whose_job_is_not_known_fails_alone(world: World, upstream: Literal) -> None:
+async def test_an_item_whose_job_is_not_known_fails_alone(deployment: Deployment, upstream: Literal) -> None:
     gone = said({"detail": "Inference not found"}, 404)
-    final = ended(await made(world, upstream, abc123=[gone]))
+    final = ended(await made(deployment, upstream, abc123=[gone]))
     assert (final["status"], final["refunded"]) == ("Completed", 10)
     assert "Inference not found" in final["outputs"][0]["message"]
 
 
 async def test_an_item_that_is_never_answered_for_in_words_that_make_sense_is_given_up_after_the_others(
-    world: World, upstream: Literal
+    deployment: Deployment, upstream: Literal
 ) -> None:
-    before = world.clock.at
-    final = ended(await made(world, upstream, abc123=[page(200)]))
+    before = deployment.clock.at
+    final = ended(await made(deployment, upstream, abc123=[page(200)]))
     assert (final["status"], final["refunded"]) == ("Completed", 10)
     assert "cannot be read" in final["outputs"][0]["message"]
-    assert world.clock.at - before < 600
+    assert deployment.clock.at - before < 600
 
 
-async def test_an_item_without_any_url_is_not_a_success(world: World, upstream: Literal) -> None:
+async def test_an_item_without_any_url_is_not_a_success(deployment: Deployment, upstream: Literal) -> None:
     reply = {"unique_id": "abc123", "inference_id": "inf-abc123", "project_id": "p1"}
     scripted(upstream, reply, abc123=[said({"gen_status": "SUCCEEDED", "video_url": None, "error": "None"})])
-    final = ended(await world.generate("ganai-bulk", items=ITEMS[:1], project_id="p1"))
+    final = ended(await deployment.generate("ganai-bulk", items=ITEMS[:1], project_id="p1"))
     assert (final["status"], final["refunded"]) == ("Error", 10)
 
 
-async def test_ids_that_are_numbers_become_texts(world: World, upstream: Literal) -> None:
+async def test_ids_that_are_numbers_become_texts(deployment: Deployment, upstream: Literal) -> None:
     scripted(upstream, entry("abc123", inference_id=9007199254740993, project_id=7))
     upstream.on("GET", "/projects/7/inference/9007199254740993/video_status", state("abc123", "SUCCEEDED"))
-    final = ended(await world.generate("ganai-bulk", items=ITEMS[:1], project_id="7"))
+    final = ended(await deployment.generate("ganai-bulk", items=ITEMS[:1], project_id="7"))
     assert (final["outputs"][0]["inference_id"], final["outputs"][0]["project_id"]) == ("9007199254740993", "7")
 
 
@@ -297,19 +309,23 @@ PASSING = {
 
 
 @pytest.mark.parametrize("answer", PASSING.values(), ids=PASSING)
-async def test_a_poll_that_cannot_be_read_is_asked_again(world: World, upstream: Literal, answer: Reply) -> None:
-    assert ended(await one(world, upstream, answer, state("abc123", "SUCCEEDED")))["status"] == "Completed"
+async def test_a_poll_that_cannot_be_read_is_asked_again(
+    deployment: Deployment, upstream: Literal, answer: Reply
+) -> None:
+    assert ended(await one(deployment, upstream, answer, state("abc123", "SUCCEEDED")))["status"] == "Completed"
     assert len(upstream.asked(*BULK)) == 1
 
 
-async def test_a_token_that_has_expired_suspends_the_job_until_it_works_again(world: World, upstream: Literal) -> None:
+async def test_a_token_that_has_expired_suspends_the_job_until_it_works_again(
+    deployment: Deployment, upstream: Literal
+) -> None:
     expired = [said({"detail": "Could not validate credentials"}, 401)] * 20
-    events = await one(world, upstream, *expired, state("abc123", "SUCCEEDED"))
+    events = await one(deployment, upstream, *expired, state("abc123", "SUCCEEDED"))
     assert ended(events)["status"] == "Completed"
     assert any("Could not validate credentials" in word for word in words(events))
 
 
-async def late(unstarted: World, upstream: Literal, **polls: list[Reply]) -> tuple[dict[str, Any], int]:
+async def late(unstarted: Deployment, upstream: Literal, **polls: list[Reply]) -> tuple[dict[str, Any], int]:
     """The final event of two items that had a minute, and the balance then."""
     async with pointed(unstarted, upstream):
         await unstarted.stop()
@@ -318,13 +334,15 @@ async def late(unstarted: World, upstream: Literal, **polls: list[Reply]) -> tup
         return ended(await made(unstarted, upstream, **polls)), await unstarted.balance()
 
 
-async def test_at_the_deadline_unfinished_items_count_as_failed(unstarted: World, upstream: Literal) -> None:
+async def test_at_the_deadline_unfinished_items_count_as_failed(unstarted: Deployment, upstream: Literal) -> None:
     final, balance = await late(unstarted, upstream, abc123=[state("abc123", "PROCESSING")])
     assert (final["status"], final["refunded"], balance) == ("Completed", 10, 990)
     assert [output["status"] for output in final["outputs"]] == ["Error", "Completed"]
 
 
-async def test_at_the_deadline_without_any_success_the_job_is_an_error(unstarted: World, upstream: Literal) -> None:
+async def test_at_the_deadline_without_any_success_the_job_is_an_error(
+    unstarted: Deployment, upstream: Literal
+) -> None:
     polls = {unique_id: [state(unique_id, "PROCESSING")] for unique_id in ("abc123", "cba321")}
     final, balance = await late(unstarted, upstream, **polls)
     assert (final["status"], final["code"], final["refunded"]) == ("Error", "deadline_exceeded", 20)
@@ -334,25 +352,27 @@ async def test_at_the_deadline_without_any_success_the_job_is_an_error(unstarted
 # --- its bytes ---
 
 
-async def test_content_redirects_to_the_video_renewed_by_the_status_call(world: World, upstream: Literal) -> None:
-    job = ended(await made(world, upstream))["job"]
+async def test_content_redirects_to_the_video_renewed_by_the_status_call(
+    deployment: Deployment, upstream: Literal
+) -> None:
+    job = ended(await made(deployment, upstream))["job"]
     fresh = "https://s3.example.com/cba321.mp4?X-Amz-Signature=2"
     upstream.on(*status("cba321"), state("cba321", "SUCCEEDED", video_url=fresh))
-    answer = await world.http.get(f"/api/jobs/{job}/content/1")
+    answer = await deployment.http.get(f"/api/jobs/{job}/content/1")
     assert (answer.status_code, answer.headers["Location"]) == (302, fresh)
 
 
-async def test_content_of_a_failed_item_is_not_found(world: World, upstream: Literal) -> None:
-    job = ended(await made(world, upstream, abc123=[state("abc123", "FAILED")]))["job"]
-    assert (await world.http.get(f"/api/jobs/{job}/content/0")).status_code == 404
-    assert (await world.http.get(f"/api/jobs/{job}/content/1")).status_code == 302
-    assert (await world.http.get(f"/api/jobs/{job}/content/2")).status_code == 404
+async def test_content_of_a_failed_item_is_not_found(deployment: Deployment, upstream: Literal) -> None:
+    job = ended(await made(deployment, upstream, abc123=[state("abc123", "FAILED")]))["job"]
+    assert (await deployment.http.get(f"/api/jobs/{job}/content/0")).status_code == 404
+    assert (await deployment.http.get(f"/api/jobs/{job}/content/1")).status_code == 302
+    assert (await deployment.http.get(f"/api/jobs/{job}/content/2")).status_code == 404
 
 
-async def test_content_of_a_forgotten_video_is_a_502(world: World, upstream: Literal) -> None:
-    job = ended(await one(world, upstream, state("abc123", "SUCCEEDED")))["job"]
+async def test_content_of_a_forgotten_video_is_a_502(deployment: Deployment, upstream: Literal) -> None:
+    job = ended(await one(deployment, upstream, state("abc123", "SUCCEEDED")))["job"]
     upstream.on(*status("abc123"), said({"detail": "Inference not found"}, 404))
-    answer = await world.http.get(f"/api/jobs/{job}/content")
+    answer = await deployment.http.get(f"/api/jobs/{job}/content")
     assert (answer.status_code, answer.json()["code"]) == (502, "upstream_failed")
 
 
@@ -377,10 +397,10 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("reply", "code", "says"), REFUSALS, ids=[f"{r.status} {c}" for r, c, _ in REFUSALS])
 async def test_a_refused_order_ends_as_what_it_is_and_is_sent_once(
-    world: World, upstream: Literal, reply: Reply, code: str, says: str
+    deployment: Deployment, upstream: Literal, reply: Reply, code: str, says: str
 ) -> None:
     upstream.on(*BULK, reply)
-    final = ended(await world.generate("ganai-bulk", items=ITEMS, project_id="p1"))
+    final = ended(await deployment.generate("ganai-bulk", items=ITEMS, project_id="p1"))
     assert (final["status"], final["code"], final["refunded"]) == ("Error", code, 20)
     assert says in final["message"]
     assert len(upstream.asked(*BULK)) == 1

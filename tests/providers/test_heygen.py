@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from tests.providers.conftest import KEY, pointed
+from tests.support.deployment import Deployment
 from tests.support.literal import Literal, Reply, data, ended, page, said, words, written
-from tests.support.world import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -40,17 +40,17 @@ def scripted(upstream: Literal, *polls: Reply) -> None:
     upstream.on(*STATUS, *(polls or (COMPLETED,)))
 
 
-async def spoken(world: World, upstream: Literal, *polls: Reply, **order: Any) -> list[dict[str, Any]]:
+async def spoken(deployment: Deployment, upstream: Literal, *polls: Reply, **order: Any) -> list[dict[str, Any]]:
     scripted(upstream, *polls)
-    return await world.generate("heygen-v1", **{"prompt": "Hello", "avatar_id": "Anna", **order})
+    return await deployment.generate("heygen-v1", **{"prompt": "Hello", "avatar_id": "Anna", **order})
 
 
 # --- what it is sent ---
 
 
-async def test_an_avatar_is_asked_for_as_the_pages_table_has_it(world: World, upstream: Literal) -> None:
+async def test_an_avatar_is_asked_for_as_the_pages_table_has_it(deployment: Deployment, upstream: Literal) -> None:
     await spoken(
-        world,
+        deployment,
         upstream,
         avatar_style="circle",
         voice_id="v7",
@@ -81,24 +81,24 @@ async def test_an_avatar_is_asked_for_as_the_pages_table_has_it(world: World, up
     )
 
 
-async def test_the_key_travels_in_its_own_header(world: World, upstream: Literal) -> None:
-    await spoken(world, upstream)
+async def test_the_key_travels_in_its_own_header(deployment: Deployment, upstream: Literal) -> None:
+    await spoken(deployment, upstream)
     for asked in (upstream.once(*SUBMIT), upstream.once(*STATUS)):
         assert asked.headers["X-Api-Key"] == KEY
         assert "Authorization" not in asked.headers
 
 
-async def test_a_talking_photo_speaks_an_audio_url(world: World, upstream: Literal) -> None:
+async def test_a_talking_photo_speaks_an_audio_url(deployment: Deployment, upstream: Literal) -> None:
     scripted(upstream)
-    await world.generate("heygen-v1", audio=AUDIO, talking_photo_id="tp1", talking_photo_style="normal")
+    await deployment.generate("heygen-v1", audio=AUDIO, talking_photo_id="tp1", talking_photo_style="normal")
     (clip,) = upstream.once(*SUBMIT).json["clips"]
     assert clip == {"talking_photo_id": "tp1", "talking_photo_style": "normal", "input_audio": AUDIO}
 
 
-async def test_clips_are_sent_in_their_order(world: World, upstream: Literal) -> None:
+async def test_clips_are_sent_in_their_order(deployment: Deployment, upstream: Literal) -> None:
     scripted(upstream)
     clips = [{"prompt": "One", "avatar_id": "Anna"}, {"audio": AUDIO, "talking_photo_id": "tp1"}]
-    await world.generate("heygen-v1", clips=clips, aspect_ratio="9:16")
+    await deployment.generate("heygen-v1", clips=clips, aspect_ratio="9:16")
     sent = upstream.once(*SUBMIT).json
     assert sent["clips"] == [
         {"avatar_id": "Anna", "input_text": "One"},
@@ -107,17 +107,17 @@ async def test_clips_are_sent_in_their_order(world: World, upstream: Literal) ->
     assert (sent["ratio"], sent["version"]) == ("9:16", "v1alpha")
 
 
-async def test_an_asset_travels_as_a_link_that_opens_without_a_key(world: World, upstream: Literal) -> None:
+async def test_an_asset_travels_as_a_link_that_opens_without_a_key(deployment: Deployment, upstream: Literal) -> None:
     scripted(upstream)
-    background, audio = await world.asset("image"), await world.asset("audio")
-    await world.generate("heygen-v1", audio=audio, avatar_id="Anna", background=background)
+    background, audio = await deployment.asset("image"), await deployment.asset("audio")
+    await deployment.generate("heygen-v1", audio=audio, avatar_id="Anna", background=background)
     sent = upstream.once(*SUBMIT).json
     for url, kind in ((sent["background"], "image"), (sent["clips"][0]["input_audio"], "audio")):
-        answer = await world.http.get(url, headers={"Authorization": ""})
-        assert (answer.status_code, answer.content) == (200, world.media(kind))
+        answer = await deployment.http.get(url, headers={"Authorization": ""})
+        assert (answer.status_code, answer.content) == (200, deployment.media(kind))
 
 
-async def test_an_asset_behind_a_loopback_address_is_refused_by_name(unstarted: World) -> None:
+async def test_an_asset_behind_a_loopback_address_is_refused_by_name(unstarted: Deployment) -> None:
     unstarted.providers = {"HeyGen": {"base_url": "https://api.heygen.com"}}
     async with unstarted:
         order = {"model": "heygen-v1", "prompt": "x", "avatar_id": "Anna", "background": await unstarted.asset("image")}
@@ -144,25 +144,25 @@ BAD_ORDERS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("order", BAD_ORDERS, ids=written)
 async def test_what_the_table_forbids_is_refused_before_anything_is_sent(
-    world: World, upstream: Literal, order: dict[str, Any]
+    deployment: Deployment, upstream: Literal, order: dict[str, Any]
 ) -> None:
-    refused = await world.http.post("/api/jobs", json={"model": "heygen-v1", **order})
+    refused = await deployment.http.post("/api/jobs", json={"model": "heygen-v1", **order})
     assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request")
     assert refused.json()["errors"]
     assert not upstream.requests
 
 
-async def test_a_test_costs_nothing(world: World, upstream: Literal) -> None:
-    final = ended(await spoken(world, upstream, test=True))
-    assert (final["status"], await world.balance()) == ("Completed", 1000)
+async def test_a_test_costs_nothing(deployment: Deployment, upstream: Literal) -> None:
+    final = ended(await spoken(deployment, upstream, test=True))
+    assert (final["status"], await deployment.balance()) == ("Completed", 1000)
 
 
 # --- what it says ---
 
 
-async def test_each_state_is_shown_and_completed_completes(world: World, upstream: Literal) -> None:
+async def test_each_state_is_shown_and_completed_completes(deployment: Deployment, upstream: Literal) -> None:
     polls = [video(word, video_url=None) for word in ("pending", "waiting", "processing", "processing", "rewinding")]
-    events = await spoken(world, upstream, *polls, COMPLETED)
+    events = await spoken(deployment, upstream, *polls, COMPLETED)
     final = ended(events)
     assert words(events) == ["pending", "waiting", "processing", "rewinding"]
     assert (final["status"], final["url"]) == ("Completed", VIDEO)
@@ -170,16 +170,16 @@ async def test_each_state_is_shown_and_completed_completes(world: World, upstrea
     assert (output["role"], output["type"]) == ("video", "video/mp4")
     assert output["thumbnail_url"] == "https://files.heygen.ai/v/video.jpg"
     assert [asked.query for asked in upstream.asked(*STATUS)] == [{"video_id": "vid1"}] * 6
-    assert await world.balance() == 980
+    assert await deployment.balance() == 980
 
 
-async def test_an_output_carries_the_providers_id(world: World, upstream: Literal) -> None:
-    assert ended(await spoken(world, upstream))["outputs"][0]["id"] == "vid1"
+async def test_an_output_carries_the_providers_id(deployment: Deployment, upstream: Literal) -> None:
+    assert ended(await spoken(deployment, upstream))["outputs"][0]["id"] == "vid1"
 
 
-async def test_captions_make_a_second_output(world: World, upstream: Literal) -> None:
+async def test_captions_make_a_second_output(deployment: Deployment, upstream: Literal) -> None:
     both = video("completed", video_url=VIDEO, video_url_caption="https://files.heygen.ai/v/captions.mp4")
-    final = ended(await spoken(world, upstream, both, captions=True))
+    final = ended(await spoken(deployment, upstream, both, captions=True))
     assert [output["url"] for output in final["outputs"]] == [VIDEO, "https://files.heygen.ai/v/captions.mp4"]
 
 
@@ -193,9 +193,9 @@ BARE: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("document", BARE, ids=written)
 async def test_the_envelope_may_be_missing_and_the_id_have_another_name(
-    world: World, upstream: Literal, document: dict[str, Any]
+    deployment: Deployment, upstream: Literal, document: dict[str, Any]
 ) -> None:
-    assert ended(await spoken(world, upstream, said(document)))["url"] == VIDEO
+    assert ended(await spoken(deployment, upstream, said(document)))["url"] == VIDEO
 
 
 TAKEN = [
@@ -206,10 +206,12 @@ TAKEN = [
 
 
 @pytest.mark.parametrize("reply", TAKEN, ids=["id", "no envelope", "no code"])
-async def test_an_order_is_taken_under_either_name_of_its_id(world: World, upstream: Literal, reply: Reply) -> None:
+async def test_an_order_is_taken_under_either_name_of_its_id(
+    deployment: Deployment, upstream: Literal, reply: Reply
+) -> None:
     scripted(upstream)
     upstream.on(*SUBMIT, reply)
-    assert ended(await world.generate("heygen-v1", prompt="x", avatar_id="Anna"))["status"] == "Completed"
+    assert ended(await deployment.generate("heygen-v1", prompt="x", avatar_id="Anna"))["status"] == "Completed"
     assert upstream.once(*STATUS).query == {"video_id": "vid1"}
 
 
@@ -222,26 +224,30 @@ ERRORS: list[Any] = [
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=written)
-async def test_failed_comes_with_http_200_and_the_providers_words(world: World, upstream: Literal, error: Any) -> None:
-    final = ended(await spoken(world, upstream, video("failed", error=error)))
+async def test_failed_comes_with_http_200_and_the_providers_words(
+    deployment: Deployment, upstream: Literal, error: Any
+) -> None:
+    final = ended(await spoken(deployment, upstream, video("failed", error=error)))
     assert (final["status"], final["code"], final["refunded"]) == ("Error", "upstream_failed", 20)
     assert "The avatar is too new" in final["message"]
-    assert await world.balance() == 1000
+    assert await deployment.balance() == 1000
 
 
 @pytest.mark.parametrize("code", [40009, "40009"])
 async def test_a_video_that_failed_for_want_of_credit_is_the_operators_affair(
-    world: World, upstream: Literal, code: Any
+    deployment: Deployment, upstream: Literal, code: Any
 ) -> None:
     error = {"code": code, "message": "Insufficient credit", "detail": None}
-    final = ended(await spoken(world, upstream, video("failed", error=error)))
+    final = ended(await spoken(deployment, upstream, video("failed", error=error)))
     assert (final["code"], final["refunded"]) == ("upstream_credits", 20)
     assert "Insufficient credit" in final["message"]
 
 
 @pytest.mark.parametrize("error", [None, "", {}])
-async def test_a_failure_without_a_reason_still_says_something(world: World, upstream: Literal, error: Any) -> None:
-    final = ended(await spoken(world, upstream, video("failed", error=error)))
+async def test_a_failure_without_a_reason_still_says_something(
+    deployment: Deployment, upstream: Literal, error: Any
+) -> None:
+    final = ended(await spoken(deployment, upstream, video("failed", error=error)))
     assert (final["code"], bool(final["message"])) == ("upstream_failed", True)
 
 
@@ -259,18 +265,20 @@ PASSING = {
 
 
 @pytest.mark.parametrize("answer", PASSING.values(), ids=PASSING)
-async def test_a_poll_that_cannot_be_read_is_asked_again(world: World, upstream: Literal, answer: Reply) -> None:
-    assert ended(await spoken(world, upstream, answer, COMPLETED))["status"] == "Completed"
+async def test_a_poll_that_cannot_be_read_is_asked_again(
+    deployment: Deployment, upstream: Literal, answer: Reply
+) -> None:
+    assert ended(await spoken(deployment, upstream, answer, COMPLETED))["status"] == "Completed"
     assert len(upstream.asked(*SUBMIT)) == 1
 
 
 @pytest.mark.parametrize("http", [401, 400, 200])
 @pytest.mark.parametrize("code", [400112, 401057])
 async def test_a_key_refused_in_the_middle_suspends_the_job_until_it_works_again(
-    world: World, upstream: Literal, http: int, code: int
+    deployment: Deployment, upstream: Literal, http: int, code: int
 ) -> None:
     refused = [said({"code": code, "message": "Unauthorized"}, http)] * 20
-    events = await spoken(world, upstream, video("processing"), *refused, COMPLETED)
+    events = await spoken(deployment, upstream, video("processing"), *refused, COMPLETED)
     assert ended(events)["status"] == "Completed"
     assert any("Unauthorized" in word for word in words(events))
 
@@ -278,18 +286,18 @@ async def test_a_key_refused_in_the_middle_suspends_the_job_until_it_works_again
 # --- its bytes ---
 
 
-async def test_content_redirects_to_a_freshly_signed_url(world: World, upstream: Literal) -> None:
-    job = ended(await spoken(world, upstream))["job"]
+async def test_content_redirects_to_a_freshly_signed_url(deployment: Deployment, upstream: Literal) -> None:
+    job = ended(await spoken(deployment, upstream))["job"]
     fresh = VIDEO.replace("Signature=1", "Signature=2")
     upstream.on(*STATUS, video("completed", video_url=fresh))
-    answer = await world.http.get(f"/api/jobs/{job}/content")
+    answer = await deployment.http.get(f"/api/jobs/{job}/content")
     assert (answer.status_code, answer.headers["Location"]) == (302, fresh)
 
 
-async def test_content_that_the_provider_has_forgotten_is_a_502(world: World, upstream: Literal) -> None:
-    job = ended(await spoken(world, upstream))["job"]
+async def test_content_that_the_provider_has_forgotten_is_a_502(deployment: Deployment, upstream: Literal) -> None:
+    job = ended(await spoken(deployment, upstream))["job"]
     upstream.on(*STATUS, said({"code": 40040, "message": "Video not found"}, 404))
-    answer = await world.http.get(f"/api/jobs/{job}/content")
+    answer = await deployment.http.get(f"/api/jobs/{job}/content")
     assert (answer.status_code, answer.json()["code"]) == (502, "upstream_failed")
     assert "Video not found" in answer.json()["message"]
 
@@ -311,10 +319,10 @@ CODES = [
 @pytest.mark.parametrize("http", [200, 400])
 @pytest.mark.parametrize(("number", "code"), CODES)
 async def test_a_code_that_is_not_100_is_a_refusal_whatever_the_http_status(
-    world: World, upstream: Literal, http: int, number: int, code: str
+    deployment: Deployment, upstream: Literal, http: int, number: int, code: str
 ) -> None:
     upstream.on(*SUBMIT, said({"code": number, "message": "This is why", "data": None}, http))
-    final = ended(await world.generate("heygen-v1", prompt="x", avatar_id="Anna"))
+    final = ended(await deployment.generate("heygen-v1", prompt="x", avatar_id="Anna"))
     assert (final["status"], final["code"], final["refunded"]) == ("Error", code, 20)
     assert "This is why" in final["message"]
     assert len(upstream.asked(*SUBMIT)) == 1
@@ -322,9 +330,11 @@ async def test_a_code_that_is_not_100_is_a_refusal_whatever_the_http_status(
 
 @pytest.mark.parametrize("http", [404, 405, 410])
 @pytest.mark.parametrize("body", [{"code": 40044, "message": "API is gone"}, "gone", None])
-async def test_an_endpoint_that_is_gone_is_retired(world: World, upstream: Literal, http: int, body: Any) -> None:
+async def test_an_endpoint_that_is_gone_is_retired(
+    deployment: Deployment, upstream: Literal, http: int, body: Any
+) -> None:
     upstream.on(*SUBMIT, said(body, http))
-    final = ended(await world.generate("heygen-v1", prompt="x", avatar_id="Anna"))
+    final = ended(await deployment.generate("heygen-v1", prompt="x", avatar_id="Anna"))
     assert (final["code"], final["refunded"]) == ("upstream_retired", 20)
 
 
@@ -342,24 +352,24 @@ OTHERS = [
 
 @pytest.mark.parametrize(("reply", "code"), OTHERS, ids=[f"{r.status} {c}" for r, c in OTHERS])
 async def test_any_other_answer_to_an_order_is_what_it_is_and_it_is_sent_once(
-    world: World, upstream: Literal, reply: Reply, code: str
+    deployment: Deployment, upstream: Literal, reply: Reply, code: str
 ) -> None:
     upstream.on(*SUBMIT, reply)
-    final = ended(await world.generate("heygen-v1", prompt="x", avatar_id="Anna"))
+    final = ended(await deployment.generate("heygen-v1", prompt="x", avatar_id="Anna"))
     assert (final["code"], final["refunded"]) == (code, 20)
     assert len(upstream.asked(*SUBMIT)) == 1
 
 
-async def test_an_order_that_was_too_much_is_sent_again(world: World, upstream: Literal) -> None:
+async def test_an_order_that_was_too_much_is_sent_again(deployment: Deployment, upstream: Literal) -> None:
     scripted(upstream)
     busy = said({"code": 40029, "message": "Too many requests"}, 429, Retry_After="2")
     upstream.on(*SUBMIT, busy, enveloped({"video_id": "vid1"}))
-    events = await world.generate("heygen-v1", prompt="x", avatar_id="Anna")
+    events = await deployment.generate("heygen-v1", prompt="x", avatar_id="Anna")
     assert ended(events)["status"] == "Completed"
     assert len(upstream.asked(*SUBMIT)) == 2
 
 
-async def test_a_video_is_not_made_without_the_operators_key(unstarted: World, upstream: Literal) -> None:
+async def test_a_video_is_not_made_without_the_operators_key(unstarted: Deployment, upstream: Literal) -> None:
     async with pointed(unstarted, upstream):
         await unstarted.stop()
         unstarted.providers["HeyGen"]["api_key"] = None

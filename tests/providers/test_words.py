@@ -10,8 +10,8 @@ import pytest
 import pytest_asyncio
 
 from tests.providers.conftest import KEY, fresh_account, pointed
+from tests.support.deployment import Deployment
 from tests.support.literal import Literal, Reply, data, ended, moved, page, said, streamed, words
-from tests.support.world import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -30,7 +30,7 @@ class Case(NamedTuple):
         return bool(self.poll)
 
 
-PNG64 = base64.b64encode(World.media("image")).decode()
+PNG64 = base64.b64encode(Deployment.media("image")).decode()
 FILM = "https://cdn.example.com/a.mp4"
 CASES = {
     "gaga-1": Case(
@@ -73,42 +73,42 @@ RESULT = ("GET", "/v1/images/generations/async/7/result")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def everyone(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[World, Literal]]:
+async def everyone(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Deployment, Literal]]:
     folder: Path = tmp_path_factory.mktemp("words")
     async with Literal() as upstream:
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)  # no .env here
-            async with pointed(World(folder), upstream) as world:
-                yield world, upstream
+            async with pointed(Deployment(folder), upstream) as deployment:
+                yield deployment, upstream
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def world(everyone: tuple[World, Literal]) -> World:
+async def deployment(everyone: tuple[Deployment, Literal]) -> Deployment:
     await fresh_account(everyone[0])
     return everyone[0]
 
 
 @pytest.fixture
-def upstream(everyone: tuple[World, Literal]) -> Literal:
+def upstream(everyone: tuple[Deployment, Literal]) -> Literal:
     everyone[1].clear()
     return everyone[1]
 
 
-async def submitted(world: World, upstream: Literal, model: str, reply: Reply) -> dict[str, Any]:
+async def submitted(deployment: Deployment, upstream: Literal, model: str, reply: Reply) -> dict[str, Any]:
     """The end of an order whose submit is answered so; it was sent once, and all of its tokens are back."""
     upstream.on("POST", CASES[model].submit, reply)
-    final = ended(await world.generate(model, **CASES[model].order))
+    final = ended(await deployment.generate(model, **CASES[model].order))
     assert len(upstream.asked("POST", CASES[model].submit)) == 1
-    assert await world.balance() == 1000
+    assert await deployment.balance() == 1000
     return final
 
 
-async def polled(world: World, upstream: Literal, model: str, *answers: Reply) -> list[dict[str, Any]]:
+async def polled(deployment: Deployment, upstream: Literal, model: str, *answers: Reply) -> list[dict[str, Any]]:
     case = CASES[model]
     upstream.on("POST", case.submit, said(case.receipt))
     upstream.on("GET", case.poll, *answers, said(case.success))
     upstream.on(*RESULT, said({"data": [{"b64_json": PNG64}] * 3}))
-    return await world.generate(model, **case.order)
+    return await deployment.generate(model, **case.order)
 
 
 def text(body: str, status: int = 200, content_type: str = "text/plain") -> Reply:
@@ -152,27 +152,27 @@ REFUSALS = {
 @pytest.mark.parametrize("model", CASES)
 @pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
 async def test_a_refusal_reaches_the_client_in_the_providers_words(
-    world: World, upstream: Literal, model: str, refusal: tuple[Reply, str, str]
+    deployment: Deployment, upstream: Literal, model: str, refusal: tuple[Reply, str, str]
 ) -> None:
     reply, code, message = refusal
-    final = await submitted(world, upstream, model, reply)
+    final = await submitted(deployment, upstream, model, reply)
     assert final["code"] == code
     assert message in final["message"]
 
 
 @pytest.mark.parametrize("model", POLLED)
 async def test_an_empty_account_in_plain_text_with_http_200_is_the_operators(
-    world: World, upstream: Literal, model: str
+    deployment: Deployment, upstream: Literal, model: str
 ) -> None:
-    final = await submitted(world, upstream, model, text("Insufficient credits"))
+    final = await submitted(deployment, upstream, model, text("Insufficient credits"))
     assert final["code"] == "upstream_credits"
 
 
 @pytest.mark.parametrize("model", CASES)
 async def test_a_refusal_in_plain_text_shows_neither_the_key_nor_its_length(
-    world: World, upstream: Literal, model: str
+    deployment: Deployment, upstream: Literal, model: str
 ) -> None:
-    final = await submitted(world, upstream, model, text(f"Blocked: {KEY} " + "x" * 5000, 400))
+    final = await submitted(deployment, upstream, model, text(f"Blocked: {KEY} " + "x" * 5000, 400))
     assert KEY not in final["message"]
     assert "Blocked: [key]" in final["message"]
     assert len(final["message"]) < 600
@@ -192,16 +192,18 @@ ODD_POLLS = {
 @pytest.mark.parametrize("model", POLLED)
 @pytest.mark.parametrize("answer", ODD_POLLS.values(), ids=ODD_POLLS)
 async def test_words_without_a_state_are_shown_and_do_not_end_a_job(
-    world: World, upstream: Literal, model: str, answer: Reply
+    deployment: Deployment, upstream: Literal, model: str, answer: Reply
 ) -> None:
-    events = await polled(world, upstream, model, answer)
+    events = await polled(deployment, upstream, model, answer)
     assert any("The queue is broken" in word for word in words(events))
     assert ended(events)["status"] == "Completed"
 
 
 @pytest.mark.parametrize("model", POLLED)
-async def test_a_key_that_is_refused_with_http_200_suspends_a_job(world: World, upstream: Literal, model: str) -> None:
-    events = await polled(world, upstream, model, *[said({"error": "Invalid API key"})] * 30)
+async def test_a_key_that_is_refused_with_http_200_suspends_a_job(
+    deployment: Deployment, upstream: Literal, model: str
+) -> None:
+    events = await polled(deployment, upstream, model, *[said({"error": "Invalid API key"})] * 30)
     assert any(word.startswith("Suspended") and "Invalid API key" in word for word in words(events))
     assert ended(events)["status"] == "Completed"
 
@@ -209,9 +211,9 @@ async def test_a_key_that_is_refused_with_http_200_suspends_a_job(world: World, 
 @pytest.mark.parametrize("model", POLLED)
 @pytest.mark.parametrize("error", [{"code": 500}, 500, True, {"why": {"it": "broke"}}], ids=str)
 async def test_an_error_without_words_in_a_poll_is_unreadable_and_ends_nothing(
-    world: World, upstream: Literal, model: str, error: Any
+    deployment: Deployment, upstream: Literal, model: str, error: Any
 ) -> None:
-    events = await polled(world, upstream, model, said({"error": error}))
+    events = await polled(deployment, upstream, model, said({"error": error}))
     assert any(word.startswith("Waiting for a readable answer") for word in words(events))
     assert ended(events)["status"] == "Completed"
 
@@ -219,9 +221,9 @@ async def test_an_error_without_words_in_a_poll_is_unreadable_and_ends_nothing(
 @pytest.mark.parametrize("model", POLLED)
 @pytest.mark.parametrize("body", [{}, {"error": None}, {"error": {"code": 0, "message": ""}}], ids=json.dumps)
 async def test_an_object_without_a_state_or_an_error_is_still_working(
-    world: World, upstream: Literal, model: str, body: dict[str, Any]
+    deployment: Deployment, upstream: Literal, model: str, body: dict[str, Any]
 ) -> None:
-    events = await polled(world, upstream, model, said(body))
+    events = await polled(deployment, upstream, model, said(body))
     assert not any(word.startswith("Waiting") for word in words(events))
     assert ended(events)["status"] == "Completed"
 
@@ -231,26 +233,28 @@ async def test_an_object_without_a_state_or_an_error_is_still_working(
     "answer", [text("Insufficient credits"), text("Insufficient credits", 400)], ids=["200", "400"]
 )
 async def test_an_empty_account_in_plain_text_suspends_a_job(
-    world: World, upstream: Literal, model: str, answer: Reply
+    deployment: Deployment, upstream: Literal, model: str, answer: Reply
 ) -> None:
-    events = await polled(world, upstream, model, *[answer] * 3)
+    events = await polled(deployment, upstream, model, *[answer] * 3)
     assert any(word.startswith("Suspended: the operator's account") for word in words(events))
     assert ended(events)["status"] == "Completed"
 
 
 @pytest.mark.parametrize("model", POLLED)
-async def test_a_gateways_words_about_a_key_suspend_no_job(world: World, upstream: Literal, model: str) -> None:
-    events = await polled(world, upstream, model, *[said({"message": "Invalid API key"}, 502)] * 3)
+async def test_a_gateways_words_about_a_key_suspend_no_job(
+    deployment: Deployment, upstream: Literal, model: str
+) -> None:
+    events = await polled(deployment, upstream, model, *[said({"message": "Invalid API key"}, 502)] * 3)
     assert not any(word.startswith("Suspended") for word in words(events))
     assert ended(events)["status"] == "Completed"
 
 
-async def test_a_refusal_in_plain_text_in_place_of_a_result_is_shown(world: World, upstream: Literal) -> None:
+async def test_a_refusal_in_plain_text_in_place_of_a_result_is_shown(deployment: Deployment, upstream: Literal) -> None:
     case = CASES["gpt-image-2"]
     upstream.on("POST", case.submit, said(case.receipt))
     upstream.on("GET", case.poll, said(case.success))
     upstream.on(*RESULT, text("The queue is broken"), said({"data": [{"b64_json": PNG64}] * 3}))
-    events = await world.generate("gpt-image-2", **case.order)
+    events = await deployment.generate("gpt-image-2", **case.order)
     assert any("The queue is broken" in word for word in words(events))
     assert ended(events)["status"] == "Completed"
 
@@ -270,15 +274,17 @@ ERROR_FRAMES = {
 @pytest.mark.parametrize("model", STREAMED)
 @pytest.mark.parametrize("frame", ERROR_FRAMES.values(), ids=ERROR_FRAMES)
 async def test_an_error_in_a_stream_ends_a_job_in_the_providers_words(
-    world: World, upstream: Literal, model: str, frame: bytes
+    deployment: Deployment, upstream: Literal, model: str, frame: bytes
 ) -> None:
-    final = await submitted(world, upstream, model, streamed(frame))
+    final = await submitted(deployment, upstream, model, streamed(frame))
     assert (final["code"], final["message"]) == ("upstream_failed", "Too many cats")
 
 
 @pytest.mark.parametrize("model", STREAMED)
-async def test_an_empty_account_in_a_stream_is_the_operators(world: World, upstream: Literal, model: str) -> None:
-    final = await submitted(world, upstream, model, streamed(b"event: error\ndata: Insufficient balance\n\n"))
+async def test_an_empty_account_in_a_stream_is_the_operators(
+    deployment: Deployment, upstream: Literal, model: str
+) -> None:
+    final = await submitted(deployment, upstream, model, streamed(b"event: error\ndata: Insufficient balance\n\n"))
     assert final["code"] == "upstream_credits"
 
 
@@ -291,9 +297,9 @@ UNCHARGED = (
 
 @pytest.mark.parametrize("message", UNCHARGED)
 async def test_words_about_credits_that_were_not_spent_are_no_empty_account(
-    world: World, upstream: Literal, message: str
+    deployment: Deployment, upstream: Literal, message: str
 ) -> None:
-    events = await polled(world, upstream, "gaga-1", said({"status": "Failed", "message": message}))
+    events = await polled(deployment, upstream, "gaga-1", said({"status": "Failed", "message": message}))
     assert (ended(events)["code"], ended(events)["message"]) == ("upstream_failed", message)
 
 
@@ -303,9 +309,9 @@ async def test_words_about_credits_that_were_not_spent_are_no_empty_account(
 @pytest.mark.parametrize("model", CASES)
 @pytest.mark.parametrize("status", [408, 499, 502, 504, 520, 522, 524, 530, 598])
 async def test_a_gateways_answer_to_a_submit_is_an_unknown_outcome(
-    world: World, upstream: Literal, model: str, status: int
+    deployment: Deployment, upstream: Literal, model: str, status: int
 ) -> None:
-    final = await submitted(world, upstream, model, said({"error": {"message": "Insufficient credits"}}, status))
+    final = await submitted(deployment, upstream, model, said({"error": {"message": "Insufficient credits"}}, status))
     assert (final["code"], "Insufficient credits" in final["message"]) == ("outcome_unknown", True)
 
 
@@ -321,16 +327,16 @@ async def test_a_gateways_answer_to_a_submit_is_an_unknown_outcome(
     ],
 )
 async def test_a_5xx_is_the_providers_failure_only_in_its_own_json(
-    world: World, upstream: Literal, model: str, reply: Reply, code: str
+    deployment: Deployment, upstream: Literal, model: str, reply: Reply, code: str
 ) -> None:
-    assert (await submitted(world, upstream, model, reply))["code"] == code
+    assert (await submitted(deployment, upstream, model, reply))["code"] == code
 
 
-async def test_an_upload_behind_a_gateways_timeout_is_repeated(world: World, upstream: Literal) -> None:
+async def test_an_upload_behind_a_gateways_timeout_is_repeated(deployment: Deployment, upstream: Literal) -> None:
     upstream.on("POST", "/v1/assets", said({"message": "timed out"}, 524), said({"m": 1}, 499), said({"id": 3}))
     upstream.on("POST", "/v1/generations", said({"id": 7}))
     upstream.on("GET", "/v1/generations/7", said(CASES["gaga-1"].success))
-    final = ended(await world.generate("gaga-1", prompt="x", image=await world.asset("image")))
+    final = ended(await deployment.generate("gaga-1", prompt="x", image=await deployment.asset("image")))
     assert (final["status"], len(upstream.asked("POST", "/v1/assets"))) == ("Completed", 3)
 
 
@@ -357,8 +363,10 @@ SPELLINGS = {
 
 @pytest.mark.parametrize("model", POLLED)
 @pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS)
-async def test_a_state_ends_a_job_however_it_is_spelt(world: World, upstream: Literal, model: str, spell: Any) -> None:
-    events = await polled(world, upstream, model, said(spelt(CASES[model].success, spell)))
+async def test_a_state_ends_a_job_however_it_is_spelt(
+    deployment: Deployment, upstream: Literal, model: str, spell: Any
+) -> None:
+    events = await polled(deployment, upstream, model, said(spelt(CASES[model].success, spell)))
     assert ended(events)["status"] == "Completed"
     assert len(upstream.asked("GET", CASES[model].poll)) == 1
 
@@ -376,36 +384,36 @@ IDS = {
 @pytest.mark.parametrize(("written", "id_"), IDS.values(), ids=IDS)
 @pytest.mark.parametrize("model", ["gaga-1", "grok-imagine-video"])
 async def test_an_id_keeps_all_its_digits(
-    world: World, upstream: Literal, model: str, written: bytes, id_: str
+    deployment: Deployment, upstream: Literal, model: str, written: bytes, id_: str
 ) -> None:
     case = CASES[model]
     upstream.on("POST", case.submit, data(b'{"id": ' + written + b"}", "application/json"))
     path = case.poll.removesuffix("7") + id_
     upstream.on("GET", path, said(case.success))
-    assert ended(await world.generate(model, **case.order))["status"] == "Completed"
+    assert ended(await deployment.generate(model, **case.order))["status"] == "Completed"
     assert upstream.asked("GET", path)
 
 
-async def test_an_id_beside_a_number_that_is_none_keeps_its_digits(world: World, upstream: Literal) -> None:
+async def test_an_id_beside_a_number_that_is_none_keeps_its_digits(deployment: Deployment, upstream: Literal) -> None:
     case = CASES["gaga-1"]
     reply = b'{"eta": NaN, "cost": -Infinity, "id": 36893488147419103233}'
     upstream.on("POST", case.submit, data(reply, "application/json"))
     upstream.on("GET", "/v1/generations/36893488147419103233", said(case.success))
-    assert ended(await world.generate("gaga-1", prompt="x"))["status"] == "Completed"
+    assert ended(await deployment.generate("gaga-1", prompt="x"))["status"] == "Completed"
 
 
 @pytest.mark.parametrize("written", [b"true", b"null", b"1.5", b"[]", b'" "', b"1e999999999999999999999"])
-async def test_what_is_no_id_is_no_ticket(world: World, upstream: Literal, written: bytes) -> None:
+async def test_what_is_no_id_is_no_ticket(deployment: Deployment, upstream: Literal, written: bytes) -> None:
     reply = data(b'{"id": ' + written + b"}", "application/json")
-    assert (await submitted(world, upstream, "gaga-1", reply))["code"] == "outcome_unknown"
+    assert (await submitted(deployment, upstream, "gaga-1", reply))["code"] == "outcome_unknown"
 
 
-async def test_an_uploads_large_id_is_sent_as_it_came(world: World, upstream: Literal) -> None:
+async def test_an_uploads_large_id_is_sent_as_it_came(deployment: Deployment, upstream: Literal) -> None:
     upstream.on("POST", "/v1/assets", data(b'{"id": 36893488147419103233}', "application/json"))
     upstream.on("POST", "/v1/generations", said({"id": 7}))
     upstream.on("GET", "/v1/generations/7", said(CASES["gaga-1"].success))
-    order = {"image": await world.asset("image"), "audio": await world.asset("audio")}
-    assert ended(await world.generate("avatar-h1", **order))["status"] == "Completed"
+    order = {"image": await deployment.asset("image"), "audio": await deployment.asset("audio")}
+    assert ended(await deployment.generate("avatar-h1", **order))["status"] == "Completed"
     assert upstream.once("POST", "/v1/generations").json["source"]["content"] == 36893488147419103233
 
 
@@ -421,42 +429,42 @@ RECEIPTS = [
 @pytest.mark.parametrize("receipt", RECEIPTS, ids=json.dumps)
 @pytest.mark.parametrize("model", ["gaga-1", "grok-imagine-video", "gpt-image-2", "heygen-v1"])
 async def test_a_receipts_id_is_found_under_other_names(
-    world: World, upstream: Literal, model: str, receipt: dict[str, Any]
+    deployment: Deployment, upstream: Literal, model: str, receipt: dict[str, Any]
 ) -> None:
     case = CASES[model]
     upstream.on("POST", case.submit, said(receipt))
     upstream.on("GET", case.poll, said(case.success))
     upstream.on(*RESULT, said({"data": [{"b64_json": PNG64}] * 3}))
-    assert ended(await world.generate(model, **case.order))["status"] == "Completed"
+    assert ended(await deployment.generate(model, **case.order))["status"] == "Completed"
 
 
 @pytest.mark.parametrize("model", POLLED)
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 async def test_a_poll_follows_a_redirect_within_the_providers_origin(
-    world: World, upstream: Literal, model: str, status: int
+    deployment: Deployment, upstream: Literal, model: str, status: int
 ) -> None:
     upstream.on("GET", "/elsewhere", said(CASES[model].success))
-    events = await polled(world, upstream, model, Reply((b"",), status, headers={"Location": "/elsewhere"}))
+    events = await polled(deployment, upstream, model, Reply((b"",), status, headers={"Location": "/elsewhere"}))
     assert ended(events)["status"] == "Completed"
     assert upstream.asked("GET", "/elsewhere")
 
 
-async def test_a_poll_never_follows_a_redirect_to_another_origin(world: World, upstream: Literal) -> None:
+async def test_a_poll_never_follows_a_redirect_to_another_origin(deployment: Deployment, upstream: Literal) -> None:
     async with Literal() as other:
-        events = await polled(world, upstream, "gaga-1", moved(f"{other.origin}/x"))
+        events = await polled(deployment, upstream, "gaga-1", moved(f"{other.origin}/x"))
         assert (ended(events)["status"], other.requests) == ("Completed", [])
 
 
 async def test_a_poll_that_redirects_in_a_circle_is_asked_a_bounded_number_of_times(
-    world: World, upstream: Literal
+    deployment: Deployment, upstream: Literal
 ) -> None:
     upstream.on("GET", "/circle", moved("/circle"))
-    assert ended(await polled(world, upstream, "gaga-1", moved("/circle")))["status"] == "Completed"
+    assert ended(await polled(deployment, upstream, "gaga-1", moved("/circle")))["status"] == "Completed"
     assert len(upstream.asked("GET", "/circle")) == 5
 
 
-async def test_a_paid_submit_follows_no_redirect(world: World, upstream: Literal) -> None:
-    final = await submitted(world, upstream, "gaga-1", moved("/elsewhere"))
+async def test_a_paid_submit_follows_no_redirect(deployment: Deployment, upstream: Literal) -> None:
+    final = await submitted(deployment, upstream, "gaga-1", moved("/elsewhere"))
     assert (final["code"], upstream.asked("POST", "/elsewhere")) == ("upstream_rejected", [])
 
 
@@ -464,40 +472,42 @@ FILMS = [f"https://cdn.example.com/{n}.mp4" for n in range(3)]
 
 
 @pytest.mark.parametrize("urls", [FILMS, [{"url": film} for film in FILMS]], ids=["texts", "objects"])
-async def test_every_url_of_a_list_is_an_output(world: World, upstream: Literal, urls: list[Any]) -> None:
+async def test_every_url_of_a_list_is_an_output(deployment: Deployment, upstream: Literal, urls: list[Any]) -> None:
     frame = b'data: {"status": "Completed", "url": ' + json.dumps(urls).encode() + b"}\n\n"
     upstream.on("POST", "/api/generate", streamed(frame))
-    assert [output["url"] for output in ended(await world.generate("luma", prompt="x"))["outputs"]] == FILMS
-    gaga = await polled(world, upstream, "gaga-1", said({"status": "Success", "resultVideoURL": urls}))
+    assert [output["url"] for output in ended(await deployment.generate("luma", prompt="x"))["outputs"]] == FILMS
+    gaga = await polled(deployment, upstream, "gaga-1", said({"status": "Success", "resultVideoURL": urls}))
     assert [output["url"] for output in ended(gaga)["outputs"]] == FILMS
     success = {"code": 100, "data": {"status": "completed", "video_url": urls}}
-    heygen = await polled(world, upstream, "heygen-v1", said(success))
+    heygen = await polled(deployment, upstream, "heygen-v1", said(success))
     assert [output["url"] for output in ended(heygen)["outputs"]] == FILMS
-    gaia = await polled(world, upstream, "grok-imagine-video", said({"status": "completed", "result_url": urls}))
+    gaia = await polled(deployment, upstream, "grok-imagine-video", said({"status": "completed", "result_url": urls}))
     assert len(ended(gaia)["outputs"]) == 3
 
 
-async def test_a_url_that_cannot_be_opened_is_left_out_of_a_list(world: World, upstream: Literal) -> None:
+async def test_a_url_that_cannot_be_opened_is_left_out_of_a_list(deployment: Deployment, upstream: Literal) -> None:
     frame = {"status": "Completed", "urls": ["javascript:alert(1)", *FILMS]}
     upstream.on("POST", "/api/generate", said(frame))
-    assert [output["url"] for output in ended(await world.generate("luma", prompt="x"))["outputs"]] == FILMS
+    assert [output["url"] for output in ended(await deployment.generate("luma", prompt="x"))["outputs"]] == FILMS
 
 
-async def test_a_large_number_in_json_in_place_of_a_stream_loses_nothing(world: World, upstream: Literal) -> None:
+async def test_a_large_number_in_json_in_place_of_a_stream_loses_nothing(
+    deployment: Deployment, upstream: Literal
+) -> None:
     body = json.dumps({"seed": 2**80, "eta": float("nan"), "status": "Completed", "url": FILM}).encode()
     upstream.on("POST", "/api/generate", data(body, "text/event-stream"))
-    assert ended(await world.generate("luma", prompt="x"))["status"] == "Completed"
+    assert ended(await deployment.generate("luma", prompt="x"))["status"] == "Completed"
 
 
 # --- J: a part of the work ---
 
 
-async def pictured(world: World, upstream: Literal, result: Any, n: int = 3) -> dict[str, Any]:
+async def pictured(deployment: Deployment, upstream: Literal, result: Any, n: int = 3) -> dict[str, Any]:
     case = CASES["gpt-image-2"]
     upstream.on("POST", case.submit, said(case.receipt))
     upstream.on("GET", case.poll, said(case.success))
     upstream.on(*RESULT, said(result))
-    return ended(await world.generate("gpt-image-2", prompt="x", n=n))
+    return ended(await deployment.generate("gpt-image-2", prompt="x", n=n))
 
 
 IMAGE = {"b64_json": PNG64}
@@ -516,45 +526,47 @@ NOT_MADE: dict[str, tuple[list[Any], str]] = {
 
 @pytest.mark.parametrize(("results", "message"), NOT_MADE.values(), ids=NOT_MADE)
 async def test_an_image_that_was_not_made_is_a_failed_output_and_refunded(
-    world: World, upstream: Literal, results: list[Any], message: str
+    deployment: Deployment, upstream: Literal, results: list[Any], message: str
 ) -> None:
-    final = await pictured(world, upstream, {"data": results})
+    final = await pictured(deployment, upstream, {"data": results})
     first, second, third = final["outputs"]
-    assert (final["status"], final["refunded"], await world.balance()) == ("Completed", 5, 990)
+    assert (final["status"], final["refunded"], await deployment.balance()) == ("Completed", 5, 990)
     assert (second["status"], "url" in second, message in second["message"]) == ("Error", False, True)
     job = f"/api/jobs/{final['job']}"
-    answers = [(await world.http.get(f"{job}/content/{n}")).status_code for n in range(4)]
+    answers = [(await deployment.http.get(f"{job}/content/{n}")).status_code for n in range(4)]
     assert (answers, "status" in first, "status" in third) == ([200, 404, 200, 404], False, False)
-    assert (await world.http.get(job)).json()["refunded"] == 5
+    assert (await deployment.http.get(job)).json()["refunded"] == 5
 
 
 async def test_images_that_do_not_come_are_failed_outputs_in_the_providers_words(
-    world: World, upstream: Literal
+    deployment: Deployment, upstream: Literal
 ) -> None:
-    final = await pictured(world, upstream, {"data": [IMAGE], "errors": [{"message": "Two were filtered"}]})
+    final = await pictured(deployment, upstream, {"data": [IMAGE], "errors": [{"message": "Two were filtered"}]})
     assert [output.get("message") for output in final["outputs"]] == [None, "Two were filtered", "Two were filtered"]
-    assert (final["refunded"], await world.balance()) == (10, 995)
+    assert (final["refunded"], await deployment.balance()) == (10, 995)
 
 
-async def test_more_images_than_ordered_are_kept_without_a_charge(world: World, upstream: Literal) -> None:
-    final = await pictured(world, upstream, {"data": [IMAGE, None, IMAGE]}, n=2)
-    assert (len(final["outputs"]), final.get("refunded"), await world.balance()) == (3, None, 990)
+async def test_more_images_than_ordered_are_kept_without_a_charge(deployment: Deployment, upstream: Literal) -> None:
+    final = await pictured(deployment, upstream, {"data": [IMAGE, None, IMAGE]}, n=2)
+    assert (len(final["outputs"]), final.get("refunded"), await deployment.balance()) == (3, None, 990)
 
 
-async def test_an_order_of_which_no_image_was_made_is_an_error(world: World, upstream: Literal) -> None:
+async def test_an_order_of_which_no_image_was_made_is_an_error(deployment: Deployment, upstream: Literal) -> None:
     refused = {"error": {"message": "It was filtered"}}
-    final = await pictured(world, upstream, {"data": [refused, None, refused]})
+    final = await pictured(deployment, upstream, {"data": [refused, None, refused]})
     assert (final["code"], final["message"], final["refunded"]) == ("upstream_failed", "It was filtered", 15)
-    assert await world.balance() == 1000
+    assert await deployment.balance() == 1000
 
 
-async def bulk(world: World, upstream: Literal, reply: Any) -> dict[str, Any]:
+async def bulk(deployment: Deployment, upstream: Literal, reply: Any) -> dict[str, Any]:
     upstream.on("POST", "/create_video/bulk", said(reply))
     for n in (1, 2):
         upstream.on(
             "GET", f"/projects/p/inference/{n}/video_status", said({"gen_status": "SUCCEEDED", "video_url": FILM})
         )
-    return ended(await world.generate("ganai-bulk", items=[{"unique_id": "a"}, {"unique_id": "b"}], project_id="p"))
+    return ended(
+        await deployment.generate("ganai-bulk", items=[{"unique_id": "a"}, {"unique_id": "b"}], project_id="p")
+    )
 
 
 A, B = {"unique_id": "a", "inference_id": 1}, {"unique_id": "b", "inference_id": 2}
@@ -568,23 +580,27 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("reply", WHOLE.values(), ids=WHOLE)
-async def test_a_bulk_reply_is_whole_however_it_is_written(world: World, upstream: Literal, reply: Any) -> None:
-    final = await bulk(world, upstream, reply)
+async def test_a_bulk_reply_is_whole_however_it_is_written(
+    deployment: Deployment, upstream: Literal, reply: Any
+) -> None:
+    final = await bulk(deployment, upstream, reply)
     assert [output["status"] for output in final["outputs"]] == ["Completed", "Completed"]
 
 
 @pytest.mark.parametrize("entry", [None, "?", {"unique_id": "b", "error": {"message": "no face"}}, {"unique_id": "b"}])
-async def test_an_item_that_was_refused_is_refunded_alone(world: World, upstream: Literal, entry: Any) -> None:
-    final = await bulk(world, upstream, [A, entry])
+async def test_an_item_that_was_refused_is_refunded_alone(
+    deployment: Deployment, upstream: Literal, entry: Any
+) -> None:
+    final = await bulk(deployment, upstream, [A, entry])
     assert [output["status"] for output in final["outputs"]] == ["Completed", "Error"]
-    assert (final["refunded"], await world.balance()) == (10, 990)
+    assert (final["refunded"], await deployment.balance()) == (10, 990)
     if isinstance(entry, dict) and "error" in entry:
         assert final["outputs"][1]["message"] == "no face"
 
 
 # --- M: base64, texts ---
 
-BYTES = World.media("image")
+BYTES = Deployment.media("image")
 URL_SAFE = base64.urlsafe_b64encode(BYTES).decode()
 ALPHABETS = {
     "url-safe": URL_SAFE,
@@ -598,9 +614,11 @@ ALPHABETS = {
 
 @pytest.mark.parametrize("name", ["b64_json", "url", "b64", "image_base64"])
 @pytest.mark.parametrize("inline", ALPHABETS.values(), ids=ALPHABETS)
-async def test_base64_is_read_in_every_spelling(world: World, upstream: Literal, name: str, inline: str) -> None:
-    final = await pictured(world, upstream, {"data": [{name: inline}]}, n=1)
-    assert (await world.http.get(final["url"])).content == BYTES
+async def test_base64_is_read_in_every_spelling(
+    deployment: Deployment, upstream: Literal, name: str, inline: str
+) -> None:
+    final = await pictured(deployment, upstream, {"data": [{name: inline}]}, n=1)
+    assert (await deployment.http.get(final["url"])).content == BYTES
 
 
 def chunk(content: str | None, finish: str | None = None) -> bytes:
@@ -619,14 +637,14 @@ def chunk(content: str | None, finish: str | None = None) -> bytes:
     ],
 )
 async def test_why_a_text_ended_is_in_the_event_and_the_job(
-    world: World, upstream: Literal, given: str, shown: str | None
+    deployment: Deployment, upstream: Literal, given: str, shown: str | None
 ) -> None:
     whole = said({"choices": [{"message": {"content": "Hi"}, "finish_reason": given}]})
     in_its_place = data(whole.pieces[0], "text/event-stream")
     for reply in (streamed(chunk("Hi"), chunk(None, given), b"data: [DONE]\n\n"), whole, in_its_place):
         upstream.on("POST", "/v1/chat/completions", reply)
-        final = ended(await world.generate("gpt-5.4-mini", prompt="x"))
-        job = (await world.http.get(f"/api/jobs/{final['job']}")).json()
+        final = ended(await deployment.generate("gpt-5.4-mini", prompt="x"))
+        job = (await deployment.http.get(f"/api/jobs/{final['job']}")).json()
         assert (final["text"], final.get("finish_reason"), job.get("finish_reason")) == ("Hi", shown, shown)
 
 
@@ -637,6 +655,8 @@ NOTHING = {
 
 
 @pytest.mark.parametrize("reply", NOTHING.values(), ids=NOTHING)
-async def test_a_text_of_nothing_is_an_error_with_its_reason(world: World, upstream: Literal, reply: Reply) -> None:
-    final = await submitted(world, upstream, "gpt-5.4-mini", reply)
+async def test_a_text_of_nothing_is_an_error_with_its_reason(
+    deployment: Deployment, upstream: Literal, reply: Reply
+) -> None:
+    final = await submitted(deployment, upstream, "gpt-5.4-mini", reply)
     assert (final["code"], "content_filter" in final["message"]) == ("upstream_failed", True)

@@ -8,92 +8,92 @@ import pytest
 from aiohttp import web
 
 from proxy.core.clock import SystemClock
-from proxy.store.base import Claim, Room
+from proxy.store.base import Claim, QueueRoom
 from proxy.store.sqlite.store import SqliteStore
 from tests.runner.test_runner import reached
+from tests.support.deployment import Deployment
 from tests.support.site import Site
-from tests.support.world import World
 
 
-async def cancel(world: World, job: str) -> httpx.Response:
-    return await world.http.post(f"/api/jobs/{job}/cancel")
+async def cancel(deployment: Deployment, job: str) -> httpx.Response:
+    return await deployment.http.post(f"/api/jobs/{job}/cancel")
 
 
-async def test_a_cancel_is_a_request_that_may_be_repeated(unstarted: World) -> None:
+async def test_a_cancel_is_a_request_that_may_be_repeated(unstarted: Deployment) -> None:
     unstarted.provider["poll_interval"] = 1000
-    async with unstarted as world:
-        world.simulator.fault("gaga.submit", "timeout")
-        job = await world.submit("gaga-1", prompt="Hello")
-        await reached(world, "gaga.submit")
+    async with unstarted as deployment:
+        deployment.simulator.fault("gaga.submit", "timeout")
+        job = await deployment.submit("gaga-1", prompt="Hello")
+        await reached(deployment, "gaga.submit")
         for _ in range(3):
-            answer = await cancel(world, job["id"])
+            answer = await cancel(deployment, job["id"])
             assert (answer.status_code, answer.json()["id"]) == (202, job["id"])
 
 
-async def test_before_the_submit_nothing_is_sent_and_everything_is_given_back(world: World) -> None:
-    image = await world.asset()
-    world.simulator.fault("gaga.upload", "timeout")
-    job = await world.submit("gaga-1", prompt="Hello", image=image)
-    await reached(world, "gaga.upload")
-    await cancel(world, job["id"])
-    ended = await world.ended(job["id"])
+async def test_before_the_submit_nothing_is_sent_and_everything_is_given_back(deployment: Deployment) -> None:
+    image = await deployment.asset()
+    deployment.simulator.fault("gaga.upload", "timeout")
+    job = await deployment.submit("gaga-1", prompt="Hello", image=image)
+    await reached(deployment, "gaga.upload")
+    await cancel(deployment, job["id"])
+    ended = await deployment.ended(job["id"])
     assert (ended["status"], ended["refunded"]) == ("Canceled", 20)
     assert "20 tokens are given back" in ended["message"]
-    assert world.simulator.calls["gaga.submit"] == 0
-    assert await world.balance() == 1000
+    assert deployment.simulator.calls["gaga.submit"] == 0
+    assert await deployment.balance() == 1000
 
 
-async def test_while_the_order_waits_for_its_turn_nothing_is_sent_whatever_is_restarted(unstarted: World) -> None:
+async def test_while_the_order_waits_for_its_turn_nothing_is_sent_whatever_is_restarted(unstarted: Deployment) -> None:
     unstarted.clock = SystemClock()
     unstarted.providers["Gaga"] = {"rate": 0.01}
-    async with unstarted as world:
-        job = await world.submit("gaga-1", prompt="Hello", image=await world.asset())
+    async with unstarted as deployment:
+        job = await deployment.submit("gaga-1", prompt="Hello", image=await deployment.asset())
         for uploads in (1, 2):
-            await reached(world, "gaga.upload", uploads)
+            await reached(deployment, "gaga.upload", uploads)
             await asyncio.sleep(0.1)  # its next turn is a hundred seconds away
             if uploads == 1:
-                await world.restart()
-        await cancel(world, job["id"])
-        ended = await world.ended(job["id"])
+                await deployment.restart()
+        await cancel(deployment, job["id"])
+        ended = await deployment.ended(job["id"])
         assert (ended["status"], ended["refunded"]) == ("Canceled", 20)
-        assert world.simulator.calls["gaga.submit"] == 0
+        assert deployment.simulator.calls["gaga.submit"] == 0
 
 
-async def test_while_the_order_waits_for_room_nothing_is_sent(unstarted: World) -> None:
+async def test_while_the_order_waits_for_room_nothing_is_sent(unstarted: Deployment) -> None:
     unstarted.providers["Gaga"] = {"concurrency": 1}
-    async with unstarted as world:
-        world.simulator.fault("gaga.submit", "timeout")
-        await world.submit("gaga-1", prompt="first")
-        await reached(world, "gaga.submit")
-        waiting = await world.submit("gaga-1", prompt="second")
-        await cancel(world, waiting["id"])
-        assert (await world.ended(waiting["id"]))["refunded"] == 20
-        assert world.simulator.calls["gaga.submit"] == 1
+    async with unstarted as deployment:
+        deployment.simulator.fault("gaga.submit", "timeout")
+        await deployment.submit("gaga-1", prompt="first")
+        await reached(deployment, "gaga.submit")
+        waiting = await deployment.submit("gaga-1", prompt="second")
+        await cancel(deployment, waiting["id"])
+        assert (await deployment.ended(waiting["id"]))["refunded"] == 20
+        assert deployment.simulator.calls["gaga.submit"] == 1
 
 
-async def test_while_the_order_waits_to_be_taken_nothing_was_sent(unstarted: World) -> None:
-    async with unstarted as world:
-        world.simulator.fault("gaga.submit", "429", retry_after=100)
-        job = await world.submit("gaga-1", prompt="Hello")
-        await reached(world, "gaga.submit", 2)
-        await cancel(world, job["id"])
-        ended = await world.ended(job["id"])
+async def test_while_the_order_waits_to_be_taken_nothing_was_sent(unstarted: Deployment) -> None:
+    async with unstarted as deployment:
+        deployment.simulator.fault("gaga.submit", "429", retry_after=100)
+        job = await deployment.submit("gaga-1", prompt="Hello")
+        await reached(deployment, "gaga.submit", 2)
+        await cancel(deployment, job["id"])
+        ended = await deployment.ended(job["id"])
         assert (ended["status"], ended["refunded"]) == ("Canceled", 20)
 
 
-async def test_a_submit_that_is_under_way_is_waited_for_and_its_tokens_are_spent(world: World) -> None:
-    world.simulator.fault("gaga.submit", "slow", seconds=30, times=1)
-    job = await world.submit("gaga-1", prompt="[stuck] Hello")
-    await reached(world, "gaga.submit")
-    await cancel(world, job["id"])
-    ended = await world.ended(job["id"])
+async def test_a_submit_that_is_under_way_is_waited_for_and_its_tokens_are_spent(deployment: Deployment) -> None:
+    deployment.simulator.fault("gaga.submit", "slow", seconds=30, times=1)
+    job = await deployment.submit("gaga-1", prompt="[stuck] Hello")
+    await reached(deployment, "gaga.submit")
+    await cancel(deployment, job["id"])
+    ended = await deployment.ended(job["id"])
     assert (ended["status"], ended["refunded"]) == ("Canceled", 0)
     assert "not given back" in ended["message"]
-    assert world.simulator.submits["gaga"] == 1
-    assert await world.balance() == 980
+    assert deployment.simulator.submits["gaga"] == 1
+    assert await deployment.balance() == 980
 
 
-async def test_a_submit_that_fails_while_its_cancel_waits_ends_the_job_as_it_failed(unstarted: World) -> None:
+async def test_a_submit_that_fails_while_its_cancel_waits_ends_the_job_as_it_failed(unstarted: Deployment) -> None:
     asked, may_answer = asyncio.Event(), asyncio.Event()
 
     async def refuse(_: web.Request) -> web.Response:
@@ -103,37 +103,37 @@ async def test_a_submit_that_fails_while_its_cancel_waits_ends_the_job_as_it_fai
 
     async with Site(refuse) as site:
         unstarted.providers["Gaga"] = {"base_url": site.url}
-        async with unstarted as world:
-            job = await world.submit("gaga-1", prompt="Hello")
+        async with unstarted as deployment:
+            job = await deployment.submit("gaga-1", prompt="Hello")
             await asked.wait()
-            await cancel(world, job["id"])
+            await cancel(deployment, job["id"])
             may_answer.set()
-            ended = await world.ended(job["id"])
+            ended = await deployment.ended(job["id"])
             assert (ended["code"], ended["refunded"]) == ("upstream_rejected", 20)
 
 
-async def test_after_the_submit_the_watching_stops_and_the_tokens_are_spent(world: World) -> None:
-    job = await world.submit("gaga-1", prompt="[stuck] Hello")
-    await reached(world, "gaga.check")
-    await cancel(world, job["id"])
-    ended = await world.ended(job["id"])
+async def test_after_the_submit_the_watching_stops_and_the_tokens_are_spent(deployment: Deployment) -> None:
+    job = await deployment.submit("gaga-1", prompt="[stuck] Hello")
+    await reached(deployment, "gaga.check")
+    await cancel(deployment, job["id"])
+    ended = await deployment.ended(job["id"])
     assert (ended["status"], ended["refunded"]) == ("Canceled", 0)
-    polls = world.simulator.calls["gaga.check"]
+    polls = deployment.simulator.calls["gaga.check"]
     await asyncio.sleep(0.02)
-    assert world.simulator.calls["gaga.check"] == polls
-    assert await world.balance() == 980
+    assert deployment.simulator.calls["gaga.check"] == polls
+    assert await deployment.balance() == 980
 
 
-async def test_a_stream_that_is_being_read_is_let_go(world: World) -> None:
-    job = await world.submit("suno", prompt="[stuck] song")
-    while (await world.http.get(f"/api/jobs/{job['id']}")).json()["event"] < 2:
+async def test_a_stream_that_is_being_read_is_let_go(deployment: Deployment) -> None:
+    job = await deployment.submit("suno", prompt="[stuck] song")
+    while (await deployment.http.get(f"/api/jobs/{job['id']}")).json()["event"] < 2:
         await asyncio.sleep(0.001)
-    await cancel(world, job["id"])
-    ended = await world.ended(job["id"])
+    await cancel(deployment, job["id"])
+    ended = await deployment.ended(job["id"])
     assert (ended["status"], ended["refunded"]) == ("Canceled", 0)
 
 
-async def test_a_stream_that_has_not_said_a_word_is_let_go(unstarted: World) -> None:
+async def test_a_stream_that_has_not_said_a_word_is_let_go(unstarted: Deployment) -> None:
     opened, hushed = asyncio.Event(), asyncio.Event()
 
     async def silent(request: web.Request) -> web.StreamResponse:
@@ -145,54 +145,54 @@ async def test_a_stream_that_has_not_said_a_word_is_let_go(unstarted: World) -> 
 
     async with Site(silent) as site:
         unstarted.provider = {"base_url": site.url, "api_key": "k"}
-        async with unstarted as world:
-            job = await world.submit("suno", prompt="song")
+        async with unstarted as deployment:
+            job = await deployment.submit("suno", prompt="song")
             await opened.wait()
-            await cancel(world, job["id"])
-            ended = await world.ended(job["id"])
+            await cancel(deployment, job["id"])
+            ended = await deployment.ended(job["id"])
             assert (ended["status"], ended["refunded"]) == ("Canceled", 0)
         hushed.set()
 
 
-async def test_a_cancel_that_was_asked_for_before_a_restart_is_honoured_after_it(world: World) -> None:
-    world.simulator.fault("gaga.check", "timeout")
-    job = await world.submit("gaga-1", prompt="[stuck] Hello")
-    await reached(world, "gaga.check")
-    await world.stop()
+async def test_a_cancel_that_was_asked_for_before_a_restart_is_honoured_after_it(deployment: Deployment) -> None:
+    deployment.simulator.fault("gaga.check", "timeout")
+    job = await deployment.submit("gaga-1", prompt="[stuck] Hello")
+    await reached(deployment, "gaga.check")
+    await deployment.stop()
     from proxy.store import open_store
 
-    async with open_store(world.store_url, world.clock) as store:
+    async with open_store(deployment.store_url, deployment.clock) as store:
         account = (await store.accounts())[0].id
         await store.request_cancel(account, job["id"])
-    await world.start()
-    assert (await world.ended(job["id"]))["status"] == "Canceled"
+    await deployment.start()
+    assert (await deployment.ended(job["id"]))["status"] == "Canceled"
 
 
-async def test_an_order_that_may_have_been_taken_at_a_stop_is_unknown_even_if_canceled(world: World) -> None:
-    world.simulator.fault("gaga.submit", "timeout")
-    job = await world.submit("gaga-1", prompt="Hello")
-    await reached(world, "gaga.submit")
-    await cancel(world, job["id"])
-    await world.restart()
-    ended = await world.ended(job["id"])
+async def test_an_order_that_may_have_been_taken_at_a_stop_is_unknown_even_if_canceled(deployment: Deployment) -> None:
+    deployment.simulator.fault("gaga.submit", "timeout")
+    job = await deployment.submit("gaga-1", prompt="Hello")
+    await reached(deployment, "gaga.submit")
+    await cancel(deployment, job["id"])
+    await deployment.restart()
+    ended = await deployment.ended(job["id"])
     assert (ended["code"], ended["refunded"]) == ("outcome_unknown", 20)
 
 
-async def test_a_cancel_after_the_end_is_409_and_of_another_accounts_job_404(world: World) -> None:
-    job = (await world.generate("suno", prompt="song"))[0]["job"]
-    answer = await cancel(world, job)
+async def test_a_cancel_after_the_end_is_409_and_of_another_accounts_job_404(deployment: Deployment) -> None:
+    job = (await deployment.generate("suno", prompt="song"))[0]["job"]
+    answer = await cancel(deployment, job)
     assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
-    other = {"Authorization": f"Bearer {await world.new_key('other')}"}
-    assert (await world.http.post(f"/api/jobs/{job}/cancel", headers=other)).status_code == 404
+    other = {"Authorization": f"Bearer {await deployment.new_key('other')}"}
+    assert (await deployment.http.post(f"/api/jobs/{job}/cancel", headers=other)).status_code == 404
 
 
-async def test_what_a_bulk_job_had_finished_stays_with_it(world: World) -> None:
+async def test_what_a_bulk_job_had_finished_stays_with_it(deployment: Deployment) -> None:
     items = [{"unique_id": "a", "names": "A"}, {"unique_id": "b", "names": "[stuck]"}]
-    job = await world.submit("ganai-bulk", items=items)
-    while "outputs" not in (await world.http.get(f"/api/jobs/{job['id']}")).json():
+    job = await deployment.submit("ganai-bulk", items=items)
+    while "outputs" not in (await deployment.http.get(f"/api/jobs/{job['id']}")).json():
         await asyncio.sleep(0.001)
-    await cancel(world, job["id"])
-    ended = await world.ended(job["id"])
+    await cancel(deployment, job["id"])
+    ended = await deployment.ended(job["id"])
     assert (ended["status"], ended["refunded"]) == ("Canceled", 0)
     assert [output["unique_id"] for output in ended["outputs"]] == ["a"]
 
@@ -200,85 +200,85 @@ async def test_what_a_bulk_job_had_finished_stays_with_it(world: World) -> None:
 # --- deleting, and forgetting ---
 
 
-async def test_a_deleted_job_is_gone_with_its_events_and_outputs(world: World) -> None:
-    events = await world.generate("gpt-image-2", prompt="[b64] cat")
+async def test_a_deleted_job_is_gone_with_its_events_and_outputs(deployment: Deployment) -> None:
+    events = await deployment.generate("gpt-image-2", prompt="[b64] cat")
     job, link = events[0]["job"], events[-1]["url"]
-    assert (await world.http.delete(f"/api/jobs/{job}")).status_code == 204
+    assert (await deployment.http.delete(f"/api/jobs/{job}")).status_code == 204
     for path in (f"/api/jobs/{job}", f"/api/jobs/{job}/events", link):
-        assert (await world.http.get(path)).status_code == 404
-    assert (await world.http.delete(f"/api/jobs/{job}")).status_code == 404
-    assert not list((world.folder / "assets" / "outputs").rglob("0"))
-    assert await world.balance() == 995
+        assert (await deployment.http.get(path)).status_code == 404
+    assert (await deployment.http.delete(f"/api/jobs/{job}")).status_code == 404
+    assert not list((deployment.folder / "assets" / "outputs").rglob("0"))
+    assert await deployment.balance() == 995
 
 
-async def test_a_running_job_cannot_be_deleted(world: World) -> None:
-    job = await world.submit("gpt-5.4-mini", prompt="[stuck]")
-    answer = await world.http.delete(f"/api/jobs/{job['id']}")
+async def test_a_running_job_cannot_be_deleted(deployment: Deployment) -> None:
+    job = await deployment.submit("gpt-5.4-mini", prompt="[stuck]")
+    answer = await deployment.http.delete(f"/api/jobs/{job['id']}")
     assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
 
 
-async def test_the_idempotency_key_of_a_deleted_job_makes_no_other(world: World) -> None:
+async def test_the_idempotency_key_of_a_deleted_job_makes_no_other(deployment: Deployment) -> None:
     order = {"json": {"model": "suno", "prompt": "song"}, "headers": {"Idempotency-Key": "one"}}
-    job = (await world.http.post("/api/jobs", **order)).json()["id"]  # type: ignore[arg-type]
-    await world.ended(job)
-    await world.http.delete(f"/api/jobs/{job}")
-    answer = await world.http.post("/api/jobs", **order)  # type: ignore[arg-type]
+    job = (await deployment.http.post("/api/jobs", **order)).json()["id"]  # type: ignore[arg-type]
+    await deployment.ended(job)
+    await deployment.http.delete(f"/api/jobs/{job}")
+    answer = await deployment.http.post("/api/jobs", **order)  # type: ignore[arg-type]
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
-    assert await world.balance() == 990
+    assert await deployment.balance() == 990
 
 
-async def test_a_replay_needs_nothing_that_the_order_needed(world: World) -> None:
-    image = await world.asset()
+async def test_a_replay_needs_nothing_that_the_order_needed(deployment: Deployment) -> None:
+    image = await deployment.asset()
     order = {"json": {"model": "gaga-1", "prompt": "Hello", "image": image}, "headers": {"Idempotency-Key": "one"}}
-    job = (await world.http.post("/api/jobs", **order)).json()["id"]  # type: ignore[arg-type]
-    await world.ended(job)
-    assert (await world.http.delete(f"/api/assets/{image}")).status_code == 204
-    again = await world.http.post("/api/jobs", **order)  # type: ignore[arg-type]
+    job = (await deployment.http.post("/api/jobs", **order)).json()["id"]  # type: ignore[arg-type]
+    await deployment.ended(job)
+    assert (await deployment.http.delete(f"/api/assets/{image}")).status_code == 204
+    again = await deployment.http.post("/api/jobs", **order)  # type: ignore[arg-type]
     assert (again.status_code, again.json()["id"]) == (202, job)
 
 
-async def test_fifty_identical_orders_at_once_make_one_job_one_charge_and_one_submit(world: World) -> None:
+async def test_fifty_identical_orders_at_once_make_one_job_one_charge_and_one_submit(deployment: Deployment) -> None:
     order = {"json": {"model": "gaga-1", "prompt": "Hello"}, "headers": {"Idempotency-Key": "one"}}
-    answers = await asyncio.gather(*(world.http.post("/api/jobs", **order) for _ in range(50)))  # type: ignore[arg-type]
+    answers = await asyncio.gather(*(deployment.http.post("/api/jobs", **order) for _ in range(50)))  # type: ignore[arg-type]
     assert {answer.status_code for answer in answers} == {202}
     assert len({answer.json()["id"] for answer in answers}) == 1
     assert sum("idempotency-replayed" not in answer.headers for answer in answers) == 1
-    await world.ended(answers[0].json()["id"])
-    assert world.simulator.submits["gaga"] == 1
-    assert await world.balance() == 980
+    await deployment.ended(answers[0].json()["id"])
+    assert deployment.simulator.submits["gaga"] == 1
+    assert await deployment.balance() == 980
 
 
 @pytest.mark.parametrize("retention", [3600])
 async def test_what_is_older_than_the_retention_is_forgotten_and_the_ledger_is_not(
-    unstarted: World, retention: float, monkeypatch: pytest.MonkeyPatch
+    unstarted: Deployment, retention: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.runner.runner._SWEEP", 0.01)
     unstarted.settings["retention"] = retention
-    async with unstarted as world:
-        old = (await world.generate("gpt-image-2", prompt="[b64] cat"))[0]["job"]
-        asset = await world.asset()
-        world.simulator.fault("gaga.submit", "timeout")
-        held = await world.asset()
-        running = await world.submit("gaga-1", prompt="Hello", image=held)
-        await reached(world, "gaga.submit")
-        world.clock.at += retention + 1
-        while (await world.http.get(f"/api/jobs/{old}")).status_code != 404:
+    async with unstarted as deployment:
+        old = (await deployment.generate("gpt-image-2", prompt="[b64] cat"))[0]["job"]
+        asset = await deployment.asset()
+        deployment.simulator.fault("gaga.submit", "timeout")
+        held = await deployment.asset()
+        running = await deployment.submit("gaga-1", prompt="Hello", image=held)
+        await reached(deployment, "gaga.submit")
+        deployment.clock.at += retention + 1
+        while (await deployment.http.get(f"/api/jobs/{old}")).status_code != 404:
             await asyncio.sleep(0.005)
-        while (await world.http.get(f"/api/assets/{asset}")).status_code != 404:
+        while (await deployment.http.get(f"/api/assets/{asset}")).status_code != 404:
             await asyncio.sleep(0.005)
-        assert (await world.http.get(f"/api/jobs/{running['id']}")).status_code == 200
-        assert (await world.http.get(f"/api/assets/{held}")).status_code == 200
-        while [path.name for path in (world.folder / "assets" / "assets").rglob("asset_*")] != [held]:
+        assert (await deployment.http.get(f"/api/jobs/{running['id']}")).status_code == 200
+        assert (await deployment.http.get(f"/api/assets/{held}")).status_code == 200
+        while [path.name for path in (deployment.folder / "assets" / "assets").rglob("asset_*")] != [held]:
             await asyncio.sleep(0.005)
-        assert await world.balance() == 975
+        assert await deployment.balance() == 975
 
 
 async def test_a_cancel_between_a_claim_and_its_answer_is_heard(
-    unstarted: World, monkeypatch: pytest.MonkeyPatch
+    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claim = SqliteStore.claim
 
-    async def slowly(store: SqliteStore, node: str, rooms: Mapping[str, Room], limit: int) -> Sequence[Claim]:
+    async def slowly(store: SqliteStore, node: str, rooms: Mapping[str, QueueRoom], limit: int) -> Sequence[Claim]:
         claims = await claim(store, node, rooms, limit)
         for job in [claimed.job for claimed in claims]:
             told = store.changes()
@@ -288,7 +288,7 @@ async def test_a_cancel_between_a_claim_and_its_answer_is_heard(
         return claims
 
     monkeypatch.setattr(SqliteStore, "claim", slowly)
-    async with unstarted as world:
-        ended = await world.ended((await world.submit("gaga-1", prompt="[stuck]"))["id"])
+    async with unstarted as deployment:
+        ended = await deployment.ended((await deployment.submit("gaga-1", prompt="[stuck]"))["id"])
         assert (ended["status"], ended["refunded"]) == ("Canceled", 20)
-        assert world.simulator.calls["gaga.submit"] == 0
+        assert deployment.simulator.calls["gaga.submit"] == 0

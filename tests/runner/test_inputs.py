@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
+from tests.support.deployment import Deployment
 from tests.support.site import Rerouted, Site
-from tests.support.world import World
 
-PICTURE = World.media("image")
+PICTURE = Deployment.media("image")
 
 
 async def internet(request: web.Request) -> web.StreamResponse:
@@ -18,7 +18,7 @@ async def internet(request: web.Request) -> web.StreamResponse:
 
 
 @pytest.fixture
-async def online(unstarted: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+async def online(unstarted: Deployment, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Deployment]:
     async with Site(internet) as site:
         monkeypatch.setattr("proxy.app.Fetcher", lambda: Rerouted(site))
         unstarted.settings["asset_limit"] = 1 << 20
@@ -26,7 +26,7 @@ async def online(unstarted: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
             yield unstarted
 
 
-async def test_an_asset_is_taken_from_a_public_url_under_the_type_of_its_bytes(online: World) -> None:
+async def test_an_asset_is_taken_from_a_public_url_under_the_type_of_its_bytes(online: Deployment) -> None:
     answer = await online.http.post("/api/assets", json={"url": "https://example.com/cat.png"})
     assert answer.status_code == 201
     assert (answer.json()["type"], answer.json()["size"]) == ("image/png", len(PICTURE))
@@ -42,27 +42,27 @@ async def test_an_asset_is_taken_from_a_public_url_under_the_type_of_its_bytes(o
     ],
 )
 async def test_an_asset_that_cannot_be_taken_from_its_url_says_why(
-    online: World, path: str, status: int, code: str
+    online: Deployment, path: str, status: int, code: str
 ) -> None:
     answer = await online.http.post("/api/assets", json={"url": f"https://example.com/{path}"})
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
-async def test_a_url_is_fetched_and_uploaded_for_gaga(online: World) -> None:
+async def test_a_url_is_fetched_and_uploaded_for_gaga(online: Deployment) -> None:
     events = await online.generate("gaga-1", prompt="Hello", image="https://example.com/cat.png")
     assert events[-1]["status"] == "Completed"
     upload = next(request for request in online.simulator.requests if request.operation == "gaga.upload")
     assert [(part.body, part.content_type) for part in upload.parts] == [(PICTURE, "image/png")]
 
 
-async def test_a_url_is_fetched_and_sent_inline_for_gaia(online: World) -> None:
+async def test_a_url_is_fetched_and_sent_inline_for_gaia(online: Deployment) -> None:
     events = await online.generate("grok-imagine-video", prompt="rain", images=["https://example.com/cat.png"])
     assert events[-1]["status"] == "Completed"
     submit = next(request for request in online.simulator.requests if request.operation == "gaia.submit")
     assert [part.body for part in submit.parts if part.name == "input_reference[]"] == [PICTURE]
 
 
-async def test_a_url_is_handed_on_as_it_is_to_heygen(online: World) -> None:
+async def test_a_url_is_handed_on_as_it_is_to_heygen(online: Deployment) -> None:
     await online.generate("heygen-v1", prompt="hi", avatar_id="a", background="https://example.com/cat.png")
     submit = next(request for request in online.simulator.requests if request.operation == "heygen.submit")
     assert isinstance(submit.body, dict)
@@ -70,7 +70,7 @@ async def test_a_url_is_handed_on_as_it_is_to_heygen(online: World) -> None:
 
 
 @pytest.mark.parametrize("path", ["page.png", "gone.png", "long.png"])
-async def test_a_url_that_cannot_be_used_ends_the_job_refunded_with_nothing_sent(online: World, path: str) -> None:
+async def test_a_url_that_cannot_be_used_ends_the_job_refunded_with_nothing_sent(online: Deployment, path: str) -> None:
     final = (await online.generate("gaga-1", prompt="Hello", image=f"https://example.com/{path}"))[-1]
     assert (final["code"], final["refunded"]) == ("upstream_rejected", 20)
     assert "Nothing was sent" in final["message"]
@@ -81,7 +81,7 @@ async def test_a_url_that_cannot_be_used_ends_the_job_refunded_with_nothing_sent
 
 
 @pytest.fixture
-async def small(unstarted: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[World, Site]]:
+async def small(unstarted: Deployment, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Deployment, Site]]:
     """A world whose orders may have three pictures and a half."""
     async with Site(internet) as site:
         monkeypatch.setattr("proxy.app.Fetcher", lambda: Rerouted(site))
@@ -90,28 +90,28 @@ async def small(unstarted: World, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
             yield unstarted, site
 
 
-async def test_an_order_whose_assets_are_too_large_together_is_refused(small: tuple[World, Site]) -> None:
-    world, _ = small
-    asset = await world.asset()
+async def test_an_order_whose_assets_are_too_large_together_is_refused(small: tuple[Deployment, Site]) -> None:
+    deployment, _ = small
+    asset = await deployment.asset()
     order = {"model": "gpt-image-2", "prompt": "x", "images": [asset] * 4}
     for query in ({}, {"dry_run": "1"}):
-        answer = await world.http.post("/api/jobs", json=order, params=query)
+        answer = await deployment.http.post("/api/jobs", json=order, params=query)
         assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "images.3")
-    assert (await world.generate("gpt-image-2", prompt="x", images=[asset] * 3))[-1]["status"] == "Completed"
+    assert (await deployment.generate("gpt-image-2", prompt="x", images=[asset] * 3))[-1]["status"] == "Completed"
 
 
-async def test_urls_count_while_they_are_read(small: tuple[World, Site]) -> None:
-    world, _ = small
+async def test_urls_count_while_they_are_read(small: tuple[Deployment, Site]) -> None:
+    deployment, _ = small
     images = [f"https://example.com/cat.png?{n}" for n in range(4)]
-    final = (await world.generate("grok-imagine-video", prompt="x", images=images))[-1]
+    final = (await deployment.generate("grok-imagine-video", prompt="x", images=images))[-1]
     assert (final["code"], final["refunded"]) == ("upstream_rejected", 30)
     assert "together" in final["message"]
-    assert world.simulator.calls["gaia.submit"] == 0
+    assert deployment.simulator.calls["gaia.submit"] == 0
 
 
-async def test_what_an_order_names_twice_is_read_once_and_sent_twice(small: tuple[World, Site]) -> None:
-    world, site = small
-    await world.generate("grok-imagine-video", prompt="x", images=["https://example.com/cat.png"] * 3)
+async def test_what_an_order_names_twice_is_read_once_and_sent_twice(small: tuple[Deployment, Site]) -> None:
+    deployment, site = small
+    await deployment.generate("grok-imagine-video", prompt="x", images=["https://example.com/cat.png"] * 3)
     assert len(site.asked) == 1
-    submit = next(request for request in world.simulator.requests if request.operation == "gaia.submit")
+    submit = next(request for request in deployment.simulator.requests if request.operation == "gaia.submit")
     assert [part.body for part in submit.parts if part.name == "input_reference[]"] == [PICTURE] * 3

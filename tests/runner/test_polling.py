@@ -14,16 +14,16 @@ from proxy.runner.polling import Pace, Polling
 from proxy.upstream.answers import (
     CredentialRefused,
     CreditRefused,
-    Missing,
-    Nonsense,
+    LastAnswers,
     NotReady,
     ReadFailed,
     Resting,
-    Seen,
     Transient,
     Unchanged,
+    UnknownToProvider,
+    UnreadableAnswer,
 )
-from tests.support.world import JumpClock
+from tests.support.deployment import JumpClock
 
 
 def polls(pace: Pace, duration: float, first: float = 2.0) -> list[float]:
@@ -142,7 +142,7 @@ class Scripted:
             cast("Provider", self), Pace(2.0), {}, self.clock, submitted_at=self.clock.at, interval=2.0, resumed=False
         )
 
-    async def check(self, ticket: Ticket, seen: Seen) -> Update:
+    async def check(self, ticket: Ticket, seen: LastAnswers) -> Update:
         del ticket, seen
         answer = self._answers[0] if len(self._answers) == 1 else self._answers.pop(0)
         if isinstance(answer, Exception):
@@ -160,10 +160,12 @@ class Scripted:
 
 
 WORKING = Update(detail="Running")
-PAGE = Nonsense("It is not JSON.")
+PAGE = UnreadableAnswer("It is not JSON.")
 
 
-@pytest.mark.parametrize(("answer", "code"), [(PAGE, UpstreamProtocol), (Missing("No such job."), UpstreamFailed)])
+@pytest.mark.parametrize(
+    ("answer", "code"), [(PAGE, UpstreamProtocol), (UnknownToProvider("No such job."), UpstreamFailed)]
+)
 async def test_an_unreadable_answer_ends_a_job_after_twenty_polls_and_five_minutes(
     answer: ReadFailed, code: type[JobError]
 ) -> None:

@@ -11,13 +11,13 @@ from aiohttp import ClientTimeout, web
 from proxy.core.clock import SystemClock
 from proxy.core.errors import JobError, Unavailable
 from proxy.core.job import Order
-from proxy.runner.job_run import Drive
+from proxy.runner.job_run import JobRun
 from proxy.store import open_store
 from proxy.store.base import Admission
 from proxy.store.blobs import Blobs
+from tests.support.deployment import Deployment, JumpClock
 from tests.support.ports import free_port
 from tests.support.site import Site
-from tests.support.world import JumpClock, World
 
 
 def final_of(events: list[dict[str, Any]]) -> dict[str, Any]:
@@ -29,9 +29,9 @@ def details_of(events: list[dict[str, Any]]) -> list[str]:
     return [event["detail"] for event in events if "detail" in event]
 
 
-async def reached(world: World, operation: str, times: int = 1) -> None:
+async def reached(deployment: Deployment, operation: str, times: int = 1) -> None:
     """Wait until the provider has been called that often."""
-    while world.simulator.calls[operation] < times:
+    while deployment.simulator.calls[operation] < times:
         await asyncio.sleep(0.001)
 
 
@@ -58,53 +58,55 @@ async def reached(world: World, operation: str, times: int = 1) -> None:
         ("html", "outcome_unknown"),
     ],
 )
-async def test_a_submit_is_sent_once_and_its_failure_is_named_and_refunded(world: World, fault: str, code: str) -> None:
-    world.simulator.fault("gaga.submit", fault)
-    final = final_of(await world.generate("gaga-1", prompt="Hello"))
+async def test_a_submit_is_sent_once_and_its_failure_is_named_and_refunded(
+    deployment: Deployment, fault: str, code: str
+) -> None:
+    deployment.simulator.fault("gaga.submit", fault)
+    final = final_of(await deployment.generate("gaga-1", prompt="Hello"))
     assert (final["status"], final["code"], final["refunded"]) == ("Error", code, 20)
     assert final["message"]
-    assert world.simulator.calls["gaga.submit"] == 1
-    assert await world.balance() == 1000
+    assert deployment.simulator.calls["gaga.submit"] == 1
+    assert await deployment.balance() == 1000
 
 
 @pytest.mark.parametrize("fault", ["429", "503"])
-async def test_what_surely_was_not_taken_is_sent_again(world: World, fault: str) -> None:
-    world.simulator.fault("gaga.submit", fault, times=2)
-    events = await world.generate("gaga-1", prompt="Hello")
+async def test_what_surely_was_not_taken_is_sent_again(deployment: Deployment, fault: str) -> None:
+    deployment.simulator.fault("gaga.submit", fault, times=2)
+    events = await deployment.generate("gaga-1", prompt="Hello")
     assert final_of(events)["status"] == "Completed"
-    assert world.simulator.calls["gaga.submit"] == 3
-    assert world.simulator.submits["gaga"] == 1
+    assert deployment.simulator.calls["gaga.submit"] == 3
+    assert deployment.simulator.submits["gaga"] == 1
     waiting, taken, *_ = details_of(events)
     assert waiting.startswith("Waiting to be taken")
     assert taken == "Under way"
 
 
-async def test_a_text_that_was_waited_for_does_not_say_at_its_end_that_it_waits(world: World) -> None:
-    world.simulator.fault("gaia.chat", "429", times=1)
-    job = final_of(await world.generate("gpt-5.4-mini", prompt="Hello"))["job"]
-    assert (await world.http.get(f"/api/jobs/{job}")).json()["detail"] == "Under way"
+async def test_a_text_that_was_waited_for_does_not_say_at_its_end_that_it_waits(deployment: Deployment) -> None:
+    deployment.simulator.fault("gaia.chat", "429", times=1)
+    job = final_of(await deployment.generate("gpt-5.4-mini", prompt="Hello"))["job"]
+    assert (await deployment.http.get(f"/api/jobs/{job}")).json()["detail"] == "Under way"
 
 
-async def test_a_provider_that_refuses_connections_to_the_deadline_ends_as_unreachable(unstarted: World) -> None:
+async def test_a_provider_that_refuses_connections_to_the_deadline_ends_as_unreachable(unstarted: Deployment) -> None:
     unstarted.providers["Gaga"] = {"base_url": f"http://127.0.0.1:{free_port()}"}
-    async with unstarted as world:
-        final = final_of(await world.generate("gaga-1", prompt="Hello"))
+    async with unstarted as deployment:
+        final = final_of(await deployment.generate("gaga-1", prompt="Hello"))
         assert (final["code"], final["refunded"]) == ("upstream_unreachable", 20)
 
 
-async def test_an_upload_that_fails_in_passing_is_repeated_before_anything_is_paid(world: World) -> None:
-    image = await world.asset()
-    world.simulator.fault("gaga.upload", "500", times=2)
-    events = await world.generate("gaga-1", prompt="Hello", image=image)
+async def test_an_upload_that_fails_in_passing_is_repeated_before_anything_is_paid(deployment: Deployment) -> None:
+    image = await deployment.asset()
+    deployment.simulator.fault("gaga.upload", "500", times=2)
+    events = await deployment.generate("gaga-1", prompt="Hello", image=image)
     assert final_of(events)["status"] == "Completed"
-    assert world.simulator.calls["gaga.upload"] == 3
-    assert world.simulator.calls["gaga.submit"] == 1
+    assert deployment.simulator.calls["gaga.upload"] == 3
+    assert deployment.simulator.calls["gaga.submit"] == 1
 
 
 async def test_an_asset_that_cannot_be_read_for_a_moment_is_read_again(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asset, read, away = await world.asset(), Blobs.read, [1]
+    asset, read, away = await deployment.asset(), Blobs.read, [1]
 
     async def sometimes(blobs: Blobs, name: str) -> bytes:
         if away:
@@ -113,92 +115,92 @@ async def test_an_asset_that_cannot_be_read_for_a_moment_is_read_again(
         return await read(blobs, name)
 
     monkeypatch.setattr(Blobs, "read", sometimes)
-    assert final_of(await world.generate("gaga-1", prompt="Hello", image=asset))["status"] == "Completed"
+    assert final_of(await deployment.generate("gaga-1", prompt="Hello", image=asset))["status"] == "Completed"
 
 
 async def test_a_job_of_a_model_that_this_version_does_not_know_is_left_alone_and_stops_no_other(
-    world: World, caplog: pytest.LogCaptureFixture
+    deployment: Deployment, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with open_store(world.store_url, world.clock) as store:
+    async with open_store(deployment.store_url, deployment.clock) as store:
         key = await store.create_key("web", b"digest")
         order = Order("gaga-99", {"prompt": "Hello"})
         later = (await store.admit(Admission(key.account, key.id, order, 1, queue="Gaga"))).job.id
-    final = final_of(await world.generate("gaga-1", prompt="Hello"))
+    final = final_of(await deployment.generate("gaga-1", prompt="Hello"))
     assert final["status"] == "Completed"
     assert f"{later} waits for a version that knows the model gaga-99." in caplog.messages
 
 
 async def test_a_job_whose_end_could_not_be_recorded_for_a_fault_of_ours_is_taken_up_again(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.runner.runner._REST", 0.01)
-    fail, faults = Drive._fail, [1]  # noqa: SLF001 - where a fault would be rarest
+    fail, faults = JobRun._fail, [1]  # noqa: SLF001 - where a fault would be rarest
 
-    async def sometimes(drive: Drive, error: JobError) -> None:
+    async def sometimes(drive: JobRun, error: JobError) -> None:
         if faults:
             faults.pop()
             raise RuntimeError("A fault of ours.")
         await fail(drive, error)
 
-    monkeypatch.setattr(Drive, "_fail", sometimes)
-    world.simulator.fault("gaga.submit", "422")
-    final = final_of(await world.generate("gaga-1", prompt="Hello"))
-    assert (final["status"], final["refunded"], await world.balance()) == ("Error", 20, 1000)
+    monkeypatch.setattr(JobRun, "_fail", sometimes)
+    deployment.simulator.fault("gaga.submit", "422")
+    final = final_of(await deployment.generate("gaga-1", prompt="Hello"))
+    assert (final["status"], final["refunded"], await deployment.balance()) == ("Error", 20, 1000)
 
 
-async def test_an_upload_that_is_refused_ends_the_job_with_nothing_sent(world: World) -> None:
-    image = await world.asset()
-    world.simulator.fault("gaga.upload", "422")
-    final = final_of(await world.generate("gaga-1", prompt="Hello", image=image))
+async def test_an_upload_that_is_refused_ends_the_job_with_nothing_sent(deployment: Deployment) -> None:
+    image = await deployment.asset()
+    deployment.simulator.fault("gaga.upload", "422")
+    final = final_of(await deployment.generate("gaga-1", prompt="Hello", image=image))
     assert (final["code"], final["refunded"]) == ("upstream_rejected", 20)
-    assert world.simulator.calls["gaga.submit"] == 0
+    assert deployment.simulator.calls["gaga.submit"] == 0
 
 
-async def test_an_input_url_that_cannot_be_fetched_ends_the_job_with_nothing_sent(world: World) -> None:
+async def test_an_input_url_that_cannot_be_fetched_ends_the_job_with_nothing_sent(deployment: Deployment) -> None:
     image = "https://pollcast-test.invalid/cat.png"
-    final = final_of(await world.generate("gaga-1", prompt="Hello", image=image))
+    final = final_of(await deployment.generate("gaga-1", prompt="Hello", image=image))
     assert (final["code"], final["refunded"]) == ("upstream_unreachable", 20)
     assert "Nothing was sent" in final["message"]
-    assert world.simulator.calls["gaga.submit"] == 0
+    assert deployment.simulator.calls["gaga.submit"] == 0
 
 
 # --- polls ---
 
 
 @pytest.mark.parametrize("fault", ["500", "502 html", "503", "429", "drop", "cut", "malformed", "empty", "html"])
-async def test_polls_that_fail_in_passing_change_nothing(world: World, fault: str) -> None:
-    world.simulator.fault("gaga.check", fault, times=3)
-    events = await world.generate("gaga-1", prompt="Hello")
+async def test_polls_that_fail_in_passing_change_nothing(deployment: Deployment, fault: str) -> None:
+    deployment.simulator.fault("gaga.check", fault, times=3)
+    events = await deployment.generate("gaga-1", prompt="Hello")
     assert final_of(events)["status"] == "Completed"
-    assert await world.balance() == 980
+    assert await deployment.balance() == 980
 
 
-async def test_a_ticket_that_is_not_known_yet_is_waited_for(world: World) -> None:
-    world.simulator.fault("gaga.check", "404", times=2)
-    assert final_of(await world.generate("gaga-1", prompt="Hello"))["status"] == "Completed"
+async def test_a_ticket_that_is_not_known_yet_is_waited_for(deployment: Deployment) -> None:
+    deployment.simulator.fault("gaga.check", "404", times=2)
+    assert final_of(await deployment.generate("gaga-1", prompt="Hello"))["status"] == "Completed"
 
 
-async def test_a_ticket_that_is_no_longer_known_ends_the_job(world: World) -> None:
-    world.simulator.fault("gaga.check", "404", after=2)
-    final = final_of(await world.generate("gaga-1", prompt="[stuck]"))
+async def test_a_ticket_that_is_no_longer_known_ends_the_job(deployment: Deployment) -> None:
+    deployment.simulator.fault("gaga.check", "404", after=2)
+    final = final_of(await deployment.generate("gaga-1", prompt="[stuck]"))
     assert (final["code"], final["refunded"]) == ("upstream_failed", 20)
 
 
-async def test_polls_that_never_make_sense_end_the_job(world: World) -> None:
-    world.simulator.fault("gaga.check", "malformed")
-    final = final_of(await world.generate("gaga-1", prompt="Hello"))
+async def test_polls_that_never_make_sense_end_the_job(deployment: Deployment) -> None:
+    deployment.simulator.fault("gaga.check", "malformed")
+    final = final_of(await deployment.generate("gaga-1", prompt="Hello"))
     assert (final["code"], final["refunded"]) == ("upstream_protocol", 20)
 
 
-async def test_a_credential_that_stops_working_suspends_the_job_and_does_not_kill_it(world: World) -> None:
-    world.simulator.fault("gaga.check", "401", times=5)
-    events = await world.generate("gaga-1", prompt="Hello")
+async def test_a_credential_that_stops_working_suspends_the_job_and_does_not_kill_it(deployment: Deployment) -> None:
+    deployment.simulator.fault("gaga.check", "401", times=5)
+    events = await deployment.generate("gaga-1", prompt="Hello")
     assert final_of(events)["status"] == "Completed"
     assert any(detail.startswith("Suspended") for detail in details_of(events))
 
 
-async def test_an_unknown_word_is_shown_and_the_job_goes_on(world: World) -> None:
-    events = await world.generate("gaga-1", prompt="[unknown] Hello")
+async def test_an_unknown_word_is_shown_and_the_job_goes_on(deployment: Deployment) -> None:
+    events = await deployment.generate("gaga-1", prompt="[unknown] Hello")
     assert "Reticulating" in details_of(events)
     assert final_of(events)["status"] == "Completed"
 
@@ -213,156 +215,158 @@ async def test_an_unknown_word_is_shown_and_the_job_goes_on(world: World) -> Non
     ],
 )
 async def test_unknown_words_are_told_in_the_log_once_and_known_ones_never(
-    world: World, caplog: pytest.LogCaptureFixture, order: dict[str, Any]
+    deployment: Deployment, caplog: pytest.LogCaptureFixture, order: dict[str, Any]
 ) -> None:
     for _ in range(2):
-        await world.generate(**order)
+        await deployment.generate(**order)
     told = [record.getMessage() for record in caplog.records if "does not name" in record.getMessage()]
     assert len(told) == 1
     assert "'Reticulating'" in told[0]
 
 
-async def test_a_job_that_never_ends_upstream_ends_at_its_deadline(world: World) -> None:
-    final = final_of(await world.generate("gaga-1", prompt="[stuck]"))
+async def test_a_job_that_never_ends_upstream_ends_at_its_deadline(deployment: Deployment) -> None:
+    final = final_of(await deployment.generate("gaga-1", prompt="[stuck]"))
     assert (final["code"], final["refunded"]) == ("deadline_exceeded", 20)
-    assert await world.balance() == 1000
+    assert await deployment.balance() == 1000
 
 
-async def test_a_poll_that_learns_nothing_new_makes_no_event(world: World) -> None:
-    events = await world.generate("gaga-1", prompt="[stuck]")
-    assert world.simulator.calls["gaga.check"] > 20
+async def test_a_poll_that_learns_nothing_new_makes_no_event(deployment: Deployment) -> None:
+    events = await deployment.generate("gaga-1", prompt="[stuck]")
+    assert deployment.simulator.calls["gaga.check"] > 20
     assert len(events) < 8
 
 
-async def test_the_providers_own_cancel_is_a_full_refund(world: World) -> None:
-    final = final_of(await world.generate("gaga-1", prompt="[cancel]"))
+async def test_the_providers_own_cancel_is_a_full_refund(deployment: Deployment) -> None:
+    final = final_of(await deployment.generate("gaga-1", prompt="[cancel]"))
     assert (final["status"], final["refunded"]) == ("Canceled", 20)
-    assert await world.balance() == 1000
+    assert await deployment.balance() == 1000
 
 
-async def test_a_provider_with_one_slot_gets_one_order_at_a_time(unstarted: World) -> None:
+async def test_a_provider_with_one_slot_gets_one_order_at_a_time(unstarted: Deployment) -> None:
     unstarted.providers["Gaga"] = {"concurrency": 1}
-    async with unstarted as world:
-        jobs = [await world.submit("gaga-1", prompt=str(n)) for n in range(3)]
+    async with unstarted as deployment:
+        jobs = [await deployment.submit("gaga-1", prompt=str(n)) for n in range(3)]
         for job in jobs:
-            assert (await world.ended(job["id"]))["status"] == "Completed"
-        asked = [request.operation for request in world.simulator.requests]
+            assert (await deployment.ended(job["id"]))["status"] == "Completed"
+        asked = [request.operation for request in deployment.simulator.requests]
         submits = [n for n, operation in enumerate(asked) if operation == "gaga.submit"]
         # Between two submits the first job was polled to its end.
         assert all("gaga.check" in asked[first:second] for first, second in itertools.pairwise(submits))
 
 
-async def test_requests_over_a_providers_rate_wait_their_turn(unstarted: World) -> None:
+async def test_requests_over_a_providers_rate_wait_their_turn(unstarted: Deployment) -> None:
     unstarted.providers["Gaga"] = {"rate": 0.1}
-    async with unstarted as world:
-        began = world.clock.now()
-        await world.generate("gaga-1", prompt="Hello")
-        requests = sum(world.simulator.calls.values())
-        assert world.clock.now() - began > (requests - 1) * 10 - 1
+    async with unstarted as deployment:
+        began = deployment.clock.now()
+        await deployment.generate("gaga-1", prompt="Hello")
+        requests = sum(deployment.simulator.calls.values())
+        assert deployment.clock.now() - began > (requests - 1) * 10 - 1
 
 
-async def test_a_dead_provider_is_left_alone_and_its_running_jobs_wait(world: World) -> None:
-    world.simulator.fault("gaga.check", "500", times=12)
-    events = await world.generate("gaga-1", prompt="Hello")
+async def test_a_dead_provider_is_left_alone_and_its_running_jobs_wait(deployment: Deployment) -> None:
+    deployment.simulator.fault("gaga.check", "500", times=12)
+    events = await deployment.generate("gaga-1", prompt="Hello")
     assert final_of(events)["status"] == "Completed"
 
 
-async def test_a_provider_whose_streams_work_is_not_left_alone_for_failures_between_them(world: World) -> None:
+async def test_a_provider_whose_streams_work_is_not_left_alone_for_failures_between_them(
+    deployment: Deployment,
+) -> None:
     for _ in range(6):
-        world.simulator.fault("gaia.chat", "500", times=1)
-        assert final_of(await world.generate("gpt-5.4-mini", prompt="Hello"))["code"] == "upstream_failed"
-        assert final_of(await world.generate("gpt-5.4-mini", prompt="Hello"))["status"] == "Completed"
+        deployment.simulator.fault("gaia.chat", "500", times=1)
+        assert final_of(await deployment.generate("gpt-5.4-mini", prompt="Hello"))["code"] == "upstream_failed"
+        assert final_of(await deployment.generate("gpt-5.4-mini", prompt="Hello"))["status"] == "Completed"
 
 
-async def test_orders_for_a_dead_provider_are_refused_until_it_is_tried_again(unstarted: World) -> None:
+async def test_orders_for_a_dead_provider_are_refused_until_it_is_tried_again(unstarted: Deployment) -> None:
     unstarted.providers["Gaga"] = {"poll_interval": 0.01}
     unstarted.clock = SystemClock()
-    async with unstarted as world:
-        world.simulator.fault("gaga.check", "500")
-        job, _ = [await world.submit("gaga-1", prompt=prompt) for prompt in ("one", "two")]
-        await reached(world, "gaga.check", 5)
+    async with unstarted as deployment:
+        deployment.simulator.fault("gaga.check", "500")
+        job, _ = [await deployment.submit("gaga-1", prompt=prompt) for prompt in ("one", "two")]
+        await reached(deployment, "gaga.check", 5)
         await asyncio.sleep(0.05)
-        answer = await world.http.post("/api/jobs", json={"model": "gaga-1", "prompt": "Hello"})
+        answer = await deployment.http.post("/api/jobs", json={"model": "gaga-1", "prompt": "Hello"})
         assert (answer.status_code, answer.json()["code"]) == (503, "provider_unavailable")
         assert 0 < int(answer.headers["retry-after"]) <= 10
-        models = {model["id"]: model for model in (await world.http.get("/api/models")).json()["models"]}
+        models = {model["id"]: model for model in (await deployment.http.get("/api/models")).json()["models"]}
         assert (models["gaga-1"]["available"], models["suno"]["available"]) == (False, True)
-        assert (await world.http.get(f"/api/jobs/{job['id']}")).json()["status"] == "Processing"
-        asked = world.simulator.calls["gaga.check"]
+        assert (await deployment.http.get(f"/api/jobs/{job['id']}")).json()["status"] == "Processing"
+        asked = deployment.simulator.calls["gaga.check"]
         await asyncio.sleep(0.1)
-        assert world.simulator.calls["gaga.check"] == asked
+        assert deployment.simulator.calls["gaga.check"] == asked
 
 
-async def test_one_job_whose_polls_fail_closes_its_provider_to_nobody_else(unstarted: World) -> None:
+async def test_one_job_whose_polls_fail_closes_its_provider_to_nobody_else(unstarted: Deployment) -> None:
     unstarted.providers["Gaga"] = {"poll_interval": 0.01}
     unstarted.clock = SystemClock()
-    async with unstarted as world:
-        world.simulator.fault("gaga.check", "500")
-        await world.submit("gaga-1", prompt="Hello")
-        await reached(world, "gaga.check", 20)
-        answer = await world.http.post("/api/jobs", json={"model": "gaga-1", "prompt": "Hello"})
+    async with unstarted as deployment:
+        deployment.simulator.fault("gaga.check", "500")
+        await deployment.submit("gaga-1", prompt="Hello")
+        await reached(deployment, "gaga.check", 20)
+        answer = await deployment.http.post("/api/jobs", json={"model": "gaga-1", "prompt": "Hello"})
         assert answer.status_code == 202
 
 
-async def test_one_account_with_many_jobs_does_not_starve_anothers_one(unstarted: World) -> None:
+async def test_one_account_with_many_jobs_does_not_starve_anothers_one(unstarted: Deployment) -> None:
     unstarted.providers["Gaga"] = {"concurrency": 1}
-    async with unstarted as world:
-        many = [await world.submit("gaga-1", prompt=str(n)) for n in range(8)]
-        other = {"Authorization": f"Bearer {await world.new_key('other', 100)}"}
-        one = (await world.http.post("/api/jobs", json={"model": "gaga-1", "prompt": "one"}, headers=other)).json()
-        await world.messages("GET", f"/api/jobs/{one['id']}/events", headers=other)
-        last = (await world.http.get(f"/api/jobs/{many[-1]['id']}")).json()
+    async with unstarted as deployment:
+        many = [await deployment.submit("gaga-1", prompt=str(n)) for n in range(8)]
+        other = {"Authorization": f"Bearer {await deployment.new_key('other', 100)}"}
+        one = (await deployment.http.post("/api/jobs", json={"model": "gaga-1", "prompt": "one"}, headers=other)).json()
+        await deployment.messages("GET", f"/api/jobs/{one['id']}/events", headers=other)
+        last = (await deployment.http.get(f"/api/jobs/{many[-1]['id']}")).json()
         assert last["status"] == "Processing started"
 
 
 # --- bulk ---
 
 
-async def test_items_that_fail_are_refunded_in_the_final_event(world: World) -> None:
+async def test_items_that_fail_are_refunded_in_the_final_event(deployment: Deployment) -> None:
     items = [{"unique_id": "a", "names": "A"}, {"unique_id": "b", "names": "[fail]"}, {"unique_id": "c", "names": "C"}]
-    final = final_of(await world.generate("ganai-bulk", items=items))
+    final = final_of(await deployment.generate("ganai-bulk", items=items))
     assert (final["status"], final["refunded"]) == ("Completed", 10)
     assert [(output["unique_id"], output["status"]) for output in final["outputs"]] == [
         ("a", "Completed"),
         ("b", "Error"),
         ("c", "Completed"),
     ]
-    assert await world.balance() == 1000 - 30 + 10
+    assert await deployment.balance() == 1000 - 30 + 10
 
 
-async def test_a_process_that_slept_past_a_deadline_looks_once_more_before_it_counts(world: World) -> None:
-    job = (await world.submit("gaga-1", prompt="[slow]"))["id"]
-    await reached(world, "gaga.check")
-    world.clock.at += 10 * 3600
-    assert (await world.ended(job))["status"] == "Completed"
+async def test_a_process_that_slept_past_a_deadline_looks_once_more_before_it_counts(deployment: Deployment) -> None:
+    job = (await deployment.submit("gaga-1", prompt="[slow]"))["id"]
+    await reached(deployment, "gaga.check")
+    deployment.clock.at += 10 * 3600
+    assert (await deployment.ended(job))["status"] == "Completed"
 
 
 async def test_a_process_that_slept_before_the_first_poll_looks_once_too(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    poll_from_now = Drive._poll_from_now  # noqa: SLF001 - the moment behind the ticket
+    poll_from_now = JobRun._poll_from_now  # noqa: SLF001 - the moment behind the ticket
 
-    def sleep(drive: Drive, *ticket: Any, **options: Any) -> None:
+    def sleep(drive: JobRun, *ticket: Any, **options: Any) -> None:
         poll_from_now(drive, *ticket, **options)
-        world.clock.at += 10 * 3600
+        deployment.clock.at += 10 * 3600
 
-    monkeypatch.setattr(Drive, "_poll_from_now", sleep)
-    assert final_of(await world.generate("gaga-1", prompt="Hello"))["status"] == "Completed"
+    monkeypatch.setattr(JobRun, "_poll_from_now", sleep)
+    assert final_of(await deployment.generate("gaga-1", prompt="Hello"))["status"] == "Completed"
 
 
-async def test_at_the_deadline_unfinished_items_count_as_failed(world: World) -> None:
+async def test_at_the_deadline_unfinished_items_count_as_failed(deployment: Deployment) -> None:
     items = [{"unique_id": "a", "names": "A"}, {"unique_id": "b", "names": "[stuck]"}]
-    final = final_of(await world.generate("ganai-bulk", items=items))
+    final = final_of(await deployment.generate("ganai-bulk", items=items))
     assert (final["status"], final["refunded"]) == ("Completed", 10)
     assert final["outputs"][1]["status"] == "Error"
-    assert await world.balance() == 990
+    assert await deployment.balance() == 990
 
 
-async def test_a_bulk_job_of_which_nothing_came_is_an_error_and_a_full_refund(world: World) -> None:
+async def test_a_bulk_job_of_which_nothing_came_is_an_error_and_a_full_refund(deployment: Deployment) -> None:
     items = [{"unique_id": "a", "names": "[fail]"}, {"unique_id": "b", "names": "[stuck]"}]
-    final = final_of(await world.generate("ganai-bulk", items=items))
+    final = final_of(await deployment.generate("ganai-bulk", items=items))
     assert (final["status"], final["refunded"]) == ("Error", 20)
-    assert await world.balance() == 1000
+    assert await deployment.balance() == 1000
 
 
 # --- streams that cannot be resumed ---
@@ -371,17 +375,17 @@ async def test_a_bulk_job_of_which_nothing_came_is_an_error_and_a_full_refund(wo
 @pytest.mark.parametrize(("model", "operation"), [("suno", "ainow.generate"), ("gpt-5.4-mini", "gaia.chat")])
 @pytest.mark.parametrize("fault", ["cut", "unfinished"])
 async def test_an_upstream_stream_that_breaks_ends_as_interrupted_and_is_not_ordered_again(
-    world: World, model: str, operation: str, fault: str
+    deployment: Deployment, model: str, operation: str, fault: str
 ) -> None:
-    world.simulator.fault(operation, fault)
-    final = final_of(await world.generate(model, prompt="Hello"))
+    deployment.simulator.fault(operation, fault)
+    final = final_of(await deployment.generate(model, prompt="Hello"))
     assert final["code"] == "interrupted"
-    assert world.simulator.calls[operation] == 1
-    assert await world.balance() == 1000
+    assert deployment.simulator.calls[operation] == 1
+    assert await deployment.balance() == 1000
 
 
 async def test_an_upstream_that_never_stops_talking_does_not_fill_the_log(
-    unstarted: World, monkeypatch: pytest.MonkeyPatch
+    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.runner.job_run._MOST_EVENTS", 50)
 
@@ -394,75 +398,79 @@ async def test_an_upstream_that_never_stops_talking_does_not_fill_the_log(
 
     async with Site(chatter) as site:
         unstarted.providers["AI-Now"] = {"base_url": site.url}
-        async with unstarted as world:
-            events = await world.generate("suno", prompt="song")
+        async with unstarted as deployment:
+            events = await deployment.generate("suno", prompt="song")
             assert (final_of(events)["code"], len(events)) == ("interrupted", 51)
-            assert await world.balance() == 1000
+            assert await deployment.balance() == 1000
 
 
-async def test_text_without_end_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_text_without_end_is_given_up(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.runner.job_run._MOST_TEXT", 20)
-    final = final_of(await world.generate("gpt-5.4-mini", prompt="Hello"))
+    final = final_of(await deployment.generate("gpt-5.4-mini", prompt="Hello"))
     assert (final["code"], final["refunded"]) == ("upstream_protocol", 1)
 
 
-async def test_an_answer_that_drips_is_not_waited_for_for_ever(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_that_drips_is_not_waited_for_for_ever(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("proxy.upstream.client._READ", ClientTimeout(total=0.05))
-    await world.restart()  # its sessions are made with the time-outs of the moment
-    world.simulator.fault("gaga.check", "drip", times=2)
-    assert final_of(await world.generate("gaga-1", prompt="Hello"))["status"] == "Completed"
+    await deployment.restart()  # its sessions are made with the time-outs of the moment
+    deployment.simulator.fault("gaga.check", "drip", times=2)
+    assert final_of(await deployment.generate("gaga-1", prompt="Hello"))["status"] == "Completed"
 
 
-async def test_an_answer_of_any_size_is_not_read_to_its_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_of_any_size_is_not_read_to_its_end(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("proxy.upstream.client._ANSWER_LIMIT", 1 << 20)
-    world.simulator.fault("gaga.check", "huge", times=1)
-    assert final_of(await world.generate("gaga-1", prompt="Hello"))["status"] == "Completed"
+    deployment.simulator.fault("gaga.check", "huge", times=1)
+    assert final_of(await deployment.generate("gaga-1", prompt="Hello"))["status"] == "Completed"
 
 
-async def test_streamed_text_comes_in_pieces_that_make_up_the_whole(world: World) -> None:
-    events = await world.generate("gpt-5.4-mini", prompt="Hello")
+async def test_streamed_text_comes_in_pieces_that_make_up_the_whole(deployment: Deployment) -> None:
+    events = await deployment.generate("gpt-5.4-mini", prompt="Hello")
     pieces = [event for event in events if "delta" in event]
     assert "".join(piece["delta"] for piece in pieces) == events[-1]["text"]
     offset = 0
     for piece in pieces:
         assert piece["offset"] == offset
         offset += len(piece["delta"])
-    assert (await world.http.get(events[-1]["url"])).text == events[-1]["text"]
+    assert (await deployment.http.get(events[-1]["url"])).text == events[-1]["text"]
 
 
 # --- restarts ---
 
 
-async def test_what_was_learnt_of_a_model_s_pace_is_known_after_a_restart(world: World) -> None:
+async def test_what_was_learnt_of_a_model_s_pace_is_known_after_a_restart(deployment: Deployment) -> None:
     for _ in range(10):
-        await world.generate("gaga-1", prompt="Hello")
-    await world.restart()
-    await world.generate("suno", prompt="A song")  # by now the runner is at work
-    window = world.app._runner._paces["gaga-1"].window  # noqa: SLF001 - it shows in nothing but the times of polls
+        await deployment.generate("gaga-1", prompt="Hello")
+    await deployment.restart()
+    await deployment.generate("suno", prompt="A song")  # by now the runner is at work
+    window = deployment.app._runner._paces["gaga-1"].window  # noqa: SLF001 - it shows in nothing but the times of polls
     assert window is not None
     assert 0 < window[0] <= window[1] < 120
 
 
-async def test_a_job_with_a_ticket_goes_on_after_a_restart_and_is_not_ordered_again(world: World) -> None:
-    world.simulator.fault("gaga.check", "stall", after=1, times=1)
-    job = await world.submit("gaga-1", prompt="Hello")
-    await reached(world, "gaga.check", 2)
-    before = (await world.http.get(f"/api/jobs/{job['id']}")).json()["event"]
-    await world.restart()
-    messages = await world.messages("GET", f"/api/jobs/{job['id']}/events", last=str(before))
+async def test_a_job_with_a_ticket_goes_on_after_a_restart_and_is_not_ordered_again(deployment: Deployment) -> None:
+    deployment.simulator.fault("gaga.check", "stall", after=1, times=1)
+    job = await deployment.submit("gaga-1", prompt="Hello")
+    await reached(deployment, "gaga.check", 2)
+    before = (await deployment.http.get(f"/api/jobs/{job['id']}")).json()["event"]
+    await deployment.restart()
+    messages = await deployment.messages("GET", f"/api/jobs/{job['id']}/events", last=str(before))
     assert [message.id for message in messages] == [str(before + n) for n in range(1, len(messages) + 1)]
     assert '"Completed"' in messages[-1].data
-    assert world.simulator.submits["gaga"] == 1
+    assert deployment.simulator.submits["gaga"] == 1
 
 
-async def test_a_job_that_was_over_while_nobody_was_here_to_see_it_is_looked_at(world: World) -> None:
-    world.simulator.fault("gaga.check", "timeout", times=1)
-    job = await world.submit("gaga-1", prompt="Hello")
-    await reached(world, "gaga.check")
-    await world.stop()
-    world.clock.at += 10 * 3600  # long past its deadline
-    await world.start()
-    assert (await world.ended(job["id"]))["status"] == "Completed"
+async def test_a_job_that_was_over_while_nobody_was_here_to_see_it_is_looked_at(deployment: Deployment) -> None:
+    deployment.simulator.fault("gaga.check", "timeout", times=1)
+    job = await deployment.submit("gaga-1", prompt="Hello")
+    await reached(deployment, "gaga.check")
+    await deployment.stop()
+    deployment.clock.at += 10 * 3600  # long past its deadline
+    await deployment.start()
+    assert (await deployment.ended(job["id"]))["status"] == "Completed"
 
 
 class LongNight(JumpClock):
@@ -475,49 +483,49 @@ class LongNight(JumpClock):
 
 
 async def test_an_order_that_waited_to_be_taken_at_a_stop_is_sent_after_it(tmp_path: Path) -> None:
-    async with World(tmp_path, clock=LongNight()) as world:
-        world.simulator.fault("gaga.submit", "503", times=1, retry_after=100)
-        job = await world.submit("gaga-1", prompt="Hello")
-        while (await world.http.get(f"/api/jobs/{job['id']}")).json()["event"] < 2:
+    async with Deployment(tmp_path, clock=LongNight()) as deployment:
+        deployment.simulator.fault("gaga.submit", "503", times=1, retry_after=100)
+        job = await deployment.submit("gaga-1", prompt="Hello")
+        while (await deployment.http.get(f"/api/jobs/{job['id']}")).json()["event"] < 2:
             await asyncio.sleep(0.001)
-        await world.restart()
-        assert (await world.ended(job["id"]))["status"] == "Completed"
-        assert world.simulator.calls["gaga.submit"] == 2
-        assert world.simulator.submits["gaga"] == 1
+        await deployment.restart()
+        assert (await deployment.ended(job["id"]))["status"] == "Completed"
+        assert deployment.simulator.calls["gaga.submit"] == 2
+        assert deployment.simulator.submits["gaga"] == 1
 
 
-async def test_a_submit_that_was_under_way_at_a_stop_is_never_sent_again(world: World) -> None:
-    world.simulator.fault("gaga.submit", "timeout")
-    job = await world.submit("gaga-1", prompt="Hello")
-    await reached(world, "gaga.submit")
-    await world.restart()
-    ended = await world.ended(job["id"])
+async def test_a_submit_that_was_under_way_at_a_stop_is_never_sent_again(deployment: Deployment) -> None:
+    deployment.simulator.fault("gaga.submit", "timeout")
+    job = await deployment.submit("gaga-1", prompt="Hello")
+    await reached(deployment, "gaga.submit")
+    await deployment.restart()
+    ended = await deployment.ended(job["id"])
     assert (ended["code"], ended["refunded"]) == ("outcome_unknown", 20)
-    assert world.simulator.calls["gaga.submit"] == 1
-    assert await world.balance() == 1000
+    assert deployment.simulator.calls["gaga.submit"] == 1
+    assert await deployment.balance() == 1000
 
 
-async def test_a_stream_that_was_being_read_at_a_stop_ends_as_interrupted(world: World) -> None:
-    world.simulator.fault("ainow.generate", "stall")
-    job = await world.submit("suno", prompt="song")
-    while (await world.http.get(f"/api/jobs/{job['id']}")).json()["event"] < 2:
+async def test_a_stream_that_was_being_read_at_a_stop_ends_as_interrupted(deployment: Deployment) -> None:
+    deployment.simulator.fault("ainow.generate", "stall")
+    job = await deployment.submit("suno", prompt="song")
+    while (await deployment.http.get(f"/api/jobs/{job['id']}")).json()["event"] < 2:
         await asyncio.sleep(0.001)
-    await world.restart()
-    assert (await world.ended(job["id"]))["code"] == "interrupted"
-    assert await world.balance() == 1000
+    await deployment.restart()
+    assert (await deployment.ended(job["id"]))["code"] == "interrupted"
+    assert await deployment.balance() == 1000
 
 
-async def test_a_stop_that_drains_reads_such_a_stream_to_its_end(unstarted: World) -> None:
+async def test_a_stop_that_drains_reads_such_a_stream_to_its_end(unstarted: Deployment) -> None:
     unstarted.settings["drain"] = 10
-    async with unstarted as world:
-        job = await world.submit("suno", prompt="song")
-        await reached(world, "ainow.generate")
-        await world.restart()
-        assert (await world.ended(job["id"]))["status"] == "Completed"
-        assert world.simulator.calls["ainow.generate"] == 1
+    async with unstarted as deployment:
+        job = await deployment.submit("suno", prompt="song")
+        await reached(deployment, "ainow.generate")
+        await deployment.restart()
+        assert (await deployment.ended(job["id"]))["status"] == "Completed"
+        assert deployment.simulator.calls["ainow.generate"] == 1
 
 
-async def test_a_stop_that_drains_waits_for_a_submit_that_is_under_way(unstarted: World) -> None:
+async def test_a_stop_that_drains_waits_for_a_submit_that_is_under_way(unstarted: Deployment) -> None:
     asked = asyncio.Event()
 
     async def refuse_in_a_while(_: web.Request) -> web.Response:
@@ -528,78 +536,80 @@ async def test_a_stop_that_drains_waits_for_a_submit_that_is_under_way(unstarted
     unstarted.settings["drain"] = 10
     async with Site(refuse_in_a_while) as site:
         unstarted.providers["Gaga"] = {"base_url": site.url}
-        async with unstarted as world:
-            job = await world.submit("gaga-1", prompt="Hello")
+        async with unstarted as deployment:
+            job = await deployment.submit("gaga-1", prompt="Hello")
             await asked.wait()
-            await world.restart()
-            assert (await world.ended(job["id"]))["code"] == "upstream_rejected"
+            await deployment.restart()
+            assert (await deployment.ended(job["id"]))["code"] == "upstream_rejected"
 
 
-async def test_a_job_that_was_not_sent_before_a_stop_is_sent_after_it(world: World) -> None:
-    image = await world.asset()
-    world.simulator.fault("gaga.upload", "timeout", times=1)
-    job = await world.submit("gaga-1", prompt="Hello", image=image)
-    await reached(world, "gaga.upload")
-    await world.restart()
-    assert (await world.ended(job["id"]))["status"] == "Completed"
-    assert world.simulator.submits["gaga"] == 1
+async def test_a_job_that_was_not_sent_before_a_stop_is_sent_after_it(deployment: Deployment) -> None:
+    image = await deployment.asset()
+    deployment.simulator.fault("gaga.upload", "timeout", times=1)
+    job = await deployment.submit("gaga-1", prompt="Hello", image=image)
+    await reached(deployment, "gaga.upload")
+    await deployment.restart()
+    assert (await deployment.ended(job["id"]))["status"] == "Completed"
+    assert deployment.simulator.submits["gaga"] == 1
 
 
 # --- results ---
 
 
-async def test_key_protected_results_are_relayed_behind_a_link(world: World) -> None:
-    final = final_of(await world.generate("grok-imagine-video", prompt="rain"))
-    assert final["url"].startswith(f"{world.origin}/api/jobs/")
-    answer = await world.http.get(final["url"], headers={"Authorization": ""})
-    assert answer.content == world.media("video")
+async def test_key_protected_results_are_relayed_behind_a_link(deployment: Deployment) -> None:
+    final = final_of(await deployment.generate("grok-imagine-video", prompt="rain"))
+    assert final["url"].startswith(f"{deployment.origin}/api/jobs/")
+    answer = await deployment.http.get(final["url"], headers={"Authorization": ""})
+    assert answer.content == deployment.media("video")
     assert answer.headers["content-type"] == "video/mp4"
-    ranged = await world.http.get(final["url"], headers={"Authorization": "", "Range": "bytes=4-7"})
+    ranged = await deployment.http.get(final["url"], headers={"Authorization": "", "Range": "bytes=4-7"})
     assert (ranged.status_code, ranged.content) == (206, b"ftyp")
 
 
-async def test_inline_results_are_stored_and_served(world: World) -> None:
-    final = final_of(await world.generate("gpt-image-2", prompt="[b64] cat", n=2))
+async def test_inline_results_are_stored_and_served(deployment: Deployment) -> None:
+    final = final_of(await deployment.generate("gpt-image-2", prompt="[b64] cat", n=2))
     assert len(final["outputs"]) == 2
     for output in final["outputs"]:
-        answer = await world.http.get(output["url"])
-        assert answer.content == world.media("image")
+        answer = await deployment.http.get(output["url"])
+        assert answer.content == deployment.media("image")
         assert answer.headers["x-content-type-options"] == "nosniff"
-    suffix = await world.http.get(final["url"], headers={"Range": "bytes=-4"})
-    assert (suffix.status_code, suffix.content) == (206, world.media("image")[-4:])
-    beyond = await world.http.get(final["url"], headers={"Range": "bytes=999999-"})
+    suffix = await deployment.http.get(final["url"], headers={"Range": "bytes=-4"})
+    assert (suffix.status_code, suffix.content) == (206, deployment.media("image")[-4:])
+    beyond = await deployment.http.get(final["url"], headers={"Range": "bytes=999999-"})
     assert (beyond.status_code, beyond.json()["code"]) == (416, "range_not_satisfiable")
 
 
-async def test_public_results_are_redirected_to_afresh(world: World) -> None:
-    events = await world.generate("heygen-v1", prompt="hi", avatar_id="a")
+async def test_public_results_are_redirected_to_afresh(deployment: Deployment) -> None:
+    events = await deployment.generate("heygen-v1", prompt="hi", avatar_id="a")
     job = events[0]["job"]
-    answer = await world.http.get(f"/api/jobs/{job}/content")
+    answer = await deployment.http.get(f"/api/jobs/{job}/content")
     assert answer.status_code == 302
     assert answer.headers["location"] != final_of(events)["url"]
-    assert (await world.http.get(answer.headers["location"])).content == world.media("video")
+    assert (await deployment.http.get(answer.headers["location"])).content == deployment.media("video")
 
 
-async def test_with_results_on_relay_no_provider_url_is_shown(unstarted: World) -> None:
+async def test_with_results_on_relay_no_provider_url_is_shown(unstarted: Deployment) -> None:
     unstarted.settings["results"] = "relay"
-    async with unstarted as world:
-        final = final_of(await world.generate("gaga-1", prompt="Hello"))
-        assert final["url"].startswith(world.origin)
-        assert (await world.http.get(final["url"], headers={"Authorization": ""})).content == world.media("video")
+    async with unstarted as deployment:
+        final = final_of(await deployment.generate("gaga-1", prompt="Hello"))
+        assert final["url"].startswith(deployment.origin)
+        assert (await deployment.http.get(final["url"], headers={"Authorization": ""})).content == deployment.media(
+            "video"
+        )
 
 
-async def test_content_before_the_end_is_409_and_of_a_failed_job_404(world: World) -> None:
-    job = await world.submit("gpt-5.4-mini", prompt="[stuck]")
-    answer = await world.http.get(f"/api/jobs/{job['id']}/content")
+async def test_content_before_the_end_is_409_and_of_a_failed_job_404(deployment: Deployment) -> None:
+    job = await deployment.submit("gpt-5.4-mini", prompt="[stuck]")
+    answer = await deployment.http.get(f"/api/jobs/{job['id']}/content")
     assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
-    failed = (await world.generate("gaga-1", prompt="[fail]"))[0]["job"]
-    assert (await world.http.get(f"/api/jobs/{failed}/content")).status_code == 404
+    failed = (await deployment.generate("gaga-1", prompt="[fail]"))[0]["job"]
+    assert (await deployment.http.get(f"/api/jobs/{failed}/content")).status_code == 404
 
 
-async def test_content_of_a_failed_item_and_beyond_the_last_is_404(world: World) -> None:
+async def test_content_of_a_failed_item_and_beyond_the_last_is_404(deployment: Deployment) -> None:
     items = [{"unique_id": "a", "names": "[fail]"}, {"unique_id": "b", "names": "B"}]
-    job = (await world.generate("ganai-bulk", items=items))[0]["job"]
-    failed, made, beyond = [await world.http.get(f"/api/jobs/{job}/content/{n}") for n in (0, 1, 2)]
+    job = (await deployment.generate("ganai-bulk", items=items))[0]["job"]
+    failed, made, beyond = [await deployment.http.get(f"/api/jobs/{job}/content/{n}") for n in (0, 1, 2)]
     assert [failed.status_code, made.status_code, beyond.status_code] == [404, 302, 404]
     assert failed.json()["message"].startswith(f"Output 0 of {job} failed: ")
     assert beyond.json()["message"].startswith(f"{job} has no output 2.")
@@ -608,49 +618,49 @@ async def test_content_of_a_failed_item_and_beyond_the_last_is_404(world: World)
 # --- assets ---
 
 
-async def test_an_asset_is_kept_described_served_and_deleted(world: World) -> None:
-    asset = await world.asset()
-    shown = (await world.http.get(f"/api/assets/{asset}")).json()
-    assert (shown["id"], shown["type"], shown["size"]) == (asset, "image/png", len(world.media("image")))
-    assert (await world.http.get(shown["url"], headers={"Authorization": ""})).content == world.media("image")
-    head = await world.http.head(f"/api/assets/{asset}/content")
-    assert head.headers["content-length"] == str(len(world.media("image")))
-    assert (await world.http.delete(f"/api/assets/{asset}")).status_code == 204
-    assert (await world.http.get(f"/api/assets/{asset}")).status_code == 404
+async def test_an_asset_is_kept_described_served_and_deleted(deployment: Deployment) -> None:
+    asset = await deployment.asset()
+    shown = (await deployment.http.get(f"/api/assets/{asset}")).json()
+    assert (shown["id"], shown["type"], shown["size"]) == (asset, "image/png", len(deployment.media("image")))
+    assert (await deployment.http.get(shown["url"], headers={"Authorization": ""})).content == deployment.media("image")
+    head = await deployment.http.head(f"/api/assets/{asset}/content")
+    assert head.headers["content-length"] == str(len(deployment.media("image")))
+    assert (await deployment.http.delete(f"/api/assets/{asset}")).status_code == 204
+    assert (await deployment.http.get(f"/api/assets/{asset}")).status_code == 404
 
 
-async def test_an_assets_type_is_decided_by_its_bytes(world: World) -> None:
+async def test_an_assets_type_is_decided_by_its_bytes(deployment: Deployment) -> None:
     files = {"file": ("cat.png", b"<html><script>alert(1)</script>", "image/png")}
-    answer = await world.http.post("/api/assets", files=files)
+    answer = await deployment.http.post("/api/assets", files=files)
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_type")
 
 
-async def test_an_asset_over_the_limit_is_413(unstarted: World) -> None:
+async def test_an_asset_over_the_limit_is_413(unstarted: Deployment) -> None:
     unstarted.settings["asset_limit"] = 1000
-    async with unstarted as world:
+    async with unstarted as deployment:
         for size in (2000, 200_000):
             files = {"file": ("cat.png", b"\x89PNG\r\n\x1a\n" + b"x" * size, "image/png")}
-            answer = await world.http.post("/api/assets", files=files)
+            answer = await deployment.http.post("/api/assets", files=files)
             assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
 
 
 @pytest.mark.parametrize(
     "url", ["http://example.com/a.png", "https://127.0.0.1/a.png", "https://localhost/", "ftp://x/", "x", ""]
 )
-async def test_an_asset_from_a_url_that_is_not_public_https_is_422(world: World, url: str) -> None:
-    answer = await world.http.post("/api/assets", json={"url": url})
+async def test_an_asset_from_a_url_that_is_not_public_https_is_422(deployment: Deployment, url: str) -> None:
+    answer = await deployment.http.post("/api/assets", json={"url": url})
     assert (answer.status_code, [fault["field"] for fault in answer.json()["errors"]]) == (422, ["url"])
 
 
-async def test_an_asset_upload_without_its_file_says_what_is_missing(world: World) -> None:
-    answer = await world.http.post("/api/assets", files={"image": ("a.png", b"x")})
+async def test_an_asset_upload_without_its_file_says_what_is_missing(deployment: Deployment) -> None:
+    answer = await deployment.http.post("/api/assets", files={"image": ("a.png", b"x")})
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "file")
-    assert (await world.http.post("/api/assets", content=b"\x89PNG")).status_code == 400
+    assert (await deployment.http.post("/api/assets", content=b"\x89PNG")).status_code == 400
 
 
-async def test_an_asset_that_an_unfinished_job_names_cannot_be_deleted(world: World) -> None:
-    image = await world.asset()
-    world.simulator.fault("gaga.upload", "timeout")
-    await world.submit("gaga-1", prompt="Hello", image=image)
-    answer = await world.http.delete(f"/api/assets/{image}")
+async def test_an_asset_that_an_unfinished_job_names_cannot_be_deleted(deployment: Deployment) -> None:
+    image = await deployment.asset()
+    deployment.simulator.fault("gaga.upload", "timeout")
+    await deployment.submit("gaga-1", prompt="Hello", image=image)
+    answer = await deployment.http.delete(f"/api/assets/{image}")
     assert (answer.status_code, answer.json()["code"]) == (409, "conflict")

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from proxy.runner.timer_wheel import Wheel
+from proxy.runner.timer_wheel import TimerWheel
 
 
 class SteppedClock:
@@ -37,8 +37,8 @@ class SteppedClock:
 
 
 @asynccontextmanager
-async def turning(clock: SteppedClock, acted: list[str]) -> AsyncIterator[Wheel[str]]:
-    wheel = Wheel[str](clock, acted.append)
+async def turning(clock: SteppedClock, acted: list[str]) -> AsyncIterator[TimerWheel[str]]:
+    wheel = TimerWheel[str](clock, acted.append)
     running = asyncio.create_task(wheel.run())
     await asyncio.sleep(0)
     yield wheel

@@ -10,8 +10,8 @@ import pytest
 
 from proxy.cli.serve import listen
 from proxy.core.settings import BadSetting
+from tests.support.deployment import NO_AUTHORITIES, Deployment
 from tests.support.npm import without
-from tests.support.world import NO_AUTHORITIES, World
 
 
 @contextmanager
@@ -31,13 +31,13 @@ def test_both_families_reach_the_unspecified_address() -> None:
 
 
 async def test_a_peer_on_ipv4_loopback_reads_the_metrics_of_a_dual_socket(
-    unstarted: World, monkeypatch: pytest.MonkeyPatch
+    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with also_at("::"):
         pass
-    monkeypatch.setattr("tests.support.world.listen", lambda _, port: listen("::", port))
-    async with unstarted as world:
-        port = world.origin.rpartition(":")[2]
+    monkeypatch.setattr("tests.support.deployment.listen", lambda _, port: listen("::", port))
+    async with unstarted as deployment:
+        port = deployment.origin.rpartition(":")[2]
         async with httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES) as client:
             for host in ("127.0.0.1", "[::1]"):
                 assert (await client.get(f"http://{host}:{port}/metrics")).status_code == 200

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.serving.protocol import Http, Timeouts
 from tests.api.test_api import GAGA, raw
-from tests.support.world import World
+from tests.support.deployment import Deployment
 
 HOST = b"Host: x\r\nConnection: close\r\n"
 
@@ -24,9 +24,9 @@ def refused(answer: bytes, status: int) -> dict[str, str]:
     return parsed
 
 
-async def sent_on(world: World, begin: bytes, piece: bytes, pieces: int) -> bytes:
+async def sent_on(deployment: Deployment, begin: bytes, piece: bytes, pieces: int) -> bytes:
     """What comes back when a head is sent on and on, piece by piece."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(world.origin.rsplit(":", 1)[1]))
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(deployment.origin.rsplit(":", 1)[1]))
     writer.write(begin)
     answer = asyncio.create_task(reader.read())
     for _ in range(pieces):
@@ -42,50 +42,50 @@ async def sent_on(world: World, begin: bytes, piece: bytes, pieces: int) -> byte
         writer.close()
 
 
-async def emptied(world: World) -> None:
+async def emptied(deployment: Deployment) -> None:
     """Wait until the server has let go of all its connections."""
     async with asyncio.timeout(5):
-        while world.connections:
+        while deployment.connections:
             await asyncio.sleep(0.001)
 
 
-async def test_a_url_that_is_too_long_is_414(world: World) -> None:
-    answer = await raw(world, b"GET /api/ping?x=" + b"y" * (16 << 10) + b" HTTP/1.1\r\n" + HOST + b"\r\n")
+async def test_a_url_that_is_too_long_is_414(deployment: Deployment) -> None:
+    answer = await raw(deployment, b"GET /api/ping?x=" + b"y" * (16 << 10) + b" HTTP/1.1\r\n" + HOST + b"\r\n")
     assert refused(answer, 414)["code"] == "too_large"
 
 
-async def test_a_url_as_long_as_it_may_be_is_read(world: World) -> None:
+async def test_a_url_as_long_as_it_may_be_is_read(deployment: Deployment) -> None:
     path = b"/api/ping?x="
-    answer = await raw(world, b"GET " + path + b"y" * ((16 << 10) - len(path)) + b" HTTP/1.1\r\n" + HOST + b"\r\n")
+    answer = await raw(deployment, b"GET " + path + b"y" * ((16 << 10) - len(path)) + b" HTTP/1.1\r\n" + HOST + b"\r\n")
     assert answer.startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize("headers", [b"X-A: b\r\n" * 20_000, b"X-A: " + b"b" * (65 << 10) + b"\r\n"])
-async def test_headers_that_are_too_long_together_are_431(world: World, headers: bytes) -> None:
-    answer = await raw(world, b"GET /api/ping HTTP/1.1\r\n" + HOST + headers + b"\r\n")
+async def test_headers_that_are_too_long_together_are_431(deployment: Deployment, headers: bytes) -> None:
+    answer = await raw(deployment, b"GET /api/ping HTTP/1.1\r\n" + HOST + headers + b"\r\n")
     assert refused(answer, 431)["code"] == "too_large"
 
 
 @pytest.mark.parametrize("begin", [b"GET /", b"GET /api/ping HTTP/1.1\r\nX-A: "])
-async def test_a_head_without_an_end_is_not_kept(world: World, begin: bytes) -> None:
-    answer = await sent_on(world, begin, b"y" * 4096, 10_000)
+async def test_a_head_without_an_end_is_not_kept(deployment: Deployment, begin: bytes) -> None:
+    answer = await sent_on(deployment, begin, b"y" * 4096, 10_000)
     assert not answer or answer.startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 414 "))
-    await emptied(world)
+    await emptied(deployment)
 
 
-async def test_a_long_body_is_no_long_head(world: World) -> None:
+async def test_a_long_body_is_no_long_head(deployment: Deployment) -> None:
     body = orjson.dumps(GAGA | {"prompt": "x" * (300 << 10)})
     one = b"POST /api/jobs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n" % (
-        world.key.encode(),
+        deployment.key.encode(),
         len(body),
     )
-    answer = await raw(world, one + b"\r\n" + body + one + b"Connection: close\r\n\r\n" + body)
+    answer = await raw(deployment, one + b"\r\n" + body + one + b"Connection: close\r\n\r\n" + body)
     assert answer.count(b"HTTP/1.1 202 ") == 2
 
 
-async def test_a_request_in_small_pieces_is_read(world: World) -> None:
+async def test_a_request_in_small_pieces_is_read(deployment: Deployment) -> None:
     request = b"GET /api/ping HTTP/1.1\r\n" + HOST + b"\r\n"
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(world.origin.rsplit(":", 1)[1]))
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(deployment.origin.rsplit(":", 1)[1]))
     for byte in request:
         writer.write(bytes([byte]))
         await asyncio.sleep(0)
@@ -94,38 +94,38 @@ async def test_a_request_in_small_pieces_is_read(world: World) -> None:
 
 
 @pytest.mark.parametrize("begin", [b"", b"GET /api/ping HTTP/1.1\r\nX-A: b"])
-async def test_a_head_that_does_not_come_is_not_waited_for(unstarted: World, begin: bytes) -> None:
+async def test_a_head_that_does_not_come_is_not_waited_for(unstarted: Deployment, begin: bytes) -> None:
     unstarted.timeouts = Timeouts(head=0.05)
-    async with unstarted as world, asyncio.timeout(5):
-        assert await sent_on(world, begin, b"", 0) == b""
+    async with unstarted as deployment, asyncio.timeout(5):
+        assert await sent_on(deployment, begin, b"", 0) == b""
 
 
-async def test_a_second_request_that_does_not_come_whole_is_not_waited_for(unstarted: World) -> None:
+async def test_a_second_request_that_does_not_come_whole_is_not_waited_for(unstarted: Deployment) -> None:
     unstarted.timeouts = Timeouts(head=0.05)
     request = b"GET /api/ping HTTP/1.1\r\nHost: x\r\n\r\nGET /api/ping HTTP/1.1\r\nX-A: b"
-    async with unstarted as world, asyncio.timeout(5):
-        assert (await raw(world, request)).count(b"pong") == 1
+    async with unstarted as deployment, asyncio.timeout(5):
+        assert (await raw(deployment, request)).count(b"pong") == 1
 
 
-async def test_blanks_behind_a_header_s_value_are_not_of_it(world: World) -> None:
+async def test_blanks_behind_a_header_s_value_are_not_of_it(deployment: Deployment) -> None:
     jobs = set()
     for value in (b"abc", b"abc ", b" abc\t "):
         body = orjson.dumps(GAGA)
         head = b"POST /api/jobs HTTP/1.1\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\nIdempotency-Key:%s\r\n"
-        answer = await raw(world, head % (world.key.encode(), len(body), value) + HOST + b"\r\n" + body)
+        answer = await raw(deployment, head % (deployment.key.encode(), len(body), value) + HOST + b"\r\n" + body)
         jobs.add(orjson.loads(answer.partition(b"\r\n\r\n")[2])["id"])
     assert len(jobs) == 1
 
 
 async def test_a_client_that_leaves_with_a_request_in_line_is_seen_to_leave(
-    world: World, caplog: pytest.LogCaptureFixture
+    deployment: Deployment, caplog: pytest.LogCaptureFixture
 ) -> None:
-    others, before = set(world.connections), len(asyncio.all_tasks())
-    rest = b" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + world.key.encode() + b"\r\n\r\n"
-    _, writer = await asyncio.open_connection("127.0.0.1", int(world.origin.rsplit(":", 1)[1]))
+    others, before = set(deployment.connections), len(asyncio.all_tasks())
+    rest = b" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + deployment.key.encode() + b"\r\n\r\n"
+    _, writer = await asyncio.open_connection("127.0.0.1", int(deployment.origin.rsplit(":", 1)[1]))
     writer.write(b"GET /api/events" + rest + b"GET /api/ping" + rest)
     async with asyncio.timeout(5):
-        while not any(getattr(connection, "pipeline", None) for connection in set(world.connections) - others):
+        while not any(getattr(connection, "pipeline", None) for connection in set(deployment.connections) - others):
             await asyncio.sleep(0.001)
         writer.close()
         while len(asyncio.all_tasks()) > before:
@@ -133,18 +133,18 @@ async def test_a_client_that_leaves_with_a_request_in_line_is_seen_to_leave(
     assert "Exception" not in caplog.text
 
 
-async def test_who_is_still_at_its_request_when_the_server_stops_is_told_so(unstarted: World) -> None:
+async def test_who_is_still_at_its_request_when_the_server_stops_is_told_so(unstarted: Deployment) -> None:
     unstarted.settings |= {"cors_origins": ["https://app.example"]}
-    async with unstarted as world:
-        reader, writer = await asyncio.open_connection("127.0.0.1", int(world.origin.rsplit(":", 1)[1]))
+    async with unstarted as deployment:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(deployment.origin.rsplit(":", 1)[1]))
         head = b"POST /api/jobs HTTP/1.1\r\nHost: x\r\nOrigin: https://app.example\r\nContent-Length: 200\r\n"
-        writer.write(head + b"Authorization: Bearer " + world.key.encode() + b'\r\n\r\n{"mod')
-        while not any(getattr(connection, "cycle", None) for connection in world.connections):
+        writer.write(head + b"Authorization: Bearer " + deployment.key.encode() + b'\r\n\r\n{"mod')
+        while not any(getattr(connection, "cycle", None) for connection in deployment.connections):
             await asyncio.sleep(0.001)
-        await world.stop()
+        await deployment.stop()
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
         writer.close()
-        await world.start()
+        await deployment.start()
     assert head.startswith(b"HTTP/1.1 503 ")
     assert b"access-control-allow-origin: https://app.example" in head
     assert orjson.loads(body)["code"] == "unavailable"
@@ -167,22 +167,24 @@ FRAMINGS = [
 ]
 
 
-def port_of(world: World) -> int:
-    return int(world.origin.rsplit(":", 1)[1])
+def port_of(deployment: Deployment) -> int:
+    return int(deployment.origin.rsplit(":", 1)[1])
 
 
-def keyed(world: World, line: bytes, fields: bytes = b"") -> bytes:
+def keyed(deployment: Deployment, line: bytes, fields: bytes = b"") -> bytes:
     """The begin of a head, without its end."""
-    return line + b" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + world.key.encode() + b"\r\n" + fields
+    return line + b" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + deployment.key.encode() + b"\r\n" + fields
 
 
 @pytest.mark.parametrize("framing", FRAMINGS, ids=["length", "chunked"])
 @pytest.mark.parametrize("offer", OFFERS)
-async def test_an_offer_of_an_upgrade_is_ignored_however_it_is_cut(world: World, offer: bytes, framing: bytes) -> None:
-    request = keyed(world, b"POST /api/jobs", offer) + framing
+async def test_an_offer_of_an_upgrade_is_ignored_however_it_is_cut(
+    deployment: Deployment, offer: bytes, framing: bytes
+) -> None:
+    request = keyed(deployment, b"POST /api/jobs", offer) + framing
     ping = b"GET /api/ping HTTP/1.1\r\nHost: x\r\n"
     for cut in (1, 7, len(request) // 2, len(request) - len(framing), len(request)):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(world))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
         data = request * 2 + ping + offer + b"\r\n" + ping + b"Connection: close\r\n\r\n"
         for start in range(0, len(data), cut):
             writer.write(data[start : start + cut])
@@ -192,10 +194,10 @@ async def test_an_offer_of_an_upgrade_is_ignored_however_it_is_cut(world: World,
         assert (answer.count(b"HTTP/1.1 202 "), answer.count(b"pong"), answer.count(b"HTTP/1.1 ")) == (2, 2, 4)
 
 
-async def test_an_offer_inside_the_rest_of_an_answered_body_changes_nothing(world: World) -> None:
+async def test_an_offer_inside_the_rest_of_an_answered_body_changes_nothing(deployment: Deployment) -> None:
     victim = b"GET /api/ping HTTP/1.1\r\nHost: x\r\n\r\n"
     body = b"x\r\nUpgrade: h2c\r\n" * 100 + victim
-    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(world))
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
     writer.write(b"POST /api/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body))
     assert b" 401 " in await reader.readuntil(b"}")
     for start in range(0, len(body), 50):
@@ -229,28 +231,28 @@ async def test_an_offer_inside_the_rest_of_an_answered_body_changes_nothing(worl
         b"GET /api/ping HTTP/1.1\r\nHost: a\r\nX: b\r\n c\r\n",
     ],
 )
-async def test_what_two_servers_might_read_in_two_ways_is_400(world: World, head: bytes) -> None:
-    answer = await raw(world, head + b"\r\n0\r\n\r\nGET /api/ping HTTP/1.1\r\nHost: x\r\n\r\n")
+async def test_what_two_servers_might_read_in_two_ways_is_400(deployment: Deployment, head: bytes) -> None:
+    answer = await raw(deployment, head + b"\r\n0\r\n\r\nGET /api/ping HTTP/1.1\r\nHost: x\r\n\r\n")
     assert refused(answer, 400)["code"] == "bad_request"
 
 
-async def test_http_1_0_needs_no_host(world: World) -> None:
-    assert (await raw(world, b"GET /api/ping HTTP/1.0\r\n\r\n")).endswith(b"pong")
+async def test_http_1_0_needs_no_host(deployment: Deployment) -> None:
+    assert (await raw(deployment, b"GET /api/ping HTTP/1.0\r\n\r\n")).endswith(b"pong")
 
 
 @pytest.mark.parametrize(
     ("url", "status"),
     [(b"http://host", 200), (b"http://host?x=1", 200), (b"HTTP://host:80/api/ping", 200), (b"https://[::1]/no", 404)],
 )
-async def test_an_absolute_url_means_its_path(world: World, url: bytes, status: int) -> None:
-    answer = await raw(world, b"GET " + url + b" HTTP/1.1\r\n" + HOST + b"\r\n")
+async def test_an_absolute_url_means_its_path(deployment: Deployment, url: bytes, status: int) -> None:
+    answer = await raw(deployment, b"GET " + url + b" HTTP/1.1\r\n" + HOST + b"\r\n")
     assert answer.startswith(b"HTTP/1.1 %d " % status)
 
 
-async def test_a_key_in_a_trailer_does_not_log_in(world: World) -> None:
-    key = b"Authorization: Bearer " + world.key.encode()
+async def test_a_key_in_a_trailer_does_not_log_in(deployment: Deployment) -> None:
+    key = b"Authorization: Bearer " + deployment.key.encode()
     head = b"GET /api/account HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + HOST
-    answer = await raw(world, head + b"\r\n0\r\n" + key + b"\r\n\r\n")
+    answer = await raw(deployment, head + b"\r\n0\r\n" + key + b"\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 401 ")
 
 
@@ -262,58 +264,58 @@ async def test_a_key_in_a_trailer_does_not_log_in(world: World) -> None:
     [b"0\r\nX: ", b"0\r\nX", b"1;x=", b"1;", b"0" * 100],
     ids=["trailer value", "trailer name", "extension value", "extension name", "size"],
 )
-async def test_the_framing_of_a_chunked_body_has_an_end(world: World, begin: bytes) -> None:
-    head = keyed(world, b"POST /api/jobs", b"Transfer-Encoding: chunked\r\n\r\n")
-    answer = await sent_on(world, head + begin, b"0" * 1024, 100)
+async def test_the_framing_of_a_chunked_body_has_an_end(deployment: Deployment, begin: bytes) -> None:
+    head = keyed(deployment, b"POST /api/jobs", b"Transfer-Encoding: chunked\r\n\r\n")
+    answer = await sent_on(deployment, head + begin, b"0" * 1024, 100)
     assert not answer or answer.startswith(b"HTTP/1.1 400 ")
-    await emptied(world)
+    await emptied(deployment)
 
 
-async def test_small_extensions_of_small_chunks_have_an_end(world: World) -> None:
-    head = keyed(world, b"POST /api/jobs", b"Transfer-Encoding: chunked\r\n\r\n")
-    answer = await sent_on(world, head, b"1;" + b"x" * 100 + b"\r\ny\r\n", 1000)
+async def test_small_extensions_of_small_chunks_have_an_end(deployment: Deployment) -> None:
+    head = keyed(deployment, b"POST /api/jobs", b"Transfer-Encoding: chunked\r\n\r\n")
+    answer = await sent_on(deployment, head, b"1;" + b"x" * 100 + b"\r\ny\r\n", 1000)
     assert not answer or answer.startswith(b"HTTP/1.1 400 ")
 
 
-async def test_a_body_in_chunks_of_one_byte_is_read(world: World) -> None:
+async def test_a_body_in_chunks_of_one_byte_is_read(deployment: Deployment) -> None:
     body = orjson.dumps(GAGA | {"prompt": "x" * 20_000})
     chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
-    head = keyed(world, b"POST /api/jobs", b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n")
-    assert (await raw(world, head + chunks)).startswith(b"HTTP/1.1 202 ")
+    head = keyed(deployment, b"POST /api/jobs", b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert (await raw(deployment, head + chunks)).startswith(b"HTTP/1.1 202 ")
 
 
-async def test_many_small_fields_are_431(world: World) -> None:
-    answer = await raw(world, b"GET /api/ping HTTP/1.1\r\n" + HOST + b"a:\r\n" * 1000 + b"\r\n")
+async def test_many_small_fields_are_431(deployment: Deployment) -> None:
+    answer = await raw(deployment, b"GET /api/ping HTTP/1.1\r\n" + HOST + b"a:\r\n" * 1000 + b"\r\n")
     assert refused(answer, 431)["code"] == "too_large"
 
 
-async def test_pipelined_requests_wait_in_the_socket_and_are_all_answered(world: World) -> None:
-    job = await world.submit("gaga-1", prompt="[stuck]")
-    others = set(world.connections)
-    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(world))
-    writer.write(keyed(world, b"GET /api/jobs/%s/events" % job["id"].encode()) + b"\r\n")
+async def test_pipelined_requests_wait_in_the_socket_and_are_all_answered(deployment: Deployment) -> None:
+    job = await deployment.submit("gaga-1", prompt="[stuck]")
+    others = set(deployment.connections)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
+    writer.write(keyed(deployment, b"GET /api/jobs/%s/events" % job["id"].encode()) + b"\r\n")
     await reader.readuntil(b"id: 1\n\n")
-    (connection,) = set(world.connections) - others
+    (connection,) = set(deployment.connections) - others
     assert isinstance(connection, Http)
     writer.write(b"GET /api/ping HTTP/1.1\r\nHost: x\r\n\r\n" * 20_000)
     async with asyncio.timeout(10):
         while len(connection.pipeline) < 16:
             await asyncio.sleep(0.001)
-    await world.http.get("/api/account")
+    await deployment.http.get("/api/account")
     assert len(connection.pipeline) == 16
     assert connection.flow.read_paused
-    await world.http.post(f"/api/jobs/{job['id']}/cancel")
+    await deployment.http.post(f"/api/jobs/{job['id']}/cancel")
     writer.write(b"GET /api/ping HTTP/1.1\r\n" + HOST + b"\r\n")
     assert (await reader.read()).count(b"pong") == 20_001
     writer.close()
 
 
-async def test_nonsense_behind_a_request_is_refused_after_its_answer(world: World) -> None:
-    job = await world.submit("gaga-1", prompt="[stuck]")
-    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(world))
-    writer.write(keyed(world, b"GET /api/jobs/%s/events" % job["id"].encode()) + b"\r\nNONSENSE\r\n\r\n")
+async def test_nonsense_behind_a_request_is_refused_after_its_answer(deployment: Deployment) -> None:
+    job = await deployment.submit("gaga-1", prompt="[stuck]")
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
+    writer.write(keyed(deployment, b"GET /api/jobs/%s/events" % job["id"].encode()) + b"\r\nNONSENSE\r\n\r\n")
     await reader.readuntil(b"id: 1\n\n")
-    await world.http.post(f"/api/jobs/{job['id']}/cancel")
+    await deployment.http.post(f"/api/jobs/{job['id']}/cancel")
     stream, _, refusal = (await reader.read()).partition(b"\r\n0\r\n\r\n")
     writer.close()
     assert b"HTTP/1.1" not in stream
@@ -329,11 +331,11 @@ async def ends(reader: asyncio.StreamReader) -> bytes:
         return await reader.read()
 
 
-async def test_a_body_that_drips_is_not_waited_for(unstarted: World) -> None:
+async def test_a_body_that_drips_is_not_waited_for(unstarted: Deployment) -> None:
     unstarted.timeouts = Timeouts(body=0.1, rate=10_000)
-    async with unstarted as world:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(world))
-        writer.write(keyed(world, b"POST /api/jobs", b"Content-Length: 1000000\r\n\r\n"))
+    async with unstarted as deployment:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
+        writer.write(keyed(deployment, b"POST /api/jobs", b"Content-Length: 1000000\r\n\r\n"))
         ending = asyncio.create_task(ends(reader))
         while not ending.done():
             writer.write(b"x")
@@ -342,93 +344,93 @@ async def test_a_body_that_drips_is_not_waited_for(unstarted: World) -> None:
         writer.close()
 
 
-async def test_a_request_that_waits_in_line_may_not_drip_either(unstarted: World) -> None:
+async def test_a_request_that_waits_in_line_may_not_drip_either(unstarted: Deployment) -> None:
     unstarted.timeouts = Timeouts(body=0.1)
-    async with unstarted as world:
-        job = await world.submit("gaga-1", prompt="[stuck]")
-        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(world))
-        stream = keyed(world, b"GET /api/jobs/%s/events" % job["id"].encode()) + b"\r\n"
-        writer.write(stream + keyed(world, b"POST /api/jobs", b"Content-Length: 9\r\n\r\nx"))
+    async with unstarted as deployment:
+        job = await deployment.submit("gaga-1", prompt="[stuck]")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
+        stream = keyed(deployment, b"GET /api/jobs/%s/events" % job["id"].encode()) + b"\r\n"
+        writer.write(stream + keyed(deployment, b"POST /api/jobs", b"Content-Length: 9\r\n\r\nx"))
         await reader.readuntil(b"id: 1\n\n")
         async with asyncio.timeout(5):
-            while any(connection.pipeline for connection in world.connections):  # type: ignore[attr-defined]
+            while any(connection.pipeline for connection in deployment.connections):  # type: ignore[attr-defined]
                 await asyncio.sleep(0.001)
-        await world.http.post(f"/api/jobs/{job['id']}/cancel")
+        await deployment.http.post(f"/api/jobs/{job['id']}/cancel")
         answer = await ends(reader)
         writer.close()
     assert answer.endswith(b"\r\n0\r\n\r\n")
 
 
-async def test_the_rest_of_an_answered_body_is_not_waited_for(unstarted: World) -> None:
+async def test_the_rest_of_an_answered_body_is_not_waited_for(unstarted: Deployment) -> None:
     unstarted.timeouts = Timeouts(silence=0.05)
-    async with unstarted as world:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(world))
+    async with unstarted as deployment:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
         writer.write(b"POST /api/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nx")
         assert b" 401 " in await ends(reader)
-        await emptied(world)
+        await emptied(deployment)
         writer.close()
 
 
-async def test_the_rest_of_an_answered_body_may_not_drip(unstarted: World) -> None:
+async def test_the_rest_of_an_answered_body_may_not_drip(unstarted: Deployment) -> None:
     unstarted.timeouts = Timeouts(silence=0.05, linger=0.1)
-    async with unstarted as world:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(world))
+    async with unstarted as deployment:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
         writer.write(b"POST /api/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nx")
         answer = asyncio.create_task(ends(reader))
         async with asyncio.timeout(5):
-            while not answer.done() or world.connections:
+            while not answer.done() or deployment.connections:
                 writer.write(b"x")
                 await asyncio.sleep(0.001)
         assert b" 401 " in answer.result()
         writer.close()
 
 
-async def test_the_next_request_is_not_waited_for_longer_than_set(unstarted: World) -> None:
+async def test_the_next_request_is_not_waited_for_longer_than_set(unstarted: Deployment) -> None:
     unstarted.settings |= {"keepalive": 0.05}
-    async with unstarted as world:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(world))
+    async with unstarted as deployment:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
         writer.write(b"GET /api/ping HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await ends(reader)).endswith(b"pong")
         writer.close()
 
 
-async def test_a_client_that_does_not_close_is_dropped(unstarted: World) -> None:
+async def test_a_client_that_does_not_close_is_dropped(unstarted: Deployment) -> None:
     unstarted.timeouts = Timeouts(silence=0.05)
-    async with unstarted as world:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(world))
+    async with unstarted as deployment:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
         writer.write(b"GET /api/ping HTTP/1.1\r\n" + HOST + b"\r\n")
         assert (await ends(reader)).endswith(b"pong")
-        await emptied(world)
+        await emptied(deployment)
         writer.close()
 
 
 @pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"])
-async def test_a_client_that_does_not_read_a_plain_answer_is_dropped(unstarted: World, close: bytes) -> None:
+async def test_a_client_that_does_not_read_a_plain_answer_is_dropped(unstarted: Deployment, close: bytes) -> None:
     unstarted.timeouts = Timeouts(write=0.1)
-    async with unstarted as world:
-        film = World.media("video") + bytes(8 << 20)
-        asset = (await world.http.post("/api/assets", files={"file": ("film.mp4", film, "video/mp4")})).json()
-        await world.http.aclose()
+    async with unstarted as deployment:
+        film = Deployment.media("video") + bytes(8 << 20)
+        asset = (await deployment.http.post("/api/assets", files={"file": ("film.mp4", film, "video/mp4")})).json()
+        await deployment.http.aclose()
         loop = asyncio.get_running_loop()
         with socket.socket() as stalled:
             stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             stalled.setblocking(False)
-            await loop.sock_connect(stalled, ("127.0.0.1", port_of(world)))
+            await loop.sock_connect(stalled, ("127.0.0.1", port_of(deployment)))
             path = f"GET /api/assets/{asset['id']}/content".encode()
-            await loop.sock_sendall(stalled, keyed(world, path, close) + b"\r\n")
+            await loop.sock_sendall(stalled, keyed(deployment, path, close) + b"\r\n")
             async with asyncio.timeout(5):
-                while not world.connections:
+                while not deployment.connections:
                     await asyncio.sleep(0.001)
-            await emptied(world)
+            await emptied(deployment)
 
 
 # --- the end of a connection ---
 
 
 @pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"])
-async def test_an_answer_that_comes_before_the_body_reaches_the_client(world: World, close: bytes) -> None:
+async def test_an_answer_that_comes_before_the_body_reaches_the_client(deployment: Deployment, close: bytes) -> None:
     for _ in range(20):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(world))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
         writer.write(b"POST /api/assets HTTP/1.1\r\nHost: x\r\nContent-Length: 4000000\r\n" + close + b"\r\n")
         writer.write(bytes(4_000_000))
         await writer.drain()
@@ -440,17 +442,17 @@ async def test_an_answer_that_comes_before_the_body_reaches_the_client(world: Wo
         assert close or answer.endswith(b"pong")
 
 
-async def test_a_refusal_reaches_a_client_that_sends_on(world: World) -> None:
+async def test_a_refusal_reaches_a_client_that_sends_on(deployment: Deployment) -> None:
     for _ in range(20):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(world))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
         writer.write(b"NONSENSE\r\n\r\n" + bytes(4_000_000))
         await writer.drain()
         assert refused(await ends(reader), 400)
         writer.close()
 
 
-async def test_a_body_that_is_not_asked_for_is_not_waited_for(world: World) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(world))
+async def test_a_body_that_is_not_asked_for_is_not_waited_for(deployment: Deployment) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
     writer.write(b"POST /api/jobs HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 1000\r\n\r\n")
     # What comes next could be the body, or another request.
     answer = await ends(reader)
@@ -459,8 +461,8 @@ async def test_a_body_that_is_not_asked_for_is_not_waited_for(world: World) -> N
 
 
 @pytest.mark.parametrize("path", [b"/api/ping", b"/api/ping?marks=3&gap=100"])
-async def test_a_half_closed_client_gets_its_whole_answer(world: World, path: bytes) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(world))
+async def test_a_half_closed_client_gets_its_whole_answer(deployment: Deployment, path: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
     writer.write((b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n") * 2)
     writer.write_eof()
     answer = await ends(reader)
@@ -469,35 +471,35 @@ async def test_a_half_closed_client_gets_its_whole_answer(world: World, path: by
     assert answer.endswith((b"pong", b"\r\n0\r\n\r\n"))
 
 
-async def test_a_half_closed_client_gets_its_whole_stream(world: World) -> None:
-    job = await world.submit("gaga-1", prompt="[stuck]")
-    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(world))
-    writer.write(keyed(world, b"GET /api/jobs/%s/events" % job["id"].encode()) + b"\r\n")
+async def test_a_half_closed_client_gets_its_whole_stream(deployment: Deployment) -> None:
+    job = await deployment.submit("gaga-1", prompt="[stuck]")
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
+    writer.write(keyed(deployment, b"GET /api/jobs/%s/events" % job["id"].encode()) + b"\r\n")
     writer.write_eof()
     await reader.readuntil(b"id: 1\n\n")
     await reader.readuntil(b": keep-alive\n")
-    await world.http.post(f"/api/jobs/{job['id']}/cancel")
+    await deployment.http.post(f"/api/jobs/{job['id']}/cancel")
     answer = await ends(reader)
     writer.close()
     assert b'"status":"Canceled"' in answer
     assert answer.endswith(b"\r\n0\r\n\r\n")
 
 
-async def test_a_client_that_leaves_its_stream_is_noticed_soon(world: World) -> None:
-    await world.http.aclose()
-    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(world))
-    writer.write(keyed(world, b"GET /api/events") + b"\r\n")
+async def test_a_client_that_leaves_its_stream_is_noticed_soon(deployment: Deployment) -> None:
+    await deployment.http.aclose()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
+    writer.write(keyed(deployment, b"GET /api/events") + b"\r\n")
     await reader.readuntil(b"event: ready")
     await asyncio.sleep(0)
     writer.close()
-    await emptied(world)
+    await emptied(deployment)
 
 
-async def test_a_request_that_is_cut_off_is_not_carried_out(world: World) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(world))
+async def test_a_request_that_is_cut_off_is_not_carried_out(deployment: Deployment) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
     writer.write(b"GET /api/ping HTTP/1.1\r\nHost: x\r\n\r\n")
-    writer.write(keyed(world, b"POST /api/jobs", b"Content-Length: %d\r\n\r\n" % (len(ORDER) + 1)) + ORDER)
+    writer.write(keyed(deployment, b"POST /api/jobs", b"Content-Length: %d\r\n\r\n" % (len(ORDER) + 1)) + ORDER)
     writer.write_eof()
     assert (await ends(reader)).endswith(b"pong")
     writer.close()
-    assert (await world.http.get("/api/jobs")).json()["jobs"] == []
+    assert (await deployment.http.get("/api/jobs")).json()["jobs"] == []

@@ -25,13 +25,13 @@ from uvicorn.config import LOGGING_CONFIG
 from proxy.app import Pollcast
 from proxy.core import keys
 from proxy.core.clock import SystemClock
-from proxy.core.settings import Settings, read
+from proxy.core.settings import Settings, load
 from proxy.simulator import DEFAULT_KEYS, Simulator
 from proxy.store import open_store
+from tests.support.deployment import NO_AUTHORITIES
 from tests.support.npm import without
 from tests.support.ports import free_port
 from tests.support.root import ROOT
-from tests.support.world import NO_AUTHORITIES
 
 LINK = "/api/jobs/job_1/events?key=key_1&expires=1800000000&signature=" + "Zm9vYmFyYmF6"
 
@@ -100,7 +100,7 @@ async def test_where_the_work_has_died_and_the_server_goes_on_it_is_told_as_not_
     tmp_path: Path, dies: asyncio.Event
 ) -> None:
     port = free_port()
-    app = Pollcast(read(Settings, store=f"sqlite:///{tmp_path}/pollcast.db", assets=str(tmp_path)))
+    app = Pollcast(load(Settings, store=f"sqlite:///{tmp_path}/pollcast.db", assets=str(tmp_path)))
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None))
     serving = asyncio.create_task(server.serve())
     async with (
@@ -139,7 +139,7 @@ async def in_process(app: ASGIApp, lifespan: Any) -> AsyncIterator[httpx.AsyncCl
 
 @pytest.fixture
 def app(tmp_path: Path) -> Pollcast:
-    return Pollcast(read(Settings, store=f"sqlite:///{tmp_path}/pollcast.db", assets=str(tmp_path)))
+    return Pollcast(load(Settings, store=f"sqlite:///{tmp_path}/pollcast.db", assets=str(tmp_path)))
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/api/ping", "/api/jobs/job_1/events", "/nowhere"])
@@ -271,7 +271,7 @@ async def test_orders_and_links_work_under_another_server(others: Path, tmp_path
     place = f"127.0.0.1:{port}" if "--bind" in SERVERS[name] else str(port)
     headers = {"Authorization": f"Bearer {await new_key(tmp_path)}"}
     async with Simulator() as simulator:
-        simulator.world.speed = 20
+        simulator.state.speed = 20
         environment = {
             "PYTHONPATH": f"{ROOT}:{others}",
             "GAGA_BASE_URL": simulator.origin,

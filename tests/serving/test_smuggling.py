@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.deployment import Deployment
 from tests.support.fronts import keepalive_nginx, upgrading_nginx
-from tests.support.world import World
 
 Front = Callable[[Path, str], AbstractContextManager[str]]
 
@@ -144,7 +144,7 @@ async def one_sequence(port: int, key: str, seed: int, number: int) -> bool:
     return len(found) == size
 
 
-async def tried(world: World, origin: str, seed: int, sequences: int) -> float:
+async def tried(deployment: Deployment, origin: str, seed: int, sequences: int) -> float:
     """The share of sequences that were answered to their end."""
     port, numbers, whole = int(origin.rsplit(":", 1)[1]), iter(range(sequences)), 0
 
@@ -152,7 +152,7 @@ async def tried(world: World, origin: str, seed: int, sequences: int) -> float:
         nonlocal whole
         for number in numbers:
             async with asyncio.timeout(30):
-                complete = await one_sequence(port, world.key, seed, number)
+                complete = await one_sequence(port, deployment.key, seed, number)
             whole += complete
 
     async with asyncio.TaskGroup() as group:
@@ -171,21 +171,21 @@ each_front = pytest.mark.parametrize(
 )
 
 
-async def answered(world: World, front: Front, seed: int, sequences: int) -> None:
-    with front(world.folder / "front", world.origin) as origin:
-        share = await tried(world, origin, seed, sequences)
+async def answered(deployment: Deployment, front: Front, seed: int, sequences: int) -> None:
+    with front(deployment.folder / "front", deployment.origin) as origin:
+        share = await tried(deployment, origin, seed, sequences)
     # A proxy may end a connection after an early answer; the server itself answers all.
     assert share == 1 if front is directly else share > 0.8
 
 
 @each_front
-async def test_every_answer_belongs_to_its_own_request(world: World, front: Front) -> None:
-    await answered(world, front, 0, 150)
+async def test_every_answer_belongs_to_its_own_request(deployment: Deployment, front: Front) -> None:
+    await answered(deployment, front, 0, 150)
 
 
 @pytest.mark.wide
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", SEEDS)
 @each_front
-async def test_every_answer_of_many_belongs_to_its_own_request(world: World, front: Front, seed: int) -> None:
-    await answered(world, front, seed, SEQUENCES)
+async def test_every_answer_of_many_belongs_to_its_own_request(deployment: Deployment, front: Front, seed: int) -> None:
+    await answered(deployment, front, seed, SEQUENCES)

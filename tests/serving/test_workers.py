@@ -18,21 +18,21 @@ import pytest
 from proxy.core.settings import BadSetting
 from proxy.serving import workers as crew_of_processes
 from tests.cli.test_cli import command, serving
+from tests.support.deployment import NO_AUTHORITIES
 from tests.support.ports import free_port
 from tests.support.redis_server import flush, shared_server
 from tests.support.root import ROOT
-from tests.support.world import NO_AUTHORITIES
 
 HANGING = """
 import signal, socket, sys, time
-from proxy.serving.workers import Crew
+from proxy.serving.workers import Supervisor
 
 def work(listening, served, siblings):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     served.set()
     time.sleep(60)
 
-class Told(Crew):
+class Told(Supervisor):
     def _start(self, place):
         super()._start(place)
         self._served.wait(10)
@@ -139,7 +139,7 @@ def test_a_worker_that_does_not_stop_is_killed_and_the_exit_status_says_so(tmp_p
 def test_workers_without_a_folder_to_write_in_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     with socket.socket() as listening, pytest.raises(BadSetting, match="TMPDIR: the workers need a folder"):
-        crew_of_processes.Crew(1, lambda *_: None, listening, grace=1).run()
+        crew_of_processes.Supervisor(1, lambda *_: None, listening, grace=1).run()
 
 
 def test_workers_whose_folder_has_too_long_a_name_for_sockets_are_refused(
@@ -149,7 +149,7 @@ def test_workers_whose_folder_has_too_long_a_name_for_sockets_are_refused(
     long.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))
     with socket.socket() as listening, pytest.raises(BadSetting, match=r"TMPDIR: .*too long"):
-        crew_of_processes.Crew(1, lambda *_: None, listening, grace=1).run()
+        crew_of_processes.Supervisor(1, lambda *_: None, listening, grace=1).run()
     assert not list(long.iterdir())
 
 

@@ -3,7 +3,7 @@ import json
 import aiohttp
 import pytest
 
-from proxy.simulator import PROMPT_FAULTS, UNDOCUMENTED, Simulator, Word
+from proxy.simulator import PROMPT_FAULTS, UNDOCUMENTED, PromptFault, Simulator
 from tests.simulator.wire import ALL, POLLED, Client, Clock, status_of
 
 FAILED = {"gaga": "Fail", "gaia": "failed", "ganai": "FAILED", "heygen": "failed"}
@@ -13,7 +13,7 @@ REJECTED = {"gaga": 422, "gaia": 400, "ainow": 400, "ganai": 422, "heygen": 400}
 
 
 def test_every_word_is_explained() -> None:
-    assert set(PROMPT_FAULTS) == {word.value for word in Word}
+    assert set(PROMPT_FAULTS) == {word.value for word in PromptFault}
 
 
 @pytest.mark.parametrize("provider", POLLED)

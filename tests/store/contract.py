@@ -18,7 +18,7 @@ from proxy.core.job import Draft, Job, Order, Output, Role, Status
 from proxy.runner.polling import REMEMBERED
 from proxy.store.base import (
     AT_ONCE,
-    IN_LINE,
+    BACKLOG,
     PAGE_BYTES,
     Admission,
     Asset,
@@ -27,7 +27,7 @@ from proxy.store.base import (
     Claim,
     ClaimLost,
     Key,
-    Room,
+    QueueRoom,
     Store,
 )
 
@@ -83,7 +83,7 @@ class Caller:
         return [entry.tokens for entry in reversed((await self.store.ledger(self.account, 1000)).items)]
 
 
-ROOMS = {"": Room(1000, 1e9)}
+ROOMS = {"": QueueRoom(1000, 1e9)}
 """One queue, in which there is always room."""
 
 _digests = (number.to_bytes(32, "big") for number in count())
@@ -147,10 +147,10 @@ class StoreContract:
 
     async def test_the_first_value_given_under_a_name_is_everyone_s_for_ever(self, opened: Opened) -> None:
         async with opened() as store:
-            assert [await store.agree("place", value) for value in (b"one", b"two")] == [b"one", b"one"]
+            assert [await store.get_or_set("place", value) for value in (b"one", b"two")] == [b"one", b"one"]
         async with opened() as store:
-            assert await store.agree("place", b"three") == b"one"
-            assert await store.agree("other", b"three") == b"three"
+            assert await store.get_or_set("place", b"three") == b"one"
+            assert await store.get_or_set("other", b"three") == b"three"
 
     async def test_a_secret_is_the_same_for_ever(self, opened: Opened) -> None:
         async with opened() as store:
@@ -204,8 +204,8 @@ class StoreContract:
         first, revoked, third = [await store.create_key("web", digest) for digest in (b"1", b"2", b"3")]
         await store.revoke_key(revoked.id)
         asked = [first.id, revoked.id, third.id, "key_unknown"]
-        assert await store.good_keys(asked) == {first.id, third.id}
-        assert await store.good_keys([]) == set()
+        assert await store.active_keys(asked) == {first.id, third.id}
+        assert await store.active_keys([]) == set()
 
     async def test_a_second_key_of_a_name_belongs_to_the_same_account(self, store: Store) -> None:
         first = await store.create_key("web", b"1", 100)
@@ -441,7 +441,7 @@ class StoreContract:
             await caller.admit()
             clock.time += 1000
             claim = await claim_one(store)
-            await store.intend(claim)
+            await store.record_intent(claim)
             clock.time += seconds
             await store.append(claim, DONE)
         assert await store.durations("gaga-1", 10) == pytest.approx([50, 30])
@@ -454,7 +454,7 @@ class StoreContract:
             await caller.admit()
             claim = await claim_one(store)
             if draft is FAILED:
-                await store.intend(claim)
+                await store.record_intent(claim)
             await store.append(claim, draft)
         assert await store.durations("gaga-1", 10) == []
         assert await store.durations("suno", 10) == []
@@ -464,7 +464,7 @@ class StoreContract:
             for name in ("web", "other"):
                 await (await new_caller(store, name)).admit()
                 claim = await claim_one(store)
-                await store.intend(claim)
+                await store.record_intent(claim)
                 await store.append(claim, DONE)
         async with opened() as store:
             assert await store.durations("gaga-1", 10) == [0, 0]
@@ -506,7 +506,7 @@ class StoreContract:
         assert sum(isinstance(result, ClaimLost) for result in results) == 3
         assert [event.final for event in await store.read(job.id, 0)] == [False, True]
         with pytest.raises(ClaimLost):
-            await store.intend(claim)
+            await store.record_intent(claim)
 
     async def test_a_draft_that_the_table_forbids_changes_nothing(self, store: Store, caller: Caller) -> None:
         job = await caller.admit()
@@ -579,7 +579,7 @@ class StoreContract:
         await caller.admit()
         changes = store.changes()
         job = await caller.admit()
-        await store.intend(await claim_one(store))
+        await store.record_intent(await claim_one(store))
         assert gist(await soon(changes)) == Change(caller.account, job.id, 1)
 
     async def test_a_replay_or_a_refusal_is_no_change(self, store: Store, caller: Caller) -> None:
@@ -748,7 +748,7 @@ class StoreContract:
         self, store: Store, caller: Caller
     ) -> None:
         jobs = [await caller.admit(1, queue="here") for _ in range(3)] + [await caller.admit(1, queue="there")]
-        rooms = {"here": Room(2, 1e9), "there": Room(2, 1e9)}
+        rooms = {"here": QueueRoom(2, 1e9), "there": QueueRoom(2, 1e9)}
         claims = await store.claim("node-a", rooms, 10)
         assert [claim.job.id for claim in claims] == [jobs[0].id, jobs[1].id, jobs[3].id]
         assert await store.claim("node-b", rooms, 10) == []
@@ -761,7 +761,7 @@ class StoreContract:
         theirs = [await other.admit(1) for _ in range(2)]
         served = []
         for _ in range(5):
-            (claim,) = await store.claim("node-a", {"": Room(1, 1e9)}, 10)
+            (claim,) = await store.claim("node-a", {"": QueueRoom(1, 1e9)}, 10)
             served.append(claim.job.id)
             await store.append(claim, DONE)
         assert served == [job.id for job in (jobs[0], theirs[0], jobs[1], theirs[1], jobs[2])]
@@ -771,14 +771,14 @@ class StoreContract:
     ) -> None:
         other = await new_caller(store, "other")
         jobs = [await caller.admit(1) for _ in range(4)]
-        await store.claim("node-a", {"": Room(2, 1e9)}, 10)
+        await store.claim("node-a", {"": QueueRoom(2, 1e9)}, 10)
         late = await other.admit(1)
         served = [claim.job.id for claim in await store.claim("node-b", ROOMS, 10)]
         assert served == [jobs[2].id, late.id, jobs[3].id]
 
     async def test_a_job_whose_client_wants_its_end_does_not_wait_for_room(self, store: Store, caller: Caller) -> None:
         job = await caller.admit()
-        full = {"": Room(0, 1e9)}
+        full = {"": QueueRoom(0, 1e9)}
         assert await store.claim("node-a", full, 10) == []
         await store.request_cancel(caller.account, job.id)
         (claim,) = await store.claim("node-a", full, 10)
@@ -788,7 +788,7 @@ class StoreContract:
         self, store: Store, caller: Caller, clock: ManualClock
     ) -> None:
         job = await caller.admit()
-        full = {"": Room(0, 60.0)}
+        full = {"": QueueRoom(0, 60.0)}
         clock.time += 59
         assert await store.claim("node-a", full, 10) == []
         clock.time += 1
@@ -798,25 +798,25 @@ class StoreContract:
         self, store: Store, caller: Caller, clock: ManualClock
     ) -> None:
         jobs = [await caller.admit(1) for _ in range(2)]
-        (old,) = await store.claim("node-a", {"": Room(1, 1e9)}, 10)
+        (old,) = await store.claim("node-a", {"": QueueRoom(1, 1e9)}, 10)
         clock.time += LEASE
-        assert [claim.job.id for claim in await store.claim("node-b", {"": Room(1, 1e9)}, 10)] == [jobs[0].id]
+        assert [claim.job.id for claim in await store.claim("node-b", {"": QueueRoom(1, 1e9)}, 10)] == [jobs[0].id]
         assert old.job.id == jobs[0].id
 
     async def test_a_job_given_back_before_it_was_sent_waits_again_in_its_old_turn(
         self, store: Store, caller: Caller
     ) -> None:
         jobs = [await caller.admit(1) for _ in range(2)]
-        one = {"": Room(1, 1e9)}
+        one = {"": QueueRoom(1, 1e9)}
         (claim,) = await store.claim("node-a", one, 10)
         await store.release(claim)
         assert [claim.job.id for claim in await store.claim("node-a", one, 10)] == [jobs[0].id]
 
     async def test_a_job_given_back_after_it_was_announced_keeps_its_room(self, store: Store, caller: Caller) -> None:
         jobs = [await caller.admit(1) for _ in range(2)]
-        one = {"": Room(1, 1e9)}
+        one = {"": QueueRoom(1, 1e9)}
         (claim,) = await store.claim("node-a", one, 10)
-        await store.intend(claim)
+        await store.record_intent(claim)
         await store.release(claim)
         assert [claim.job.id for claim in await store.claim("node-a", one, 10)] == [jobs[0].id]
         assert await store.claim("node-b", one, 10) == []
@@ -852,19 +852,19 @@ class StoreContract:
     async def test_the_first_in_line_goes_on_when_a_job_ends(self, store: Store, caller: Caller) -> None:
         jobs = [await caller.admit(1, most=2, line=9) for _ in range(5)]
         claims = await store.claim("node-a", ROOMS, 10)
-        await store.advance(2, 10)
+        await store.release_backlog(2, 10)
         assert await store.claim("node-a", ROOMS, 10) == []
         for ended, goes_on in ((0, 2), (1, 3)):
             await store.append(claims[ended], DONE)
             assert await store.claim("node-a", ROOMS, 10) == []
-            await store.advance(2, 10)
+            await store.release_backlog(2, 10)
             assert [claim.job.id for claim in await store.claim("node-a", ROOMS, 10)] == [jobs[goes_on].id]
 
     async def test_who_stands_in_line_is_told_when_it_has_moved(self, store: Store, caller: Caller) -> None:
         jobs = [await caller.admit(1, most=1, line=9) for _ in range(4)]
         changes = store.changes()
         await store.append(await claim_one(store), DONE)
-        await store.advance(1, 10)
+        await store.release_backlog(1, 10)
         told = [(await soon(changes)).job for _ in range(3)]
         assert told == [jobs[0].id, jobs[2].id, jobs[3].id]
         places = [f"Waiting: number {place} in line" for place in (3, 2, 1)]
@@ -875,14 +875,14 @@ class StoreContract:
     async def test_a_line_that_has_not_moved_is_told_nothing(self, store: Store, caller: Caller) -> None:
         jobs = [await caller.admit(1, most=1, line=9) for _ in range(3)]
         for _ in range(3):
-            await store.advance(1, 10)
+            await store.release_backlog(1, 10)
         assert [len(await store.read(job.id, 0)) for job in jobs] == [1, 2, 2]
 
     async def test_a_long_line_is_told_at_few_places(self, store: Store, caller: Caller) -> None:
         jobs = [await caller.admit(1, most=1, line=99) for _ in range(31)]
         for _ in range(30):
             await store.append(await claim_one(store), DONE)
-            await store.advance(1, 10)
+            await store.release_backlog(1, 10)
         places = (30, 20, 10, 5, 4, 3, 2, 1)
         assert await details(store, jobs[-1]) == [None, *(f"Waiting: number {place} in line" for place in places)]
 
@@ -890,7 +890,7 @@ class StoreContract:
         jobs = [await caller.admit(1, most=1, line=9) for _ in range(2)]
         await store.append(await claim_one(store), DONE)
         late = await caller.admit(1, most=1, line=9)
-        await store.advance(1, 10)
+        await store.release_backlog(1, 10)
         assert (await claim_one(store)).job.id == jobs[1].id
         assert await details(store, late) == [None, "Waiting: number 2 in line", "Waiting: number 1 in line"]
 
@@ -900,20 +900,20 @@ class StoreContract:
         theirs = [await other.admit(1, most=2, line=9) for _ in range(2)]
         served = []
         for _ in range(5):
-            (claim,) = await store.claim("node-a", {"": Room(1, 1e9)}, 10)
+            (claim,) = await store.claim("node-a", {"": QueueRoom(1, 1e9)}, 10)
             served.append(claim.job.id)
             await store.append(claim, DONE)
-            await store.advance(1, 10)
+            await store.release_backlog(1, 10)
         assert served == [job.id for job in (jobs[0], theirs[0], jobs[1], theirs[1], jobs[2])]
 
     async def test_a_job_goes_on_to_the_queue_that_it_was_ordered_for(self, store: Store, caller: Caller) -> None:
         await caller.admit(1, most=1, line=9, queue="here")
         job = await caller.admit(1, most=1, line=9, queue="there")
-        (claim,) = await store.claim("node-a", {"here": Room(9, 1e9)}, 10)
+        (claim,) = await store.claim("node-a", {"here": QueueRoom(9, 1e9)}, 10)
         await store.append(claim, DONE)
-        await store.advance(1, 10)
-        assert await store.claim("node-a", {"here": Room(9, 1e9)}, 10) == []
-        assert [claim.job.id for claim in await store.claim("node-a", {"there": Room(9, 1e9)}, 10)] == [job.id]
+        await store.release_backlog(1, 10)
+        assert await store.claim("node-a", {"here": QueueRoom(9, 1e9)}, 10) == []
+        assert [claim.job.id for claim in await store.claim("node-a", {"there": QueueRoom(9, 1e9)}, 10)] == [job.id]
 
     async def test_time_in_line_is_not_taken_from_the_patience_for_room(
         self, store: Store, caller: Caller, clock: ManualClock
@@ -921,13 +921,13 @@ class StoreContract:
         jobs = [await caller.admit(1, most=1, line=9) for _ in range(2)]
         claim = await claim_one(store)
         clock.time += 1000
-        assert await store.claim("node-a", {"": Room(0, 60.0)}, 10) == []
+        assert await store.claim("node-a", {"": QueueRoom(0, 60.0)}, 10) == []
         await store.append(claim, DONE)
-        await store.advance(1, 10)
+        await store.release_backlog(1, 10)
         clock.time += 59
-        assert await store.claim("node-a", {"": Room(0, 60.0)}, 10) == []
+        assert await store.claim("node-a", {"": QueueRoom(0, 60.0)}, 10) == []
         clock.time += 1
-        (claim,) = await store.claim("node-a", {"": Room(0, 60.0)}, 10)
+        (claim,) = await store.claim("node-a", {"": QueueRoom(0, 60.0)}, 10)
         assert claim.job.id == jobs[1].id
         assert claim.since == jobs[1].created_at + 1000
 
@@ -940,12 +940,12 @@ class StoreContract:
         claim = await claim_one(store)
         assert (claim.job.id, claim.job.cancel_requested) == (jobs[1].id, True)
         await store.append(claim, Draft(Status.CANCELED, {"refunded": 20}, refund=20))
-        await store.advance(1, 10)
+        await store.release_backlog(1, 10)
         assert await caller.balance() == 60
         assert await details(store, jobs[2]) == [None, "Waiting: number 2 in line", "Waiting: number 1 in line"]
         assert await store.claim("node-a", ROOMS, 10) == []
         await store.append(running, DONE)
-        await store.advance(1, 10)
+        await store.release_backlog(1, 10)
         assert (await claim_one(store)).job.id == jobs[2].id
 
     async def test_a_job_taken_from_the_line_for_its_end_may_be_given_back(self, store: Store, caller: Caller) -> None:
@@ -953,7 +953,7 @@ class StoreContract:
         await claim_one(store)
         await store.request_cancel(caller.account, jobs[1].id)
         await store.release(await claim_one(store))
-        await store.advance(1, 10)
+        await store.release_backlog(1, 10)
         claim = await claim_one(store)
         assert (claim.job.id, claim.job.cancel_requested) == (jobs[1].id, True)
 
@@ -964,9 +964,9 @@ class StoreContract:
         await claim_one(store)
         await store.request_cancel(caller.account, jobs[1].id)
         claim = await claim_one(store)
-        await store.advance(1, 10)
+        await store.release_backlog(1, 10)
         await store.release(claim)
-        await store.advance(1, 10)
+        await store.release_backlog(1, 10)
         places = [f"Waiting: number {place} in line" for place in (2, 1, 2)]
         assert await details(store, jobs[2]) == [None, *places]
 
@@ -977,9 +977,9 @@ class StoreContract:
         async with opened() as store:
             caller = await new_caller(store)
             jobs = [await caller.admit(1, most=1, line=9) for _ in range(4)]
-            await store.advance(1, 10)
+            await store.release_backlog(1, 10)
         async with opened() as store:
-            await store.advance(most, 10)
+            await store.release_backlog(most, 10)
             claims = await store.claim("node-a", ROOMS, 10)
             assert [claim.job.id for claim in claims] == [job.id for job in jobs[: gone + 1]]
 
@@ -1027,7 +1027,7 @@ class StoreContract:
             with pytest.raises(ClaimLost):
                 await store.append(old, draft)
         with pytest.raises(ClaimLost):
-            await store.intend(old)
+            await store.record_intent(old)
         assert await store.job(caller.account, job.id) == job
         assert await caller.ledger() == [100, -20]
         assert (await store.append(new, PROGRESS)).event == 2
@@ -1077,9 +1077,9 @@ class StoreContract:
         for _ in range(3):
             await caller.admit()
         known, stray, other = [await claim_one(store, node) for node in ("a", "a", "b")]
-        assert await store.strays("a", {known.job.id, other.job.id}) == [stray]
+        assert await store.unknown_claims("a", {known.job.id, other.job.id}) == [stray]
         await store.release(stray)
-        assert await store.strays("a", {known.job.id}) == []
+        assert await store.unknown_claims("a", {known.job.id}) == []
         assert (await claim_one(store, "b")).job.id == stray.job.id
 
     async def test_a_released_job_can_be_claimed_at_once(self, store: Store, caller: Caller) -> None:
@@ -1115,7 +1115,7 @@ class StoreContract:
     async def test_a_claim_sees_the_job_as_it_was_left(self, store: Store, caller: Caller, clock: ManualClock) -> None:
         await caller.admit()
         claim = await claim_one(store)
-        intended = await store.intend(claim)
+        intended = await store.record_intent(claim)
         assert intended.intended_at == clock.now()
         await store.append(claim, PROGRESS, ticket={"id": "t-1"})
         await store.release(claim)
@@ -1275,23 +1275,23 @@ class StoreContract:
     async def test_an_intent_that_came_to_nothing_can_be_withdrawn(self, store: Store, caller: Caller) -> None:
         await caller.admit()
         claim = await claim_one(store)
-        assert (await store.intend(claim)).intended_at is not None
-        assert (await store.withdraw(claim)).intended_at is None
+        assert (await store.record_intent(claim)).intended_at is not None
+        assert (await store.withdraw_intent(claim)).intended_at is None
         await store.release(claim)
         with pytest.raises(ClaimLost):
-            await store.withdraw(claim)
+            await store.withdraw_intent(claim)
 
     async def test_who_waits_is_counted_by_queue_and_in_line(self, store: Store, caller: Caller) -> None:
         queues = ["gaga", "gaia"]
-        assert await store.waiting(queues) == {"gaga": 0, "gaia": 0, IN_LINE: 0}
+        assert await store.waiting(queues) == {"gaga": 0, "gaia": 0, BACKLOG: 0}
         for _ in range(5):
             await caller.admit(1, queue="gaga", most=3, line=9)
         other = await new_caller(store, "other")
         for _ in range(2):
             await other.admit(1, queue="gaia", most=1, line=9)
-        assert await store.waiting(queues) == {"gaga": 3, "gaia": 1, IN_LINE: 3}
-        await store.claim("node-a", {"gaga": Room(2, 60)}, 10)
-        assert await store.waiting(queues) == {"gaga": 1, "gaia": 1, IN_LINE: 3}
+        assert await store.waiting(queues) == {"gaga": 3, "gaia": 1, BACKLOG: 3}
+        await store.claim("node-a", {"gaga": QueueRoom(2, 60)}, 10)
+        assert await store.waiting(queues) == {"gaga": 1, "gaia": 1, BACKLOG: 3}
 
     async def test_a_cancel_is_told_as_a_change_that_is_no_event(self, store: Store, caller: Caller) -> None:
         job = await caller.admit()
@@ -1307,7 +1307,7 @@ class StoreContract:
         for seconds in range(REMEMBERED + 1):
             await caller.admit(1)
             claim = await claim_one(store)
-            await store.intend(claim)
+            await store.record_intent(claim)
             clock.time += seconds
             await store.append(claim, DONE)
         newest = list(range(REMEMBERED, 0, -1))

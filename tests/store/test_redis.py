@@ -14,7 +14,7 @@ import pytest
 from proxy.core import errors
 from proxy.core.job import Draft, Job, Order, Output, Role, Status
 from proxy.store import open_store
-from proxy.store.base import Change, ClaimLost, Room, Store
+from proxy.store.base import Change, ClaimLost, QueueRoom, Store
 from proxy.store.redis import connection
 from proxy.store.redis.store import RedisStore
 from tests.store.contract import (
@@ -132,7 +132,7 @@ async def test_nodes_share_the_room_of_a_queue(nodes: tuple[Store, Store]) -> No
     caller = await new_caller(a)
     for _ in range(4):
         await caller.admit(1)
-    rooms = {"": Room(3, 1e9)}
+    rooms = {"": QueueRoom(3, 1e9)}
     assert [len(await node.claim(name, rooms, limit)) for node, name, limit in ((a, "a", 2), (b, "b", 2))] == [2, 1]
     assert await a.claim("a", rooms, 2) == []
 
@@ -141,7 +141,7 @@ async def test_accounts_take_turns_whichever_node_takes_their_jobs(nodes: tuple[
     many, few = [await new_caller(nodes[0], name) for name in ("many", "few")]
     jobs = [await many.admit(1) for _ in range(3)]
     late = await few.admit(1)
-    rooms = {"": Room(1, 1e9)}
+    rooms = {"": QueueRoom(1, 1e9)}
     served = []
     for place in range(4):
         node = nodes[place % 2]
@@ -159,12 +159,12 @@ async def test_a_node_that_slept_through_its_lease_changes_nothing_when_it_wakes
     await (await new_caller(a)).admit()
     old = await claim_one(a, "a")
     if sent:
-        await a.intend(old)
+        await a.record_intent(old)
     await look(b)
     clock.time += LEASE
     new = await claim_one(b, "b")
     before = contents(server)
-    for late in (a.append(old, PROGRESS), a.append(old, FAILED), a.intend(old), a.withdraw(old)):
+    for late in (a.append(old, PROGRESS), a.append(old, FAILED), a.record_intent(old), a.withdraw_intent(old)):
         with pytest.raises(ClaimLost):
             await late
     await a.release(old)
@@ -180,7 +180,7 @@ async def test_a_node_that_slept_before_it_heard_that_its_intent_stands_does_not
         job = await caller.admit()
         old = await claim_one(a, "a")
         gate.answering.clear()
-        intending = asyncio.create_task(a.intend(old))
+        intending = asyncio.create_task(a.record_intent(old))
         while (found := await b.job(caller.account, job.id)) is None or found.intended_at is None:
             await asyncio.sleep(0.001)
         await look(b)
@@ -260,7 +260,7 @@ async def test_one_job_goes_on_from_a_line_though_the_answer_is_lost(behind_gate
     jobs = [await caller.admit(1, most=1, line=2) for _ in range(3)]
     await behind_gate.append(await claim_one(behind_gate), DONE)
     gate.lose_answers(1)
-    await behind_gate.advance(1, 10)
+    await behind_gate.release_backlog(1, 10)
     assert [claim.job.id for claim in await behind_gate.claim("node-a", ROOMS, 9)] == [jobs[1].id]
 
 
@@ -361,7 +361,7 @@ async def test_a_lost_answer_makes_no_holder_overwrite_what_it_recorded(behind_g
     gate.lose_answers(1)
     with pytest.raises(errors.Unavailable):
         await behind_gate.append(claim, PROGRESS, {"id": "t-1"})
-    job = await behind_gate.intend(claim)
+    job = await behind_gate.record_intent(claim)
     assert (job.event, job.ticket, job.detail) == (2, {"id": "t-1"}, "Rendering")
     assert await behind_gate.job(caller.account, job.id) == job
 
@@ -372,9 +372,9 @@ async def test_an_intent_and_its_withdrawal_stand_though_their_answers_are_lost(
     await (await new_caller(behind_gate)).admit()
     claim = await claim_one(behind_gate)
     gate.lose_answers(1)
-    assert (await behind_gate.intend(claim)).intended_at == clock.now()
+    assert (await behind_gate.record_intent(claim)).intended_at == clock.now()
     gate.lose_answers(1)
-    assert (await behind_gate.withdraw(claim)).intended_at is None
+    assert (await behind_gate.withdraw_intent(claim)).intended_at is None
 
 
 async def test_what_is_deleted_names_its_blobs_though_the_answer_is_lost(
@@ -443,7 +443,7 @@ async def test_every_call_says_so_while_redis_is_away(behind_gate: Store, gate: 
         caller.admit,
         caller.balance,
         lambda: behind_gate.claim("node-a", ROOMS, 1),
-        lambda: behind_gate.advance(1, 1),
+        lambda: behind_gate.release_backlog(1, 1),
         lambda: behind_gate.renew("node-a"),
         lambda: behind_gate.read("job_1", 0),
         lambda: behind_gate.key(b"1"),
@@ -714,7 +714,7 @@ async def test_a_claim_costs_the_same_however_many_jobs_wait_or_are_held_by_othe
         """How often Redis reads hashes and sets for a claim that finds nothing."""
         with server.client as client:
             client.config_resetstat()
-            assert not await b.claim("b", {"": Room(0, 1e9)}, 100)
+            assert not await b.claim("b", {"": QueueRoom(0, 1e9)}, 100)
             found = client.info("commandstats").items()
             return sum(
                 told["calls"] for name, told in found if name.startswith(("cmdstat_h", "cmdstat_z", "cmdstat_s"))

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from proxy.core import errors
 from proxy.core.job import Draft, Status
-from proxy.store.base import Claim, ClaimLost, Room, Store
+from proxy.store.base import Claim, ClaimLost, QueueRoom, Store
 from proxy.store.sqlite.store import SqliteStore
 from tests.store.contract import LEASE, Caller, ManualClock, new_caller
 
@@ -143,9 +143,9 @@ class SqliteMachine(RuleBasedStateMachine):
         return len(unfinished) - len(self.line)
 
     @rule()
-    def advance(self) -> None:
+    def release_backlog(self) -> None:
         going = self.line[: max(MOST - self.outside, 0)]
-        assert self.run(self.store.advance(MOST, 10)) == len(going)
+        assert self.run(self.store.release_backlog(MOST, 10)) == len(going)
         for expected in going:
             expected.in_line, expected.turn = False, self.next_turn(BOUNDED)
         for place, expected in enumerate(self.line, 1):
@@ -156,7 +156,7 @@ class SqliteMachine(RuleBasedStateMachine):
     def claim(self, node: str, limit: int, room: int) -> None:
         now = self.clock.now()
         expected = self.expected_claims(node, limit, room)
-        claims = self.run(self.store.claim(node, {"": Room(room, 1e9)}, limit))
+        claims = self.run(self.store.claim(node, {"": QueueRoom(room, 1e9)}, limit))
         assert [claim.job.id for claim in claims] == expected
         for claim in claims:
             self.jobs[claim.job.id].waiting = False

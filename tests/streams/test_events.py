@@ -14,12 +14,14 @@ from httpx_sse import EventSource, ServerSentEvent
 from proxy.core.links import Links
 from proxy.store import open_store
 from proxy.streams.stream import line
-from tests.support.world import NO_AUTHORITIES, World
+from tests.support.deployment import NO_AUTHORITIES, Deployment
 
 
 @asynccontextmanager
-async def feed(world: World, query: str = "", last: str | None = None) -> AsyncIterator[AsyncIterator[ServerSentEvent]]:
-    async with world.open("GET", f"/api/events{query}", last=last) as response:
+async def feed(
+    deployment: Deployment, query: str = "", last: str | None = None
+) -> AsyncIterator[AsyncIterator[ServerSentEvent]]:
+    async with deployment.open("GET", f"/api/events{query}", last=last) as response:
         assert response.status_code == 200
         yield EventSource(response).aiter_sse()
 
@@ -40,25 +42,27 @@ def shown(messages: list[ServerSentEvent]) -> list[tuple[str, int]]:
     return [(event["job"], event["n"]) for event in events]
 
 
-async def stuck(world: World, count: int = 1) -> list[str]:
+async def stuck(deployment: Deployment, count: int = 1) -> list[str]:
     """Jobs that do not end by themselves, at their first event or a little further."""
-    return [(await world.submit("gaga-1", prompt="[stuck]"))["id"] for _ in range(count)]
+    return [(await deployment.submit("gaga-1", prompt="[stuck]"))["id"] for _ in range(count)]
 
 
 # --- GET /api/events ---
 
 
-async def test_the_feed_of_an_account_without_jobs_is_ready_at_once(world: World) -> None:
-    async with feed(world) as messages:
+async def test_the_feed_of_an_account_without_jobs_is_ready_at_once(deployment: Deployment) -> None:
+    async with feed(deployment) as messages:
         (ready,) = await up_to(messages, "ready")
     assert (ready.event, ready.data) == ("ready", "{}")
     assert ready.id.isdigit()
 
 
-async def test_the_feed_begins_with_the_newest_event_of_every_unfinished_job_and_then_ready(world: World) -> None:
-    jobs = await stuck(world, 3)
-    await world.generate("suno", prompt="over")
-    async with feed(world) as messages:
+async def test_the_feed_begins_with_the_newest_event_of_every_unfinished_job_and_then_ready(
+    deployment: Deployment,
+) -> None:
+    jobs = await stuck(deployment, 3)
+    await deployment.generate("suno", prompt="over")
+    async with feed(deployment) as messages:
         seen = await up_to(messages, "ready")
     assert sorted(job for job, _ in shown(seen)) == sorted(jobs)
     positions = [int(message.id) for message in seen]
@@ -66,10 +70,10 @@ async def test_the_feed_begins_with_the_newest_event_of_every_unfinished_job_and
     assert seen[-1].event == "ready"
 
 
-async def test_jobs_that_start_later_are_in_the_same_stream(world: World) -> None:
-    async with feed(world) as messages:
+async def test_jobs_that_start_later_are_in_the_same_stream(deployment: Deployment) -> None:
+    async with feed(deployment) as messages:
         await up_to(messages, "ready")
-        jobs = [(await world.submit("suno", prompt="song"))["id"] for _ in range(30)]
+        jobs = [(await deployment.submit("suno", prompt="song"))["id"] for _ in range(30)]
         seen: list[ServerSentEvent] = []
         for _ in jobs:
             seen += await up_to(messages, "Completed")
@@ -80,75 +84,75 @@ async def test_jobs_that_start_later_are_in_the_same_stream(world: World) -> Non
     assert positions == list(range(positions[0], positions[0] + len(positions)))
 
 
-async def test_a_feed_goes_on_after_its_last_event_id_whatever_ended_meanwhile(world: World) -> None:
-    async with feed(world) as messages:
+async def test_a_feed_goes_on_after_its_last_event_id_whatever_ended_meanwhile(deployment: Deployment) -> None:
+    async with feed(deployment) as messages:
         head = (await up_to(messages, "ready"))[-1].id
-    first, second = await world.generate("suno", prompt="one"), await world.generate("suno", prompt="two")
-    async with feed(world, last=head) as messages:
+    first, second = await deployment.generate("suno", prompt="one"), await deployment.generate("suno", prompt="two")
+    async with feed(deployment, last=head) as messages:
         seen = await up_to(messages, "Completed") + await up_to(messages, "Completed")
     assert shown(seen) == [(event["job"], event["n"]) for event in first + second]
 
 
 @pytest.mark.parametrize("last", ["1", "x", "9" * 18, "99999999999999999999", "-1"])
-async def test_an_id_that_is_none_of_the_feed_s_is_a_reset(world: World, last: str) -> None:
-    (job,) = await stuck(world)
-    async with feed(world, last=last) as messages:
+async def test_an_id_that_is_none_of_the_feed_s_is_a_reset(deployment: Deployment, last: str) -> None:
+    (job,) = await stuck(deployment)
+    async with feed(deployment, last=last) as messages:
         seen = await up_to(messages, "ready")
     assert seen[0].event == "reset"
     assert [name for name, _ in shown(seen)] == [job]
 
 
-async def test_a_position_of_another_account_is_a_reset(world: World) -> None:
-    key = await world.new_key("other")
+async def test_a_position_of_another_account_is_a_reset(deployment: Deployment) -> None:
+    key = await deployment.new_key("other")
     headers = {"Authorization": f"Bearer {key}"}
-    async with world.open("GET", "/api/events", headers=headers) as response:
+    async with deployment.open("GET", "/api/events", headers=headers) as response:
         theirs = (await up_to(EventSource(response).aiter_sse(), "ready"))[-1].id
-    async with feed(world, last=theirs) as messages:
+    async with feed(deployment, last=theirs) as messages:
         assert (await up_to(messages, "ready"))[0].event == "reset"
 
 
-async def test_a_position_below_a_deleted_job_is_a_reset(world: World) -> None:
-    async with feed(world) as messages:
+async def test_a_position_below_a_deleted_job_is_a_reset(deployment: Deployment) -> None:
+    async with feed(deployment) as messages:
         head = (await up_to(messages, "ready"))[-1].id
-    job = (await world.generate("suno", prompt="song"))[0]["job"]
-    await world.http.delete(f"/api/jobs/{job}")
-    async with feed(world, last=head) as messages:
+    job = (await deployment.generate("suno", prompt="song"))[0]["job"]
+    await deployment.http.delete(f"/api/jobs/{job}")
+    async with feed(deployment, last=head) as messages:
         seen = await up_to(messages, "ready")
     assert [message.event for message in seen] == ["reset", "ready"]
 
 
-async def test_named_jobs_are_shown_finished_or_not_and_unknown_names_are_skipped(world: World) -> None:
-    over = (await world.generate("suno", prompt="over"))[0]["job"]
-    (running, beside) = await stuck(world, 2)
-    async with feed(world, f"?jobs={over},{running},job_unknown") as messages:
+async def test_named_jobs_are_shown_finished_or_not_and_unknown_names_are_skipped(deployment: Deployment) -> None:
+    over = (await deployment.generate("suno", prompt="over"))[0]["job"]
+    (running, beside) = await stuck(deployment, 2)
+    async with feed(deployment, f"?jobs={over},{running},job_unknown") as messages:
         seen = await up_to(messages, "ready")
-        await world.http.post(f"/api/jobs/{beside}/cancel")
-        await world.http.post(f"/api/jobs/{running}/cancel")
+        await deployment.http.post(f"/api/jobs/{beside}/cancel")
+        await deployment.http.post(f"/api/jobs/{running}/cancel")
         seen += await up_to(messages, "Canceled")
     assert {job for job, _ in shown(seen)} == {over, running}
 
 
-async def test_the_feed_leaves_streamed_text_out(world: World) -> None:
-    async with feed(world) as messages:
+async def test_the_feed_leaves_streamed_text_out(deployment: Deployment) -> None:
+    async with feed(deployment) as messages:
         await up_to(messages, "ready")
-        events = await world.generate("gpt-5.4-mini", prompt="Tell me")
+        events = await deployment.generate("gpt-5.4-mini", prompt="Tell me")
         seen = await up_to(messages, "Completed")
     wanted = [event["n"] for event in events if "delta" not in event]
     assert [n for _, n in shown(seen)] == wanted
 
 
-async def test_an_account_sees_its_own_jobs_alone(world: World) -> None:
-    (job,) = await stuck(world)
-    headers = {"Authorization": f"Bearer {await world.new_key('other')}"}
+async def test_an_account_sees_its_own_jobs_alone(deployment: Deployment) -> None:
+    (job,) = await stuck(deployment)
+    headers = {"Authorization": f"Bearer {await deployment.new_key('other')}"}
     for query in ("", f"?jobs={job}"):
-        async with world.open("GET", f"/api/events{query}", headers=headers) as response:
+        async with deployment.open("GET", f"/api/events{query}", headers=headers) as response:
             assert shown(await up_to(EventSource(response).aiter_sse(), "ready")) == []
 
 
-async def test_a_feed_is_broken_off_when_the_link_that_opened_it_expires(world: World) -> None:
+async def test_a_feed_is_broken_off_when_the_link_that_opened_it_expires(deployment: Deployment) -> None:
     # What POST /api/links does, with a life shorter than it gives.
-    async with open_store(world.store_url, world.clock) as store:
-        links = Links([await store.secret("links")], world.origin, world.clock, ttl=0.2)
+    async with open_store(deployment.store_url, deployment.clock) as store:
+        links = Links([await store.secret("links")], deployment.origin, deployment.clock, ttl=0.2)
         link = links.sign("/api/events", (await store.keys())[0].id)
     async with (
         httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES) as stranger,
@@ -161,49 +165,49 @@ async def test_a_feed_is_broken_off_when_the_link_that_opened_it_expires(world: 
     assert b"event: ready" in read
 
 
-async def test_the_feed_survives_a_restart_of_the_server(world: World) -> None:
-    async with feed(world) as messages:
+async def test_the_feed_survives_a_restart_of_the_server(deployment: Deployment) -> None:
+    async with feed(deployment) as messages:
         head = (await up_to(messages, "ready"))[-1].id
-    job = (await world.generate("suno", prompt="song"))[0]["job"]
-    await world.restart()
-    async with feed(world, last=head) as messages:
+    job = (await deployment.generate("suno", prompt="song"))[0]["job"]
+    await deployment.restart()
+    async with feed(deployment, last=head) as messages:
         assert {name for name, _ in shown(await up_to(messages, "Completed"))} == {job}
 
 
 # --- plain lines ---
 
 
-async def lines(world: World, method: str, path: str, **options: Any) -> list[str]:
+async def lines(deployment: Deployment, method: str, path: str, **options: Any) -> list[str]:
     headers = {"Accept": "text/plain", **options.pop("headers", {})}
-    async with world.open(method, path, headers=headers, **options) as response:
+    async with deployment.open(method, path, headers=headers, **options) as response:
         assert response.headers["content-type"] == "text/plain; charset=utf-8"
         return (await response.aread()).decode().splitlines()
 
 
-async def test_a_terminal_reads_one_line_for_each_event_and_the_bare_url_at_the_end(world: World) -> None:
-    read = await lines(world, "POST", "/api/generate", json={"model": "grok-imagine-video", "prompt": "Rain"})
+async def test_a_terminal_reads_one_line_for_each_event_and_the_bare_url_at_the_end(deployment: Deployment) -> None:
+    read = await lines(deployment, "POST", "/api/generate", json={"model": "grok-imagine-video", "prompt": "Rain"})
     assert re.fullmatch(r"Processing started: job job_[0-9A-Z]{26} \(grok-imagine-video\)", read[0])
     assert any(re.fullmatch(r"Processing: in_progress: \d+ %", row) for row in read)
     async with httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES) as stranger:
         assert (await stranger.get(read[-1])).status_code == 200
 
 
-async def test_a_terminal_that_comes_back_is_told_the_job_first(world: World) -> None:
-    job = (await world.generate("suno", prompt="song"))[0]["job"]
-    read = await lines(world, "GET", f"/api/jobs/{job}/events", headers={"Last-Event-ID": "2"})
+async def test_a_terminal_that_comes_back_is_told_the_job_first(deployment: Deployment) -> None:
+    job = (await deployment.generate("suno", prompt="song"))[0]["job"]
+    read = await lines(deployment, "GET", f"/api/jobs/{job}/events", headers={"Last-Event-ID": "2"})
     assert read[0] == f"Job {job}"
     assert read[-1].startswith("http")
 
 
-async def test_a_failure_s_last_line_says_error(world: World) -> None:
-    read = await lines(world, "POST", "/api/generate", json={"model": "gaga-1", "prompt": "[fail]"})
+async def test_a_failure_s_last_line_says_error(deployment: Deployment) -> None:
+    read = await lines(deployment, "POST", "/api/generate", json={"model": "gaga-1", "prompt": "[fail]"})
     assert read[-1].startswith("Error: ")
 
 
-async def test_a_cancellation_s_last_line_says_canceled(world: World) -> None:
-    (job,) = await stuck(world)
-    await world.http.post(f"/api/jobs/{job}/cancel")
-    assert (await lines(world, "GET", f"/api/jobs/{job}/events"))[-1].startswith("Canceled: ")
+async def test_a_cancellation_s_last_line_says_canceled(deployment: Deployment) -> None:
+    (job,) = await stuck(deployment)
+    await deployment.http.post(f"/api/jobs/{job}/cancel")
+    assert (await lines(deployment, "GET", f"/api/jobs/{job}/events"))[-1].startswith("Canceled: ")
 
 
 @pytest.mark.parametrize(
@@ -216,12 +220,16 @@ def test_no_text_of_a_provider_s_makes_a_line_or_moves_the_cursor(evil: str) -> 
         assert written.startswith(("Processing: ", "Error: "))
 
 
-async def test_an_idle_terminal_is_told_its_last_line_again(unstarted: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_idle_terminal_is_told_its_last_line_again(
+    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("proxy.streams.stream._REPEAT", 0.02)
-    async with unstarted as world:
-        world.simulator.fault("gaia.chat", "timeout")
-        job = await world.submit("gpt-5.4-mini", prompt="Hello")
-        async with world.open("GET", f"/api/jobs/{job['id']}/events", headers={"Accept": "text/plain"}) as response:
+    async with unstarted as deployment:
+        deployment.simulator.fault("gaia.chat", "timeout")
+        job = await deployment.submit("gpt-5.4-mini", prompt="Hello")
+        async with deployment.open(
+            "GET", f"/api/jobs/{job['id']}/events", headers={"Accept": "text/plain"}
+        ) as response:
             read = []
             async for row in response.aiter_lines():
                 read.append(row)
@@ -231,14 +239,14 @@ async def test_an_idle_terminal_is_told_its_last_line_again(unstarted: World, mo
 
 
 async def test_a_terminal_that_comes_back_to_an_idle_job_is_told_the_job_again(
-    unstarted: World, monkeypatch: pytest.MonkeyPatch
+    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.streams.stream._REPEAT", 0.02)
-    async with unstarted as world:
-        world.simulator.fault("gaia.chat", "timeout")
-        job = await world.submit("gpt-5.4-mini", prompt="Hello")
+    async with unstarted as deployment:
+        deployment.simulator.fault("gaia.chat", "timeout")
+        job = await deployment.submit("gpt-5.4-mini", prompt="Hello")
         headers = {"Accept": "text/plain"}
-        async with world.open("GET", f"/api/jobs/{job['id']}/events", headers=headers, last="1") as response:
+        async with deployment.open("GET", f"/api/jobs/{job['id']}/events", headers=headers, last="1") as response:
             rows = response.aiter_lines()
             async with asyncio.timeout(5):
                 assert [await anext(rows) for _ in range(3)] == [f"Job {job['id']}"] * 3
@@ -247,36 +255,38 @@ async def test_a_terminal_that_comes_back_to_an_idle_job_is_told_the_job_again(
 # --- wait ---
 
 
-async def test_waiting_is_answered_by_the_next_event(world: World) -> None:
-    world.simulator.fault("gaia.chat", "slow", seconds=1)
-    job = await world.submit("gpt-5.4-mini", prompt="Hello")
-    answer = (await world.http.get(f"/api/jobs/{job['id']}", params={"after": 1, "wait": 20})).json()
+async def test_waiting_is_answered_by_the_next_event(deployment: Deployment) -> None:
+    deployment.simulator.fault("gaia.chat", "slow", seconds=1)
+    job = await deployment.submit("gpt-5.4-mini", prompt="Hello")
+    answer = (await deployment.http.get(f"/api/jobs/{job['id']}", params={"after": 1, "wait": 20})).json()
     assert answer["event"] > 1
 
 
-async def test_waiting_is_answered_at_once_when_there_is_more_already_or_the_job_is_over(world: World) -> None:
-    job = (await world.generate("suno", prompt="song"))[0]["job"]
+async def test_waiting_is_answered_at_once_when_there_is_more_already_or_the_job_is_over(
+    deployment: Deployment,
+) -> None:
+    job = (await deployment.generate("suno", prompt="song"))[0]["job"]
     for after in ("1", "999"):
         async with asyncio.timeout(5):
-            answer = await world.http.get(f"/api/jobs/{job}", params={"after": after, "wait": 60})
+            answer = await deployment.http.get(f"/api/jobs/{job}", params={"after": after, "wait": 60})
         assert answer.json()["status"] == "Completed"
 
 
-async def test_waiting_ends_with_its_time_and_with_the_server(world: World) -> None:
-    world.simulator.fault("gaia.chat", "timeout")
-    job = await world.submit("gpt-5.4-mini", prompt="Hello")
+async def test_waiting_ends_with_its_time_and_with_the_server(deployment: Deployment) -> None:
+    deployment.simulator.fault("gaia.chat", "timeout")
+    job = await deployment.submit("gpt-5.4-mini", prompt="Hello")
     path = f"/api/jobs/{job['id']}"
-    assert (await world.http.get(path, params={"after": 1, "wait": 1})).json()["event"] == 1
-    waiting = asyncio.create_task(world.http.get(path, params={"after": 1, "wait": 60}))
+    assert (await deployment.http.get(path, params={"after": 1, "wait": 1})).json()["event"] == 1
+    waiting = asyncio.create_task(deployment.http.get(path, params={"after": 1, "wait": 60}))
     await asyncio.sleep(0.1)
-    world.app.stop_streams()
+    deployment.app.stop_streams()
     async with asyncio.timeout(5):
         assert (await waiting).json()["event"] == 1
 
 
 @pytest.mark.parametrize("query", ["wait=61", "wait=x", "wait=-1", "wait=1.5", "after=-1&wait=1", "after=x"])
-async def test_waiting_that_makes_no_sense_is_refused_by_name(world: World, query: str) -> None:
-    (job,) = await stuck(world)
-    answer = await world.http.get(f"/api/jobs/{job}?{query}")
+async def test_waiting_that_makes_no_sense_is_refused_by_name(deployment: Deployment, query: str) -> None:
+    (job,) = await stuck(deployment)
+    answer = await deployment.http.get(f"/api/jobs/{job}?{query}")
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["field"] in {"wait", "after"}

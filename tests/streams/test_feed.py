@@ -13,11 +13,11 @@ from starlette.types import Message, Send
 from proxy.core import sse
 from proxy.core.errors import Unavailable
 from proxy.core.job import Draft, Event, Job, Order, Status
-from proxy.store.base import Admission, Change, Claim, Room, Stretch
+from proxy.store.base import Admission, Change, Claim, FeedSlice, QueueRoom
 from proxy.store.sqlite.store import SqliteStore
 from proxy.streams.feed import AccountTail, Feed, JobTail
 from proxy.streams.stream import AccountStream, JobStream, LineStream
-from tests.support.world import JumpClock
+from tests.support.deployment import JumpClock
 
 PROGRESS = Draft(Status.PROCESSING, {"detail": "Rendering"})
 HEARTBEAT = sse.chunk(sse.HEARTBEAT)
@@ -60,7 +60,7 @@ async def start(store: SqliteStore) -> Claim:
     digest = str(len(await store.keys())).encode()
     key = await store.create_key("web", digest, 100)
     await store.admit(Admission(key.account, key.id, Order("suno", {"prompt": "A song"}), 1))
-    (claim,) = await store.claim("node", {"": Room(100, 60)}, 1)
+    (claim,) = await store.claim("node", {"": QueueRoom(100, 60)}, 1)
     return claim
 
 
@@ -272,7 +272,7 @@ async def test_the_end_wakes_everybody_so_that_streams_can_end(store: WatchedSto
         await reached(tail, 2)
         assert numbers(reader.pushed[0]) == [2]
         assert reader.woken
-        assert tail.over(reader)
+        assert tail.stopped(reader)
 
 
 async def test_a_stream_whose_own_time_is_over_as_the_final_event_comes_holds_up_no_other(
@@ -627,14 +627,14 @@ async def test_a_stream_that_is_to_break_off_while_it_reads_goes_live_no_more(
     tail, witness, reading, read = feed.account(claim.job.account), Reader(), asyncio.Event(), asyncio.Event()
     tail.live.add(witness)
 
-    async def outdated(*asked: Any) -> Stretch:
+    async def outdated(*asked: Any) -> FeedSlice:
         found = await SqliteStore.snapshot(store, *asked)
         await store.append(claim, PROGRESS)
         while not witness.woken:  # until it is told
             await asyncio.sleep(0.001)
         return found
 
-    async def slowly(*asked: Any) -> Stretch | None:
+    async def slowly(*asked: Any) -> FeedSlice | None:
         reading.set()
         await read.wait()
         return await SqliteStore.read_account(store, *asked)

@@ -14,10 +14,10 @@ from starlette.types import Receive, Scope, Send
 from proxy.cli.serve import listen
 from proxy.core.job import Draft, Order, Status
 from proxy.serving.protocol import Http
-from proxy.store.base import Admission, Claim, Room
+from proxy.store.base import Admission, Claim, QueueRoom
 from proxy.store.sqlite.store import SqliteStore
 from proxy.streams.feed import Feed
-from proxy.streams.stream import FeedResponse, JobStream, Unwound
+from proxy.streams.stream import FeedResponse, JobStream, StreamOutsideMiddleware
 
 EVENTS = 300
 SIZE = 4000
@@ -50,11 +50,13 @@ async def served(tmp_path: Path) -> AsyncIterator[tuple[Served, int]]:
     async with SqliteStore(tmp_path / "pollcast.db") as store:
         key = await store.create_key("web", b"digest", 100)
         await store.admit(Admission(key.account, key.id, Order("suno", {"prompt": "A song"}), 1))
-        (claim,) = await store.claim("node", {"": Room(1, 60)}, 1)
+        (claim,) = await store.claim("node", {"": QueueRoom(1, 60)}, 1)
         app = Served(store, claim)
         following = asyncio.create_task(app.feed.run())
         await asyncio.sleep(0)
-        server = uvicorn.Server(uvicorn.Config(Unwound(app), http=Http, lifespan="off", log_config=None))
+        server = uvicorn.Server(
+            uvicorn.Config(StreamOutsideMiddleware(app), http=Http, lifespan="off", log_config=None)
+        )
         with listen("127.0.0.1", 0) as listening:
             serving = asyncio.create_task(server.serve(sockets=[listening]))
             yield app, listening.getsockname()[1]

@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager
 
 from aiohttp import ClientConnectionError, ClientSession, web
 
+from tests.support.deployment import Deployment
 from tests.support.site import Site
-from tests.support.world import World
 
 PAGE = "<!doctype html><title>Just a moment</title>"
 _OF_THE_HOP = frozenset({"transfer-encoding", "connection", "content-length", "host", "date", "server"})
@@ -15,8 +15,8 @@ _OF_THE_HOP = frozenset({"transfer-encoding", "connection", "content-length", "h
 class Edge:
     """A reverse proxy. It answers the next requests for a path with `statuses[path]`, one after the other."""
 
-    def __init__(self, world: World, session: ClientSession) -> None:
-        self._world, self._session = world, session
+    def __init__(self, deployment: Deployment, session: ClientSession) -> None:
+        self._world, self._session = deployment, session
         self.url = ""
         self.statuses: dict[str, list[int]] = {}
         self.lost: set[str] = set()
@@ -55,9 +55,9 @@ class Edge:
 
 
 @asynccontextmanager
-async def edge(world: World) -> AsyncIterator[Edge]:
+async def edge(deployment: Deployment) -> AsyncIterator[Edge]:
     async with ClientSession(auto_decompress=False) as session:
-        made = Edge(world, session)
+        made = Edge(deployment, session)
         async with Site(made.answer) as site:
             made.url = site.url
             yield made

@@ -7,7 +7,7 @@ from typing import Self
 from aiohttp import ClientResponse, web
 from yarl import URL
 
-from proxy.upstream.fetch import Fetcher, Own
+from proxy.upstream.fetch import Fetcher, ProviderOrigin
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -48,9 +48,9 @@ class Rerouted(Fetcher):
 
     @asynccontextmanager
     async def _request(
-        self, method: str, url: URL, headers: dict[str, str], own: Own | None
+        self, method: str, url: URL, headers: dict[str, str], own: ProviderOrigin | None
     ) -> AsyncIterator[ClientResponse]:
         if own is None or not own.covers(url):
-            url, own = self._site.join(url.relative()), Own(self._site)
+            url, own = self._site.join(url.relative()), ProviderOrigin(self._site)
         async with super()._request(method, url, headers, own) as response:
             yield response

@@ -6,45 +6,45 @@ import re
 import pytest
 
 from tests.runner.test_runner import reached
-from tests.support.world import World
+from tests.support.deployment import Deployment
 
 
-async def scraped(world: World) -> dict[str, float]:
-    answer = await world.http.get("/metrics", headers={"Authorization": ""})
+async def scraped(deployment: Deployment) -> dict[str, float]:
+    answer = await deployment.http.get("/metrics", headers={"Authorization": ""})
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     lines = [line for line in answer.text.splitlines() if not line.startswith("#")]
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
 
 
-async def test_a_finished_job_is_counted_with_its_duration_its_submit_and_its_polls(world: World) -> None:
-    await world.generate("gaga-1", prompt="Hello")
-    told = await scraped(world)
+async def test_a_finished_job_is_counted_with_its_duration_its_submit_and_its_polls(deployment: Deployment) -> None:
+    await deployment.generate("gaga-1", prompt="Hello")
+    told = await scraped(deployment)
     assert told['pollcast_jobs_ended_total{code="",model="gaga-1",status="Completed"}'] == 1
     assert told['pollcast_job_seconds_count{model="gaga-1"}'] == 1
     assert told['pollcast_submits_total{outcome="taken",provider="Gaga"}'] == 1
     polls = sum(value for name, value in told.items() if name.startswith("pollcast_polls_total"))
-    assert polls == world.simulator.calls["gaga.check"]
+    assert polls == deployment.simulator.calls["gaga.check"]
     assert told['pollcast_upstream_seconds_count{call="submit",provider="Gaga"}'] == 1
     assert told["pollcast_delivery_lag_seconds_count"] > 0
     assert told['pollcast_store_seconds_count{call="append"}'] > 0
 
 
-async def test_a_poll_that_is_broken_off_is_not_counted_as_the_one_before_it(unstarted: World) -> None:
+async def test_a_poll_that_is_broken_off_is_not_counted_as_the_one_before_it(unstarted: Deployment) -> None:
     unstarted.provider = {"deadline": 1e9}
-    async with unstarted as world:
-        world.simulator.fault("gaga.check", "timeout", after=2)
-        job = await world.submit("gaga-1", prompt="[stuck]")
-        await reached(world, "gaga.check", 3)
-        await world.http.post(f"/api/jobs/{job['id']}/cancel")
-        await world.ended(job["id"])
-        assert (await scraped(world))['pollcast_polls_total{outcome="interrupted",provider="Gaga"}'] == 1
+    async with unstarted as deployment:
+        deployment.simulator.fault("gaga.check", "timeout", after=2)
+        job = await deployment.submit("gaga-1", prompt="[stuck]")
+        await reached(deployment, "gaga.check", 3)
+        await deployment.http.post(f"/api/jobs/{job['id']}/cancel")
+        await deployment.ended(job["id"])
+        assert (await scraped(deployment))['pollcast_polls_total{outcome="interrupted",provider="Gaga"}'] == 1
 
 
-async def test_a_failure_is_counted_by_its_code_with_the_tokens_given_back(world: World) -> None:
-    world.simulator.fault("gaga.submit", "401")
-    await world.generate("gaga-1", prompt="Hello")
-    told = await scraped(world)
+async def test_a_failure_is_counted_by_its_code_with_the_tokens_given_back(deployment: Deployment) -> None:
+    deployment.simulator.fault("gaga.submit", "401")
+    await deployment.generate("gaga-1", prompt="Hello")
+    told = await scraped(deployment)
     assert told['pollcast_jobs_ended_total{code="upstream_auth",model="gaga-1",status="Error"}'] == 1
     assert told['pollcast_refunded_tokens_total{model="gaga-1"}'] == 20
     assert told['pollcast_submits_total{outcome="upstream_auth",provider="Gaga"}'] == 1
@@ -52,87 +52,89 @@ async def test_a_failure_is_counted_by_its_code_with_the_tokens_given_back(world
 
 @pytest.mark.parametrize(("fault", "outcome"), [(None, "taken"), ("401", "upstream_auth"), ("drop", "outcome_unknown")])
 async def test_an_order_whose_answer_is_a_stream_is_counted_as_sent_too(
-    world: World, fault: str | None, outcome: str
+    deployment: Deployment, fault: str | None, outcome: str
 ) -> None:
     if fault:
-        world.simulator.fault("ainow.generate", fault)
-    await world.generate("suno", prompt="song")
-    told = await scraped(world)
+        deployment.simulator.fault("ainow.generate", fault)
+    await deployment.generate("suno", prompt="song")
+    told = await scraped(deployment)
     sent = {name: value for name, value in told.items() if name.startswith("pollcast_submits_total")}
     assert sent == {f'pollcast_submits_total{{outcome="{outcome}",provider="AI-Now"}}': 1}
 
 
-async def test_the_wait_for_a_turn_is_told(unstarted: World) -> None:
+async def test_the_wait_for_a_turn_is_told(unstarted: Deployment) -> None:
     unstarted.provider = {"rate": 4}
-    async with unstarted as world, asyncio.timeout(10):
+    async with unstarted as deployment, asyncio.timeout(10):
         for _ in range(4):
-            await world.submit("gaga-1", prompt="Hello")
+            await deployment.submit("gaga-1", prompt="Hello")
         name = 'pollcast_upstream_seconds_count{call="turn",provider="Gaga"}'
-        while not (await scraped(world)).get(name):
+        while not (await scraped(deployment)).get(name):
             await asyncio.sleep(0.01)
 
 
-async def test_open_streams_and_jobs_under_way_are_told_as_they_are(unstarted: World) -> None:
+async def test_open_streams_and_jobs_under_way_are_told_as_they_are(unstarted: Deployment) -> None:
     unstarted.provider = {"deadline": 1e9}
-    async with unstarted as world:
-        job = await world.submit("gaga-1", prompt="[stuck]")
-        await reached(world, "gaga.check")
-        async with world.open("GET", f"/api/jobs/{job['id']}/events") as response:
+    async with unstarted as deployment:
+        job = await deployment.submit("gaga-1", prompt="[stuck]")
+        await reached(deployment, "gaga.check")
+        async with deployment.open("GET", f"/api/jobs/{job['id']}/events") as response:
             await anext(response.aiter_raw())
-            told = await scraped(world)
+            told = await scraped(deployment)
             assert told["pollcast_streams"] == 1
             assert sum(value for name, value in told.items() if name.startswith("pollcast_jobs{")) == 1
 
 
-async def test_jobs_that_wait_are_told_by_what_they_wait_for(unstarted: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_jobs_that_wait_are_told_by_what_they_wait_for(
+    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("proxy.runner.runner._COUNT", 0.01)
     unstarted.provider = {"concurrency": 1, "deadline": 1e9}
     unstarted.settings |= {"max_jobs": 3, "queue": 10}
-    async with unstarted as world, asyncio.timeout(10):
+    async with unstarted as deployment, asyncio.timeout(10):
         for _ in range(5):
-            await world.submit("gaga-1", prompt="[stuck]")
+            await deployment.submit("gaga-1", prompt="[stuck]")
         wanted = {'pollcast_jobs_waiting{queue="Gaga"}': 2, 'pollcast_jobs_waiting{queue="line"}': 2}
-        while not wanted.items() <= (await scraped(world)).items():
+        while not wanted.items() <= (await scraped(deployment)).items():
             await asyncio.sleep(0.01)
 
 
-async def test_a_word_that_a_provider_s_page_does_not_name_raises_the_alarm(world: World) -> None:
-    world.simulator.fault("gaga.check", "unknown status")
-    await world.generate("gaga-1", prompt="Hello")
-    told = await scraped(world)
+async def test_a_word_that_a_provider_s_page_does_not_name_raises_the_alarm(deployment: Deployment) -> None:
+    deployment.simulator.fault("gaga.check", "unknown status")
+    await deployment.generate("gaga-1", prompt="Hello")
+    told = await scraped(deployment)
     assert [value for name, value in told.items() if name.startswith("pollcast_unknown_words_total")]
 
 
-async def test_a_provider_that_is_left_alone_is_told(world: World) -> None:
-    world.simulator.fault("gaga.check", "500", times=20)
-    jobs = [await world.submit("gaga-1", prompt=prompt) for prompt in ("one", "two")]
-    while 'pollcast_breaker_open{provider="Gaga"} 1.0' not in (await world.http.get("/metrics")).text:
+async def test_a_provider_that_is_left_alone_is_told(deployment: Deployment) -> None:
+    deployment.simulator.fault("gaga.check", "500", times=20)
+    jobs = [await deployment.submit("gaga-1", prompt=prompt) for prompt in ("one", "two")]
+    while 'pollcast_breaker_open{provider="Gaga"} 1.0' not in (await deployment.http.get("/metrics")).text:
         await asyncio.sleep(0)
     for job in jobs:
-        await world.http.post(f"/api/jobs/{job['id']}/cancel")
+        await deployment.http.post(f"/api/jobs/{job['id']}/cancel")
 
 
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "Via", "X-Real-IP"])
-async def test_metrics_are_not_told_to_whom_a_proxy_speaks_for(world: World, header: str) -> None:
-    answer = await world.http.get("/metrics", headers={header: "127.0.0.1"})
+async def test_metrics_are_not_told_to_whom_a_proxy_speaks_for(deployment: Deployment, header: str) -> None:
+    answer = await deployment.http.get("/metrics", headers={header: "127.0.0.1"})
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
 
 
-async def test_metrics_can_be_public_or_off_or_behind_a_token_of_their_own(unstarted: World) -> None:
+async def test_metrics_can_be_public_or_off_or_behind_a_token_of_their_own(unstarted: Deployment) -> None:
     expected = {"public": [200, 200, 200], "off": [404, 404, 404], "s3cret": [401, 401, 200]}
-    async with unstarted as world:
+    async with unstarted as deployment:
         for value, statuses in expected.items():
-            world.settings["metrics"] = value
-            await world.restart()
-            keys = ("", f"Bearer {world.key}", "Bearer s3cret")
+            deployment.settings["metrics"] = value
+            await deployment.restart()
+            keys = ("", f"Bearer {deployment.key}", "Bearer s3cret")
             headers = [{"Authorization": key, "X-Forwarded-For": "1.2.3.4"} for key in keys]
-            assert [(await world.http.get("/metrics", headers=each)).status_code for each in headers] == statuses
+            assert [(await deployment.http.get("/metrics", headers=each)).status_code for each in headers] == statuses
 
 
-async def test_label_values_come_from_closed_sets(world: World) -> None:
-    await world.http.post("/api/jobs", json={"model": "made up", "prompt": "x"})
-    await world.generate("suno", prompt="song", metadata={"who": "anyone"})
-    text = (await world.http.get("/metrics")).text
+async def test_label_values_come_from_closed_sets(deployment: Deployment) -> None:
+    await deployment.http.post("/api/jobs", json={"model": "made up", "prompt": "x"})
+    await deployment.generate("suno", prompt="song", metadata={"who": "anyone"})
+    text = (await deployment.http.get("/metrics")).text
     assert "made up" not in text
     assert "anyone" not in text
     assert not re.search(r"job_[0-9A-Z]{26}|acct_|key_", text)

@@ -14,19 +14,19 @@ from proxy.simulator import DEFAULT_KEYS, Replay
 from proxy.telemetry import trace
 from proxy.telemetry.trace import Exchange, Traces
 from tests.cli.test_cli import command
-from tests.support.world import World
+from tests.support.deployment import Deployment
 
 FOLDER = "traces"
 
 
 @pytest.fixture
-def recorded(unstarted: World) -> World:
+def recorded(unstarted: Deployment) -> Deployment:
     unstarted.settings = {"trace": str(unstarted.folder / FOLDER)}
     return unstarted
 
 
-def traces(world: World) -> Traces:
-    return Traces(str(world.folder / FOLDER))
+def traces(deployment: Deployment) -> Traces:
+    return Traces(str(deployment.folder / FOLDER))
 
 
 def polled(body: bytes = b'{"status": "Pending"}', **changes: Any) -> Exchange:
@@ -34,28 +34,28 @@ def polled(body: bytes = b'{"status": "Pending"}', **changes: Any) -> Exchange:
     return Exchange(**values | {"method": "GET", "path": "/v1/jobs/1", "query": {}, "sent": ""} | changes)
 
 
-async def test_nothing_is_recorded_unless_it_is_asked_for(world: World) -> None:
-    await world.generate("gaga-1", prompt="Hello")
-    assert {path.name for path in world.folder.iterdir()} >= {"pollcast.db"}
-    assert not list(world.folder.rglob("*.jsonl"))
+async def test_nothing_is_recorded_unless_it_is_asked_for(deployment: Deployment) -> None:
+    await deployment.generate("gaga-1", prompt="Hello")
+    assert {path.name for path in deployment.folder.iterdir()} >= {"pollcast.db"}
+    assert not list(deployment.folder.rglob("*.jsonl"))
 
 
-async def test_a_poll_whose_answer_does_not_change_is_recorded_once_with_its_count(recorded: World) -> None:
+async def test_a_poll_whose_answer_does_not_change_is_recorded_once_with_its_count(recorded: Deployment) -> None:
     recorded.provider = {"poll_interval": 0.5}
-    async with recorded as world:
-        job = (await world.generate("gaga-1", prompt="[slow]"))[-1]["job"]
-    polls = [exchange for exchange in traces(world).read(job) if exchange["method"] == "GET"]
-    assert sum(poll.get("count", 1) for poll in polls) == world.simulator.calls["gaga.check"]
+    async with recorded as deployment:
+        job = (await deployment.generate("gaga-1", prompt="[slow]"))[-1]["job"]
+    polls = [exchange for exchange in traces(deployment).read(job) if exchange["method"] == "GET"]
+    assert sum(poll.get("count", 1) for poll in polls) == deployment.simulator.calls["gaga.check"]
     bodies = [poll["body"] for poll in polls]
     assert len(polls) > 1
     assert all(one != other for one, other in pairwise(bodies))
     assert any(poll.get("count", 1) > 1 and poll["until"] > poll["at"] for poll in polls)
 
 
-async def test_a_submit_is_recorded_with_what_was_sent_and_answered_and_when(recorded: World) -> None:
-    async with recorded as world:
-        events = await world.generate("gaga-1", prompt="A red balloon")
-    submit = next(each for each in traces(world).read(events[-1]["job"]) if each["method"] == "POST")
+async def test_a_submit_is_recorded_with_what_was_sent_and_answered_and_when(recorded: Deployment) -> None:
+    async with recorded as deployment:
+        events = await deployment.generate("gaga-1", prompt="A red balloon")
+    submit = next(each for each in traces(deployment).read(events[-1]["job"]) if each["method"] == "POST")
     assert submit["path"] == "/v1/generations"
     assert "A red balloon" in submit["sent"]
     assert orjson.loads(submit["body"])["id"]
@@ -63,33 +63,33 @@ async def test_a_submit_is_recorded_with_what_was_sent_and_answered_and_when(rec
     assert submit["at"] >= 1_800_000_000
 
 
-async def test_what_another_job_exchanges_is_not_in_a_job_s_trace(recorded: World) -> None:
-    async with recorded as world:
-        jobs = [await world.submit("gaga-1", prompt=f"Prompt {n}") for n in range(3)]
+async def test_what_another_job_exchanges_is_not_in_a_job_s_trace(recorded: Deployment) -> None:
+    async with recorded as deployment:
+        jobs = [await deployment.submit("gaga-1", prompt=f"Prompt {n}") for n in range(3)]
         for job in jobs:
-            await world.ended(job["id"])
+            await deployment.ended(job["id"])
     for n, job in enumerate(jobs):
-        text = orjson.dumps(traces(world).read(job["id"])).decode()
+        text = orjson.dumps(traces(deployment).read(job["id"])).decode()
         assert [other for other in range(3) if f"Prompt {other}" in text] == [n]
 
 
-async def test_a_trace_goes_with_its_job(recorded: World) -> None:
-    async with recorded as world:
-        gone, kept = [(await world.generate("gaga-1", prompt="Hello"))[-1]["job"] for _ in range(2)]
-        assert (await world.http.delete(f"/api/jobs/{gone}")).status_code == 204
-        while traces(world).read(gone):
+async def test_a_trace_goes_with_its_job(recorded: Deployment) -> None:
+    async with recorded as deployment:
+        gone, kept = [(await deployment.generate("gaga-1", prompt="Hello"))[-1]["job"] for _ in range(2)]
+        assert (await deployment.http.delete(f"/api/jobs/{gone}")).status_code == 204
+        while traces(deployment).read(gone):
             await asyncio.sleep(0.001)
-    assert traces(world).read(kept)
-    assert len(list((world.folder / FOLDER).iterdir())) == 1
+    assert traces(deployment).read(kept)
+    assert len(list((deployment.folder / FOLDER).iterdir())) == 1
 
 
-async def test_a_trace_goes_on_after_a_restart(recorded: World) -> None:
-    async with recorded as world:
-        world.simulator.fault("gaga.check", "slow", times=1, seconds=60)
-        job = await world.submit("gaga-1", prompt="Hello")
-        await world.restart()
-        await world.ended(job["id"])
-    exchanges = traces(world).read(job["id"])
+async def test_a_trace_goes_on_after_a_restart(recorded: Deployment) -> None:
+    async with recorded as deployment:
+        deployment.simulator.fault("gaga.check", "slow", times=1, seconds=60)
+        job = await deployment.submit("gaga-1", prompt="Hello")
+        await deployment.restart()
+        await deployment.ended(job["id"])
+    exchanges = traces(deployment).read(job["id"])
     assert [exchange["n"] for exchange in exchanges] == list(range(len(exchanges)))
     assert exchanges[0]["method"] == "POST"
     assert "Success" in exchanges[-1]["body"] or "result" in exchanges[-1]["body"]
@@ -161,9 +161,9 @@ def test_a_trace_that_cannot_be_written_hinders_no_other(tmp_path: Path) -> None
     assert len(kept.read("job_2")) == 1
 
 
-async def test_what_is_dropped_is_told_at_a_scrape(recorded: World) -> None:
-    async with recorded as world:
-        assert "pollcast_trace_dropped_total 0.0" in (await world.http.get("/metrics")).text
+async def test_what_is_dropped_is_told_at_a_scrape(recorded: Deployment) -> None:
+    async with recorded as deployment:
+        assert "pollcast_trace_dropped_total 0.0" in (await deployment.http.get("/metrics")).text
 
 
 def test_a_line_that_a_power_cut_has_torn_spoils_no_other(tmp_path: Path) -> None:
@@ -191,17 +191,17 @@ ENDS: Sequence[tuple[tuple[str, str], tuple[str, str]]] = [
 
 @pytest.mark.parametrize(("order", "fault"), ENDS)
 async def test_a_recorded_job_that_is_replayed_ends_the_same_way(
-    recorded: World, tmp_path: Path, order: tuple[str, str], fault: tuple[str, str]
+    recorded: Deployment, tmp_path: Path, order: tuple[str, str], fault: tuple[str, str]
 ) -> None:
     model, provider = order
-    async with recorded as world:
+    async with recorded as deployment:
         if fault[1]:
-            world.simulator.fault(*fault)
-        events = await world.generate(model, prompt="Hello")
-    lines = [orjson.dumps(exchange) for exchange in traces(world).read(events[-1]["job"])]
+            deployment.simulator.fault(*fault)
+        events = await deployment.generate(model, prompt="Hello")
+    lines = [orjson.dumps(exchange) for exchange in traces(deployment).read(events[-1]["job"])]
     (tmp_path / "again").mkdir()
     async with Replay(lines) as replay:
-        again = World(tmp_path / "again", providers={provider: {"base_url": replay.origin}})
+        again = Deployment(tmp_path / "again", providers={provider: {"base_url": replay.origin}})
         async with again:
             replayed = await again.generate(model, prompt="Hello")
         assert set(replay.unknown) <= {"/v1/models"}  # what the catalogue asks is no job's
@@ -215,10 +215,10 @@ def told(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: event.get(name) for name in names} for event in events if "delta" not in event]
 
 
-async def test_the_command_prints_a_trace_as_json_lines_that_can_be_replayed(recorded: World) -> None:
-    async with recorded as world:
-        job = (await world.generate("gaga-1", prompt="Hello"))[-1]["job"]
-    where = {"POLLCAST_TRACE": str(world.folder / FOLDER)}
+async def test_the_command_prints_a_trace_as_json_lines_that_can_be_replayed(recorded: Deployment) -> None:
+    async with recorded as deployment:
+        job = (await deployment.generate("gaga-1", prompt="Hello"))[-1]["job"]
+    where = {"POLLCAST_TRACE": str(deployment.folder / FOLDER)}
     done = command("trace", job, **where)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

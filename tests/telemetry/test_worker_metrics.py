@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.telemetry.worker_metrics import Siblings
+from proxy.telemetry.worker_metrics import WorkerMetrics
 
 METRICS = b"# HELP x Something.\n# TYPE x gauge\nx 1234.0\n"
 
@@ -18,7 +18,7 @@ async def test_a_worker_that_is_killed_over_its_answer_does_not_spoil_those_of_t
         writer.write(METRICS[:length])
         writer.close()
 
-    well = Siblings(tmp_path, 0)
-    async with well.telling(lambda: METRICS), await asyncio.start_unix_server(killed, tmp_path / "1"):
+    well = WorkerMetrics(tmp_path, 0)
+    async with well.serve(lambda: METRICS), await asyncio.start_unix_server(killed, tmp_path / "1"):
         assert b'x{worker="0"} 1234.0' in (told := await well.scrape())
         assert b'worker="1"' not in told

@@ -3,8 +3,8 @@
 import pytest
 
 from proxy.upstream.breaker import Breaker
+from tests.support.deployment import JumpClock
 from tests.support.outcomes import failed, sending_for, succeeded
-from tests.support.world import JumpClock
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from proxy.upstream.fetch import (
     FetchFailed,
     FileTooLarge,
     NotPublic,
-    Own,
+    ProviderOrigin,
     Remote,
     account_at_work,
     check_public,
@@ -54,8 +54,8 @@ async def left(request: web.Request) -> None:
         await asyncio.sleep(0.005)
 
 
-def own_of(site: Site) -> Own:
-    return Own(URL(site.url), CREDENTIAL)
+def own_of(site: Site) -> ProviderOrigin:
+    return ProviderOrigin(URL(site.url), CREDENTIAL)
 
 
 async def hello(request: web.Request) -> web.Response:
@@ -471,7 +471,7 @@ async def test_what_is_no_url_at_all_is_not_opened(fetcher: Fetcher, url: str) -
 @pytest.mark.parametrize("url", ["cat.png", "/cat.png", "mailto:cat@example.com"])
 async def test_what_has_no_origin_is_not_opened_beside_an_own_one(fetcher: Fetcher, url: str) -> None:
     with pytest.raises(NotPublic):
-        await text_of(fetcher.open(url, own=Own(URL("https://api.example.com"))))
+        await text_of(fetcher.open(url, own=ProviderOrigin(URL("https://api.example.com"))))
 
 
 # --- the provider's own origin ---
@@ -517,18 +517,18 @@ async def test_another_port_of_the_own_host_is_another_origin(fetcher: Fetcher) 
 @pytest.mark.parametrize("url", ["https://a.example/x", "https://a.example:443/", "https://A.example"])
 def test_an_origin_is_scheme_host_and_port(url: str) -> None:
     # yarl itself compares ports as they are written.
-    assert Own(URL("https://a.example/v1")).covers(URL(url))
+    assert ProviderOrigin(URL("https://a.example/v1")).covers(URL(url))
 
 
 @pytest.mark.parametrize(
     "url", ["http://a.example/", "https://a.example:8443/", "https://b.a.example/", "https://a.example.evil/"]
 )
 def test_an_own_origin_covers_no_other(url: str) -> None:
-    assert not Own(URL("https://a.example/v1")).covers(URL(url))
+    assert not ProviderOrigin(URL("https://a.example/v1")).covers(URL(url))
 
 
 def test_a_credential_is_not_shown() -> None:
-    assert "sk-secret" not in repr(Own(URL("https://a.example"), CREDENTIAL))
+    assert "sk-secret" not in repr(ProviderOrigin(URL("https://a.example"), CREDENTIAL))
 
 
 async def test_no_cookie_is_kept_from_one_request_for_the_next(fetcher: Fetcher) -> None:
@@ -538,7 +538,7 @@ async def test_no_cookie_is_kept_from_one_request_for_the_next(fetcher: Fetcher)
     async with Site(baker) as site:
         origin = f"http://localhost:{site.port}"
         for _ in range(2):
-            await text_of(fetcher.open(f"{origin}/", own=Own(URL(origin))))
+            await text_of(fetcher.open(f"{origin}/", own=ProviderOrigin(URL(origin))))
         assert [request.headers.get("Cookie") for request in site.asked] == [None, None]
 
 
@@ -681,7 +681,7 @@ async def complaint(answer: bytes) -> str:
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server, Fetcher() as fetcher:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         with pytest.raises(FetchFailed) as caught:
-            await text_of(fetcher.open(url, own=Own(URL(url))))
+            await text_of(fetcher.open(url, own=ProviderOrigin(URL(url))))
     return str(caught.value).removeprefix("127.0.0.1 cannot be reached: ").removesuffix(".")
 
 

@@ -11,7 +11,7 @@ from aiohttp import ClientTimeout, web
 from proxy.core import errors
 from proxy.upstream.answers import Transient
 from proxy.upstream.client import File, Request, Upstream
-from tests.support.world import JumpClock, World
+from tests.support.deployment import Deployment, JumpClock
 from tests.upstream.test_upstream import CREDENTIAL, wired
 
 SILENCE = 1.0
@@ -104,10 +104,10 @@ async def test_an_answer_that_keeps_coming_is_read_to_its_end() -> None:
         assert (await wire.upstream.upload("/v1/assets", "file", File("a", "image/png", b"x"))).object()["id"] == 1
 
 
-async def test_an_upload_that_is_repeated_is_shown(world: World) -> None:
-    image = await world.asset("image")
-    world.simulator.fault("gaga.upload", "503", times=2)
-    events = await world.generate("gaga-1", prompt="x", image=image)
+async def test_an_upload_that_is_repeated_is_shown(deployment: Deployment) -> None:
+    image = await deployment.asset("image")
+    deployment.simulator.fault("gaga.upload", "503", times=2)
+    events = await deployment.generate("gaga-1", prompt="x", image=image)
     assert events[-1]["status"] == "Completed"
     repeated, taken, *_ = [event["detail"] for event in events if "detail" in event]
     assert repeated.startswith("Repeating the upload")

@@ -17,17 +17,17 @@ from proxy.upstream.answers import (
     Answer,
     CredentialRefused,
     CreditRefused,
-    Missing,
-    Nonsense,
     NotTaken,
     ReadFailed,
     Transient,
+    UnknownToProvider,
+    UnreadableAnswer,
     loads,
     message_of,
 )
 from proxy.upstream.client import File, Request, Upstream
+from tests.support.deployment import JumpClock
 from tests.support.site import Handler, Site
-from tests.support.world import JumpClock
 
 KEY = "sk-secret-123"
 CREDENTIAL = {"Authorization": f"Bearer {KEY}"}
@@ -341,16 +341,16 @@ async def test_a_read_is_a_get_with_the_credential_and_its_query() -> None:
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
-        (302, Nonsense),
-        (400, Missing),
+        (302, UnreadableAnswer),
+        (400, UnknownToProvider),
         (401, CredentialRefused),
         (402, CreditRefused),
         (403, CredentialRefused),
-        (404, Missing),
-        (405, Nonsense),
+        (404, UnknownToProvider),
+        (405, UnreadableAnswer),
         (408, Transient),
         (409, Transient),
-        (410, Missing),
+        (410, UnknownToProvider),
         (418, CreditRefused),
         (425, Transient),
         (429, Transient),
@@ -367,7 +367,7 @@ async def test_a_read_says_which_way_it_failed(status: int, kind: type[ReadFaile
 
 @pytest.mark.parametrize("status", [400, 404, 410])
 async def test_a_gateway_s_page_says_nothing_of_the_thing_asked_for(status: int) -> None:
-    assert type(await failure(reply(status, HTML))) is Nonsense
+    assert type(await failure(reply(status, HTML))) is UnreadableAnswer
 
 
 @pytest.mark.parametrize("status", [400, 403, 429, 500])
@@ -400,7 +400,7 @@ async def test_a_read_from_a_provider_that_is_not_there_may_pass() -> None:
 async def test_an_answer_that_is_no_object_is_nonsense(body: bytes) -> None:
     async with wired(reply(200, body)) as wire:
         answer = await wire.upstream.get("/")
-        with pytest.raises(Nonsense):
+        with pytest.raises(UnreadableAnswer):
             answer.object()
 
 
@@ -422,7 +422,7 @@ def test_an_answer_with_half_a_character_is_read_and_can_be_told(body: bytes, ti
 
 def test_what_an_answer_claims_to_be_can_be_told_to_a_client() -> None:
     # aiohttp decodes header bytes that are no UTF-8 to lone surrogates, which JSON cannot hold.
-    with pytest.raises(Nonsense) as caught:
+    with pytest.raises(UnreadableAnswer) as caught:
         answer_of(b"<", {"content-type": "text/\udcff"}).json()
     assert orjson.dumps(caught.value.message)
 
@@ -762,7 +762,7 @@ async def test_a_result_s_url_in_letters_that_no_url_has_is_written_in_those_tha
 )
 async def test_a_result_s_url_that_nobody_can_open_is_nonsense(url: str) -> None:
     async with wired(hang_up) as wire:
-        with pytest.raises(Nonsense, match="nobody can open"):
+        with pytest.raises(UnreadableAnswer, match="nobody can open"):
             wire.upstream.absolute(url)
 
 
@@ -779,5 +779,5 @@ async def test_no_cookie_is_kept_from_one_request_for_the_next() -> None:
 async def test_the_credential_goes_with_the_own_origin_only_where_it_is_asked_for() -> None:
     async with wired(hang_up) as wire:
         assert dict(wire.upstream.own.credential) == CREDENTIAL
-        assert dict(wire.upstream.own_address.credential) == {}
-        assert wire.upstream.own_address.origin == wire.upstream.own.origin
+        assert dict(wire.upstream.without_credential.credential) == {}
+        assert wire.upstream.without_credential.origin == wire.upstream.own.origin

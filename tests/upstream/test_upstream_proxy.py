@@ -15,16 +15,16 @@ from proxy.app import Pollcast
 from proxy.cli.checkup import checkup
 from proxy.core import errors
 from proxy.core.clock import SystemClock
-from proxy.core.settings import BadSetting, Settings, proxy_secrets, read, through
+from proxy.core.settings import BadSetting, Settings, load, proxy_secrets, through
 from proxy.providers import PROVIDERS
 from proxy.providers.gaga import Gaga, GagaSettings
 from proxy.upstream.answers import NotTaken, Transient
 from proxy.upstream.client import Request, Upstream
 from proxy.upstream.sessions import USER_AGENT
+from tests.support.deployment import Deployment, JumpClock
 from tests.support.forward_proxy import ForwardProxy
 from tests.support.fronts import certificate, trusting
 from tests.support.site import Rerouted, Site
-from tests.support.world import JumpClock, World
 from tests.upstream.test_upstream import CREDENTIAL, KEY, reply
 
 ORDER = Request("/v1/x", json={"prompt": "A cat"})
@@ -142,7 +142,7 @@ async def test_results_of_the_own_origin_use_the_proxy_and_others_do_not() -> No
         upstream = await stack.enter_async_context(proxied(site.url, proxy.url))
         fetcher = await stack.enter_async_context(Rerouted(site))
         for url in (f"{site.url}/content", "https://cdn.example.com/video"):
-            async with fetcher.open(url, own=upstream.own_address) as remote:
+            async with fetcher.open(url, own=upstream.without_credential) as remote:
                 assert remote.status == 200
         assert proxy.targets() == [f"{site.url}/content"]
         assert [asked.path for asked in site.asked] == ["/content", "/video"]
@@ -156,22 +156,22 @@ async def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.Monkey
         assert (await upstream.submit(ORDER)).object() == {"id": 1}
 
 
-async def test_a_job_runs_through_the_installations_proxy(unstarted: World) -> None:
+async def test_a_job_runs_through_the_installations_proxy(unstarted: Deployment) -> None:
     async with ForwardProxy("user:pass-word") as proxy:
         unstarted.settings["upstream_proxy"] = f"http://user:pass-word@127.0.0.1:{proxy.port}"
-        async with unstarted as world:
-            image = await world.asset("image")
-            assert (await world.generate("gaga-1", prompt="x", image=image))[-1]["status"] == "Completed"
-            assert "pass-word" in world.app.secrets
+        async with unstarted as deployment:
+            image = await deployment.asset("image")
+            assert (await deployment.generate("gaga-1", prompt="x", image=image))[-1]["status"] == "Completed"
+            assert "pass-word" in deployment.app.secrets
         assert len(proxy.heads) >= 3  # the upload, the order and a poll
 
 
 async def test_check_asks_providers_through_the_proxy(tmp_path: Path) -> None:
     async with Site(reply(404, {"detail": "not there"})) as site, ForwardProxy() as proxy:
-        settings = read(
+        settings = load(
             Settings, store=f"sqlite:///{tmp_path}/s.db", assets=str(tmp_path / "a"), upstream_proxy=proxy.url
         )
-        gaga = read(GagaSettings, base_url=site.url, api_key="sk-1")
+        gaga = load(GagaSettings, base_url=site.url, api_key="sk-1")
         found = [finding async for finding in checkup(settings, {Gaga: gaga}, SystemClock())]
         assert found[-1].works
         assert proxy.targets() == [f"{site.url}/v1/assets/1"]
@@ -198,15 +198,15 @@ def test_a_bad_proxy_is_named_without_its_password(
 ) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(BadSetting, match=f"^{name}: must be the URL of an HTTP proxy") as caught:
-        read(kind)
+        load(kind)
     assert "hunter" not in str(caught.value)
 
 
 def test_a_providers_own_proxy_wins_over_the_installations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLLCAST_UPSTREAM_PROXY", "http://one.example.com:3128")
     monkeypatch.setenv("GAGA_PROXY", "http://two.example.com:3128")
-    settings = read(Settings)
-    proxies = {kind.name: through(read(kind.settings_type), settings).proxy for kind in PROVIDERS}
+    settings = load(Settings)
+    proxies = {kind.name: through(load(kind.settings_type), settings).proxy for kind in PROVIDERS}
     assert proxies.pop("Gaga") == SecretStr("http://two.example.com:3128")
     assert set(proxies.values()) == {SecretStr("http://one.example.com:3128")}
 
@@ -218,6 +218,6 @@ def test_a_proxys_credentials_are_secret_in_every_form() -> None:
 
 
 def test_the_application_masks_a_proxys_password() -> None:
-    settings = read(Settings, upstream_proxy="http://user:hunter22@proxy.example.com")
+    settings = load(Settings, upstream_proxy="http://user:hunter22@proxy.example.com")
     assert "hunter22" in Pollcast(settings).secrets
     assert "hunter22" not in repr(settings)

@@ -18,22 +18,22 @@ from proxy.simulator import Simulator
 from proxy.store import open_store
 from proxy.store.base import Shared
 from proxy.upstream.breaker import Breaker, Exchange
-from proxy.upstream.rate_limit import Turns
+from proxy.upstream.rate_limit import RateLimiter
+from tests.support.deployment import NO_AUTHORITIES, Deployment, JumpClock, events_of
 from tests.support.outcomes import failed, sending_for
 from tests.support.redis_server import SAFE, Gate, RedisServer, flush, shared_server, tls_options
-from tests.support.world import NO_AUTHORITIES, JumpClock, World, events_of
 
-Nodes = tuple[World, World]
+Nodes = tuple[Deployment, Deployment]
 _SPEED = 20.0
 PASSWORD = "hush/hush%"
 
 
-def node(folder: Path, **options: object) -> World:
+def node(folder: Path, **options: object) -> Deployment:
     """A node on the Redis of this test process; time is real, and the providers are quick."""
     values = {"poll_interval": 0.05, **options}
-    world = World(folder, SystemClock(), provider=values, store_url=shared_server().url)
-    world.simulator = Simulator(speed=_SPEED)
-    return world
+    deployment = Deployment(folder, SystemClock(), provider=values, store_url=shared_server().url)
+    deployment.simulator = Simulator(speed=_SPEED)
+    return deployment
 
 
 @pytest.fixture
@@ -55,10 +55,10 @@ async def driven_by_a(nodes: Nodes) -> str:
     return job
 
 
-async def running(world: World) -> str:
+async def running(deployment: Deployment) -> str:
     """A job that goes on for a while, of which polls bring no news."""
-    job = str((await world.submit("gaga-1", prompt="[slow] Hello"))["id"])
-    async with world.open("GET", f"/api/jobs/{job}/events") as response:
+    job = str((await deployment.submit("gaga-1", prompt="[slow] Hello"))["id"])
+    async with deployment.open("GET", f"/api/jobs/{job}/events") as response:
         async for message in EventSource(response).aiter_sse():
             if message.json().get("detail") == "Running":
                 break
@@ -135,37 +135,37 @@ async def test_an_account_has_one_limit_and_one_line_at_all_nodes(tmp_path: Path
 async def test_a_node_that_gets_a_job_back_which_it_had_lost_drives_it_once_and_goes_on(tmp_path: Path) -> None:
     server = shared_server()
     flush(server)
-    async with node(tmp_path) as world, asyncio.timeout(60):
-        job = await running(world)
+    async with node(tmp_path) as deployment, asyncio.timeout(60):
+        job = await running(deployment)
         with server.client as client:  # as if another had taken it over, and let go of it
             before = int(client.hincrby(f"pollcast:work:{job}", "epoch", 1))
             client.zadd("pollcast:free", {job: 0})
             while int(client.hget(f"pollcast:work:{job}", "epoch")) == before:
                 await asyncio.sleep(0.01)
-        events = events_of(await world.messages("GET", f"/api/jobs/{job}/events"))
+        events = events_of(await deployment.messages("GET", f"/api/jobs/{job}/events"))
         assert [event["n"] for event in events] == list(range(1, len(events) + 1))
         assert events[-1]["status"] == "Completed"
         for _ in range(3):
-            assert (await world.generate("suno", prompt="Hello"))[-1]["status"] == "Completed"
+            assert (await deployment.generate("suno", prompt="Hello"))[-1]["status"] == "Completed"
 
 
 async def test_a_job_whose_end_redis_has_forgotten_is_taken_up_again(tmp_path: Path) -> None:
     (files := tmp_path / "redis").mkdir()
     with RedisServer(files) as server:
-        world = node(tmp_path)
-        world.store_url = server.url
-        async with world, asyncio.timeout(60):
-            job = await running(world)
+        deployment = node(tmp_path)
+        deployment.store_url = server.url
+        async with deployment, asyncio.timeout(60):
+            job = await running(deployment)
             shutil.copytree(files, kept := tmp_path / "kept")
-            assert (await world.http.get(f"/api/jobs/{job}")).json()["status"] == "Processing"
-            assert (await world.ended(job))["status"] == "Completed"
+            assert (await deployment.http.get(f"/api/jobs/{job}")).json()["status"] == "Processing"
+            assert (await deployment.ended(job))["status"] == "Completed"
             server.kill()
             shutil.rmtree(files)
             kept.rename(files)
             await asyncio.to_thread(server.start)
-            while (await world.http.get(f"/api/jobs/{job}")).json().get("status") != "Completed":
+            while (await deployment.http.get(f"/api/jobs/{job}")).json().get("status") != "Completed":
                 await asyncio.sleep(0.05)
-            assert await world.balance() == 980
+            assert await deployment.balance() == 980
 
 
 async def test_how_many_jobs_wait_is_not_told_while_nobody_can_count_them(
@@ -175,19 +175,19 @@ async def test_how_many_jobs_wait_is_not_told_while_nobody_can_count_them(
     server = shared_server()
     flush(server)
     async with Gate(server) as gate, asyncio.timeout(60):
-        world = node(tmp_path, concurrency=1)
-        world.store_url = gate.url
-        async with world:
+        deployment = node(tmp_path, concurrency=1)
+        deployment.store_url = gate.url
+        async with deployment:
             for _ in range(2):
-                await world.submit("gaga-1", prompt="[stuck]")
+                await deployment.submit("gaga-1", prompt="[stuck]")
             waiting = 'pollcast_jobs_waiting{queue="Gaga"} 1.0'
-            while waiting not in (await world.http.get("/metrics")).text:
+            while waiting not in (await deployment.http.get("/metrics")).text:
                 await asyncio.sleep(0.01)
             gate.shut()
-            while "pollcast_jobs_waiting{" in (await world.http.get("/metrics")).text:
+            while "pollcast_jobs_waiting{" in (await deployment.http.get("/metrics")).text:
                 await asyncio.sleep(0.01)
             gate.open()
-            while waiting not in (await world.http.get("/metrics")).text:
+            while waiting not in (await deployment.http.get("/metrics")).text:
                 await asyncio.sleep(0.01)
 
 
@@ -262,9 +262,9 @@ async def test_a_node_works_over_tls_with_a_password_that_it_tells_nobody(
     behind_tls: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    async with World(tmp_path, store_url=f"{behind_tls}?ssl_ca_certs={tmp_path}/made.pem") as world:
-        assert (await world.generate("gaga-1", prompt="Hello"))[-1]["status"] == "Completed"
-        assert (await world.http.get("/api/account")).headers["RateLimit"]  # requests are counted there too
+    async with Deployment(tmp_path, store_url=f"{behind_tls}?ssl_ca_certs={tmp_path}/made.pem") as deployment:
+        assert (await deployment.generate("gaga-1", prompt="Hello"))[-1]["status"] == "Completed"
+        assert (await deployment.http.get("/api/account")).headers["RateLimit"]  # requests are counted there too
     assert "hush" not in caplog.text
 
 
@@ -302,7 +302,7 @@ async def test_the_rate_of_a_provider_holds_for_all_nodes_together() -> None:
     flush(shared_server())
     clock = SystemClock()
     async with open_store(shared_server().url, clock) as a, open_store(shared_server().url, clock) as b:
-        nodes = [Turns(clock, 100), Turns(clock, 100)]
+        nodes = [RateLimiter(clock, 100), RateLimiter(clock, 100)]
         for turns, store in zip(nodes, (a, b), strict=True):
             assert store.shared
 
@@ -318,7 +318,7 @@ async def test_the_rate_of_a_provider_holds_for_all_nodes_together() -> None:
 
 async def test_while_the_others_cannot_be_asked_a_node_paces_alone() -> None:
     clock = JumpClock()
-    turns = Turns(clock, 2)
+    turns = RateLimiter(clock, 2)
     asked = []
 
     async def away(number: int, gap: float) -> float:
@@ -344,7 +344,7 @@ class ClockSetBack(JumpClock):
 
 async def test_a_clock_that_is_set_back_stops_no_provider() -> None:
     clock = ClockSetBack()
-    turns, breaker = Turns(clock, 2), Breaker(clock)
+    turns, breaker = RateLimiter(clock, 2), Breaker(clock)
     await turns.wait()
     for n in range(5):
         failed(breaker, f"job-{n}")

@@ -14,9 +14,9 @@ import pytest
 
 from proxy.core.settings import Settings
 from tests.cli.test_cli import command, serving
+from tests.support.deployment import NO_AUTHORITIES
 from tests.support.ports import free_port
 from tests.support.root import ROOT
-from tests.support.world import NO_AUTHORITIES
 
 DEPLOY = ROOT / "proxy/deploy"
 

@@ -9,8 +9,8 @@ from proxy.core import errors
 from proxy.core.settings import Settings
 from proxy.providers import MODELS, PROVIDERS
 from proxy.simulator import PROMPT_FAULTS
+from tests.support.deployment import Deployment
 from tests.support.root import ROOT
-from tests.support.world import World
 
 README = (ROOT / "README.md").read_text()
 ENVIRONMENT = (ROOT / ".env.example").read_text()
@@ -81,11 +81,11 @@ def test_every_error_code_is_explained() -> None:
         assert f"`{code}`" in section("Errors"), code
 
 
-async def test_every_metric_is_listed_with_its_labels(unstarted: World, tmp_path: Path) -> None:
+async def test_every_metric_is_listed_with_its_labels(unstarted: Deployment, tmp_path: Path) -> None:
     unstarted.settings["trace"] = str(tmp_path / "trace")
-    async with unstarted as world:
-        await world.generate("gaga-1", prompt="Hello")
-        told = (await world.http.get("/metrics")).text
+    async with unstarted as deployment:
+        await deployment.generate("gaga-1", prompt="Hello")
+        told = (await deployment.http.get("/metrics")).text
     families = {family.name: family for family in text_string_to_metric_families(told)}
     found = {
         name: {label for sample in family.samples for label in sample.labels} - {"le"}
@@ -97,7 +97,7 @@ async def test_every_metric_is_listed_with_its_labels(unstarted: World, tmp_path
     assert all(listed[name] == labels for name, labels in found.items() if families[name].samples)
 
 
-async def test_every_endpoint_is_listed_and_exists(world: World) -> None:
+async def test_every_endpoint_is_listed_and_exists(deployment: Deployment) -> None:
     listed = {
         path
         for row in rows(section("Endpoints"))
@@ -105,7 +105,7 @@ async def test_every_endpoint_is_listed_and_exists(world: World) -> None:
     }
     served = {
         re.sub(r"\{(\w+)(:int)?\}", lambda found: "{n}" if found[1] == "n" else "{id}", route.path)
-        for route in world.app.routes
+        for route in deployment.app.routes
     }
     parts = {path for path in served if path.startswith("/playground/")}
     assert listed | {"/api/jobs/{id}/content/{n}"} | parts == served

@@ -8,8 +8,8 @@ from pathlib import Path
 import orjson
 import pytest
 
+from tests.support.deployment import Deployment
 from tests.support.npm import install, without
-from tests.support.world import World
 
 pytestmark = [pytest.mark.wide, pytest.mark.timeout(400)]
 
@@ -123,56 +123,58 @@ async def run(folder: Path, *command: object) -> str:
     return await asyncio.to_thread(work)
 
 
-async def described(world: World, folder: Path) -> Path:
+async def described(deployment: Deployment, folder: Path) -> Path:
     place = folder / "openapi.json"
-    place.write_bytes(orjson.dumps((await world.http.get("/openapi.json")).json()))
+    place.write_bytes(orjson.dumps((await deployment.http.get("/openapi.json")).json()))
     return place
 
 
 def media(folder: Path) -> list[Path]:
     found = []
     for kind, name in (("image", "image.png"), ("audio", "audio.mp3")):
-        (folder / name).write_bytes(World.media(kind))
+        (folder / name).write_bytes(Deployment.media(kind))
         found.append(folder / name)
     return found
 
 
-async def test_a_python_client_orders_uploads_and_streams(world: World, tmp_path: Path) -> None:
+async def test_a_python_client_orders_uploads_and_streams(deployment: Deployment, tmp_path: Path) -> None:
     await run(tmp_path, sys.executable, "-m", "venv", "own")
     python = tmp_path / "own" / "bin" / "python"
     wanted = ("openapi-python-client==0.29.1", "mypy>=2,<3", "types-python-dateutil")
     install_ = (str(python), "-m", "pip", "install", "--quiet", *wanted)
     if (await asyncio.to_thread(subprocess.run, install_, check=False, timeout=200)).returncode:
         without("pip cannot install openapi-python-client here")
-    document = await described(world, tmp_path)
+    document = await described(deployment, tmp_path)
     generator = tmp_path / "own" / "bin" / "openapi-python-client"
     await run(tmp_path, generator, "generate", "--path", document, "--meta", "none", "--output-path", "pollcast_client")
     (tmp_path / "program.py").write_text(PYTHON)
     await run(tmp_path, python, "-m", "mypy", "program.py")
-    assert (await run(tmp_path, python, "program.py", world.origin, world.key, *media(tmp_path))).endswith("done\n")
+    assert (await run(tmp_path, python, "program.py", deployment.origin, deployment.key, *media(tmp_path))).endswith(
+        "done\n"
+    )
 
 
-async def node(world: World, folder: Path, program: str) -> None:
+async def node(deployment: Deployment, folder: Path, program: str) -> None:
     (folder / "program.ts").write_text(program)
     await run(folder, folder / "node_modules" / ".bin" / "tsc")
     picture, _ = media(folder)
-    written = await run(folder, "node", "out/program.js", world.origin, world.key, picture)
+    written = await run(folder, "node", "out/program.js", deployment.origin, deployment.key, picture)
     assert written.endswith("done\n")
 
 
-async def test_hey_api_s_client_orders_uploads_and_streams(world: World, tmp_path: Path) -> None:
+async def test_hey_api_s_client_orders_uploads_and_streams(deployment: Deployment, tmp_path: Path) -> None:
     (tmp_path / "tsconfig.json").write_text(TSCONFIG)  # the generator reads it too
     install(tmp_path, "@hey-api/openapi-ts@0.95.0", "typescript@5.9.3", "@types/node@20")
-    document = await described(world, tmp_path)
+    document = await described(deployment, tmp_path)
     generator = tmp_path / "node_modules" / ".bin" / "openapi-ts"
     await run(tmp_path, generator, "-i", document, "-o", "made", "-c", "@hey-api/client-fetch")
-    await node(world, tmp_path, HEY_API)
+    await node(deployment, tmp_path, HEY_API)
 
 
-async def test_openapi_fetch_orders_uploads_and_streams(world: World, tmp_path: Path) -> None:
+async def test_openapi_fetch_orders_uploads_and_streams(deployment: Deployment, tmp_path: Path) -> None:
     wanted = ("openapi-typescript@7.13.0", "openapi-fetch@0.17.0", "typescript@5.9.3", "@types/node@20")
     (tmp_path / "tsconfig.json").write_text(TSCONFIG)
     install(tmp_path, *wanted)
-    document = await described(world, tmp_path)
+    document = await described(deployment, tmp_path)
     await run(tmp_path, tmp_path / "node_modules" / ".bin" / "openapi-typescript", document, "-o", "made.ts")
-    await node(world, tmp_path, OPENAPI_FETCH)
+    await node(deployment, tmp_path, OPENAPI_FETCH)

@@ -10,7 +10,7 @@ import pytest
 from tests.chaos import cluster
 from tests.chaos.cluster import PAUSED, Cluster
 from tests.chaos.kills import Server
-from tests.support.world import NO_AUTHORITIES
+from tests.support.deployment import NO_AUTHORITIES
 
 JOBS = 6
 

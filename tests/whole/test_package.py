@@ -15,9 +15,9 @@ from zipfile import ZipFile
 import httpx
 import pytest
 
+from tests.support.deployment import NO_AUTHORITIES
 from tests.support.ports import free_port
 from tests.support.root import ROOT
-from tests.support.world import NO_AUTHORITIES
 
 UNREACHABLE = re.compile(r"No matching distribution|Could not find a version|Failed to establish|ConnectionError")
 

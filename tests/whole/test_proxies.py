@@ -15,8 +15,8 @@ import pytest
 from httpx_sse import EventSource
 
 from proxy.core.clock import SystemClock
+from tests.support.deployment import Deployment
 from tests.support.fronts import keepalive_nginx, needed, plain_nginx, readme_caddy, readme_nginx, trusting
-from tests.support.world import World
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -54,35 +54,35 @@ each_readme_front = pytest.mark.parametrize("front", [readme_nginx, readme_caddy
 class Behind:
     """A server with a front: `http` is a client with a key that knows the front alone."""
 
-    world: World
+    deployment: Deployment
     folder: Path
     place: str
     http: httpx.AsyncClient
 
     def through(self, link: str) -> str:
         """A Link as it would be, were the front the server's public address."""
-        return link.replace(self.world.origin, self.place)
+        return link.replace(self.deployment.origin, self.place)
 
 
 @pytest.fixture
-async def real(tmp_path: Path) -> AsyncIterator[World]:
+async def real(tmp_path: Path) -> AsyncIterator[Deployment]:
     """A world on real time, whose providers work ten times as fast."""
-    world = World(tmp_path, clock=SystemClock(), provider={"poll_interval": 0.3})
-    world.simulator.world.speed = 10
-    async with world:
-        yield world
+    deployment = Deployment(tmp_path, clock=SystemClock(), provider={"poll_interval": 0.3})
+    deployment.simulator.state.speed = 10
+    async with deployment:
+        yield deployment
 
 
 @asynccontextmanager
-async def behind(world: World, front: Front) -> AsyncIterator[Behind]:
-    folder = world.folder / "front"
-    with front(folder, world.origin) as place:
+async def behind(deployment: Deployment, front: Front) -> AsyncIterator[Behind]:
+    folder = deployment.folder / "front"
+    with front(folder, deployment.origin) as place:
         verify = trusting(folder) if place.startswith("https") else True
-        headers = {"Authorization": f"Bearer {world.key}"}
+        headers = {"Authorization": f"Bearer {deployment.key}"}
         async with httpx.AsyncClient(
             base_url=place, headers=headers, trust_env=False, timeout=20, verify=verify
         ) as http:
-            yield Behind(world, folder, place, http)
+            yield Behind(deployment, folder, place, http)
 
 
 async def arriving(response: httpx.Response) -> list[tuple[float, dict[str, Any]]]:
@@ -92,7 +92,7 @@ async def arriving(response: httpx.Response) -> list[tuple[float, dict[str, Any]
 
 
 @each_front
-async def test_events_come_one_by_one_and_after_the_end_comes_204(real: World, front: Front) -> None:
+async def test_events_come_one_by_one_and_after_the_end_comes_204(real: Deployment, front: Front) -> None:
     async with behind(real, front) as served:
         order = {"model": "gaga-1", "prompt": "Hello"}
         async with served.http.stream("POST", "/api/generate", json=order) as response:
@@ -109,7 +109,9 @@ async def test_events_come_one_by_one_and_after_the_end_comes_204(real: World, f
 
 
 @each_front
-async def test_heartbeats_keep_an_idle_stream_open_past_a_time_out_of_five_seconds(real: World, front: Front) -> None:
+async def test_heartbeats_keep_an_idle_stream_open_past_a_time_out_of_five_seconds(
+    real: Deployment, front: Front
+) -> None:
     async with behind(real, front) as served:
         stuck = await served.http.post("/api/jobs", json={"model": "gaga-1", "prompt": "[stuck]"})
         heartbeats: list[float] = []
@@ -124,8 +126,8 @@ async def test_heartbeats_keep_an_idle_stream_open_past_a_time_out_of_five_secon
 
 
 @each_front
-async def test_uploads_links_ranges_and_head_work(real: World, front: Front) -> None:
-    picture = World.media("image")
+async def test_uploads_links_ranges_and_head_work(real: Deployment, front: Front) -> None:
+    picture = Deployment.media("image")
     async with behind(real, front) as served:
         asset = await served.http.post("/api/assets", files={"file": ("cat.png", picture, "image/png")})
         link = served.through(asset.json()["url"])
@@ -145,15 +147,15 @@ async def test_uploads_links_ranges_and_head_work(real: World, front: Front) -> 
 
 
 @each_readme_front
-async def test_a_large_file_goes_in_and_comes_out_again(real: World, front: Front) -> None:
-    film = World.media("video") + bytes(20 << 20)
+async def test_a_large_file_goes_in_and_comes_out_again(real: Deployment, front: Front) -> None:
+    film = Deployment.media("video") + bytes(20 << 20)
     async with behind(real, front) as served:
         asset = await served.http.post("/api/assets", files={"file": ("film.mp4", film, "video/mp4")})
         assert (asset.status_code, asset.json()["size"]) == (201, len(film))
         assert (await served.http.get(served.through(asset.json()["url"]))).content == film
 
 
-async def test_a_stream_that_the_server_breaks_off_is_not_made_to_look_whole(real: World) -> None:
+async def test_a_stream_that_the_server_breaks_off_is_not_made_to_look_whole(real: Deployment) -> None:
     # Not so by Caddy 2.6.2, which ends it as if it were over; the README says so.
     async with behind(real, readme_nginx) as served:
         order = {"model": "gaga-1", "prompt": "[stuck]"}
@@ -167,7 +169,7 @@ async def test_a_stream_that_the_server_breaks_off_is_not_made_to_look_whole(rea
 
 
 @each_readme_front
-async def test_a_browser_is_spoken_to_in_http_2(real: World, front: Front) -> None:
+async def test_a_browser_is_spoken_to_in_http_2(real: Deployment, front: Front) -> None:
     async with behind(real, front) as served:
         stream = f"{served.place}/api/ping?marks=3&gap=100"
         command = [needed("curl"), "-sN", "--http2", "--cacert", str(served.folder / "made.pem")]
@@ -188,7 +190,7 @@ async def test_a_browser_is_spoken_to_in_http_2(real: World, front: Front) -> No
     [nginx_that_takes_large_bodies, nginx_that_passes_bodies_on, keepalive_nginx, readme_nginx, readme_caddy],
     ids=lambda front: front.__name__,
 )
-async def test_a_refusal_overtakes_a_large_body_and_still_reaches_the_client(real: World, front: Front) -> None:
+async def test_a_refusal_overtakes_a_large_body_and_still_reaches_the_client(real: Deployment, front: Front) -> None:
     # Whether a proxy keeps its connection to the client after such an answer is its own affair.
     body, close = bytes(5_000_000), {"Connection": "close"}
     async with behind(real, front) as served:

@@ -11,15 +11,15 @@ import pytest
 from aiohttp import web
 
 from proxy.app import Pollcast
-from proxy.core.settings import Settings, read
+from proxy.core.settings import Settings, load
 from proxy.providers import PROVIDERS
 from proxy.providers.base import Provider
 from proxy.simulator import PROMPT_FAULTS
 from proxy.store.sqlite.store import SqliteStore
 from proxy.telemetry.logs import ConsoleForm, JsonForm, Mask
 from tests.cli.test_check import findings
+from tests.support.deployment import Deployment
 from tests.support.site import Site
-from tests.support.world import World
 
 PLANTED = "planted"
 LINKS = "the-secret-of-links-planted-too"
@@ -64,40 +64,40 @@ class Told:
 
 
 @pytest.fixture
-async def planted(unstarted: World) -> AsyncIterator[World]:
+async def planted(unstarted: Deployment) -> AsyncIterator[Deployment]:
     unstarted.settings = {"secret": LINKS}
     unstarted.providers = {kind.name: {"api_key": KEYS[short(kind)]} for kind in PROVIDERS}
     unstarted.simulator.keys.update(KEYS)
-    async with unstarted as world:
-        yield world
+    async with unstarted as deployment:
+        yield deployment
 
 
-async def everything(world: World, told: Told) -> None:
+async def everything(deployment: Deployment, told: Told) -> None:
     """Every endpoint, every fault that a prompt can ask for, refusals of each kind, and Links good and bad."""
-    world.http.event_hooks["response"] = [told.hear]
+    deployment.http.event_hooks["response"] = [told.hear]
     for word in PROMPT_FAULTS:
         if word == "[stuck]":
             continue
         for order in orders(word):
-            told.text += str(await world.generate(**order))
-    job = (await world.generate("gpt-5.4-mini", prompt="Why stream?"))[0]["job"]
-    shown = (await world.http.get(f"/api/jobs/{job}")).json()
+            told.text += str(await deployment.generate(**order))
+    job = (await deployment.generate("gpt-5.4-mini", prompt="Why stream?"))[0]["job"]
+    shown = (await deployment.http.get(f"/api/jobs/{job}")).json()
     for link in (shown["links"]["events"], shown["links"]["content"], shown["url"]):
         for bad in (link, link + "x", re.sub(r"expires=\d+", "expires=1", link)):
-            await world.http.get(bad, headers={"Authorization": ""})
+            await deployment.http.get(bad, headers={"Authorization": ""})
     wish = {"path": f"/api/jobs/{job}/content", "ttl": 1}
-    await world.http.get((await world.http.post("/api/links", json=wish)).json()["url"])
-    await world.asset("image")
+    await deployment.http.get((await deployment.http.post("/api/links", json=wish)).json()["url"])
+    await deployment.asset("image")
     for path in PATHS:
-        await world.http.get(path)
-    for path in (f"/api/jobs/{job}x", f"/api/jobs?key={world.key}"):
-        await world.http.get(path)
-    await world.http.get("/api/jobs", headers={"Authorization": f"Bearer {world.key}x"})
-    await world.http.post("/api/jobs?dry_run=1", json={"model": "gaga-1", "prompt": "Hello"})
-    world.http.event_hooks["response"] = []
+        await deployment.http.get(path)
+    for path in (f"/api/jobs/{job}x", f"/api/jobs?key={deployment.key}"):
+        await deployment.http.get(path)
+    await deployment.http.get("/api/jobs", headers={"Authorization": f"Bearer {deployment.key}x"})
+    await deployment.http.post("/api/jobs?dry_run=1", json={"model": "gaga-1", "prompt": "Hello"})
+    deployment.http.event_hooks["response"] = []
     # A client that names its own key is told so; the log is not.
-    await world.http.post("/api/jobs", json={"model": world.key})
-    await world.http.get(f"/api/jobs/{world.key}")
+    await deployment.http.post("/api/jobs", json={"model": deployment.key})
+    await deployment.http.get(f"/api/jobs/{deployment.key}")
 
 
 PATHS = [
@@ -118,7 +118,9 @@ def orders(word: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.timeout(120)
-async def test_no_secret_is_in_a_log_an_error_an_event_or_a_page(planted: World, log: dict[str, io.StringIO]) -> None:
+async def test_no_secret_is_in_a_log_an_error_an_event_or_a_page(
+    planted: Deployment, log: dict[str, io.StringIO]
+) -> None:
     told = Told()
     await everything(planted, told)
     signatures = set(re.findall(r"signature=([\w-]{20,})", told.text))
@@ -134,7 +136,7 @@ async def test_no_secret_is_in_a_log_an_error_an_event_or_a_page(planted: World,
 
 @pytest.mark.parametrize("model", ["gaga-1", "gpt-image-2", "suno", "ganai-bulk", "heygen-v1"])
 async def test_a_provider_that_says_our_key_in_its_error_is_not_quoted(
-    planted: World, log: dict[str, io.StringIO], model: str
+    planted: Deployment, log: dict[str, io.StringIO], model: str
 ) -> None:
     async def tell(request: web.Request) -> web.Response:
         return web.json_response({"code": 1, "message": f"What is {dict(request.headers)}?"}, status=400)
@@ -152,7 +154,7 @@ async def test_a_provider_that_says_our_key_in_its_error_is_not_quoted(
 
 
 async def test_a_fault_of_ours_tells_no_secret_of_the_request(
-    planted: World, log: dict[str, io.StringIO], monkeypatch: pytest.MonkeyPatch
+    planted: Deployment, log: dict[str, io.StringIO], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: object, **__: object) -> None:
         raise RuntimeError(f"Bearer {planted.key}")
@@ -167,8 +169,8 @@ async def test_a_fault_of_ours_tells_no_secret_of_the_request(
 
 @pytest.mark.parametrize("metrics", ["", "public", "off", "a-token-planted"])
 def test_what_the_operator_keeps_secret_is_told_to_the_log(metrics: str) -> None:
-    providers = {kind.name: read(kind.settings_type, api_key=KEYS[short(kind)]) for kind in PROVIDERS}
-    app = Pollcast(read(Settings, secret="one,two", metrics=metrics), providers)
+    providers = {kind.name: load(kind.settings_type, api_key=KEYS[short(kind)]) for kind in PROVIDERS}
+    app = Pollcast(load(Settings, secret="one,two", metrics=metrics), providers)
     token = [metrics] if PLANTED in metrics else []
     assert sorted(app.secrets) == sorted(["one", "two", *KEYS.values(), *token])
 

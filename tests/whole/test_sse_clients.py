@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.deployment import Deployment
 from tests.support.npm import install, without
-from tests.support.world import World
 
 PACKAGES = ("eventsource@3", "@microsoft/fetch-event-source@2")
 EVENT_SOURCE = """
@@ -42,7 +42,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @asynccontextmanager
-async def cutting(world: World) -> AsyncIterator[str]:
+async def cutting(deployment: Deployment) -> AsyncIterator[str]:
     """An address in front of the server that breaks its first stream inside the second frame's data."""
     cuts = [1]
     tasks: set[asyncio.Task[object]] = set()
@@ -51,7 +51,7 @@ async def cutting(world: World) -> AsyncIterator[str]:
         task = asyncio.current_task()
         assert task is not None
         tasks.add(task)
-        there, back = await asyncio.open_connection("127.0.0.1", int(world.origin.rpartition(":")[2]))
+        there, back = await asyncio.open_connection("127.0.0.1", int(deployment.origin.rpartition(":")[2]))
         forth = asyncio.create_task(copy(reader, back))
         try:
             told = b""
@@ -101,13 +101,13 @@ async def read_by(*command: str) -> str:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("script", ["eventsource.js", "fetch.js"])
 async def test_a_client_of_npm_loses_and_repeats_nothing_and_sees_no_empty_message(
-    unstarted: World, node: Path, script: str
+    unstarted: Deployment, node: Path, script: str
 ) -> None:
     unstarted.settings["heartbeat"] = 0.02
-    async with unstarted as world, cutting(world) as front:
-        world.simulator.fault("gaia.chat", "slow", seconds=1)
-        job = await world.submit("gpt-5.4-mini", prompt="A long answer")
-        link = job["links"]["events"].replace(world.origin, front)
+    async with unstarted as deployment, cutting(deployment) as front:
+        deployment.simulator.fault("gaia.chat", "slow", seconds=1)
+        job = await deployment.submit("gpt-5.4-mini", prompt="A long answer")
+        link = job["links"]["events"].replace(deployment.origin, front)
         lines = (await read_by("node", str(node / script), link)).splitlines()
         seen = [(int(number), json.loads(data)) for number, data in map(json.loads, lines)]
         assert [number for number, _ in seen] == list(range(1, len(seen) + 1))
@@ -115,15 +115,15 @@ async def test_a_client_of_npm_loses_and_repeats_nothing_and_sees_no_empty_messa
         assert seen[-1][1]["status"] == "Completed"
 
 
-async def test_curl_reads_a_stream_with_its_heartbeats_and_goes_on_after_a_cut(unstarted: World) -> None:
+async def test_curl_reads_a_stream_with_its_heartbeats_and_goes_on_after_a_cut(unstarted: Deployment) -> None:
     if not shutil.which("curl"):
         without("There is no curl here")
     unstarted.settings["heartbeat"] = 0.02
-    async with unstarted as world:
-        world.simulator.fault("gaia.chat", "slow", seconds=1)
-        job = await world.submit("gpt-5.4-mini", prompt="A long answer")
-        async with cutting(world) as front:
-            link = job["links"]["events"].replace(world.origin, front)
+    async with unstarted as deployment:
+        deployment.simulator.fault("gaia.chat", "slow", seconds=1)
+        job = await deployment.submit("gpt-5.4-mini", prompt="A long answer")
+        async with cutting(deployment) as front:
+            link = job["links"]["events"].replace(deployment.origin, front)
             broken = await read_by("curl", "-sN", link)
         rest = await read_by("curl", "-sN", "-H", "Last-Event-ID: 1", job["links"]["events"])
     assert broken.startswith("retry: 2000\ndata: ")

@@ -21,8 +21,8 @@ from proxy.providers import PROVIDERS
 from proxy.simulator import Kind, Simulator
 from proxy.simulator.provider import Provider
 from tests.cli.test_cli import command, serving
+from tests.support.deployment import NO_AUTHORITIES, Deployment
 from tests.support.ports import free_port
-from tests.support.world import NO_AUTHORITIES, World
 
 KEYS = {short: f"planted-{short}-provider-key" for short in ("gaga", "gaia", "ainow", "ganai", "heygen")}
 METRICS = "planted-metrics-token"
@@ -49,7 +49,7 @@ pytestmark = pytest.mark.timeout(180)  # every fault of every operation, one aft
 class Told:
     """A client that keeps all that it is told, by whom it may be heard."""
 
-    world: World
+    deployment: Deployment
     own: list[str] = field(default_factory=list)
     """What the account itself was told."""
     others: list[str] = field(default_factory=list)
@@ -62,7 +62,7 @@ class Told:
         )
         said = ""
         try:
-            async with self.world.http.stream(method, path, headers=headers, **options) as response:
+            async with self.deployment.http.stream(method, path, headers=headers, **options) as response:
                 said = f"{response.status_code} {response.headers}\n"
                 async for chunk in response.aiter_raw():
                     said += chunk.decode(errors="replace")
@@ -90,28 +90,33 @@ def indiscreet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def told(unstarted: World, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Told]:
+async def told(unstarted: Deployment, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Told]:
     caplog.set_level(logging.DEBUG)
-    world = unstarted
-    world.settings = {"metrics": METRICS, "secret": SIGNING, "results": "relay", "trace": str(world.folder / "traces")}
-    world.provider = {"deadline": 120, "rate": 10_000}
-    world.providers = {
+    deployment = unstarted
+    deployment.settings = {
+        "metrics": METRICS,
+        "secret": SIGNING,
+        "results": "relay",
+        "trace": str(deployment.folder / "traces"),
+    }
+    deployment.provider = {"deadline": 120, "rate": 10_000}
+    deployment.providers = {
         kind.name: {"api_key": KEYS[str(kind.settings_type.model_config["env_prefix"]).rstrip("_").lower()]}
         for kind in PROVIDERS
     }
-    world.simulator.keys.update(KEYS)
-    async with world:
-        await grant(world, "web", 1_000_000)
-        yield Told(world)
+    deployment.simulator.keys.update(KEYS)
+    async with deployment:
+        await grant(deployment, "web", 1_000_000)
+        yield Told(deployment)
 
 
-async def grant(world: World, account: str, granted: int) -> None:
-    world.key = await world.new_key(account, granted)
-    world.http.headers["Authorization"] = f"Bearer {world.key}"
+async def grant(deployment: Deployment, account: str, granted: int) -> None:
+    deployment.key = await deployment.new_key(account, granted)
+    deployment.http.headers["Authorization"] = f"Bearer {deployment.key}"
 
 
-async def orders_of(world: World, provider: str) -> list[dict[str, Any]]:
-    files = {"image": await world.asset("image"), "audio": await world.asset("audio")}
+async def orders_of(deployment: Deployment, provider: str) -> list[dict[str, Any]]:
+    files = {"image": await deployment.asset("image"), "audio": await deployment.asset("audio")}
     return [
         {
             name: files[name] if value == "asset" else [files["image"]] if value == ["asset"] else value
@@ -152,10 +157,10 @@ def logged(caplog: pytest.LogCaptureFixture) -> str:
 
 def assert_kept(told: Told, logs: str) -> None:
     """None of the secrets is in what was told, nor a signature where it does not belong."""
-    traces = "".join(file.read_text() for file in (told.world.folder / "traces").iterdir())
+    traces = "".join(file.read_text() for file in (told.deployment.folder / "traces").iterdir())
     assert '"method":"POST"' in traces
     everyone = "".join([*told.others, logs, traces])
-    for secret in (*KEYS.values(), METRICS, SIGNING, told.world.key, WRONG):
+    for secret in (*KEYS.values(), METRICS, SIGNING, told.deployment.key, WRONG):
         assert secret not in everyone
         assert secret not in "".join(told.own)
     assert told.signatures
@@ -168,7 +173,7 @@ async def test_each_fault_of_a_provider_once_brings_out_no_secret(
     told: Told, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, provider: str
 ) -> None:
     """Each fault meets one operation, in turn."""
-    operations = cycle(operations_of(told.world, provider))
+    operations = cycle(operations_of(told.deployment, provider))
     await suffer(told, caplog, monkeypatch, provider, [(kind, next(operations)) for kind in Kind])
 
 
@@ -178,15 +183,15 @@ async def test_no_fault_of_a_provider_brings_out_a_secret(
     told: Told, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, provider: str
 ) -> None:
     """Each fault meets each operation."""
-    operations = operations_of(told.world, provider)
+    operations = operations_of(told.deployment, provider)
     met = await suffer(told, caplog, monkeypatch, provider, list(product(Kind, operations)))
     # Nobody asks for these: AI-Now's ping proves nothing, and results are told of by a check.
     assert set(operations) - met <= {"ainow.ping", "gaga.asset", "gaia.models", "media.get"}
 
 
-def operations_of(world: World, provider: str) -> list[str]:
+def operations_of(deployment: Deployment, provider: str) -> list[str]:
     """The names of the operations of a provider, and of the reading of its results."""
-    named = (each.name for each in world.simulator.operations)
+    named = (each.name for each in deployment.simulator.operations)
     return sorted({name for name in named if name.startswith((provider, "media.get"))})
 
 
@@ -198,16 +203,16 @@ async def suffer(
     faults: list[tuple[Kind, str]],
 ) -> set[str]:
     """Place all orders of a provider under each fault, and look for secrets; return the operations that failed."""
-    world = told.world
+    deployment = told.deployment
     monkeypatch.setattr("proxy.simulator.delivery.UNDOCUMENTED", f"Thinking of {KEYS[provider]}")
-    orders = await orders_of(world, provider)
+    orders = await orders_of(deployment, provider)
     met = set()
     for kind, operation in faults:
-        fault = world.simulator.fault(operation, kind, times=2, seconds=1, size=1 << 16)
+        fault = deployment.simulator.fault(operation, kind, times=2, seconds=1, size=1 << 16)
         await asyncio.gather(*(drive(told, order) for order in orders))
         met |= {operation} if fault.used else set()
-        world.simulator.clear_faults()
-        world.clock.at += 60  # the circuit breaker closes again
+        deployment.simulator.clear_faults()
+        deployment.clock.at += 60  # the circuit breaker closes again
     metrics = await look_around(told)
     assert "pollcast_submits_total" in metrics
     assert "your key is [key]" in "".join(told.own), "no provider was indiscreet"
@@ -216,14 +221,14 @@ async def suffer(
 
 
 async def test_no_refusal_of_ours_brings_out_a_secret(told: Told, caplog: pytest.LogCaptureFixture) -> None:
-    world = told.world
-    job = await world.submit("gaga-1", prompt="Hello")
-    await world.ended(job["id"])
-    stranger = await world.new_key("stranger", 10)
+    deployment = told.deployment
+    job = await deployment.submit("gaga-1", prompt="Hello")
+    await deployment.ended(job["id"])
+    stranger = await deployment.new_key("stranger", 10)
     link = (await told.ask("POST", "/api/links", json={"path": f"/api/jobs/{job['id']}/events", "ttl": 60})).split('"')
-    url = next(part for part in link if "signature=" in part).removeprefix(world.origin)
+    url = next(part for part in link if "signature=" in part).removeprefix(deployment.origin)
     assert (await told.ask("GET", url, headers={"Authorization": ""})).startswith("200")
-    asset = await told.ask("POST", "/api/assets", files={"file": ("a.png", world.media("image"), "image/png")})
+    asset = await told.ask("POST", "/api/assets", files={"file": ("a.png", deployment.media("image"), "image/png")})
     own = [f"/api/jobs/{job['id']}{rest}" for rest in ("", "/events", "/content", "/content/7")]
     own += re.findall(r"/api/assets/asset_\w+", asset)
     for path in own:
@@ -235,14 +240,14 @@ async def test_no_refusal_of_ours_brings_out_a_secret(told: Told, caplog: pytest
     for altered in (url[:-2], url + "x", url.replace("/events", "/content"), url.replace("expires=", "expires=9")):
         assert (await told.ask("GET", altered, headers={"Authorization": ""})).startswith("40")
     assert (await told.ask("POST", url, headers={"Authorization": ""})).startswith("40")
-    assert (await told.ask("GET", f"/api/jobs?key={world.key}", key="")).startswith("401")
+    assert (await told.ask("GET", f"/api/jobs?key={deployment.key}", key="")).startswith("401")
     bad: tuple[Any, ...] = ({}, {"model": "none"}, {"model": "gaga-1"}, {"model": "gaga-1", "prompt": "x", "n": 1})
     for order in bad:
         assert (await told.ask("POST", "/api/jobs", json=order)).startswith("4")
     assert (await told.ask("POST", "/api/jobs", content=b"{")).startswith("400")
     assert (await told.ask("GET", "/metrics", key=WRONG)).startswith("401")
     for provider in ORDERS:
-        for order in await orders_of(world, provider):
+        for order in await orders_of(deployment, provider):
             assert (await told.ask("POST", "/api/jobs?dry_run=1", json=order)).startswith("200")
     assert_kept(told, logged(caplog))
 
@@ -250,18 +255,18 @@ async def test_no_refusal_of_ours_brings_out_a_secret(told: Told, caplog: pytest
 async def test_neither_a_cancel_nor_a_restart_nor_a_key_that_is_refused_brings_out_a_secret(
     told: Told, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = told.world
-    canceled = await world.submit("gaga-1", prompt="[stuck]")
+    deployment = told.deployment
+    canceled = await deployment.submit("gaga-1", prompt="[stuck]")
     await told.ask("POST", f"/api/jobs/{canceled['id']}/cancel")
     await told.ask("GET", f"/api/jobs/{canceled['id']}/events")
-    world.simulator.fault("heygen.check", "slow", times=3, seconds=30)
-    running = await world.submit(**ORDERS["heygen"][0])
-    await world.restart()
+    deployment.simulator.fault("heygen.check", "slow", times=3, seconds=30)
+    running = await deployment.submit(**ORDERS["heygen"][0])
+    await deployment.restart()
     await told.ask("GET", f"/api/jobs/{running['id']}/events")
-    world.simulator.keys.update(dict.fromkeys(KEYS, "another"))
-    await world.restart()
+    deployment.simulator.keys.update(dict.fromkeys(KEYS, "another"))
+    await deployment.restart()
     for provider in ORDERS:
-        for order in await orders_of(world, provider):
+        for order in await orders_of(deployment, provider):
             await drive(told, order)
     await look_around(told)
     assert_kept(told, logged(caplog))

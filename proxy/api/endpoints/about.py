@@ -8,7 +8,7 @@ from starlette.responses import Response
 from proxy.api.openapi import document
 from proxy.api.openapi import page as docs
 from proxy.api.request import answer
-from proxy.api.services import Services
+from proxy.api.services import ApiServices
 from proxy.core.errors import Unavailable
 from proxy.telemetry.metrics import CONTENT_TYPE
 
@@ -17,11 +17,11 @@ from proxy.telemetry.metrics import CONTENT_TYPE
 class About:
     """The endpoints without a key."""
 
-    services: Services
+    services: ApiServices
 
     async def healthz(self, _: Request) -> Response:
         """The process is alive, and so is its work; an ASGI server of somebody else's may go on without that."""
-        if self.services.feed.over:
+        if self.services.feed.stopped:
             raise Unavailable("The server's own work has ended: start it anew.")
         return answer({"status": "ok"})
 

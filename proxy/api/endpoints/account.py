@@ -7,17 +7,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from proxy.api.request import answer, feed_position, limit
-from proxy.api.services import Services
+from proxy.api.services import ApiServices
 from proxy.core.clock import rfc3339
 from proxy.core.errors import NotFound, RateLimited, Unavailable
-from proxy.streams.stream import AccountStream, BrokenOff, FeedResponse
+from proxy.streams.stream import AccountStream, FeedResponse, RetryLater
 
 
 @dataclass(frozen=True, slots=True)
 class Accounts:
     """The endpoints of an account."""
 
-    services: Services
+    services: ApiServices
 
     async def account(self, request: Request) -> Response:
         """Name and balance."""
@@ -44,7 +44,7 @@ class Accounts:
             services.limits.check_stream(key.account)
         except (Unavailable, RateLimited) as error:
             # EventSource gives up for good on any status but 200, and this will pass.
-            return BrokenOff(error.message)
+            return RetryLater(error.message)
         jobs = frozenset(query["jobs"].split(",")) if "jobs" in query else None
         # What a Link opens lasts no longer than it.
         ends_in = math.inf if caller.until is None else caller.until - services.clock.now()

@@ -12,7 +12,7 @@ from proxy.api import downloads
 from proxy.api.body import AssetPlace
 from proxy.api.multipart import file_of
 from proxy.api.request import answer, limited, record, refuse_fields
-from proxy.api.services import Services
+from proxy.api.services import ApiServices
 from proxy.core.clock import rfc3339
 from proxy.core.errors import FieldError, NotFound, TooLarge, UnsupportedType
 from proxy.core.job import new_id
@@ -30,7 +30,7 @@ _MULTIPART_ROOM: Final = 1 << 16
 class Assets:
     """The endpoints of assets."""
 
-    services: Services
+    services: ApiServices
 
     async def add_asset(self, request: Request) -> Response:
         """Take in a file: multipart `file`, or JSON `{"url"}`. It is stored as it comes, and never held whole."""

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from proxy.api import downloads
-from proxy.api.services import Services
+from proxy.api.services import ApiServices
 from proxy.core.errors import Conflict, NotFound, UpstreamFailed
 from proxy.core.job import Job
 from proxy.providers.base import Provider, Source
@@ -27,7 +27,7 @@ _PATIENCE: Final = 10.0
 class Contents:
     """The endpoints of outputs."""
 
-    services: Services
+    services: ApiServices
     _sources: dict[tuple[str, int], tuple[float, Source]] = field(default_factory=dict, init=False, repr=False)
 
     async def content(self, request: Request) -> Response:

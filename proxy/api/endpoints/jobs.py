@@ -14,7 +14,7 @@ from proxy.api import dry_run, orders
 from proxy.api.metering import refusal_of
 from proxy.api.negotiation import wants_lines
 from proxy.api.request import answer, body, idempotency_key, last_event_id, limit, number, refuse_fields, told_event_id
-from proxy.api.services import Services
+from proxy.api.services import ApiServices
 from proxy.core.clock import rfc3339
 from proxy.core.errors import Conflict, FieldError, NotFound, RateLimited, RequestError, Unavailable
 from proxy.core.job import Event, Job, Order, Status
@@ -23,7 +23,7 @@ from proxy.providers import MODELS
 from proxy.providers.base import Passage, Reference, is_asset
 from proxy.store.base import Admission, Admitted, Asset, Key
 from proxy.streams.feed import JobTail
-from proxy.streams.stream import BrokenOff, FeedResponse, JobStream, LineStream
+from proxy.streams.stream import FeedResponse, JobStream, LineStream, RetryLater
 from proxy.upstream.fetch import NotPublic, check_public
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ _LOOK_UPS: Final = 4
 class Jobs:
     """The endpoints of jobs."""
 
-    services: Services
+    services: ApiServices
 
     async def generate(self, request: Request) -> Response:
         """Admit an order and answer with its feed; the job goes on if the client leaves."""
@@ -54,7 +54,7 @@ class Jobs:
             tail = await self._tail(admitted.job.id, key, admitted.event)
         if refusal is not None:
             # The job is there, and is not kept from who ordered it: they are to come back, as at the GET endpoints.
-            return BrokenOff(refusal.message, self._admitted_headers(request, admitted))
+            return RetryLater(refusal.message, self._admitted_headers(request, admitted))
         return self._feed(request, key, tail, after, self._admitted_headers(request, admitted))
 
     async def jobs(self, request: Request) -> Response:
@@ -106,7 +106,7 @@ class Jobs:
                 raise
             return _told(Admitted(earlier, replayed=True))
 
-    async def _new(self, key: Key, reading: orders.Reading, admission: Admission) -> Admitted:
+    async def _new(self, key: Key, reading: orders.ParsedOrder, admission: Admission) -> Admitted:
         await self._check(key, reading.order, reading.references)
         await self.services.catalogue.check_available(reading.order.model, key.account)
         try:
@@ -131,7 +131,7 @@ class Jobs:
         refs = list(dict.fromkeys(reference.ref for reference in references))
         seen = dict(zip(refs, await asyncio.gather(*(self._seen(key, ref, gate) for ref in refs)), strict=True))
         found = [_media_fault(reference, seen[reference.ref]) for reference in references]
-        faults = [*filter(None, found), *self.services.catalogue.provider(order.model).refuse(order)]
+        faults = [*filter(None, found), *self.services.catalogue.provider(order.model).validate(order)]
         faults = faults or self._sum_fault(MODELS[order.model].media, references, seen)
         if faults:
             refuse_fields(faults)
@@ -206,7 +206,7 @@ class Jobs:
             self.services.limits.check_stream(key.account)
         except (Unavailable, RateLimited) as error:
             # EventSource gives up for good on any status but 200, and this will pass.
-            return BrokenOff(error.message)
+            return RetryLater(error.message)
         return self._feed(request, key, tail, after, {})
 
     def _admitted_headers(self, request: Request, admitted: Admitted) -> dict[str, str]:
@@ -230,7 +230,7 @@ class Jobs:
     async def _job(self, job: Job, key: Key) -> dict[str, Any]:
         outputs = [output.as_json(self.services.links.to_output(job.id, output, key.id)) for output in job.outputs]
         path = f"/api/jobs/{job.id}"
-        left = await self.services.forecast.left(job)
+        left = await self.services.eta.remaining(job)
         polled = None if job.status.final else self.services.polled.get(job.id)
         shown = {
             "id": job.id,

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from proxy.api.body import LinkWish
 from proxy.api.request import answer, record, refuse_fields
-from proxy.api.services import Services
+from proxy.api.services import ApiServices
 from proxy.core.clock import rfc3339
 from proxy.core.errors import FieldError, InvalidRequest, NotFound
 from proxy.store.base import Key
@@ -29,7 +29,7 @@ _FORMS: Final = (
 class LinkMaking:
     """The endpoint that makes Links."""
 
-    services: Services
+    services: ApiServices
 
     async def add_link(self, request: Request) -> Response:
         """Sign a path of the own account, with its query, for a time."""

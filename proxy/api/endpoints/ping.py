@@ -10,11 +10,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from proxy.api.body import validated
-from proxy.api.services import Services
+from proxy.api.services import ApiServices
 from proxy.core import sse
 from proxy.core.clock import rfc3339
 from proxy.core.errors import Unavailable
-from proxy.providers.base import wrong
+from proxy.providers.base import field_error
 
 _LONGEST: Final = 90.0
 """Seconds that one such stream may last."""
@@ -36,14 +36,14 @@ class _Plan(BaseModel):
     @model_validator(mode="after")
     def _bounded(self) -> "_Plan":
         if (self.marks - 1) * self.gap / 1000 + self.silence > _LONGEST:
-            raise wrong("marks", f"marks, gap and silence make more than {_LONGEST:g} seconds together")
+            raise field_error("marks", f"marks, gap and silence make more than {_LONGEST:g} seconds together")
         return self
 
 
 class Ping:
     """The endpoint of who wants to know whether, and how, this server is reached."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: ApiServices) -> None:
         self._services = services
         self._room = asyncio.Semaphore(_AT_ONCE)
 

@@ -132,7 +132,7 @@ def _order(model: Model, fields: Json, envelope: Json) -> Json:
 def _extra(model: Model, schema: Json) -> Json | None:
     if model.extra == "refused":
         return None
-    names: Json = {"not": {"enum": sorted(model.sends | model.costly)}}
+    names: Json = {"not": {"enum": sorted(model.reserved | model.costly)}}
     scalars: Json = {}
     if model.extra == "scalars":
         names["pattern"] = PART_NAME

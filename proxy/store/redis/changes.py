@@ -15,8 +15,8 @@ from redis.exceptions import RedisError
 
 from proxy.core.job import Event
 from proxy.store.base import Change
-from proxy.store.listeners import Listener
-from proxy.store.redis.connection import Command, Wire
+from proxy.store.listeners import ChangeListener
+from proxy.store.redis.connection import Command, RedisConnection
 
 log = logging.getLogger(__name__)
 
@@ -31,19 +31,19 @@ _DRAIN: Final = 2.0
 _LOST: Final = Change("", "", 0, lost=True)
 
 
-class Follower:
+class ChangeReader:
     """Tells the listeners of this process; `since` is the number of the last change that need not be told."""
 
-    def __init__(self, wire: Wire, since: int) -> None:
+    def __init__(self, wire: RedisConnection, since: int) -> None:
         self._wire = wire
         self._last = since
-        self._listeners: WeakKeyDictionary[Listener, int] = WeakKeyDictionary()
+        self._listeners: WeakKeyDictionary[ChangeListener, int] = WeakKeyDictionary()
         self._moved = asyncio.Event()
         self._task = asyncio.create_task(self._follow(), name="store: changes")
 
-    def listen(self, after: int) -> Listener:
+    def listen(self, after: int) -> ChangeListener:
         """A listener that is told the changes to come above number `after`, as long as somebody holds it."""
-        listener = Listener()
+        listener = ChangeListener()
         self._listeners[listener] = after
         return listener
 

@@ -1,4 +1,4 @@
-"""Connections to Redis: a `Wire` is one of them, a `Line` sends over one what waits together.
+"""Connections to Redis: a `RedisConnection` is one of them, a `Pipeline` sends over one what waits together.
 
 Redis carries out what one write holds in one go and syncs its file once for it, so that a hundred calls that wait
 together cost one exchange and one fsync. What is sent is sent again when its answer is lost: every command that goes
@@ -43,7 +43,7 @@ LIBRARY: Final = "\n".join(
 """The one script; `scripts/shared.lua` says how it works."""
 
 
-class Wire:
+class RedisConnection:
     """One connection, made anew after it broke; `wait` is how long a command may hold its answer back, in seconds."""
 
     def __init__(self, url: str, wait: float = 0.0) -> None:
@@ -114,19 +114,19 @@ def _connection(url: str, patience: float) -> Any:
         socket_keepalive=True,
         health_check_interval=_IDLE,
     )
-    # Whatever the URL says: answers are read as RESP2 gives them, and a `Line` does what is done about failures.
+    # Whatever the URL says: answers are read as RESP2 gives them, and a `Pipeline` does what is done about failures.
     pool.connection_kwargs.update(protocol=2, decode_responses=False, retry=Retry(NoBackoff(), 0))
     return pool.connection_class(**pool.connection_kwargs)
 
 
-class Line:
+class Pipeline:
     """Calls in the order in which they were made, each answered by its future; errors.Unavailable while Redis is away.
 
     An exchange that fails is tried again for about two seconds. After that, as long as Redis is away, each is tried
     only once: who calls is told at once.
     """
 
-    def __init__(self, wire: Wire, now: Callable[[], float]) -> None:
+    def __init__(self, wire: RedisConnection, now: Callable[[], float]) -> None:
         self._wire = wire
         self._now = now
         self._waiting: list[tuple[asyncio.Future[Any], Command]] = []

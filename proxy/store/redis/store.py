@@ -25,12 +25,12 @@ from ulid import ULID
 
 from proxy.core import errors
 from proxy.core.clock import Clock, SystemClock
-from proxy.core.job import Draft, Event, Job, Status, Ticket, encode, new_id, standing
+from proxy.core.job import Draft, Event, Job, Status, Ticket, encode, new_id, position_event
 from proxy.core.provider_health import MEMORY, Told
 from proxy.store import job_json
 from proxy.store.base import (
     AT_ONCE,
-    IN_LINE,
+    BACKLOG,
     PAGE_BYTES,
     Account,
     Admission,
@@ -41,20 +41,20 @@ from proxy.store.base import (
     Claim,
     ClaimLost,
     Entry,
+    FeedSlice,
     Key,
     Page,
     Place,
-    Room,
-    Stretch,
-    Swept,
+    QueueRoom,
+    SweepResult,
+    announced_positions,
     cannot_pay,
     cannot_take,
     first_places,
-    told_places,
     too_many_jobs,
 )
-from proxy.store.redis.changes import BLOCK, Follower, event_of
-from proxy.store.redis.connection import LIBRARY, Line, Wire, check
+from proxy.store.redis.changes import BLOCK, ChangeReader, event_of
+from proxy.store.redis.connection import LIBRARY, Pipeline, RedisConnection, check
 
 log = logging.getLogger(__name__)
 
@@ -127,14 +127,14 @@ class RedisStore:
     async def __aenter__(self) -> Self:
         """Connect, and see whether this Redis will do; errors.Unavailable when not."""
         async with AsyncExitStack() as stack:
-            self._writes, self._reads = (Line(Wire(self._url), self._clock.monotonic) for _ in range(2))
+            self._writes, self._reads = (Pipeline(RedisConnection(self._url), self._clock.monotonic) for _ in range(2))
             stack.push_async_callback(self._reads.close)
             stack.push_async_callback(self._writes.close)
             await self._check_server()
             if self._serves:
                 await self._check_safety()
             self._told = int(await self._reads.call("GET", "pollcast:told") or 0)
-            self._follower = Follower(Wire(self._url, wait=BLOCK), self._told)
+            self._follower = ChangeReader(RedisConnection(self._url, wait=BLOCK), self._told)
             stack.push_async_callback(self._end_changes)
             self._stack = stack.pop_all()
         return self
@@ -153,13 +153,13 @@ class RedisStore:
         if wrong := await self._write("ping", self._clock.now()):
             raise errors.Unavailable(f"The store's key {wrong.decode()} holds something else than Pollcast's own.")
 
-    async def agree(self, name: str, value: bytes) -> bytes:
+    async def get_or_set(self, name: str, value: bytes) -> bytes:
         """The value kept under `name`."""
         return bytes(await self._write("agree", name, value))
 
     async def secret(self, name: str) -> bytes:
         """The 32 random bytes kept under `name`."""
-        return await self.agree(name, secrets.token_bytes(32))
+        return await self.get_or_set(name, secrets.token_bytes(32))
 
     # --- accounts, keys, ledger ---
 
@@ -179,7 +179,7 @@ class RedisStore:
         found = await self._read("key", key_id)
         return _key(found) if found else None
 
-    async def good_keys(self, ids: Collection[str]) -> set[str]:
+    async def active_keys(self, ids: Collection[str]) -> set[str]:
         """Those of the ids that are keys and were not revoked."""
         return {key.decode() for key in await self._read("good_keys", *ids)}
 
@@ -261,19 +261,19 @@ class RedisStore:
         answer = await self._read("replay", *asked)
         return None if answer == [b"new"] else _replayed(answer)
 
-    async def advance(self, most: int | None, limit: int) -> int:
+    async def release_backlog(self, most: int | None, limit: int) -> int:
         """Let jobs go on from their accounts' lines to their queues."""
         anew = 0 if self._advanced else 1
         lines = await self._write("advance", "" if most is None else most, limit, self._clock.now(), anew)
         self._advanced = True
         for account, _, length in lines:
-            for place, record in await self._read("standing", account, *told_places(int(length))):
+            for place, record in await self._read("standing", account, *announced_positions(int(length))):
                 await self._tell_place(_job(record), int(place))
         return sum(int(went) for _, went, _ in lines)
 
     async def _tell_place(self, job: Job, place: int) -> Job:
         """Tell a job in its account's line where it stands, unless it knows; told or not, it stands there."""
-        draft = standing(place)
+        draft = position_event(place)
         if job.detail == draft.fields["detail"]:
             return job
         now = self._clock.now()
@@ -289,11 +289,11 @@ class RedisStore:
 
     async def waiting(self, queues: Collection[str]) -> Mapping[str, int]:
         """How many jobs wait, by queue, and in line."""
-        return dict(zip((*queues, IN_LINE), await self._read("waiting", *queues), strict=True))
+        return dict(zip((*queues, BACKLOG), await self._read("waiting", *queues), strict=True))
 
-    async def claim(self, node: str, rooms: Mapping[str, Room], limit: int) -> Sequence[Claim]:
+    async def claim(self, node: str, rooms: Mapping[str, QueueRoom], limit: int) -> Sequence[Claim]:
         """Take up to `limit` unfinished jobs that nobody holds, as far as there is room for them."""
-        waiting = [argument for queue, room in rooms.items() for argument in (queue, room.limit, room.patience)]
+        waiting = [argument for queue, room in rooms.items() for argument in (queue, room.limit, room.max_wait)]
         async with self._claiming:
             # Asked again by the same name, after an answer that was lost, Redis gives the same jobs: nobody else can.
             once = self._claims.setdefault(node, secrets.token_hex(8))
@@ -323,7 +323,7 @@ class RedisStore:
             self._writes.doubt()
             raise
 
-    async def strays(self, node: str, driven: Collection[str]) -> Sequence[Claim]:
+    async def unknown_claims(self, node: str, driven: Collection[str]) -> Sequence[Claim]:
         """Claims of the node's that it does not know of."""
         held = await self._reads.call("ZRANGE", f"pollcast:held:{node}", 0, -1)
         strange = [job for job in held if job.decode() not in driven]
@@ -335,7 +335,7 @@ class RedisStore:
         await self._write("release", claim.job.id, claim.node, claim.epoch)
         self._holdings.pop(_name(claim), None)
 
-    async def intend(self, claim: Claim) -> Job:
+    async def record_intent(self, claim: Claim) -> Job:
         """Record that the order is about to be sent."""
         asked, began = self._clock.now(), self._clock.monotonic()
         job = await self._intend(claim, asked)
@@ -345,7 +345,7 @@ class RedisStore:
             await self._held(claim)
         return job
 
-    async def withdraw(self, claim: Claim) -> Job:
+    async def withdraw_intent(self, claim: Claim) -> Job:
         """Record that the order surely was not taken."""
         return await self._intend(claim, None)
 
@@ -401,7 +401,7 @@ class RedisStore:
             raise errors.Conflict(f"{job_id} still runs: wait for its end, or cancel it.")
         return _blobs(job)
 
-    async def sweep(self, before: float, limit: int) -> Swept:
+    async def sweep(self, before: float, limit: int) -> SweepResult:
         """Forget some of the jobs that ended, and assets that were made, before `before`."""
         keys_before = min(before, self._clock.now() - _KEY_LIFE)
         found, assets = await self._read("old", before, limit)
@@ -413,7 +413,7 @@ class RedisStore:
             keys_before,
         )
         gone = [blob.decode() for asset, blob in assets if asset not in held]
-        return Swept(len(jobs) + len(gone), [blob for job in jobs for blob in _blobs(job)] + gone)
+        return SweepResult(len(jobs) + len(gone), [blob for job in jobs for blob in _blobs(job)] + gone)
 
     async def job(self, account: str, job_id: str) -> Job | None:
         """The account's job."""
@@ -447,12 +447,12 @@ class RedisStore:
         entries = await self._read("read", job_id, after, account or "")
         return [_event(job_id, n, entry) for n, entry in enumerate(entries, after + 1)]
 
-    async def read_account(self, account: str, after: int, limit: int) -> Stretch | None:
+    async def read_account(self, account: str, after: int, limit: int) -> FeedSlice | None:
         """Up to `limit` events of the account's feed at positions above `after`."""
         found = await self._read("read_account", account, after, limit, PAGE_BYTES)
         return _stretch(found) if found else None
 
-    async def snapshot(self, account: str, jobs: Collection[str] | None = None, head: int | None = None) -> Stretch:
+    async def snapshot(self, account: str, jobs: Collection[str] | None = None, head: int | None = None) -> FeedSlice:
         """The newest event of every unfinished job of the account, or of every one of `jobs` that it has."""
         if head is None:
             head = int(await self._reads.call("HGET", f"pollcast:account:{account}", "head") or 0)
@@ -467,7 +467,7 @@ class RedisStore:
         for start in range(0, len(first), AT_ONCE):
             wanted = [part for place in first[start : start + AT_ONCE] for part in (place.job, place.n)]
             events += (_event(job.decode(), int(n), entry) for job, n, entry in await self._read("at", *wanted))
-        return Stretch(events, head, rest=rest)
+        return FeedSlice(events, head, rest=rest)
 
     def changes(self) -> AsyncIterator[Change]:
         """Tell every event recorded from this call on, whichever node records it.
@@ -669,10 +669,10 @@ def _event(job: str, n: int, entry: bytes) -> Event:
     return event_of(job, n, int(position), mark.decode(), data)
 
 
-def _stretch(found: Sequence[Any]) -> Stretch:
+def _stretch(found: Sequence[Any]) -> FeedSlice:
     head, cut, *entries = found
     events = [_event(job.decode(), int(n), entry) for job, n, entry in entries]
-    return Stretch(sorted(events, key=lambda event: event.position), int(head), cut=bool(int(cut)))
+    return FeedSlice(sorted(events, key=lambda event: event.position), int(head), cut=bool(int(cut)))
 
 
 # --- what a holder does to its job ---

@@ -23,7 +23,7 @@ T = TypeVar("T")
 _Task = tuple[asyncio.Future[Any], Callable[[], Any]]
 
 
-class Connection(sqlite3.Connection):
+class SqliteConnection(sqlite3.Connection):
     """A connection, and what its transaction will have to tell once it is committed."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -50,13 +50,13 @@ class Connection(sqlite3.Connection):
         self.held.clear()
 
 
-class Lane:
+class ConnectionThread:
     """One thread with one connection: what waits is run in one transaction and answered in one call of the loop.
 
     A task that raises is undone alone: then the batch is done again, each task with a savepoint of its own.
     """
 
-    def __init__(self, db: Connection, begin: str, tell: Callable[[Sequence[Change]], None]) -> None:
+    def __init__(self, db: SqliteConnection, begin: str, tell: Callable[[Sequence[Change]], None]) -> None:
         self._db = db
         self._begin = begin
         self._tell = tell
@@ -67,7 +67,7 @@ class Lane:
         self._thread.start()
 
     def run(
-        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+        self, work: Callable[Concatenate[SqliteConnection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> asyncio.Future[T]:
         """Let the thread run `work`; the future is answered after the commit."""
         if self._stopped:

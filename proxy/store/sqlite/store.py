@@ -22,11 +22,11 @@ from weakref import WeakSet
 from proxy.core import errors
 from proxy.core.clock import Clock, SystemClock
 from proxy.core.files import make_private_folder, narrow, open_private
-from proxy.core.job import Draft, Event, Job, Order, Status, Ticket, encode, new_id, standing
+from proxy.core.job import Draft, Event, Job, Order, Status, Ticket, encode, new_id, position_event
 from proxy.store import job_json
 from proxy.store.base import (
     AT_ONCE,
-    IN_LINE,
+    BACKLOG,
     PAGE_BYTES,
     Account,
     Admission,
@@ -37,20 +37,20 @@ from proxy.store.base import (
     Claim,
     ClaimLost,
     Entry,
+    FeedSlice,
     Key,
     Page,
     Place,
-    Room,
-    Stretch,
-    Swept,
+    QueueRoom,
+    SweepResult,
+    announced_positions,
     cannot_pay,
     cannot_take,
     first_places,
-    told_places,
     too_many_jobs,
 )
-from proxy.store.listeners import Listener
-from proxy.store.sqlite.connection import Connection, Lane
+from proxy.store.listeners import ChangeListener
+from proxy.store.sqlite.connection import ConnectionThread, SqliteConnection
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -246,7 +246,7 @@ class SqliteStore:
         self._clock = clock or SystemClock()
         self._lease = lease
         self._exclusive = exclusive
-        self._listeners: WeakSet[Listener] = WeakSet()
+        self._listeners: WeakSet[ChangeListener] = WeakSet()
         self._advanced = False
 
     async def __aenter__(self) -> Self:
@@ -255,8 +255,8 @@ class SqliteStore:
             writer, reader = await asyncio.to_thread(self._open)
         except (OSError, sqlite3.Error) as error:
             raise errors.Unavailable(f"The store {self._path} cannot be opened: {error}.") from error
-        self._writer = Lane(writer, "BEGIN IMMEDIATE", self._tell)
-        self._reader = Lane(reader, "BEGIN", self._tell)
+        self._writer = ConnectionThread(writer, "BEGIN IMMEDIATE", self._tell)
+        self._reader = ConnectionThread(reader, "BEGIN", self._tell)
         return self
 
     async def __aexit__(
@@ -278,13 +278,13 @@ class SqliteStore:
         except TimeoutError:
             raise errors.Unavailable(f"The store {self._path} has not answered for {_HANGS:g} seconds.") from None
 
-    async def agree(self, name: str, value: bytes) -> bytes:
+    async def get_or_set(self, name: str, value: bytes) -> bytes:
         """The value kept under `name`."""
         return await self._writer.run(_agree, name, value)
 
     async def secret(self, name: str) -> bytes:
         """The 32 random bytes kept under `name`."""
-        return await self.agree(name, secrets.token_bytes(32))
+        return await self.get_or_set(name, secrets.token_bytes(32))
 
     # --- accounts, keys, ledger ---
 
@@ -300,7 +300,7 @@ class SqliteStore:
         """The key of that id, as the file says now."""
         return await self._reader.run(_key, key_id)
 
-    async def good_keys(self, ids: Collection[str]) -> set[str]:
+    async def active_keys(self, ids: Collection[str]) -> set[str]:
         """Those of the ids that are keys and were not revoked."""
         return await self._reader.run(_good_keys, list(ids))
 
@@ -338,7 +338,7 @@ class SqliteStore:
         """The job that the admission's idempotency key made before."""
         return await self._reader.run(_replay, admission)
 
-    async def advance(self, most: int | None, limit: int) -> int:
+    async def release_backlog(self, most: int | None, limit: int) -> int:
         """Let jobs go on from their accounts' lines to their queues."""
         number = await self._writer.run(_advance, most, limit, self._clock.now(), anew=not self._advanced)
         self._advanced = True
@@ -348,7 +348,7 @@ class SqliteStore:
         """How many jobs wait, by queue, and in line."""
         return await self._reader.run(_waiting, list(queues))
 
-    async def claim(self, node: str, rooms: Mapping[str, Room], limit: int) -> Sequence[Claim]:
+    async def claim(self, node: str, rooms: Mapping[str, QueueRoom], limit: int) -> Sequence[Claim]:
         """Take up to `limit` unfinished jobs that nobody holds, as far as there is room for them."""
         now, at = self._clock.now(), self._clock.monotonic()
         return await self._writer.run(_claim, node, rooms, limit, now=now, at=at, lapses_at=at + self._lease)
@@ -357,7 +357,7 @@ class SqliteStore:
         """Prolong the leases of all the node's claims."""
         await self._writer.run(_renew, node, self._clock.monotonic() + self._lease)
 
-    async def strays(self, node: str, driven: Collection[str]) -> Sequence[Claim]:
+    async def unknown_claims(self, node: str, driven: Collection[str]) -> Sequence[Claim]:
         """Claims of the node's that it does not know of."""
         return await self._reader.run(_strays, node, frozenset(driven))
 
@@ -365,11 +365,11 @@ class SqliteStore:
         """Give the job back unfinished."""
         await self._writer.run(_release, claim)
 
-    async def intend(self, claim: Claim) -> Job:
+    async def record_intent(self, claim: Claim) -> Job:
         """Record that the order is about to be sent."""
         return await self._writer.run(_intend, claim, self._clock.now())
 
-    async def withdraw(self, claim: Claim) -> Job:
+    async def withdraw_intent(self, claim: Claim) -> Job:
         """Record that the order surely was not taken."""
         return await self._writer.run(_intend, claim, None)
 
@@ -389,7 +389,7 @@ class SqliteStore:
         """Forget a finished job, its events and outputs."""
         return await self._writer.run(_delete_job, account, job_id)
 
-    async def sweep(self, before: float, limit: int) -> Swept:
+    async def sweep(self, before: float, limit: int) -> SweepResult:
         """Forget some of the jobs that ended, and assets that were made, before `before`."""
         return await self._writer.run(_sweep, before, min(before, self._clock.now() - _KEY_LIFE), limit)
 
@@ -412,11 +412,11 @@ class SqliteStore:
         """The job's events numbered above `after`, in order."""
         return await self._reader.run(_read, job_id, after, account)
 
-    async def read_account(self, account: str, after: int, limit: int) -> Stretch | None:
+    async def read_account(self, account: str, after: int, limit: int) -> FeedSlice | None:
         """Up to `limit` events of the account's feed at positions above `after`."""
         return await self._reader.run(_read_account, account, after, limit)
 
-    async def snapshot(self, account: str, jobs: Collection[str] | None = None, head: int | None = None) -> Stretch:
+    async def snapshot(self, account: str, jobs: Collection[str] | None = None, head: int | None = None) -> FeedSlice:
         """The newest event of every unfinished job of the account, or of every one of `jobs` that it has."""
         head = await self._reader.run(_head, account) if head is None else head
         named = list(dict.fromkeys(await self._reader.run(_unfinished, account) if jobs is None else jobs))
@@ -427,14 +427,14 @@ class SqliteStore:
         events: list[Event] = []
         for start in range(0, len(first), AT_ONCE):
             events += await self._reader.run(_at, first[start : start + AT_ONCE])
-        return Stretch(events, head, rest=rest)
+        return FeedSlice(events, head, rest=rest)
 
     def changes(self) -> AsyncIterator[Change]:
         """Tell every event recorded from this call on, after its commit.
 
         Only events recorded through this object are told: no other process on the file records any.
         """
-        listener = Listener()
+        listener = ChangeListener()
         self._listeners.add(listener)
         return listener
 
@@ -454,7 +454,7 @@ class SqliteStore:
 
     # --- the file and the threads ---
 
-    def _open(self) -> "tuple[Connection, Connection]":
+    def _open(self) -> "tuple[SqliteConnection, SqliteConnection]":
         make_private_folder(self._path.parent)
         with _turn(self._path.parent), ExitStack() as stack:
             if self._exclusive:
@@ -474,10 +474,10 @@ class SqliteStore:
             self._opened = stack.pop_all()
         return writer, reader
 
-    def _connect(self) -> "Connection":
+    def _connect(self) -> "SqliteConnection":
         self._path.touch(mode=0o600)  # before SQLite makes it: it holds secrets, and its WAL gets the same mode
         return sqlite3.connect(
-            self._path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False, factory=Connection
+            self._path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False, factory=SqliteConnection
         )
 
     def _close(self) -> None:
@@ -509,7 +509,7 @@ def _lock(path: Path, file: BinaryIO) -> None:
         raise errors.Unavailable(f"Another server runs on the store {path}: stop it, or use another store.") from error
 
 
-def _migrate(db: Connection, path: Path) -> None:
+def _migrate(db: SqliteConnection, path: Path) -> None:
     if _version(db) == len(_MIGRATIONS):
         return
     db.execute("BEGIN IMMEDIATE")  # and look again: a server and a command may meet in a new file
@@ -525,18 +525,18 @@ def _migrate(db: Connection, path: Path) -> None:
     db.execute("COMMIT")
 
 
-def _version(db: Connection) -> int:
+def _version(db: SqliteConnection) -> int:
     return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
-def _ping(db: Connection, path: Path, opened: tuple[int, int], now: float) -> None:
+def _ping(db: SqliteConnection, path: Path, opened: tuple[int, int], now: float) -> None:
     db.execute(f"PRAGMA application_id = {_MARK}")  # the smallest write there is: it rewrites the file's header
     if _identity(path) != opened:
         raise errors.Unavailable(f"The store {path} was deleted or replaced; what is recorded now is lost. Start anew.")
     _rehearse(db, now)
 
 
-def _rehearse(db: Connection, now: float) -> None:
+def _rehearse(db: SqliteConnection, now: float) -> None:
     """Take an order as any other, and undo it: it needs every table that an order needs."""
     told, heads = list(db.told), dict(db.heads)
     db.execute("SAVEPOINT rehearsal")
@@ -558,7 +558,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _agree(db: Connection, name: str, value: bytes) -> bytes:
+def _agree(db: SqliteConnection, name: str, value: bytes) -> bytes:
     db.execute("INSERT OR IGNORE INTO secret (name, value) VALUES (?, ?)", (name, value))
     return bytes(db.execute("SELECT value FROM secret WHERE name = ?", (name,)).fetchone()["value"])
 
@@ -566,7 +566,7 @@ def _agree(db: Connection, name: str, value: bytes) -> bytes:
 # --- accounts, keys, ledger ---
 
 
-def _create_key(db: Connection, name: str, digest: bytes, tokens: int, now: float) -> Key:
+def _create_key(db: SqliteConnection, name: str, digest: bytes, tokens: int, now: float) -> Key:
     base = secrets.randbelow(1 << 32) << 16  # positions stay far below 2^53, the last whole number of every client
     db.execute(
         "INSERT OR IGNORE INTO account (id, name, head, floor) VALUES (?, ?, ?, ?)", (new_id("acct"), name, base, base)
@@ -585,31 +585,31 @@ _KEYS: Final = """
 """
 
 
-def _keys(db: Connection) -> list[Key]:
+def _keys(db: SqliteConnection) -> list[Key]:
     return [Key(**row) for row in db.execute(_KEYS + "ORDER BY api_key.id")]
 
 
-def _good_keys(db: Connection, ids: Sequence[str]) -> set[str]:
+def _good_keys(db: SqliteConnection, ids: Sequence[str]) -> set[str]:
     good = "SELECT 1 FROM api_key WHERE id = ? AND revoked_at IS NULL"
     return {key_id for key_id in ids if db.execute(good, (key_id,)).fetchone()}
 
 
-def _key(db: Connection, key_id: str) -> Key | None:
+def _key(db: SqliteConnection, key_id: str) -> Key | None:
     row = db.execute(_KEYS + "WHERE api_key.id = ?", (key_id,)).fetchone()
     return Key(**row) if row else None
 
 
-def _key_by_digest(db: Connection, digest: bytes) -> Key | None:
+def _key_by_digest(db: SqliteConnection, digest: bytes) -> Key | None:
     row = db.execute(_KEYS + "WHERE digest = ?", (digest,)).fetchone()
     return Key(**row) if row else None
 
 
-def _revoke_key(db: Connection, key_id: str, now: float) -> Key | None:
+def _revoke_key(db: SqliteConnection, key_id: str, now: float) -> Key | None:
     db.execute("UPDATE api_key SET revoked_at = coalesce(revoked_at, ?) WHERE id = ?", (now, key_id))
     return _key(db, key_id)
 
 
-def _grant(db: Connection, name: str, tokens: int, now: float) -> Account | None:
+def _grant(db: SqliteConnection, name: str, tokens: int, now: float) -> Account | None:
     row = db.execute("SELECT id, name, tokens FROM account WHERE name = ?", (name,)).fetchone()
     if row is None:
         return None
@@ -620,7 +620,7 @@ def _grant(db: Connection, name: str, tokens: int, now: float) -> Account | None
     return replace(account, tokens=account.tokens + tokens)
 
 
-def _enter(db: Connection, account: str, entry: Entry) -> None:
+def _enter(db: SqliteConnection, account: str, entry: Entry) -> None:
     """Write the ledger; the balance follows by itself. Nothing else moves tokens."""
     if not entry.tokens:
         return
@@ -628,16 +628,16 @@ def _enter(db: Connection, account: str, entry: Entry) -> None:
     db.execute("INSERT INTO entry (id, account, tokens, cause, job, at) VALUES (?, ?, ?, ?, ?, ?)", row)
 
 
-def _account(db: Connection, account_id: str) -> Account | None:
+def _account(db: SqliteConnection, account_id: str) -> Account | None:
     row = db.execute("SELECT id, name, tokens FROM account WHERE id = ?", (account_id,)).fetchone()
     return Account(**row) if row else None
 
 
-def _accounts(db: Connection) -> list[Account]:
+def _accounts(db: SqliteConnection) -> list[Account]:
     return [Account(**row) for row in db.execute("SELECT id, name, tokens FROM account ORDER BY name")]
 
 
-def _ledger(db: Connection, account: str, limit: int, before: str | None) -> Page[Entry]:
+def _ledger(db: SqliteConnection, account: str, limit: int, before: str | None) -> Page[Entry]:
     rows = db.execute(
         "SELECT id, tokens, cause, job, at FROM entry WHERE account = ? AND id < ? ORDER BY id DESC LIMIT ?",
         (account, before or _NEWEST, limit + 1),
@@ -660,7 +660,7 @@ def _page(rows: Iterable[sqlite3.Row], limit: int, record: Callable[[sqlite3.Row
 # --- jobs and events ---
 
 
-def _admit(db: Connection, admission: Admission, now: float) -> Admitted:
+def _admit(db: SqliteConnection, admission: Admission, now: float) -> Admitted:
     if earlier := _replay(db, admission):
         return Admitted(earlier, replayed=True)
     queue = _queue_of(db, admission)
@@ -685,7 +685,7 @@ def _admit(db: Connection, admission: Admission, now: float) -> Admitted:
     return Admitted(job, event=event)
 
 
-def _replay(db: Connection, admission: Admission) -> Job | None:
+def _replay(db: SqliteConnection, admission: Admission) -> Job | None:
     """Find the job that the admission's idempotency key made before."""
     row = db.execute(
         'SELECT fingerprint, job FROM idempotency WHERE account = ? AND "key" = ?',
@@ -701,7 +701,7 @@ def _replay(db: Connection, admission: Admission) -> Job | None:
     return job
 
 
-def _queue_of(db: Connection, admission: Admission) -> str:
+def _queue_of(db: SqliteConnection, admission: Admission) -> str:
     """Where an order is to wait: for room, or first in its account's line."""
     if admission.most is None:
         return admission.queue
@@ -715,19 +715,19 @@ def _queue_of(db: Connection, admission: Admission) -> str:
 
 def _line_of(account: str) -> str:
     """The name of the queue that is the account's line; no provider's is called so."""
-    return f"{IN_LINE}:{account}"
+    return f"{BACKLOG}:{account}"
 
 
-def _waiting(db: Connection, queues: Collection[str]) -> dict[str, int]:
-    counted = dict.fromkeys((*queues, IN_LINE), 0)
+def _waiting(db: SqliteConnection, queues: Collection[str]) -> dict[str, int]:
+    counted = dict.fromkeys((*queues, BACKLOG), 0)
     for queue, jobs in db.execute("SELECT queue, count(*) FROM work WHERE waiting GROUP BY queue"):
-        name = IN_LINE if queue.startswith(_line_of("")) else queue
+        name = BACKLOG if queue.startswith(_line_of("")) else queue
         if name in counted:
             counted[name] += jobs
     return counted
 
 
-def _counted(db: Connection, account: str) -> tuple[int, int]:
+def _counted(db: SqliteConnection, account: str) -> tuple[int, int]:
     """How many jobs stand in the account's line, and how many unfinished ones do not."""
     line = "SELECT count(*) FROM work WHERE waiting AND queue = ?"
     (in_line,) = db.execute(line, (_line_of(account),)).fetchone()
@@ -735,13 +735,13 @@ def _counted(db: Connection, account: str) -> tuple[int, int]:
     return in_line, unfinished - in_line
 
 
-def _require_assets(db: Connection, admission: Admission) -> None:
+def _require_assets(db: SqliteConnection, admission: Admission) -> None:
     for asset in admission.assets:
         if _asset(db, admission.account, asset) is None:
             raise errors.NotFound(f"There is no asset {asset}.")
 
 
-def _charge(db: Connection, job: Job) -> None:
+def _charge(db: SqliteConnection, job: Job) -> None:
     account = _account(db, job.account)
     if account is None:
         raise errors.NotFound(f"There is no account {job.account}.")
@@ -750,7 +750,7 @@ def _charge(db: Connection, job: Job) -> None:
     _enter(db, account.id, Entry(new_id("entry"), -job.tokens, Cause.CHARGE, job.id, job.created_at))
 
 
-def _turn_of(db: Connection, queue: str, account: str) -> int:
+def _turn_of(db: SqliteConnection, queue: str, account: str) -> int:
     """Give the account its next turn in a queue: behind its own last one, but not behind what others have waiting.
 
     It is start-time fair queueing: the turn that was served last is the queue's virtual time.
@@ -761,7 +761,7 @@ def _turn_of(db: Connection, queue: str, account: str) -> int:
     return turn
 
 
-def _note_turn(db: Connection, queue: str, account: str, turn: int) -> None:
+def _note_turn(db: SqliteConnection, queue: str, account: str, turn: int) -> None:
     db.execute(
         """INSERT INTO turn (queue, account, last) VALUES (?, ?, ?)
            ON CONFLICT DO UPDATE SET last = max(last, excluded.last)""",
@@ -769,14 +769,14 @@ def _note_turn(db: Connection, queue: str, account: str, turn: int) -> None:
     )
 
 
-def _advance(db: Connection, most: int | None, limit: int, now: float, *, anew: bool) -> int:
+def _advance(db: SqliteConnection, most: int | None, limit: int, now: float, *, anew: bool) -> int:
     if anew:
         db.execute("UPDATE account SET moved = 1 WHERE id IN (SELECT account FROM work WHERE waiting)")
     moved = db.execute("SELECT id FROM account WHERE moved").fetchall()
     return sum(_advance_line(db, row["id"], most, limit, now) for row in moved)
 
 
-def _advance_line(db: Connection, account: str, most: int | None, limit: int, now: float) -> int:
+def _advance_line(db: SqliteConnection, account: str, most: int | None, limit: int, now: float) -> int:
     line = _line_of(account)
     in_line, outside = _counted(db, account)
     room = limit if most is None else max(min(most - outside, limit), 0)
@@ -790,13 +790,13 @@ def _advance_line(db: Connection, account: str, most: int | None, limit: int, no
     if len(going) < limit:
         db.execute("UPDATE account SET moved = 0 WHERE id = ?", (account,))
     nth = "SELECT record FROM work JOIN job ON id = job WHERE waiting AND queue = ? ORDER BY turn, job LIMIT 1 OFFSET ?"
-    for place in told_places(in_line - len(going)):
+    for place in announced_positions(in_line - len(going)):
         _tell_place(db, _job_of(db.execute(nth, (line, place - 1)).fetchone()), place, now)
     return len(going)
 
 
-def _tell_place(db: Connection, job: Job, place: int, now: float) -> Job:
-    draft = standing(place)
+def _tell_place(db: SqliteConnection, job: Job, place: int, now: float) -> Job:
+    draft = position_event(place)
     if job.detail == draft.fields["detail"]:
         return job
     after = _update(db, job.after(draft, now))
@@ -805,7 +805,7 @@ def _tell_place(db: Connection, job: Job, place: int, now: float) -> Job:
     return after
 
 
-def _moved(db: Connection, account: str) -> None:
+def _moved(db: SqliteConnection, account: str) -> None:
     """Note that the account's line, if there is one, is to be looked at."""
     db.execute(
         "UPDATE account SET moved = 1 WHERE id = ? AND EXISTS (SELECT 1 FROM work WHERE waiting AND queue = ?)",
@@ -814,7 +814,14 @@ def _moved(db: Connection, account: str) -> None:
 
 
 def _claim(
-    db: Connection, node: str, rooms: Mapping[str, Room], limit: int, *, now: float, at: float, lapses_at: float
+    db: SqliteConnection,
+    node: str,
+    rooms: Mapping[str, QueueRoom],
+    limit: int,
+    *,
+    now: float,
+    at: float,
+    lapses_at: float,
 ) -> list[Claim]:
     """`now` is the time of day; `at` and `lapses_at` are monotonic, because no lease outlives the process."""
     claims: list[Claim] = []
@@ -824,12 +831,12 @@ def _claim(
 
     take(_left(db, node, limit, at))
     for queue, room in rooms.items():
-        take(_impatient(db, queue, now - room.patience, limit - len(claims)))
+        take(_impatient(db, queue, now - room.max_wait, limit - len(claims)))
         take(_next_in_turn(db, queue, room.limit, limit - len(claims)))
     return claims
 
 
-def _left(db: Connection, node: str, limit: int, at: float) -> list[str]:
+def _left(db: SqliteConnection, node: str, limit: int, at: float) -> list[str]:
     """Jobs that were claimed before, by whoever let go of them; and those whose client wants their end."""
     rows = db.execute(  # by the index: left alone, SQLite walks past every job that is held, oldest first
         """SELECT job FROM work INDEXED BY work_by_lapse WHERE NOT waiting AND lapses_at <= ? AND node IS NOT ?
@@ -839,7 +846,7 @@ def _left(db: Connection, node: str, limit: int, at: float) -> list[str]:
     return [row["job"] for row in rows]
 
 
-def _impatient(db: Connection, queue: str, before: float, limit: int) -> list[str]:
+def _impatient(db: SqliteConnection, queue: str, before: float, limit: int) -> list[str]:
     rows = db.execute(
         "SELECT job FROM work WHERE waiting AND queue = ? AND since <= ? ORDER BY since LIMIT ?",
         (queue, before, max(limit, 0)),  # below 0 there would be no limit
@@ -847,7 +854,7 @@ def _impatient(db: Connection, queue: str, before: float, limit: int) -> list[st
     return [row["job"] for row in rows]
 
 
-def _next_in_turn(db: Connection, queue: str, room: int, limit: int) -> list[str]:
+def _next_in_turn(db: SqliteConnection, queue: str, room: int, limit: int) -> list[str]:
     waiting = "SELECT job, turn FROM work WHERE waiting AND queue = ? ORDER BY turn, job LIMIT ?"
     if limit <= 0 or db.execute(waiting, (queue, 1)).fetchone() is None:
         return []
@@ -858,7 +865,7 @@ def _next_in_turn(db: Connection, queue: str, room: int, limit: int) -> list[str
     return [row["job"] for row in rows]
 
 
-def _take(db: Connection, job_id: str, node: str, lapses_at: float) -> Claim:
+def _take(db: SqliteConnection, job_id: str, node: str, lapses_at: float) -> Claim:
     """Make `node` the job's holder; whoever held it before is shut out by the new epoch."""
     db.held.pop(job_id, None)
     db.execute(
@@ -874,17 +881,17 @@ def _take(db: Connection, job_id: str, node: str, lapses_at: float) -> Claim:
     return Claim(job, node, row["epoch"], row["since"])
 
 
-def _renew(db: Connection, node: str, lapses_at: float) -> None:
+def _renew(db: SqliteConnection, node: str, lapses_at: float) -> None:
     db.execute("UPDATE work SET lapses_at = ? WHERE node = ?", (lapses_at, node))
 
 
-def _strays(db: Connection, node: str, driven: Collection[str]) -> list[Claim]:
+def _strays(db: SqliteConnection, node: str, driven: Collection[str]) -> list[Claim]:
     held = db.execute("SELECT record, epoch, since FROM work JOIN job ON job.id = work.job WHERE node = ?", (node,))
     claims = (Claim(_job_of(row), node, row["epoch"], row["since"]) for row in held)
     return list(islice((claim for claim in claims if claim.job.id not in driven), AT_ONCE))
 
 
-def _release(db: Connection, claim: Claim) -> None:
+def _release(db: SqliteConnection, claim: Claim) -> None:
     db.held.pop(claim.job.id, None)
     db.execute(
         """UPDATE work SET node = NULL, lapses_at = 0,
@@ -895,7 +902,7 @@ def _release(db: Connection, claim: Claim) -> None:
     _moved(db, claim.job.account)  # where it was taken from its line for its end, it stands there again
 
 
-def _held(db: Connection, claim: Claim) -> Job:
+def _held(db: SqliteConnection, claim: Claim) -> Job:
     """The claim's job as it is now; ClaimLost when it is over or was taken over. A lapse alone loses nothing."""
     node, epoch, known = db.held.get(claim.job.id, ("", 0, None))
     if known is not None and (node, epoch) == (claim.node, claim.epoch):
@@ -906,18 +913,18 @@ def _held(db: Connection, claim: Claim) -> Job:
     return _job_of(db.execute("SELECT record FROM job WHERE id = ?", (claim.job.id,)).fetchone())
 
 
-def _hold(db: Connection, claim: Claim, job: Job) -> Job:
+def _hold(db: SqliteConnection, claim: Claim, job: Job) -> Job:
     """Write the claim's job, and know it from now on."""
     if db.alone and not job.status.final:
         db.held[job.id] = claim.node, claim.epoch, job
     return _update(db, job)
 
 
-def _intend(db: Connection, claim: Claim, now: float | None) -> Job:
+def _intend(db: SqliteConnection, claim: Claim, now: float | None) -> Job:
     return _hold(db, claim, replace(_held(db, claim), intended_at=now))
 
 
-def _append(db: Connection, claim: Claim, draft: Draft, ticket: Ticket | None, now: float) -> Job:
+def _append(db: SqliteConnection, claim: Claim, draft: Draft, ticket: Ticket | None, now: float) -> Job:
     before = _held(db, claim)
     job = before.after(draft, now)
     if ticket is not None:
@@ -935,25 +942,25 @@ def _append(db: Connection, claim: Claim, draft: Draft, ticket: Ticket | None, n
     return job
 
 
-def _note_status(db: Connection, before: Job, after: Job) -> None:
+def _note_status(db: SqliteConnection, before: Job, after: Job) -> None:
     """Write the status that stands beside the record, in indexes, where it has changed."""
     if after.status is not before.status:
         db.execute("UPDATE job SET status = ? WHERE id = ?", (after.status, after.id))
 
 
-def _refund(db: Connection, job: Job, draft: Draft, now: float) -> None:
+def _refund(db: SqliteConnection, job: Job, draft: Draft, now: float) -> None:
     if not draft.status.final or not 0 < draft.refund <= job.tokens:
         raise ValueError(f"{job.id} cost {job.tokens}: {draft.refund} cannot be refunded with {draft.status!r}.")
     _enter(db, job.account, Entry(new_id("entry"), draft.refund, Cause.REFUND, job.id, now))
 
 
-def _update(db: Connection, job: Job) -> Job:
+def _update(db: SqliteConnection, job: Job) -> Job:
     """Write the job's record."""
     db.execute("UPDATE job SET record = ? WHERE id = ?", (_record_of(job), job.id))
     return job
 
 
-def _publish(db: Connection, job: Job, draft: Draft, now: float) -> Event:
+def _publish(db: SqliteConnection, job: Job, draft: Draft, now: float) -> Event:
     """Keep the job's newest event, at the next position of its account's feed, and have it told."""
     if job.account not in db.heads:
         row = db.execute("SELECT head FROM account WHERE id = ?", (job.account,)).fetchone()
@@ -969,7 +976,7 @@ def _publish(db: Connection, job: Job, draft: Draft, now: float) -> Event:
     return event
 
 
-def _request_cancel(db: Connection, account: str, job_id: str) -> Job | None:
+def _request_cancel(db: SqliteConnection, account: str, job_id: str) -> Job | None:
     job = _job(db, account, job_id)
     if job is None or job.status.final:
         return job
@@ -979,7 +986,7 @@ def _request_cancel(db: Connection, account: str, job_id: str) -> Job | None:
     return _update(db, replace(job, cancel_requested=True))
 
 
-def _durations(db: Connection, model: str, limit: int) -> list[float]:
+def _durations(db: SqliteConnection, model: str, limit: int) -> list[float]:
     rows = db.execute(  # by the index, and so without reading any other job
         """SELECT ended_at - json_extract(record, '$.intended_at') FROM job
            WHERE model = ? AND status = 'Completed' AND json_extract(record, '$.intended_at') IS NOT NULL
@@ -989,7 +996,7 @@ def _durations(db: Connection, model: str, limit: int) -> list[float]:
     return [row[0] for row in rows]
 
 
-def _delete_job(db: Connection, account: str, job_id: str) -> list[str] | None:
+def _delete_job(db: SqliteConnection, account: str, job_id: str) -> list[str] | None:
     job = _job(db, account, job_id)
     if job is None:
         return None
@@ -998,7 +1005,7 @@ def _delete_job(db: Connection, account: str, job_id: str) -> list[str] | None:
     return _forget(db, job)
 
 
-def _forget(db: Connection, job: Job) -> list[str]:
+def _forget(db: SqliteConnection, job: Job) -> list[str]:
     """Delete a finished job with its events; cursors at or below them are told to begin anew (`floor`)."""
     db.execute(
         """UPDATE account SET floor = max(floor, (SELECT max(position) FROM event WHERE job = ?)) WHERE id = ?""",
@@ -1010,7 +1017,7 @@ def _forget(db: Connection, job: Job) -> list[str]:
     return [output.blob for output in job.outputs if output.blob]
 
 
-def _sweep(db: Connection, before: float, keys_before: float, limit: int) -> Swept:
+def _sweep(db: SqliteConnection, before: float, keys_before: float, limit: int) -> SweepResult:
     jobs = db.execute("SELECT record FROM job WHERE ended_at < ? ORDER BY ended_at LIMIT ?", (before, limit)).fetchall()
     blobs = [blob for row in jobs for blob in _forget(db, _job_of(row))]
     assets = db.execute(
@@ -1024,16 +1031,16 @@ def _sweep(db: Connection, before: float, keys_before: float, limit: int) -> Swe
            (SELECT account, "key" FROM idempotency WHERE spent AND at < ? ORDER BY at LIMIT ?)""",
         (keys_before, limit),
     )
-    return Swept(len(jobs) + len(assets), blobs + [row["blob"] for row in assets])
+    return SweepResult(len(jobs) + len(assets), blobs + [row["blob"] for row in assets])
 
 
-def _job(db: Connection, account: str, job_id: str) -> Job | None:
+def _job(db: SqliteConnection, account: str, job_id: str) -> Job | None:
     row = db.execute("SELECT record FROM job WHERE id = ? AND account = ?", (job_id, account)).fetchone()
     return _job_of(row) if row else None
 
 
 def _jobs(
-    db: Connection, account: str, limit: int, before: str | None, *, status: Status | None, model: str | None
+    db: SqliteConnection, account: str, limit: int, before: str | None, *, status: Status | None, model: str | None
 ) -> Page[Job]:
     rows = db.execute(
         """SELECT id, record FROM job WHERE account = ? AND id < ?
@@ -1046,12 +1053,12 @@ def _jobs(
 _EVENTS: Final = "SELECT job, n, data, final, position, delta FROM event "
 
 
-def _read(db: Connection, job_id: str, after: int, account: str | None) -> list[Event]:
+def _read(db: SqliteConnection, job_id: str, after: int, account: str | None) -> list[Event]:
     wanted = "WHERE job = ? AND n > ? AND account = coalesce(?, account) ORDER BY n"
     return [_event_of(row) for row in db.execute(_EVENTS + wanted, (job_id, after, account))]
 
 
-def _read_account(db: Connection, account: str, after: int, limit: int) -> Stretch | None:
+def _read_account(db: SqliteConnection, account: str, after: int, limit: int) -> FeedSlice | None:
     bounds = db.execute("SELECT head, floor FROM account WHERE id = ?", (account,)).fetchone()
     if bounds is None or not bounds["floor"] <= after <= bounds["head"]:
         return None
@@ -1059,7 +1066,7 @@ def _read_account(db: Connection, account: str, after: int, limit: int) -> Stret
         _EVENTS + "WHERE account = ? AND position > ? AND NOT delta ORDER BY position LIMIT ?", (account, after, limit)
     )
     events, cut = _some(_event_of(row) for row in rows)
-    return Stretch(events, bounds["head"], cut=cut)
+    return FeedSlice(events, bounds["head"], cut=cut)
 
 
 def _some(events: Iterable[Event]) -> tuple[list[Event], bool]:
@@ -1074,16 +1081,16 @@ def _some(events: Iterable[Event]) -> tuple[list[Event], bool]:
     return found, False
 
 
-def _head(db: Connection, account: str) -> int:
+def _head(db: SqliteConnection, account: str) -> int:
     row = db.execute("SELECT head FROM account WHERE id = ?", (account,)).fetchone()
     return row["head"] if row else 0
 
 
-def _unfinished(db: Connection, account: str) -> list[str]:
+def _unfinished(db: SqliteConnection, account: str) -> list[str]:
     return [row["job"] for row in db.execute("SELECT job FROM work WHERE account = ?", (account,))]
 
 
-def _newest(db: Connection, account: str, jobs: Sequence[str], head: int) -> list[Place]:
+def _newest(db: SqliteConnection, account: str, jobs: Sequence[str], head: int) -> list[Place]:
     """Where the newest event of each of the account's jobs is, as the feed stood at `head`."""
     newest = """SELECT position, job, n, length(data) FROM event
                 WHERE job = ? AND account = ? AND position <= ? AND NOT delta ORDER BY n DESC LIMIT 1"""
@@ -1091,7 +1098,7 @@ def _newest(db: Connection, account: str, jobs: Sequence[str], head: int) -> lis
     return [Place(*row) for row in found if row]
 
 
-def _at(db: Connection, places: Sequence[Place]) -> list[Event]:
+def _at(db: SqliteConnection, places: Sequence[Place]) -> list[Event]:
     """The events at these places that are still there."""
     found = (db.execute(_EVENTS + "WHERE job = ? AND n = ?", (place.job, place.n)).fetchone() for place in places)
     return [_event_of(row) for row in found if row]
@@ -1113,19 +1120,19 @@ def _record_of(job: Job) -> str:
 # --- assets ---
 
 
-def _add_asset(db: Connection, asset: Asset) -> None:
+def _add_asset(db: SqliteConnection, asset: Asset) -> None:
     db.execute(
         "INSERT INTO asset (id, account, type, size, blob, created_at) VALUES (?, ?, ?, ?, ?, ?)",
         (asset.id, asset.account, asset.type, asset.size, asset.blob, asset.created_at),
     )
 
 
-def _asset(db: Connection, account: str, asset_id: str) -> Asset | None:
+def _asset(db: SqliteConnection, account: str, asset_id: str) -> Asset | None:
     row = db.execute("SELECT * FROM asset WHERE id = ? AND account = ?", (asset_id, account)).fetchone()
     return Asset(**row) if row else None
 
 
-def _delete_asset(db: Connection, account: str, asset_id: str) -> Asset | None:
+def _delete_asset(db: SqliteConnection, account: str, asset_id: str) -> Asset | None:
     asset = _asset(db, account, asset_id)
     if asset and db.execute("SELECT 1 FROM hold WHERE asset = ?", (asset_id,)).fetchone():
         raise errors.Conflict("An unfinished job names this asset: wait for its end, or cancel it.")

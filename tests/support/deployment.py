@@ -15,7 +15,7 @@ from httpx_sse import EventSource, ServerSentEvent
 from proxy.app import Pollcast
 from proxy.cli.serve import Server, listen
 from proxy.core import keys
-from proxy.core.settings import ProviderSettings, Settings, read
+from proxy.core.settings import ProviderSettings, Settings, load
 from proxy.providers import PROVIDERS
 from proxy.serving.protocol import Timeouts
 from proxy.simulator import DEFAULT_KEYS, Simulator
@@ -50,7 +50,7 @@ def events_of(messages: list[ServerSentEvent]) -> list[dict[str, Any]]:
 
 
 @dataclass
-class World:
+class Deployment:
     """One server, one store, five pretend providers. `settings` and `provider` are given to the next `start`."""
 
     folder: Path
@@ -99,7 +99,7 @@ class World:
             "public_url": self.origin,
             **self.settings,
         }
-        settings = read(Settings, **values)
+        settings = load(Settings, **values)
         self.app = Pollcast(settings, self._provider_settings(), self.clock)
         self._server = Server(self.app, settings, timeouts=self.timeouts)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listening]))
@@ -117,7 +117,7 @@ class World:
         def one(kind: Any) -> ProviderSettings:
             short = str(kind.settings_type.model_config["env_prefix"]).rstrip("_").lower()
             usual = {"base_url": self.simulator.origin, "api_key": DEFAULT_KEYS[short], "project_id": "demo"}
-            settings: ProviderSettings = read(
+            settings: ProviderSettings = load(
                 kind.settings_type, **usual | self.provider | self.providers.get(kind.name, {})
             )
             return settings
