@@ -49,6 +49,7 @@ check: $(READY)  ## formatter, linter (with bandit's rules), types, import arrow
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.prose
 	$(BIN)/python -m tests.audit
 
 fix: $(READY)  ## format, and mend what the linter can mend
