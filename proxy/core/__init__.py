@@ -1,1 +1,1 @@
-"""The words and rules: no I/O, no web framework."""
+"""Records and rules that every layer shares. They do no I/O and know no web framework."""

@@ -1,8 +1,8 @@
-"""The error tree: each class is its code, its HTTP status and what it says.
+"""The error tree. Each class defines an error code and its HTTP status.
 
-Two branches: `RequestError` answers a client's request; `JobError` ends a job as its final `Error` event (and, while
-content is relayed, answers 502). Messages are written for a person: what was wrong, where, what would be right. They
-never hold an operator's key, upstream headers or a stack trace.
+A `RequestError` answers a client's request. A `JobError` ends a job as its final `Error` event; while content is
+relayed, it answers 502. A message is for a person: it names the fault, its place and a valid value. It never contains
+an operator's key, upstream headers or a stack trace. `proxy/docs/api.md` lists all codes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import ClassVar
 
 
 class PollcastError(Exception):
-    """The root: a message for a person and a `code` for a program."""
+    """Base of all errors: a message for a person and a `code` for a program."""
 
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
@@ -21,11 +21,11 @@ class PollcastError(Exception):
         self.message = message
 
 
-# --- answers to a client's request (contract, section 4) ---
+# --- errors that answer a client's request ---
 
 
 class RequestError(PollcastError):
-    """A request that cannot be served as it stands."""
+    """Base of the errors that answer a client's request."""
 
     def __init__(self, message: str, *, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -33,13 +33,13 @@ class RequestError(PollcastError):
 
 
 class BadRequest(RequestError):
-    """Not JSON, or a header that cannot be read."""
+    """The body is not JSON, or a header is malformed."""
 
     code, status = "bad_request", 400
 
 
 class Unauthorized(RequestError):
-    """A key that is missing, unknown or revoked; a Link that is altered or expired."""
+    """The API key is missing, unknown or revoked, or the Link is altered or expired."""
 
     code, status = "unauthorized", 401
 
@@ -48,69 +48,69 @@ class Unauthorized(RequestError):
 
 
 class NotFound(RequestError):
-    """No such thing, or another account's: which of the two is not told."""
+    """The object does not exist or belongs to another account. The answer does not say which."""
 
     code, status = "not_found", 404
 
 
 class MethodNotAllowed(RequestError):
-    """The path exists, the method does not."""
+    """The path exists but does not allow this method."""
 
     code, status = "method_not_allowed", 405
 
 
 class Conflict(RequestError):
-    """Right in itself, wrong at this moment: content before the end, cancel after it."""
+    """The job's state forbids the request: content before the job ends, cancellation after it."""
 
     code, status = "conflict", 409
 
 
 class TooLarge(RequestError):
-    """A body or asset over its limit."""
+    """A request body or asset exceeds its size limit."""
 
     code, status = "too_large", 413
 
 
 class UrlTooLong(TooLarge):
-    """A URL over its limit."""
+    """The URL exceeds its length limit."""
 
     status = 414
 
 
 class HeadersTooLong(TooLarge):
-    """Headers that are over their limit together."""
+    """The headers together exceed their size limit."""
 
     status = 431
 
 
 class UnsupportedType(RequestError):
-    """An asset whose bytes are of no type that a provider takes."""
+    """The type of an asset's bytes is not supported by any provider."""
 
     code, status = "unsupported_type", 415
 
 
 class RangeNotSatisfiable(RequestError):
-    """A byte range outside the content."""
+    """The requested byte range lies outside the content."""
 
     code, status = "range_not_satisfiable", 416
 
 
 class InsufficientTokens(RequestError):
-    """The balance is below what is to be taken from it; the message says both."""
+    """The account's balance is too low. The message gives the balance and the price."""
 
     code, status = "insufficient_tokens", 418
 
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One field that is at fault: its path (`clips.0.avatar_id`) and what would be right."""
+    """One invalid field: its path (`clips.0.avatar_id`) and a message that describes a valid value."""
 
     field: str
     message: str
 
 
 class InvalidRequest(RequestError):
-    """Well-formed JSON that is no valid order; `errors` names each field at fault."""
+    """The JSON is well-formed but the order is invalid. `errors` names each invalid field."""
 
     code, status = "invalid_request", 422
 
@@ -120,19 +120,19 @@ class InvalidRequest(RequestError):
 
 
 class UnknownModel(RequestError):
-    """A model name that is not in the catalogue."""
+    """The model is not in the catalogue."""
 
     code, status = "unknown_model", 422
 
 
 class IdempotencyConflict(RequestError):
-    """An `Idempotency-Key` that was used for another body."""
+    """The `Idempotency-Key` was already used with a different body."""
 
     code, status = "idempotency_conflict", 422
 
 
 class RateLimited(RequestError):
-    """Over one of the account's limits; `seconds` is when to try again."""
+    """The account exceeds one of its limits. The client may retry after `seconds`."""
 
     code, status = "rate_limited", 429
 
@@ -141,91 +141,91 @@ class RateLimited(RequestError):
 
 
 class Unavailable(RequestError):
-    """The store is away, or the server is stopping."""
+    """The store is unreachable, or the server is shutting down."""
 
     code, status = "unavailable", 503
 
 
 class ProviderUnavailable(RequestError):
-    """The model's provider has no key here, does not list the model, or is down."""
+    """The model's provider has no API key configured, does not list the model, or is down."""
 
     code, status = "provider_unavailable", 503
 
 
-# --- ends of a job (contract, section 4; each is refunded in full, section 5) ---
+# --- errors that end a job; each refunds the full price ---
 
 
 class JobError(PollcastError):
-    """Why a job ended in `Error`."""
+    """Base of the errors that end a job with `Error`."""
 
     status = 502
 
 
 class UpstreamRejected(JobError):
-    """The provider refused the order; the message holds its own words."""
+    """The provider refused the order. The message contains the provider's words."""
 
     code = "upstream_rejected"
 
 
 class UpstreamFailed(JobError):
-    """The provider tried and failed, or answered with its own error."""
+    """The provider accepted the order and failed, or answered with an error of its own."""
 
     code = "upstream_failed"
 
 
 class UpstreamCredits(JobError):
-    """The operator's account at the provider is empty."""
+    """The operator's account at the provider has no credit left."""
 
     code = "upstream_credits"
 
     def __init__(self, words: str) -> None:
-        # Whose it is, first: clients have an account of their own, whose emptiness the same words could tell.
+        # Name the operator's account first: a client could think of its own account here.
         super().__init__(f"The operator's account at the provider is empty: {words}")
 
 
 class UpstreamAuth(JobError):
-    """The provider refused the operator's key."""
+    """The provider refused the operator's API key."""
 
     code = "upstream_auth"
 
 
 class UpstreamUnreachable(JobError):
-    """The order surely was not sent: refused, DNS, TLS."""
+    """The order was certainly not sent: the connection, DNS or TLS failed."""
 
     code = "upstream_unreachable"
 
 
 class UpstreamRetired(JobError):
-    """A deprecated endpoint is gone."""
+    """The provider has removed the endpoint."""
 
     code = "upstream_retired"
 
 
 class UpstreamProtocol(JobError):
-    """Answers to polls that make no sense."""
+    """The provider's answers to polls stayed unreadable."""
 
     code = "upstream_protocol"
 
 
 class DeadlineExceeded(JobError):
-    """The provider did not finish in the time this installation gives it."""
+    """The provider did not finish before the job's deadline."""
 
     code = "deadline_exceeded"
 
 
 class OutcomeUnknown(JobError):
-    """The order may have reached the provider, but no readable ticket came back: never sent twice."""
+    """The order may have reached the provider, but no ticket was received. It is not sent again."""
 
     code = "outcome_unknown"
 
 
 class Interrupted(JobError):
-    """An upstream stream that cannot be resumed broke."""
+    """The provider's stream broke, and the provider cannot resume it."""
 
     code = "interrupted"
 
 
 class Internal(JobError):
-    """A fault of ours; the log has the details."""
+    """An internal error of Pollcast. The log has the details."""
 
     code, status = "internal", 500

@@ -1,4 +1,4 @@
-"""Files and folders that only the operator may read: the store, the assets, the traces."""
+"""Private files and folders: the store, the assets and the traces are readable by their owner alone."""
 
 import logging
 import os
@@ -9,16 +9,16 @@ from typing import Final
 log = logging.getLogger(__name__)
 
 _OTHERS: Final = 0o077
-"""The permissions of everyone but the owner."""
+"""The permission bits of all users except the owner."""
 
 
 def restrict_umask() -> None:
-    """Let this process make files and folders for its owner alone, those of libraries included."""
+    """Set the umask so that this process, with its libraries, creates files and folders for its owner alone."""
     os.umask(os.umask(_OTHERS) | _OTHERS)
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make a folder, and those above it, for the owner alone. One that exists keeps its permissions."""
+    """Create a folder and its parents for the owner alone. An existing folder keeps its permissions."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     for place in reversed(missing):
         place.mkdir(mode=0o700, exist_ok=True)
@@ -26,15 +26,15 @@ def make_private_folder(folder: Path) -> None:
 
 
 def open_private(path: Path, flags: int) -> int:
-    """Open a file for the owner alone, made if it is missing. Raises OSError for a symbolic link.
+    """Open a file for the owner alone; create it if it is missing. Raises OSError for a symbolic link.
 
-    Somebody who can write to the folder could otherwise lead what is written to another file.
+    With a symbolic link, another user of the folder could redirect the data to a different file.
     """
     return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def narrow(path: Path) -> None:
-    """Take an own file's permissions from everyone but its owner; earlier versions made wider ones."""
+    """Remove the permissions of other users from a file that we own. Earlier versions created wider ones."""
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -44,7 +44,7 @@ def narrow(path: Path) -> None:
 
 
 def warn_if_open(folder: Path, setting: str) -> None:
-    """Report a folder that other users of the machine may enter. It may be shared on purpose, so it stays as it is."""
+    """Warn about a folder that other users may open. Its permissions stay, because it may be shared on purpose."""
     mode = stat.S_IMODE(folder.stat().st_mode)
     if mode & _OTHERS:
         log.warning(

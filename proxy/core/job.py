@@ -1,7 +1,6 @@
-"""The words of the project: Order, Job, Event, Output, Status, and the table of legal state changes.
+"""Records that all layers share: Order, Job, Event, Output and Status, and the table of legal status changes.
 
-Plain frozen records without I/O. Every layer speaks in them; the store is the only one that makes an `Event` out of
-a `Draft`, because numbers are born there.
+They are frozen and do no I/O. Only the store makes an `Event` out of a `Draft`, because it assigns the numbers.
 """
 
 from collections.abc import Mapping
@@ -15,11 +14,11 @@ from ulid import ULIDGenerator
 from proxy.core.clock import rfc3339
 
 Ticket = Mapping[str, Any]
-"""The provider's handle for running work: a JSON object that is enough to go on polling after a restart."""
+"""The provider's handle for a running job: a JSON object that suffices to resume polling after a restart."""
 
 
 class Status(StrEnum):
-    """The closed set of status words; no provider's word ever becomes one."""
+    """The status of a job and of an event. The set is closed: adapters map each provider's words to these."""
 
     STARTED = "Processing started"
     PROCESSING = "Processing"
@@ -29,7 +28,7 @@ class Status(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether nothing may follow."""
+        """True if no event may follow this status."""
         return not NEXT[self]
 
 
@@ -41,11 +40,11 @@ NEXT: Final[Mapping[Status | None, frozenset[Status]]] = {
     Status.ERROR: frozenset(),
     Status.CANCELED: frozenset(),
 }
-"""From a job's status to those that may come next; `None` is before the first event."""
+"""The statuses that may follow each status. `None` is the state before the first event."""
 
 
 class Kind(StrEnum):
-    """What a model makes."""
+    """The kind of media that a model makes."""
 
     VIDEO = "video"
     IMAGE = "image"
@@ -54,7 +53,7 @@ class Kind(StrEnum):
 
 
 class Role(StrEnum):
-    """What an output is for."""
+    """The purpose of an output."""
 
     VIDEO = "video"
     IMAGE = "image"
@@ -65,7 +64,7 @@ class Role(StrEnum):
 
 
 def new_id(prefix: str) -> str:
-    """Make an id such as `job_01JD...`: sorted by time, and within one process by order of making."""
+    """Return a new id such as `job_01JD...`. Ids sort by time, and within one process by order of creation."""
     return f"{prefix}_{_ulids.generate()}"
 
 
@@ -74,7 +73,7 @@ _ulids = ULIDGenerator()
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What was asked: a model and its validated fields, `metadata` to echo, `extra` to pass on."""
+    """A client's order: a model, its validated fields, `metadata` to echo and `extra` to pass to the provider."""
 
     model: str
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -82,7 +81,7 @@ class Order:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """The order as its client would write it: flat fields, `metadata` and `extra` where they hold something."""
+        """Return the order in the form of a request: flat fields, and `metadata` and `extra` if they are not empty."""
         order: dict[str, Any] = {"model": self.model, **self.fields}
         if self.metadata:
             order["metadata"] = dict(self.metadata)
@@ -93,12 +92,11 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One thing the provider made, or failed to make.
+    """One file or text that the provider made, or failed to make.
 
-    `n` is its place among the job's outputs. `url` is an address that anyone can open, or None while the bytes are ours
-    to serve: `blob` names them in our own storage, `relayed` says they are fetched from the provider with its key.
-    `ids` are the provider's own, as text.
-    A failed item has `status` Error and a `message`.
+    `n` is its index among the job's outputs. `url` is a public address, or None if Pollcast serves the bytes: `blob`
+    names them in the blob storage, and `relayed` means that they are fetched from the provider with its key.
+    `ids` are the provider's ids, as text. A failed item has `status` Error and a `message`.
     """
 
     role: Role
@@ -115,11 +113,11 @@ class Output:
 
     @property
     def failed(self) -> bool:
-        """Whether this item came to nothing."""
+        """True if the provider failed to make this item."""
         return self.status is Status.ERROR
 
     def as_json(self, url: str | None) -> dict[str, Any]:
-        """The output as clients see it, at `url`; absent fields are left out."""
+        """Return the output as clients see it, with its `url`. Absent fields are left out."""
         shown = {
             "url": url,
             "role": self.role,
@@ -134,18 +132,18 @@ class Output:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Output":
-        """Read the JSON that orjson writes of an output; one in which what is empty was left out will do."""
+        """Read an output from its stored JSON, in which empty fields may be missing."""
         status = Status(record["status"]) if record.get("status") else None
         return cls(**{**record, "role": Role(record["role"]), "status": status})
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """An event that has not been recorded yet: everything but its number and time.
+    """An event before it is recorded: everything except its number and time.
 
     `fields` are the event's own JSON fields, as the client sees them (`detail`, `progress`, `outputs`, `url`,
-    `message`, `code`, `refunded`, `delta`, `offset`, `text`, `finish_reason`, `metadata`). `outputs` are the records
-    behind the outputs that this event adds (on a final event: replaces all). `refund` is in tokens.
+    `message`, `code`, `refunded`, `delta`, `offset`, `text`, `finish_reason`, `metadata`). `outputs` are the
+    outputs that this event adds; those of a final event replace all earlier ones. `refund` is in tokens.
     """
 
     status: Status
@@ -155,10 +153,10 @@ class Draft:
 
 
 class Event(NamedTuple):
-    """A draft once recorded: numbered, timed, never changed; `data` is its JSON, encoded once.
+    """A recorded event. It has a number and a time and never changes; `data` is its JSON, encoded once.
 
-    `position` is its place in the account's feed; a `delta` is a piece of streamed text. A tuple, because there are
-    many: it is made in half the time of a frozen dataclass.
+    `position` is its position in the account's feed. A `delta` is a piece of streamed text. This is a tuple because
+    events are many, and a tuple is created in half the time of a frozen dataclass.
     """
 
     job: str
@@ -171,7 +169,7 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An order's life as the store knows it now; times are seconds since the epoch, tokens are whole numbers."""
+    """The current state of an order, as the store has it. Times are seconds since the epoch; tokens are integers."""
 
     id: str
     account: str
@@ -195,15 +193,15 @@ class Job:
 
     @property
     def model(self) -> str:
-        """The name of the ordered model."""
+        """The id of the ordered model."""
         return self.order.model
 
     def after(self, draft: Draft, at: float) -> "Job":
-        """The job once `draft` has been recorded as its next event; ValueError when the table forbids it."""
+        """Return the job with `draft` recorded as its next event. Raises ValueError if `NEXT` forbids it."""
         if draft.status not in NEXT[self.status]:
             raise ValueError(f"{self.id} is {self.status!r}: {draft.status!r} cannot follow.")
         fields = draft.fields
-        return Job(  # written out: `replace` takes twice as long, and a tenth of the time that recording an event does
+        return Job(  # `replace` takes twice as long: a tenth of the time to record an event
             self.id,
             self.account,
             self.key,
@@ -227,19 +225,19 @@ class Job:
 
 
 def position_event(place: int) -> Draft:
-    """The event that tells a job in its account's line where it stands; the first place is 1."""
+    """Return the event that reports a job's position in its account's backlog; the first position is 1."""
     return Draft(Status.PROCESSING, {"detail": f"Waiting: number {place} in line"})
 
 
 UNDER_WAY: Final = "Under way"
-"""The detail of a job whose waiting is over; it stays true until the provider has a word of its own."""
+"""The detail of a job that has left its backlog. It stays true until the provider reports a detail."""
 
 
 def encode(job: Job, draft: Draft, n: int, at: float) -> bytes:
-    """Write the JSON of `draft` as event `n` of `job`: `status` first, then `job`, `model`, `n`, `at`, then its fields.
+    """Return the JSON of `draft` as event `n` of `job`: `status`, `job`, `model`, `n`, `at`, then its own fields.
 
-    The line separators that JSON allows but `str.splitlines` breaks at (U+0085, U+2028, U+2029) are escaped: clients
-    that read lines with it, as many simple ones do, would cut the frame there.
+    U+0085, U+2028 and U+2029 are escaped. JSON allows them, but `str.splitlines` breaks lines there, and simple
+    clients that use it would cut the frame.
     """
     head = {"status": draft.status, "job": job.id, "model": job.model, "n": n, "at": rfc3339(at)}
     data = orjson.dumps(head | dict(draft.fields))

@@ -1,7 +1,7 @@
-"""Prices, what a failed job gives back, and client keys.
+"""API keys of clients.
 
-A key is `pollcast_` + 43 random characters + a 6-digit checksum, so that leaked ones can be recognised by a scanner;
-only its SHA-256 is kept. No stretching: 256 random bits cannot be guessed from their digest.
+A key is `pollcast_`, 43 random characters and a 6-digit checksum, so that scanners recognize leaked keys. The store
+holds only its SHA-256. The hash is not stretched: 256 random bits cannot be guessed from their digest.
 """
 
 import hashlib
@@ -15,13 +15,13 @@ _PREFIX = "pollcast_"
 
 
 def new_key() -> str:
-    """Make a client key; it is shown once and never stored."""
+    """Return a new API key. It is shown once and never stored."""
     secret = secrets.token_urlsafe(32)
     return f"{_PREFIX}{secret}{_checksum(secret)}"
 
 
 def digest(key: str) -> bytes:
-    """What the store knows a key by."""
+    """Return the SHA-256 under which the store holds a key."""
     return hashlib.sha256(key.encode()).digest()
 
 

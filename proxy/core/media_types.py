@@ -1,9 +1,8 @@
-"""Media types: what bytes are by their first bytes, and which types leave this server as themselves.
+"""Media types: recognizes a type by its first bytes, and limits the types that this server serves.
 
-The type of a client's or provider's bytes is decided by content, never by a name or a header. The signatures are
-those of the WHATWG MIME Sniffing standard (https://mimesniff.spec.whatwg.org/), for the closed list of types that
-providers take and make; a library's list would be longer, and every further type would be one more that a browser
-might run.
+The type of a client's or provider's bytes is decided by their content, never by a name or a header. The signatures
+are those of the WHATWG MIME Sniffing standard (https://mimesniff.spec.whatwg.org/), for the closed list of types that
+providers accept and make. A library's list would be longer, and a browser might execute one of its further types.
 """
 
 import mimetypes
@@ -15,7 +14,7 @@ from proxy.core.job import Kind, Role
 UNKNOWN: Final = "application/octet-stream"
 TEXT: Final = "text/plain; charset=utf-8"
 SNIFFED: Final = 512
-"""First bytes that tell a type."""
+"""Number of first bytes that determine a type."""
 
 _EXTENSIONS: Final = {
     "image/jpeg": ".jpg",
@@ -35,7 +34,7 @@ _EXTENSIONS: Final = {
 }
 
 SERVED: Final = (*_EXTENSIONS, UNKNOWN)
-"""The closed list of types that bytes are served under."""
+"""The closed list of media types of responses."""
 
 _DEFAULTS: Final = {
     Role.VIDEO: "video/mp4",
@@ -57,9 +56,9 @@ _ALIASES: Final = {
 
 
 def sniff(head: bytes) -> str | None:
-    """The media type of bytes that begin with `head` (SNIFFED are enough); None when it is none of ours.
+    """Return the media type of bytes that begin with `head` (SNIFFED bytes suffice), or None if it is not supported.
 
-    A container of type video may hold sound alone: `tracks.py` reads on.
+    A video container may contain only audio; `tracks.py` reads its tracks.
     """
     if head[4:8] == b"ftyp":
         return _iso_media(head[8:12])
@@ -88,14 +87,14 @@ _SIGNATURES: Final = (
 
 def _iso_media(brand: bytes) -> str | None:
     if brand in {b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}:
-        return None  # pictures in the same container, which no provider takes
+        return None  # images in the same container; no provider accepts them
     if brand in {b"M4A ", b"M4B "}:
         return "audio/mp4"
     return "video/quicktime" if brand == b"qt  " else "video/mp4"
 
 
 def by_url(url: str, role: Role) -> str:
-    """The media type that a URL's extension names where it fits the role, else the role's usual one."""
+    """Return the media type of a URL's extension if it fits the role, else the role's default type."""
     usual = _DEFAULTS[role]
     try:
         guessed, _ = mimetypes.guess_type(urlsplit(url).path)
@@ -107,18 +106,18 @@ def by_url(url: str, role: Role) -> str:
 
 
 def kind_of(media_type: str) -> Kind | None:
-    """The kind that a media type belongs to: image, audio, video, text."""
+    """Return the kind of a media type: image, audio, video or text. None for any other."""
     family = media_type.split("/")[0]
     return Kind(family) if family in set(Kind) else None
 
 
 def served(media_type: str) -> str:
-    """The type to serve bytes under: itself when on the closed list, else one that no browser runs."""
+    """Return the type for a response: the type itself if it is on the closed list, else one that browsers only save."""
     bare = media_type.split(";")[0].strip().lower()
     known = _ALIASES.get(bare, bare)
     return known if known in _EXTENSIONS else UNKNOWN
 
 
 def extension(media_type: str) -> str:
-    """The usual file extension, with its dot; `.bin` for what is not on the list."""
+    """Return the usual file extension with its dot; `.bin` for types that are not on the list."""
     return _EXTENSIONS.get(media_type, ".bin")

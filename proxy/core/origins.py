@@ -1,4 +1,4 @@
-"""Origins of pages (RFC 6454), as operators write them and as browsers send them."""
+"""Origins of web pages (RFC 6454): reads what operators write, and matches what browsers send."""
 
 import re
 from collections.abc import Iterable
@@ -9,13 +9,13 @@ from yarl import URL
 
 _WRITTEN: Final = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<rest>[^\s/?#\\]+)/?", re.IGNORECASE)
 _APP_SCHEMES: Final = frozenset({"capacitor", "ionic", "tauri", "app"})
-"""Schemes under which app frameworks serve their pages (Capacitor, Ionic, Tauri, Electron; seen in 2026)."""
+"""Schemes under which app frameworks serve their pages (Capacitor, Ionic, Tauri, Electron; checked 2026-11)."""
 _HOST: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*\.?")
 _EXAMPLE: Final = "write https://app.example.com, https://*.example.com, null or *"
 
 
 def normalized(text: str) -> str:
-    """The origin as a browser sends it, or with a leading `*.` for all subdomains. Raises ValueError that says why."""
+    """Return the origin as a browser sends it; a leading `*.` matches subdomains. Raises ValueError with the reason."""
     if text.lower() in {"*", "null"}:
         return text.lower()
     if "@" in text:
@@ -36,7 +36,7 @@ def normalized(text: str) -> str:
 
 
 def _web(text: str, scheme: str, rest: str) -> str:
-    """Browsers send the host in lower case and punycode, and leave out the default port."""
+    """Return an http or https origin. Browsers send the host in lower case and punycode, without the default port."""
     wildcard = "*." if rest.startswith("*.") else ""
     rest = rest.removeprefix("*.")
     if "*" in rest:
@@ -59,7 +59,7 @@ def _app(text: str, scheme: str, rest: str) -> str:
 
 
 def _is_host(host: str) -> bool:
-    """Whether browsers take it as a host: a last label of digits makes it an IPv4 address."""
+    """Return whether browsers accept this host. A last label of digits makes it an IPv4 address."""
     if _is_address(host):
         return True
     return bool(_HOST.fullmatch(host)) and not host.rstrip(".").rpartition(".")[2].isdigit()
@@ -86,7 +86,7 @@ class Origins:
         return self.all or bool(self._exact or self._within)
 
     def __contains__(self, origin: str) -> bool:
-        """Whether a page of this origin may read. Extensions' ids are sent in the case of the browser's choice."""
+        """Return whether the set contains this origin. Browsers differ in the case of extensions' ids."""
         sent = origin.lower()
         return self.all or sent in self._exact or any(_is_within(sent, *parts) for parts in self._within)
 

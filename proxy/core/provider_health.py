@@ -1,10 +1,10 @@
-"""The records that nodes exchange about a provider's health, for the circuit breaker."""
+"""Records that nodes exchange about a provider's health, for the circuit breaker in `upstream/breaker.py`."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
 MEMORY: Final = 60.0
-"""Seconds that an outcome counts."""
+"""Time, in seconds, for which an outcome counts."""
 
 
 class Outcome(NamedTuple):
@@ -16,7 +16,7 @@ class Outcome(NamedTuple):
 
 
 class Told(NamedTuple):
-    """What a node told the others: its place among what was told, its age in seconds, and the text."""
+    """A message of a node to the others: its place in the list of messages, its age in seconds, and its text."""
 
     place: str
     age: float
@@ -24,10 +24,10 @@ class Told(NamedTuple):
 
 
 class Shared(Protocol):
-    """What the breakers of several nodes need of their store."""
+    """The part of a store that connects the breakers of several nodes."""
 
     async def exchange(self, after: str, text: bytes) -> Sequence[Told]:
-        """Tell the other nodes (nothing, if empty); returns what all nodes have told after the place `after`."""
+        """Send `text` to the other nodes, unless it is empty. Return all nodes' messages after the place `after`."""
 
     async def trial(self, provider: str, seconds: float) -> bool:
-        """Reserve the one trial of that many seconds; false while another one is reserved."""
+        """Reserve the provider's trial request for `seconds`. Return False while another node holds it."""
