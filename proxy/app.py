@@ -180,7 +180,7 @@ class Pollcast:
         with _naming("POLLCAST_TRACE"):
             traces = Traces(settings.trace) if settings.trace else None
         if traces is not None:
-            stack.enter_context(traces.written())
+            stack.enter_context(traces.writing())
         steps = ClockSteps(clock)
         tools = RunnerServices(
             store,

@@ -8,7 +8,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from proxy.core.links import masked, route_path
+from proxy.core.links import mask_signatures, route_path
 from proxy.telemetry.logs import request_id
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def _tell(scope: Scope, visit: RequestInfo, status: int) -> None:
     query = scope["query_string"].decode("latin-1")
     facts = {
         "method": scope["method"],
-        "path": masked(f"{path}?{query}" if query else path)[:_LONGEST],
+        "path": mask_signatures(f"{path}?{query}" if query else path)[:_LONGEST],
         "status": status,
         "ms": visit.milliseconds,
     }

@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from proxy.core.errors import NotFound, RangeNotSatisfiable, Unavailable, UpstreamFailed, UpstreamUnreachable
 from proxy.core.job import Kind
-from proxy.core.media_types import UNKNOWN, extension, kind_of, served
+from proxy.core.media_types import UNKNOWN, extension, kind_of, served_type
 from proxy.providers.base import Provider, Source
 from proxy.store.blobs import Blobs
 from proxy.upstream.fetch import Fetcher, FetchFailed, NotPublic, Remote
@@ -43,7 +43,7 @@ class SourceGone(UpstreamFailed):
 
 
 def _headers(name: str, media_type: str) -> dict[str, str]:
-    shown = served(media_type)
+    shown = served_type(media_type)
     disposition = "attachment" if shown == UNKNOWN else "inline"
     return _SANDBOX | {
         "Content-Type": shown,

@@ -211,7 +211,7 @@ class Client:
         method, path, options = "POST", "/api/generate", dict(order)
         if place.job:
             method, path, options = "GET", f"/api/jobs/{_quoted(place.job)}/events", {"headers": _after(place.last)}
-        parser = sse.Parser(sse.OWN)
+        parser = sse.Parser(sse.OWN_MESSAGE_LIMIT)
         async with self._answer(method, path, "text/event-stream", **options) as response:
             async for chunk in response.content.iter_any():
                 for message in parser.feed(chunk):

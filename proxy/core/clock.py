@@ -75,7 +75,7 @@ class ClockSteps:
             log.warning("The system clock was set by %+.0f seconds; durations are not affected.", step)
         return at
 
-    def settled(self) -> bool:
+    def is_settled(self) -> bool:
         """Return whether both clocks have agreed for ten minutes; until then, the time of day may be wrong."""
         return self.look() - self._last >= _SETTLING_SECONDS
 

@@ -22,7 +22,7 @@ from proxy.core.job import Output
 
 _RESERVED: Final = frozenset({"key", "expires", "signature"})
 _UNSIGNED: Final = frozenset({"lastEventId", "signature"})
-_REMEMBERED: Final = 1000
+_LINK_CACHE_SIZE: Final = 1000
 """Number of verified Links in the cache. Many clients of a job use the same Link, and reconnect with it."""
 
 
@@ -50,7 +50,7 @@ class Links:
         self._clock = clock
         self._ttl = ttl
         self._relay = relay
-        self._read = lru_cache(_REMEMBERED)(self._verified)
+        self._read = lru_cache(_LINK_CACHE_SIZE)(self._verify)
 
     @property
     def prefix(self) -> str:
@@ -92,7 +92,7 @@ class Links:
             raise Unauthorized("This Link has expired. Request a new one.")
         return signed
 
-    def _verified(self, path: str, query: str) -> Signed:
+    def _verify(self, path: str, query: str) -> Signed:
         pairs = parse_qsl(query, keep_blank_values=True)
         named = dict(pairs)
         signature = named.get("signature", "")
@@ -126,13 +126,13 @@ def route_path(scope: Mapping[str, Any]) -> str:
     return inside if inside.startswith("/") else path
 
 
-def masked(url: str) -> str:
+def mask_signatures(url: str) -> str:
     """Return a URL, or its path and query, without signatures, for a log."""
     path, mark, query = url.partition("?")
-    return path + mark + "&".join(map(_masked, query.split("&")))
+    return path + mark + "&".join(map(_mask_parameter, query.split("&")))
 
 
-def _masked(pair: str) -> str:
+def _mask_parameter(pair: str) -> str:
     name, equals, _ = pair.partition("=")
     # A name may be percent-encoded, and providers' signatures have names such as X-Amz-Signature.
     return f"{name}=***" if equals and "signature" in unquote_plus(name).lower() else pair

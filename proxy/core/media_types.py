@@ -111,7 +111,7 @@ def kind_of(media_type: str) -> Kind | None:
     return Kind(family) if family in set(Kind) else None
 
 
-def served(media_type: str) -> str:
+def served_type(media_type: str) -> str:
     """Return the type for a response: the type itself if it is on the closed list, else one that browsers only save."""
     bare = media_type.split(";")[0].strip().lower()
     known = _ALIASES.get(bare, bare)

@@ -14,7 +14,7 @@ _HOST: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[
 _EXAMPLE: Final = "write https://app.example.com, https://*.example.com, null or *"
 
 
-def normalized(text: str) -> str:
+def normalize(text: str) -> str:
     """Return the origin as a browser sends it; a leading `*.` matches subdomains. Raises ValueError with the reason."""
     if text.lower() in {"*", "null"}:
         return text.lower()

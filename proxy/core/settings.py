@@ -1,7 +1,8 @@
-"""The one reader of the environment and of `.env`; a bad value is one line that names its variable.
+"""Settings. This module is the only reader of the environment and of `.env`.
 
-`Settings` is the installation's own; every provider has a `ProviderSettings` of its own in its adapter, with its
-defaults and its prefix.
+`Settings` are those of the installation (`POLLCAST_*`). Each adapter has a subclass of `ProviderSettings` with its own
+prefix and defaults. An invalid value raises an error whose one line names the variable. `proxy/docs/settings.md` lists
+all settings.
 """
 
 import base64
@@ -25,7 +26,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from proxy.core.origins import normalized
+from proxy.core.origins import normalize
 
 AnySettings = TypeVar("AnySettings", bound=BaseSettings)
 
@@ -33,7 +34,7 @@ _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class BadSetting(Exception):
-    """A setting that stops the start; the message names it and says what would be right."""
+    """A setting is invalid. The message names it and describes a valid value."""
 
 
 def _seconds(value: Any) -> Any:
@@ -59,23 +60,23 @@ def _lower_case(value: Any) -> Any:
 
 
 def _scrapers(value: Any) -> Any:
-    # Written otherwise, a word that closes or opens the metrics would be a token that anyone guesses.
+    # In another case, `Public` or `OFF` would be read as a bearer token that is easily guessed.
     folded = _lower_case(value)
     return folded if folded in {"public", "off"} else value
 
 
 Duration = Annotated[float, BeforeValidator(_seconds)]
-"""Seconds, also written `90s`, `15m`, `12h`, `7d`."""
+"""A duration in seconds, also written as `90s`, `15m`, `12h` or `7d`."""
 
-_FILE: Final = ".env"
+_ENV_FILE: Final = ".env"
 _PREFIX: Final = "pollcast_"
-_LIKENESS: Final = 0.6
-"""How similar a name is to the setting that a warning suggests; difflib's own default."""
-_LIKENESS_TO_PROVIDERS: Final = 0.5
-"""The same for a provider's settings: lower, because GAIA_URL is to find GAIA_BASE_URL (0.55)."""
+_MIN_SIMILARITY: Final = 0.6
+"""Smallest similarity of a variable to the setting that a warning suggests; the default of difflib."""
+_MIN_PROVIDER_SIMILARITY: Final = 0.5
+"""The same for a provider's settings. It is lower because GAIA_URL must find GAIA_BASE_URL (0.55)."""
 _ENVIRONMENT = SettingsConfigDict(
-    # With `-sig` a byte order mark is skipped, which some versions of python-dotenv make part of the first name.
-    env_file=_FILE,
+    # `-sig` skips a byte order mark, which some versions of python-dotenv take for part of the first name.
+    env_file=_ENV_FILE,
     env_file_encoding="utf-8-sig",
     extra="ignore",
     env_ignore_empty=True,
@@ -85,12 +86,12 @@ _ENVIRONMENT = SettingsConfigDict(
 
 
 def _is_http(parts: SplitResult) -> bool:
-    """Whether it is a URL of http or https; ValueError where its port is no port, which is only then looked at."""
+    """Return whether a URL uses http or https. Raises ValueError if its port is invalid."""
     return parts.scheme in {"http", "https"} and parts.port != 0
 
 
 def _proxy(url: SecretStr) -> SecretStr:
-    """An HTTP proxy's URL; what is wrong with it is said without the URL, which may hold a password."""
+    """Validate the URL of an HTTP proxy. The error does not quote the URL, which may contain a password."""
     text = url.get_secret_value()
     try:
         parts = urlsplit(text)
@@ -104,11 +105,11 @@ def _proxy(url: SecretStr) -> SecretStr:
 
 
 ProxyUrl = Annotated[SecretStr, AfterValidator(_proxy)]
-"""The URL of an HTTP proxy, with the credentials for it, if it wants any."""
+"""The URL of an HTTP proxy, with its credentials if it needs any."""
 
 
 def proxy_secrets(proxy: SecretStr | None) -> list[str]:
-    """What of a proxy's URL must not be shown: its credentials, in each form in which they are sent or written."""
+    """Return the secrets of a proxy's URL: its credentials, in each form in which they are sent or written."""
     text = proxy.get_secret_value() if proxy else ""
     written = urlsplit(text).netloc.rpartition("@")[0]
     if not written:
@@ -130,39 +131,39 @@ class Settings(BaseSettings):
     store: str = "sqlite:///var/pollcast.db"
     assets: str = "var/assets"
     asset_limit: int = Field(default=64 << 20, gt=0)
-    """The largest asset, in bytes."""
+    """Largest size of an asset, in bytes."""
     secret: SecretStr | None = None
-    """A comma list: the first signs, all are believed."""
+    """Secrets that sign Links, separated by commas. The first one signs; all are accepted."""
     metrics: Annotated[SecretStr, BeforeValidator(_scrapers)] = SecretStr("")
-    """Who reads /metrics: this machine (empty), `public`, `off`, or whoever has this bearer token."""
+    """Access to /metrics: this machine only (empty), `public`, `off`, or a bearer token."""
     cors_origins: Annotated[list[str], NoDecode, BeforeValidator(_comma_list)] = Field(default_factory=list)
     heartbeat: Duration = Field(default=4, gt=0)
     keepalive: Duration = Field(default=75, gt=0)
-    """Seconds for which an idle connection is kept open: longer than the proxies in front usually keep it."""
+    """Time, in seconds, for which an idle connection stays open; longer than reverse proxies usually keep it."""
     retention: Duration = Field(default=7 * 86400.0, gt=0)
     results: Literal["direct", "relay"] = "direct"
     lease: Duration = Field(default=30, gt=0)
-    """Seconds after which the jobs of a node that is not heard of any more are taken over."""
+    """Time, in seconds, after which other nodes take over the jobs of a silent node."""
     drain: Duration = Field(default=0, ge=0)
-    """Seconds that submits, and upstream streams which cannot be resumed, are still waited for at a stop."""
+    """Time, in seconds, that a shutdown waits for submits and for streams that a provider cannot resume."""
     tokens: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     log: Literal["console", "json"] = "console"
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower_case)] = "info"
     playground: Literal["on", "off"] = "on"
     max_jobs: int = Field(default=20_000, ge=0)
-    """Unfinished jobs of an account at once; 0: any number. So the other two."""
+    """Maximum of unfinished jobs of an account; 0 is no limit, also for the next settings."""
     queue: int = Field(default=0, ge=0)
-    """Orders of an account that wait while it has as many unfinished jobs as it may; with 0 they are refused."""
+    """Size of an account's backlog, for orders beyond `max_jobs`. With 0 they are refused."""
     max_requests: int = Field(default=60_000, ge=0)
-    """Requests of an account in a minute, event streams not counted."""
+    """Maximum of an account's requests per minute, without event streams."""
     max_streams: int = Field(default=100_000, ge=0)
-    """Open streams of an account on this node."""
+    """Maximum of an account's open streams on this node."""
     upstream_proxy: ProxyUrl | None = None
-    """The HTTP proxy for requests to providers; clients' URLs are read directly."""
+    """The HTTP proxy for requests to providers. Clients' URLs are read without it."""
     max_uploads: int = Field(default=32, ge=0)
-    """Uploads of an account that are under way at once on this node; each holds some 15 MiB of memory at most."""
+    """Maximum of an account's concurrent uploads on this node. Each uses at most about 15 MiB of memory."""
     trace: str = ""
-    """The folder in which exchanges with providers are recorded; none, none are."""
+    """Folder for traces of the exchanges with providers. Empty: no traces."""
 
     @field_validator("host")
     @classmethod
@@ -187,29 +188,29 @@ class Settings(BaseSettings):
 
     @field_validator("secret")
     @classmethod
-    def _none_blank(cls, secret: SecretStr | None) -> SecretStr | None:
+    def _require_secrets(cls, secret: SecretStr | None) -> SecretStr | None:
         if secret is not None and not all(part.strip() for part in secret.get_secret_value().split(",")):
-            raise ValueError("must not be blank, nor any of a comma list: whoever guesses one can forge Links")
+            raise ValueError("must not contain a blank secret, with which anyone could forge Links")
         return secret
 
     @field_validator("cors_origins")
     @classmethod
     def _origins(cls, origins: list[str]) -> list[str]:
-        return [normalized(origin) for origin in origins]
+        return [normalize(origin) for origin in origins]
 
     @property
     def secrets(self) -> list[str]:
-        """What signs Links, the newest first; empty when it is left to the store."""
+        """The secrets that sign Links, the newest first; empty if the store provides one."""
         return [part.strip() for part in self.secret.get_secret_value().split(",")] if self.secret else []
 
     @property
     def base_url(self) -> str:
-        """The base of every Link: `public_url`, or the address that is listened on."""
+        """The base of every Link: `public_url`, or else the address of the server."""
         return self.public_url or f"http://{in_brackets(self.host)}:{self.port}"
 
 
 class ClientSettings(BaseSettings):
-    """What the client commands are told: which server, and with which key."""
+    """Settings of the client commands: the server and the API key."""
 
     model_config = SettingsConfigDict(**_ENVIRONMENT | {"env_prefix": "POLLCAST_"})
 
@@ -226,27 +227,27 @@ class ClientSettings(BaseSettings):
 
 
 class ProviderSettings(BaseSettings):
-    """What every provider can be told; a subclass gives the prefix, the base URL and other defaults."""
+    """Settings of a provider. A subclass sets the prefix, the base URL and other defaults."""
 
     model_config = _ENVIRONMENT
 
     api_key: SecretStr | None = None
     base_url: str
     poll_interval: float = Field(default=2, gt=0)
-    """Seconds before the first poll and between those of a job that may end now; others are asked more rarely."""
+    """Time, in seconds, before the first poll, and between polls while a job may end; other polls are rarer."""
     deadline: float = Field(default=1800, gt=0)
-    """Seconds from acceptance to the end that Pollcast itself makes."""
+    """Time, in seconds, after which Pollcast ends an accepted job."""
     concurrency: int = Field(default=64, gt=0)
-    """Orders under way at the provider at once; the next one waits."""
+    """Maximum of concurrent jobs at the provider. Further orders wait."""
     rate: float = Field(default=50, gt=0)
-    """Requests per second."""
+    """Maximum of requests per second."""
     proxy: ProxyUrl | None = None
-    """The HTTP proxy for this provider; the installation's (`through`) where it has none of its own."""
+    """The HTTP proxy for this provider. `through` sets the installation's proxy if this is None."""
 
     @field_validator("poll_interval", "deadline", mode="before")
     @classmethod
     def _durations(cls, value: Any) -> Any:
-        # Not in their types: a subclass with another default would have to say it again.
+        # A validator, because as a type each subclass with another default must repeat it.
         return _seconds(value)
 
     @field_validator("base_url")
@@ -254,21 +255,21 @@ class ProviderSettings(BaseSettings):
     def _origin(cls, url: str) -> str:
         parts = urlsplit(url)
         plain = _is_http(parts) and parts.hostname and "@" not in parts.netloc
-        # A path in front is let through: a gateway may serve several providers under one host.
+        # A path is allowed, because a gateway may serve several providers under one host.
         if not plain or parts.query or parts.fragment or re.search(r"/v\d+/?$", parts.path):
             raise ValueError("must be an origin such as https://api.example.com, without /v1")
         return url.rstrip("/")
 
     @field_validator("api_key")
     @classmethod
-    def _one_word(cls, key: SecretStr | None) -> SecretStr | None:
+    def _require_ascii(cls, key: SecretStr | None) -> SecretStr | None:
         if key is not None and not re.fullmatch(r"[\x21-\x7e]*", key.get_secret_value()):
             raise ValueError("must be one word of printable ASCII, as a header can carry it")
         return key
 
     @property
     def key(self) -> str:
-        """The provider's key; empty when it has none here."""
+        """The provider's API key; empty if none is set."""
         return self.api_key.get_secret_value() if self.api_key else ""
 
 
@@ -276,12 +277,12 @@ AnyProvider = TypeVar("AnyProvider", bound=ProviderSettings)
 
 
 def through(own: AnyProvider, settings: Settings) -> AnyProvider:
-    """A provider's settings, with the installation's proxy where it has none of its own."""
+    """Return a provider's settings, with the installation's proxy if it has none."""
     return own if own.proxy else own.model_copy(update={"proxy": settings.upstream_proxy})
 
 
 def load(kind: type[AnySettings], **given: Any) -> AnySettings:
-    """Read settings from the environment, `given` values first; raises BadSetting."""
+    """Read settings from the environment. Values in `given` take precedence. Raises BadSetting."""
     _check_file()
     prefix = kind.model_config.get("env_prefix", "")
     try:
@@ -299,34 +300,34 @@ def load(kind: type[AnySettings], **given: Any) -> AnySettings:
 def unknown_variables(kinds: Iterable[type[ProviderSettings]] = ()) -> list[str]:
     """Describe each variable in the environment and in `.env` that is probably a misspelled setting.
 
-    That is every `POLLCAST_*` that no setting reads. Other programs may use a provider's prefix, so a variable with one
-    needs a setting of the same provider, one of `kinds`, with a similar name.
+    This includes every unknown `POLLCAST_*`. Other programs may use a provider's prefix, so such a variable is only
+    reported if it resembles a setting of that provider, one of `kinds`.
     """
     _check_file()
-    told = []
+    found_names = []
     names = _known_names(kinds)
     for name in {**EnvSettingsSource(Settings).env_vars, **DotEnvSettingsSource(Settings).env_vars}:
         for prefix, known in names.items():
             own = name.removeprefix(prefix)
             if own == name or own in known:
                 continue
-            likeness = _LIKENESS if prefix == _PREFIX else _LIKENESS_TO_PROVIDERS
-            found = get_close_matches(own, known, 1, likeness)
+            similarity = _MIN_SIMILARITY if prefix == _PREFIX else _MIN_PROVIDER_SIMILARITY
+            found = get_close_matches(own, known, 1, similarity)
             nearest = "".join(f"; the nearest is {(prefix + near).upper()}" for near in found)
             if nearest or prefix == _PREFIX:
-                told.append(f"{name.upper()} is no setting{nearest}")
-    return told
+                found_names.append(f"{name.upper()} is not a setting{nearest}")
+    return found_names
 
 
 def _known_names(kinds: Iterable[type[ProviderSettings]]) -> dict[str, list[str]]:
-    """The names of settings by their prefix, in lower case."""
+    """Return the names of all settings in lower case, by prefix."""
     names = {_PREFIX: [*Settings.model_fields, *ClientSettings.model_fields]}
     return names | {kind.model_config["env_prefix"].lower(): [*kind.model_fields] for kind in kinds}
 
 
 def _check_file() -> None:
-    """Raises BadSetting unless `.env`, where there is one, can be read as UTF-8."""
-    file = Path(_FILE)
+    """Raise BadSetting if there is a `.env` that cannot be read as UTF-8."""
+    file = Path(_ENV_FILE)
     try:
         data = file.read_bytes() if file.is_file() else b""
     except OSError as error:
@@ -343,12 +344,12 @@ def _check_file() -> None:
 
 
 def in_brackets(host: str) -> str:
-    """A host as a URL writes it: an IPv6 address in brackets."""
+    """Return a host as in a URL, with an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host
 
 
 def is_loopback(url: str) -> bool:
-    """Whether the URL's host is this machine's own, so that nobody else can open it."""
+    """Return whether the URL's host is this machine, so that other machines cannot open it."""
     host = urlsplit(url).hostname or ""
     try:
         address = ip_address(host)

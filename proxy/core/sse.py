@@ -1,7 +1,7 @@
-"""The wire format: events to bytes, and bytes to messages.
+"""Server-sent events: encodes events as bytes, and parses bytes into messages.
 
-`frame` is how every event leaves; `Parser` is how AI-Now-style upstreams and the command-line client are read. Both
-follow the WHATWG standard, section 9.2 (https://html.spec.whatwg.org/multipage/server-sent-events.html).
+`frame` encodes every event that clients get. `Parser` reads the streams of providers and, in the command line, of
+Pollcast. Both follow the WHATWG standard, section 9.2 (https://html.spec.whatwg.org/multipage/server-sent-events.html).
 """
 
 import re
@@ -15,19 +15,19 @@ HEADERS: Final = {
     "X-Accel-Buffering": "no",
     "X-Content-Type-Options": "nosniff",
 }
-"""What every stream says of itself, so that proxies neither keep, change nor hold it back."""
+"""Headers of every stream. They keep proxies from caching, changing or buffering it."""
 
 RETRY: Final = b"retry: 2000\n"
-"""The first line of every connection: how long a browser waits before it reconnects, in milliseconds."""
+"""The first line of every stream: the time, in milliseconds, that a browser waits before it reconnects."""
 
 HEARTBEAT: Final = b": keep-alive\n"
-"""What an idle stream says. No blank line after it: a block without data is an empty message to some clients."""
+"""The heartbeat of an idle stream. No blank line follows, because some clients take an empty block for a message."""
 
 
 def frame(data: bytes, n: int) -> bytes:
-    """Write one event as a frame; ValueError when `data` holds a line end, which would break the frame.
+    """Return one event as a frame. Raises ValueError if `data` contains a line end, which would break the frame.
 
-    `data` stands before `id`: a client that is cut inside the frame must not have taken the id yet.
+    `data` comes before `id`, so that a client that is cut off inside the frame has not stored the id yet.
     """
     if b"\n" in data or b"\r" in data:
         raise ValueError("An event's data must be one line: encode line ends, as JSON does.")
@@ -35,9 +35,9 @@ def frame(data: bytes, n: int) -> bytes:
 
 
 def chunk(data: bytes) -> bytes:
-    """Write bytes as a chunk of HTTP/1.1 (RFC 9112, section 7.1), once for all connections that get them.
+    """Return bytes as a chunk of HTTP/1.1 (RFC 9112, section 7.1), encoded once for all connections.
 
-    No bytes are no chunk: an empty one would end the body.
+    Empty data gives no chunk, because an empty chunk ends the body.
     """
     if not data:
         return b""
@@ -46,29 +46,29 @@ def chunk(data: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What a client's `onmessage` would see."""
+    """A message as a client's `onmessage` gets it."""
 
     data: str
     event: str = "message"
     id: str = ""
 
 
-OWN: Final = 1 << 26
-"""Bytes that a message of Pollcast's own may have, far above what it ever writes; for who reads its streams."""
+OWN_MESSAGE_LIMIT: Final = 1 << 26
+"""Limit, in bytes, for a message of Pollcast's own streams; far above the largest that it writes."""
 
 
 BOM: Final = b"\xef\xbb\xbf"
-"""The byte order mark with which a stream may begin."""
+"""The byte order mark that may precede a stream."""
 
 
 class MessageTooLong(ValueError):
-    """A message that grew over the parser's limit without ending."""
+    """A message exceeds the parser's limit."""
 
 
 class Parser:
-    """Reads a byte stream in pieces of any size; `limit` bounds one message, in bytes.
+    """Parses a byte stream in pieces of any size. `limit` is the largest size of a message, in bytes.
 
-    `is_whole` tells whether data is complete by itself. Then the next `data` line begins a message of its own, although
+    `is_whole` returns whether some data is a complete message. Then the next `data` line starts a new message, even if
     the blank line between them is missing.
     """
 
@@ -81,14 +81,14 @@ class Parser:
         self._size = 0
         self._data: list[str] = []
         self._event = ""
-        self._later: str | None = None
-        """An `event` that came behind data: the next message's, if one begins before the blank line."""
+        self._late_event: str | None = None
+        """An `event` field after data: it belongs to the next message if that starts before the blank line."""
         self._id = ""
         self.retry: float | None = None
-        """Seconds to wait before coming back, as the stream last said."""
+        """Seconds to wait before reconnecting, from the stream's last `retry` field."""
 
     def feed(self, chunk: bytes) -> Iterator[Message]:
-        """Take the next bytes and yield the messages that they complete. Raises MessageTooLong."""
+        """Parse the next bytes and yield the messages that they complete. Raises MessageTooLong."""
         for line in self._lines(chunk):
             if line:
                 yield from self._field(line)
@@ -97,10 +97,10 @@ class Parser:
         self._check_size()
 
     def end(self) -> Iterator[Message]:
-        """The stream has ended cleanly: yield a last message that lacks its blank line.
+        """Yield a last message that lacks its blank line. Call this when the stream has ended cleanly.
 
-        The standard would drop it. The AI-Now page's examples end with their last frame, and a paid result that was
-        read whole is not thrown away.
+        The standard drops such a message. The examples on AI-Now's page end with their last frame, and a paid result
+        that was read completely must not be lost.
         """
         line, self._rest = self._rest, b""
         if line:
@@ -108,7 +108,7 @@ class Parser:
         yield from self._dispatch()
 
     def _lines(self, chunk: bytes) -> list[bytes]:
-        # A CR ends its line at once; should a LF be the next byte, it belongs to that same line end.
+        # A CR ends its line immediately. A LF as the next byte belongs to the same line end.
         if self._after_cr and chunk:
             chunk = chunk.removeprefix(b"\n")
             self._after_cr = False
@@ -136,7 +136,7 @@ class Parser:
         if name == "data":
             self._data.append(value)
         elif name == "event" and self._data:
-            self._later = value
+            self._late_event = value
         elif name == "event":
             self._event = value
         elif name == "id" and "\0" not in value:
@@ -145,16 +145,16 @@ class Parser:
             self.retry = int(value) / 1000
 
     def _split(self) -> Iterator[Message]:
-        """End the message at a line that begins the next one."""
-        following, self._later = self._later or "", None
+        """Finish the message at a line that starts the next one."""
+        following, self._late_event = self._late_event or "", None
         yield from self._dispatch()
         self._event = following
 
     def _dispatch(self) -> Iterator[Message]:
         if self._data:
-            event = self._event if self._later is None else self._later
+            event = self._event if self._late_event is None else self._late_event
             yield Message("\n".join(self._data), event or "message", self._id)
-        self._data, self._event, self._later, self._size = [], "", None, 0
+        self._data, self._event, self._late_event, self._size = [], "", None, 0
 
 
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")

@@ -1,7 +1,7 @@
-"""The tracks of a container: whether an MP4 or WebM file holds a picture, or sound alone.
+"""Container tracks: finds out whether an MP4 or WebM file contains video or only audio.
 
-Phones and browsers record sound into containers of type video: Android an MP4 of brand `mp42` or `isom` whose index
-(`moov`) often comes last, Chrome a WebM. Only the index is read, piece by piece, within a bounded number of reads.
+Phones and browsers record audio into video containers. Android writes an MP4 of brand `mp42` or `isom` whose index
+(`moov`) often comes last; Chrome writes a WebM. Only the index is read, in a bounded number of reads.
 MP4: ISO/IEC 14496-12, sections 8.2, 8.3 and 8.4.3. WebM: RFC 8794 (EBML) and RFC 9559 (Matroska).
 """
 
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 Read = Callable[[int, int], Awaitable[bytes]]
-"""Reads the bytes of a file from `start` up to, not including, `end`."""
+"""A function that reads the bytes of a file from `start` up to, but not including, `end`."""
 
-_MOST_READS: Final = 200
-"""Reads of one file: a hostile index must not keep the server busy."""
-_EBML_READ: Final = 1 << 16
-"""Bytes of a WebM file in which its tracks are looked for; they stand before the first frame."""
+_READ_LIMIT: Final = 200
+"""Largest number of reads of one file, so that a hostile index cannot keep the server busy."""
+_EBML_HEAD_SIZE: Final = 1 << 16
+"""Number of first bytes of a WebM file that are searched for its tracks; they precede the first frame."""
 
 
 def in_memory(data: bytes) -> Read:
-    """Reads bytes that are held."""
+    """Return a reader of bytes in memory."""
 
     async def read(start: int, end: int) -> bytes:
         return data[start:end]
@@ -28,11 +28,11 @@ def in_memory(data: bytes) -> Read:
 
 
 async def with_tracks(media_type: str, size: int, read: Read) -> str:
-    """The media type of a file once its tracks are known: `audio/mp4` or `audio/webm` where all of them are sound."""
+    """Return the media type of a file from its tracks: `audio/mp4` or `audio/webm` if all of them are audio."""
     if media_type in {"video/mp4", "video/quicktime"}:
         return "audio/mp4" if await _handlers(size, read) == {b"soun"} else media_type
     if media_type == "video/webm":
-        return "audio/webm" if _track_types(await read(0, min(size, _EBML_READ))) == {2} else media_type
+        return "audio/webm" if _track_types(await read(0, min(size, _EBML_HEAD_SIZE))) == {2} else media_type
     return media_type
 
 
@@ -42,23 +42,23 @@ async def with_tracks(media_type: str, size: int, read: Read) -> str:
 class _Box(NamedTuple):
     type: bytes
     start: int
-    """Where its content begins."""
+    """Offset of its content."""
     end: int
 
 
 @dataclass(slots=True)
 class _Budget:
     read: Read
-    left: int = _MOST_READS
+    left: int = _READ_LIMIT
 
     async def bytes(self, start: int, end: int) -> bytes:
-        """The bytes there; none once the budget is spent."""
+        """Read the bytes from `start` to `end`. Return nothing if the budget is spent."""
         self.left -= 1
         return await self.read(start, end) if self.left >= 0 else b""
 
 
 async def _handlers(size: int, read: Read) -> set[bytes]:
-    """The handlers of a file's tracks that are seen or heard; empty where its index is not found."""
+    """Return the handlers of a file's audio and video tracks; empty if its index is not found."""
     budget, found = _Budget(read), set()
     async for moov in _boxes(budget, 0, size, b"moov"):
         async for track in _boxes(budget, moov.start, moov.end, b"trak"):
@@ -75,7 +75,7 @@ async def _handler(budget: _Budget, track: _Box) -> bytes:
 
 
 async def _boxes(budget: _Budget, start: int, end: int, wanted: bytes) -> AsyncIterator[_Box]:
-    """The boxes of one type between two places."""
+    """Yield the boxes of one type between two offsets."""
     while start + 8 <= end:
         head = await budget.bytes(start, min(start + 16, end))
         if len(head) < 8:
@@ -97,7 +97,7 @@ _SEGMENT, _TRACKS, _TRACK_ENTRY, _TRACK_TYPE, _CLUSTER = 0x18538067, 0x1654AE6B,
 
 
 def _track_types(head: bytes) -> set[int]:
-    """The types of a file's tracks (1 is video, 2 is audio); empty where they are not found."""
+    """Return the types of a file's tracks (1 is video, 2 is audio); empty if they are not found."""
     found: set[int] = set()
     place = 0
     while (element := _element(head, place)) is not None:
@@ -106,13 +106,13 @@ def _track_types(head: bytes) -> set[int]:
             return found
         if name == _TRACK_TYPE:
             found.add(int.from_bytes(head[start:end]))
-        # These three are entered, all others passed over.
+        # The parser enters these three elements and skips all others.
         place = start if name in {_SEGMENT, _TRACKS, _TRACK_ENTRY} else end
     return found
 
 
 def _element(head: bytes, place: int) -> tuple[int, int, int] | None:
-    """The id of the element there, and where its content begins and ends; None at the end."""
+    """Return the id of the element at an offset, and the start and end of its content. None at the end."""
     name, start = _number(head, place, keep_marker=True)
     size, content = _number(head, start, keep_marker=False)
     if not name or content > len(head) or content == start:
@@ -122,7 +122,7 @@ def _element(head: bytes, place: int) -> tuple[int, int, int] | None:
 
 
 def _number(head: bytes, place: int, *, keep_marker: bool) -> tuple[int, int]:
-    """A number of variable length, and where it ends: the zeros before its first 1 tell its length."""
+    """Return a number of variable length and its end. The zeros before its first 1 bit give its length."""
     if place >= len(head) or not head[place]:
         return 0, place
     length = 9 - head[place].bit_length()

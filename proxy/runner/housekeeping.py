@@ -32,7 +32,7 @@ async def keep_sweeping(store: Store, blobs: Blobs, steps: ClockSteps, pause: fl
     while True:
         # The storage's own clock, which is the world's, has stamped them. It is read before the check of the clock.
         before = time.time() - _YOUNG - steps.forward(_YOUNG)
-        if not steps.settled():
+        if not steps.is_settled():
             await asyncio.sleep(pause)
             continue
         try:

@@ -282,4 +282,4 @@ class Runner:
     def _kept_for(self) -> float:
         """Age in seconds from which anything is deleted; infinite while the wall clock may be wrong."""
         steps, retention = self._tools.steps, self._tools.retention
-        return retention + steps.forward(retention) if steps.settled() else math.inf
+        return retention + steps.forward(retention) if steps.is_settled() else math.inf

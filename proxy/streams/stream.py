@@ -240,7 +240,7 @@ class LineStream(JobStream):
 
     def __init__(self, feed: Feed, tail: JobTail, after: int, key: str) -> None:
         super().__init__(feed, tail, after, key, idle=_REPEAT)
-        self._parser = sse.Parser(sse.OWN)
+        self._parser = sse.Parser(sse.OWN_MESSAGE_LIMIT)
         self._last = b""
 
     def connect(self, scope: Scope) -> None:

@@ -1,1 +1,1 @@
-"""What the operator sees: logs, metrics and the flight recorder."""
+"""Logs, metrics and traces for the operator."""

@@ -1,8 +1,7 @@
-"""How the log is written: a record a line, as JSON or for a person, with the request it belongs to and without secrets.
+"""Log records: one line each, as JSON or for a person, with the id of their request and without secrets.
 
-Records carry their facts in `extra` (`job`, `account`, `status` ...); both forms show them. What must not be read by
-whoever reads logs is masked in the text that is about to be written, wherever it came from: a message's arguments, an
-exception's, a traceback.
+Records carry fields in `extra` (`job`, `account`, `status`, ...), and both formats show them. Secrets are masked in the
+final text, wherever they came from: the arguments of a message, an exception or a traceback.
 """
 
 import asyncio
@@ -17,95 +16,95 @@ import orjson
 from proxy.core.clock import rfc3339
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
-"""The id of the request that is being served, if any."""
+"""The id of the current request, if there is one."""
 
-_OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-"""What every record has, whatever it tells."""
+_STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+"""Attributes of every record; all others are fields from `extra`."""
 _CANCELED: Final = "asyncio.exceptions.CancelledError"
 """The last line of a cancellation's traceback."""
-_SHORTEST: Final = 6
-"""Characters of a secret that is looked for: a shorter one would be found in every word."""
-_SHAPES: Final = (
+_SHORTEST_SECRET: Final = 6
+"""Smallest length, in characters, of a secret that is masked. A shorter one would match parts of many words."""
+_SECRET_SHAPES: Final = (
     r"pollcast_(?P<key>[\w-]{20,})",
     r"earer\s+(?P<bearer>[^\s\"',]+)",
     r"-[Aa][Pp][Ii]-[Kk]ey[\"']?\s*[:=]\s*[\"']?(?P<header>[^\s\"',]+)",
-    # Ours, and providers' own: X-Amz-Signature and the like.
+    # Signatures of our Links and of providers' URLs (X-Amz-Signature).
     r"ignature[\w%-]*=(?P<signature>[^&\s\"'<>]+)",
     r"://[^/\s:@]*:(?P<password>[^@/\s]+)(?=@)",
 )
-"""What a secret looks like that nobody has told us: what is named is masked.
+"""Shapes of secrets that were not registered. The named group of a match is masked.
 
-None ignores case, and each begins with one letter, which is why the first of some words is missing: a search for any of
-them then skips from one such letter to the next, and costs 2 microseconds a line, not hundreds.
+Each shape starts with a single letter and respects case, so some words lack their first letter. The regular expression
+engine then skips from one such letter to the next: 2 microseconds a line instead of hundreds.
 """
 
 
 class Mask:
-    """Takes secrets out of text: those that it was told, and those that can be told by their shape."""
+    """Masks secrets in text: the registered ones, and those that have a known shape."""
 
     def __init__(self) -> None:
         self.hide(())
 
     def hide(self, secrets: Iterable[str]) -> None:
-        """Have these secrets masked from now on, and no others but those of a known shape."""
-        # The longest first: one may be the beginning of another.
-        told = sorted((secret for secret in secrets if len(secret) >= _SHORTEST), key=len, reverse=True)
-        self._pattern = re.compile("|".join([*map(re.escape, told), *_SHAPES]))
+        """Register the secrets to mask. They replace those that were registered before."""
+        # The longest comes first, because one secret may be a prefix of another.
+        known = sorted((secret for secret in secrets if len(secret) >= _SHORTEST_SECRET), key=len, reverse=True)
+        self._pattern = re.compile("|".join([*map(re.escape, known), *_SECRET_SHAPES]))
 
     def __call__(self, text: str) -> str:
-        """The text with `***` in the place of each secret."""
-        return self._pattern.sub(_masked, text)
+        """Return the text with each secret replaced by `***`."""
+        return self._pattern.sub(_mask_match, text)
 
 
-def _masked(match: "re.Match[str]") -> str:
-    if match.lastgroup is None:  # one that we were told
+def _mask_match(match: "re.Match[str]") -> str:
+    if match.lastgroup is None:  # a registered secret
         return "***"
     found, (start, end) = match[0], match.span(match.lastgroup)
     return f"{found[: start - match.start()]}***{found[end - match.start() :]}"
 
 
-class _Form(logging.Formatter):
+class _Formatter(logging.Formatter):
     def __init__(self, mask: Mask) -> None:
         super().__init__()
         self._mask = mask
 
-    def _facts(self, record: logging.LogRecord) -> dict[str, Any]:
-        told = {name: value for name, value in vars(record).items() if name not in _OWN}
+    def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
+        known = {name: value for name, value in vars(record).items() if name not in _STANDARD_ATTRIBUTES}
         request = request_id.get()
-        return ({"request": request} if request else {}) | told
+        return ({"request": request} if request else {}) | known
 
     def _trace(self, record: logging.LogRecord) -> str:
         parts = [self.formatException(record.exc_info)] if record.exc_info else []
         return self._mask("\n".join([*parts, *([self.formatStack(record.stack_info)] if record.stack_info else [])]))
 
 
-class JsonForm(_Form):
-    """One JSON object a line."""
+class JsonFormatter(_Formatter):
+    """Formats a record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write a record."""
+        """Return the text of a record."""
         trace = self._trace(record)
         line = {
             "at": rfc3339(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": self._mask(record.getMessage()),
-            **{name: self._masked(value) for name, value in self._facts(record).items()},
+            **{name: self._mask_value(value) for name, value in self._fields(record).items()},
             **({"trace": trace} if trace else {}),
         }
         return orjson.dumps(line).decode()
 
-    def _masked(self, value: object) -> object:
+    def _mask_value(self, value: object) -> object:
         return value if isinstance(value, int | float | None) else self._mask(str(value))
 
 
-class ConsoleForm(_Form):
-    """One line for a person; a traceback below it."""
+class ConsoleFormatter(_Formatter):
+    """Formats a record as one line for a person, followed by its traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write a record."""
-        facts = "".join(f" {name}={value}" for name, value in self._facts(record).items())
-        text = _one_line(self._mask(record.getMessage() + facts))
+        """Return the text of a record."""
+        fields = "".join(f" {name}={value}" for name, value in self._fields(record).items())
+        text = _one_line(self._mask(record.getMessage() + fields))
         trace = self._trace(record)
         line = f"{rfc3339(record.created)} {record.levelname:7} {record.name}: {text}"
         return f"{line}\n{trace}" if trace else line
@@ -118,38 +117,38 @@ def _one_line(text: str) -> str:
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
-_FORMS: Final[Mapping[str, type[_Form]]] = {"console": ConsoleForm, "json": JsonForm}
+_FORMATTERS: Final[Mapping[str, type[_Formatter]]] = {"console": ConsoleFormatter, "json": JsonFormatter}
 
 
 def configure(form: str, level: str) -> Mask:
-    """Write what this process logs from now on to standard error; returns the mask, to be told this site's secrets."""
-    mask = _configured(form, level)
-    # Neither form shows where in the code a record was made, or in which thread; finding out is half a record's cost.
+    """Log to standard error. Return the mask, with which the caller registers the secrets of this installation."""
+    mask = _configure(form, level)
+    # Neither format shows the source line or the thread of a record. Finding them is half of a record's cost.
     # https://docs.python.org/3/howto/logging.html#optimization
     logging._srcfile = None  # noqa: SLF001
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     return mask
 
 
-def _configured(form: str, level: str) -> Mask:
+def _configure(form: str, level: str) -> Mask:
     mask = Mask()
     handler = logging.StreamHandler()
-    handler.setFormatter(_FORMS[form](mask))
+    handler.setFormatter(_FORMATTERS[form](mask))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # What a library finds odd about a client's request is no business of the operator's.
+    # Warnings of this library are about clients' malformed requests and do not concern the operator.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     return mask
 
 
 def join(form: str, level: str) -> Mask:
-    """Log under an ASGI server of somebody else's: as by `configure`, unless its operator has set up a log already.
+    """Log inside another ASGI server: like `configure`, unless its operator has configured logging already.
 
-    Records keep their process and thread: the server's own forms may show them. Its log is masked: uvicorn's access log
-    would show the signatures of Links.
+    Records keep their process and thread, because the server's formats may show them. The server's log is masked too,
+    because uvicorn's access log would show the signatures of Links.
     """
-    mask = Mask() if logging.getLogger().handlers else _configured(form, level)
+    mask = Mask() if logging.getLogger().handlers else _configure(form, level)
 
     def masked(record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
@@ -163,10 +162,10 @@ def join(form: str, level: str) -> Mask:
 
 
 def is_fault(record: logging.LogRecord) -> bool:
-    """Whether a record of uvicorn's is about a fault.
+    """Return whether a log record of uvicorn reports a real error.
 
-    A stream that stops before its final event is broken off. A stop cancels the streams that are still open, and a
-    forced one the lifespan too, whose traceback is then the message. uvicorn logs all three as errors.
+    uvicorn also logs three normal cases as errors: a stream that was closed before its final event, the cancellation of
+    open streams at shutdown, and, at a forced shutdown, the cancellation of the lifespan with its traceback.
     """
     if record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError):
         return False

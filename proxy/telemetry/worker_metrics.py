@@ -1,7 +1,7 @@
-"""The workers of one crew read each other's metrics, so that a scrape is whole, whichever of them it meets.
+"""Metrics across worker processes.
 
-Each lets its own be read from a socket that is named by its place, in a folder of their parent's. Every series bears
-its worker's place: of a sum Prometheus would take the death of one worker for a new start of all.
+A scrape reaches one worker, which collects the others' metrics over Unix sockets in a shared directory. Each series
+carries a `worker` label, because summed values would look like a counter reset when a worker dies.
 """
 
 import asyncio
@@ -18,69 +18,69 @@ from prometheus_client.registry import Collector
 
 log = logging.getLogger(__name__)
 
-_PATIENCE: Final = 1.0
-"""Seconds that a worker may take to tell; without it a scrape is short of its share, and not late."""
+_SCRAPE_TIMEOUT: Final = 1.0
+"""Timeout, in seconds, for another worker's metrics. After it, the scrape goes without them."""
 _END: Final = b"# EOF\n"
-"""What a worker's answer ends with, unless it was killed over it: half a number is a number, too."""
+"""End of a complete answer. It is missing if the worker was killed meanwhile, perhaps inside a number."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerMetrics:
-    """The crew as the worker at `place` sees it; `folder` is for these workers alone."""
+    """The metrics of all workers, for the worker number `place`. `folder` holds the sockets of these workers only."""
 
     folder: Path
     place: int
 
     @asynccontextmanager
     async def serve(self, scrape: Callable[[], bytes]) -> AsyncIterator[None]:
-        """Let the others read this worker's metrics, for as long as the body lasts."""
+        """Serve this worker's metrics to the other workers while the body runs."""
         own = self.folder / str(self.place)
-        own.unlink(missing_ok=True)  # of whoever was here before, and was killed
+        own.unlink(missing_ok=True)  # left behind by a killed worker
 
-        async def tell(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(scrape() + _END)
             writer.close()
 
-        async with await asyncio.start_unix_server(tell, own):
+        async with await asyncio.start_unix_server(answer, own):
             yield
 
     async def scrape(self) -> bytes:
-        """What all workers that answer have to tell, in Prometheus' text format."""
+        """Return the metrics of all workers that answer, in Prometheus' text format."""
         places = sorted((path.name for path in self.folder.iterdir()), key=int)
-        told = await asyncio.gather(*(self._read(place) for place in places))
+        texts = await asyncio.gather(*(self._read(place) for place in places))
         registry = CollectorRegistry()
-        registry.register(_All(list(zip(places, told, strict=True))))
+        registry.register(_MergedMetrics(list(zip(places, texts, strict=True))))
         return generate_latest(registry)
 
     async def _read(self, place: str) -> str:
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_SCRAPE_TIMEOUT):
                 reader, writer = await asyncio.open_unix_connection(self.folder / place)
                 try:
-                    return _whole(await reader.read())
+                    return _complete_text(await reader.read())
                 finally:
                     writer.close()
         except (OSError, TimeoutError, EOFError) as error:
-            log.warning("Worker %s does not tell its metrics: %r", place, error)
+            log.warning("Cannot read the metrics of worker %s: %r", place, error)
             return ""
 
 
-def _whole(told: bytes) -> str:
-    """A worker's answer as text; raises EOFError where it broke off."""
-    if not told.endswith(_END):
-        raise EOFError("It was killed meanwhile.")
-    return told.decode()
+def _complete_text(answer: bytes) -> str:
+    """Return a worker's answer as text. Raises EOFError if it is incomplete."""
+    if not answer.endswith(_END):
+        raise EOFError("The answer is incomplete: the worker was probably killed.")
+    return answer.decode()
 
 
-class _All(Collector):
-    """The metrics of several workers, as each has written its own."""
+class _MergedMetrics(Collector):
+    """Merges the metrics of several workers from their texts."""
 
-    def __init__(self, told: Iterable[tuple[str, str]]) -> None:
-        self._told = told
+    def __init__(self, texts: Iterable[tuple[str, str]]) -> None:
+        self._texts = texts
 
     def collect(self) -> Iterator[Metric]:
         families: dict[str, Metric] = {}
-        for place, text in self._told:
+        for place, text in self._texts:
             for found in text_string_to_metric_families(text):
                 family = families.setdefault(found.name, Metric(found.name, found.documentation, found.type))
                 for sample in found.samples:

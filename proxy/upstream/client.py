@@ -411,7 +411,7 @@ class Upstream:
         try:
             async with aclosing(_streamed(pieces, begun)) as streamed:
                 async for piece in streamed:
-                    if recorded and len(heard) <= trace.MOST_ANSWERED:
+                    if recorded and len(heard) <= trace.ANSWER_LIMIT:
                         heard += piece
                     for frame in _frames(parser.feed(piece)):
                         yield frame

@@ -8,7 +8,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from proxy.api.cors import Cors
-from proxy.core.origins import Origins, normalized
+from proxy.core.origins import Origins, normalize
 from tests.support.deployment import Deployment
 
 HEADERS = (
@@ -42,7 +42,7 @@ HEADERS = (
     ],
 )
 def test_an_origin_is_normalized_to_what_browsers_send(written: str, sent: str) -> None:
-    assert normalized(written) == sent
+    assert normalize(written) == sent
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_an_origin_is_normalized_to_what_browsers_send(written: str, sent: str) 
 )
 def test_what_can_never_match_is_refused_with_the_reason(written: str, reason: str) -> None:
     with pytest.raises(ValueError, match=re.escape(reason)) as caught:
-        normalized(written)
+        normalize(written)
     assert "secret" not in str(caught.value)
 
 

@@ -128,7 +128,7 @@ async def test_a_setting_that_nobody_reads_is_a_warning(monkeypatch: pytest.Monk
     monkeypatch.setenv("POLLCAST_MAXJOBS", "5")
     found = (await findings(PROVIDERS[0]))["settings"]
     assert found.state is State.WARNING
-    assert found.remark == "POLLCAST_MAXJOBS is no setting; the nearest is POLLCAST_MAX_JOBS"
+    assert found.remark == "POLLCAST_MAXJOBS is not a setting; the nearest is POLLCAST_MAX_JOBS"
 
 
 async def test_a_secret_that_can_be_guessed_is_a_warning() -> None:

@@ -107,7 +107,7 @@ def test_a_start_says_which_version_listens(tmp_path: Path) -> None:
 def test_a_setting_that_nobody_reads_is_warned_of_and_stops_nothing(tmp_path: Path) -> None:
     with serving(log=tmp_path / "log", POLLCAST_PORT=str(free_port()), POLLCAST_MAXJOBS="5"):
         text = (tmp_path / "log").read_text()
-    assert "POLLCAST_MAXJOBS is no setting; the nearest is POLLCAST_MAX_JOBS." in text
+    assert "POLLCAST_MAXJOBS is not a setting; the nearest is POLLCAST_MAX_JOBS." in text
     assert "listens on" in text
 
 

@@ -56,9 +56,9 @@ async def settable(unset: Deployment) -> AsyncIterator[Deployment]:
 
 def test_the_clock_settles_ten_minutes_after_a_start(clock: SettableClock) -> None:
     steps = ClockSteps(clock)
-    assert not steps.settled()
+    assert not steps.is_settled()
     clock.at += 10 * MINUTE
-    assert steps.settled()
+    assert steps.is_settled()
 
 
 @pytest.mark.parametrize("step", [8 * DAY, -8 * DAY, 7200, -7200, 60])
@@ -66,21 +66,21 @@ def test_a_step_unsettles_the_clock_for_ten_minutes(clock: SettableClock, step: 
     steps = ClockSteps(clock)
     clock.at += 10 * MINUTE
     clock.ahead = step
-    assert not steps.settled()
+    assert not steps.is_settled()
     clock.at += 10 * MINUTE - 1
-    assert not steps.settled()
+    assert not steps.is_settled()
     clock.at += 1
-    assert steps.settled()
+    assert steps.is_settled()
 
 
 def test_a_clock_ahead_for_a_minute_counts_as_two_steps(clock: SettableClock) -> None:
     steps = ClockSteps(clock)
     clock.at += 10 * MINUTE
     clock.ahead = 8 * DAY
-    assert not steps.settled()
+    assert not steps.is_settled()
     clock.at += MINUTE
     clock.ahead = 0
-    assert not steps.settled()
+    assert not steps.is_settled()
     assert steps.forward(DAY) == 0
 
 
@@ -98,7 +98,7 @@ def test_a_slow_correction_is_no_step(clock: SettableClock) -> None:
     for _ in range(100):
         clock.at += 10
         clock.ahead += 0.01
-    assert steps.settled()
+    assert steps.is_settled()
 
 
 # --- what is under way ---

@@ -5,7 +5,7 @@ import pytest
 
 from proxy.core.errors import InvalidRequest, Unauthorized
 from proxy.core.job import Output, Role, Status
-from proxy.core.links import Links, Signed, masked
+from proxy.core.links import Links, Signed, mask_signatures
 from tests.support.deployment import JumpClock
 
 PATH = "/api/jobs/job_1/events"
@@ -230,8 +230,8 @@ def test_a_failed_output_is_opened_nowhere(links: Links) -> None:
     ],
 )
 def test_a_signature_is_masked_in_a_url_that_is_logged(url: str, shown: str) -> None:
-    assert masked(url) == shown
+    assert mask_signatures(url) == shown
 
 
 def test_a_masked_link_opens_nothing(links: Links) -> None:
-    assert refused(links, PATH, query_of(masked(links.sign(PATH, "key_1"))))
+    assert refused(links, PATH, query_of(mask_signatures(links.sign(PATH, "key_1"))))

@@ -1,7 +1,7 @@
 import pytest
 
 from proxy.core.job import Kind, Role
-from proxy.core.media_types import by_url, extension, kind_of, served, sniff
+from proxy.core.media_types import by_url, extension, kind_of, served_type, sniff
 from tests.support.root import ROOT
 
 MEDIA = ROOT / "proxy" / "simulator" / "media"
@@ -98,7 +98,7 @@ def test_a_picture_in_an_iso_container_is_no_video(brand: bytes) -> None:
     ],
 )
 def test_a_type_on_the_closed_list_is_served_as_itself(media_type: str, shown: str) -> None:
-    assert served(media_type) == shown
+    assert served_type(media_type) == shown
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_type_on_the_closed_list_is_served_as_itself(media_type: str, shown: s
     ],
 )
 def test_any_other_type_is_served_as_bytes(media_type: str) -> None:
-    assert served(media_type) == "application/octet-stream"
+    assert served_type(media_type) == "application/octet-stream"
 
 
 @pytest.mark.parametrize(

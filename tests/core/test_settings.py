@@ -317,9 +317,9 @@ def test_a_provider_key_that_no_header_can_carry_is_refused_without_showing_it(e
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("POLLCAST_CORS_ORIGIN", "POLLCAST_CORS_ORIGIN is no setting; the nearest is POLLCAST_CORS_ORIGINS"),
-        ("POLLCAST_MAXJOBS", "POLLCAST_MAXJOBS is no setting; the nearest is POLLCAST_MAX_JOBS"),
-        ("POLLCAST_XYZZY", "POLLCAST_XYZZY is no setting"),
+        ("POLLCAST_CORS_ORIGIN", "POLLCAST_CORS_ORIGIN is not a setting; the nearest is POLLCAST_CORS_ORIGINS"),
+        ("POLLCAST_MAXJOBS", "POLLCAST_MAXJOBS is not a setting; the nearest is POLLCAST_MAX_JOBS"),
+        ("POLLCAST_XYZZY", "POLLCAST_XYZZY is not a setting"),
     ],
 )
 def test_an_unknown_setting_is_told_with_the_nearest_known(env: pytest.MonkeyPatch, name: str, line: str) -> None:
@@ -329,7 +329,7 @@ def test_an_unknown_setting_is_told_with_the_nearest_known(env: pytest.MonkeyPat
 
 def test_an_unknown_setting_in_the_file_dot_env_is_told_too(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("POLLCAST_RETENTIONS=7d\n")
-    assert unknown_variables() == ["POLLCAST_RETENTIONS is no setting; the nearest is POLLCAST_RETENTION"]
+    assert unknown_variables() == ["POLLCAST_RETENTIONS is not a setting; the nearest is POLLCAST_RETENTION"]
 
 
 def test_settings_of_the_server_of_its_clients_and_of_others_are_not_unknown(env: pytest.MonkeyPatch) -> None:
@@ -465,7 +465,7 @@ def test_a_misspelled_setting_of_a_provider_is_told_with_the_nearest(
 ) -> None:
     env.setenv("A_FIRST_ONE", "x")
     env.setenv(name, "x")
-    assert unknown_variables(iter(SETTINGS_TYPES)) == [f"{name} is no setting; the nearest is {nearest}"]
+    assert unknown_variables(iter(SETTINGS_TYPES)) == [f"{name} is not a setting; the nearest is {nearest}"]
 
 
 def test_other_variables_with_a_provider_s_prefix_are_not_unknown(env: pytest.MonkeyPatch) -> None:

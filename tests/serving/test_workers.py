@@ -159,7 +159,7 @@ def test_what_a_start_warns_of_is_said_once_for_all_workers(tmp_path: Path) -> N
     with serving("--workers", "2", log=tmp_path / "log", **environment) as process:
         crew = Crew(process, environment["POLLCAST_PORT"], tmp_path / "log")
         until(lambda: crew.served == 2)
-    assert crew.log.read_text().count("POLLCAST_MAXJOBS is no setting") == 1
+    assert crew.log.read_text().count("POLLCAST_MAXJOBS is not a setting") == 1
 
 
 def test_a_scrape_is_whole_whichever_worker_it_meets(crew: Crew) -> None:

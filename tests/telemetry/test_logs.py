@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from proxy.telemetry import logs
-from proxy.telemetry.logs import ConsoleForm, JsonForm, Mask, request_id
+from proxy.telemetry.logs import ConsoleFormatter, JsonFormatter, Mask, request_id
 
 KEY = "pollcast_jBAT0aEIY43-UtMXsP29yGfyimnChmaqsExQLRJpuBk649081"
 
@@ -43,7 +43,7 @@ def raised(message: str) -> logging.LogRecord:
 
 def test_a_record_is_one_json_object_with_its_facts_and_its_request() -> None:
     token = request_id.set("req-1")
-    line = orjson.loads(JsonForm(Mask()).format(record("job %s", "made", job="job_1", tokens=20)))
+    line = orjson.loads(JsonFormatter(Mask()).format(record("job %s", "made", job="job_1", tokens=20)))
     request_id.reset(token)
     assert line == {
         "at": "2027-01-15T08:00:00.500Z",
@@ -57,20 +57,20 @@ def test_a_record_is_one_json_object_with_its_facts_and_its_request() -> None:
 
 
 def test_a_record_is_one_line_for_a_person() -> None:
-    text = ConsoleForm(Mask()).format(record("job ordered", job="job_1"))
+    text = ConsoleFormatter(Mask()).format(record("job ordered", job="job_1"))
     assert text == "2027-01-15T08:00:00.500Z INFO    proxy.test: job ordered job=job_1"
 
 
 def test_nobody_makes_a_second_line_or_a_colour() -> None:
-    text = ConsoleForm(Mask()).format(record("path %s", "/a\nERROR fake\x1b[31m\u2028", detail="b\r\nc"))
+    text = ConsoleFormatter(Mask()).format(record("path %s", "/a\nERROR fake\x1b[31m\u2028", detail="b\r\nc"))
     assert text.endswith(r"path /a\nERROR fake\x1b[31m\u2028 detail=b\r\nc")
-    assert len(JsonForm(Mask()).format(record("path %s", "/a\nb")).splitlines()) == 1
+    assert len(JsonFormatter(Mask()).format(record("path %s", "/a\nb")).splitlines()) == 1
 
 
 def test_a_traceback_is_told_in_both_forms() -> None:
     made = raised("no number")
-    assert "ValueError: invalid literal" in ConsoleForm(Mask()).format(made)
-    assert "'no number'" in orjson.loads(JsonForm(Mask()).format(made))["trace"]
+    assert "ValueError: invalid literal" in ConsoleFormatter(Mask()).format(made)
+    assert "'no number'" in orjson.loads(JsonFormatter(Mask()).format(made))["trace"]
 
 
 @pytest.mark.usefixtures("own_root")
@@ -95,9 +95,9 @@ SECRETS = [
 ]
 
 
-@pytest.mark.parametrize("form", [JsonForm, ConsoleForm])
+@pytest.mark.parametrize("form", [JsonFormatter, ConsoleFormatter])
 @pytest.mark.parametrize(("text", "secret"), SECRETS)
-def test_no_secret_is_written_wherever_it_stands(form: type[JsonForm], text: str, secret: str) -> None:
+def test_no_secret_is_written_wherever_it_stands(form: type[JsonFormatter], text: str, secret: str) -> None:
     mask = Mask()
     mask.hide(["sk-operator"])
     for made in (record(text), record("%s", text), record("x", detail=text), record("x", path=[text]), raised(text)):
@@ -107,7 +107,7 @@ def test_no_secret_is_written_wherever_it_stands(form: type[JsonForm], text: str
 
 
 def test_what_stands_beside_a_secret_is_still_told() -> None:
-    line = ConsoleForm(Mask()).format(record("/api/events?key=key_1&signature=aBc&jobs=a"))
+    line = ConsoleFormatter(Mask()).format(record("/api/events?key=key_1&signature=aBc&jobs=a"))
     assert line.endswith("/api/events?key=key_1&signature=***&jobs=a")
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from proxy.simulator import DEFAULT_KEYS, Replay
 from proxy.telemetry import trace
-from proxy.telemetry.trace import Exchange, Traces
+from proxy.telemetry.trace import Exchange, TraceLimits, Traces
 from tests.cli.test_cli import command
 from tests.support.deployment import Deployment
 
@@ -108,19 +108,17 @@ def test_neither_a_key_nor_a_signature_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "job_1.jsonl").stat().st_mode & 0o077 == 0
 
 
-def test_a_trace_is_bounded_in_each_text_and_in_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trace, "_MOST_OF_A_JOB", 1 << 20)
-    recorder = Traces(str(tmp_path)).of("job_1")
+def test_a_trace_is_bounded_in_each_text_and_in_all(tmp_path: Path) -> None:
+    recorder = Traces(str(tmp_path), TraceLimits(trace_size=1 << 20)).of("job_1")
     for n in range(20):
         recorder.record(polled(b"%d" % n + bytes(1 << 20).replace(b"\0", b"x"), sent="y" * 9999), [])
     first = Traces(str(tmp_path)).read("job_1")[0]
-    assert (len(first["body"]), first["cut"], len(first["sent"])) == (trace.MOST_ANSWERED, True, trace.MOST_SENT)
-    assert (tmp_path / "job_1.jsonl").stat().st_size < (1 << 20) + trace.MOST_ANSWERED + 10_000
+    assert (len(first["body"]), first["cut"], len(first["sent"])) == (trace.ANSWER_LIMIT, True, trace.SENT_LIMIT)
+    assert (tmp_path / "job_1.jsonl").stat().st_size < (1 << 20) + trace.ANSWER_LIMIT + 10_000
 
 
-def test_old_traces_go_and_so_do_all_but_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trace, "_MOST_JOBS", 2)
-    kept = Traces(str(tmp_path))
+def test_old_traces_go_and_so_do_all_but_the_newest(tmp_path: Path) -> None:
+    kept = Traces(str(tmp_path), TraceLimits(traces=2))
     for n in range(5):
         kept.of(f"job_{n}").record(polled(), [])
         os.utime(tmp_path / f"job_{n}.jsonl", (100 + n, 100 + n))
@@ -133,13 +131,10 @@ def test_old_traces_go_and_so_do_all_but_the_newest(tmp_path: Path, monkeypatch:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["job_3.jsonl", "job_4.jsonl"]
 
 
-def test_what_the_disk_is_too_slow_for_is_dropped_and_counted_and_nobody_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trace, "_MOST_WAITING", 15_000)
-    kept, slow = Traces(str(tmp_path)), tmp_path / "job_slow.jsonl"
-    os.mkfifo(slow)  # whoever reads it waits for somebody who writes
-    with kept.written():
+def test_a_slow_disk_drops_and_counts_exchanges_without_blocking(tmp_path: Path) -> None:
+    kept, slow = Traces(str(tmp_path), TraceLimits(queue_size=15_000)), tmp_path / "job_slow.jsonl"
+    os.mkfifo(slow)  # a writer of a FIFO blocks until it has a reader
+    with kept.writing():
         kept.of("job_slow").record(polled(), [])
         writes = slow.open("wb")  # waits until the thread is there
         recorder = kept.of("job_1")
@@ -154,7 +149,7 @@ def test_what_the_disk_is_too_slow_for_is_dropped_and_counted_and_nobody_waits(
 def test_a_trace_that_cannot_be_written_hinders_no_other(tmp_path: Path) -> None:
     kept = Traces(str(tmp_path))
     (tmp_path / "job_1.jsonl").mkdir()
-    with kept.written():
+    with kept.writing():
         for job in ("job_1", "job_2"):
             kept.forget(job)
             kept.of(job).record(polled(), [])

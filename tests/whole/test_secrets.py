@@ -16,7 +16,7 @@ from proxy.providers import PROVIDERS
 from proxy.providers.base import Provider
 from proxy.simulator import PROMPT_FAULTS
 from proxy.store.sqlite.store import SqliteStore
-from proxy.telemetry.logs import ConsoleForm, JsonForm, Mask
+from proxy.telemetry.logs import ConsoleFormatter, JsonFormatter, Mask
 from tests.cli.test_check import findings
 from tests.support.deployment import Deployment
 from tests.support.site import Site
@@ -38,7 +38,7 @@ def log() -> Iterator[dict[str, io.StringIO]]:
     root, level = logging.getLogger(), logging.getLogger().level
     streams = {}
     handlers: list[logging.Handler] = []
-    for form in (JsonForm, ConsoleForm):
+    for form in (JsonFormatter, ConsoleFormatter):
         streams[form.__name__] = io.StringIO()
         handlers.append(logging.StreamHandler(streams[form.__name__]))
         handlers[-1].setFormatter(form(Mask()))
