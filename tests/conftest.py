@@ -13,6 +13,8 @@ from proxy.cli.run import loop_factory
 from proxy.telemetry.metrics import Metrics
 from tests.support.deployment import Deployment
 
+pytest.register_assert_rewrite("tests.store.contract")
+
 STDERR = 2
 
 

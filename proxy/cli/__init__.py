@@ -12,10 +12,10 @@ _MODULES: Final = {
     "keys": "keys",
     "check": "check",
     "doctor": "doctor",
-    "generate": "client",
-    "watch": "client",
-    "jobs": "client",
-    "models": "client",
+    "generate": "jobs",
+    "watch": "jobs",
+    "jobs": "jobs",
+    "models": "jobs",
     "trace": "trace",
 }
 """The module of each command in this package."""

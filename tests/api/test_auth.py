@@ -32,7 +32,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.extend(ids)
         return await usual(store, ids)
 
-    monkeypatch.setattr(SqliteStore, "good_keys", counted)
+    monkeypatch.setattr(SqliteStore, "active_keys", counted)
     return asked
 
 
@@ -144,7 +144,7 @@ async def test_a_store_that_is_away_ends_no_stream(deployment: Deployment, monke
         asked.extend(ids)
         raise Unavailable("The store is away.")
 
-    monkeypatch.setattr(SqliteStore, "good_keys", away)
+    monkeypatch.setattr(SqliteStore, "active_keys", away)
     async with deployment.open("GET", "/api/events") as response:
         chunks = response.aiter_raw()
         await anext(chunks)

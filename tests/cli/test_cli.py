@@ -267,7 +267,8 @@ def test_sigterm_ends_open_streams_and_the_server_at_once(tmp_path: Path) -> Non
 
 
 DYING = """
-from proxy import cli, metrics
+from proxy import cli
+from proxy.telemetry import metrics
 async def work(_): raise RuntimeError("It holds pollcast_jBAT0aEIY43-UtMXsP29yGfyimnChmaqsExQLRJpuBk649081.")
 metrics.Metrics.watch_loop = work
 cli.main(["serve"])
