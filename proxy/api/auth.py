@@ -15,7 +15,8 @@ from proxy.core import keys
 from proxy.core.clock import Clock
 from proxy.core.errors import NotFound, Unauthorized, Unavailable
 from proxy.core.links import Links, route_path
-from proxy.store.base import Key, Store
+from proxy.store.contract import Store
+from proxy.store.types import Key
 from proxy.streams.feed import Feed
 from proxy.upstream.fetch import account_at_work
 

@@ -16,7 +16,7 @@ from proxy.core.job import Order
 from proxy.core.links import Links
 from proxy.core.media_types import UNKNOWN, extension
 from proxy.providers.base import Provider, is_asset
-from proxy.store.base import Store
+from proxy.store.contract import Store
 from proxy.upstream import client
 from proxy.upstream.client import File
 

@@ -9,7 +9,7 @@ from typing import Final
 from proxy.core.clock import Clock
 from proxy.core.errors import Unavailable
 from proxy.core.job import Job
-from proxy.store.base import Store
+from proxy.store.contract import Store
 
 _NEWEST: Final = 200
 """Completed jobs of a model that are looked at."""

@@ -10,7 +10,7 @@ from proxy.core import keys as api_keys
 from proxy.core.clock import SystemClock
 from proxy.core.settings import Settings, load
 from proxy.store import open_store
-from proxy.store.base import Store
+from proxy.store.contract import Store
 
 _MOST_TOKENS: Final = 1 << 53
 """The largest whole number that every JSON reader keeps exactly."""

@@ -10,8 +10,8 @@ from proxy.core.job import Job
 from proxy.core.links import Links
 from proxy.core.media_types import extension
 from proxy.providers.base import is_asset
-from proxy.store.base import Store
 from proxy.store.blobs import Blobs
+from proxy.store.contract import Store
 from proxy.upstream import breaker
 from proxy.upstream.client import File
 from proxy.upstream.fetch import Fetcher, FetchFailed, FileTooLarge, NotPublic, account_at_work

@@ -1,7 +1,7 @@
 """What remembers: accounts, tokens, jobs, events, assets."""
 
 from proxy.core.clock import Clock
-from proxy.store.base import Store
+from proxy.store.contract import Store
 from proxy.store.sqlite.store import SqliteStore
 
 _SQLITE = "sqlite:///"

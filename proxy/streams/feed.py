@@ -19,7 +19,8 @@ from prometheus_client import Metric
 from proxy.core import sse
 from proxy.core.errors import Unavailable
 from proxy.core.job import Event
-from proxy.store.base import Change, Store
+from proxy.store.contract import Store
+from proxy.store.types import Change
 from proxy.telemetry.metrics import gauge, total
 
 log = logging.getLogger(__name__)

@@ -22,8 +22,8 @@ from proxy.core.clock import Clock, SystemClock
 from proxy.core.job import Draft, Event, Order, Status
 from proxy.core.links import Links
 from proxy.core.settings import Settings, load
-from proxy.store.base import Admission, Change, Claim, QueueRoom
 from proxy.store.sqlite.store import SqliteStore
+from proxy.store.types import Admission, Change, Claim, QueueRoom
 from tests.bench.publish import fields, obey
 
 NODE = "bench"

@@ -1,4 +1,4 @@
-"""The promises of `proxy.store.base`, each a test; a backend subclasses `StoreContract` and says how to open itself.
+"""Contract tests of the stores: one test per promise of `proxy.store.contract`. A backend subclasses `StoreContract`.
 
 Subclasses define the fixture `opened`: called, it gives a new handle, not yet entered, on the test's one set of data.
 """
@@ -16,7 +16,8 @@ import pytest
 from proxy.core import errors
 from proxy.core.job import Draft, Job, Order, Output, Role, Status
 from proxy.runner.polling import REMEMBERED
-from proxy.store.base import (
+from proxy.store.contract import Store
+from proxy.store.types import (
     AT_ONCE,
     BACKLOG,
     PAGE_BYTES,
@@ -28,7 +29,6 @@ from proxy.store.base import (
     ClaimLost,
     Key,
     QueueRoom,
-    Store,
 )
 
 Opened = Callable[[], Store]

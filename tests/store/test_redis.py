@@ -14,9 +14,10 @@ import pytest
 from proxy.core import errors
 from proxy.core.job import Draft, Job, Order, Output, Role, Status
 from proxy.store import open_store
-from proxy.store.base import Change, ClaimLost, QueueRoom, Store
+from proxy.store.contract import Store
 from proxy.store.redis import connection
 from proxy.store.redis.store import RedisStore
+from proxy.store.types import Change, ClaimLost, QueueRoom
 from tests.store.contract import (
     DONE,
     FAILED,

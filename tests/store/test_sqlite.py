@@ -18,9 +18,9 @@ import pytest
 from proxy.core import errors
 from proxy.core.job import Job, Order
 from proxy.store import open_store
-from proxy.store.base import ClaimLost
 from proxy.store.sqlite import store as sqlite
 from proxy.store.sqlite.store import SqliteStore
+from proxy.store.types import ClaimLost
 from tests.store.contract import (
     FAILED,
     LEASE,

@@ -14,8 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from proxy.core import errors
 from proxy.core.job import Draft, Status
-from proxy.store.base import Claim, ClaimLost, QueueRoom, Store
+from proxy.store.contract import Store
 from proxy.store.sqlite.store import SqliteStore
+from proxy.store.types import Claim, ClaimLost, QueueRoom
 from tests.store.contract import LEASE, Caller, ManualClock, new_caller
 
 T = TypeVar("T")

@@ -28,7 +28,9 @@ from proxy.core.clock import Clock, SystemClock
 from proxy.core.job import Draft, Event, Job, Status, Ticket, encode, new_id, position_event
 from proxy.core.provider_health import MEMORY, Told
 from proxy.store import job_json
-from proxy.store.base import (
+from proxy.store.redis.changes import BLOCK, ChangeReader, event_of
+from proxy.store.redis.connection import LIBRARY, Pipeline, RedisConnection, check
+from proxy.store.types import (
     AT_ONCE,
     BACKLOG,
     PAGE_BYTES,
@@ -53,8 +55,6 @@ from proxy.store.base import (
     first_places,
     too_many_jobs,
 )
-from proxy.store.redis.changes import BLOCK, ChangeReader, event_of
-from proxy.store.redis.connection import LIBRARY, Pipeline, RedisConnection, check
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from proxy.core import errors
 from proxy.core.job import Job
-from proxy.store.base import Change
 from proxy.store.listeners import answer, unavailable
+from proxy.store.types import Change
 
 P = ParamSpec("P")
 T = TypeVar("T")

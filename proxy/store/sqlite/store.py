@@ -24,7 +24,9 @@ from proxy.core.clock import Clock, SystemClock
 from proxy.core.files import make_private_folder, narrow, open_private
 from proxy.core.job import Draft, Event, Job, Order, Status, Ticket, encode, new_id, position_event
 from proxy.store import job_json
-from proxy.store.base import (
+from proxy.store.listeners import ChangeListener
+from proxy.store.sqlite.connection import ConnectionThread, SqliteConnection
+from proxy.store.types import (
     AT_ONCE,
     BACKLOG,
     PAGE_BYTES,
@@ -49,8 +51,6 @@ from proxy.store.base import (
     first_places,
     too_many_jobs,
 )
-from proxy.store.listeners import ChangeListener
-from proxy.store.sqlite.connection import ConnectionThread, SqliteConnection
 
 P = ParamSpec("P")
 T = TypeVar("T")
