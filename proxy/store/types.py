@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from proxy.core import errors
-from proxy.core.job import Event, Job, Order
+from proxy.core.job import Draft, Event, Job, Order
 
 T = TypeVar("T")
 
@@ -214,6 +214,12 @@ def cannot_pay(price: int, balance: int) -> errors.InsufficientTokens:
 def cannot_take(tokens: int, balance: int) -> errors.InsufficientTokens:
     """How an operator is refused who takes more tokens than the account has."""
     return errors.InsufficientTokens(f"The account has {balance} tokens: {tokens} cannot be taken.")
+
+
+def check_refund(job: Job, draft: Draft) -> None:
+    """Raise ValueError for a refund that is above the job's price, negative, or not with a final status."""
+    if draft.refund and not (draft.status.final and 0 < draft.refund <= job.tokens):
+        raise ValueError(f"{job.id} cost {job.tokens}: {draft.refund} cannot be refunded with {draft.status!r}.")
 
 
 def announced_positions(position_event: int) -> list[int]:

@@ -52,6 +52,7 @@ from proxy.store.types import (
     announced_positions,
     cannot_pay,
     cannot_take,
+    check_refund,
     first_places,
     too_many_jobs,
 )
@@ -689,8 +690,7 @@ def _lost(claim: Claim) -> ClaimLost:
 def _after(job: Job, draft: Draft, ticket: Ticket | None, now: float) -> tuple[Job, bytes]:
     """The job once the draft is recorded, and the event that says so."""
     after = job.after(draft, now)
-    if draft.refund and not (draft.status.final and 0 < draft.refund <= job.tokens):
-        raise ValueError(f"{job.id} cost {job.tokens}: {draft.refund} cannot be refunded with {draft.status!r}.")
+    check_refund(job, draft)
     if ticket is not None:
         after = replace(after, ticket=ticket)
     return after, encode(after, draft, after.event, now)
