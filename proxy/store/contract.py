@@ -93,7 +93,8 @@ class Jobs(Protocol):
     async def admit(self, admission: Admission) -> Admitted:
         """Record a new job: idempotency key, charge, job and event 1, in one transaction.
 
-        An idempotency key that is known with the same fingerprint returns its job and charges nothing, whatever `most`.
+        An idempotency key that is known with the same fingerprint returns its job and charges nothing, even if the
+        account is at its limits.
 
         If the account has `most` unfinished jobs, or a backlog, the job joins the backlog. Its event 2 then says its
         position. If the backlog is full, the order is refused with errors.RateLimited, also under concurrent calls.

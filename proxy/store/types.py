@@ -11,21 +11,21 @@ from proxy.core.job import Draft, Event, Job, Order
 T = TypeVar("T")
 
 BACKLOG: Final = "line"
-"""What the lines of all accounts are called together, where jobs that wait are counted; no queue is called so."""
+"""Name under which the waiting jobs of all account backlogs are counted. No provider's queue has this name."""
 
 PAGE_BYTES: Final = 4 << 20
-"""Bytes of records or events that are read at once; a page ends early at it, but has at least one item."""
+"""Bytes of records or events in one page, approximately. A page ends early at this size, after at least one item."""
 
 AT_ONCE: Final = 200
-"""Jobs whose newest events are read at once: an account may have ten thousands, and others wait for each read."""
+"""Maximum number of jobs read in one transaction. An account may have tens of thousands, and other reads wait."""
 
 
 class ClaimLost(Exception):
-    """The job was taken over, or is over: whoever held this claim must stop, and has changed nothing."""
+    """Another node has claimed the job, or it has ended. The call changed nothing, and its caller must stop."""
 
 
 class Cause(StrEnum):
-    """Why tokens moved."""
+    """Reason for a movement of tokens."""
 
     GRANT = "grant"
     CHARGE = "charge"
@@ -34,7 +34,7 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Who calls, and the tokens it holds."""
+    """An account and its balance."""
 
     id: str
     name: str
@@ -43,7 +43,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A bearer key of an account, without its secret: the store keeps only its digest (SHA-256)."""
+    """API key of an account, without its secret. The store keeps only its digest (SHA-256)."""
 
     id: str
     account: str
@@ -55,7 +55,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of an account's ledger; `tokens` is signed."""
+    """Entry of an account's ledger. `tokens` is negative for a charge."""
 
     id: str
     tokens: int
@@ -66,7 +66,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """Bytes that a client brought in; `blob` is their name in the blob storage."""
+    """Record of an uploaded file. `blob` is the name of its bytes in the blob storage."""
 
     id: str
     account: str
@@ -78,13 +78,7 @@ class Asset:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """An order at the door: who orders, what, at which price, and the client's `Idempotency-Key` if it sent one.
-
-    `fingerprint` stands for the body as parsed JSON; equal bodies have equal fingerprints. `assets` are the ids of the
-    account's assets that the order names: they are held until the job is over. Jobs of one `queue` share its room.
-    `most` is how many unfinished jobs the account may have, this one included; None: any number. `line` is how many
-    more may stand in its line, where they are not claimed before `release_backlog` has let them go on to their queue.
-    """
+    """An order to be admitted: account, API key, order, price in tokens, and the client's `Idempotency-Key`, if any."""
 
     account: str
     key: str
@@ -92,64 +86,69 @@ class Admission:
     tokens: int
     idempotency_key: str | None = None
     fingerprint: bytes = b""
+    """Hash of the body as parsed JSON. Equal bodies have equal fingerprints."""
     assets: Sequence[str] = ()
+    """Ids of the account's assets that the order names. They cannot be deleted until the job has ended."""
     queue: str = ""
+    """Name of the provider's queue. The jobs in one queue share its room."""
     most: int | None = None
+    """Maximum number of the account's unfinished jobs outside its backlog, with this one. None: no limit."""
     line: int = 0
+    """Maximum length of the account's backlog. `release_backlog` moves its jobs to their queues."""
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """The job that an admission made, or (`replayed`) had made before."""
+    """The job that an admission created, now or, if `replayed`, at an earlier call."""
 
     job: Job
     replayed: bool = False
     event: Event | None = None
-    """The job's first event, where the store knows that nobody can have recorded a second one yet."""
+    """The job's first event, if it is certain that no second event exists yet. It saves the caller a read."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueRoom:
-    """How many jobs of a queue may be under way at once, on all nodes together; others wait, for `max_wait` seconds."""
+    """Room of a queue, which all nodes share."""
 
     limit: int
+    """Maximum number of the queue's jobs that run at once."""
     max_wait: float
+    """Time, in seconds, after which a waiting job is claimed even without room."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The sole right to change a job, until it lapses; `epoch` grows with every claim of the same job.
-
-    `since` is when the job began to wait for room: at its order, or when it left its account's line.
-    """
+    """The exclusive right of one node to change a job. It is lost when another node claims the job."""
 
     job: Job
     node: str
     epoch: int
+    """Fencing number: it grows with every claim of the same job."""
     since: float = 0.0
+    """Time at which the job began to wait for room: when it was ordered, or when it left its account's backlog."""
 
 
 class Change(NamedTuple):
-    """Event `n` of `job` can be read now; or, with `cancel`, its client asks for its end (`n` is the newest event).
-
-    With `deleted`, the job was deleted or forgotten: nothing of it can be read any more (`n` is 0).
-
-    `event` is that event, as it would be read; `at` is when it was handed in to be recorded. With `lost` (and no
-    account or job) changes may have gone untold: whoever follows reads anew what it watches.
-    """
+    """Notification about a job. By default it means that event `n` of `job` can be read now."""
 
     account: str
     job: str
     n: int
     cancel: bool = False
+    """The job's client wants it canceled; `n` is the newest event."""
     event: Event | None = None
+    """The new event, as a read would return it."""
     at: float = 0.0
+    """Time at which the store was asked to record the event."""
     lost: bool = False
+    """Changes may be missing; account and job are empty. The listener has to read again all that it watches."""
     deleted: bool = False
+    """The job was deleted, so that its events cannot be read any more; `n` is 0."""
 
 
 class Place(NamedTuple):
-    """Where an event is: its position in the account's feed, its job and number; and its size in bytes."""
+    """Place of an event: its position in the account's feed, its job and its number. With its size in bytes."""
 
     position: int
     job: str
@@ -158,7 +157,7 @@ class Place(NamedTuple):
 
 
 def first_places(places: Sequence[Place]) -> tuple[list[Place], list[str]]:
-    """The places of the first events, of about `PAGE_BYTES` in all, in ascending position; and the jobs of the rest."""
+    """Return the first places by position, up to about `PAGE_BYTES` of events, and the jobs of the other places."""
     ordered, size = sorted(places), 0
     for index, place in enumerate(ordered):
         size += place.size
@@ -169,50 +168,49 @@ def first_places(places: Sequence[Place]) -> tuple[list[Place], list[str]]:
 
 @dataclass(frozen=True, slots=True)
 class FeedSlice:
-    """Events of an account's feed in ascending position, without those of streamed text; `head` is the newest position.
-
-    Both were read in one transaction.
-    """
+    """Events of an account's feed by ascending position, without pieces of streamed text."""
 
     events: Sequence[Event]
     head: int
+    """Newest position of the feed, read in the transaction that read the events."""
     cut: bool = False
-    """It ended at `PAGE_BYTES`: more events follow the last one."""
+    """True if the slice ended at `PAGE_BYTES`, so that more events follow."""
     rest: Sequence[str] = ()
-    """In a snapshot that ended at `PAGE_BYTES`: the jobs whose events follow."""
+    """Jobs whose events do not fit in a snapshot of `PAGE_BYTES`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """A stretch of a list, newest first; `next` is the value of `before` for the following stretch, None at the end."""
+    """Part of a list, newest first."""
 
     items: Sequence[T]
     next: str | None
+    """Value of `before` for the next page; None on the last page."""
 
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """What a step of retention forgot: how many jobs and assets, and the names of the blobs that were theirs."""
+    """Result of one step of retention: the number of deleted jobs and assets, and the names of their blobs."""
 
     forgotten: int
     blobs: Sequence[str]
 
 
-def too_many_jobs(most: int, line: int = 0) -> errors.RateLimited:
-    """How an order of an account is refused that has `most` unfinished jobs, and `line` more in its line."""
-    more = f" and {line} more that wait in line" if line else ""
+def too_many_jobs(most: int, backlog: int = 0) -> errors.RateLimited:
+    """Return the refusal of an order whose account has `most` unfinished jobs and `backlog` more in its backlog."""
+    more = f" and {backlog} more that wait in line" if backlog else ""
     return errors.RateLimited(
         f"The account has {most} unfinished jobs{more}, which is its limit: wait for the end of one."
     )
 
 
 def cannot_pay(price: int, balance: int) -> errors.InsufficientTokens:
-    """How an order is refused that costs more than its account has."""
+    """Return the refusal of an order that costs more than its account's balance."""
     return errors.InsufficientTokens(f"Insufficient tokens: this order costs {price}, the account has {balance}.")
 
 
 def cannot_take(tokens: int, balance: int) -> errors.InsufficientTokens:
-    """How an operator is refused who takes more tokens than the account has."""
+    """Return the refusal of a grant that would take more tokens than the account has."""
     return errors.InsufficientTokens(f"The account has {balance} tokens: {tokens} cannot be taken.")
 
 
@@ -222,10 +220,10 @@ def check_refund(job: Job, draft: Draft) -> None:
         raise ValueError(f"{job.id} cost {job.tokens}: {draft.refund} cannot be refunded with {draft.status!r}.")
 
 
-def announced_positions(position_event: int) -> list[int]:
-    """The places in a line of so many at which a job is told where it stands: 1 to 5, 10, 20, 50, 100, 200, 500, ...
+def announced_positions(length: int) -> list[int]:
+    """Return the positions in a backlog of this length that get an event: 1 to 5, 10, 20, 50, 100, 200, 500, ...
 
-    Telling every job at every step would make events with the square of the line's length; so each job has few.
+    Events for every job at every step would grow with the square of the length, so each job gets only a few.
     """
-    round_ones = (figure * 10**power for power in range(1, len(str(position_event))) for figure in (1, 2, 5))
-    return [place for place in (*range(1, 6), *round_ones) if place <= position_event]
+    round_numbers = (digit * 10**power for power in range(1, len(str(length))) for digit in (1, 2, 5))
+    return [position for position in (*range(1, 6), *round_numbers) if position <= length]

@@ -33,8 +33,8 @@ _SCHEMA: Final = (
         created_at REAL NOT NULL,
         revoked_at REAL
     )""",
-    # No reference to the job, because a ledger entry outlives it. UNIQUE allows one charge and one refund per job,
-    # whatever the code does.
+    # No reference to the job, because a ledger entry outlives it. UNIQUE guarantees at most one charge and one
+    # refund per job.
     """CREATE TABLE entry (
         id TEXT PRIMARY KEY,
         account TEXT NOT NULL REFERENCES account,
@@ -125,7 +125,7 @@ _FEEDS: Final = (
     "DROP TABLE base",
 )
 _QUEUE_TURNS: Final = (
-    # A job waits until it is first claimed. Jobs that ran before this migration continue, whatever the room.
+    # A job waits until it is first claimed. Jobs that ran before this migration continue, even without room.
     "ALTER TABLE work ADD COLUMN waiting INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE work ADD COLUMN queue TEXT NOT NULL DEFAULT ''",
     "ALTER TABLE work ADD COLUMN turn INTEGER NOT NULL DEFAULT 0",
@@ -155,7 +155,7 @@ _JOB_COUNTS: Final = (
 _BACKLOGS: Final = (
     # A job in its account's backlog waits in a queue named after the account, then in the queue `onward`.
     "ALTER TABLE work ADD COLUMN onward TEXT NOT NULL DEFAULT ''",
-    "ALTER TABLE account ADD COLUMN moved INTEGER NOT NULL DEFAULT 0",  # 1 if its backlog has to be examined
+    "ALTER TABLE account ADD COLUMN moved INTEGER NOT NULL DEFAULT 0",  # 1: examine its backlog
     "CREATE INDEX account_moved ON account (id) WHERE moved",
     # Stored instead of counted, because an account may have tens of thousands of unfinished jobs, and each order
     # needs the number.
