@@ -1,3 +1,5 @@
 import pytest
 
-pytest.register_assert_rewrite("tests.store.contract")
+for name in ("contract", "contract_accounts", "contract_jobs", "contract_claims", "contract_feeds", "contract_assets"):
+    pytest.register_assert_rewrite(f"tests.store.{name}")
+pytest.register_assert_rewrite("tests.support.store")

@@ -18,7 +18,9 @@ from proxy.store.contract import Store
 from proxy.store.redis import connection
 from proxy.store.redis.store import RedisStore
 from proxy.store.types import Change, ClaimLost, QueueRoom
-from tests.store.contract import (
+from tests.store.contract import StoreContract
+from tests.support.redis_server import SAFE, Gate, RedisServer, contents, flush, shared_server
+from tests.support.store import (
     DONE,
     FAILED,
     LEASE,
@@ -26,7 +28,6 @@ from tests.store.contract import (
     ROOMS,
     ManualClock,
     Opened,
-    StoreContract,
     claim_one,
     details,
     gist,
@@ -34,7 +35,6 @@ from tests.store.contract import (
     new_caller,
     soon,
 )
-from tests.support.redis_server import SAFE, Gate, RedisServer, contents, flush, shared_server
 
 
 @pytest.fixture

@@ -21,18 +21,9 @@ from proxy.store import open_store
 from proxy.store.sqlite.schema import MIGRATIONS
 from proxy.store.sqlite.store import SqliteStore, SqliteTimes
 from proxy.store.types import ClaimLost
-from tests.store.contract import (
-    FAILED,
-    LEASE,
-    PROGRESS,
-    Caller,
-    ManualClock,
-    Opened,
-    StoreContract,
-    claim_one,
-    new_caller,
-)
+from tests.store.contract import StoreContract
 from tests.support.root import ROOT
+from tests.support.store import FAILED, LEASE, PROGRESS, Caller, ManualClock, Opened, claim_one, new_caller
 
 
 class WatchedStore(SqliteStore):

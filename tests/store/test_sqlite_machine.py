@@ -17,7 +17,7 @@ from proxy.core.job import Draft, Status
 from proxy.store.contract import Store
 from proxy.store.sqlite.store import SqliteStore
 from proxy.store.types import Claim, ClaimLost, QueueRoom
-from tests.store.contract import LEASE, Caller, ManualClock, new_caller
+from tests.support.store import LEASE, Caller, ManualClock, new_caller
 
 T = TypeVar("T")
 
