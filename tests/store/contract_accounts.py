@@ -41,8 +41,8 @@ class AccountsContract(StoreFixtures):
     async def test_active_keys_returns_only_ids_of_known_unrevoked_keys(self, store: Store) -> None:
         first, revoked, third = [await store.create_key("web", digest) for digest in (b"1", b"2", b"3")]
         await store.revoke_key(revoked.id)
-        asked = [first.id, revoked.id, third.id, "key_unknown"]
-        assert await store.active_keys(asked) == {first.id, third.id}
+        ids = [first.id, revoked.id, third.id, "key_unknown"]
+        assert await store.active_keys(ids) == {first.id, third.id}
         assert await store.active_keys([]) == set()
 
     async def test_a_second_key_of_a_name_belongs_to_the_same_account(self, store: Store) -> None:
@@ -81,8 +81,8 @@ class AccountsContract(StoreFixtures):
         assert await caller.ledger() == [100, 50, -150]
 
     async def test_a_grant_to_an_unknown_account_returns_none(self, store: Store) -> None:
-        assert await store.grant("nobody", 5) is None
-        assert await store.account("acct_nobody") is None
+        assert await store.grant("unknown", 5) is None
+        assert await store.account("acct_unknown") is None
 
     async def test_a_grant_cannot_take_more_than_the_balance(self, store: Store, caller: Caller) -> None:
         with pytest.raises(errors.InsufficientTokens, match=r"^The account has 100 tokens: 101 cannot be taken\.$"):

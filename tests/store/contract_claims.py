@@ -49,8 +49,8 @@ class ClaimsContract(StoreFixtures):
     async def test_two_nodes_never_claim_the_same_job(self, store: Store, caller: Caller) -> None:
         for _ in range(20):
             await caller.admit(1)
-        taken = await asyncio.gather(*(store.claim(f"node-{n}", ROOMS, 3) for n in range(10)))
-        jobs = [claim.job.id for claims in taken for claim in claims]
+        batches = await asyncio.gather(*(store.claim(f"node-{n}", ROOMS, 3) for n in range(10)))
+        jobs = [claim.job.id for claims in batches for claim in claims]
         assert len(jobs) == len(set(jobs)) == 20
 
     async def test_a_finished_job_cannot_be_claimed(self, store: Store, caller: Caller, clock: ManualClock) -> None:
@@ -120,11 +120,11 @@ class ClaimsContract(StoreFixtures):
     async def test_unknown_claims_returns_the_node_s_claims_of_other_jobs(self, store: Store, caller: Caller) -> None:
         for _ in range(3):
             await caller.admit()
-        known, stray, other = [await claim_one(store, node) for node in ("a", "a", "b")]
-        assert await store.unknown_claims("a", {known.job.id, other.job.id}) == [stray]
-        await store.release(stray)
+        known, unknown, other = [await claim_one(store, node) for node in ("a", "a", "b")]
+        assert await store.unknown_claims("a", {known.job.id, other.job.id}) == [unknown]
+        await store.release(unknown)
         assert await store.unknown_claims("a", {known.job.id}) == []
-        assert (await claim_one(store, "b")).job.id == stray.job.id
+        assert (await claim_one(store, "b")).job.id == unknown.job.id
 
     async def test_a_released_job_can_be_claimed_at_once(self, store: Store, caller: Caller) -> None:
         await caller.admit()
@@ -291,11 +291,11 @@ class ClaimsContract(StoreFixtures):
         await (await new_caller(store, "other")).admit(20, most=1, line=2)
 
     async def test_concurrent_orders_cannot_exceed_the_backlog_s_limit(self, caller: Caller) -> None:
-        asked = (caller.admit(5, most=3, line=4) for _ in range(10))
-        taken = [job for job in await asyncio.gather(*asked, return_exceptions=True) if isinstance(job, Job)]
-        places = [job.detail for job in taken if job.detail]
-        assert places == [f"Waiting: number {place} in line" for place in (1, 2, 3, 4)]
-        assert len(taken) == 7
+        orders = (caller.admit(5, most=3, line=4) for _ in range(10))
+        admitted = [job for job in await asyncio.gather(*orders, return_exceptions=True) if isinstance(job, Job)]
+        positions = [job.detail for job in admitted if job.detail]
+        assert positions == [f"Waiting: number {position} in line" for position in (1, 2, 3, 4)]
+        assert len(admitted) == 7
         assert await caller.balance() == 65
 
     async def test_the_first_job_of_a_backlog_is_released_when_another_ends(self, store: Store, caller: Caller) -> None:
@@ -303,23 +303,23 @@ class ClaimsContract(StoreFixtures):
         claims = await store.claim("node-a", ROOMS, 10)
         await store.release_backlog(2, 10)
         assert await store.claim("node-a", ROOMS, 10) == []
-        for ended, goes_on in ((0, 2), (1, 3)):
+        for ended, next_job in ((0, 2), (1, 3)):
             await store.append(claims[ended], DONE)
             assert await store.claim("node-a", ROOMS, 10) == []
             await store.release_backlog(2, 10)
-            assert [claim.job.id for claim in await store.claim("node-a", ROOMS, 10)] == [jobs[goes_on].id]
+            assert [claim.job.id for claim in await store.claim("node-a", ROOMS, 10)] == [jobs[next_job].id]
 
     async def test_jobs_in_a_backlog_get_events_with_their_new_positions(self, store: Store, caller: Caller) -> None:
         jobs = [await caller.admit(1, most=1, line=9) for _ in range(4)]
         changes = store.changes()
         await store.append(await claim_one(store), DONE)
         await store.release_backlog(1, 10)
-        told = [(await soon(changes)).job for _ in range(3)]
-        assert told == [jobs[0].id, jobs[2].id, jobs[3].id]
-        places = [f"Waiting: number {place} in line" for place in (3, 2, 1)]
-        assert await details(store, jobs[3]) == [None, *places[:2]]
-        assert await details(store, jobs[2]) == [None, *places[1:]]
-        assert await details(store, jobs[1]) == [None, *places[2:]]
+        notified = [(await soon(changes)).job for _ in range(3)]
+        assert notified == [jobs[0].id, jobs[2].id, jobs[3].id]
+        positions = [f"Waiting: number {position} in line" for position in (3, 2, 1)]
+        assert await details(store, jobs[3]) == [None, *positions[:2]]
+        assert await details(store, jobs[2]) == [None, *positions[1:]]
+        assert await details(store, jobs[1]) == [None, *positions[2:]]
 
     async def test_an_unchanged_backlog_gets_no_events(self, store: Store, caller: Caller) -> None:
         jobs = [await caller.admit(1, most=1, line=9) for _ in range(3)]
@@ -332,8 +332,11 @@ class ClaimsContract(StoreFixtures):
         for _ in range(30):
             await store.append(await claim_one(store), DONE)
             await store.release_backlog(1, 10)
-        places = (30, 20, 10, 5, 4, 3, 2, 1)
-        assert await details(store, jobs[-1]) == [None, *(f"Waiting: number {place} in line" for place in places)]
+        positions = (30, 20, 10, 5, 4, 3, 2, 1)
+        assert await details(store, jobs[-1]) == [
+            None,
+            *(f"Waiting: number {position} in line" for position in positions),
+        ]
 
     async def test_a_new_order_does_not_overtake_the_backlog(self, store: Store, caller: Caller) -> None:
         jobs = [await caller.admit(1, most=1, line=9) for _ in range(2)]
@@ -416,12 +419,12 @@ class ClaimsContract(StoreFixtures):
         await store.release_backlog(1, 10)
         await store.release(claim)
         await store.release_backlog(1, 10)
-        places = [f"Waiting: number {place} in line" for place in (2, 1, 2)]
-        assert await details(store, jobs[2]) == [None, *places]
+        positions = [f"Waiting: number {position} in line" for position in (2, 1, 2)]
+        assert await details(store, jobs[2]) == [None, *positions]
 
-    @pytest.mark.parametrize(("most", "gone"), [(None, 3), (3, 2), (1, 0), (0, 0)])
+    @pytest.mark.parametrize(("most", "released"), [(None, 3), (3, 2), (1, 0), (0, 0)])
     async def test_a_backlog_survives_reopening_and_obeys_the_new_limit(
-        self, opened: Opened, most: int | None, gone: int
+        self, opened: Opened, most: int | None, released: int
     ) -> None:
         async with opened() as store:
             caller = await new_caller(store)
@@ -430,7 +433,7 @@ class ClaimsContract(StoreFixtures):
         async with opened() as store:
             await store.release_backlog(most, 10)
             claims = await store.claim("node-a", ROOMS, 10)
-            assert [claim.job.id for claim in claims] == [job.id for job in jobs[: gone + 1]]
+            assert [claim.job.id for claim in claims] == [job.id for job in jobs[: released + 1]]
 
     async def test_a_replay_returns_a_job_in_the_backlog(self, store: Store, caller: Caller) -> None:
         await caller.admit(1, most=1, line=1)

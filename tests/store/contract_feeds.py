@@ -235,10 +235,10 @@ class FeedsContract(StoreFixtures):
 
     async def test_a_position_below_a_deleted_event_returns_none(self, store: Store, caller: Caller) -> None:
         start = (await store.snapshot(caller.account)).head
-        gone, kept = await caller.admit(1), await caller.admit(1)
+        deleted, kept = await caller.admit(1), await caller.admit(1)
         claim = await claim_one(store)
         await store.append(claim, DONE)
-        await store.delete_job(caller.account, gone.id)
+        await store.delete_job(caller.account, deleted.id)
         assert await store.read_account(caller.account, start + 2, 10) is None
         feed = await store.read_account(caller.account, start + 3, 10)
         assert feed is not None
@@ -290,8 +290,8 @@ class FeedsContract(StoreFixtures):
         changes = store.changes()
         job = await caller.admit()
         await store.append(await claim_one(store), PROGRESS)
-        told = [await soon(changes) for _ in range(2)]
-        assert [change.event for change in told] == list(await store.read(job.id, 0))
+        published = [await soon(changes) for _ in range(2)]
+        assert [change.event for change in published] == list(await store.read(job.id, 0))
 
     async def test_feeds_and_snapshots_are_read_in_slices_of_bounded_size(self, store: Store, caller: Caller) -> None:
         start = (await store.snapshot(caller.account)).head

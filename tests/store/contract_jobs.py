@@ -75,7 +75,7 @@ class JobsContract(StoreFixtures):
 
     async def test_a_refused_order_leaves_its_idempotency_key_unused(self, store: Store, caller: Caller) -> None:
         with pytest.raises(errors.InsufficientTokens):
-            await caller.admit(1000, idempotency_key="once", fingerprint=b"dear")
+            await caller.admit(1000, idempotency_key="once", fingerprint=b"expensive")
         with pytest.raises(errors.NotFound):
             await caller.admit(20, idempotency_key="once", fingerprint=b"no asset", assets=["asset_gone"])
         admitted = await store.admit(caller.order(20, idempotency_key="once", fingerprint=b"cheap"))
@@ -92,7 +92,7 @@ class JobsContract(StoreFixtures):
 
     async def test_an_order_of_an_unknown_account_is_refused(self, store: Store) -> None:
         with pytest.raises(errors.NotFound):
-            await store.admit(Admission("acct_nobody", "key_nobody", Order("suno"), 0))
+            await store.admit(Admission("acct_unknown", "key_unknown", Order("suno"), 0))
 
     async def test_replay_finds_a_job_and_never_creates_one(self, store: Store, caller: Caller) -> None:
         order = caller.order(idempotency_key="once", fingerprint=b"1")
@@ -123,9 +123,9 @@ class JobsContract(StoreFixtures):
         await caller.admit(most=1)
 
     async def test_concurrent_orders_cannot_exceed_the_limit_of_unfinished_jobs(self, caller: Caller) -> None:
-        asked = (caller.admit(5, most=3) for _ in range(10))
-        answers = await asyncio.gather(*asked, return_exceptions=True)
-        assert sum(isinstance(answer, errors.RateLimited) for answer in answers) == 7
+        orders = (caller.admit(5, most=3) for _ in range(10))
+        outcomes = await asyncio.gather(*orders, return_exceptions=True)
+        assert sum(isinstance(outcome, errors.RateLimited) for outcome in outcomes) == 7
         assert await caller.balance() == 85
 
     async def test_a_replay_is_not_subject_to_the_limit_of_jobs(self, store: Store, caller: Caller) -> None:
@@ -293,8 +293,8 @@ class JobsContract(StoreFixtures):
         await store.delete_job(caller.account, job.id)
         await store.delete_job(caller.account, job.id)
         await store.request_cancel(caller.account, running.id)
-        told = [await soon(changes) for _ in range(2)]
-        assert told == [
+        published = [await soon(changes) for _ in range(2)]
+        assert published == [
             Change(caller.account, job.id, 0, deleted=True),
             Change(caller.account, running.id, 1, cancel=True),
         ]

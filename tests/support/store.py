@@ -16,13 +16,15 @@ from proxy.store.types import Admission, Asset, Change, Claim, Key, QueueRoom
 Opened = Callable[[], Store]
 
 LEASE = 30.0
+"""Lease of a claim, in seconds."""
+
 PROGRESS = Draft(Status.PROCESSING, {"detail": "Rendering"})
 DONE = Draft(Status.COMPLETED, {"url": "https://example.com/cat.mp4"})
 FAILED = Draft(Status.ERROR, {"message": "It broke.", "code": "upstream_failed", "refunded": 20}, refund=20)
 
 
 class ManualClock:
-    """A clock that stands still until it is told otherwise."""
+    """A clock that moves only when a test sets `time`."""
 
     def __init__(self) -> None:
         self.time = 1_790_000_000.0
@@ -39,7 +41,7 @@ class ManualClock:
 
 @dataclass(frozen=True)
 class Caller:
-    """An account at work: what the tests do most, in short words."""
+    """A client with an API key. It has short methods for the most frequent calls."""
 
     store: Store
     key: Key
@@ -61,27 +63,29 @@ class Caller:
         return account.tokens
 
     async def ledger(self) -> list[int]:
-        """The amounts of the whole ledger, oldest first."""
+        """Return the amounts of all ledger entries, oldest first."""
         return [entry.tokens for entry in reversed((await self.store.ledger(self.account, 1000)).items)]
 
 
 ROOMS = {"": QueueRoom(1000, 1e9)}
-"""One queue, in which there is always room."""
+"""One queue with unlimited room."""
 
 _digests = (number.to_bytes(32, "big") for number in count())
 
 
 async def new_caller(store: Store, name: str = "web", tokens: int = 100) -> Caller:
+    """Create a key for the account called `name`, and grant `tokens`."""
     return Caller(store, await store.create_key(name, next(_digests), tokens))
 
 
 async def claim_one(store: Store, node: str = "node-a") -> Claim:
+    """Claim the one next job."""
     (claim,) = await store.claim(node, ROOMS, 1)
     return claim
 
 
 async def details(store: Store, job: Job) -> list[str | None]:
-    """What each event of the job says in `detail`."""
+    """Return the field `detail` of each of the job's events."""
     return [orjson.loads(event.data).get("detail") for event in await store.read(job.id, 0)]
 
 
@@ -90,12 +94,13 @@ def new_asset(account: str, name: str = "asset_1", created_at: float = 5.0) -> A
 
 
 async def soon(changes: AsyncIterator[Change]) -> Change:
+    """Return the next change, within five seconds."""
     async with asyncio.timeout(5):
         return await anext(changes)
 
 
 def gist(change: Change) -> Change:
-    """A change without the event that it carries, and when that was handed in."""
+    """Return the change without its event and its time."""
     return change._replace(event=None, at=0.0)
 
 
