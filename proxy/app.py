@@ -44,8 +44,8 @@ from proxy.runner import housekeeping
 from proxy.runner.job_run import RunnerServices
 from proxy.runner.runner import Runner
 from proxy.store import marker, open_store
-from proxy.store.base import Store
 from proxy.store.blobs import Blobs
+from proxy.store.contract import Store
 from proxy.streams.feed import Feed
 from proxy.streams.stream import StreamOutsideMiddleware
 from proxy.telemetry import logs

@@ -13,7 +13,7 @@ from proxy.cli.run import loop_factory
 from proxy.telemetry.metrics import Metrics
 from tests.support.deployment import Deployment
 
-pytest.register_assert_rewrite("tests.store.contract")
+pytest.register_assert_rewrite("tests.support.store")
 
 STDERR = 2
 

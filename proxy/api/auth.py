@@ -15,7 +15,8 @@ from proxy.core import keys
 from proxy.core.clock import Clock
 from proxy.core.errors import NotFound, Unauthorized, Unavailable
 from proxy.core.links import Links, route_path
-from proxy.store.base import Key, Store
+from proxy.store.contract import Accounts
+from proxy.store.types import Key
 from proxy.streams.feed import Feed
 from proxy.upstream.fetch import account_at_work
 
@@ -44,7 +45,7 @@ class Caller:
 class Auth:
     """Reads a request's key or Link; every failure is the same 401 to whoever has neither."""
 
-    def __init__(self, store: Store, links: Links, clock: Clock, scrapers: str = "") -> None:
+    def __init__(self, store: Accounts, links: Links, clock: Clock, scrapers: str = "") -> None:
         self._store = store
         self._links = links
         self._clock = clock

@@ -16,7 +16,7 @@ from proxy.core.job import Order
 from proxy.core.links import Links
 from proxy.core.media_types import UNKNOWN, extension
 from proxy.providers.base import Provider, is_asset
-from proxy.store.base import Store
+from proxy.store.contract import Assets
 from proxy.upstream import client
 from proxy.upstream.client import File
 
@@ -85,7 +85,7 @@ class DryInputs:
     """The inputs of a dry run: nothing is read, fetched or uploaded."""
 
     account: str
-    store: Store
+    store: Assets
     links: Links
 
     async def files(self, refs: Sequence[str]) -> list[Placeholder]:

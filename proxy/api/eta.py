@@ -9,7 +9,7 @@ from typing import Final
 from proxy.core.clock import Clock
 from proxy.core.errors import Unavailable
 from proxy.core.job import Job
-from proxy.store.base import Store
+from proxy.store.contract import Jobs
 
 _NEWEST: Final = 200
 """Completed jobs of a model that are looked at."""
@@ -26,7 +26,7 @@ _BELIEVED: Final = 30.0
 class Eta:
     """What is known of every model's jobs; read from the store when it is asked for, and so the same on every node."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Jobs, clock: Clock) -> None:
         self._store = store
         self._clock = clock
         self._known: dict[str, tuple[float, Sequence[float]]] = {}

@@ -11,8 +11,9 @@ from proxy.core.clock import Clock
 from proxy.core.errors import NotFound, Unavailable
 from proxy.core.job import Job
 from proxy.core.links import Links
-from proxy.store.base import Key, Store
 from proxy.store.blobs import Blobs
+from proxy.store.contract import Store
+from proxy.store.types import Key
 from proxy.streams.feed import Feed
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.worker_metrics import WorkerMetrics

@@ -10,7 +10,7 @@ from proxy.core import keys as api_keys
 from proxy.core.clock import SystemClock
 from proxy.core.settings import Settings, load
 from proxy.store import open_store
-from proxy.store.base import Store
+from proxy.store.contract import Accounts
 
 _MOST_TOKENS: Final = 1 << 53
 """The largest whole number that every JSON reader keeps exactly."""
@@ -47,7 +47,7 @@ def list_keys() -> None:
         click.echo(f"{key.id}  {state:7}  {key.name}  {balances[key.account]} tokens")
 
 
-async def _keys_and_accounts(store: Store) -> tuple[Sequence[Any], Sequence[Any]]:
+async def _keys_and_accounts(store: Accounts) -> tuple[Sequence[Any], Sequence[Any]]:
     return await store.keys(), await store.accounts()
 
 
@@ -71,7 +71,7 @@ def grant(name: str, amount: int) -> None:
     click.echo(f"{account.name}  {account.tokens} tokens")
 
 
-def _with_store(work: Callable[[Store], Awaitable[Any]]) -> Any:
+def _with_store(work: Callable[[Accounts], Awaitable[Any]]) -> Any:
     async def opened() -> Any:
         async with open_store(load(Settings).store, SystemClock()) as store:
             return await work(store)

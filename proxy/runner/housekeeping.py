@@ -11,8 +11,8 @@ from typing import Final
 
 from proxy.core.clock import ClockSteps
 from proxy.core.errors import Unavailable
-from proxy.store.base import Store
 from proxy.store.blobs import Blobs
+from proxy.store.contract import Store
 
 log = logging.getLogger(__name__)
 

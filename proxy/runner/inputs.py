@@ -10,8 +10,8 @@ from proxy.core.job import Job
 from proxy.core.links import Links
 from proxy.core.media_types import extension
 from proxy.providers.base import is_asset
-from proxy.store.base import Store
 from proxy.store.blobs import Blobs
+from proxy.store.contract import Assets
 from proxy.upstream import breaker
 from proxy.upstream.client import File
 from proxy.upstream.fetch import Fetcher, FetchFailed, FileTooLarge, NotPublic, account_at_work
@@ -24,7 +24,7 @@ class JobInputs:
     """The inputs of one job: its account's assets, and URLs; each is read once, and all have at most `limit` bytes."""
 
     job: Job
-    store: Store
+    store: Assets
     blobs: Blobs
     fetcher: Fetcher
     links: Links

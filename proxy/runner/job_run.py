@@ -32,8 +32,9 @@ from proxy.providers import MODELS
 from proxy.providers.base import NewOutput, Provider, Update
 from proxy.runner.inputs import JobInputs
 from proxy.runner.polling import Pace, Polling
-from proxy.store.base import Claim, ClaimLost, Store
 from proxy.store.blobs import Blobs
+from proxy.store.contract import Store
+from proxy.store.types import Claim, ClaimLost
 from proxy.telemetry import trace
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream import breaker

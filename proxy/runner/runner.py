@@ -18,7 +18,7 @@ from proxy.core.errors import Unavailable
 from proxy.runner.job_run import JobRun, RunnerServices
 from proxy.runner.polling import REMEMBERED, Pace
 from proxy.runner.timer_wheel import TimerWheel
-from proxy.store.base import Claim, ClaimLost, QueueRoom, SweepResult
+from proxy.store.types import Claim, ClaimLost, QueueRoom, SweepResult
 from proxy.telemetry.metrics import gauge, total
 
 log = logging.getLogger(__name__)

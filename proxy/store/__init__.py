@@ -1,25 +1,35 @@
-"""What remembers: accounts, tokens, jobs, events, assets."""
+"""Storage: accounts, tokens, jobs, events and assets, in SQLite or Redis, and the bytes of media."""
+
+from typing import Final
 
 from proxy.core.clock import Clock
-from proxy.store.base import Store
-from proxy.store.sqlite.store import SqliteStore
+from proxy.store.contract import Store
+from proxy.store.sqlite.store import SqliteStore, SqliteTimes
 
-_SQLITE = "sqlite:///"
-_REDIS = ("redis://", "rediss://")
+_SQLITE_PREFIX: Final = "sqlite:///"
+_REDIS_PREFIXES: Final = ("redis://", "rediss://")
 
 
-def open_store(url: str, clock: Clock, *, lease: float = 30.0, exclusive: bool = False) -> Store:
-    """Give the store that `url` names, to be entered; `exclusive` is for a server, which runs jobs.
+def open_store(
+    url: str,
+    clock: Clock,
+    *,
+    lease: float = 30.0,
+    exclusive: bool = False,
+    sqlite_times: SqliteTimes = SqliteTimes(),  # noqa: B008 -- frozen
+) -> Store:
+    """Return the store at `url`, not yet entered. `exclusive` is for a server, which runs jobs.
 
-    A claim lasts `lease` seconds unless it is renewed.
+    A claim lasts `lease` seconds unless it is renewed. Raises ValueError for a URL that names no store.
     """
-    if url.startswith(_SQLITE) and url != _SQLITE:
-        return SqliteStore(url.removeprefix(_SQLITE), clock, lease=lease, exclusive=exclusive)
-    if url.startswith(_REDIS):
+    if url.startswith(_SQLITE_PREFIX) and url != _SQLITE_PREFIX:
+        path = url.removeprefix(_SQLITE_PREFIX)
+        return SqliteStore(path, clock, lease=lease, exclusive=exclusive, times=sqlite_times)
+    if url.startswith(_REDIS_PREFIXES):
         return _redis_store(url, clock, lease, serves=exclusive)
     scheme = url.partition("://")[0]
     raise ValueError(
-        f"No store is called {scheme!r}: use sqlite:///relative/path.db, sqlite:////absolute/path.db "
+        f"{scheme!r} is not a known kind of store: use sqlite:///relative/path.db, sqlite:////absolute/path.db "
         "or redis://host:6379/0."
     )
 

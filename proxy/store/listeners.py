@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
 
 from proxy.core import errors
-from proxy.store.base import Change
+from proxy.store.types import Change
 
 
 class ChangeListener:

@@ -7,8 +7,8 @@ from typing import Final
 
 from proxy.core.job import new_id
 from proxy.core.settings import BadSetting
-from proxy.store.base import Store
 from proxy.store.blobs import Blobs
+from proxy.store.contract import Store
 
 _NAME: Final = "blobs"
 

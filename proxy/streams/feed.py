@@ -19,7 +19,8 @@ from prometheus_client import Metric
 from proxy.core import sse
 from proxy.core.errors import Unavailable
 from proxy.core.job import Event
-from proxy.store.base import Change, Store
+from proxy.store.contract import Feeds
+from proxy.store.types import Change
 from proxy.telemetry.metrics import gauge, total
 
 log = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ class JobTail(Tail):
         """Whether the subscriber has had everything that there will ever be."""
         return self.ended and subscriber.cursor >= self.head
 
-    async def refresh(self, store: Store, known: int) -> None:
+    async def refresh(self, store: Feeds, known: int) -> None:
         """Read what there is, on until event `known` is here; one read at a time, whoever asks."""
         self._known = max(self._known, known)
         if self._reading:
@@ -156,7 +157,7 @@ class JobTail(Tail):
         finally:
             self._reading = False
 
-    async def _read(self, store: Store) -> None:
+    async def _read(self, store: Feeds) -> None:
         try:
             events = await store.read(self.job, len(self.frames), self.account)
         except Unavailable:
@@ -182,7 +183,7 @@ class AccountSubscriber(Subscriber, Protocol):
 class AccountTail(Tail):
     """One watched account. Frames are not kept: who lags reads the store."""
 
-    def __init__(self, account: str, store: Store) -> None:
+    def __init__(self, account: str, store: Feeds) -> None:
         super().__init__(account)
         self._store = store
         self._head = -1
@@ -304,7 +305,7 @@ class _Waiter:
 class Feed:
     """All tails of this process. `run` follows the store's changes until it is cancelled."""
 
-    def __init__(self, store: Store, heartbeat: float = 4.0, lag: Callable[[float], None] | None = None) -> None:
+    def __init__(self, store: Feeds, heartbeat: float = 4.0, lag: Callable[[float], None] | None = None) -> None:
         self._store = store
         self._lag = lag
         self._handed_in: list[float] = []

@@ -4,12 +4,15 @@ import asyncio
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import Any
 
 import httpx
 import orjson
 import pytest
 
+from proxy.store import open_store
+from proxy.store.sqlite.store import SqliteTimes
 from tests.support.deployment import NO_AUTHORITIES, Deployment
 
 
@@ -438,8 +441,6 @@ async def test_the_ledger_says_why_tokens_moved(deployment: Deployment) -> None:
 
 
 async def test_a_revoked_key_is_refused_at_once(deployment: Deployment) -> None:
-    from proxy.store import open_store
-
     async with open_store(deployment.store_url, deployment.clock) as store:
         await store.revoke_key((await store.keys())[0].id)
     assert (await deployment.http.get("/api/account")).status_code == 401
@@ -552,7 +553,7 @@ def locked(deployment: Deployment) -> Iterator[None]:
 async def test_an_order_that_cannot_be_recorded_is_503_and_no_job(
     unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.store.sqlite.store._PATIENCE", 0.05)
+    monkeypatch.setattr("proxy.app.open_store", partial(open_store, sqlite_times=SqliteTimes(busy=0.05)))
     async with unstarted as deployment:
         with locked(deployment):
             for path in ("/api/jobs", "/api/generate"):
@@ -567,7 +568,7 @@ async def test_an_order_that_cannot_be_recorded_is_503_and_no_job(
 async def test_a_running_job_waits_for_the_store_and_loses_nothing(
     unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.store.sqlite.store._PATIENCE", 0.05)
+    monkeypatch.setattr("proxy.app.open_store", partial(open_store, sqlite_times=SqliteTimes(busy=0.05)))
     async with unstarted as deployment:
         deployment.simulator.fault("gaga.submit", "slow", seconds=1, times=1)
         job = await deployment.submit("gaga-1", prompt="Hello")

@@ -11,8 +11,8 @@ import pytest
 from proxy.core import keys
 from proxy.core.errors import Unavailable
 from proxy.store import open_store
-from proxy.store.base import FeedSlice
 from proxy.store.sqlite.store import SqliteStore
+from proxy.store.types import FeedSlice
 from tests.support.deployment import NO_AUTHORITIES, Deployment
 
 

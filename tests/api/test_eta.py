@@ -10,8 +10,8 @@ import pytest
 from proxy.api.eta import Eta
 from proxy.core.job import Job
 from proxy.store.sqlite.store import SqliteStore
-from tests.store.contract import DONE, Caller, ManualClock, claim_one, new_caller
 from tests.support.deployment import Deployment
+from tests.support.store import DONE, Caller, ManualClock, claim_one, new_caller
 
 
 @pytest.fixture

@@ -19,8 +19,9 @@ import uvloop
 
 from proxy.core import keys
 from proxy.core.job import Draft, Order, Status
-from proxy.store.base import Admission, Claim, QueueRoom, Store
+from proxy.store.contract import Store
 from proxy.store.sqlite.store import SqliteStore
+from proxy.store.types import Admission, Claim, QueueRoom
 from tests.bench import machine
 from tests.bench.goals import EACH, OURS
 from tests.bench.plan import Plan

@@ -18,7 +18,8 @@ import uvloop
 
 from proxy.core.clock import SystemClock
 from proxy.store import open_store
-from proxy.store.base import Claim, Store
+from proxy.store.contract import Store
+from proxy.store.types import Claim
 from tests.bench import machine
 from tests.bench.goals import OURS
 from tests.bench.journal import DRAFT, Timer, claims

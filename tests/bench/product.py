@@ -22,8 +22,8 @@ from proxy.core.clock import Clock, SystemClock
 from proxy.core.job import Draft, Event, Order, Status
 from proxy.core.links import Links
 from proxy.core.settings import Settings, load
-from proxy.store.base import Admission, Change, Claim, QueueRoom
 from proxy.store.sqlite.store import SqliteStore
+from proxy.store.types import Admission, Change, Claim, QueueRoom
 from tests.bench.publish import fields, obey
 
 NODE = "bench"
@@ -69,7 +69,7 @@ class Store(SqliteStore):
     def tell_unrecorded(self, account: str, events: Sequence[Event]) -> None:
         for event in events:
             self._unrecorded[event.job].append(event)
-        self._tell([Change(account, event.job, event.n, event=event) for event in events])
+        self._publish([Change(account, event.job, event.n, event=event) for event in events])
 
 
 class Publishing:
@@ -110,8 +110,8 @@ class Publishing:
         return Event(job.id, n, DATA % (job.id.encode(), n, time.monotonic_ns()), final=False, position=n)
 
 
-def _open_store(url: str, clock: Clock, *, lease: float = 30.0, exclusive: bool = False) -> Store:
-    return Store(url.removeprefix("sqlite:///"), clock, lease=lease, exclusive=exclusive)
+def _open_store(url: str, clock: Clock, **options: Any) -> Store:
+    return Store(url.removeprefix("sqlite:///"), clock, **options)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ import pytest
 from aiohttp import web
 
 from proxy.core.clock import SystemClock
-from proxy.store.base import Claim, QueueRoom
 from proxy.store.sqlite.store import SqliteStore
+from proxy.store.types import Claim, QueueRoom
 from tests.runner.test_runner import reached
 from tests.support.deployment import Deployment
 from tests.support.site import Site

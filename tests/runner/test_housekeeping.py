@@ -9,8 +9,8 @@ import pytest
 
 from proxy.runner.housekeeping import sweep
 from proxy.store import open_store
-from proxy.store.base import Store
 from proxy.store.blobs import Blobs, asset_blob
+from proxy.store.contract import Store
 from tests.support.deployment import Deployment
 
 PNG = Deployment.media("image")

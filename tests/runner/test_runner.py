@@ -13,8 +13,8 @@ from proxy.core.errors import JobError, Unavailable
 from proxy.core.job import Order
 from proxy.runner.job_run import JobRun
 from proxy.store import open_store
-from proxy.store.base import Admission
 from proxy.store.blobs import Blobs
+from proxy.store.types import Admission
 from tests.support.deployment import Deployment, JumpClock
 from tests.support.ports import free_port
 from tests.support.site import Site

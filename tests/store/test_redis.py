@@ -14,10 +14,13 @@ import pytest
 from proxy.core import errors
 from proxy.core.job import Draft, Job, Order, Output, Role, Status
 from proxy.store import open_store
-from proxy.store.base import Change, ClaimLost, QueueRoom, Store
+from proxy.store.contract import Store
 from proxy.store.redis import connection
 from proxy.store.redis.store import RedisStore
-from tests.store.contract import (
+from proxy.store.types import Change, ClaimLost, QueueRoom
+from tests.store.contract import StoreContract
+from tests.support.redis_server import SAFE, Gate, RedisServer, contents, flush, shared_server
+from tests.support.store import (
     DONE,
     FAILED,
     LEASE,
@@ -25,7 +28,6 @@ from tests.store.contract import (
     ROOMS,
     ManualClock,
     Opened,
-    StoreContract,
     claim_one,
     details,
     gist,
@@ -33,7 +35,6 @@ from tests.store.contract import (
     new_caller,
     soon,
 )
-from tests.support.redis_server import SAFE, Gate, RedisServer, contents, flush, shared_server
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ import math
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import rule
 
-from proxy.store.base import Store
+from proxy.store.contract import Store
 from proxy.store.redis.store import RedisStore
-from tests.store.contract import LEASE, Caller
 from tests.store.test_sqlite_machine import SqliteMachine
 from tests.support.redis_server import flush, shared_server
+from tests.support.store import LEASE, Caller
 
 
 class RedisMachine(SqliteMachine):

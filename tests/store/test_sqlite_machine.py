@@ -1,4 +1,4 @@
-"""The store against a model of it: whatever is asked, in whatever order, tokens and events come out right."""
+"""Random histories of calls against the store and a model of it: tokens and events always agree."""
 
 import asyncio
 import shutil
@@ -14,9 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from proxy.core import errors
 from proxy.core.job import Draft, Status
-from proxy.store.base import Claim, ClaimLost, QueueRoom, Store
+from proxy.store.contract import Store
 from proxy.store.sqlite.store import SqliteStore
-from tests.store.contract import LEASE, Caller, ManualClock, new_caller
+from proxy.store.types import Claim, ClaimLost, QueueRoom
+from tests.support.store import LEASE, Caller, ManualClock, new_caller
 
 T = TypeVar("T")
 
@@ -24,13 +25,13 @@ NAMES = st.sampled_from(["web", "app"])
 NODES = st.sampled_from(["node-a", "node-b"])
 ENDS = st.sampled_from([Status.COMPLETED, Status.ERROR, Status.CANCELED])
 PICK = st.integers(0, 99)
-BOUNDED, MOST, LINE = "app", 2, 3
-"""The account that has a line, its unfinished jobs outside of it, and in it."""
+LIMITED, MAX_UNFINISHED, MAX_BACKLOG = "app", 2, 3
+"""The account with limits, its limit of unfinished jobs outside the backlog, and of jobs in the backlog."""
 
 
 @dataclass
 class Expected:
-    """What the model knows of a job."""
+    """The model of a job."""
 
     account: str
     tokens: int
@@ -40,14 +41,14 @@ class Expected:
     cancel: bool = False
     turn: int = 0
     waiting: bool = True
-    in_line: bool = False
-    told: int = 0
-    """The place in line that its newest such event tells."""
+    in_backlog: bool = False
+    position: int = 0
+    """The position in the backlog that its newest event says."""
 
 
 class SqliteMachine(RuleBasedStateMachine):
     claim_renews = False
-    """Whether a claim that finds something prolongs the node's other leases."""
+    """True if a claim that finds jobs extends the node's other leases."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +99,7 @@ class SqliteMachine(RuleBasedStateMachine):
 
     @rule(name=NAMES, tokens=st.integers(0, 30), key=st.sampled_from([None, "1", "2"]), body=st.binary(max_size=1))
     def admit(self, name: str, tokens: int, key: str | None, body: bytes) -> None:
-        limits = {"most": MOST, "line": LINE} if name == BOUNDED else {}
+        limits = {"most": MAX_UNFINISHED, "line": MAX_BACKLOG} if name == LIMITED else {}
         order = self.callers[name].order(tokens, idempotency_key=key, fingerprint=body, **limits)
         earlier = self.replays.get((name, key or ""))
         try:
@@ -107,7 +108,7 @@ class SqliteMachine(RuleBasedStateMachine):
             assert earlier
         except errors.RateLimited:
             assert not earlier
-            assert len(self.line) == LINE
+            assert len(self.backlog) == MAX_BACKLOG
         except errors.InsufficientTokens:
             assert not earlier
             assert self.balances[name] < tokens
@@ -115,13 +116,13 @@ class SqliteMachine(RuleBasedStateMachine):
             assert admitted.replayed == bool(earlier)
             assert earlier in {None, admitted.job.id}
             if not admitted.replayed:
-                self.accepted(name, key, tokens, admitted.job.id)
+                self.add_job(name, key, tokens, admitted.job.id)
 
-    def accepted(self, name: str, key: str | None, tokens: int, job: str) -> None:
-        stands = name == BOUNDED and (len(self.line) > 0 or self.outside >= MOST)
-        expected = self.jobs[job] = Expected(name, tokens, in_line=stands)
-        if stands:
-            expected.told, expected.events = len(self.line), 2
+    def add_job(self, name: str, key: str | None, tokens: int, job: str) -> None:
+        joins_backlog = name == LIMITED and (len(self.backlog) > 0 or self.outside >= MAX_UNFINISHED)
+        expected = self.jobs[job] = Expected(name, tokens, in_backlog=joins_backlog)
+        if joins_backlog:
+            expected.position, expected.events = len(self.backlog), 2
         else:
             expected.turn = self.next_turn(name)
         self.balances[name] -= tokens
@@ -133,24 +134,24 @@ class SqliteMachine(RuleBasedStateMachine):
         return self.turns[name]
 
     @property
-    def line(self) -> list[Expected]:
-        """Who stands in it, the first first: jobs are kept in the sequence of their orders."""
-        return [expected for expected in self.jobs.values() if expected.in_line and expected.waiting]
+    def backlog(self) -> list[Expected]:
+        """Return the jobs in the backlog, in the order of their admission."""
+        return [expected for expected in self.jobs.values() if expected.in_backlog and expected.waiting]
 
     @property
     def outside(self) -> int:
-        unfinished = [expected for expected in self.jobs.values() if expected.account == BOUNDED and not expected.over]
-        return len(unfinished) - len(self.line)
+        unfinished = [expected for expected in self.jobs.values() if expected.account == LIMITED and not expected.over]
+        return len(unfinished) - len(self.backlog)
 
     @rule()
     def release_backlog(self) -> None:
-        going = self.line[: max(MOST - self.outside, 0)]
-        assert self.run(self.store.release_backlog(MOST, 10)) == len(going)
-        for expected in going:
-            expected.in_line, expected.turn = False, self.next_turn(BOUNDED)
-        for place, expected in enumerate(self.line, 1):
-            expected.events += expected.told != place
-            expected.told = place
+        released = self.backlog[: max(MAX_UNFINISHED - self.outside, 0)]
+        assert self.run(self.store.release_backlog(MAX_UNFINISHED, 10)) == len(released)
+        for expected in released:
+            expected.in_backlog, expected.turn = False, self.next_turn(LIMITED)
+        for position, expected in enumerate(self.backlog, 1):
+            expected.events += expected.position != position
+            expected.position = position
 
     @rule(node=NODES, limit=st.integers(1, 3), room=st.integers(0, 4))
     def claim(self, node: str, limit: int, room: int) -> None:
@@ -168,12 +169,12 @@ class SqliteMachine(RuleBasedStateMachine):
         self.claims += claims
 
     def looked(self) -> None:
-        """A claim has shown which leases were renewed since the one before."""
+        """Update the model after a claim, which shows the leases renewed since the last one."""
 
     def expected_claims(self, node: str, limit: int, room: int) -> list[str]:
         free = sorted(job for job, expected in self.jobs.items() if not expected.over and self.free(job, node))
         at_once = [job for job in free if not self.jobs[job].waiting or self.jobs[job].cancel][:limit]
-        queued = {job: expected for job, expected in self.jobs.items() if not (expected.in_line or expected.over)}
+        queued = {job: expected for job, expected in self.jobs.items() if not (expected.in_backlog or expected.over)}
         taken = {job for job, expected in queued.items() if not expected.waiting or job in at_once}
         left = max(min(room - len(taken), limit - len(at_once)), 0)
         in_turn = sorted((self.jobs[job].turn, job) for job in free if job in queued.keys() - taken)

@@ -13,8 +13,8 @@ from starlette.types import Message, Send
 from proxy.core import sse
 from proxy.core.errors import Unavailable
 from proxy.core.job import Draft, Event, Job, Order, Status
-from proxy.store.base import Admission, Change, Claim, FeedSlice, QueueRoom
 from proxy.store.sqlite.store import SqliteStore
+from proxy.store.types import Admission, Change, Claim, FeedSlice, QueueRoom
 from proxy.streams.feed import AccountTail, Feed, JobTail
 from proxy.streams.stream import AccountStream, JobStream, LineStream
 from tests.support.deployment import JumpClock

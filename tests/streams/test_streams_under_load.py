@@ -14,8 +14,8 @@ from starlette.types import Receive, Scope, Send
 from proxy.cli.serve import listen
 from proxy.core.job import Draft, Order, Status
 from proxy.serving.protocol import Http
-from proxy.store.base import Admission, Claim, QueueRoom
 from proxy.store.sqlite.store import SqliteStore
+from proxy.store.types import Admission, Claim, QueueRoom
 from proxy.streams.feed import Feed
 from proxy.streams.stream import FeedResponse, JobStream, StreamOutsideMiddleware
 

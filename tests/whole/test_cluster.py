@@ -16,7 +16,7 @@ from proxy.core.clock import SystemClock
 from proxy.core.settings import BadSetting
 from proxy.simulator import Simulator
 from proxy.store import open_store
-from proxy.store.base import Shared
+from proxy.store.contract import Shared
 from proxy.upstream.breaker import Breaker, Exchange
 from proxy.upstream.rate_limit import RateLimiter
 from tests.support.deployment import NO_AUTHORITIES, Deployment, JumpClock, events_of

@@ -18,8 +18,8 @@ from proxy.core.errors import FieldError, NotFound, TooLarge, UnsupportedType
 from proxy.core.job import new_id
 from proxy.core.media_types import SNIFFED, sniff
 from proxy.core.tracks import Read, with_tracks
-from proxy.store.base import Asset, Key
 from proxy.store.blobs import asset_blob
+from proxy.store.types import Asset, Key
 from proxy.upstream.fetch import FetchFailed, FileTooLarge, NotPublic, check_public
 
 _MULTIPART_ROOM: Final = 1 << 16

@@ -21,7 +21,7 @@ from proxy.core.job import Event, Job, Order, Status
 from proxy.core.media_types import kind_of
 from proxy.providers import MODELS
 from proxy.providers.base import Passage, Reference, is_asset
-from proxy.store.base import Admission, Admitted, Asset, Key
+from proxy.store.types import Admission, Admitted, Asset, Key
 from proxy.streams.feed import JobTail
 from proxy.streams.stream import FeedResponse, JobStream, LineStream, RetryLater
 from proxy.upstream.fetch import NotPublic, check_public

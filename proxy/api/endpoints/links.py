@@ -12,7 +12,7 @@ from proxy.api.request import answer, record, refuse_fields
 from proxy.api.services import ApiServices
 from proxy.core.clock import rfc3339
 from proxy.core.errors import FieldError, InvalidRequest, NotFound
-from proxy.store.base import Key
+from proxy.store.types import Key
 
 _PATH: Final = re.compile(
     r"/api/(?:events|jobs/(?P<job>\w+)/(?:events|content(?:/[0-9]{1,8})?)|assets/(?P<asset>\w+)/content)", re.ASCII

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, WithJsonSchema
 
 from proxy.core.errors import JobError, PollcastError
 from proxy.core.job import Kind, Role, Status
-from proxy.store.base import Cause
+from proxy.store.types import Cause
 
 
 def codes(kind: type[PollcastError]) -> list[str]:

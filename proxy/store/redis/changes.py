@@ -14,9 +14,9 @@ from weakref import WeakKeyDictionary
 from redis.exceptions import RedisError
 
 from proxy.core.job import Event
-from proxy.store.base import Change
 from proxy.store.listeners import ChangeListener
 from proxy.store.redis.connection import Command, RedisConnection
+from proxy.store.types import Change
 
 log = logging.getLogger(__name__)
 

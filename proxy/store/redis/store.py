@@ -28,7 +28,9 @@ from proxy.core.clock import Clock, SystemClock
 from proxy.core.job import Draft, Event, Job, Status, Ticket, encode, new_id, position_event
 from proxy.core.provider_health import MEMORY, Told
 from proxy.store import job_json
-from proxy.store.base import (
+from proxy.store.redis.changes import BLOCK, ChangeReader, event_of
+from proxy.store.redis.connection import LIBRARY, Pipeline, RedisConnection, check
+from proxy.store.types import (
     AT_ONCE,
     BACKLOG,
     PAGE_BYTES,
@@ -50,11 +52,10 @@ from proxy.store.base import (
     announced_positions,
     cannot_pay,
     cannot_take,
+    check_refund,
     first_places,
     too_many_jobs,
 )
-from proxy.store.redis.changes import BLOCK, ChangeReader, event_of
-from proxy.store.redis.connection import LIBRARY, Pipeline, RedisConnection, check
 
 log = logging.getLogger(__name__)
 
@@ -689,8 +690,7 @@ def _lost(claim: Claim) -> ClaimLost:
 def _after(job: Job, draft: Draft, ticket: Ticket | None, now: float) -> tuple[Job, bytes]:
     """The job once the draft is recorded, and the event that says so."""
     after = job.after(draft, now)
-    if draft.refund and not (draft.status.final and 0 < draft.refund <= job.tokens):
-        raise ValueError(f"{job.id} cost {job.tokens}: {draft.refund} cannot be refunded with {draft.status!r}.")
+    check_refund(job, draft)
     if ticket is not None:
         after = replace(after, ticket=ticket)
     return after, encode(after, draft, after.event, now)
