@@ -15,7 +15,7 @@ from proxy.core import errors
 from proxy.core.job import Draft, Job, Order, Output, Role, Status
 from proxy.store import open_store
 from proxy.store.base import Change, ClaimLost, QueueRoom, Store
-from proxy.store.redis import connection
+from proxy.store.redis.connection import RedisTimes
 from proxy.store.redis.store import RedisStore
 from tests.store.contract import (
     DONE,
@@ -34,6 +34,8 @@ from tests.store.contract import (
     soon,
 )
 from tests.support.redis_server import SAFE, Gate, RedisServer, contents, flush, shared_server
+
+NO_RETRIES = RedisTimes(retries=0)
 
 
 @pytest.fixture
@@ -81,9 +83,10 @@ async def behind_gate(gate: Gate, clock: ManualClock) -> AsyncIterator[Store]:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is tried again by itself."""
-    monkeypatch.setattr(connection, "_TRIES", 0)
+async def impatient(gate: Gate, clock: ManualClock) -> AsyncIterator[Store]:
+    """A store behind the gate that does not retry."""
+    async with RedisStore(gate.url, clock, lease=LEASE, times=NO_RETRIES) as store:
+        yield store
 
 
 async def look(store: Store) -> None:
@@ -274,20 +277,18 @@ async def test_a_claim_whose_answer_is_lost_takes_no_job_from_its_node(behind_ga
     assert [claim.job.id for claim in await behind_gate.claim("node-a", ROOMS, 2)] == [jobs[2].id]
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_a_claim_that_was_given_up_is_answered_by_the_next(behind_gate: Store, gate: Gate) -> None:
-    job = await (await new_caller(behind_gate)).admit()
+async def test_a_claim_that_was_given_up_is_answered_by_the_next(impatient: Store, gate: Gate) -> None:
+    job = await (await new_caller(impatient)).admit()
     gate.lose_answers(1)
     with pytest.raises(errors.Unavailable):
-        await behind_gate.claim("node-a", ROOMS, 1)
-    assert [claim.job.id for claim in await behind_gate.claim("node-a", ROOMS, 1)] == [job.id]
+        await impatient.claim("node-a", ROOMS, 1)
+    assert [claim.job.id for claim in await impatient.claim("node-a", ROOMS, 1)] == [job.id]
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_a_claim_that_was_given_up_is_given_back_at_the_close(
     gate: Gate, opened: Opened, clock: ManualClock
 ) -> None:
-    async with RedisStore(gate.url, clock, lease=LEASE) as store:
+    async with RedisStore(gate.url, clock, lease=LEASE, times=NO_RETRIES) as store:
         job = await (await new_caller(store)).admit()
         gate.lose_answers(1)
         with pytest.raises(errors.Unavailable):
@@ -322,48 +323,43 @@ async def test_an_event_is_recorded_once_though_its_answer_is_lost(
     assert await caller.balance() == 80 + draft.refund
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("draft", [PROGRESS, FAILED])
 async def test_a_holder_that_says_again_what_was_recorded_records_it_once(
-    behind_gate: Store, gate: Gate, clock: ManualClock, draft: Draft
+    impatient: Store, gate: Gate, clock: ManualClock, draft: Draft
 ) -> None:
-    caller = await new_caller(behind_gate)
+    caller = await new_caller(impatient)
     await caller.admit()
-    claim = await claim_one(behind_gate)
+    claim = await claim_one(impatient)
     gate.lose_answers(1)
     with pytest.raises(errors.Unavailable):
-        await behind_gate.append(claim, draft)
+        await impatient.append(claim, draft)
     clock.time += 5
-    job = await behind_gate.append(claim, draft)
+    job = await impatient.append(claim, draft)
     assert job.event == 2
-    assert len(await behind_gate.read(job.id, 0)) == 2
+    assert len(await impatient.read(job.id, 0)) == 2
     assert await caller.ledger() == [100, -20, 20][: 3 if draft.refund else 2]
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_a_holder_that_says_something_else_after_a_lost_answer_records_both(
-    behind_gate: Store, gate: Gate
-) -> None:
-    await (await new_caller(behind_gate)).admit()
-    claim = await claim_one(behind_gate)
+async def test_a_holder_that_says_something_else_after_a_lost_answer_records_both(impatient: Store, gate: Gate) -> None:
+    await (await new_caller(impatient)).admit()
+    claim = await claim_one(impatient)
     gate.lose_answers(1)
     with pytest.raises(errors.Unavailable):
-        await behind_gate.append(claim, PROGRESS)
-    job = await behind_gate.append(claim, Draft(Status.PROCESSING, {"detail": "Uploading"}))
+        await impatient.append(claim, PROGRESS)
+    job = await impatient.append(claim, Draft(Status.PROCESSING, {"detail": "Uploading"}))
     assert (job.event, job.detail) == (3, "Uploading")
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_a_lost_answer_makes_no_holder_overwrite_what_it_recorded(behind_gate: Store, gate: Gate) -> None:
-    caller = await new_caller(behind_gate)
+async def test_a_lost_answer_makes_no_holder_overwrite_what_it_recorded(impatient: Store, gate: Gate) -> None:
+    caller = await new_caller(impatient)
     await caller.admit()
-    claim = await claim_one(behind_gate)
+    claim = await claim_one(impatient)
     gate.lose_answers(1)
     with pytest.raises(errors.Unavailable):
-        await behind_gate.append(claim, PROGRESS, {"id": "t-1"})
-    job = await behind_gate.record_intent(claim)
+        await impatient.append(claim, PROGRESS, {"id": "t-1"})
+    job = await impatient.record_intent(claim)
     assert (job.event, job.ticket, job.detail) == (2, {"id": "t-1"}, "Rendering")
-    assert await behind_gate.job(caller.account, job.id) == job
+    assert await impatient.job(caller.account, job.id) == job
 
 
 async def test_an_intent_and_its_withdrawal_stand_though_their_answers_are_lost(
@@ -399,13 +395,10 @@ async def test_what_is_deleted_names_its_blobs_though_the_answer_is_lost(
 # --- Redis goes away ---
 
 
-async def test_nothing_acknowledged_is_lost_when_redis_dies(
-    own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # On a busy machine its start takes longer than a call waits for it.
-    monkeypatch.setattr(connection, "_LONG", 20)
-    monkeypatch.setattr(connection, "_TRIES", 100)
-    async with RedisStore(own_server.url) as store:
+async def test_nothing_acknowledged_is_lost_when_redis_dies(own_server: RedisServer) -> None:
+    # On a busy machine, starting Redis takes longer than the default retries.
+    times = RedisTimes(retries=100, retry_time=20)
+    async with RedisStore(own_server.url, times=times) as store:
         caller = await new_caller(store, tokens=1_000_000)
         changes = store.changes()
         jobs: dict[str, Job] = {}
@@ -434,19 +427,18 @@ async def test_nothing_acknowledged_is_lost_when_redis_dies(
         assert positions == list(range(positions[0], positions[0] + len(jobs)))
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_every_call_says_so_while_redis_is_away(behind_gate: Store, gate: Gate) -> None:
-    caller = await new_caller(behind_gate)
+async def test_every_call_says_so_while_redis_is_away(impatient: Store, gate: Gate) -> None:
+    caller = await new_caller(impatient)
     gate.shut()
     calls: list[Callable[[], Awaitable[Any]]] = [
-        behind_gate.ping,
+        impatient.ping,
         caller.admit,
         caller.balance,
-        lambda: behind_gate.claim("node-a", ROOMS, 1),
-        lambda: behind_gate.release_backlog(1, 1),
-        lambda: behind_gate.renew("node-a"),
-        lambda: behind_gate.read("job_1", 0),
-        lambda: behind_gate.key(b"1"),
+        lambda: impatient.claim("node-a", ROOMS, 1),
+        lambda: impatient.release_backlog(1, 1),
+        lambda: impatient.renew("node-a"),
+        lambda: impatient.read("job_1", 0),
+        lambda: impatient.key(b"1"),
     ]
     for call in calls:
         with pytest.raises(errors.Unavailable, match="The store cannot serve now: "):
@@ -481,13 +473,9 @@ async def test_what_waits_for_redis_is_told_soon_and_then_at_once(behind_gate: S
     assert loop.time() - begun - patient < 1
 
 
-async def test_a_redis_that_takes_and_does_not_answer_is_not_tried_for_long(
-    gate: Gate, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "_PATIENCE", 0.05)
-    monkeypatch.setattr(connection, "_LONG", 0.01)
-
-    async with RedisStore(gate.url, clock) as store:
+async def test_a_redis_that_does_not_reply_is_not_retried_for_long(gate: Gate, clock: ManualClock) -> None:
+    times = RedisTimes(timeout=0.05, retry_time=0.01)
+    async with RedisStore(gate.url, clock, times=times) as store:
         gate.answering.clear()
         before = gate.writes
         with pytest.raises(errors.Unavailable):
@@ -505,16 +493,13 @@ async def test_connections_that_were_reset_while_nobody_used_them_are_made_anew(
         await behind_gate.ping()
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_connections_that_are_cut_while_they_are_made_are_redis_being_away(
-    behind_gate: Store, gate: Gate
-) -> None:
+async def test_connections_that_are_cut_while_they_are_made_are_redis_being_away(impatient: Store, gate: Gate) -> None:
     gate.shut()
     for _ in range(300):
         with pytest.raises(errors.Unavailable):
-            await behind_gate.ping()
+            await impatient.ping()
     gate.open()
-    await behind_gate.ping()
+    await impatient.ping()
 
 
 async def test_a_change_in_words_of_a_newer_version_is_told_as_lost_and_those_after_it_as_ever(
@@ -580,10 +565,9 @@ async def test_a_redis_that_came_back_as_an_older_self_is_told_as_lost_changes(
 
 
 async def test_leases_that_lapsed_while_redis_was_away_are_left_to_their_holders(
-    gate: Gate, clock: ManualClock, opened: Opened, monkeypatch: pytest.MonkeyPatch
+    gate: Gate, clock: ManualClock, opened: Opened
 ) -> None:
-    monkeypatch.setattr(connection, "_TRIES", 0)
-    async with opened() as a, RedisStore(gate.url, clock, lease=LEASE) as b:
+    async with opened() as a, RedisStore(gate.url, clock, lease=LEASE, times=NO_RETRIES) as b:
         await (await new_caller(a)).admit()
         claim = await claim_one(a, "a")
         await look(b)
@@ -816,7 +800,7 @@ async def test_settings_that_may_not_be_read_are_warned_of(tmp_path: Path, caplo
         async with RedisStore(server.url, serves=True) as store:
             await store.ping()
             (warning,) = caplog.messages
-    assert "cannot be checked" in warning
+    assert "Cannot check whether this Redis keeps acknowledged writes" in warning
     assert "appendfsync always" in warning
 
 
@@ -835,22 +819,20 @@ async def test_a_newer_schema_is_refused(server: RedisServer) -> None:
             pass
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_a_redis_that_is_not_there_is_unavailable_and_its_password_is_not_told(
     gate: Gate, caplog: pytest.LogCaptureFixture
 ) -> None:
     gate.shut()
     caplog.set_level(logging.DEBUG)
     with pytest.raises(errors.Unavailable) as refusal:
-        async with RedisStore(gate.url.replace("redis://", "redis://user:hush-hush@")):
+        async with RedisStore(gate.url.replace("redis://", "redis://user:hush-hush@"), times=NO_RETRIES):
             pass
     assert "hush-hush" not in refusal.value.message + caplog.text
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_a_wrong_password_is_unavailable_and_is_not_told(server: RedisServer) -> None:
     with pytest.raises(errors.Unavailable, match="password") as refusal:
-        async with RedisStore(server.url.replace("redis://", "redis://user:hush-hush@")):
+        async with RedisStore(server.url.replace("redis://", "redis://user:hush-hush@"), times=NO_RETRIES):
             pass
     assert "hush-hush" not in refusal.value.message
 

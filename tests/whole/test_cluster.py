@@ -272,8 +272,8 @@ async def test_a_node_works_over_tls_with_a_password_that_it_tells_nobody(
     ("options", "why"),
     [
         ("", "certificate verify failed"),
-        ("?ssl_ca_certs=/nowhere.pem", "A file that .*ssl_ca_certs.*: .*No such file"),
-        ("?ssl_cert_reqs=perhaps", "no URL of a Redis .*perhaps"),
+        ("?ssl_ca_certs=/nowhere.pem", "A file named .*ssl_ca_certs.*: .*No such file"),
+        ("?ssl_cert_reqs=perhaps", "not the URL of a Redis .*perhaps"),
     ],
 )
 async def test_a_redis_that_proves_nothing_is_refused_with_the_reason(behind_tls: str, options: str, why: str) -> None:

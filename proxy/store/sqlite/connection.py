@@ -16,7 +16,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from proxy.core import errors
 from proxy.core.job import Job
 from proxy.store.base import Change
-from proxy.store.listeners import answer, unavailable
+from proxy.store.listeners import resolve, unavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -151,7 +151,7 @@ class ConnectionThread:
 
     def _answer(self, batch: list[_Task], outcomes: list[Any], told: list[Change]) -> None:
         self._tell(told)
-        answer((future for future, _ in batch), outcomes)
+        resolve((future for future, _ in batch), outcomes)
 
 
 def _of_the_file(error: Exception) -> bool:
