@@ -40,7 +40,7 @@ class NodeLeases:
             for node, value in found.items()
         }
 
-    def expired(self) -> str:
+    def list_expired(self) -> str:
         """Return the dead nodes and their values, as `name value name value ...`."""
         end = self._clock.monotonic() - self._seconds
         return " ".join(f"{node} {value}" for node, (value, since) in self._observed.items() if since <= end)

@@ -39,7 +39,7 @@ def stream_id_of(entry: str) -> str:
     """
     try:
         number = int(ULID.from_str(entry.removeprefix("entry_")))
-    except ValueError:  # not an id of ours
+    except ValueError:  # not the id of a ledger entry
         return f"{_MAX_STREAM_PART}-{_MAX_STREAM_PART}" if entry > "entry_" else "0-1"
     return f"{number >> 80}-{min(number & (1 << 80) - 1, _MAX_STREAM_PART)}" if number else "0-1"
 

@@ -89,7 +89,7 @@ class RedisStore:
         self._unanswered_claims: dict[str, str] = {}
         """By node: the id of its last claim, while its reply is missing."""
         self._has_released = False
-        """Whether this process has called `release_backlog` before."""
+        """True after the first call of `release_backlog`."""
         self._last_change = 0
         """The number of the newest change that this process has recorded."""
 
@@ -290,7 +290,7 @@ class RedisStore:
             # While Redis is away or refuses writes, no node can renew its lease. So for the length of a lease after
             # that, expired leases are left to their holders. The same holds after the start of this process, which
             # does not know whether Redis was available before.
-            expired = self._leases.expired() if self._writes.available_for() >= self._lease else ""
+            expired = self._leases.list_expired() if self._writes.available_for() >= self._lease else ""
             found, nodes = await self._write("claim", node, once, now, expired, now + self._lease, limit, *queues)
             self._leases.observe(nodes)
             del self._unanswered_claims[node]

@@ -65,7 +65,7 @@ local function release_account(account, most, limit, now)
   return {account, #released, waiting - #released}
 end
 
--- Release jobs from the backlogs that have to be examined. Return an entry per backlog, as `release_account` does.
+-- Release jobs from the backlogs that must be examined. Return an entry per backlog, as `release_account` does.
 -- With `all` = '1' examine every backlog: a node does so in its first call, because its limit may differ from the last.
 -- A repeated call does not return the entries of the first one again.
 function commands.release_backlog(most, limit, now, all)

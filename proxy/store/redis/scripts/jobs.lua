@@ -27,7 +27,7 @@ local function list_entry(job, status, model, once)
 end
 
 -- Return the job's entry in its account's list, then its status, model and idempotency key.
--- Return nil if the account has no such job.
+-- Return nil if the account does not have the job.
 local function find_list_entry(account, job)
   local entry = call('ZRANGEBYLEX', 'pollcast:jobs:' .. account, '[' .. job .. '|', '(' .. job .. '}', 'LIMIT', 0, 1)[1]
   if entry then

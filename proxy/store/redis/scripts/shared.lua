@@ -26,7 +26,7 @@
 --               turns:Q                hash: account -> its last turn in Q; '' -> the turn that was served last
 --               busy:Q                 set: the jobs of Q that occupy its room
 --               waiting:line:A         the backlog of account A, as the queue 'line:A'; so since:line:A, turns:line:A
---               lines, moved           sets: accounts with a backlog; those whose backlog has to be examined
+--               lines, moved           sets: accounts with a backlog; those whose backlog must be examined
 --               free                   sorted set by name: jobs without a holder that may be claimed without room
 --               nodes                  hash: node -> a value that each renewal of its lease changes
 --               held:N, took:N         sorted set by name: the jobs of node N; hash: its last claim, with its jobs
