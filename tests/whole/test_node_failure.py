@@ -70,7 +70,7 @@ async def test_a_node_resumed_after_losing_its_jobs_changes_nothing(nodes: Clust
             assert not nodes.holds(suspended)
         finally:
             suspended.wake()
-        await asyncio.sleep(PAUSED)  # time for the resumed node to do what it was about to do
+        await asyncio.sleep(PAUSED)  # time for the resumed node to continue its interrupted work
         assert nodes.simulator.calls["gaga.submit"] == JOBS
         assert await asyncio.gather(*(events_of(running, job) for job in jobs)) == events
     async with at(suspended, key) as woken:

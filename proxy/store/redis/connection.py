@@ -31,11 +31,15 @@ _HEALTH_CHECK_INTERVAL: Final = 15.0
 _PIPELINE_BATCH: Final = 256
 """Maximum number of commands in one write."""
 
-_FILES: Final = ("shared", "accounts", "claims", "jobs", "feeds", "assets", "retention", "providers")
-"""The files of the script in this order, because a file uses the locals of the files before it."""
-_FOLDER: Final = files("proxy.store.redis") / "scripts"
+SCRIPT_NAMES: Final = ("shared", "accounts", "claims", "jobs", "feeds", "assets", "retention", "providers")
+"""The parts of the script in this order, because a file uses the locals of the files before it."""
+SCRIPT_FOLDER: Final = files("proxy.store.redis") / "scripts"
+"""The folder of these files."""
 LIBRARY: Final = "\n".join(
-    [*((_FOLDER / f"{name}.lua").read_text() for name in _FILES), "return commands[ARGV[1]](unpack(ARGV, 2))"]
+    [
+        *((SCRIPT_FOLDER / f"{name}.lua").read_text() for name in SCRIPT_NAMES),
+        "return commands[ARGV[1]](unpack(ARGV, 2))",
+    ]
 )
 """The one script that holds all commands. `scripts/shared.lua` explains it."""
 

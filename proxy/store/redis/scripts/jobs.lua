@@ -207,7 +207,7 @@ end
 
 -- Return the `before` of the next call, or '' at the end of the list, then up to `limit` records, newest first.
 -- A call reads at most 1,000 list entries. It ends early after the record that exceeds `max_bytes`, unless that is the
--- first record of the page. `had` is the number of records that earlier calls found for the same page.
+-- first record of the page. `had` is the number of records that earlier calls returned for the same page.
 function commands.jobs(account, before, limit, max_bytes, had, status, model)
   local highest = before == '' and '+' or '(' .. before
   local entries = call('ZREVRANGEBYLEX', 'pollcast:jobs:' .. account, highest, '-', 'LIMIT', 0, 1000)
