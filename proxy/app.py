@@ -43,8 +43,8 @@ from proxy.providers.base import Provider
 from proxy.runner import housekeeping
 from proxy.runner.job_run import RunnerServices
 from proxy.runner.runner import Runner
-from proxy.store import marker, open_store
-from proxy.store.blobs import Blobs
+from proxy.store import open_store
+from proxy.store.blobs import Blobs, check_shared
 from proxy.store.contract import Store
 from proxy.streams.feed import Feed
 from proxy.streams.stream import StreamOutsideMiddleware
@@ -165,7 +165,7 @@ class Pollcast:
             store = await stack.enter_async_context(opened)
         self._warn_of_open_folders()
         if store.shared is not None:
-            await marker.prove_shared(store, blobs)
+            await check_shared(store, blobs)
         fetcher = await stack.enter_async_context(Fetcher())
         links = Links(
             await _secrets(settings, store),

@@ -1,4 +1,4 @@
-"""A job as the backends keep it: one JSON object, whose fields are the job's own."""
+"""JSON encoding of a job, in which both backends keep it: one object with the fields of `Job`."""
 
 import orjson
 
@@ -6,12 +6,12 @@ from proxy.core.job import Job, Order, Output, Status
 
 
 def dump(job: Job) -> bytes:
-    """Write a job's record; `load` reads it back."""
-    return orjson.dumps(job, default=dict)  # `default`: a record's mappings need not be dictionaries
+    """Return the job as JSON. `load` reads it."""
+    return orjson.dumps(job, default=dict)  # `default`: the mappings of a job need not be dictionaries
 
 
 def load(data: bytes | str) -> Job:
-    """Read what `dump` wrote."""
+    """Return the job that `dump` wrote."""
     record = orjson.loads(data)
     record["order"] = Order(**record["order"])
     record["status"] = Status(record["status"])

@@ -1,4 +1,4 @@
-"""Who waits for a store, whichever it is: callers for their answers, listeners for changes."""
+"""Delivery of results that both backends share: futures for callers, and listeners for changes."""
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,31 +9,34 @@ from proxy.store.types import Change
 
 
 class ChangeListener:
-    """One iterator over the changes; the store knows it weakly, so one that is dropped leaves nothing behind."""
+    """Asynchronous iterator over changes, as `Store.changes()` returns it.
+
+    The store keeps only a weak reference, so a listener without another reference is garbage-collected.
+    """
 
     def __init__(self) -> None:
         self._queue = asyncio.Queue[Sequence[Change] | None]()
-        self._told: Iterator[Change] = iter(())
+        self._batch: Iterator[Change] = iter(())
         self.put = self._queue.put_nowait
-        """Takes those of a commit together (a queue costs more than all else that is done with a change); None ends."""
+        """Add the changes of one commit, or None to end the iteration. Batches matter: the queue is the costly part."""
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Change:
-        while (change := next(self._told, None)) is None:
-            told = await self._queue.get()
-            if told is None:
-                self.put(None)  # the end stays the end
+        while (change := next(self._batch, None)) is None:
+            batch = await self._queue.get()
+            if batch is None:
+                self.put(None)  # every further step ends as well
                 raise StopAsyncIteration
-            self._told = iter(told)
+            self._batch = iter(batch)
         return change
 
 
-def answer(callers: Iterable["asyncio.Future[Any]"], outcomes: Iterable[Any]) -> None:
-    """Give each caller its outcome; one that is an exception is raised."""
+def resolve(callers: Iterable["asyncio.Future[Any]"], outcomes: Iterable[Any]) -> None:
+    """Set the outcome of each caller's future: an exception if the outcome is one, else a result."""
     for caller, outcome in zip(callers, outcomes, strict=True):
-        if caller.done():  # it was canceled; what it asked for has happened nevertheless
+        if caller.done():  # it was canceled, although the store carried out the call
             continue
         if isinstance(outcome, Exception):
             caller.set_exception(outcome)
@@ -42,7 +45,7 @@ def answer(callers: Iterable["asyncio.Future[Any]"], outcomes: Iterable[Any]) ->
 
 
 def unavailable(error: Exception) -> errors.Unavailable:
-    """The store's own error as ours, with its reason."""
-    said = errors.Unavailable(f"The store cannot serve now: {str(error).rstrip('.')}.")
-    said.__cause__ = error
-    return said
+    """Return an `errors.Unavailable` with the reason of a backend's error, which becomes its cause."""
+    failure = errors.Unavailable(f"The store cannot serve now: {str(error).rstrip('.')}.")
+    failure.__cause__ = error
+    return failure

@@ -16,69 +16,69 @@ def blobs(tmp_path: Path) -> Blobs:
     return Blobs(str(tmp_path / "var" / "assets"))
 
 
-async def pieces(*chunks: bytes) -> AsyncIterator[bytes]:
+async def chunks_of(*chunks: bytes) -> AsyncIterator[bytes]:
     for chunk in chunks:
         yield chunk
 
 
-async def streamed(blobs: Blobs, name: str, start: int, end: int) -> bytes:
+async def read_range(blobs: Blobs, name: str, start: int, end: int) -> bytes:
     return b"".join([chunk async for chunk in blobs.stream(name, start, end)])
 
 
-async def test_what_was_put_is_read(blobs: Blobs) -> None:
+async def test_stored_bytes_are_read_back(blobs: Blobs) -> None:
     await blobs.put("asset_1", b"\0\xff bytes")
     assert await blobs.read("asset_1") == b"\0\xff bytes"
     assert await blobs.size("asset_1") == 8
 
 
-async def test_putting_replaces(blobs: Blobs) -> None:
+async def test_put_replaces_the_bytes_stored_before(blobs: Blobs) -> None:
     await blobs.put("asset_1", b"first, and longer")
     await blobs.put("asset_1", b"second")
     assert await blobs.read("asset_1") == b"second"
 
 
-async def test_no_bytes_are_bytes_too(blobs: Blobs) -> None:
+async def test_a_blob_may_be_empty(blobs: Blobs) -> None:
     await blobs.put("asset_1", b"")
     assert await blobs.read("asset_1") == b""
     assert await blobs.size("asset_1") == 0
 
 
-async def test_bytes_may_come_in_pieces(blobs: Blobs) -> None:
-    await blobs.put("asset_1", pieces(b"one ", b"", b"two ", b"three"))
+async def test_put_accepts_chunks(blobs: Blobs) -> None:
+    await blobs.put("asset_1", chunks_of(b"one ", b"", b"two ", b"three"))
     assert await blobs.read("asset_1") == b"one two three"
 
 
-async def test_no_pieces_are_no_bytes(blobs: Blobs) -> None:
-    await blobs.put("asset_1", pieces())
+async def test_put_without_chunks_stores_an_empty_blob(blobs: Blobs) -> None:
+    await blobs.put("asset_1", chunks_of())
     assert await blobs.read("asset_1") == b""
 
 
-async def test_many_megabytes_in_pieces_arrive_whole(blobs: Blobs) -> None:
+async def test_many_megabytes_in_chunks_are_stored_completely(blobs: Blobs) -> None:
     megabyte = bytes(range(256)) * 4096
-    await blobs.put("asset_1", pieces(*[megabyte] * 12, b"end"))
+    await blobs.put("asset_1", chunks_of(*[megabyte] * 12, b"end"))
     assert await blobs.size("asset_1") == 12 * len(megabyte) + 3
-    assert await streamed(blobs, "asset_1", 12 * len(megabyte) - 1, 12 * len(megabyte) + 3) == b"\xffend"
+    assert await read_range(blobs, "asset_1", 12 * len(megabyte) - 1, 12 * len(megabyte) + 3) == b"\xffend"
 
 
-async def test_pieces_that_break_off_leave_nothing_and_say_why(blobs: Blobs) -> None:
-    async def breaking() -> AsyncIterator[bytes]:
+async def test_a_failing_iterator_stores_nothing_and_raises_its_error(blobs: Blobs) -> None:
+    async def failing() -> AsyncIterator[bytes]:
         yield b"one"
         raise TooLarge("The file is too large.")
 
     with pytest.raises(TooLarge):
-        await blobs.put("asset_1", breaking())
+        await blobs.put("asset_1", failing())
     with pytest.raises(FileNotFoundError):
         await blobs.read("asset_1")
 
 
-async def test_pieces_that_break_off_leave_what_was_there(blobs: Blobs) -> None:
-    async def breaking() -> AsyncIterator[bytes]:
+async def test_a_failing_iterator_keeps_the_bytes_stored_before(blobs: Blobs) -> None:
+    async def failing() -> AsyncIterator[bytes]:
         yield b"one"
         raise TooLarge("The file is too large.")
 
     await blobs.put("asset_1", b"before")
     with pytest.raises(TooLarge):
-        await blobs.put("asset_1", breaking())
+        await blobs.put("asset_1", failing())
     assert await blobs.read("asset_1") == b"before"
 
 
@@ -86,30 +86,28 @@ async def test_pieces_that_break_off_leave_what_was_there(blobs: Blobs) -> None:
     ("start", "end", "expected"),
     [(0, 10, b"0123456789"), (0, 1, b"0"), (3, 6, b"345"), (9, 10, b"9"), (4, 4, b""), (6, 3, b"")],
 )
-async def test_a_stretch_is_streamed_from_start_up_to_not_including_end(
-    blobs: Blobs, start: int, end: int, expected: bytes
-) -> None:
+async def test_a_range_is_streamed_without_its_end(blobs: Blobs, start: int, end: int, expected: bytes) -> None:
     await blobs.put("asset_1", b"0123456789")
-    assert await streamed(blobs, "asset_1", start, end) == expected
+    assert await read_range(blobs, "asset_1", start, end) == expected
 
 
-async def test_a_long_stretch_comes_in_pieces(blobs: Blobs) -> None:
+async def test_a_long_range_is_streamed_in_chunks(blobs: Blobs) -> None:
     await blobs.put("asset_1", bytes(1 << 20))
     lengths = [len(chunk) async for chunk in blobs.stream("asset_1", 0, 1 << 20)]
     assert len(lengths) > 1
     assert sum(lengths) == 1 << 20
 
 
-async def test_what_is_not_there_is_a_file_not_found(blobs: Blobs) -> None:
+async def test_reading_a_missing_blob_raises_file_not_found(blobs: Blobs) -> None:
     with pytest.raises(FileNotFoundError):
         await blobs.read("asset_1")
     with pytest.raises(FileNotFoundError):
         await blobs.size("asset_1")
     with pytest.raises(FileNotFoundError):
-        await streamed(blobs, "asset_1", 0, 1)
+        await read_range(blobs, "asset_1", 0, 1)
 
 
-async def test_what_was_deleted_is_gone(blobs: Blobs) -> None:
+async def test_delete_removes_only_the_named_blob(blobs: Blobs) -> None:
     await blobs.put("asset_1", b"bytes")
     await blobs.put("asset_2", b"others")
     await blobs.delete("asset_1")
@@ -118,16 +116,16 @@ async def test_what_was_deleted_is_gone(blobs: Blobs) -> None:
     assert await blobs.read("asset_2") == b"others"
 
 
-async def test_deleting_what_is_not_there_is_nothing(blobs: Blobs) -> None:
+async def test_deleting_a_missing_blob_does_nothing(blobs: Blobs) -> None:
     await blobs.delete("asset_1")
 
 
-async def test_bytes_outlive_the_one_who_put_them(tmp_path: Path) -> None:
+async def test_another_instance_reads_the_stored_bytes(tmp_path: Path) -> None:
     await Blobs(str(tmp_path)).put("asset_1", b"bytes")
     assert await Blobs(str(tmp_path)).read("asset_1") == b"bytes"
 
 
-async def test_a_place_that_cannot_serve_is_unavailable_and_does_not_tell_where_it_is(tmp_path: Path) -> None:
+async def test_the_error_of_a_failing_storage_does_not_contain_its_path(tmp_path: Path) -> None:
     place = tmp_path / "secret-place"
     blobs = Blobs(str(place))
     place.rmdir()
@@ -137,13 +135,13 @@ async def test_a_place_that_cannot_serve_is_unavailable_and_does_not_tell_where_
     assert "secret-place" not in caught.value.message
 
 
-async def test_a_place_may_be_an_object_store_s_url() -> None:
+async def test_the_storage_may_be_the_url_of_an_object_store() -> None:
     blobs = Blobs("memory:///")
     await blobs.put("asset_1", b"bytes")
     assert await blobs.read("asset_1") == b"bytes"
 
 
-async def test_what_was_written_before_a_time_is_listed(blobs: Blobs) -> None:
+async def test_older_lists_blobs_by_prefix_and_time(blobs: Blobs) -> None:
     await blobs.put("assets/a/1", b"bytes")
     await blobs.put("assets/a/2", b"bytes")
     await blobs.put("outputs/b/1", b"bytes")
@@ -153,7 +151,7 @@ async def test_what_was_written_before_a_time_is_listed(blobs: Blobs) -> None:
     assert [name async for name in blobs.older("nothing", now + 60)] == []
 
 
-async def test_a_folder_goes_with_the_last_file_in_it(blobs: Blobs, tmp_path: Path) -> None:
+async def test_an_empty_folder_is_deleted_with_its_last_file(blobs: Blobs, tmp_path: Path) -> None:
     await blobs.put("outputs/job_1/0", b"bytes")
     await blobs.delete("outputs/job_1/0")
     assert not (tmp_path / "var" / "assets" / "outputs").exists()
@@ -161,18 +159,18 @@ async def test_a_folder_goes_with_the_last_file_in_it(blobs: Blobs, tmp_path: Pa
     assert await blobs.read("outputs/job_1/0") == b"bytes again"
 
 
-# --- an object store: what is said to it (S3, "Uploading and copying objects using multipart upload") ---
+# --- requests to an object store (S3, "Uploading and copying objects using multipart upload") ---
 
 
 class Bucket:
-    """As much of S3 as an upload needs; it keeps what it was told, by request and by part."""
+    """The part of S3 that an upload needs. It records the requests, and the size of each part."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.requests: list[str] = []
         self.parts: dict[int, int] = {}
 
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        self.told.append(f"{request.method} {sorted(request.query)}")
+    async def respond(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(f"{request.method} {sorted(request.query)}")
         if "partNumber" in request.query:
             self.parts[int(request.query["partNumber"])] = len(await request.read())
             return web.Response(headers={"ETag": '"part"'})
@@ -193,37 +191,37 @@ def object_store(site: Site, monkeypatch: pytest.MonkeyPatch) -> Blobs:
     return Blobs("s3://bucket/prefix")
 
 
-async def megabytes(count: int, *, breaking: bool = False) -> AsyncIterator[bytes]:
+async def megabytes(count: int, *, failing: bool = False) -> AsyncIterator[bytes]:
     for _ in range(count):
         yield bytes(1 << 20)
-    if breaking:
+    if failing:
         raise TooLarge("The file is too large.")
 
 
-async def test_an_object_store_is_given_parts_of_a_few_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_upload_to_an_object_store_has_parts_of_five_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
     bucket = Bucket()
-    async with Site(bucket.answer) as site:
+    async with Site(bucket.respond) as site:
         await object_store(site, monkeypatch).put("asset_1", megabytes(12))
     assert bucket.parts == {1: 5 << 20, 2: 5 << 20, 3: 2 << 20}
-    assert bucket.told[-1] == "POST ['uploadId']"
+    assert bucket.requests[-1] == "POST ['uploadId']"
 
 
-async def test_an_upload_to_an_object_store_that_breaks_off_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failing_upload_to_an_object_store_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
     bucket = Bucket()
-    async with Site(bucket.answer) as site:
+    async with Site(bucket.respond) as site:
         with pytest.raises(TooLarge):
-            await object_store(site, monkeypatch).put("asset_1", megabytes(12, breaking=True))
-        while "DELETE ['uploadId']" not in bucket.told:
+            await object_store(site, monkeypatch).put("asset_1", megabytes(12, failing=True))
+        while "DELETE ['uploadId']" not in bucket.requests:
             await asyncio.sleep(0.005)
-    assert "POST ['uploadId']" not in bucket.told
+    assert "POST ['uploadId']" not in bucket.requests
 
 
-async def test_the_operator_is_told_all_that_an_object_store_says_of_a_refusal(
+async def test_the_log_contains_the_error_document_of_an_object_store(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def refuse(_: web.Request) -> web.StreamResponse:
-        said = '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>InvalidAccessKeyId</Code></Error>'
-        return web.Response(status=403, text=said, content_type="application/xml")
+        document = '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>InvalidAccessKeyId</Code></Error>'
+        return web.Response(status=403, text=document, content_type="application/xml")
 
     async with Site(refuse) as site:
         with pytest.raises(Unavailable):

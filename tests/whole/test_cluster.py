@@ -1,4 +1,4 @@
-"""Several nodes on one real Redis: what one of them was asked, any of them answers."""
+"""Several nodes on one real Redis: each one serves the jobs, keys and assets of the others."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ from proxy.upstream.breaker import Breaker, Exchange
 from proxy.upstream.rate_limit import RateLimiter
 from tests.support.deployment import NO_AUTHORITIES, Deployment, JumpClock, events_of
 from tests.support.outcomes import failed, sending_for
-from tests.support.redis_server import SAFE, Gate, RedisServer, flush, shared_server, tls_options
+from tests.support.redis_server import SAFE, FaultyProxy, RedisServer, flush, shared_server, tls_options
 
 Nodes = tuple[Deployment, Deployment]
 _SPEED = 20.0
@@ -29,7 +29,7 @@ PASSWORD = "hush/hush%"
 
 
 def node(folder: Path, **options: object) -> Deployment:
-    """A node on the Redis of this test process; time is real, and the providers are quick."""
+    """Return a node on the Redis of this test process, with real time and fast providers."""
     values = {"poll_interval": 0.05, **options}
     deployment = Deployment(folder, SystemClock(), provider=values, store_url=shared_server().url)
     deployment.simulator = Simulator(speed=_SPEED)
@@ -38,14 +38,14 @@ def node(folder: Path, **options: object) -> Deployment:
 
 @pytest.fixture
 async def nodes(tmp_path: Path) -> AsyncIterator[Nodes]:
-    """Two nodes with one store, one place for bytes, and the same providers: those of the first."""
+    """Two nodes with one store, one blob storage, and the providers of the first node."""
     flush(shared_server())
     async with node(tmp_path) as a, node(tmp_path, base_url=a.simulator.origin) as b:
         yield a, b
 
 
-async def driven_by_a(nodes: Nodes) -> str:
-    """A job that never ends, and that the first node has taken and drives."""
+async def start_endless_job_at_a(nodes: Nodes) -> str:
+    """Order a job that never ends, wait until the first node runs it, and return its id."""
     a, _ = nodes
     job = str((await a.submit("gaga-1", prompt="[stuck] Hello"))["id"])
     async with a.open("GET", f"/api/jobs/{job}/events") as response:
@@ -55,8 +55,8 @@ async def driven_by_a(nodes: Nodes) -> str:
     return job
 
 
-async def running(deployment: Deployment) -> str:
-    """A job that goes on for a while, of which polls bring no news."""
+async def start_slow_job(deployment: Deployment) -> str:
+    """Order a slow job, wait until it runs, and return its id. Its polls return nothing new for a while."""
     job = str((await deployment.submit("gaga-1", prompt="[slow] Hello"))["id"])
     async with deployment.open("GET", f"/api/jobs/{job}/events") as response:
         async for message in EventSource(response).aiter_sse():
@@ -75,7 +75,7 @@ async def test_an_order_at_one_node_is_streamed_by_the_other(nodes: Nodes) -> No
     assert await b.balance() == 1980
 
 
-async def test_a_stream_that_broke_at_one_node_goes_on_at_the_other_without_gap_or_repetition(nodes: Nodes) -> None:
+async def test_a_stream_resumes_at_another_node_without_gap_or_repetition(nodes: Nodes) -> None:
     a, b = nodes
     seen = []
     async with a.open("POST", "/api/generate", json={"model": "gaga-1", "prompt": "[slow] Hello"}) as response:
@@ -89,30 +89,30 @@ async def test_a_stream_that_broke_at_one_node_goes_on_at_the_other_without_gap_
     assert events_of(seen)[-1]["status"] == "Completed"
 
 
-async def test_the_feed_of_an_account_tells_at_either_node_what_happens_at_the_other(nodes: Nodes) -> None:
+async def test_an_account_feed_carries_the_events_of_both_nodes(nodes: Nodes) -> None:
     a, b = nodes
     for asked, watched in ((a, b), (b, a)):
         async with watched.open("GET", "/api/events") as response:
             messages = EventSource(response).aiter_sse()
             assert (await anext(messages)).event == "ready"
             job = await asked.submit("gaga-1", prompt="Hello")
-            told = []
+            events = []
             async for message in messages:
-                told.append(message.json())
-                if told[-1]["status"] == "Completed":
+                events.append(message.json())
+                if events[-1]["status"] == "Completed":
                     break
-            assert {event["job"] for event in told} == {job["id"]}
-            assert [event["n"] for event in told] == list(range(1, len(told) + 1))
+            assert {event["job"] for event in events} == {job["id"]}
+            assert [event["n"] for event in events] == list(range(1, len(events) + 1))
 
 
 @pytest.mark.parametrize("at", [0, 1])
-async def test_a_cancel_reaches_a_job_whichever_node_drives_it(nodes: Nodes, at: int) -> None:
-    job = await driven_by_a(nodes)
+async def test_a_cancel_at_any_node_reaches_the_job(nodes: Nodes, at: int) -> None:
+    job = await start_endless_job_at_a(nodes)
     assert (await nodes[at].http.post(f"/api/jobs/{job}/cancel")).status_code == 202
     assert (await nodes[at].ended(job))["status"] == "Canceled"
 
 
-async def test_an_account_has_one_limit_and_one_line_at_all_nodes(tmp_path: Path) -> None:
+async def test_an_account_has_one_limit_and_backlog_over_all_nodes(tmp_path: Path) -> None:
     flush(shared_server())
     a = node(tmp_path)
     a.settings |= {"max_jobs": 1, "queue": 2}
@@ -132,12 +132,12 @@ async def test_an_account_has_one_limit_and_one_line_at_all_nodes(tmp_path: Path
         assert events_of(streams[0])[-1]["status"] == "Completed"
 
 
-async def test_a_node_that_gets_a_job_back_which_it_had_lost_drives_it_once_and_goes_on(tmp_path: Path) -> None:
+async def test_a_node_that_reclaims_a_lost_job_runs_it_once(tmp_path: Path) -> None:
     server = shared_server()
     flush(server)
     async with node(tmp_path) as deployment, asyncio.timeout(60):
-        job = await running(deployment)
-        with server.client as client:  # as if another had taken it over, and let go of it
+        job = await start_slow_job(deployment)
+        with server.client as client:  # as if another node had claimed and released it
             before = int(client.hincrby(f"pollcast:work:{job}", "epoch", 1))
             client.zadd("pollcast:free", {job: 0})
             while int(client.hget(f"pollcast:work:{job}", "epoch")) == before:
@@ -149,13 +149,13 @@ async def test_a_node_that_gets_a_job_back_which_it_had_lost_drives_it_once_and_
             assert (await deployment.generate("suno", prompt="Hello"))[-1]["status"] == "Completed"
 
 
-async def test_a_job_whose_end_redis_has_forgotten_is_taken_up_again(tmp_path: Path) -> None:
+async def test_a_job_whose_end_redis_lost_is_resumed(tmp_path: Path) -> None:
     (files := tmp_path / "redis").mkdir()
     with RedisServer(files) as server:
         deployment = node(tmp_path)
         deployment.store_url = server.url
         async with deployment, asyncio.timeout(60):
-            job = await running(deployment)
+            job = await start_slow_job(deployment)
             shutil.copytree(files, kept := tmp_path / "kept")
             assert (await deployment.http.get(f"/api/jobs/{job}")).json()["status"] == "Processing"
             assert (await deployment.ended(job))["status"] == "Completed"
@@ -168,54 +168,54 @@ async def test_a_job_whose_end_redis_has_forgotten_is_taken_up_again(tmp_path: P
             assert await deployment.balance() == 980
 
 
-async def test_how_many_jobs_wait_is_not_told_while_nobody_can_count_them(
+async def test_the_metric_of_waiting_jobs_is_absent_while_redis_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.runner.runner._COUNT", 0.01)
     server = shared_server()
     flush(server)
-    async with Gate(server) as gate, asyncio.timeout(60):
+    async with FaultyProxy(server) as faulty_proxy, asyncio.timeout(60):
         deployment = node(tmp_path, concurrency=1)
-        deployment.store_url = gate.url
+        deployment.store_url = faulty_proxy.url
         async with deployment:
             for _ in range(2):
                 await deployment.submit("gaga-1", prompt="[stuck]")
             waiting = 'pollcast_jobs_waiting{queue="Gaga"} 1.0'
             while waiting not in (await deployment.http.get("/metrics")).text:
                 await asyncio.sleep(0.01)
-            gate.shut()
+            faulty_proxy.disconnect()
             while "pollcast_jobs_waiting{" in (await deployment.http.get("/metrics")).text:
                 await asyncio.sleep(0.01)
-            gate.open()
+            faulty_proxy.reconnect()
             while waiting not in (await deployment.http.get("/metrics")).text:
                 await asyncio.sleep(0.01)
 
 
-async def test_a_job_that_one_node_deletes_is_gone_at_the_other_which_had_just_streamed_it(nodes: Nodes) -> None:
+async def test_a_job_deleted_at_one_node_is_404_at_the_other(nodes: Nodes) -> None:
     a, b = nodes
     job = (await a.submit("gaga-1", prompt="Hello"))["id"]
     assert (await b.ended(job))["status"] == "Completed"
     assert (await a.http.delete(f"/api/jobs/{job}")).status_code == 204
 
-    async def gone() -> None:
+    async def wait_until_deleted() -> None:
         while (await b.http.get(f"/api/jobs/{job}/events")).status_code != 404:
             await asyncio.sleep(0.01)
 
-    await asyncio.wait_for(gone(), 2)
+    await asyncio.wait_for(wait_until_deleted(), 2)
 
 
-async def test_a_link_that_one_node_signed_and_bytes_that_it_took_are_good_at_the_other(nodes: Nodes) -> None:
+async def test_links_and_assets_of_one_node_work_at_the_other(nodes: Nodes) -> None:
     a, b = nodes
     asset = await a.asset()
     link = (await a.generate("gpt-image-2", prompt="[b64] Hello"))[-1]["outputs"][0]["url"]
     assert (await b.http.get(f"/api/assets/{asset}/content")).content == a.media("image")
-    async with httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES) as anybody:
-        answer = await anybody.get(link.replace(a.origin, b.origin))
-    assert answer.status_code == 200
-    assert answer.headers["content-type"].startswith("image/")
+    async with httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES) as without_key:
+        response = await without_key.get(link.replace(a.origin, b.origin))
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("image/")
 
 
-async def test_a_key_revoked_beside_the_nodes_is_refused_by_both(nodes: Nodes) -> None:
+async def test_a_key_revoked_by_another_process_is_refused_by_both_nodes(nodes: Nodes) -> None:
     a, b = nodes
     key = await a.new_key("other")
     headers = {"Authorization": f"Bearer {key}"}
@@ -225,22 +225,22 @@ async def test_a_key_revoked_beside_the_nodes_is_refused_by_both(nodes: Nodes) -
         assert found
         await store.revoke_key(found.id)
 
-    async def refused() -> None:
+    async def wait_until_refused() -> None:
         while [(await each.http.get("/api/account", headers=headers)).status_code for each in (a, b)] != [401, 401]:
             await asyncio.sleep(0.05)
 
-    await asyncio.wait_for(refused(), 2)
+    await asyncio.wait_for(wait_until_refused(), 2)
 
 
 @pytest.mark.usefixtures("nodes")
-async def test_a_node_whose_bytes_are_in_a_directory_of_its_own_is_refused_with_one_line(tmp_path: Path) -> None:
+async def test_a_node_with_another_blob_storage_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match=r"^POLLCAST_ASSETS: [^\n]+$"):
         async with node(tmp_path / "elsewhere"):
             pass
     assert not list((tmp_path / "elsewhere/assets").iterdir())
 
 
-async def test_a_node_that_starts_again_in_the_same_place_leaves_one_mark_there(nodes: Nodes, tmp_path: Path) -> None:
+async def test_a_restarted_node_leaves_one_marker_blob(nodes: Nodes, tmp_path: Path) -> None:
     await nodes[1].restart()
     assert len(list((tmp_path / "assets").glob("cluster_*"))) == 1
 
@@ -250,7 +250,7 @@ async def test_a_node_that_starts_again_in_the_same_place_leaves_one_mark_there(
 
 @pytest.fixture
 def behind_tls(tmp_path: Path) -> Iterator[str]:
-    """The URL of a Redis that asks for a user and a password, without what proves whom it speaks for."""
+    """The URL of a Redis with TLS, user and password. It does not contain the server's certificate."""
     options = tls_options(tmp_path)
     with RedisServer(tmp_path, *SAFE, *options) as server:
         with server.client as client:
@@ -258,13 +258,13 @@ def behind_tls(tmp_path: Path) -> Iterator[str]:
         yield f"rediss://pollcast:{quote(PASSWORD, safe='')}@127.0.0.1:{options[1]}/0"
 
 
-async def test_a_node_works_over_tls_with_a_password_that_it_tells_nobody(
+async def test_a_node_works_over_tls_without_logging_the_password(
     behind_tls: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     async with Deployment(tmp_path, store_url=f"{behind_tls}?ssl_ca_certs={tmp_path}/made.pem") as deployment:
         assert (await deployment.generate("gaga-1", prompt="Hello"))[-1]["status"] == "Completed"
-        assert (await deployment.http.get("/api/account")).headers["RateLimit"]  # requests are counted there too
+        assert (await deployment.http.get("/api/account")).headers["RateLimit"]  # request limits use this Redis as well
     assert "hush" not in caplog.text
 
 
@@ -272,21 +272,21 @@ async def test_a_node_works_over_tls_with_a_password_that_it_tells_nobody(
     ("options", "why"),
     [
         ("", "certificate verify failed"),
-        ("?ssl_ca_certs=/nowhere.pem", "A file that .*ssl_ca_certs.*: .*No such file"),
-        ("?ssl_cert_reqs=perhaps", "no URL of a Redis .*perhaps"),
+        ("?ssl_ca_certs=/nowhere.pem", "A file named .*ssl_ca_certs.*: .*No such file"),
+        ("?ssl_cert_reqs=perhaps", "not the URL of a Redis .*perhaps"),
     ],
 )
-async def test_a_redis_that_proves_nothing_is_refused_with_the_reason(behind_tls: str, options: str, why: str) -> None:
+async def test_a_redis_with_an_unverified_certificate_is_refused(behind_tls: str, options: str, why: str) -> None:
     with pytest.raises((errors.Unavailable, ValueError), match=why) as refusal:
         async with open_store(behind_tls + options, SystemClock()):
             pass
     assert "hush" not in str(refusal.value)
 
 
-# --- what nodes share about providers ---
+# --- state of the providers, shared by the nodes ---
 
 
-async def test_no_two_nodes_get_the_same_turn_to_ask_a_provider() -> None:
+async def test_two_nodes_never_get_the_same_rate_limit_slot() -> None:
     flush(shared_server())
     clock = JumpClock()
     async with open_store(shared_server().url, clock) as a, open_store(shared_server().url, clock) as b:
@@ -298,43 +298,43 @@ async def test_no_two_nodes_get_the_same_turn_to_ask_a_provider() -> None:
     assert other == pytest.approx(firsts[0])
 
 
-async def test_the_rate_of_a_provider_holds_for_all_nodes_together() -> None:
+async def test_the_rate_limit_of_a_provider_covers_all_nodes() -> None:
     flush(shared_server())
     clock = SystemClock()
     async with open_store(shared_server().url, clock) as a, open_store(shared_server().url, clock) as b:
         nodes = [RateLimiter(clock, 100), RateLimiter(clock, 100)]
-        for turns, store in zip(nodes, (a, b), strict=True):
+        for limiter, store in zip(nodes, (a, b), strict=True):
             assert store.shared
 
             def reserve(number: int, gap: float, shared: Shared = store.shared) -> Awaitable[float]:
                 return shared.turns("Gaga", number, gap)
 
-            turns.reserve = reserve
-        began = clock.now()
-        await asyncio.gather(*(turns.wait() for turns in nodes for _ in range(40)))
-        took = clock.now() - began
-    assert took >= 0.65  # eighty turns, of which a tenth of a second's are let out at once
+            limiter.reserve = reserve
+        started = clock.now()
+        await asyncio.gather(*(limiter.wait() for limiter in nodes for _ in range(40)))
+        elapsed = clock.now() - started
+    assert elapsed >= 0.65  # eighty slots, of which those of a tenth of a second are granted immediately
 
 
-async def test_while_the_others_cannot_be_asked_a_node_paces_alone() -> None:
+async def test_a_node_limits_its_own_rate_while_redis_is_away() -> None:
     clock = JumpClock()
-    turns = RateLimiter(clock, 2)
+    limiter = RateLimiter(clock, 2)
     asked = []
 
     async def away(number: int, gap: float) -> float:
         asked.append((number, gap))
         raise errors.Unavailable("The store cannot serve now.")
 
-    turns.reserve = away
-    began = clock.now()
+    limiter.reserve = away
+    started = clock.now()
     for _ in range(4):
-        await turns.wait()
-    assert clock.now() - began == pytest.approx(1.4)
+        await limiter.wait()
+    assert clock.now() - started == pytest.approx(1.4)
     assert asked == [(1, 0.5)]
 
 
 class ClockSetBack(JumpClock):
-    """A clock that is set back by two hours when `ahead` is put to 0; time passes all the same."""
+    """A clock that is set back by two hours when `ahead` becomes 0. Its monotonic time is unaffected."""
 
     ahead = 7200.0
 
@@ -342,21 +342,21 @@ class ClockSetBack(JumpClock):
         return self.at + self.ahead
 
 
-async def test_a_clock_that_is_set_back_stops_no_provider() -> None:
+async def test_a_clock_set_back_blocks_no_provider() -> None:
     clock = ClockSetBack()
-    turns, breaker = RateLimiter(clock, 2), Breaker(clock)
-    await turns.wait()
+    limiter, breaker = RateLimiter(clock, 2), Breaker(clock)
+    await limiter.wait()
     for n in range(5):
         failed(breaker, f"job-{n}")
     clock.ahead = 0
-    began = clock.at
-    await turns.wait()
-    await turns.wait()
-    assert clock.at - began <= 1
+    started = clock.at
+    await limiter.wait()
+    await limiter.wait()
+    assert clock.at - started <= 1
     assert breaker.wait <= 10
 
 
-async def test_breakers_of_two_nodes_open_and_close_together() -> None:
+async def test_circuit_breakers_of_two_nodes_open_and_close_together() -> None:
     flush(shared_server())
     clock = JumpClock()
     async with open_store(shared_server().url, clock) as store:
@@ -366,7 +366,7 @@ async def test_breakers_of_two_nodes_open_and_close_together() -> None:
         for breaker in (a, b):
             breaker.share("Gaga", store.shared)
 
-        async def agree() -> None:
+        async def exchange_outcomes() -> None:
             for exchange in (*exchanges, *exchanges):
                 await exchange.once()
 
@@ -374,19 +374,19 @@ async def test_breakers_of_two_nodes_open_and_close_together() -> None:
             for job in jobs:
                 failed(breaker, job)
         assert a.wait == b.wait == 0
-        await agree()
+        await exchange_outcomes()
         assert 0 < a.wait <= 9
         assert a.wait == pytest.approx(b.wait, abs=1)
         clock.at += 9
         with sending_for("6"):
-            assert [await breaker.hold() for breaker in (a, b)] == [0, 1]  # the one trial, over both
+            assert [await breaker.hold() for breaker in (a, b)] == [0, 1]  # one trial over both nodes
             a.succeeded()
-        await agree()
+        await exchange_outcomes()
         with sending_for("7"):
             assert [await breaker.hold() for breaker in (a, b)] == [0, 0]
 
 
-async def test_a_node_that_asked_nothing_leaves_a_provider_alone_that_fails_at_the_other(
+async def test_a_breaker_opens_at_both_nodes_for_failures_at_one(
     nodes: Nodes,
 ) -> None:
     a, _ = nodes
@@ -394,11 +394,11 @@ async def test_a_node_that_asked_nothing_leaves_a_provider_alone_that_fails_at_t
     for prompt in ("one", "two"):
         await a.submit("gaga-1", prompt=prompt)
 
-    async def left_alone() -> None:
+    async def breakers_open() -> None:
         for each in nodes:
             while 'pollcast_breaker_open{provider="Gaga"} 1.0' not in (await each.http.get("/metrics")).text:
                 await asyncio.sleep(0.05)
 
-    await asyncio.wait_for(left_alone(), 10)
+    await asyncio.wait_for(breakers_open(), 10)
     order = {"model": "gaga-1", "prompt": "Hello"}
     assert [(await each.http.post("/api/jobs", json=order)).status_code for each in nodes] == [503, 503]

@@ -1,4 +1,4 @@
-"""Several real nodes on one real Redis: a small instance of `python -m tests.chaos cluster`, and a node that sleeps."""
+"""Node failures on one real Redis: a small `python -m tests.chaos cluster`, and suspended node processes."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ async def nodes() -> AsyncIterator[Cluster]:
 
 
 def at(node: Server, key: str) -> httpx.AsyncClient:
-    """A client of that node alone."""
+    """Return a client of one node."""
     return httpx.AsyncClient(
         base_url=node.origin,
         headers={"Authorization": f"Bearer {key}"},
@@ -32,13 +32,14 @@ def at(node: Server, key: str) -> httpx.AsyncClient:
     )
 
 
-async def ordered(http: httpx.AsyncClient) -> str:
+async def submit(http: httpx.AsyncClient) -> str:
+    """Order a slow job and return its id."""
     body = {"model": "gaga-1", "prompt": "[slow] A lake"}
     return str((await http.post("/api/jobs", json=body)).raise_for_status().json()["id"])
 
 
 async def events_of(http: httpx.AsyncClient, job: str) -> list[tuple[str, ...]]:
-    """What the job's events are and when they were recorded, once it is over; each reader gets Links of its own."""
+    """Wait for the job's end, and return status, number and time of its events. Links differ for each reader."""
     text = (await http.get(f"/api/jobs/{job}/events")).raise_for_status().text
     events = [orjson.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
     return [(event["status"], str(event["n"]), event["at"]) for event in events]
@@ -46,7 +47,7 @@ async def events_of(http: httpx.AsyncClient, job: str) -> list[tuple[str, ...]]:
 
 @pytest.mark.wide
 @pytest.mark.timeout(120)
-async def test_nodes_that_are_killed_and_paused_lose_nothing_and_buy_nothing_twice() -> None:
+async def test_killed_and_suspended_nodes_lose_nothing_and_buy_nothing_twice() -> None:
     verdict, line = await cluster.run(3, seed=7, jobs=40)
     assert not verdict.findings, f"{line}\n{verdict.evidence()}"
     assert line.startswith("cluster: seed 7, 3 nodes, 3 strikes")
@@ -54,53 +55,51 @@ async def test_nodes_that_are_killed_and_paused_lose_nothing_and_buy_nothing_twi
 
 
 @pytest.mark.timeout(120)
-async def test_a_node_that_slept_while_others_took_its_jobs_changes_nothing_afterwards(nodes: Cluster) -> None:
+async def test_a_node_resumed_after_losing_its_jobs_changes_nothing(nodes: Cluster) -> None:
     key = nodes.keys[0]
     async with at(nodes.nodes[0], key) as first, at(nodes.nodes[1], key) as second:
-        jobs = [await ordered(first) for _ in range(JOBS)]
+        jobs = [await submit(first) for _ in range(JOBS)]
         while sum(len(nodes.holds(node)) for node in nodes.nodes) < JOBS:
             await asyncio.sleep(0.01)
-        sleeper = max(nodes.nodes, key=lambda node: len(nodes.holds(node)))
-        awake = second if sleeper is nodes.nodes[0] else first
-        sleeper.pause()
+        suspended = max(nodes.nodes, key=lambda node: len(nodes.holds(node)))
+        running = second if suspended is nodes.nodes[0] else first
+        suspended.pause()
         try:
-            assert nodes.holds(sleeper)
-            told = await asyncio.gather(*(events_of(awake, job) for job in jobs))
-            assert not nodes.holds(sleeper)
+            assert nodes.holds(suspended)
+            events = await asyncio.gather(*(events_of(running, job) for job in jobs))
+            assert not nodes.holds(suspended)
         finally:
-            sleeper.wake()
-        await asyncio.sleep(PAUSED)  # long enough for whatever it had meant to do
+            suspended.wake()
+        await asyncio.sleep(PAUSED)  # time for the resumed node to continue its interrupted work
         assert nodes.simulator.calls["gaga.submit"] == JOBS
-        assert await asyncio.gather(*(events_of(awake, job) for job in jobs)) == told
-    async with at(sleeper, key) as woken:
-        assert await asyncio.gather(*(events_of(woken, job) for job in jobs)) == told
+        assert await asyncio.gather(*(events_of(running, job) for job in jobs)) == events
+    async with at(suspended, key) as woken:
+        assert await asyncio.gather(*(events_of(woken, job) for job in jobs)) == events
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(("moment", "end"), [("gaga.upload", "Completed"), ("gaga.submit", "Error")])
-async def test_an_order_is_sent_once_though_its_node_slept_before_or_after_it_sent_it(
-    nodes: Cluster, moment: str, end: str
-) -> None:
-    asleep: list[Server] = []
+async def test_a_node_suspended_around_the_submit_sends_an_order_once(nodes: Cluster, moment: str, end: str) -> None:
+    suspended: list[Server] = []
 
-    def fall_asleep(operation: str) -> None:
-        """The one that holds the job sleeps in the moment in which this is heard of it."""
-        if operation == moment and not asleep:
-            asleep.extend(node for node in nodes.nodes if nodes.holds(node))
-            asleep[0].pause()
+    def suspend(operation: str) -> None:
+        """Suspend the node that holds the job when the provider receives its `moment` request."""
+        if operation == moment and not suspended:
+            suspended.extend(node for node in nodes.nodes if nodes.holds(node))
+            suspended[0].pause()
 
     client = nodes.clients[0]
-    nodes.verdict.ear.tell = fall_asleep
+    nodes.verdict.ear.tell = suspend
     body = {"model": "avatar-h1", "image": client.assets["image"], "audio": client.assets["audio"], "prompt": "A lake"}
     job = (await client.http.post("/api/jobs", json=body)).raise_for_status().json()["id"]
-    while not asleep:
+    while not suspended:
         await asyncio.sleep(0.01)
-    async with at(next(node for node in nodes.nodes if node not in asleep), nodes.keys[0]) as awake:
+    async with at(next(node for node in nodes.nodes if node not in suspended), nodes.keys[0]) as running:
         try:
-            told = await events_of(awake, job)
+            events = await events_of(running, job)
         finally:
-            asleep[0].wake()
+            suspended[0].wake()
         await asyncio.sleep(PAUSED)
         assert nodes.simulator.calls["gaga.submit"] == 1
-        assert await events_of(awake, job) == told
-    assert told[-1][0] == end
+        assert await events_of(running, job) == events
+    assert events[-1][0] == end

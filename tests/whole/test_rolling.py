@@ -1,6 +1,6 @@
-"""The recipe for several nodes (`proxy/deploy/compose.yaml`) and a new version without a break, on real processes.
+"""The recipe for several nodes (`proxy/deploy/compose.yaml`), and a rolling upgrade of real processes.
 
-No container runs here: nodes are processes on addresses of their own, found by the recipe's nginx under one name.
+The tests use no container. Each node is a process on its own address, and the recipe's nginx resolves one name to all.
 """
 
 import asyncio
@@ -37,14 +37,14 @@ JOBS = 12
 
 
 class Names(asyncio.DatagramProtocol):
-    """A name server that knows one name, whatever it is called: that of all nodes."""
+    """A name server that resolves every name to the addresses of all nodes."""
 
     def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
-        """Note where answers go."""
+        """Keep the transport for replies."""
         self._transport = transport
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        """Answer a question for addresses."""
+        """Reply to a query for addresses."""
         head = data[:2] + b"\x81\x80" + data[4:6] + bytes([0, len(ADDRESSES)]) + bytes(4)
         found = [b"\xc0\x0c\0\1\0\1" + bytes(4) + b"\0\4" + socket.inet_aton(address) for address in ADDRESSES]
         self._transport.sendto(head + data[12:] + b"".join(found), addr)
@@ -52,7 +52,7 @@ class Names(asyncio.DatagramProtocol):
 
 @asynccontextmanager
 async def name_server() -> AsyncIterator[int]:
-    """Its port."""
+    """Run the name server and yield its port."""
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_datagram_endpoint(Names, local_addr=("127.0.0.1", 0))
     yield transport.get_extra_info("sockname")[1]
@@ -61,23 +61,23 @@ async def name_server() -> AsyncIterator[int]:
 
 @contextmanager
 def front(folder: Path, names: int, nodes: int) -> Iterator[str]:
-    """The recipe's nginx; only ports and paths are this machine's. Gives its origin."""
+    """Run the recipe's nginx with the ports and paths of this test, and yield its origin."""
     port, text = free_port(), (DEPLOY / "nginx.conf").read_text()
-    kept = "".join(
+    temporary = "".join(
         f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
-    ours = {
+    changes = {
         "listen 80;": f"listen 127.0.0.1:{port};",
         "resolver 127.0.0.11 ": f"resolver 127.0.0.1:{names} ",
         "nodes:8000": f"nodes:{nodes}",
-        "http {": f"http {{ {kept}",
+        "http {": f"http {{ {temporary}",
         "worker_rlimit_nofile 131072;": f"daemon off; pid {folder}/nginx.pid;",
         "65536": "512",
         "worker_processes auto": "worker_processes 1",
     }
-    for theirs, here in ours.items():
-        assert text.count(theirs) == 1, theirs
-        text = text.replace(theirs, here)
+    for original, changed in changes.items():
+        assert text.count(original) == 1, original
+        text = text.replace(original, changed)
     (folder / "nginx.conf").write_text(text)
     log = folder / "nginx.log"
     with running([needed("nginx"), "-p", str(folder), "-e", str(log), "-c", f"{folder}/nginx.conf"], log, [str(port)]):
@@ -86,7 +86,7 @@ def front(folder: Path, names: int, nodes: int) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """The recipe's nodes behind its nginx, and a client that knows nothing else."""
+    """The recipe's nodes behind its nginx, and a client that reaches them only through it."""
 
     nodes: list[Server]
     client: Client
@@ -115,13 +115,13 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 
 
 def _truth(order: Order, events: Sequence[Event], *, bought: bool) -> str | None:
-    """Nothing but the usual end is true: no node was killed."""
+    """Return an error if the job did not end as usual, because no node was killed."""
     ended = end_of(events[-1])
-    return None if bought and ended == order.end else f"ended as {ended}, though its node had time to let go of it"
+    return None if bought and ended == order.end else f"ended as {ended}, although its node had time to release it"
 
 
 @pytest.mark.timeout(120)
-async def test_no_stream_misses_anything_while_each_node_in_turn_becomes_a_new_version(site: Site) -> None:
+async def test_streams_miss_no_event_during_a_rolling_upgrade(site: Site) -> None:
     tokens = [f"order-{number:06}" for number in range(JOBS)]
     bodies = [{"model": "gaga-1", "prompt": f"{token} [slow] A lake"} for token in tokens]
     orders = [
@@ -144,12 +144,10 @@ async def test_no_stream_misses_anything_while_each_node_in_turn_becomes_a_new_v
     assert site.simulator.submits["gaga"] == JOBS
     streams = [node.log.read_text().count("stream ended") for node in site.nodes]
     assert min(streams) > 0
-    assert sum(streams) > JOBS  # some were broken off, and came back
+    assert sum(streams) > JOBS  # some were cut off and reconnected
 
 
-async def test_the_recipe_s_redis_is_as_safe_as_a_start_asks_for(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_the_redis_of_the_recipe_has_durable_settings(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     program, *options = RECIPE["services"]["redis"]["command"]
     assert program == "redis-server"
     with RedisServer(tmp_path, *options) as server:
@@ -158,7 +156,7 @@ async def test_the_recipe_s_redis_is_as_safe_as_a_start_asks_for(
     assert not caplog.messages
 
 
-def test_the_recipe_s_nodes_have_settings_that_exist_and_differ_in_nothing() -> None:
+def test_the_nodes_of_the_recipe_have_equal_and_existing_settings() -> None:
     first, second = (RECIPE["services"][name] for name in ("node-1", "node-2"))
     assert first == second
     for name in first["environment"]:
@@ -169,7 +167,7 @@ def test_the_recipe_s_nodes_have_settings_that_exist_and_differ_in_nothing() -> 
     assert "keys" in command("--help").stdout
 
 
-def test_the_recipe_s_commands_name_services_that_it_has() -> None:
+def test_the_commands_of_the_recipe_name_existing_services() -> None:
     lines = [line[2:].strip() for line in (DEPLOY / "compose.yaml").read_text().splitlines() if line.startswith("#   ")]
     named = [word for line in lines for word in shlex.split(line) if word.startswith("node-")]
     assert named

@@ -15,7 +15,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from proxy.core import errors
 from proxy.core.job import Job
-from proxy.store.listeners import answer, unavailable
+from proxy.store.listeners import resolve, unavailable
 from proxy.store.types import Change
 
 P = ParamSpec("P")
@@ -153,7 +153,7 @@ class ConnectionThread:
 
     def _resolve(self, batch: list[_Call], outcomes: list[Any], changes: list[Change]) -> None:
         self._publish(changes)
-        answer((future for future, _ in batch), outcomes)
+        resolve((future for future, _ in batch), outcomes)
 
 
 def _is_file_error(error: Exception) -> bool:

@@ -1,6 +1,9 @@
--- Accounts, their keys, and the grants of tokens.
+-- Accounts, their keys, and grants of tokens.
+--
+-- Uses, from shared.lua: call, commands, move_tokens, DAY.
 
-function commands.agree(name, value)
+-- Return the value of `name`, which is the first that a node proposed.
+function commands.get_or_set(name, value)
   call('HSETNX', 'pollcast:secrets', name, value)
   return call('HGET', 'pollcast:secrets', name)
 end
@@ -14,7 +17,7 @@ local function read_key(key)
   return {key, account, call('HGET', 'pollcast:account:' .. account, 'name'), created_at, revoked_at}
 end
 
--- `account` and `base`, where its feed begins, are for an account that does not exist yet.
+-- Add a key to the account `name`. If there is none, create it with the id `account` and a feed that begins at `base`.
 function commands.create_key(key, digest, name, account, base, tokens, now)
   if call('EXISTS', 'pollcast:key:' .. key) == 0 then
     if call('HSETNX', 'pollcast:names', name, account) == 1 then
@@ -23,27 +26,28 @@ function commands.create_key(key, digest, name, account, base, tokens, now)
     account = call('HGET', 'pollcast:names', name)
     call('HSET', 'pollcast:key:' .. key, 'account', account, 'created_at', now)
     call('HSET', 'pollcast:digests', digest, key)
-    enter(account, tokens, 'grant', '', now)
+    move_tokens(account, tokens, 'grant', '', now)
   end
   return read_key(key)
 end
 
-commands.key = read_key
+commands.key_by_id = read_key
 
-function commands.key_of(digest)
+function commands.key(digest)
   local key = call('HGET', 'pollcast:digests', digest)
   return key and read_key(key)
 end
 
-function commands.good_keys(...)
-  local good = {}
+-- Return those of the keys that exist and are not revoked.
+function commands.active_keys(...)
+  local active = {}
   for _, key in ipairs({...}) do
     local account, revoked_at = unpack(call('HMGET', 'pollcast:key:' .. key, 'account', 'revoked_at'))
     if account and not revoked_at then
-      table.insert(good, key)
+      table.insert(active, key)
     end
   end
-  return good
+  return active
 end
 
 function commands.keys()
@@ -70,11 +74,11 @@ function commands.accounts()
   return found
 end
 
--- `once` is this grant's own name.
+-- Return {'unknown'}, {'short', balance} or {'done', account, balance}. `once` is the id of this grant.
 function commands.grant(name, tokens, once, now)
   local account = call('HGET', 'pollcast:names', name)
   if not account then
-    return {'nobody'}
+    return {'unknown'}
   end
   local balance = call('HGET', 'pollcast:account:' .. account, 'tokens')
   local granted = 'pollcast:granted:' .. once
@@ -82,22 +86,22 @@ function commands.grant(name, tokens, once, now)
     if tonumber(balance) + tonumber(tokens) < 0 then
       return {'short', balance}
     end
-    enter(account, tokens, 'grant', '', now)
+    move_tokens(account, tokens, 'grant', '', now)
     call('SET', granted, '', 'EX', DAY)
   end
   return {'done', account, call('HGET', 'pollcast:account:' .. account, 'tokens')}
 end
 
--- What an order needs beside its own account's keys, and the type of each.
-local NEEDED = {
-  told = 'string', changes = 'stream', names = 'hash', digests = 'hash', secrets = 'hash', ended = 'zset', spent = 'zset',
-  lines = 'set', moved = 'set', free = 'zset', nodes = 'hash', assets = 'zset',
+-- The keys that every order needs, and their types. The keys of its own account come in addition.
+local KEY_TYPES = {
+  told = 'string', changes = 'stream', names = 'hash', digests = 'hash', secrets = 'hash', ended = 'zset',
+  spent = 'zset', lines = 'set', moved = 'set', free = 'zset', nodes = 'hash', assets = 'zset',
 }
 
--- Write, and answer the name of a key that is of another type than an order needs, if there is one.
+-- Write something. Return the name of a key of the wrong type, if there is one, because orders would fail at it.
 function commands.ping(now)
   call('SET', 'pollcast:ping', now)
-  for name, type in pairs(NEEDED) do
+  for name, type in pairs(KEY_TYPES) do
     local found = call('TYPE', 'pollcast:' .. name).ok
     if found ~= 'none' and found ~= type then
       return 'pollcast:' .. name

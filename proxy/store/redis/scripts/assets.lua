@@ -1,4 +1,6 @@
--- Bytes that clients brought in; an asset is held while an unfinished job names it.
+-- Records of the assets that clients uploaded. An unfinished job holds the assets that it names.
+--
+-- Uses, from shared.lua: call, commands.
 
 function commands.add_asset(asset, account, type, size, blob, created_at)
   local name = 'pollcast:asset:' .. asset
@@ -10,8 +12,8 @@ local function is_held(asset)
   return call('EXISTS', 'pollcast:holds:' .. asset) == 1
 end
 
--- Answers 'held', or 'gone': now, or before.
-local function delete(asset)
+-- Return 'held', or 'gone' if the asset is deleted now or was deleted before.
+function commands.delete_asset(asset)
   if is_held(asset) then
     return 'held'
   end
@@ -19,5 +21,3 @@ local function delete(asset)
   call('ZREM', 'pollcast:assets', asset)
   return 'gone'
 end
-
-commands.delete_asset = delete

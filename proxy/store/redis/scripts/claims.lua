@@ -1,8 +1,13 @@
--- Who may change a job, and who is next.
+-- Claims: which jobs wait, which node may take them, and which node holds a job.
+--
+-- Uses, from shared.lua: call, commands, digits, words, DAY.
+--
+-- A turn is a number in start-time fair queueing: a queue serves its jobs in the order of their turns.
+-- An account's backlog is the queue 'line:A'. No node takes jobs from it, except those with a requested cancel.
 
--- Give the account its next turn in a queue: behind its own last one, but not behind what others have waiting.
--- It is start-time fair queueing: the turn that was served last is the queue's virtual time.
-local function next_turn(queue, account)
+-- Give the account its next turn in a queue: after its own last one, and not before the turn that was served last.
+-- The turn that was served last is the queue's virtual time.
+local function assign_turn(queue, account)
   local turns = 'pollcast:turns:' .. queue
   local served, last = unpack(call('HMGET', turns, '', account))
   local turn = math.max(tonumber(served or 0), tonumber(last or 0)) + 1
@@ -10,100 +15,104 @@ local function next_turn(queue, account)
   return turn
 end
 
-local function wait(job, queue, turn, since)
+local function enqueue(job, queue, turn, since)
   call('ZADD', 'pollcast:waiting:' .. queue, turn, job)
   call('ZADD', 'pollcast:since:' .. queue, since, job)
 end
 
-local function line_for(account)
+local function dequeue(job, queue)
+  call('ZREM', 'pollcast:waiting:' .. queue, job)
+  call('ZREM', 'pollcast:since:' .. queue, job)
+end
+
+local function backlog_queue(account)
   return 'line:' .. account
 end
 
--- How many jobs stand in the account's line, and how many unfinished ones do not.
-local function counted(account)
-  local standing = call('ZCARD', 'pollcast:waiting:' .. line_for(account))
-  return standing, call('SCARD', 'pollcast:running:' .. account) - standing
+-- Return the number of jobs in the account's backlog, and of its unfinished jobs outside of it.
+local function count_jobs(account)
+  local waiting = call('ZCARD', 'pollcast:waiting:' .. backlog_queue(account))
+  return waiting, call('SCARD', 'pollcast:running:' .. account) - waiting
 end
 
--- A job has left the account's line, or may go on from it: it is to be looked at, if there is one.
-local function moved_in_line(account)
+-- Have the next release examine the account's backlog, if it has one: a job left it, or there may be room for one.
+local function mark_backlog(account)
   if call('SISMEMBER', 'pollcast:lines', account) == 1 then
     call('SADD', 'pollcast:moved', account)
   end
 end
 
--- Let the first jobs of the account's line go on to their queues: so many as it may have outside of the line.
--- Answers the account, how many went, and how many still stand in it.
-local function advance(account, most, limit, now)
-  local line = line_for(account)
-  local standing, outside = counted(account)
-  local room = math.min(most == '' and limit or most - outside, limit, standing)
-  local going = room > 0 and call('ZRANGE', 'pollcast:waiting:' .. line, 0, room - 1) or {}
-  for _, job in ipairs(going) do
+-- Move the oldest jobs of the account's backlog to their queues, until `most` unfinished jobs are outside of it.
+-- Return the account, how many jobs moved, and how many stay.
+local function release_account(account, most, limit, now)
+  local backlog = backlog_queue(account)
+  local waiting, outside = count_jobs(account)
+  local room = math.min(most == '' and limit or most - outside, limit, waiting)
+  local released = room > 0 and call('ZRANGE', 'pollcast:waiting:' .. backlog, 0, room - 1) or {}
+  for _, job in ipairs(released) do
     local queue = call('HGET', 'pollcast:work:' .. job, 'onward')
-    local turn = next_turn(queue, account)
-    call('ZREM', 'pollcast:waiting:' .. line, job)
-    call('ZREM', 'pollcast:since:' .. line, job)
+    local turn = assign_turn(queue, account)
+    dequeue(job, backlog)
     call('HSET', 'pollcast:work:' .. job, 'queue', queue, 'turn', digits(turn), 'since', now)
-    wait(job, queue, turn, now)
+    enqueue(job, queue, turn, now)
   end
-  if #going == standing then
+  if #released == waiting then
     call('SREM', 'pollcast:lines', account)
   end
-  if #going < limit then
+  if #released < limit then
     call('SREM', 'pollcast:moved', account)
   end
-  return {account, #going, standing - #going}
+  return {account, #released, waiting - #released}
 end
 
--- Answers what became of each line that was looked at. Made twice, it answers no more what it answered before.
--- The first call of a node (`anew`) looks at all: its limit may be another than the last one's.
-function commands.advance(most, limit, now, anew)
-  if anew == '1' then
+-- Release jobs from the backlogs that must be examined. Return an entry per backlog, as `release_account` does.
+-- With `all` = '1' examine every backlog: a node does so in its first call, because its limit may differ from the last.
+-- A repeated call does not return the entries of the first one again.
+function commands.release_backlog(most, limit, now, all)
+  if all == '1' then
     call('SUNIONSTORE', 'pollcast:moved', 'pollcast:lines')
   end
   local found = {}
   for _, account in ipairs(call('SMEMBERS', 'pollcast:moved')) do
-    table.insert(found, advance(account, most, tonumber(limit), now))
+    table.insert(found, release_account(account, most, tonumber(limit), now))
   end
   return found
 end
 
--- The jobs at these places of the account's line, as {place, record}.
-function commands.standing(account, ...)
+-- Return the jobs at these positions of the account's backlog, as {position, record}.
+function commands.backlog_jobs(account, ...)
   local found = {}
-  for _, place in ipairs({...}) do
-    local job = call('ZRANGE', 'pollcast:waiting:' .. line_for(account), place - 1, place - 1)[1]
+  for _, position in ipairs({...}) do
+    local job = call('ZRANGE', 'pollcast:waiting:' .. backlog_queue(account), position - 1, position - 1)[1]
     if job then
-      table.insert(found, {place, call('GET', 'pollcast:job:' .. job)})
+      table.insert(found, {position, call('GET', 'pollcast:job:' .. job)})
     end
   end
   return found
 end
 
--- Make `node` the job's holder; whoever held it before is shut out by the new epoch.
-local function take(job, node)
+-- Make `node` the job's holder. The new epoch shuts out the holder before it.
+local function assign(job, node)
   local work = 'pollcast:work:' .. job
   local queue, holder, account = unpack(call('HMGET', work, 'queue', 'node', 'account'))
   if holder then
     call('ZREM', 'pollcast:held:' .. holder, job)
   end
   call('ZREM', 'pollcast:free', job)
-  call('ZREM', 'pollcast:waiting:' .. queue, job)
-  call('ZREM', 'pollcast:since:' .. queue, job)
+  dequeue(job, queue)
   call('SADD', 'pollcast:busy:' .. queue, job)
   call('ZADD', 'pollcast:held:' .. node, 0, job)
-  if queue == line_for(account) then
-    moved_in_line(account)
+  if queue == backlog_queue(account) then
+    mark_backlog(account)
   end
   call('HSET', work, 'node', node)
   call('HINCRBY', work, 'epoch', 1)
 end
 
--- The jobs of nodes that have let their leases lapse are added to `found`, up to `limit` of each. `lapsed` names each
--- with the lease that the caller has seen unchanged for too long ('node lease node lease ...').
-local function add_lapsed(found, node, lapsed, limit)
-  for holder, lease in string.gmatch(lapsed, '(%S+) (%S+)') do
+-- Add up to `limit` jobs of each node whose lease has expired. `expired` is 'node lease node lease ...': the caller
+-- has seen each lease unchanged for too long. A node that has renewed its lease since then is left alone.
+local function add_expired(found, node, expired, limit)
+  for holder, lease in string.gmatch(expired, '(%S+) (%S+)') do
     if holder ~= node and call('HGET', 'pollcast:nodes', holder) == lease then
       local held = call('ZRANGE', 'pollcast:held:' .. holder, 0, limit - 1)
       for _, job in ipairs(held) do
@@ -116,13 +125,13 @@ local function add_lapsed(found, node, lapsed, limit)
   end
 end
 
--- Jobs that were claimed before, by whoever let go of them; and those whose client wants their end.
-local function left(node, lapsed, limit)
+-- Return jobs that need no room, oldest first: released ones, those of dead nodes, and those with a requested cancel.
+local function jobs_without_room(node, expired, limit)
   if limit <= 0 then
     return {}
   end
   local found = call('ZRANGE', 'pollcast:free', 0, limit - 1)
-  add_lapsed(found, node, lapsed, limit)
+  add_expired(found, node, expired, limit)
   table.sort(found)
   while #found > limit do
     table.remove(found)
@@ -130,36 +139,38 @@ local function left(node, lapsed, limit)
   return found
 end
 
--- How many jobs wait in each of the queues, then how many stand in lines.
+-- Return the number of waiting jobs of each queue, then the number of jobs in all backlogs.
 function commands.waiting(...)
-  local counted, standing = {}, 0
+  local counts, in_backlogs = {}, 0
   for _, queue in ipairs({...}) do
-    table.insert(counted, call('ZCARD', 'pollcast:waiting:' .. queue))
+    table.insert(counts, call('ZCARD', 'pollcast:waiting:' .. queue))
   end
   for _, account in ipairs(call('SMEMBERS', 'pollcast:lines')) do
-    standing = standing + call('ZCARD', 'pollcast:waiting:' .. line_for(account))
+    in_backlogs = in_backlogs + call('ZCARD', 'pollcast:waiting:' .. backlog_queue(account))
   end
-  table.insert(counted, standing)
-  return counted
+  table.insert(counts, in_backlogs)
+  return counts
 end
 
-local function impatient(queue, before, limit)
+-- Return the jobs of a queue that began to wait before `before`. They are taken even without room.
+local function overdue_jobs(queue, before, limit)
   if limit <= 0 then
     return {}
   end
   return call('ZRANGEBYSCORE', 'pollcast:since:' .. queue, '-inf', before, 'LIMIT', 0, limit)
 end
 
-local function next_in_turn(queue, room, limit)
+-- Return the next jobs of a queue that fit into its room, in the order of their turns, and advance its virtual time.
+local function jobs_in_turn(queue, room, limit)
   local count = math.min(room - call('SCARD', 'pollcast:busy:' .. queue), limit)
   if count <= 0 then
     return {}
   end
   local jobs, served = {}, 0
   local waiting = call('ZRANGE', 'pollcast:waiting:' .. queue, 0, count - 1, 'WITHSCORES')
-  for place = 1, #waiting, 2 do
-    table.insert(jobs, waiting[place])
-    served = tonumber(waiting[place + 1])
+  for index = 1, #waiting, 2 do
+    table.insert(jobs, waiting[index])
+    served = tonumber(waiting[index + 1])
   end
   local turns = 'pollcast:turns:' .. queue
   if served > tonumber(call('HGET', turns, '') or 0) then
@@ -168,8 +179,8 @@ local function next_in_turn(queue, room, limit)
   return jobs
 end
 
--- Epoch, time since when it waited for room, and record of each of the jobs that the node took and still holds.
-local function taken(node, jobs)
+-- Return {epoch, time since which it waited for room, record} of those of the jobs that the node holds.
+local function read_claims(node, jobs)
   local claims = {}
   for _, job in ipairs(jobs) do
     local holder, epoch, since, over = unpack(call('HMGET', 'pollcast:work:' .. job, 'node', 'epoch', 'since', 'over'))
@@ -180,43 +191,44 @@ local function taken(node, jobs)
   return claims
 end
 
-function commands.taken(node, ...)
-  return taken(node, {...})
+function commands.read_claims(node, ...)
+  return read_claims(node, {...})
 end
 
--- `once` is this claim's own name: asked again, it answers what it took. The jobs of nodes that `lapsed` names may be
--- taken over. The node's own lease is renewed to `lease` if it takes something. Then come queue, room and patience of
--- each. Answers the claims, then every node and its lease.
-function commands.claim(node, once, now, lapsed, lease, limit, ...)
+-- Claim up to `limit` jobs. Return the claims, then every node with its lease.
+-- `once` is the id of this claim: a repeated call returns the jobs that the first one took. The jobs of nodes in
+-- `expired` may be taken over. If the node takes a job, its own lease becomes `lease`. The remaining arguments are
+-- queue, room and longest wait in seconds of each queue.
+function commands.claim(node, once, now, expired, lease, limit, ...)
   local took = 'pollcast:took:' .. node
   local last, before = unpack(call('HMGET', took, 'once', 'jobs'))
   if last == once then
-    return {taken(node, words(before)), call('HGETALL', 'pollcast:nodes')}
+    return {read_claims(node, words(before)), call('HGETALL', 'pollcast:nodes')}
   end
   now, limit = tonumber(now), tonumber(limit)
   local jobs = {}
-  local function take_all(found)
+  local function assign_all(found)
     for _, job in ipairs(found) do
-      take(job, node)
+      assign(job, node)
       table.insert(jobs, job)
     end
   end
-  take_all(left(node, lapsed, limit))
+  assign_all(jobs_without_room(node, expired, limit))
   local rooms = {...}
-  for place = 1, #rooms, 3 do
-    local queue, room, patience = rooms[place], tonumber(rooms[place + 1]), tonumber(rooms[place + 2])
-    take_all(impatient(queue, now - patience, limit - #jobs))
-    take_all(next_in_turn(queue, room, limit - #jobs))
+  for index = 1, #rooms, 3 do
+    local queue, room, max_wait = rooms[index], tonumber(rooms[index + 1]), tonumber(rooms[index + 2])
+    assign_all(overdue_jobs(queue, now - max_wait, limit - #jobs))
+    assign_all(jobs_in_turn(queue, room, limit - #jobs))
   end
   if #jobs > 0 then
     call('HSET', 'pollcast:nodes', node, lease)
     call('HSET', took, 'once', once, 'jobs', table.concat(jobs, ' '))
     call('EXPIRE', took, DAY)
   end
-  return {taken(node, jobs), call('HGETALL', 'pollcast:nodes')}
+  return {read_claims(node, jobs), call('HGETALL', 'pollcast:nodes')}
 end
 
--- Whether the claim holds: 'lost', 'moved' where the job is not at the event that its holder knows of, or 'held'.
+-- Check a claim. Return 'held', 'lost', or 'moved' if the job is not at the event number that its holder expects.
 local function fence(job, node, epoch, event)
   local holder, current, at, over =
     unpack(call('HMGET', 'pollcast:work:' .. job, 'node', 'epoch', 'event', 'over'))
@@ -228,15 +240,17 @@ local function fence(job, node, epoch, event)
   return over and 'lost' or 'held'
 end
 
--- What the holder does not know: the record and the newest event.
-local function moved(job)
+-- Return the record and the newest event of a job that is not where its holder expects it.
+local function newer_state(job)
   return {'moved', call('GET', 'pollcast:job:' .. job), call('LINDEX', 'pollcast:events:' .. job, -1)}
 end
 
-function commands.held(job, node, epoch)
+-- Return the job's record if the claim is held, else false.
+function commands.fetch_held(job, node, epoch)
   return fence(job, node, epoch) == 'held' and call('GET', 'pollcast:job:' .. job)
 end
 
+-- Give a job back. One whose order was never announced as sent waits again, with its old turn.
 function commands.release(job, node, epoch)
   if fence(job, node, epoch) ~= 'held' then
     return
@@ -247,8 +261,8 @@ function commands.release(job, node, epoch)
   call('HDEL', work, 'node')
   if not sent then
     call('SREM', 'pollcast:busy:' .. queue, job)
-    wait(job, queue, turn, since)
-    if queue == line_for(account) then -- it was taken from there for its end
+    enqueue(job, queue, turn, since)
+    if queue == backlog_queue(account) then -- it was claimed in the backlog, because its client requested a cancel
       call('SADD', 'pollcast:lines', account)
       call('SADD', 'pollcast:moved', account)
     end

@@ -1,15 +1,18 @@
--- What accounts read of their jobs' events.
+-- Reads the events of a job, and the event feed of an account.
+--
+-- Uses, from shared.lua: call, commands. From jobs.lua: find_list_entry.
 
--- Of the account's job alone, unless the account is ''.
+-- Return the job's events numbered above `after`. Return none if the job is another account's, unless `account` is ''.
 function commands.read(job, after, account)
-  if account ~= '' and not line_of(account, job) then
+  if account ~= '' and not find_list_entry(account, job) then
     return {}
   end
   return call('LRANGE', 'pollcast:events:' .. job, after, -1)
 end
 
--- Ends early before the event that goes beyond `most` bytes, and says so: the head, '1' or '0', then the events.
-function commands.read_account(account, after, limit, most)
+-- Return the feed's head, '1' if the slice was cut at `max_bytes` (else '0'), then up to `limit` events, each as
+-- {job, n, event}. The first event is returned even if it is larger. Return false for an invalid cursor `after`.
+function commands.read_account(account, after, limit, max_bytes)
   local head, floor = unpack(call('HMGET', 'pollcast:account:' .. account, 'head', 'floor'))
   if not head or tonumber(after) < tonumber(floor) or tonumber(after) > tonumber(head) then
     return false
@@ -20,7 +23,7 @@ function commands.read_account(account, after, limit, most)
     local job, n = string.match(entry[2][2], '^(%S+) (%d+)$')
     local event = call('LINDEX', 'pollcast:events:' .. job, n - 1)
     size = size + #event
-    if size > tonumber(most) and #found > 2 then
+    if size > tonumber(max_bytes) and #found > 2 then
       found[2] = '1'
       break
     end
@@ -29,12 +32,12 @@ function commands.read_account(account, after, limit, most)
   return found
 end
 
--- Where the newest event of each of the jobs is, as the account's feed stood at `head`; streamed text is left out.
-function commands.newest(account, head, ...)
+-- Return {position, job, n, bytes} of each job's newest event at or below `head`, except streamed text.
+function commands.newest_events(account, head, ...)
   local found = {}
   head = tonumber(head)
   for _, job in ipairs({...}) do
-    local n = line_of(account, job)
+    local n = find_list_entry(account, job)
       and tonumber(call('HGET', 'pollcast:work:' .. job, 'shown') or call('LLEN', 'pollcast:events:' .. job))
     while n and n > 0 do
       local event = call('LINDEX', 'pollcast:events:' .. job, n - 1)
@@ -49,8 +52,8 @@ function commands.newest(account, head, ...)
   return found
 end
 
--- The events of these jobs and numbers that are still there.
-function commands.at(...)
+-- Return the events of 'job n job n ...' as {job, n, event}, without those that are deleted.
+function commands.events_at(...)
   local found, wanted = {}, {...}
   for index = 1, #wanted, 2 do
     local event = call('LINDEX', 'pollcast:events:' .. wanted[index], wanted[index + 1] - 1)

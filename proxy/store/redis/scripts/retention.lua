@@ -1,4 +1,7 @@
--- Forgetting what is old, in steps.
+-- Retention: deletes old jobs, assets and idempotency keys, a limited number in each call.
+--
+-- Uses, from shared.lua: call, commands, words. From assets.lua: is_held.
+-- Calls the commands delete_job of jobs.lua and delete_asset of assets.lua.
 
 local function old_jobs(before, limit)
   local records = {}
@@ -22,12 +25,12 @@ local function old_assets(before, limit)
   return found
 end
 
--- What can be forgotten: records of jobs that ended, and {asset, blob} of assets that were made, before then.
-function commands.old(before, limit)
+-- Return the records of jobs that ended before `before`, and {asset, blob} of assets that were created before it.
+function commands.find_old(before, limit)
   return {old_jobs(before, limit), old_assets(before, tonumber(limit))}
 end
 
-local function forget_keys(before)
+local function delete_idempotency_keys(before)
   for _, name in ipairs(call('ZRANGEBYSCORE', 'pollcast:spent', '-inf', '(' .. before, 'LIMIT', 0, 1000)) do
     local account, start = string.match(name, '^(%S+) ()')
     call('HDEL', 'pollcast:once:' .. account, string.sub(name, start))
@@ -35,8 +38,8 @@ local function forget_keys(before)
   end
 end
 
--- Forget jobs ('account job account job ...') and assets; answers the assets that are held after all.
-function commands.forget(jobs, assets, keys_before)
+-- Delete jobs ('account job account job ...') and assets. Return the assets that a new job holds by now.
+function commands.delete_old(jobs, assets, keys_before)
   for account, job in string.gmatch(jobs, '(%S+) (%S+)') do
     commands.delete_job(account, job)
   end
@@ -46,6 +49,6 @@ function commands.forget(jobs, assets, keys_before)
       table.insert(held, asset)
     end
   end
-  forget_keys(keys_before)
+  delete_idempotency_keys(keys_before)
   return held
 end
