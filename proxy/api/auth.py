@@ -17,7 +17,7 @@ from proxy.core.errors import NotFound, Unauthorized, Unavailable
 from proxy.core.links import Links, route_path
 from proxy.store.base import Key, Store
 from proxy.streams.feed import Feed
-from proxy.upstream.fetch import account_at_work
+from proxy.upstream.ssrf import account_at_work
 
 _BELIEVED: Final = 0.5
 """Seconds that a key is believed without asking again: a revoked one is refused within a second."""

@@ -16,7 +16,8 @@ from proxy.core.job import Kind
 from proxy.core.media_types import UNKNOWN, extension, kind_of, served
 from proxy.providers.base import Provider, Source
 from proxy.store.blobs import Blobs
-from proxy.upstream.fetch import Fetcher, FetchFailed, NotPublic, Remote
+from proxy.upstream.fetch import Fetcher, FetchFailed, Remote
+from proxy.upstream.ssrf import NotPublic
 
 log = logging.getLogger(__name__)
 

@@ -33,8 +33,10 @@ from proxy.providers.base import (
     field_error,
     urls_in,
 )
-from proxy.upstream.answers import Answer, is_error, loads, message_of, plain, told
-from proxy.upstream.client import Request, Upstream
+from proxy.upstream.answers import Answer, loads
+from proxy.upstream.classify import is_error, message_of, plain, told
+from proxy.upstream.client import Upstream
+from proxy.upstream.requests import Request
 
 PIKA_STYLES: Mapping[str, str] = {
     "1": "Anime",

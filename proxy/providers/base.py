@@ -31,8 +31,10 @@ from proxy.core.clock import Clock
 from proxy.core.errors import FieldError, JobError
 from proxy.core.job import Kind, Order, Output, Status, Ticket
 from proxy.core.settings import ProviderSettings, proxy_secrets
-from proxy.upstream.answers import Answer, LastAnswers, is_error, plain, printable
-from proxy.upstream.client import File, Request, Upstream
+from proxy.upstream.answers import Answer, LastAnswers, printable
+from proxy.upstream.classify import is_error, plain
+from proxy.upstream.client import Upstream
+from proxy.upstream.requests import File, Request
 
 # --- what a client may order ---
 

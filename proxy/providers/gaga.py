@@ -43,8 +43,10 @@ from proxy.providers.base import (
     urls_in,
     without_none,
 )
-from proxy.upstream.answers import Answer, LastAnswers, NotReady, UnknownToProvider, UnreadableAnswer, plain
-from proxy.upstream.client import File, Request, Upstream
+from proxy.upstream.answers import Answer, LastAnswers, NotReady, UnknownToProvider, UnreadableAnswer
+from proxy.upstream.classify import plain
+from proxy.upstream.client import Upstream
+from proxy.upstream.requests import File, Request
 
 Duration = Annotated[float, Field(gt=0, le=600)]
 

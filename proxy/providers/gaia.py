@@ -54,13 +54,10 @@ from proxy.upstream.answers import (
     Transient,
     UnknownToProvider,
     UnreadableAnswer,
-    is_error,
-    is_reported,
-    message_of,
-    plain,
-    told,
 )
-from proxy.upstream.client import File, Request, Upstream
+from proxy.upstream.classify import is_error, is_reported, message_of, plain, told
+from proxy.upstream.client import Upstream
+from proxy.upstream.requests import File, Request
 
 Size = Annotated[
     str,

@@ -44,10 +44,10 @@ from proxy.upstream.answers import (
     Unchanged,
     UnknownToProvider,
     UnreadableAnswer,
-    message_of,
-    plain,
 )
-from proxy.upstream.client import Request, Upstream
+from proxy.upstream.classify import message_of, plain
+from proxy.upstream.client import Upstream
+from proxy.upstream.requests import Request
 
 _GOING_ON = frozenset(
     map(

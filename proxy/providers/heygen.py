@@ -41,8 +41,10 @@ from proxy.providers.base import (
     urls_in,
     without_none,
 )
-from proxy.upstream.answers import Answer, LastAnswers, NotReady, UnreadableAnswer, plain
-from proxy.upstream.client import Request, Upstream
+from proxy.upstream.answers import Answer, LastAnswers, NotReady, UnreadableAnswer
+from proxy.upstream.classify import plain
+from proxy.upstream.client import Upstream
+from proxy.upstream.requests import Request
 
 Style = Literal["normal", "circle"]
 

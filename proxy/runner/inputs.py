@@ -13,8 +13,9 @@ from proxy.providers.base import is_asset
 from proxy.store.base import Store
 from proxy.store.blobs import Blobs
 from proxy.upstream import breaker
-from proxy.upstream.client import File
-from proxy.upstream.fetch import Fetcher, FetchFailed, FileTooLarge, NotPublic, account_at_work
+from proxy.upstream.fetch import Fetcher, FetchFailed, FileTooLarge
+from proxy.upstream.requests import File
+from proxy.upstream.ssrf import NotPublic, account_at_work
 
 Uploaded = TypeVar("Uploaded")
 

@@ -38,8 +38,8 @@ from proxy.telemetry import trace
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream import breaker
 from proxy.upstream.answers import NotTaken, ReadFailed, Transient, UnreadableAnswer
-from proxy.upstream.client import Request
 from proxy.upstream.fetch import Fetcher
+from proxy.upstream.requests import Request
 
 log = logging.getLogger(__name__)
 

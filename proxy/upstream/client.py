@@ -7,8 +7,6 @@ be sent again) from what may have been (a `JobError`: never again).
 """
 
 import asyncio
-import base64
-import json
 import re
 import time
 from collections.abc import (
@@ -23,14 +21,11 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
-from secrets import token_hex
+from dataclasses import replace
 from types import SimpleNamespace, TracebackType
 from typing import Any, Final, Literal, Self
 
-import orjson
-from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, FormData, Payload, TraceConfig
-from aiohttp.abc import AbstractStreamWriter
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, FormData, TraceConfig
 from yarl import URL
 
 from proxy.core import errors, sse
@@ -46,21 +41,18 @@ from proxy.upstream.answers import (
     Transient,
     UnknownToProvider,
     UnreadableAnswer,
-    is_error,
     is_whole,
     loads,
-    message_of,
-    no_access,
-    no_credit,
     printable,
-    says,
-    told,
 )
 from proxy.upstream.breaker import Breaker
-from proxy.upstream.fetch import ProviderOrigin, as_spelled, why
+from proxy.upstream.classify import is_error, message_of, no_access, no_credit, says, told
+from proxy.upstream.fetch import ProviderOrigin
 from proxy.upstream.packing import GZIP, TooLarge, Unpacker, unpacked
 from proxy.upstream.rate_limit import RateLimiter
-from proxy.upstream.sessions import Body, Connector, session
+from proxy.upstream.requests import File, Request, as_text, dump_json, encode_form, encode_json
+from proxy.upstream.sessions import Body, Connector, session, why
+from proxy.upstream.ssrf import as_spelled
 
 _ANSWER_LIMIT: Final = 96 << 20
 """Bytes of one answer that are read: the largest holds ten images of 7 MB, as base64."""
@@ -98,42 +90,6 @@ _PROXY_REFUSES: Final = "The proxy demands other credentials (HTTP 407)."
 _BAD_FILE: Final = ("file upload failed", "invalid file format")
 """What is wrong with an upload, in the words of the one page that tells (Gaga, Upload an asset)."""
 _NOT_AGAIN: Final = "The order may have been taken, so it is not sent again"
-_PIECE: Final = 3 << 16
-"""Bytes of a request's body that are written at once; a multiple of three, so that base64 can be cut there."""
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """Bytes on their way to a provider."""
-
-    name: str
-    type: str
-    data: bytes = field(repr=False)
-
-    def data_url(self) -> "DataUrl | str":
-        """The bytes as they stand in a request's JSON."""
-        return DataUrl(self)
-
-
-@dataclass(frozen=True, slots=True)
-class DataUrl:
-    """A file in a request's JSON, written as a data URL only while the request is sent."""
-
-    file: File
-
-    def __str__(self) -> str:
-        """The whole URL."""
-        return f"data:{self.file.type};base64,{base64.b64encode(self.file.data).decode()}"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A paid request, ready to be sent: JSON, or multipart `form` (name and text or file, in order)."""
-
-    path: str
-    json: Any = None
-    form: tuple[tuple[str, str | File], ...] = ()
-    query: Mapping[str, str] = field(default_factory=dict)
 
 
 class Upstream:
@@ -225,9 +181,9 @@ class Upstream:
 
         Raises Transient where repeating may help, else the JobError that the refusal means.
         """
-        answer = await self._read("POST", path, data=_form(((name, file),)))
+        answer = await self._read("POST", path, data=encode_form(((name, file),)))
         if self._judges(answer):  # the file, most likely; it may have been itself, for a moment
-            answer = await self._read("POST", path, data=_form(((name, file),)))
+            answer = await self._read("POST", path, data=encode_form(((name, file),)))
         if _passes(answer) and not self._judges(answer):
             raise Transient(self._explained(answer), answer.wait)
         if not answer.ok:
@@ -359,7 +315,7 @@ class Upstream:
 
     @asynccontextmanager
     async def _send(self, request: Request, bounds: ClientTimeout) -> AsyncIterator[ClientResponse]:
-        body = Body(_form(request.form) if request.form else _json(request.json), _SEND_SILENCE)
+        body = Body(encode_form(request.form) if request.form else encode_json(request.json), _SEND_SILENCE)
         progress = SimpleNamespace(sent=False)
         if wait := await self.breaker.hold(paid=True):
             raise NotTaken(errors.UpstreamUnreachable(_RESTING), wait)
@@ -579,7 +535,7 @@ class Upstream:
             method,
             request.path,
             request.query,
-            _as_text(request),
+            as_text(request),
             answer.status if answer else None,
             answer.headers if answer else {},
             answer.body if answer else b"",
@@ -690,7 +646,7 @@ def _documents(body: bytes) -> Sequence[bytes]:
     """The JSON objects in a body, which is one, or an array of them, or has one in each line."""
     value = loads(body)
     values = value if isinstance(value, list) else [value] if value else map(loads, body.splitlines())
-    return [_dumped(value) for value in values if isinstance(value, dict)]
+    return [dump_json(value) for value in values if isinstance(value, dict)]
 
 
 async def _listed(documents: Sequence[bytes]) -> AsyncGenerator[sse.Message]:
@@ -744,93 +700,6 @@ def _unobserved(_: str, __: float) -> None:
 def _passes(answer: Answer) -> bool:
     """Whether a refused read is likely to be answered later."""
     return answer.status >= 500 or answer.status in _PASSING
-
-
-def _dumped(body: Any, default: Callable[[Any], str] | None = None) -> bytes:
-    """A body as JSON; `default` writes its files. It may be called twice for a file."""
-    try:
-        return orjson.dumps(body, default=default, option=orjson.OPT_PASSTHROUGH_DATACLASS)
-    except TypeError:  # a provider's id may be an integer of more than 64 bits
-        return json.dumps(body, default=default, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def _json(body: Any) -> "_Streamed":
-    return _Streamed(*_json_parts(body), "application/json")
-
-
-def _json_parts(body: Any) -> tuple[Sequence["bytes | DataUrl"], int]:
-    """A body as JSON, with its files apart, and how many bytes it is in all."""
-    files: list[DataUrl] = []
-    mark = token_hex(16)
-
-    def apart(value: Any) -> str:
-        if not isinstance(value, DataUrl):
-            raise TypeError(f"{type(value).__name__} is not JSON.")
-        files.append(value)
-        return mark
-
-    first, *others = _dumped(body, apart).split(mark.encode())
-    parts: list[bytes | DataUrl] = [first]
-    files = files[len(files) - len(others) :]
-    for file, text in zip(files, others, strict=True):
-        parts += [b"data:%b;base64," % file.file.type.encode(), file, text]
-    encoded = sum((len(file.file.data) + 2) // 3 * 4 for file in files)
-    return parts, encoded + sum(len(part) for part in parts if isinstance(part, bytes))
-
-
-class _Streamed(Payload):
-    """A request's body that is written piece by piece: other requests are served between two pieces."""
-
-    _autoclose = True
-
-    def __init__(self, parts: Sequence[bytes | DataUrl], size: int, media_type: str) -> None:
-        super().__init__(parts, content_type=media_type)
-        self._size = size
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """The whole body as text."""
-        return b"".join(_written(self._value)).decode(encoding, errors)
-
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        """Write all pieces."""
-        for piece in _written(self._value):
-            await writer.write(piece)
-            await asyncio.sleep(0)
-
-
-def _written(parts: Sequence[bytes | DataUrl]) -> Iterator[bytes]:
-    for part in parts:
-        data = memoryview(part if isinstance(part, bytes) else part.file.data)
-        for start in range(0, len(data), _PIECE):
-            piece = data[start : start + _PIECE]
-            yield bytes(piece) if isinstance(part, bytes) else base64.b64encode(piece)
-
-
-def _form(parts: tuple[tuple[str, str | File], ...]) -> FormData:
-    form = FormData(default_to_multipart=True)
-    for name, value in parts:
-        if isinstance(value, File):
-            form.add_field(name, _Streamed([value.data], len(value.data), value.type), filename=value.name)
-        else:
-            form.add_field(name, value)
-    return form
-
-
-def _as_text(request: Request) -> str:
-    """What was sent, for people: files by their type and size."""
-    if not request.form:
-        return "" if request.json is None else _dumped(request.json, _named).decode()
-    parts = {
-        name: f"<{value.type}, {len(value.data)} bytes>" if isinstance(value, File) else value
-        for name, value in request.form
-    }
-    return orjson.dumps(parts).decode()
-
-
-def _named(value: object) -> str:
-    """A file in JSON, by its type and size."""
-    file = value.file if isinstance(value, DataUrl) else None
-    return f"<{file.type}, {len(file.data)} bytes>" if file else str(value)
 
 
 def _sent_trace() -> TraceConfig:

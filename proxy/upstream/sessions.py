@@ -13,8 +13,14 @@ from typing import Any, Final, cast
 
 from aiohttp import (
     AddrInfoType,
+    ClientConnectorCertificateError,
+    ClientConnectorDNSError,
+    ClientConnectorError,
+    ClientHttpProxyError,
     ClientPayloadError,
+    ClientProxyConnectionError,
     ClientRequest,
+    ClientResponseError,
     ClientSession,
     ClientTimeout,
     DummyCookieJar,
@@ -168,3 +174,24 @@ class _Pieces:
         for begin in range(0, len(chunk), _PIECE_SIZE):
             async with asyncio.timeout(self._silence):
                 await self._writer.write(memoryview(chunk)[begin : begin + _PIECE_SIZE], LIMIT=0)
+
+
+def why(error: Exception) -> str:
+    """Why a request failed or its answer broke off, for people: a clause about the other side, `it`."""
+    match error:
+        case ClientConnectorDNSError():
+            return "its name cannot be looked up"
+        case ClientConnectorCertificateError():
+            return "its certificate cannot be trusted"
+        case ClientProxyConnectionError():
+            return "its proxy takes no connection"
+        case ClientHttpProxyError():
+            return f"its proxy refuses to connect to it (HTTP {error.status})"
+        case TimeoutError():
+            return "it does not answer in time"
+        case ClientConnectorError():
+            return "it takes no connection"
+        case ClientResponseError():
+            return "its answer cannot be read"
+        case _:
+            return "the connection ended too early"

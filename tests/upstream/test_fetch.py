@@ -17,20 +17,10 @@ from aiohttp import (
 )
 from yarl import URL
 
-from proxy.upstream.fetch import (
-    Fetched,
-    Fetcher,
-    FetchFailed,
-    FileTooLarge,
-    NotPublic,
-    ProviderOrigin,
-    Remote,
-    account_at_work,
-    check_public,
-    check_url,
-    is_public,
-    why,
-)
+from proxy.upstream.fetch import Fetched, Fetcher, FetchFailed, FileTooLarge, ProviderOrigin, Remote
+from proxy.upstream.sessions import why
+from proxy.upstream.ssrf import NotPublic, account_at_work, check_public, check_url, is_public
+from tests.support.root import ROOT
 from tests.support.site import Handler, Rerouted, Site
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
@@ -355,7 +345,7 @@ async def test_names_that_hang_while_they_are_read_hold_up_no_other_look_up_of_t
 
 @pytest.mark.usefixtures("hanging")
 async def test_names_of_one_account_that_hang_hold_up_no_other_account(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.upstream.fetch._LOOK_UP", 10.0)
+    monkeypatch.setattr("proxy.upstream.ssrf._LOOK_UP", 10.0)
 
     async def look_up(account: str, url: str) -> None:
         account_at_work.set(account)
@@ -385,7 +375,7 @@ async def others_are_looked_up_while(*asking: Awaitable[object]) -> None:
 async def test_a_look_up_that_waits_for_others_waits_no_longer_than_one_may_take(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("proxy.upstream.fetch._LOOK_UP", 0.2)
+    monkeypatch.setattr("proxy.upstream.ssrf._LOOK_UP", 0.2)
     async with asyncio.timeout(2):
         await asyncio.gather(*map(check_public, HANGING))
 
@@ -393,7 +383,7 @@ async def test_a_look_up_that_waits_for_others_waits_no_longer_than_one_may_take
 async def test_a_name_that_nobody_waits_for_any_more_is_not_looked_up(
     monkeypatch: pytest.MonkeyPatch, fetcher: Fetcher
 ) -> None:
-    monkeypatch.setattr("proxy.upstream.fetch._LOOK_UP_TO_READ", 0.2)
+    monkeypatch.setattr("proxy.upstream.ssrf._LOOK_UP_TO_READ", 0.2)
     over, asked = Event(), list[str]()
 
     def look_up(host: str, *_: Any, **__: Any) -> list[Any]:
@@ -412,15 +402,15 @@ async def test_a_name_that_nobody_waits_for_any_more_is_not_looked_up(
 
 _LEAVING: Final = """
 import asyncio, socket, time
-from proxy import fetch
+from proxy.upstream import ssrf
 socket.getaddrinfo = lambda *_, **__: time.sleep(60)
-fetch._LOOK_UP = 0.1
-asyncio.run(fetch.check_public("https://hangs.example/"))
+ssrf._LOOK_UP = 0.1
+asyncio.run(ssrf.check_public("https://hangs.example/"))
 """
 
 
 async def test_the_process_ends_while_a_look_up_hangs() -> None:
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", _LEAVING)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", _LEAVING, cwd=ROOT)
     try:
         async with asyncio.timeout(15):
             assert await process.wait() == 0
@@ -574,7 +564,7 @@ async def test_a_redirect_to_another_origin_of_this_machine_is_not_followed(fetc
 async def test_a_redirect_to_another_origin_goes_without_the_credential(
     fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.upstream.fetch.is_public", lambda _: True)  # this machine stands for the internet
+    monkeypatch.setattr("proxy.upstream.ssrf.is_public", lambda _: True)  # this machine stands for the internet
     async with Site(hello) as elsewhere, Site(redirect(f"{elsewhere.url}/cat")) as site:
         assert await text_of(fetcher.open(f"{site.url}/", own=own_of(site))) == "Hello from /cat"
         assert "Authorization" in site.asked[0].headers
@@ -584,7 +574,7 @@ async def test_a_redirect_to_another_origin_goes_without_the_credential(
 async def test_a_redirect_that_comes_back_to_the_own_origin_has_the_credential_again(
     fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.upstream.fetch.is_public", lambda _: True)
+    monkeypatch.setattr("proxy.upstream.ssrf.is_public", lambda _: True)
     async with Site(hello) as site, Site(redirect(f"{site.url}/back")) as elsewhere:
         assert await text_of(fetcher.open(f"{elsewhere.url}/", own=own_of(site))) == "Hello from /back"
         assert "Authorization" not in elsewhere.asked[0].headers

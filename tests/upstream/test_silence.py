@@ -10,7 +10,8 @@ from aiohttp import ClientTimeout, web
 
 from proxy.core import errors
 from proxy.upstream.answers import Transient
-from proxy.upstream.client import File, Request, Upstream
+from proxy.upstream.client import Upstream
+from proxy.upstream.requests import File, Request
 from tests.support.deployment import Deployment, JumpClock
 from tests.upstream.test_upstream import CREDENTIAL, wired
 

@@ -23,9 +23,10 @@ from proxy.upstream.answers import (
     UnknownToProvider,
     UnreadableAnswer,
     loads,
-    message_of,
 )
-from proxy.upstream.client import File, Request, Upstream
+from proxy.upstream.classify import message_of
+from proxy.upstream.client import Upstream
+from proxy.upstream.requests import File, Request
 from tests.support.deployment import JumpClock
 from tests.support.site import Handler, Site
 

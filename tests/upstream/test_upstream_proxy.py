@@ -19,7 +19,8 @@ from proxy.core.settings import BadSetting, Settings, load, proxy_secrets, throu
 from proxy.providers import PROVIDERS
 from proxy.providers.gaga import Gaga, GagaSettings
 from proxy.upstream.answers import NotTaken, Transient
-from proxy.upstream.client import Request, Upstream
+from proxy.upstream.client import Upstream
+from proxy.upstream.requests import Request
 from proxy.upstream.sessions import USER_AGENT
 from tests.support.deployment import Deployment, JumpClock
 from tests.support.forward_proxy import ForwardProxy
