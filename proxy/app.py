@@ -203,7 +203,7 @@ class Pollcast:
         for provider in set(providers.values()):
             provider.upstream.observe = partial(_observe, metrics, provider.name)
             if store.shared is not None:
-                provider.upstream.turns.reserve = partial(store.shared.turns, provider.name)
+                provider.upstream.rate_limiter.reserve = partial(store.shared.turns, provider.name)
         if store.shared is not None:
             breakers = {provider.name: provider.upstream.breaker for provider in providers.values()}
             await stack.enter_async_context(_running(keep_agreeing(breakers, store.shared)))

@@ -150,7 +150,7 @@ async def relayed(
 async def _opened(
     stack: AsyncExitStack, request: Request, fetcher: Fetcher, provider: Provider, source: Source
 ) -> Remote:
-    own = provider.upstream.own if source.keyed else provider.upstream.without_credential
+    own = provider.upstream.origin if source.keyed else provider.upstream.without_credential
 
     async def ask(method: str, headers: Mapping[str, str]) -> Remote:
         await stack.aclose()

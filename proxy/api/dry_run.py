@@ -58,7 +58,7 @@ def _request(provider: Provider, request: requests.Request) -> dict[str, Any]:
         content_type, body = "application/json", {"json": request.json}
     return {
         "method": "POST",
-        "url": provider.upstream.at(request.path),
+        "url": provider.upstream.url(request.path),
         "query": request.query,
         "headers": {"Content-Type": content_type},
         **body,

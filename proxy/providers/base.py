@@ -7,7 +7,7 @@ that the provider cannot carry is refused by name. Money sits between its steps:
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cache
 from typing import Annotated, Any, ClassVar, Final, Literal, Protocol
@@ -32,7 +32,7 @@ from proxy.core.errors import FieldError, JobError
 from proxy.core.job import Kind, Order, Output, Status, Ticket
 from proxy.core.settings import ProviderSettings, proxy_secrets
 from proxy.upstream.answers import Answer, LastAnswers, printable
-from proxy.upstream.classify import is_error, plain
+from proxy.upstream.classify import Dialect, is_error, plain
 from proxy.upstream.client import Upstream
 from proxy.upstream.requests import File, Request
 
@@ -274,13 +274,13 @@ class Provider(ABC):
     def __init__(self, settings: ProviderSettings, clock: Clock, public_url: str) -> None:
         self.settings = settings
         self.public_url = public_url
-        self.upstream = self.connect(clock)
-        if settings.proxy is not None:
-            self.upstream.use_proxy(URL(settings.proxy.get_secret_value()), proxy_secrets(settings.proxy))
+        self.dialect = replace(self.declare_dialect(), proxy_secrets=tuple(proxy_secrets(settings.proxy)))
+        proxy = URL(settings.proxy.get_secret_value()) if settings.proxy is not None else None
+        self.upstream = Upstream(settings.base_url, self.dialect, clock, rate=settings.rate, proxy=proxy)
 
     @abstractmethod
-    def connect(self, clock: Clock) -> Upstream:
-        """The provider's API, with its credential and its words for errors."""
+    def declare_dialect(self) -> Dialect:
+        """Return the provider's credential and its phrases for errors. The core builds the client with it."""
 
     @property
     def configured(self) -> bool:
@@ -328,7 +328,7 @@ class Provider(ABC):
 
     def in_progress(self, word: str, known: Collection[str], answer: Answer, progress: float | None = None) -> Update:
         """The update of a state that goes on: the provider's `word`, and whether its page names it (`plain`)."""
-        shown = self.upstream.shown(word)
+        shown = self.dialect.safe_text(word)
         if not shown:
             return self.without_status(answer)
         unknown = () if plain(word) in known else (shown,)
@@ -340,11 +340,11 @@ class Provider(ABC):
         Raises ReadFailed where the answer reports an error, or where its `status` is no text.
         """
         if is_error(answer.object()):
-            raise self.upstream.unread(answer, "reports an error")
+            raise self.dialect.unreadable(answer, "reports an error")
         if not isinstance(status, str | None):
-            raise self.upstream.unread(answer, "has a status that is no text")
-        self.upstream.check_suspended(answer)
-        return Update(detail=self.upstream.words(answer), wait=answer.wait)
+            raise self.dialect.unreadable(answer, "has a status that is no text")
+        self.dialect.check_access(answer)
+        return Update(detail=self.dialect.message_in(answer), wait=answer.wait)
 
     def partial_result(self, ticket: Ticket, reason: str) -> Update | None:
         """What is left, for `reason`, of work that is over bit by bit; None: nothing, the job has failed."""

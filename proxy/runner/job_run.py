@@ -360,7 +360,7 @@ class JobRun:
         clock = self._tools.clock
         for pause in _pauses():
             # Whoever is stopped while it waits has not sent it, and should not have said that it would.
-            await self._provider.upstream.turn()
+            await self._provider.upstream.wait_for_rate()
             self._job = await self._persist(lambda: self._tools.store.record_intent(self.claim))
             try:
                 async with aclosing(self._sent(request)) as updates:

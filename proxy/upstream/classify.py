@@ -3,9 +3,208 @@
 import html
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from proxy.upstream.answers import loads
+from proxy.core import errors
+from proxy.upstream.answers import (
+    Answer,
+    CredentialRefused,
+    CreditRefused,
+    NotTaken,
+    ReadFailed,
+    Transient,
+    UnknownToProvider,
+    UnreadableAnswer,
+    loads,
+    printable,
+)
+
+NOT_SENT_AGAIN: Final = "The order may have been taken, so it is not sent again"
+_MESSAGE_LIMIT: Final = 500
+"""Maximum length of a provider's message, in characters, so that a page of HTML does not fill an event."""
+_GATEWAY_STATUSES: Final = frozenset({408, 460, 499, 502, 504, 598, 599, *range(520, 529), 530})
+"""Statuses that a gateway sends when it has no answer of the provider: nginx (408, 499, 502, 504), Amazon's load
+balancers (460), Cloudflare (520 to 527, 530) and some proxies (598, 599). The outcome of the request behind it is
+unknown. 529 is not included, because providers themselves use it when they are overloaded."""
+_TRANSIENT_STATUSES: Final = frozenset({408, 409, 425, 429, 460, 499})
+"""4xx answers to a read that are likely to pass."""
+_NOT_FOUND_STATUSES: Final = frozenset({400, 404, 410})
+"""Answers to a read with which a provider says, in JSON, that it does not know the requested object."""
+
+
+def is_transient(answer: Answer) -> bool:
+    """Return whether a failed read is likely to succeed later."""
+    return answer.status >= 500 or answer.status in _TRANSIENT_STATUSES
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """A provider's credential and its phrases for errors, and the errors that its answers mean.
+
+    An adapter declares it. A phrase (a text with a space, in lower case) matches anywhere in a message. A code matches
+    as a whole.
+    """
+
+    credential: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Headers that hold the key."""
+    no_credit: Collection[str] = ()
+    """Codes and phrases for an empty account."""
+    refused_key: Collection[str] = ()
+    """Codes and phrases for an invalid key."""
+    retired: Collection[int] = ()
+    """Statuses with which a submit to a deprecated API says that the API is gone."""
+    bad_file: Collection[str] = ()
+    """Phrases with which a 5xx answer to an upload blames the file, not the provider."""
+    proxy_secrets: Collection[str] = field(default=(), repr=False)
+    """Parts of the proxy's credential, masked like the key."""
+    secrets: Collection[str] = field(init=False, repr=False)
+    """Texts that no message may contain."""
+
+    def __post_init__(self) -> None:
+        words = [word for value in self.credential.values() for word in value.split() if word != "Bearer"]
+        object.__setattr__(self, "secrets", (*words, *self.proxy_secrets))
+
+    # --- reads ---
+
+    def read_error(self, answer: Answer) -> ReadFailed:
+        """Return the error that a failed read means: its kind says whether to repeat it."""
+        if refusal := self.access_error(answer):
+            return refusal
+        message = self.explain(answer)
+        if answer.status in _NOT_FOUND_STATUSES and isinstance(loads(answer.body), dict):
+            return UnknownToProvider(message, answer.wait)
+        if is_transient(answer):
+            return Transient(message, answer.wait)
+        return UnreadableAnswer(message, answer.wait)
+
+    def access_error(self, answer: Answer) -> CredentialRefused | None:
+        """Return the error for a read that the operator's key or account, in its current state, does not permit.
+
+        The status or the words say so, also those of a success. The words of a gateway's own answer do not count.
+        """
+        if answer.status in _GATEWAY_STATUSES:
+            return None
+        if answer.status in {402, 418} or self._is_empty(content_of(answer.body)):
+            return CreditRefused(self.explain(answer), answer.wait)
+        if answer.status in {401, 403} or self._refuses_key(content_of(answer.body)):
+            return CredentialRefused(self.explain(answer), answer.wait)
+        return None
+
+    def check_access(self, answer: Answer) -> None:
+        """Raise CredentialRefused if an answer to a read says that the key or the account is refused."""
+        if error := self.access_error(answer):
+            raise error
+
+    def key_error(self, answer: Answer) -> ReadFailed | None:
+        """Return the error of an answer to a key check; None if it proves the key, even where nothing was found."""
+        if self._refuses_key(content_of(answer.body)):
+            return CredentialRefused(self.explain(answer))
+        if answer.status in _NOT_FOUND_STATUSES and loads(answer.body) is None:
+            return UnreadableAnswer(f"HTTP {answer.status} without JSON: is this the provider's base URL?")
+        error = None if answer.ok else self.read_error(answer)
+        return None if isinstance(error, UnknownToProvider) else error
+
+    def unreadable(self, answer: Answer, why: str) -> UnreadableAnswer:
+        """Return the error of a poll's answer without a state, with the provider's words. `why` begins with a verb.
+
+        Raises CredentialRefused if the words say that the key or the account is refused.
+        """
+        self.check_access(answer)
+        words = self.message_in(answer)
+        message = f"The provider's answer {why}: {words}" if words else f"The provider's answer {why}."
+        return UnreadableAnswer(message, answer.wait)
+
+    def json_object(self, answer: Answer) -> dict[str, Any]:
+        """Return the JSON object of a poll's answer. Raises the ReadFailed that another answer means."""
+        try:
+            return answer.object()
+        except UnreadableAnswer:
+            raise self.unreadable(answer, f"(HTTP {answer.status}) is no JSON object") from None
+
+    def blames_file(self, answer: Answer) -> bool:
+        """Return whether the 5xx answer to an upload blames the file, not the provider."""
+        return answer.status >= 500 and mentions(content_of(answer.body), self.bad_file)
+
+    # --- submits ---
+
+    def submit_error(self, answer: Answer, status: int | None = None) -> errors.JobError | NotTaken:
+        """Return what a submit's failed answer means for the order: a JobError, or NotTaken.
+
+        With `status` the answer is judged as if it had that HTTP status.
+        """
+        status, message = status or answer.status, self.explain(answer)
+        if status in _GATEWAY_STATUSES:
+            return errors.OutcomeUnknown(f"A gateway answered in the provider's place. {NOT_SENT_AGAIN}: {message}")
+        if status in self.retired:
+            return errors.UpstreamRetired(f"The provider has retired this API: {message}")
+        if status in {402, 418} or self._is_empty(content_of(answer.body)):
+            return errors.UpstreamCredits(message)
+        if status == 401 or self._refuses_key(content_of(answer.body)):
+            return errors.UpstreamAuth(message)
+        if status == 429:
+            return NotTaken(errors.UpstreamRejected(message), answer.wait)
+        if status == 503 and answer.wait is not None:
+            return NotTaken(errors.UpstreamFailed(message), answer.wait)
+        if 400 <= status < 500:
+            return errors.UpstreamRejected(message)
+        if status in {301, 302, 307, 308}:
+            return errors.UpstreamRejected(f"The provider redirects elsewhere; check its base URL. {message}")
+        # A gateway's pages are HTML or plain text. JSON comes from the provider itself, even with a 503 without a time.
+        if status >= 500 and message_of(loads(answer.body)):
+            return errors.UpstreamFailed(message)
+        return errors.OutcomeUnknown(f"{NOT_SENT_AGAIN}: {message}")
+
+    def refusal_in_success(self, answer: Answer) -> errors.JobError:
+        """Return what a refusal with HTTP 200 means: the same as with 400."""
+        error = self.submit_error(answer, 400)
+        return error if isinstance(error, errors.JobError) else errors.UpstreamRejected(str(error))
+
+    def missing_ticket(self, answer: Answer, missing: str) -> errors.JobError:
+        """Return what a success without a ticket means: a refusal if it reports an error, else an unknown outcome.
+
+        `missing` is a clause for the message, such as "names no id".
+        """
+        body = content_of(answer.body)
+        if self._is_empty(body) or self._refuses_key(body) or is_error(body):
+            return self.refusal_in_success(answer)
+        unknown = f"The provider answered HTTP {answer.status}, but its answer {missing}: {NOT_SENT_AGAIN.lower()}."
+        return errors.OutcomeUnknown(" ".join(filter(None, (unknown, self.message_in(answer)))))
+
+    def failure(self, body: object, default: str) -> errors.JobError:
+        """Return what a body means that reports failed work. `default` is the message if it gives no reason."""
+        reason = self.safe_text(message_of(body) or default)
+        if self._is_empty(body):
+            return errors.UpstreamCredits(reason)
+        if self._refuses_key(body):
+            return errors.UpstreamAuth(reason)
+        return errors.UpstreamFailed(reason)
+
+    # --- words ---
+
+    def message_in(self, answer: Answer) -> str | None:
+        """Return the provider's message in an answer, as `safe_text`. None if there is none."""
+        message = message_of(content_of(answer.body))
+        return self.safe_text(message) if message else None
+
+    def safe_text(self, text: str) -> str:
+        """Return a provider's text as one line of at most 500 characters, with the key masked."""
+        for secret in self.secrets:
+            text = text.replace(secret, "[key]")
+        return " ".join(printable(text).split())[:_MESSAGE_LIMIT]
+
+    def explain(self, answer: Answer) -> str:
+        """Return the provider's message with the HTTP status."""
+        return f"{self.message_in(answer) or 'The provider gave no explanation'} (HTTP {answer.status})"
+
+    def _is_empty(self, body: object) -> bool:
+        """Return whether a body says that the operator's account is empty."""
+        return mentions(body, self.no_credit) or no_credit(body)
+
+    def _refuses_key(self, body: object) -> bool:
+        """Return whether a body, whatever its HTTP status, says that the operator's key is refused."""
+        return mentions(body, self.refused_key) or no_access(body)
+
 
 _MESSAGE_NAMES: Final = (
     "message",
@@ -157,7 +356,7 @@ def _codes(body: object, depth: int = 6) -> set[str]:
     return here.union(*(_codes(body.get(name), depth - 1) for name in ("error", "data", "detail")))
 
 
-def says(body: object, words: Collection[str]) -> bool:
+def mentions(body: object, words: Collection[str]) -> bool:
     """Whether a body holds one of `words`: a phrase (one with a space) anywhere in its message, a code as a whole."""
     message = (message_of(body) or "").lower()
     return bool(_codes(body) & frozenset(words)) or any(word in message for word in words if " " in word)
@@ -194,7 +393,7 @@ _NO_ACCESS: Final = re.compile(
 )
 
 
-def told(body: bytes) -> object:
+def content_of(body: bytes) -> object:
     """What a body says: its JSON, or the text of a plain one, a page's title, an event's data; None for nothing."""
     found = loads(body)
     if found is not None:

@@ -14,13 +14,12 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Collection,
     Iterable,
     Iterator,
     Mapping,
     Sequence,
 )
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 from types import SimpleNamespace, TracebackType
 from typing import Any, Final, Literal, Self
@@ -33,20 +32,16 @@ from proxy.core.clock import Clock
 from proxy.telemetry import trace
 from proxy.upstream.answers import (
     Answer,
-    CredentialRefused,
-    CreditRefused,
     LastAnswers,
     NotTaken,
     Resting,
     Transient,
-    UnknownToProvider,
     UnreadableAnswer,
     is_whole,
     loads,
-    printable,
 )
 from proxy.upstream.breaker import Breaker
-from proxy.upstream.classify import is_error, message_of, no_access, no_credit, says, told
+from proxy.upstream.classify import NOT_SENT_AGAIN, Dialect, is_transient
 from proxy.upstream.fetch import ProviderOrigin
 from proxy.upstream.packing import GZIP, TooLarge, Unpacker, unpacked
 from proxy.upstream.rate_limit import RateLimiter
@@ -56,15 +51,6 @@ from proxy.upstream.ssrf import as_spelled
 
 _ANSWER_LIMIT: Final = 96 << 20
 """Bytes of one answer that are read: the largest holds ten images of 7 MB, as base64."""
-_MESSAGE_LIMIT: Final = 500
-_EDGE: Final = frozenset({408, 460, 499, 502, 504, 598, 599, *range(520, 529), 530})
-"""Statuses of a gateway that has no answer of the provider: nginx (408, 499, 502, 504), Amazon's load balancers (460),
-Cloudflare (520 to 527, 530) and some proxies (598, 599). What became of a request behind it is unknown.
-529 is not among them: providers themselves use it for being overloaded."""
-_PASSING: Final = frozenset({408, 409, 425, 429, 460, 499})
-"""4xx answers to a read that are likely to pass."""
-_ABSENT: Final = frozenset({400, 404, 410})
-"""Answers to a read by which a provider says, in JSON, that it does not know what is asked for."""
 _HOPS: Final = 5
 """Redirects that one read follows."""
 _EVENTS: Final = "text/event-stream"
@@ -87,49 +73,33 @@ _TAIL_TIMEOUT: Final = 5.0
 _BROKEN: Final = (ClientError, TimeoutError, OSError)
 """What is raised where a connection breaks, or an answer's framing is wrong."""
 _PROXY_REFUSES: Final = "The proxy demands other credentials (HTTP 407)."
-_BAD_FILE: Final = ("file upload failed", "invalid file format")
-"""What is wrong with an upload, in the words of the one page that tells (Gaga, Upload an asset)."""
-_NOT_AGAIN: Final = "The order may have been taken, so it is not sent again"
 
 
 class Upstream:
-    """One provider's API. `credential` are the headers that hold its key; they are sent to its origin alone.
+    """HTTP client of one provider. The credential of its `dialect` is sent to its origin only.
 
-    `no_credit` are the provider's codes (whole) and phrases (anywhere in its message, in lower case) for an empty
-    account; `refused_key` likewise for a bad key. `rate` is the requests per second that are let out, evenly; those
-    over it wait. `retired` are the statuses by which a deprecated submit says that it is gone.
+    `rate` is the number of requests per second, evenly spaced; requests above it wait. Every request to the origin goes
+    through `proxy`, if there is one.
     """
 
-    def __init__(
-        self,
-        base_url: str,
-        credential: Mapping[str, str],
-        clock: Clock,
-        *,
-        rate: float,
-        no_credit: Collection[str] = (),
-        refused_key: Collection[str] = (),
-        retired: Collection[int] = (),
-    ) -> None:
+    def __init__(self, base_url: str, dialect: Dialect, clock: Clock, *, rate: float, proxy: URL | None = None) -> None:
         self.base_url = base_url
-        self.own = ProviderOrigin(URL(base_url), credential)
-        """The origin with its credential, for reading results that demand the key."""
-        self._secrets = [part for value in credential.values() for part in value.split() if part != "Bearer"]
+        self.dialect = dialect
+        self.origin = ProviderOrigin(URL(base_url), dialect.credential, proxy)
+        """The origin with its credential, for reading results that require the key."""
         self._clock = clock
         self.breaker = Breaker(clock)
-        self.turns = RateLimiter(clock, rate)
-        self._no_credit = frozenset(no_credit)
-        self._refused_key = frozenset(refused_key)
-        self._retired = frozenset(retired)
+        self.rate_limiter = RateLimiter(clock, rate)
         self._stack = AsyncExitStack()
-        self.observe: Callable[[str, float], None] = _unobserved
-        """Told what is waited for, and the seconds: an answer's headers (`read`, `submit`, `stream`), or a `turn`."""
+        self.observe: Callable[[str, float], None] = _ignore
+        """Called with what was waited for and the seconds: an answer's headers (`read`, `submit`, `stream`) or a
+        `turn` of the rate limiter."""
 
     async def __aenter__(self) -> Self:
         options: dict[str, Any] = {
             "auto_decompress": False,  # aiohttp drops a body whose compression is not as it says
             "headers": {"Accept-Encoding": "gzip, deflate"},
-            "proxy": self.own.proxy,
+            "proxy": self.origin.proxy,
         }
         # No limit of connections: the rate limiter does the pacing.
         self._reads = await self._stack.enter_async_context(session(Connector(limit=0), _READ, **options))
@@ -144,14 +114,9 @@ class Upstream:
     ) -> None:
         await self._stack.aclose()
 
-    def use_proxy(self, proxy: URL, secrets: Collection[str]) -> None:
-        """Send every request to the provider's origin through an HTTP proxy; to be called before it is opened."""
-        self.own = replace(self.own, proxy=proxy)
-        self._secrets += secrets
-
-    async def turn(self) -> None:
-        """Wait until the rate lets another request out."""
-        if (waited := await self.turns.wait()) > 0:
+    async def wait_for_rate(self) -> None:
+        """Wait until the rate limit allows another request."""
+        if (waited := await self.rate_limiter.acquire()) > 0:
             self.observe("turn", waited)
 
     # --- reads: free, repeatable ---
@@ -161,7 +126,9 @@ class Upstream:
 
         With `seen`, raises Unchanged for an answer that is the same as before.
         """
-        answer = self._readable(await self._followed(path, query))
+        answer = await self._followed(path, query)
+        if not answer.ok:
+            raise self.dialect.read_error(answer)
         if seen is not None:
             seen.compare(path, answer)
         return answer
@@ -169,12 +136,9 @@ class Upstream:
     async def check_key(self, path: str, query: Mapping[str, str] | None = None) -> None:
         """Read a path that only a working key is answered; that nothing is there is an answer. Raises a ReadFailed."""
         answer = await self._followed(path, query)
-        if self.refuses_key(answer):
-            raise CredentialRefused(self._explained(answer))
-        if answer.status in _ABSENT and loads(answer.body) is None:
-            raise UnreadableAnswer(f"HTTP {answer.status} without JSON: is this the provider's base URL?")
-        with suppress(UnknownToProvider):
-            self._readable(answer)
+        error = self.dialect.key_error(answer)
+        if error is not None:
+            raise error
 
     async def upload(self, path: str, name: str, file: File) -> Answer:
         """Post one file as multipart: unpaid, so that it may be repeated.
@@ -182,34 +146,30 @@ class Upstream:
         Raises Transient where repeating may help, else the JobError that the refusal means.
         """
         answer = await self._read("POST", path, data=encode_form(((name, file),)))
-        if self._judges(answer):  # the file, most likely; it may have been itself, for a moment
+        if self.dialect.blames_file(answer):  # the file, most likely; it may have been itself, for a moment
             answer = await self._read("POST", path, data=encode_form(((name, file),)))
-        if _passes(answer) and not self._judges(answer):
-            raise Transient(self._explained(answer), answer.wait)
+        if is_transient(answer) and not self.dialect.blames_file(answer):
+            raise Transient(self.dialect.explain(answer), answer.wait)
         if not answer.ok:
-            error = self.refusal(answer)
+            error = self.dialect.submit_error(answer)
             # Nothing is ordered by an upload: there is no outcome to be unknown, and no work that could fail.
             unpaid = isinstance(error, errors.OutcomeUnknown | errors.UpstreamFailed)
             raise errors.UpstreamRejected(str(error)) if unpaid else error
         return answer
-
-    def _judges(self, answer: Answer) -> bool:
-        """Whether an upload's 5xx speaks of the file, and not of the provider."""
-        return answer.status >= 500 and self._says(answer, _BAD_FILE)
 
     async def _read(
         self, method: str, path: str, query: Mapping[str, str] | None = None, data: FormData | None = None
     ) -> Answer:
         if wait := await self.breaker.hold():
             raise Resting(_RESTING, wait)
-        await self.turn()
+        await self.wait_for_rate()
         began = time.monotonic()
         try:
             async with self._reads.request(
                 method,
-                URL(self.at(path)),
+                URL(self.url(path)),
                 params=query,
-                headers=self.own.credential,  # to the own origin alone: no redirect is followed
+                headers=self.origin.credential,  # to the own origin alone: no redirect is followed
                 data=None if data is None else Body(data, _SEND_SILENCE),
                 timeout=_READ if data is None else _UPLOAD,
                 allow_redirects=False,
@@ -242,34 +202,11 @@ class Upstream:
         if answer.status not in {301, 302, 303, 307, 308} or not location:
             return None
         try:
-            target = URL(self.at(path)).join(as_spelled(location))
-            own = self.own.covers(target) and target.user is None
+            target = URL(self.url(path)).join(as_spelled(location))
+            own = self.origin.covers(target) and target.user is None
         except ValueError:
             return None
         return str(target.with_fragment(None)) if own else None
-
-    def _readable(self, answer: Answer) -> Answer:
-        if answer.ok:
-            return answer
-        message = self._explained(answer)
-        self.check_suspended(answer)
-        if answer.status in _ABSENT and isinstance(loads(answer.body), dict):
-            raise UnknownToProvider(message, answer.wait)
-        if _passes(answer):
-            raise Transient(message, answer.wait)
-        raise UnreadableAnswer(message, answer.wait)
-
-    def check_suspended(self, answer: Answer) -> None:
-        """Raises CredentialRefused for a read that the operator's key or account, as it is now, does not open.
-
-        Its status or its words say so; a success may say it in words. The words of a gateway's own answer do not count.
-        """
-        if answer.status in _EDGE:
-            return
-        if answer.status in {402, 418} or self._is_empty(told(answer.body)):
-            raise CreditRefused(self._explained(answer), answer.wait)
-        if answer.status in {401, 403} or self.refuses_key(answer):
-            raise CredentialRefused(self._explained(answer), answer.wait)
 
     # --- submits: paid, sent once; who sends has waited for its turn before it noted that it would ---
 
@@ -278,7 +215,7 @@ class Upstream:
         async with self._send(request, _SUBMIT) as response:
             answer = await self._whole(response, request)
         if not answer.ok:
-            raise self.refusal(answer)
+            raise self.dialect.submit_error(answer)
         return answer
 
     @asynccontextmanager
@@ -295,7 +232,7 @@ class Upstream:
                 return
             answer = await self._whole(response, request, _collected(pieces, begun, streamed=True))
             if not answer.ok:
-                raise self.refusal(answer)
+                raise self.dialect.submit_error(answer)
             documents = [] if isinstance(loads(answer.body), dict) else _documents(answer.body)
             yield _listed(documents) if documents else answer
 
@@ -322,9 +259,9 @@ class Upstream:
         began = time.monotonic()
         try:
             response = await self._paid.post(
-                URL(self.at(request.path)),
+                URL(self.url(request.path)),
                 params=request.query,
-                headers=self.own.credential,
+                headers=self.origin.credential,
                 data=body,
                 allow_redirects=False,
                 timeout=bounds,
@@ -355,7 +292,7 @@ class Upstream:
         """What an answer to a submit means that cannot be read to its end."""
         self._trace("POST", request, began, self._begun(response), error)
         return errors.OutcomeUnknown(
-            f"The provider's answer ({response.status}) broke off: {_why_broken(error)}. {_NOT_AGAIN}."
+            f"The provider's answer ({response.status}) broke off: {_why_broken(error)}. {NOT_SENT_AGAIN}."
         )
 
     async def _messages(
@@ -384,90 +321,12 @@ class Upstream:
         finally:
             self._trace("POST", request, began, self._begun(response, bytes(heard)), broke)
 
-    def refusal(self, answer: Answer, status: int | None = None) -> Exception:
-        """What a submit's answer that is no success means for the order: a JobError, or NotTaken.
-
-        It is judged as if it had come with `status`, where that is given.
-        """
-        status, message = status or answer.status, self._explained(answer)
-        if status in _EDGE:
-            return errors.OutcomeUnknown(f"A gateway answered in the provider's place. {_NOT_AGAIN}: {message}")
-        if status in self._retired:
-            return errors.UpstreamRetired(f"The provider has retired this API: {message}")
-        if status in {402, 418} or self._is_empty(told(answer.body)):
-            return errors.UpstreamCredits(message)
-        if status == 401 or self.refuses_key(answer):
-            return errors.UpstreamAuth(message)
-        if status == 429:
-            return NotTaken(errors.UpstreamRejected(message), answer.wait)
-        if status == 503 and answer.wait is not None:
-            return NotTaken(errors.UpstreamFailed(message), answer.wait)
-        if 400 <= status < 500:
-            return errors.UpstreamRejected(message)
-        if status in {301, 302, 307, 308}:
-            return errors.UpstreamRejected(f"The provider redirects elsewhere; check its base URL. {message}")
-        # A gateway's pages are HTML or plain text. JSON is the provider's own word, also with a 503 that names no time.
-        if status >= 500 and message_of(loads(answer.body)):
-            return errors.UpstreamFailed(message)
-        return errors.OutcomeUnknown(f"{_NOT_AGAIN}: {message}")
-
-    def failed(self, body: object, silent: str) -> errors.JobError:
-        """What a body means that says the work has failed; `silent` is said where it gives no reason."""
-        reason = self.shown(message_of(body) or silent)
-        if self._is_empty(body):
-            return errors.UpstreamCredits(reason)
-        if says(body, self._refused_key) or no_access(body):
-            return errors.UpstreamAuth(reason)
-        return errors.UpstreamFailed(reason)
-
-    def _is_empty(self, body: object) -> bool:
-        """Whether a body says that the operator's account is empty."""
-        return says(body, self._no_credit) or no_credit(body)
-
-    def _says(self, answer: Answer, words: Collection[str]) -> bool:
-        return says(told(answer.body), words)
-
-    def refused(self, answer: Answer) -> errors.JobError:
-        """What a refusal means that came with HTTP 200: as if it had come with 400."""
-        error = self.refusal(answer, 400)
-        return error if isinstance(error, errors.JobError) else errors.UpstreamRejected(str(error))
-
-    def no_ticket(self, answer: Answer, missing: str) -> errors.JobError:
-        """What a success means that lacks what is `missing`: a refusal if it reports an error, else it is unknown."""
-        body = told(answer.body)
-        if self._is_empty(body) or self.refuses_key(answer) or is_error(body):
-            return self.refused(answer)
-        unknown = f"The provider answered HTTP {answer.status}, but its answer {missing}: {_NOT_AGAIN.lower()}."
-        return errors.OutcomeUnknown(" ".join(filter(None, (unknown, self.words(answer)))))
-
-    def unread(self, answer: Answer, why: str) -> UnreadableAnswer:
-        """What an answer to a poll means that holds no state; `why` begins with a verb. It has the provider's words.
-
-        Raises CredentialRefused where the words say that the key or the account is refused.
-        """
-        self.check_suspended(answer)
-        words = self.words(answer)
-        message = f"The provider's answer {why}: {words}" if words else f"The provider's answer {why}."
-        return UnreadableAnswer(message, answer.wait)
-
-    def json_object(self, answer: Answer) -> dict[str, Any]:
-        """The JSON object of an answer to a poll. Raises the ReadFailed that fits what it is instead."""
-        try:
-            return answer.object()
-        except UnreadableAnswer:
-            raise self.unread(answer, f"(HTTP {answer.status}) is no JSON object") from None
-
-    def refuses_key(self, answer: Answer) -> bool:
-        """Whether an answer, whatever its HTTP status, says that the operator's key is refused."""
-        body = told(answer.body)
-        return says(body, self._refused_key) or no_access(body)
-
     # --- content ---
 
     @property
     def without_credential(self) -> ProviderOrigin:
         """The provider's origin without its credential, for reading what it serves to everyone."""
-        return replace(self.own, credential={})
+        return replace(self.origin, credential={})
 
     def absolute(self, path: str) -> str:
         """A result's URL, which providers also give relative to their origin, as an absolute one.
@@ -480,39 +339,27 @@ class Upstream:
         except ValueError:
             usable = False
         if not usable:
-            raise UnreadableAnswer(f"The provider gives a result's URL that nobody can open: {self.shown(path)[:100]}")
+            raise UnreadableAnswer(
+                f"The provider gives a result's URL that nobody can open: {self.dialect.safe_text(path)[:100]}"
+            )
         return str(url)
 
-    def usable(self, url: object) -> str | None:
+    def url_or_none(self, url: object) -> str | None:
         """A URL that comes beside a result, as an absolute one; None when it is none that can be opened."""
         try:
             return self.absolute(url) if isinstance(url, str) else None
         except UnreadableAnswer:
             return None
 
-    def at(self, path: str) -> str:
+    def url(self, path: str) -> str:
         """The URL of one of the API's own paths; a URL stays as it is."""
         return self.base_url + path if path.startswith("/") else path
 
     def is_own(self, url: str) -> bool:
         """Whether a URL is on the provider's configured origin."""
-        return self.own.covers(URL(url))
+        return self.origin.covers(URL(url))
 
     # --- shared ---
-
-    def words(self, answer: Answer) -> str | None:
-        """The provider's own words in an answer, fit to be shown: bounded, one line, without its key."""
-        message = message_of(told(answer.body))
-        return self.shown(message) if message else None
-
-    def _explained(self, answer: Answer) -> str:
-        return f"{self.words(answer) or 'The provider gave no explanation'} (HTTP {answer.status})"
-
-    def shown(self, text: str) -> str:
-        """A provider's text, fit to be shown: bounded, one line, without its key."""
-        for secret in self._secrets:
-            text = text.replace(secret, "[key]")
-        return " ".join(printable(text).split())[:_MESSAGE_LIMIT]
 
     def _begun(self, response: ClientResponse, heard: bytes = b"") -> Answer:
         return Answer(response.status, response.headers, heard, self._clock.now())
@@ -541,13 +388,15 @@ class Upstream:
             answer.body if answer else b"",
             type(error).__name__ if error else None,
         )
-        recorder.record(exchange, self._secrets)
+        recorder.record(exchange, list(self.dialect.secrets))
 
     def _answer(self, response: ClientResponse, body: bytes, *, uploaded: bool = False) -> Answer:
         answer = Answer(response.status, response.headers, body, self._clock.now())
         if answer.status < 500:
             self.breaker.succeeded()
-        elif not (uploaded and self._judges(answer)):  # one account's bad file must not close the provider to all
+        elif not (
+            uploaded and self.dialect.blames_file(answer)
+        ):  # one account's bad file must not close the provider to all
             self.breaker.failed()
         return answer
 
@@ -693,13 +542,8 @@ def _is_frame(data: str) -> bool:
     return data.rstrip()[-1:] in {"}", "]"} and is_whole(data.encode())
 
 
-def _unobserved(_: str, __: float) -> None:
-    """Stand in where nobody wants to know."""
-
-
-def _passes(answer: Answer) -> bool:
-    """Whether a refused read is likely to be answered later."""
-    return answer.status >= 500 or answer.status in _PASSING
+def _ignore(_: str, __: float) -> None:
+    """Observe nothing: the default of `Upstream.observe`."""
 
 
 def _sent_trace() -> TraceConfig:

@@ -34,7 +34,7 @@ class RateLimiter:
         self._alone_until = 0.0
         self.reserve: Reserve | None = None
 
-    async def wait(self) -> float:
+    async def acquire(self) -> float:
         """Take the next turn, and wait for it; returns the seconds that it was away (at most 0: it was there)."""
         left = self._own() if self.reserve is None else await self._shared(self.reserve)
         if left > 0:

@@ -10,6 +10,7 @@ from aiohttp import ClientTimeout, web
 
 from proxy.core import errors
 from proxy.upstream.answers import Transient
+from proxy.upstream.classify import Dialect
 from proxy.upstream.client import Upstream
 from proxy.upstream.requests import File, Request
 from tests.support.deployment import Deployment, JumpClock
@@ -46,7 +47,7 @@ async def slow_reader(pause: float | None) -> AsyncIterator[Upstream]:
     server = await asyncio.start_server(serve, sock=listening, limit=16_384)
     origin = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
-        async with Upstream(origin, CREDENTIAL, JumpClock(), rate=50) as upstream:
+        async with Upstream(origin, Dialect(CREDENTIAL), JumpClock(), rate=50) as upstream:
             yield upstream
     finally:
         over.set()

@@ -24,7 +24,7 @@ from proxy.upstream.answers import (
     UnreadableAnswer,
     loads,
 )
-from proxy.upstream.classify import message_of
+from proxy.upstream.classify import Dialect, message_of
 from proxy.upstream.client import Upstream
 from proxy.upstream.requests import File, Request
 from tests.support.deployment import JumpClock
@@ -90,11 +90,15 @@ class Wire:
 
 @asynccontextmanager
 async def wired(
-    answer: Handler, credential: Mapping[str, str] = CREDENTIAL, clock: Clock | None = None, **words: Any
+    answer: Handler,
+    credential: Mapping[str, str] = CREDENTIAL,
+    clock: Clock | None = None,
+    rate: float = 50,
+    **phrases: Any,
 ) -> AsyncIterator[Wire]:
     async with AsyncExitStack() as stack:
         site = await stack.enter_async_context(Site(answer))
-        upstream = Upstream(site.url, credential, clock or JumpClock(), **{"rate": 50, **words})
+        upstream = Upstream(site.url, Dialect(credential, **phrases), clock or JumpClock(), rate=rate)
         yield Wire(site, await stack.enter_async_context(upstream))
 
 
@@ -103,7 +107,7 @@ async def unwired() -> AsyncIterator[Upstream]:
     """A provider that is not there."""
     async with wired(hang_up) as wire:
         nowhere = wire.site.url
-    async with Upstream(nowhere, CREDENTIAL, JumpClock(), rate=50) as upstream:
+    async with Upstream(nowhere, Dialect(CREDENTIAL), JumpClock(), rate=50) as upstream:
         yield upstream
 
 
@@ -293,15 +297,15 @@ async def test_a_refusal_that_came_with_200_means_what_it_would_with_400(
     body: bytes, kind: type[errors.JobError]
 ) -> None:
     async with wired(hang_up, no_credit=("40009",), refused_key=("400112",)) as wire:
-        assert type(wire.upstream.refused(answer_of(body))) is kind
+        assert type(wire.upstream.dialect.refusal_in_success(answer_of(body))) is kind
 
 
 async def test_a_success_without_a_ticket_is_of_unknown_outcome_unless_it_speaks_of_an_empty_account() -> None:
     async with wired(hang_up, no_credit=("40009",)) as wire:
-        unknown = wire.upstream.no_ticket(answer_of(b"{}"), "names no id")
+        unknown = wire.upstream.dialect.missing_ticket(answer_of(b"{}"), "names no id")
         assert type(unknown) is errors.OutcomeUnknown
         assert "its answer names no id" in unknown.message
-        empty = wire.upstream.no_ticket(answer_of(b'{"code":40009,"message":"No credit."}'), "names no id")
+        empty = wire.upstream.dialect.missing_ticket(answer_of(b'{"code":40009,"message":"No credit."}'), "names no id")
         assert type(empty) is errors.UpstreamCredits
 
 
@@ -466,11 +470,12 @@ async def test_an_upload_that_is_refused_means_what_a_submit_would(status: int, 
             await wire.upstream.upload("/v1/assets", "file", PNG)
 
 
+BAD_FILE = ("file upload failed",)
 FAILED_UPLOAD = reply(500, {"message": "File upload failed"})
 
 
 async def test_an_upload_whose_file_is_at_fault_by_the_provider_s_words_is_tried_twice_and_refused() -> None:
-    async with wired(FAILED_UPLOAD) as wire:
+    async with wired(FAILED_UPLOAD, bad_file=BAD_FILE) as wire:
         with pytest.raises(errors.UpstreamRejected, match=r"File upload failed \(HTTP 500\)"):
             await wire.upstream.upload("/v1/assets", "file", PNG)
         assert len(wire.site.asked) == 2
@@ -482,12 +487,12 @@ async def test_an_upload_whose_file_is_at_fault_once_only_is_forgiven() -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
         return await answers.pop()(request)
 
-    async with wired(answer) as wire:
+    async with wired(answer, bad_file=BAD_FILE) as wire:
         assert (await wire.upstream.upload("/v1/assets", "file", PNG)).object() == {"id": 7}
 
 
 async def test_uploads_whose_files_are_at_fault_do_not_open_the_breaker() -> None:
-    async with wired(FAILED_UPLOAD) as wire:
+    async with wired(FAILED_UPLOAD, bad_file=BAD_FILE) as wire:
         for _ in range(5):
             with pytest.raises(errors.UpstreamRejected):
                 await wire.upstream.upload("/v1/assets", "file", PNG)
@@ -595,18 +600,17 @@ async def test_a_stream_with_a_message_that_never_ends_is_interrupted() -> None:
 
 def test_a_refusal_by_a_success_is_told_with_its_own_status() -> None:
     answer = answer_of(b'{"message": "Unknown style"}')
-    assert str(nowhere().refused(answer)) == "Unknown style (HTTP 200)"
+    assert str(DIALECT.refusal_in_success(answer)) == "Unknown style (HTTP 200)"
 
 
-def nowhere() -> Upstream:
-    return Upstream("http://provider.example", CREDENTIAL, JumpClock(), rate=50, no_credit=("insufficient credits",))
+DIALECT = Dialect(CREDENTIAL, no_credit=("insufficient credits",))
 
 
 @pytest.mark.parametrize(
     "body", [b'{"error": "Prompt blocked"}', b'{"data": null, "error": {"message": "Prompt blocked"}}']
 )
 def test_a_success_that_tells_of_an_error_instead_of_a_ticket_is_a_refusal(body: bytes) -> None:
-    error = nowhere().no_ticket(answer_of(body), "names no id")
+    error = DIALECT.missing_ticket(answer_of(body), "names no id")
     assert (type(error), str(error)) == (errors.UpstreamRejected, "Prompt blocked (HTTP 200)")
 
 
@@ -618,7 +622,7 @@ UNKNOWN = "the order may have been taken, so it is not sent again."
     [(b"{}", ""), (b'{"error": null}', ""), (b"[]", ""), (b'{"detail": "Slow today"}', " Slow today")],
 )
 def test_a_success_without_a_ticket_is_of_unknown_outcome_and_says_what_it_said(body: bytes, words: str) -> None:
-    error = nowhere().no_ticket(answer_of(body), "names no id")
+    error = DIALECT.missing_ticket(answer_of(body), "names no id")
     assert type(error) is errors.OutcomeUnknown
     assert str(error) == f"The provider answered HTTP 200, but its answer names no id: {UNKNOWN}{words}"
 
@@ -716,18 +720,18 @@ async def test_the_key_that_a_provider_echoes_is_never_shown(
         with pytest.raises(ReadFailed) as caught:
             await wire.upstream.get("/")
         assert KEY not in caught.value.message
-        assert KEY not in (wire.upstream.words(answer_of(orjson.dumps(body))) or "")
+        assert KEY not in (wire.upstream.dialect.message_in(answer_of(orjson.dumps(body))) or "")
 
 
 async def test_words_are_one_line_of_at_most_500_characters() -> None:
     async with wired(hang_up) as wire:
-        assert wire.upstream.shown("a\r\n b\t\0c \u2028 d") == "a b \0c d"
-        assert wire.upstream.shown("x" * 1000) == "x" * 500
+        assert wire.upstream.dialect.safe_text("a\r\n b\t\0c \u2028 d") == "a b \0c d"
+        assert wire.upstream.dialect.safe_text("x" * 1000) == "x" * 500
 
 
 async def test_a_provider_without_a_key_here_hides_nothing() -> None:
     async with wired(hang_up, {"X-Api-Key": ""}) as wire:
-        assert wire.upstream.shown("It broke.") == "It broke."
+        assert wire.upstream.dialect.safe_text("It broke.") == "It broke."
 
 
 def test_neither_bytes_nor_bodies_are_shown() -> None:
@@ -770,7 +774,7 @@ async def test_a_result_s_url_that_nobody_can_open_is_nonsense(url: str) -> None
 async def test_no_cookie_is_kept_from_one_request_for_the_next() -> None:
     async with wired(reply(200, {}, {"Set-Cookie": "who=first; Path=/"})) as wire:
         origin = wire.site.url.replace("127.0.0.1", "localhost")
-        async with Upstream(origin, CREDENTIAL, JumpClock(), rate=50) as upstream:
+        async with Upstream(origin, Dialect(CREDENTIAL), JumpClock(), rate=50) as upstream:
             for _ in range(2):
                 await upstream.get("/")
                 await upstream.submit(ORDER)
@@ -779,6 +783,6 @@ async def test_no_cookie_is_kept_from_one_request_for_the_next() -> None:
 
 async def test_the_credential_goes_with_the_own_origin_only_where_it_is_asked_for() -> None:
     async with wired(hang_up) as wire:
-        assert dict(wire.upstream.own.credential) == CREDENTIAL
+        assert dict(wire.upstream.origin.credential) == CREDENTIAL
         assert dict(wire.upstream.without_credential.credential) == {}
-        assert wire.upstream.without_credential.origin == wire.upstream.own.origin
+        assert wire.upstream.without_credential.origin == wire.upstream.origin.origin

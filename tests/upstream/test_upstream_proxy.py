@@ -19,6 +19,7 @@ from proxy.core.settings import BadSetting, Settings, load, proxy_secrets, throu
 from proxy.providers import PROVIDERS
 from proxy.providers.gaga import Gaga, GagaSettings
 from proxy.upstream.answers import NotTaken, Transient
+from proxy.upstream.classify import Dialect
 from proxy.upstream.client import Upstream
 from proxy.upstream.requests import Request
 from proxy.upstream.sessions import USER_AGENT
@@ -40,9 +41,8 @@ TUNNEL_REFUSALS = [
 
 @asynccontextmanager
 async def proxied(origin: str, proxy: str) -> AsyncIterator[Upstream]:
-    upstream = Upstream(origin, CREDENTIAL, JumpClock(), rate=50)
-    upstream.use_proxy(URL(proxy), ["secret"])
-    async with upstream:
+    dialect = Dialect(CREDENTIAL, proxy_secrets=["secret"])
+    async with Upstream(origin, dialect, JumpClock(), rate=50, proxy=URL(proxy)) as upstream:
         yield upstream
 
 
@@ -153,7 +153,10 @@ async def test_results_of_the_own_origin_use_the_proxy_and_others_do_not() -> No
 async def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    async with Site(reply(200, {"id": 1})) as site, Upstream(site.url, CREDENTIAL, JumpClock(), rate=50) as upstream:
+    async with (
+        Site(reply(200, {"id": 1})) as site,
+        Upstream(site.url, Dialect(CREDENTIAL), JumpClock(), rate=50) as upstream,
+    ):
         assert (await upstream.submit(ORDER)).object() == {"id": 1}
 
 

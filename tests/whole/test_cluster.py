@@ -311,7 +311,7 @@ async def test_the_rate_of_a_provider_holds_for_all_nodes_together() -> None:
 
             turns.reserve = reserve
         began = clock.now()
-        await asyncio.gather(*(turns.wait() for turns in nodes for _ in range(40)))
+        await asyncio.gather(*(turns.acquire() for turns in nodes for _ in range(40)))
         took = clock.now() - began
     assert took >= 0.65  # eighty turns, of which a tenth of a second's are let out at once
 
@@ -328,7 +328,7 @@ async def test_while_the_others_cannot_be_asked_a_node_paces_alone() -> None:
     turns.reserve = away
     began = clock.now()
     for _ in range(4):
-        await turns.wait()
+        await turns.acquire()
     assert clock.now() - began == pytest.approx(1.4)
     assert asked == [(1, 0.5)]
 
@@ -345,13 +345,13 @@ class ClockSetBack(JumpClock):
 async def test_a_clock_that_is_set_back_stops_no_provider() -> None:
     clock = ClockSetBack()
     turns, breaker = RateLimiter(clock, 2), Breaker(clock)
-    await turns.wait()
+    await turns.acquire()
     for n in range(5):
         failed(breaker, f"job-{n}")
     clock.ahead = 0
     began = clock.at
-    await turns.wait()
-    await turns.wait()
+    await turns.acquire()
+    await turns.acquire()
     assert clock.at - began <= 1
     assert breaker.wait <= 10
 
