@@ -31,7 +31,8 @@ from proxy.core.clock import Clock
 from proxy.core.errors import FieldError, JobError
 from proxy.core.job import Kind, Order, Output, Status, Ticket
 from proxy.core.settings import ProviderSettings, proxy_secrets
-from proxy.upstream.answers import Answer, LastAnswers, printable
+from proxy.core.text import replace_surrogates
+from proxy.upstream.answers import Answer, LastAnswers
 from proxy.upstream.classify import Dialect, is_error, plain
 from proxy.upstream.client import Upstream
 from proxy.upstream.requests import File, Request
@@ -365,7 +366,7 @@ def bearer(settings: ProviderSettings) -> dict[str, str]:
 def as_id(value: object) -> str:
     """A provider's id as text, with all its digits where it was read by `Answer.exact`; empty for what is none."""
     if isinstance(value, str):
-        text = printable(value).strip()
+        text = replace_surrogates(value).strip()
         return "" if text in {".", ".."} else text  # in a path, neither can be escaped
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return ""  # to Python, True is a number

@@ -15,6 +15,7 @@ from typing import Any, Final
 import orjson
 
 from proxy.core.clock import rfc3339
+from proxy.core.text import escape_unprintable
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The id of the request that is being served, if any."""
@@ -105,17 +106,10 @@ class ConsoleForm(_Form):
     def format(self, record: logging.LogRecord) -> str:
         """Write a record."""
         facts = "".join(f" {name}={value}" for name, value in self._facts(record).items())
-        text = _one_line(self._mask(record.getMessage() + facts))
+        text = escape_unprintable(self._mask(record.getMessage() + facts))
         trace = self._trace(record)
         line = f"{rfc3339(record.created)} {record.levelname:7} {record.name}: {text}"
         return f"{line}\n{trace}" if trace else line
-
-
-def _one_line(text: str) -> str:
-    """Text that nobody can make another line, or another colour, of a log with."""
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 _FORMS: Final[Mapping[str, type[_Form]]] = {"console": ConsoleForm, "json": JsonForm}

@@ -171,11 +171,6 @@ def _date(value: str | None) -> float | None:
         return None
 
 
-def printable(text: str) -> str:
-    """Text that JSON can hold: aiohttp hands header bytes that are no UTF-8 over as lone surrogates."""
-    return text.encode(errors="replace").decode()
-
-
 def loads(body: bytes) -> object:
     """The body as JSON; None when it is none."""
     try:

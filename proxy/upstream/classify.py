@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from proxy.core import errors
+from proxy.core.text import replace_surrogates
 from proxy.upstream.answers import (
     Answer,
     CredentialRefused,
@@ -17,7 +18,6 @@ from proxy.upstream.answers import (
     UnknownToProvider,
     UnreadableAnswer,
     loads,
-    printable,
 )
 
 NOT_SENT_AGAIN: Final = "The order may have been taken, so it is not sent again"
@@ -191,7 +191,7 @@ class Dialect:
         """Return a provider's text as one line of at most 500 characters, with the key masked."""
         for secret in self.secrets:
             text = text.replace(secret, "[key]")
-        return " ".join(printable(text).split())[:_MESSAGE_LIMIT]
+        return " ".join(replace_surrogates(text).split())[:_MESSAGE_LIMIT]
 
     def explain(self, answer: Answer) -> str:
         """Return the provider's message with the HTTP status."""
