@@ -36,6 +36,7 @@ from proxy.upstream.answers import Answer, LastAnswers
 from proxy.upstream.classify import Dialect, is_error, plain
 from proxy.upstream.client import Upstream
 from proxy.upstream.requests import File, Request
+from proxy.upstream.times import DEFAULT_TIMES, UpstreamTimes
 
 # --- what a client may order ---
 
@@ -272,12 +273,14 @@ class Provider(ABC):
     models: ClassVar[tuple[Model, ...]]
     settings_type: ClassVar[type[ProviderSettings]]
 
-    def __init__(self, settings: ProviderSettings, clock: Clock, public_url: str) -> None:
+    def __init__(
+        self, settings: ProviderSettings, clock: Clock, public_url: str, times: UpstreamTimes = DEFAULT_TIMES
+    ) -> None:
         self.settings = settings
         self.public_url = public_url
         self.dialect = replace(self.declare_dialect(), proxy_secrets=tuple(proxy_secrets(settings.proxy)))
         proxy = URL(settings.proxy.get_secret_value()) if settings.proxy is not None else None
-        self.upstream = Upstream(settings.base_url, self.dialect, clock, rate=settings.rate, proxy=proxy)
+        self.upstream = Upstream(settings.base_url, self.dialect, clock, rate=settings.rate, proxy=proxy, times=times)
 
     @abstractmethod
     def declare_dialect(self) -> Dialect:

@@ -20,25 +20,12 @@ import orjson
 from proxy.core.clock import Clock
 from proxy.core.errors import Unavailable
 from proxy.core.provider_health import MEMORY, Outcome, Shared
+from proxy.upstream.times import DEFAULT_TIMES, UpstreamTimes
 
 log = logging.getLogger(__name__)
 
 _FAILURES: Final = 5
 """Failures in a row, with no success between them, that open the breaker."""
-_PAUSE: Final = 9.0
-"""Seconds without requests after the breaker has opened. With the delays below, every kind of request has become a
-possible trial within ten seconds (contract, section 4)."""
-_FAILING_DELAY: Final = 0.5
-"""Seconds after the pause in which only polls of jobs that did not fail may be the trial: they tell more."""
-_PAID_DELAY: Final = 1.0
-"""Seconds after the pause in which only polls may be the trial. Polls that the breaker held back are due in that time
-on every node, so an order is a trial only where no poll is to be done."""
-_TRIAL: Final = 9.0
-"""Seconds that a trial may take before another one is allowed."""
-_RETRY: Final = 1.0
-"""Seconds that other requests wait while a trial is under way."""
-_EXCHANGE_INTERVAL: Final = 0.5
-"""Seconds between two exchanges with the other nodes."""
 _MOST_OUTCOMES: Final = 1000
 """Outcomes that are kept for the next exchange, and failures that are kept at all."""
 
@@ -61,8 +48,9 @@ class Breaker:
     the last minute. An account whose own last request succeeded in the last minute is never refused.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, times: UpstreamTimes = DEFAULT_TIMES) -> None:
         self._clock = clock
+        self._times = times
         self._failures: deque[tuple[Subject, float]] = deque(maxlen=_MOST_OUTCOMES)
         """The failures that count since the last success, each with its time."""
         self._last = self._last_success = -math.inf
@@ -95,12 +83,12 @@ class Breaker:
         if not self._is_open(now) or (who and self._is_well(who.account)):
             return 0.0
         if who is None:
-            return max(self._until - now, _RETRY)
+            return max(self._until - now, self._times.trial_retry)
         allowed = self._until + self._delay(who, paid=paid)
         if now < allowed:
             return allowed - now
         if now < self._trial_until or not await self._reserve():
-            return _RETRY
+            return self._times.trial_retry
         return 0.0
 
     def failed(self) -> None:
@@ -160,7 +148,7 @@ class Breaker:
         self._last = max(self._last, at)
         # A late answer to a request from before the pause does not prolong it.
         if at >= self._until and (self._until or self._opens(at)):
-            self._until = at + _PAUSE
+            self._until = at + self._times.breaker_pause
 
     def _opens(self, at: float) -> bool:
         if len(self._failures) < _FAILURES:
@@ -180,22 +168,23 @@ class Breaker:
 
     def _delay(self, who: Subject, *, paid: bool) -> float:
         if paid:
-            return _PAID_DELAY
-        return _FAILING_DELAY if any(failing == who for failing, _ in self._failures) else 0.0
+            return self._times.trial_delay_of_submits
+        is_failing = any(failing == who for failing, _ in self._failures)
+        return self._times.trial_delay_of_failing_jobs if is_failing else 0.0
 
     async def _reserve(self) -> bool:
         """Reserve the trial, over all nodes; a node that cannot ask the others decides alone."""
-        self._trial_until = self._clock.monotonic() + _RETRY
+        self._trial_until = self._clock.monotonic() + self._times.trial_retry
         try:
-            if self._shared is not None and not await self._shared.trial(self._provider, _TRIAL):
+            if self._shared is not None and not await self._shared.trial(self._provider, self._times.trial):
                 return False
         except Unavailable as error:
             log.debug("Cannot agree on a trial: %s", error.message)
-        self._trial_until = self._clock.monotonic() + _TRIAL
+        self._trial_until = self._clock.monotonic() + self._times.trial
         return True
 
 
-async def keep_agreeing(breakers: Mapping[str, Breaker], shared: Shared) -> None:
+async def keep_agreeing(breakers: Mapping[str, Breaker], shared: Shared, times: UpstreamTimes = DEFAULT_TIMES) -> None:
     """Have the breakers, by provider, open and close on all nodes alike, until cancelled.
 
     While the others cannot be reached each node goes by what it sees itself.
@@ -208,7 +197,7 @@ async def keep_agreeing(breakers: Mapping[str, Breaker], shared: Shared) -> None
             await exchange.once()
         except Unavailable as error:
             log.debug("Cannot agree on how providers do: %s", error.message)
-        await asyncio.sleep(_EXCHANGE_INTERVAL)
+        await asyncio.sleep(times.breaker_exchange)
 
 
 class Exchange:

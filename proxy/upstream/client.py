@@ -48,6 +48,7 @@ from proxy.upstream.rate_limit import RateLimiter
 from proxy.upstream.requests import File, Request, as_text, dump_json, encode_form, encode_json
 from proxy.upstream.sessions import Body, Connector, session, why
 from proxy.upstream.ssrf import as_spelled
+from proxy.upstream.times import DEFAULT_TIMES, UpstreamTimes
 
 _ANSWER_LIMIT: Final = 96 << 20
 """Bytes of one answer that are read: the largest holds ten images of 7 MB, as base64."""
@@ -60,16 +61,6 @@ _FIELDS: Final = (b"data", b"event", b"id", b"retry")
 _END: Final = "[DONE]"
 """The message that ends a stream of OpenAI's kind, which is not JSON."""
 _RESTING: Final = "The provider has failed several times in a row; no request is sent to it for some seconds."
-_READ: Final = ClientTimeout(total=None, sock_connect=10, sock_read=30)
-"""Here and below: silence is bounded, and not the total. A large answer may take long on a slow line."""
-_UPLOAD: Final = ClientTimeout(total=None, sock_connect=10, sock_read=120)
-_SUBMIT: Final = ClientTimeout(total=None, sock_connect=10, sock_read=120)
-_STREAM: Final = ClientTimeout(total=None, sock_connect=10)
-"""A stream may be silent for long, and what it makes is paid for: only the job's deadline ends the wait."""
-_SEND_SILENCE: Final = 60.0
-"""Seconds without progress after which the sending of a request is given up."""
-_TAIL_TIMEOUT: Final = 5.0
-"""Seconds to wait for the end of an answer whose JSON is complete: its length may be wrong."""
 _BROKEN: Final = (ClientError, TimeoutError, OSError)
 """What is raised where a connection breaks, or an answer's framing is wrong."""
 _PROXY_REFUSES: Final = "The proxy demands other credentials (HTTP 407)."
@@ -82,14 +73,24 @@ class Upstream:
     through `proxy`, if there is one.
     """
 
-    def __init__(self, base_url: str, dialect: Dialect, clock: Clock, *, rate: float, proxy: URL | None = None) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        dialect: Dialect,
+        clock: Clock,
+        *,
+        rate: float,
+        proxy: URL | None = None,
+        times: UpstreamTimes = DEFAULT_TIMES,
+    ) -> None:
         self.base_url = base_url
         self.dialect = dialect
         self.origin = ProviderOrigin(URL(base_url), dialect.credential, proxy)
         """The origin with its credential, for reading results that require the key."""
         self._clock = clock
-        self.breaker = Breaker(clock)
-        self.rate_limiter = RateLimiter(clock, rate)
+        self._times = times
+        self.breaker = Breaker(clock, times)
+        self.rate_limiter = RateLimiter(clock, rate, times)
         self._stack = AsyncExitStack()
         self.observe: Callable[[str, float], None] = _ignore
         """Called with what was waited for and the seconds: an answer's headers (`read`, `submit`, `stream`) or a
@@ -102,10 +103,12 @@ class Upstream:
             "proxy": self.origin.proxy,
         }
         # No limit of connections: the rate limiter does the pacing.
-        self._reads = await self._stack.enter_async_context(session(Connector(limit=0), _READ, **options))
-        paid = Connector(force_close=True, limit=0)
+        self._reads = await self._stack.enter_async_context(
+            session(Connector(self._times.connect_in_all, limit=0), self._timeout(self._times.read_silence), **options)
+        )
+        paid = Connector(self._times.connect_in_all, force_close=True, limit=0)
         self._paid = await self._stack.enter_async_context(
-            session(paid, _SUBMIT, trace_configs=[_sent_trace()], **options)
+            session(paid, self._timeout(self._times.submit_silence), trace_configs=[_sent_trace()], **options)
         )
         return self
 
@@ -113,6 +116,9 @@ class Upstream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+
+    def _timeout(self, silence: float | None) -> ClientTimeout:
+        return ClientTimeout(total=None, sock_connect=self._times.connect, sock_read=silence)
 
     async def wait_for_rate(self) -> None:
         """Wait until the rate limit allows another request."""
@@ -170,14 +176,14 @@ class Upstream:
                 URL(self.url(path)),
                 params=query,
                 headers=self.origin.credential,  # to the own origin alone: no redirect is followed
-                data=None if data is None else Body(data, _SEND_SILENCE),
-                timeout=_READ if data is None else _UPLOAD,
+                data=None if data is None else Body(data, self._times.send_silence),
+                timeout=self._timeout(self._times.read_silence if data is None else self._times.upload_silence),
                 allow_redirects=False,
             ) as response:
                 self.observe("read", time.monotonic() - began)
                 if response.status == 407:
                     raise Transient(_PROXY_REFUSES)
-                answer = self._answer(response, await _body(response), uploaded=data is not None)
+                answer = self._answer(response, await _body(response, self._times.body_tail), uploaded=data is not None)
                 if trace.recorder.get() is not None:
                     self._trace(method, Request(path, query=query or {}), began, answer)
                 return answer
@@ -212,7 +218,7 @@ class Upstream:
 
     async def submit(self, request: Request) -> Answer:
         """Send a paid request once; returns a success, or raises NotTaken or the JobError that its fate is."""
-        async with self._send(request, _SUBMIT) as response:
+        async with self._send(request, "submit") as response:
             answer = await self._whole(response, request)
         if not answer.ok:
             raise self.dialect.submit_error(answer)
@@ -224,13 +230,15 @@ class Upstream:
 
         Raises as `submit` does. While the messages are read: Interrupted when the stream breaks.
         """
-        async with self._send(request, _STREAM) as response, aclosing(_pieces(response)) as pieces:
+        async with self._send(request, "stream") as response, aclosing(_pieces(response)) as pieces:
             begun = await self._beginning(response, request, pieces)
             if begun is None or _kind(begun) == "stream":
                 self.breaker.succeeded()
                 yield self._messages(response, request, pieces, begun or b"")
                 return
-            answer = await self._whole(response, request, _collected(pieces, begun, streamed=True))
+            answer = await self._whole(
+                response, request, _collected(pieces, self._times.body_tail, begun, streamed=True)
+            )
             if not answer.ok:
                 raise self.dialect.submit_error(answer)
             documents = [] if isinstance(loads(answer.body), dict) else _documents(answer.body)
@@ -251,8 +259,8 @@ class Upstream:
             raise self._unknown(response, request, began, error) from None
 
     @asynccontextmanager
-    async def _send(self, request: Request, bounds: ClientTimeout) -> AsyncIterator[ClientResponse]:
-        body = Body(encode_form(request.form) if request.form else encode_json(request.json), _SEND_SILENCE)
+    async def _send(self, request: Request, call: Literal["submit", "stream"]) -> AsyncIterator[ClientResponse]:
+        body = Body(encode_form(request.form) if request.form else encode_json(request.json), self._times.send_silence)
         progress = SimpleNamespace(sent=False)
         if wait := await self.breaker.hold(paid=True):
             raise NotTaken(errors.UpstreamUnreachable(_RESTING), wait)
@@ -264,14 +272,14 @@ class Upstream:
                 headers=self.origin.credential,
                 data=body,
                 allow_redirects=False,
-                timeout=bounds,
+                timeout=self._timeout(self._times.submit_silence if call == "submit" else self._times.stream_silence),
                 trace_request_ctx=progress,
             )
         except (ClientError, TimeoutError, OSError) as error:
             self._trace("POST", request, began, error=error)
             self.breaker.failed()
             raise _lost(error, sent=progress.sent) from None
-        self.observe("stream" if bounds is _STREAM else "submit", time.monotonic() - began)
+        self.observe(call, time.monotonic() - began)
         async with response:
             if response.status == 407:  # a proxy's word, never the provider's (RFC 9110, section 15.5.8)
                 raise NotTaken(errors.UpstreamUnreachable(f"{_PROXY_REFUSES} Nothing was sent."))
@@ -282,7 +290,7 @@ class Upstream:
     ) -> Answer:
         began = time.monotonic()
         try:
-            answer = self._answer(response, await (reading or _body(response)))
+            answer = self._answer(response, await (reading or _body(response, self._times.body_tail)))
         except (*_BROKEN, UnreadableAnswer) as error:
             raise self._unknown(response, request, began, error) from None
         self._trace("POST", request, began, answer)
@@ -404,7 +412,7 @@ class Upstream:
 # --- bodies ---
 
 
-async def _body(response: ClientResponse) -> bytes:
+async def _body(response: ClientResponse, tail: float) -> bytes:
     """The whole body; raises as `_collected`."""
     begun = b""
     if response.content.exception() is None:
@@ -412,7 +420,7 @@ async def _body(response: ClientResponse) -> bytes:
         if response.content.at_eof():  # nearly every answer comes in one piece
             return _unpacked(response, begun)
     async with aclosing(_pieces(response, begun)) as pieces:
-        return await _collected(pieces)
+        return await _collected(pieces, tail)
 
 
 def _unpacked(response: ClientResponse, body: bytes) -> bytes:
@@ -442,7 +450,7 @@ async def _pieces(response: ClientResponse, begun: bytes = b"") -> AsyncGenerato
     yield unpacker.end()
 
 
-async def _collected(pieces: AsyncIterator[bytes], begun: bytes = b"", *, streamed: bool = False) -> bytes:
+async def _collected(pieces: AsyncIterator[bytes], tail: float, begun: bytes = b"", *, streamed: bool = False) -> bytes:
     """A whole body from its pieces. If its framing is broken, but its JSON is complete, nothing of it is missing.
 
     Where a stream was ordered (`streamed`), a line of JSON may be followed by others, at any time. Raises
@@ -451,7 +459,7 @@ async def _collected(pieces: AsyncIterator[bytes], begun: bytes = b"", *, stream
     body = bytearray(begun)
     try:
         while True:
-            async with asyncio.timeout(_TAIL_TIMEOUT if _seems_whole(body, streamed=streamed) else None):
+            async with asyncio.timeout(tail if _seems_whole(body, streamed=streamed) else None):
                 piece = await anext(pieces, None)
             if piece is None:
                 return bytes(body)

@@ -25,13 +25,10 @@ from proxy.core.media_types import SNIFFED, sniff
 from proxy.core.tracks import in_memory, with_tracks
 from proxy.upstream.sessions import Connector, session, why
 from proxy.upstream.ssrf import PublicResolver, check_result_url, check_url, parse_url, without_query
+from proxy.upstream.times import DEFAULT_TIMES, UpstreamTimes
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _HOPS: Final = 5
-_TIMEOUT: Final = ClientTimeout(total=None, connect=10, sock_read=60)
-"""No total: a long video on a slow line is relayed for as long as its reader takes."""
-_READ_TIME: Final = 120.0
-"""Seconds that reading a client's URL may take, however little comes."""
 _SLOWEST: Final = 64 << 10
 """Bytes a second by which a file that keeps coming is given more time, so that a slow line is no reason to stop."""
 _PIECE: Final = 1 << 16
@@ -112,14 +109,19 @@ class Remote:
 class Fetcher:
     """The client for strangers' URLs: no cookies, no proxies from the environment, no connection kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, times: UpstreamTimes = DEFAULT_TIMES) -> None:
+        self._times = times
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         # No shared limit: a few readers that are slow, or URLs that hang, would hold up everyone else's.
-        public = Connector(resolver=PublicResolver(), force_close=True, limit=0)
-        self._public = await self._stack.enter_async_context(session(public, _TIMEOUT))
-        self._own = await self._stack.enter_async_context(session(Connector(limit=0), _TIMEOUT))
+        timeout = ClientTimeout(total=None, connect=self._times.connect, sock_read=self._times.fetch_silence)
+        resolver = PublicResolver(self._times.lookup_to_connect)
+        public = Connector(self._times.connect_in_all, resolver=resolver, force_close=True, limit=0)
+        self._public = await self._stack.enter_async_context(session(public, timeout))
+        self._own = await self._stack.enter_async_context(
+            session(Connector(self._times.connect_in_all, limit=0), timeout)
+        )
         return self
 
     async def __aexit__(
@@ -177,7 +179,7 @@ class Fetcher:
 
         May be iterated by several tasks in turn.
         """
-        until = asyncio.get_running_loop().time() + _READ_TIME
+        until = asyncio.get_running_loop().time() + self._times.fetch_client_url
         async with AsyncExitStack() as held:
             try:
                 async with asyncio.timeout_at(until):

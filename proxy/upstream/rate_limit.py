@@ -4,29 +4,21 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Final
 
 from proxy.core.clock import Clock
 from proxy.core.errors import Unavailable
+from proxy.upstream.times import DEFAULT_TIMES, UpstreamTimes
 
 Reserve = Callable[[int, float], Awaitable[float]]
 """Takes so many turns in a row, that many seconds apart, which nobody else gets; gives the seconds to the first."""
-
-_EARLY: Final = 0.1
-"""Seconds of turns that are let out at once, and that are reserved at once: a poll costs no round trip of its own."""
-_KEPT: Final = 0.25
-"""Seconds after its moment in which a reserved turn can still be used."""
-_PATIENCE: Final = 0.5
-"""Seconds that a reservation is waited for; then this node paces alone."""
-_ALONE: Final = 2.0
-"""Seconds that it does so before it asks the others again."""
 
 
 class RateLimiter:
     """The turns of one provider, `rate` a second; a node of several has `reserve` hand them out for all."""
 
-    def __init__(self, clock: Clock, rate: float) -> None:
+    def __init__(self, clock: Clock, rate: float, times: UpstreamTimes = DEFAULT_TIMES) -> None:
         self._clock = clock
+        self._times = times
         self._gap = 1 / rate
         self._free_at = -math.inf
         self._reserved: deque[float] = deque()
@@ -45,25 +37,25 @@ class RateLimiter:
         """Seconds to the next turn, of which this node alone knows."""
         now = self._clock.monotonic()
         # A turn may be taken a little early: a burst of a tenth of a second's requests is let out at once.
-        self._free_at = max(self._free_at + self._gap, now - _EARLY)
+        self._free_at = max(self._free_at + self._gap, now - self._times.slot_burst)
         return self._free_at - now
 
     async def _shared(self, reserve: Reserve) -> float:
         """Seconds to the next turn of this node; by its own reckoning while the others cannot be asked."""
         async with self._reserving:
             now = self._clock.monotonic()
-            while self._reserved and self._reserved[0] < now - _KEPT:
+            while self._reserved and self._reserved[0] < now - self._times.slot_grace:
                 self._reserved.popleft()
             if self._reserved:
                 return self._reserved.popleft() - now
             if now < self._alone_until:
                 return self._own()
-            number = max(round(_EARLY / self._gap), 1)
+            number = max(round(self._times.slot_burst / self._gap), 1)
             try:
-                async with asyncio.timeout(_PATIENCE):
+                async with asyncio.timeout(self._times.slot_reserve):
                     first = now + await reserve(number, self._gap)
             except (Unavailable, TimeoutError):
-                self._alone_until = self._clock.monotonic() + _ALONE
+                self._alone_until = self._clock.monotonic() + self._times.slots_alone
                 return self._own()
             self._reserved.extend(first + place * self._gap for place in range(1, number))
             return first - self._clock.monotonic()

@@ -52,8 +52,6 @@ HEADER_LIMITS: Final[Mapping[str, Any]] = {
     "max_headers": _FIELD_COUNT_LIMIT,
 }
 """The options of a session that reads large heads: gateways and CDNs add what aiohttp refuses by default."""
-_CONNECT_TIMEOUT: Final = 30.0
-"""Seconds for everything that makes a connection: name look-up, TCP, a proxy's answer to CONNECT, TLS."""
 _PIECE_SIZE: Final = 16 << 10
 """Bytes of a request body that are written at once, and the most that waits in this process."""
 _UNSENT_LIMIT: Final = 64 << 10
@@ -79,14 +77,15 @@ def session(connector: TCPConnector, timeout: ClientTimeout, **options: Any) -> 
 class Connector(TCPConnector):
     """Makes connections whose answers may be badly framed; each is made within a time, however it is made."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, timeout: float, **options: Any) -> None:
         super().__init__(socket_factory=_made_socket, **options)
+        self._connect_timeout = timeout
         handler: type[ResponseHandler] = _Protocol
         self._factory = partial(handler, loop=self._loop)
 
     async def _create_connection(self, req: ClientRequest, traces: Any, timeout: ClientTimeout) -> ResponseHandler:  # noqa: ASYNC109
         # aiohttp has no limit of its own for a look-up, nor for a proxy that is silent.
-        async with asyncio.timeout(_CONNECT_TIMEOUT):
+        async with asyncio.timeout(self._connect_timeout):
             return await super()._create_connection(req, traces, timeout)
 
 

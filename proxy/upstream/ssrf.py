@@ -15,13 +15,7 @@ from typing import Any, Final
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-_LOOK_UP: Final = 3.0
-"""Seconds that a look-up may take while a client waits for the answer to its order."""
-
-
-_LOOK_UP_TO_READ: Final = 8.0
-"""Seconds that a look-up may take before a connection: time for the resolver to ask a second server."""
-
+from proxy.upstream.times import DEFAULT_TIMES
 
 _LOOK_UP_THREADS: Final = 64
 """Threads that look names up, started as they are needed: enough for sixteen accounts whose names hang."""
@@ -124,14 +118,14 @@ def _check_spelling(host: str) -> None:
     raise NotPublic(f"{host} is an address in a spelling that is not taken: write four decimal numbers.")
 
 
-async def check_public(text: str) -> None:
+async def check_public(text: str, timeout: float = DEFAULT_TIMES.lookup) -> None:  # noqa: ASYNC109
     """Like `check_url`, and look the name up: raises NotPublic when any of its addresses is private.
 
     A name that cannot be looked up now passes: the fetch itself will tell, and some providers fetch it themselves.
     """
     url = check_url(text)
     try:
-        async with asyncio.timeout(_LOOK_UP):
+        async with asyncio.timeout(timeout):
             found = await _looked_up(url.raw_host or "", url.port or 443)
     except (OSError, TimeoutError):
         return
@@ -142,12 +136,15 @@ async def check_public(text: str) -> None:
 class PublicResolver(AbstractResolver):
     """The system's resolver, refusing names that point anywhere but to the open internet."""
 
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         """Resolve a name. Raises NotPublic when any of its addresses is private."""
         # aiohttp lets a look-up go on when its request is given up: it ends here, so that none is queued for nobody.
-        async with asyncio.timeout(_LOOK_UP_TO_READ):
+        async with asyncio.timeout(self._timeout):
             found = await _looked_up(host, port, family, flags=socket.AI_ADDRCONFIG)
         if not all(is_public(address[0]) for *_, address in found):
             raise NotPublic(f"{host} is a name in a private network.")

@@ -20,6 +20,7 @@ from yarl import URL
 from proxy.upstream.fetch import Fetched, Fetcher, FetchFailed, FileTooLarge, ProviderOrigin, Remote
 from proxy.upstream.sessions import why
 from proxy.upstream.ssrf import NotPublic, account_at_work, check_public, check_url, is_public
+from proxy.upstream.times import UpstreamTimes
 from tests.support.root import ROOT
 from tests.support.site import Handler, Rerouted, Site
 
@@ -344,12 +345,10 @@ async def test_names_that_hang_while_they_are_read_hold_up_no_other_look_up_of_t
 
 
 @pytest.mark.usefixtures("hanging")
-async def test_names_of_one_account_that_hang_hold_up_no_other_account(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.upstream.ssrf._LOOK_UP", 10.0)
-
+async def test_names_of_one_account_that_hang_hold_up_no_other_account() -> None:
     async def look_up(account: str, url: str) -> None:
         account_at_work.set(account)
-        await check_public(url)
+        await check_public(url, timeout=10)
 
     hanging = [asyncio.create_task(look_up(f"acct_{n % 8}", url)) for n, url in enumerate(HANGING)]
     await asyncio.sleep(0)
@@ -372,18 +371,12 @@ async def others_are_looked_up_while(*asking: Awaitable[object]) -> None:
 
 
 @pytest.mark.usefixtures("hanging")
-async def test_a_look_up_that_waits_for_others_waits_no_longer_than_one_may_take(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("proxy.upstream.ssrf._LOOK_UP", 0.2)
+async def test_a_look_up_that_waits_for_others_waits_no_longer_than_one_may_take() -> None:
     async with asyncio.timeout(2):
-        await asyncio.gather(*map(check_public, HANGING))
+        await asyncio.gather(*(check_public(url, timeout=0.2) for url in HANGING))
 
 
-async def test_a_name_that_nobody_waits_for_any_more_is_not_looked_up(
-    monkeypatch: pytest.MonkeyPatch, fetcher: Fetcher
-) -> None:
-    monkeypatch.setattr("proxy.upstream.ssrf._LOOK_UP_TO_READ", 0.2)
+async def test_a_name_that_nobody_waits_for_any_more_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     over, asked = Event(), list[str]()
 
     def look_up(host: str, *_: Any, **__: Any) -> list[Any]:
@@ -392,11 +385,12 @@ async def test_a_name_that_nobody_waits_for_any_more_is_not_looked_up(
         raise socket.gaierror(socket.EAI_AGAIN, "later")
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    await asyncio.gather(*(fetcher.read(url, 1000) for url in HANGING), return_exceptions=True)
-    hung = len(asked)
-    over.set()
-    with pytest.raises(FetchFailed):
-        await fetcher.read("https://last.example/", 1000)
+    async with Fetcher(UpstreamTimes(lookup_to_connect=0.2)) as fetcher:
+        await asyncio.gather(*(fetcher.read(url, 1000) for url in HANGING), return_exceptions=True)
+        hung = len(asked)
+        over.set()
+        with pytest.raises(FetchFailed):
+            await fetcher.read("https://last.example/", 1000)
     assert asked[hung:] == ["last.example"]
 
 
@@ -404,8 +398,7 @@ _LEAVING: Final = """
 import asyncio, socket, time
 from proxy.upstream import ssrf
 socket.getaddrinfo = lambda *_, **__: time.sleep(60)
-ssrf._LOOK_UP = 0.1
-asyncio.run(ssrf.check_public("https://hangs.example/"))
+asyncio.run(ssrf.check_public("https://hangs.example/", timeout=0.1))
 """
 
 
@@ -702,8 +695,13 @@ async def test_an_answer_of_any_status_is_an_answer(fetcher: Fetcher) -> None:
 # --- reading a client's URL ---
 
 
-async def read(answer: Handler, url: str = "https://example.com/cat.png?signature=hush", limit: int = 1000) -> Fetched:
-    async with Site(answer) as site, Rerouted(site) as fetcher:
+async def read(
+    answer: Handler,
+    url: str = "https://example.com/cat.png?signature=hush",
+    limit: int = 1000,
+    timeout: float = 120,  # noqa: ASYNC109
+) -> Fetched:
+    async with Site(answer) as site, Rerouted(site, UpstreamTimes(fetch_client_url=timeout)) as fetcher:
         return await fetcher.read(url, limit)
 
 
@@ -774,9 +772,7 @@ async def test_a_redirect_of_a_clients_url_to_a_name_that_changes_its_mind_is_re
         assert site.asked == []
 
 
-async def test_a_file_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.upstream.fetch._READ_TIME", 2)
-
+async def test_a_file_that_stalls_is_given_up() -> None:
     async def stalled(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
@@ -785,19 +781,17 @@ async def test_a_file_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -
         return response
 
     with pytest.raises(FetchFailed, match=r"cat\.png broke off: it does not answer in time\.$") as caught:
-        await read(stalled)
+        await read(stalled, timeout=2)
     assert caught.value.reached
 
 
-async def test_a_host_that_takes_the_request_and_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.upstream.fetch._READ_TIME", 0.2)
-
+async def test_a_host_that_takes_the_request_and_says_nothing_is_given_up() -> None:
     async def silent(request: web.Request) -> web.Response:
         await left(request)
         return web.Response()
 
     with pytest.raises(FetchFailed, match="does not answer"):
-        await read(silent)
+        await read(silent, timeout=0.2)
 
 
 async def test_a_file_that_grows_when_it_is_unpacked_counts_as_it_has_grown() -> None:

@@ -27,6 +27,7 @@ from proxy.upstream.answers import (
 from proxy.upstream.classify import Dialect, message_of
 from proxy.upstream.client import Upstream
 from proxy.upstream.requests import File, Request
+from proxy.upstream.times import DEFAULT_TIMES, UpstreamTimes
 from tests.support.deployment import JumpClock
 from tests.support.site import Handler, Site
 
@@ -94,11 +95,12 @@ async def wired(
     credential: Mapping[str, str] = CREDENTIAL,
     clock: Clock | None = None,
     rate: float = 50,
+    times: UpstreamTimes = DEFAULT_TIMES,
     **phrases: Any,
 ) -> AsyncIterator[Wire]:
     async with AsyncExitStack() as stack:
         site = await stack.enter_async_context(Site(answer))
-        upstream = Upstream(site.url, Dialect(credential, **phrases), clock or JumpClock(), rate=rate)
+        upstream = Upstream(site.url, Dialect(credential, **phrases), clock or JumpClock(), rate=rate, times=times)
         yield Wire(site, await stack.enter_async_context(upstream))
 
 

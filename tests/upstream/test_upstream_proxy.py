@@ -23,6 +23,7 @@ from proxy.upstream.classify import Dialect
 from proxy.upstream.client import Upstream
 from proxy.upstream.requests import Request
 from proxy.upstream.sessions import USER_AGENT
+from proxy.upstream.times import DEFAULT_TIMES, UpstreamTimes
 from tests.support.deployment import Deployment, JumpClock
 from tests.support.forward_proxy import ForwardProxy
 from tests.support.fronts import certificate, trusting
@@ -40,9 +41,9 @@ TUNNEL_REFUSALS = [
 
 
 @asynccontextmanager
-async def proxied(origin: str, proxy: str) -> AsyncIterator[Upstream]:
+async def proxied(origin: str, proxy: str, times: UpstreamTimes = DEFAULT_TIMES) -> AsyncIterator[Upstream]:
     dialect = Dialect(CREDENTIAL, proxy_secrets=["secret"])
-    async with Upstream(origin, dialect, JumpClock(), rate=50, proxy=URL(proxy)) as upstream:
+    async with Upstream(origin, dialect, JumpClock(), rate=50, proxy=URL(proxy), times=times) as upstream:
         yield upstream
 
 
@@ -96,16 +97,16 @@ async def test_a_tunnel_that_is_refused_means_that_nothing_was_sent(refusal: byt
     assert isinstance(caught.value.error, errors.UpstreamUnreachable)
 
 
-async def test_a_proxy_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.upstream.sessions._CONNECT_TIMEOUT", 0.2)
-
+async def test_a_proxy_that_never_answers_is_given_up() -> None:
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
 
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with proxied("https://127.0.0.1:1", f"http://127.0.0.1:{port}") as upstream:
+    async with proxied(
+        "https://127.0.0.1:1", f"http://127.0.0.1:{port}", UpstreamTimes(connect_in_all=0.2)
+    ) as upstream:
         with pytest.raises(NotTaken):
             await upstream.submit(ORDER)
     server.close()
