@@ -1,4 +1,4 @@
-"""What a provider answers: a whole answer, the kinds of failed reads, and the provider's own words in a body."""
+"""Answers of providers, the errors of failed reads, and a lenient JSON parser."""
 
 import codecs
 import json
@@ -14,16 +14,16 @@ import orjson
 
 from proxy.core.errors import JobError
 
-_HINT_LIMIT: Final = 120.0
-"""The longest wait, in seconds, that a provider's hint can ask for."""
+_MAX_WAIT: Final = 120.0
+"""Maximum wait, in seconds, that a provider's hint can request."""
 _HINT_HORIZON: Final = 20 * 366 * 86400.0
-"""A date further ahead, in seconds, is no hint: it is a default such as the year 9999."""
+"""Maximum distance of a date, in seconds. A later one is a default such as the year 9999, not a hint."""
 
 
 class NotTaken(Exception):
-    """The order surely was not taken; it may be sent again after `wait` seconds (None: as you like).
+    """The provider certainly did not take the order. It may be sent again after `wait` seconds (None: at any time).
 
-    `error` is how the job ends if it is never taken.
+    The job ends with `error` if no attempt succeeds.
     """
 
     def __init__(self, error: JobError, wait: float | None = None) -> None:
@@ -33,7 +33,7 @@ class NotTaken(Exception):
 
 
 class ReadFailed(Exception):
-    """A read that brought no usable answer; `wait` is the provider's hint, in seconds."""
+    """A read without a usable answer. `wait` is the provider's hint in seconds."""
 
     def __init__(self, message: str, wait: float | None = None) -> None:
         super().__init__(message)
@@ -42,35 +42,35 @@ class ReadFailed(Exception):
 
 
 class Transient(ReadFailed):
-    """Network, 5xx, 429: likely to pass."""
+    """A network error, a 5xx or 429: the next read may succeed."""
 
 
 class Resting(Transient):
-    """The circuit breaker is open: nothing was sent, and `wait` is its own."""
+    """The circuit breaker is open. Nothing was sent, and `wait` comes from the breaker."""
 
 
 class UnreadableAnswer(ReadFailed):
-    """An answer that cannot be understood: malformed, of the wrong types, or refused with no sense in it."""
+    """An answer that cannot be interpreted: malformed, of wrong types, or an unexplained refusal."""
 
 
 class NotReady(UnreadableAnswer):
-    """The work has succeeded, but its result is not there yet."""
+    """The work has succeeded, but its result is not available yet."""
 
 
 class CredentialRefused(ReadFailed):
-    """401 or 403: the operator's key does not work now."""
+    """401 or 403: the provider refuses the operator's key at present."""
 
 
 class CreditRefused(CredentialRefused):
-    """402 or 418, or words that mean it: the operator's account at the provider is empty."""
+    """402, 418 or a message to that effect: the operator's account at the provider is empty."""
 
 
 class UnknownToProvider(ReadFailed):
-    """404, 410 or 400 in JSON: the provider does not know the thing asked for. Gateways say it in other formats."""
+    """404, 410 or 400 in JSON: the provider does not know the requested object. Gateways do not answer in JSON."""
 
 
 class Unchanged(Exception):
-    """A poll's answer is, byte for byte, the last one that was understood; `wait` is its hint, in seconds."""
+    """A poll's answer equals the last understood one, byte for byte. `wait` is its hint in seconds."""
 
     def __init__(self, wait: float | None) -> None:
         super().__init__("Nothing has changed.")
@@ -79,55 +79,56 @@ class Unchanged(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer: status, headers (a mapping to which the case of a name is nothing), body."""
+    """A whole answer: status, headers (a mapping that ignores case) and body."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
     at: float
-    """When it came, in seconds since the epoch."""
+    """Time of arrival, in seconds since the epoch."""
 
     @property
     def ok(self) -> bool:
-        """Whether the status is a success."""
+        """True for a 2xx status."""
         return 200 <= self.status < 300
 
     def json(self) -> Any:
-        """The body as JSON; raises UnreadableAnswer when it is none."""
+        """Parse the body as JSON. Raises UnreadableAnswer."""
         try:
-            return _parsed(self.body)
+            return _parse(self.body)
         except orjson.JSONDecodeError:
             raise UnreadableAnswer(f"The provider's answer (HTTP {self.status}) is not JSON.") from None
 
     def object(self) -> dict[str, Any]:
-        """The body as a JSON object; raises UnreadableAnswer when it is none."""
+        """Parse the body as a JSON object. Raises UnreadableAnswer."""
         found = self.json()
         if not isinstance(found, dict):
             raise UnreadableAnswer(f"The provider's answer is {type(found).__name__}, not an object.")
         return found
 
     def exact(self) -> Any:
-        """The body as JSON in which ids keep their digits: fractions are Decimals. Raises UnreadableAnswer.
+        """Parse the body as JSON with exact numbers, so that ids keep all digits. Fractions are Decimals.
 
-        orjson reads integers above 2^64, and all that have a point or an exponent, as floats of 53 bits.
+        orjson reads integers above 2^64, and numbers with a point or an exponent, as floats of 53 bits. Raises
+        UnreadableAnswer.
         """
         try:
-            return _lenient(self.body.removeprefix(codecs.BOM_UTF8), _EXACT_DECODER)
+            return _parse_leniently(self.body.removeprefix(codecs.BOM_UTF8), _EXACT_DECODER)
         except (ValueError, ArithmeticError, RecursionError):
             raise UnreadableAnswer(f"The provider's answer (HTTP {self.status}) is not JSON.") from None
 
     @property
     def wait(self) -> float | None:
-        """How many seconds the provider asks us to wait: `openai-poll-after-ms`, or `Retry-After` in either form."""
+        """Seconds that the provider asks us to wait, from `openai-poll-after-ms` or either form of `Retry-After`."""
         milliseconds = self.headers.get("openai-poll-after-ms")
         if milliseconds and re.fullmatch("[0-9]{1,9}", milliseconds):
-            return min(int(milliseconds) / 1000, _HINT_LIMIT)
+            return min(int(milliseconds) / 1000, _MAX_WAIT)
         sent = _date(self.headers.get("date"))
         return _retry_after(self.headers.get("retry-after"), self.at if sent is None else sent)
 
 
 class LastAnswers:
-    """The last answers of one job that were understood, by their place: comparing costs less than parsing."""
+    """The last understood answers of one job, by path. An unchanged answer is compared and not parsed."""
 
     __slots__ = ("_bodies", "_new")
 
@@ -135,36 +136,36 @@ class LastAnswers:
         self._bodies: dict[str, bytes] = {}
         self._new: dict[str, bytes] = {}
 
-    def compare(self, place: str, answer: Answer) -> None:
-        """Raises Unchanged when the place has answered the same before; else notes the answer."""
-        if self._bodies.get(place) == answer.body:
+    def compare(self, path: str, answer: Answer) -> None:
+        """Raise Unchanged if the path has the same answer as before. Otherwise remember the answer."""
+        if self._bodies.get(path) == answer.body:
             raise Unchanged(answer.wait)
-        self._new[place] = answer.body
+        self._new[path] = answer.body
 
-    def forget(self, place: str) -> None:
-        """What the place has answered just now made no sense: it is not to be taken for understood."""
-        self._new.pop(place, None)
+    def forget(self, path: str) -> None:
+        """Forget the path's newest answer, because it was not understood."""
+        self._new.pop(path, None)
 
     def understood(self) -> None:
-        """What was noted made sense: from now on it is old news."""
+        """Mark the newest answers as understood. From now on equal ones are unchanged."""
         self._bodies |= self._new
         self._new.clear()
 
 
 def _retry_after(value: str | None, now: float) -> float | None:
-    """The seconds that a Retry-After header asks for, if it can be believed; a date is read against `now`."""
+    """Return the seconds of a plausible Retry-After header. A date is compared with `now`."""
     if not value:
         return None
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value.strip()):
-        return min(float(value), _HINT_LIMIT)
+        return min(float(value), _MAX_WAIT)
     at = _date(value)
     if at is None or at - now > _HINT_HORIZON:
         return None
-    return min(max(at - now, 0), _HINT_LIMIT)
+    return min(max(at - now, 0), _MAX_WAIT)
 
 
 def _date(value: str | None) -> float | None:
-    """A header's date in seconds since the epoch; None where it is none, or one that no computer can mean."""
+    """Return a header's date in seconds since the epoch. None if it is invalid or out of range."""
     try:
         return parsedate_to_datetime(value).timestamp() if value else None
     except (ValueError, TypeError, LookupError, OverflowError, OSError):
@@ -172,72 +173,71 @@ def _date(value: str | None) -> float | None:
 
 
 def loads(body: bytes) -> object:
-    """The body as JSON; None when it is none."""
+    """Parse a body as JSON. Return None if it is not JSON."""
     try:
-        return _parsed(body)
+        return _parse(body)
     except orjson.JSONDecodeError:
         return None
 
 
 def is_whole(body: bytes) -> bool:
-    """Whether these bytes are a complete JSON object or array: then nothing of the answer is missing."""
+    """Return whether these bytes are a complete JSON object or array."""
     return isinstance(loads(body), dict | list)
 
 
-def _parsed(body: bytes) -> Any:
-    """The body as JSON, also as programs write it that take more for JSON than there is (`_lenient`)."""
+def _parse(body: bytes) -> Any:
+    """Parse a body as JSON, or leniently if it is not valid."""
     body = body.removeprefix(codecs.BOM_UTF8)
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         try:
-            return _lenient(body, _DECODER)
+            return _parse_leniently(body, _DECODER)
         except (ValueError, RecursionError):
             raise error from None
 
 
-def _lenient(body: bytes, decoder: json.JSONDecoder) -> Any:
-    """Read JSON with the deviations that were seen; raises ValueError when it is none.
+def _parse_leniently(body: bytes, decoder: json.JSONDecoder) -> Any:
+    """Parse JSON with the deviations that providers were seen to send. Raises ValueError.
 
-    NaN and Infinity, as Python and C write them, are null. Half a character, from programs that cut texts, is U+FFFD.
-    Line ends in strings, UTF-16, the `data:` of a stream, and bytes behind an object or array (zeros, a server's
-    comment) are put up with.
-    Several objects in a row are no JSON value.
+    NaN and Infinity, as Python and C write them, become null. A lone surrogate, from a program that cuts texts, becomes
+    U+FFFD. Accepted: line ends in strings, UTF-16, the `data:` prefix of a stream, and bytes after an object or array,
+    such as zeros or a server's comment. Several objects in a row are refused.
     """
-    text = body.decode(json.detect_encoding(body), errors="replace").strip(_BLANKS)
-    text = text.removeprefix("data:").lstrip(_BLANKS)
-    if text[:1] not in _BEGINNINGS:
+    text = body.decode(json.detect_encoding(body), errors="replace").strip(_PADDING)
+    text = text.removeprefix("data:").lstrip(_PADDING)
+    if text[:1] not in _FIRST_CHARACTERS:
         raise ValueError("not JSON")
-    value, end = decoder.raw_decode(_WORD.sub(_null, _ESCAPE.sub(_whole, text)))
-    rest = text[end:].lstrip(_BLANKS)
+    value, end = decoder.raw_decode(_NUMBER_WORD.sub(_replace_number_word, _ESCAPE.sub(_replace_lone_surrogate, text)))
+    rest = text[end:].lstrip(_PADDING)
     if rest and (not isinstance(value, dict | list) or rest[0] in "{["):
         raise ValueError("more than one value")
     return value
 
 
-def _finite(number: str) -> float | None:
+def _finite_or_none(number: str) -> float | None:
     value = float(number)
     return value if math.isfinite(value) else None
 
 
-_DECODER: Final = json.JSONDecoder(strict=False, parse_float=_finite)
+_DECODER: Final = json.JSONDecoder(strict=False, parse_float=_finite_or_none)
 _EXACT_DECODER: Final = json.JSONDecoder(strict=False, parse_float=Decimal)
-_BLANKS: Final = " \t\r\n\0\ufeff"
-_BEGINNINGS: Final = frozenset('{["-0123456789tfnNI')
-"""How a JSON value begins; a page or a text is not searched any further."""
+_PADDING: Final = " \t\r\n\0\ufeff"
+_FIRST_CHARACTERS: Final = frozenset('{["-0123456789tfnNI')
+"""First characters of a JSON value. Pages and plain texts are refused early."""
 _ESCAPE: Final = re.compile(
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
     re.DOTALL,
 )
-_WORD: Final = re.compile(
+_NUMBER_WORD: Final = re.compile(
     r'"[^"\\]*(?:\\.[^"\\]*)*"|(?P<word>[+-]?\b(?:nan|inf(?:inity)?)\b(?:\([^)]{0,20}\))?)', re.DOTALL | re.IGNORECASE
 )
-"""A string, or a number that is none: `NaN`, `-Infinity`, `inf`."""
+"""A string, or a word in place of a number: `NaN`, `-Infinity`, `inf`."""
 
 
-def _whole(escape: "re.Match[str]") -> str:
+def _replace_lone_surrogate(escape: "re.Match[str]") -> str:
     return r"\ufffd" if escape["half"] else escape[0]
 
 
-def _null(word: "re.Match[str]") -> str:
+def _replace_number_word(word: "re.Match[str]") -> str:
     return "null" if word["word"] else word[0]

@@ -1,4 +1,8 @@
-"""Classification of answers: which error a provider's answer means."""
+"""Classification of answers: which error a provider's answer means. It does no I/O.
+
+`Dialect` decides by HTTP status, by a provider's own codes and phrases, and by the phrases that most APIs use. The
+functions below it find the message, the code and the error state in bodies of any shape.
+"""
 
 import html
 import re
@@ -199,11 +203,11 @@ class Dialect:
 
     def _is_empty(self, body: object) -> bool:
         """Return whether a body says that the operator's account is empty."""
-        return mentions(body, self.no_credit) or no_credit(body)
+        return mentions(body, self.no_credit) or reports_no_credit(body)
 
     def _refuses_key(self, body: object) -> bool:
         """Return whether a body, whatever its HTTP status, says that the operator's key is refused."""
-        return mentions(body, self.refused_key) or no_access(body)
+        return mentions(body, self.refused_key) or reports_refused_key(body)
 
 
 _MESSAGE_NAMES: Final = (
@@ -222,18 +226,18 @@ _MESSAGE_NAMES: Final = (
     "failuremessage",
     "reason",
 )
-"""Names of a provider's words in a body, in the order in which they are looked for; see `plain`."""
+"""Names of the message in a body, in order of preference, in the form of `plain`."""
 
 
 _WRAPPERS: Final = ("data", "result", "response")
 
 
-_NO_WORDS: Final = frozenset({"", "ok", "success", "succeeded", "none", "null"})
-"""Values of a message that explain nothing (`"None"` is Gan.ai's; the others are gateways')."""
+_EMPTY_MESSAGES: Final = frozenset({"", "ok", "success", "succeeded", "none", "null"})
+"""Values of a message without a meaning. `"None"` was seen at a provider, the others at gateways."""
 
 
 def plain(text: str) -> str:
-    """The letters and digits of a word, in lower case: `In-Progress`, ` in_progress ` and `INPROGRESS` are one word."""
+    """Return the letters and digits of a word in lower case, so that `In-Progress` equals ` IN_PROGRESS `."""
     return _SEPARATORS.sub("", text).lower()
 
 
@@ -241,12 +245,12 @@ _SEPARATORS: Final = re.compile(r"[\W_]+")
 
 
 def message_of(body: object, depth: int = 6) -> str | None:
-    """The provider's own words in an error body, in any of the shapes that these APIs use; None when there are none.
+    """Return the provider's message in an error body of any known shape. None if there is none.
 
-    `depth` bounds the search: no known error body has more than six levels.
+    `depth` limits the search. No known error body has more than six levels.
     """
     if isinstance(body, str):
-        return None if plain(body) in _NO_WORDS and body.isascii() else body.strip()
+        return None if plain(body) in _EMPTY_MESSAGES and body.isascii() else body.strip()
     if depth and isinstance(body, list):
         return "; ".join(filter(None, (message_of(inner, depth - 1) for inner in body))) or None
     if not depth or not isinstance(body, dict):
@@ -259,7 +263,7 @@ def _named_message(named: Mapping[str, Any], depth: int) -> str | None:
     for name in _MESSAGE_NAMES:
         found = _inner_message(name, named.get(name), depth - 1)
         if found and name == "msg" and named.get("loc"):
-            return f"{found} ({_place(named['loc'])})"
+            return f"{found} ({_location(named['loc'])})"
         if found:
             return f"{title}: {found}" if name == "detail" and (title := _title(named)) else found
     return _title(named)
@@ -273,7 +277,7 @@ def _inner_message(name: str, value: object, depth: int) -> str | None:
 
 
 def _fields_message(errors: object, depth: int) -> str | None:
-    """The words of `errors`: a list, or an object from a field's name to what is wrong with it."""
+    """Return the message of `errors`: a list, or an object that maps a field to its error."""
     if (found := message_of(errors, depth)) or not isinstance(errors, dict):
         return found
     fields = ((name, message_of(inner, depth)) for name, inner in errors.items())
@@ -281,7 +285,7 @@ def _fields_message(errors: object, depth: int) -> str | None:
 
 
 def _title(named: Mapping[str, Any]) -> str | None:
-    """The title of a problem document (RFC 9457). A title beside other fields may be a song's."""
+    """Return the title of a problem document (RFC 9457). In other objects a title may be a song's."""
     is_problem = not isinstance(named.get("status", 0), str) and named.keys() & {"status", "detail", "type", "instance"}
     title = named.get("title")
     return message_of(title) if is_problem and isinstance(title, str) else None
@@ -292,12 +296,12 @@ def _wrapped_message(named: Mapping[str, Any], depth: int) -> str | None:
     return next(filter(None, (message_of(body, depth - 1) for body in inner)), None)
 
 
-def _place(loc: object) -> str:
+def _location(loc: object) -> str:
     return ".".join(map(str, loc)) if isinstance(loc, list) else str(loc)
 
 
 def is_error(body: object) -> bool:
-    """Whether a body without a ticket or a state reports an error, whatever its HTTP status."""
+    """Return whether a body without a ticket or a state reports an error, whatever its HTTP status."""
     if isinstance(body, str):
         return _ERROR_TEXT.match(body) is not None
     if not isinstance(body, dict):
@@ -317,7 +321,7 @@ def is_error(body: object) -> bool:
 
 
 def is_reported(error: object, depth: int = 6) -> bool:
-    """Whether the value of a body's `error` reports one: by words, by a code, or by being true."""
+    """Return whether the value of a body's `error` is a message, an error code, or true."""
     if isinstance(error, dict | list):
         values = error.values() if isinstance(error, dict) else error
         return depth > 0 and any(is_reported(value, depth - 1) for value in values)
@@ -329,15 +333,15 @@ def _is_error_status(code: object) -> bool:
 
 
 def _is_error_code(code: object) -> bool:
-    """Whether a code in a body is none of those that APIs of this kind use for success."""
+    """Return whether a code in a body is not one of the usual codes of success."""
     if isinstance(code, str) and code.strip().isdecimal():
         code = int(code.strip()[:9])
     if isinstance(code, str):
-        return plain(code) not in _GOOD_CODES
+        return plain(code) not in _SUCCESS_CODES
     return isinstance(code, int) and not isinstance(code, bool) and code not in {0, 1, 100} and not 200 <= code < 300
 
 
-_GOOD_CODES: Final = _NO_WORDS | {"created", "accepted", "queued", "pending", "processing"}
+_SUCCESS_CODES: Final = _EMPTY_MESSAGES | {"created", "accepted", "queued", "pending", "processing"}
 
 
 _ERROR_WORDS: Final = frozenset({"error", "fail", "failed", "failure", "rejected", "refused", "denied"})
@@ -346,7 +350,7 @@ _ERROR_WORDS: Final = frozenset({"error", "fail", "failed", "failure", "rejected
 _ERROR_TEXT: Final = re.compile(
     r"\W*(error|failed|failure|forbidden|refused|rejected|denied|invalid|unauthori[sz]ed|bad request)\b", re.IGNORECASE
 )
-"""How a plain text begins that reports an error with HTTP 200."""
+"""Beginning of a plain text that reports an error with HTTP 200."""
 
 
 def _codes(body: object, depth: int = 6) -> set[str]:
@@ -357,19 +361,19 @@ def _codes(body: object, depth: int = 6) -> set[str]:
 
 
 def mentions(body: object, words: Collection[str]) -> bool:
-    """Whether a body holds one of `words`: a phrase (one with a space) anywhere in its message, a code as a whole."""
+    """Return whether a body has one of `words`: a phrase (with a space) in its message, or a whole code."""
     message = (message_of(body) or "").lower()
     return bool(_codes(body) & frozenset(words)) or any(word in message for word in words if " " in word)
 
 
-def no_credit(body: object) -> bool:
-    """Whether a provider's words say that the account is empty, as most APIs word it."""
+def reports_no_credit(body: object) -> bool:
+    """Return whether a body says, in the phrases of most APIs, that the account is empty."""
     return _NO_CREDIT.search(message_of(body) or "") is not None
 
 
-def no_access(body: object) -> bool:
-    """Whether a provider's words say that the key is refused, as most APIs word it."""
-    return _NO_ACCESS.search(message_of(body) or "") is not None
+def reports_refused_key(body: object) -> bool:
+    """Return whether a body says, in the phrases of most APIs, that the key is refused."""
+    return _REFUSED_KEY.search(message_of(body) or "") is not None
 
 
 _NO_CREDIT: Final = re.compile(
@@ -383,7 +387,7 @@ _NO_CREDIT: Final = re.compile(
 )
 
 
-_NO_ACCESS: Final = re.compile(
+_REFUSED_KEY: Final = re.compile(
     r"(invalid|incorrect|expired|missing|unknown|revoked|wrong|bad|disabled|no)\W+(\w+\W+)?"
     r"(api[\s_-]?key|access[\s_-]?token|auth\w*[\s_-]token|credentials?|bearer[\s_-]token)\b"
     r"|(api[\s_-]?key|access[\s_-]?token|credentials?)\W+(\w+\W+){0,3}"
@@ -394,7 +398,7 @@ _NO_ACCESS: Final = re.compile(
 
 
 def content_of(body: bytes) -> object:
-    """What a body says: its JSON, or the text of a plain one, a page's title, an event's data; None for nothing."""
+    """Return a body as JSON, plain text, a page's title, or an event's data. None if it is empty or binary."""
     found = loads(body)
     if found is not None:
         return found
@@ -408,20 +412,20 @@ def content_of(body: bytes) -> object:
 
 
 def _page_text(page: str) -> str | None:
-    """The title of an HTML page, the message of an XML document, or all its text."""
+    """Return the title of an HTML page, the message of an XML document, or the whole text."""
     titled = _TITLE.search(page)
-    text = html.unescape(_TAG.sub(" ", titled[2] if titled else _UNSEEN.sub(" ", page)))
+    text = html.unescape(_TAG.sub(" ", titled[2] if titled else _INVISIBLE.sub(" ", page)))
     return " ".join(text.split()) or None
 
 
 _TEXT_LIMIT: Final = 1 << 16
-"""Bytes of a body without JSON in which its words are looked for."""
+"""Bytes of a body without JSON that are searched for a message."""
 
 
 _TITLE: Final = re.compile(r"<(title|h1|message)\b[^>]{0,200}>(.{1,1000}?)</\1", re.IGNORECASE | re.DOTALL)
 
 
-_UNSEEN: Final = re.compile(r"<(script|style)\b.*?</\1", re.IGNORECASE | re.DOTALL)
+_INVISIBLE: Final = re.compile(r"<(script|style)\b.*?</\1", re.IGNORECASE | re.DOTALL)
 
 
 _TAG: Final = re.compile(r"<[^>]*>?")

@@ -1,9 +1,10 @@
-"""A provider's HTTP API as its adapter sees it: one origin, its key, time-outs, limits, JSON, and errors by meaning.
+"""HTTP client of one provider's API: reads, uploads, paid submits and streams.
 
-Reads (`get`) may be repeated and say which way they failed: `Transient`, `CredentialRefused` or `UnknownToProvider`.
-Submits (`submit`, `open_stream`) cost money: they use a fresh connection (a pooled one that the provider has just
-closed would look like a lost answer), follow no redirect, and distinguish what surely was not taken (`NotTaken`: may
-be sent again) from what may have been (a `JobError`: never again).
+Reads (`get`) may be repeated. Their errors say why they failed: `Transient`, `CredentialRefused`, `UnknownToProvider`
+or `UnreadableAnswer`. Submits (`submit`, `open_stream`) cost money and are never repeated here. `NotTaken` means that
+the provider certainly did not take the order, so the caller may send it again. A `JobError` means that it may have.
+A submit follows no redirect and uses a new connection: on a pooled one that the provider has just closed, it would look
+as if the answer was lost.
 """
 
 import asyncio
@@ -42,28 +43,28 @@ from proxy.upstream.answers import (
 )
 from proxy.upstream.breaker import Breaker
 from proxy.upstream.classify import NOT_SENT_AGAIN, Dialect, is_transient
+from proxy.upstream.decompression import GZIP, Decompressor, TooLarge, decompress
 from proxy.upstream.fetch import ProviderOrigin
-from proxy.upstream.packing import GZIP, TooLarge, Unpacker, unpacked
 from proxy.upstream.rate_limit import RateLimiter
-from proxy.upstream.requests import File, Request, as_text, dump_json, encode_form, encode_json
+from proxy.upstream.requests import File, Request, describe_body, dump_json, encode_form, encode_json
 from proxy.upstream.sessions import Body, Connector, session, why
 from proxy.upstream.ssrf import as_spelled
 from proxy.upstream.times import DEFAULT_TIMES, UpstreamTimes
 
 _ANSWER_LIMIT: Final = 96 << 20
-"""Bytes of one answer that are read: the largest holds ten images of 7 MB, as base64."""
-_HOPS: Final = 5
-"""Redirects that one read follows."""
-_EVENTS: Final = "text/event-stream"
+"""Maximum size of an answer, in bytes. The largest known one holds ten images of 7 MB as base64."""
+_MAX_REDIRECTS: Final = 5
+"""Maximum number of redirects that one read follows."""
+_EVENT_STREAM: Final = "text/event-stream"
 _FIELD: Final = re.compile(rb":|(?:data|event|id|retry)[:\r\n]")
-"""How a stream begins, behind blank lines."""
-_FIELDS: Final = (b"data", b"event", b"id", b"retry")
-_END: Final = "[DONE]"
-"""The message that ends a stream of OpenAI's kind, which is not JSON."""
-_RESTING: Final = "The provider has failed several times in a row; no request is sent to it for some seconds."
-_BROKEN: Final = (ClientError, TimeoutError, OSError)
-"""What is raised where a connection breaks, or an answer's framing is wrong."""
-_PROXY_REFUSES: Final = "The proxy demands other credentials (HTTP 407)."
+"""First field of an event stream, after blank lines."""
+_FIELD_NAMES: Final = (b"data", b"event", b"id", b"retry")
+_DONE: Final = "[DONE]"
+"""Last message of an OpenAI stream. It is not JSON."""
+_BREAKER_OPEN: Final = "The provider has failed several times in a row; no request is sent to it for some seconds."
+_CONNECTION_ERRORS: Final = (ClientError, TimeoutError, OSError)
+"""Exceptions of a broken connection or of an answer with broken framing."""
+_PROXY_UNAUTHORIZED: Final = "The proxy refuses the credentials (HTTP 407)."
 
 
 class Upstream:
@@ -98,17 +99,17 @@ class Upstream:
 
     async def __aenter__(self) -> Self:
         options: dict[str, Any] = {
-            "auto_decompress": False,  # aiohttp drops a body whose compression is not as it says
+            "auto_decompress": False,  # aiohttp drops a body with a wrong Content-Encoding
             "headers": {"Accept-Encoding": "gzip, deflate"},
             "proxy": self.origin.proxy,
         }
-        # No limit of connections: the rate limiter does the pacing.
+        # Connections are not limited, because the rate limiter paces the requests.
         self._reads = await self._stack.enter_async_context(
             session(Connector(self._times.connect_in_all, limit=0), self._timeout(self._times.read_silence), **options)
         )
         paid = Connector(self._times.connect_in_all, force_close=True, limit=0)
         self._paid = await self._stack.enter_async_context(
-            session(paid, self._timeout(self._times.submit_silence), trace_configs=[_sent_trace()], **options)
+            session(paid, self._timeout(self._times.submit_silence), trace_configs=[_header_trace()], **options)
         )
         return self
 
@@ -128,11 +129,11 @@ class Upstream:
     # --- reads: free, repeatable ---
 
     async def get(self, path: str, query: Mapping[str, str] | None = None, seen: LastAnswers | None = None) -> Answer:
-        """Read a path; returns a success, or raises a ReadFailed of the kind that fits.
+        """Read a path. Raises the ReadFailed that a failed answer means.
 
-        With `seen`, raises Unchanged for an answer that is the same as before.
+        With `seen`, raises Unchanged for the same answer as before.
         """
-        answer = await self._followed(path, query)
+        answer = await self._follow(path, query)
         if not answer.ok:
             raise self.dialect.read_error(answer)
         if seen is not None:
@@ -140,25 +141,25 @@ class Upstream:
         return answer
 
     async def check_key(self, path: str, query: Mapping[str, str] | None = None) -> None:
-        """Read a path that only a working key is answered; that nothing is there is an answer. Raises a ReadFailed."""
-        answer = await self._followed(path, query)
+        """Prove the key by reading a path that requires one. "Not found" also proves it. Raises a ReadFailed."""
+        answer = await self._follow(path, query)
         error = self.dialect.key_error(answer)
         if error is not None:
             raise error
 
     async def upload(self, path: str, name: str, file: File) -> Answer:
-        """Post one file as multipart: unpaid, so that it may be repeated.
+        """Post one file as multipart. It is free and may be repeated.
 
-        Raises Transient where repeating may help, else the JobError that the refusal means.
+        Raises Transient if a repeat may help, else the JobError that the refusal means.
         """
         answer = await self._read("POST", path, data=encode_form(((name, file),)))
-        if self.dialect.blames_file(answer):  # the file, most likely; it may have been itself, for a moment
+        if self.dialect.blames_file(answer):  # probably the file, possibly the provider, for a moment
             answer = await self._read("POST", path, data=encode_form(((name, file),)))
         if is_transient(answer) and not self.dialect.blames_file(answer):
             raise Transient(self.dialect.explain(answer), answer.wait)
         if not answer.ok:
             error = self.dialect.submit_error(answer)
-            # Nothing is ordered by an upload: there is no outcome to be unknown, and no work that could fail.
+            # An upload orders nothing, so its outcome cannot be unknown and no work can fail.
             unpaid = isinstance(error, errors.OutcomeUnknown | errors.UpstreamFailed)
             raise errors.UpstreamRejected(str(error)) if unpaid else error
         return answer
@@ -167,7 +168,7 @@ class Upstream:
         self, method: str, path: str, query: Mapping[str, str] | None = None, data: FormData | None = None
     ) -> Answer:
         if wait := await self.breaker.hold():
-            raise Resting(_RESTING, wait)
+            raise Resting(_BREAKER_OPEN, wait)
         await self.wait_for_rate()
         began = time.monotonic()
         try:
@@ -175,14 +176,14 @@ class Upstream:
                 method,
                 URL(self.url(path)),
                 params=query,
-                headers=self.origin.credential,  # to the own origin alone: no redirect is followed
+                headers=self.origin.credential,  # to the provider's origin only: redirects are not followed here
                 data=None if data is None else Body(data, self._times.send_silence),
                 timeout=self._timeout(self._times.read_silence if data is None else self._times.upload_silence),
                 allow_redirects=False,
             ) as response:
                 self.observe("read", time.monotonic() - began)
                 if response.status == 407:
-                    raise Transient(_PROXY_REFUSES)
+                    raise Transient(_PROXY_UNAUTHORIZED)
                 answer = self._answer(response, await _body(response, self._times.body_tail), uploaded=data is not None)
                 if trace.recorder.get() is not None:
                     self._trace(method, Request(path, query=query or {}), began, answer)
@@ -192,18 +193,21 @@ class Upstream:
             self.breaker.failed()
             raise Transient(f"The provider cannot be reached: {why(error)}.") from None
 
-    async def _followed(self, path: str, query: Mapping[str, str] | None = None) -> Answer:
-        """Read a path; redirects are followed within the provider's origin, which alone gets the credential."""
+    async def _follow(self, path: str, query: Mapping[str, str] | None = None) -> Answer:
+        """Read a path. Follow redirects within the provider's origin, because only it may get the credential."""
         answer, place = await self._read("GET", path, query=query), path
-        for _ in range(_HOPS):
-            target = self._redirected(answer, place)
+        for _ in range(_MAX_REDIRECTS):
+            target = self._redirect_target(answer, place)
             if target is None:
                 break
             answer, place = await self._read("GET", target), target
         return answer
 
-    def _redirected(self, answer: Answer, path: str) -> str | None:
-        """The URL on the provider's own origin to which an answer redirects; None: nowhere, or elsewhere."""
+    def _redirect_target(self, answer: Answer, path: str) -> str | None:
+        """Return the URL to which an answer redirects.
+
+        None without a redirect, or if it leaves the provider's origin.
+        """
         location = answer.headers.get("location")
         if answer.status not in {301, 302, 303, 307, 308} or not location:
             return None
@@ -214,56 +218,56 @@ class Upstream:
             return None
         return str(target.with_fragment(None)) if own else None
 
-    # --- submits: paid, sent once; who sends has waited for its turn before it noted that it would ---
+    # --- submits: paid, sent once; the caller waits for the rate limit before it records the intent ---
 
     async def submit(self, request: Request) -> Answer:
-        """Send a paid request once; returns a success, or raises NotTaken or the JobError that its fate is."""
+        """Send a paid request once. Raises NotTaken, or the JobError with which the order ends."""
         async with self._send(request, "submit") as response:
-            answer = await self._whole(response, request)
+            answer = await self._read_answer(response, request)
         if not answer.ok:
             raise self.dialect.submit_error(answer)
         return answer
 
     @asynccontextmanager
     async def open_stream(self, request: Request) -> AsyncIterator[AsyncIterator[sse.Message] | Answer]:
-        """Send a paid request once whose answer is a stream; yields its messages, or the Answer if it is not one.
+        """Send a paid request for a stream once. Yield its messages, or the Answer if it is not a stream.
 
-        Raises as `submit` does. While the messages are read: Interrupted when the stream breaks.
+        Raises the errors of `submit`, and Interrupted from the messages if the stream breaks.
         """
         async with self._send(request, "stream") as response, aclosing(_pieces(response)) as pieces:
-            begun = await self._beginning(response, request, pieces)
+            begun = await self._first_bytes(response, request, pieces)
             if begun is None or _kind(begun) == "stream":
                 self.breaker.succeeded()
-                yield self._messages(response, request, pieces, begun or b"")
+                yield self._read_messages(response, request, pieces, begun or b"")
                 return
-            answer = await self._whole(
-                response, request, _collected(pieces, self._times.body_tail, begun, streamed=True)
+            answer = await self._read_answer(
+                response, request, _collect(pieces, self._times.body_tail, begun, streamed=True)
             )
             if not answer.ok:
                 raise self.dialect.submit_error(answer)
             documents = [] if isinstance(loads(answer.body), dict) else _documents(answer.body)
-            yield _listed(documents) if documents else answer
+            yield _as_messages(documents) if documents else answer
 
-    async def _beginning(
+    async def _first_bytes(
         self, response: ClientResponse, request: Request, pieces: AsyncIterator[bytes]
     ) -> bytes | None:
-        """The first bytes of an answer that may be a stream; None where it says that it is one."""
+        """Return the first bytes of an answer that may be a stream. None if its content type says so."""
         if not 200 <= response.status < 300:
             return b""
-        if response.content_type == _EVENTS:
+        if response.content_type == _EVENT_STREAM:
             return None
         began = time.monotonic()
         try:
-            return await _first(pieces)
-        except (*_BROKEN, UnreadableAnswer) as error:
-            raise self._unknown(response, request, began, error) from None
+            return await _read_first(pieces)
+        except (*_CONNECTION_ERRORS, UnreadableAnswer) as error:
+            raise self._broken_error(response, request, began, error) from None
 
     @asynccontextmanager
     async def _send(self, request: Request, call: Literal["submit", "stream"]) -> AsyncIterator[ClientResponse]:
         body = Body(encode_form(request.form) if request.form else encode_json(request.json), self._times.send_silence)
         progress = SimpleNamespace(sent=False)
         if wait := await self.breaker.hold(paid=True):
-            raise NotTaken(errors.UpstreamUnreachable(_RESTING), wait)
+            raise NotTaken(errors.UpstreamUnreachable(_BREAKER_OPEN), wait)
         began = time.monotonic()
         try:
             response = await self._paid.post(
@@ -278,68 +282,68 @@ class Upstream:
         except (ClientError, TimeoutError, OSError) as error:
             self._trace("POST", request, began, error=error)
             self.breaker.failed()
-            raise _lost(error, sent=progress.sent) from None
+            raise _lost_error(error, sent=progress.sent) from None
         self.observe(call, time.monotonic() - began)
         async with response:
-            if response.status == 407:  # a proxy's word, never the provider's (RFC 9110, section 15.5.8)
-                raise NotTaken(errors.UpstreamUnreachable(f"{_PROXY_REFUSES} Nothing was sent."))
+            if response.status == 407:  # from a proxy, never from the provider (RFC 9110, section 15.5.8)
+                raise NotTaken(errors.UpstreamUnreachable(f"{_PROXY_UNAUTHORIZED} Nothing was sent."))
             yield response
 
-    async def _whole(
+    async def _read_answer(
         self, response: ClientResponse, request: Request, reading: Awaitable[bytes] | None = None
     ) -> Answer:
         began = time.monotonic()
         try:
             answer = self._answer(response, await (reading or _body(response, self._times.body_tail)))
-        except (*_BROKEN, UnreadableAnswer) as error:
-            raise self._unknown(response, request, began, error) from None
+        except (*_CONNECTION_ERRORS, UnreadableAnswer) as error:
+            raise self._broken_error(response, request, began, error) from None
         self._trace("POST", request, began, answer)
         return answer
 
-    def _unknown(self, response: ClientResponse, request: Request, began: float, error: Exception) -> Exception:
-        """What an answer to a submit means that cannot be read to its end."""
-        self._trace("POST", request, began, self._begun(response), error)
+    def _broken_error(self, response: ClientResponse, request: Request, began: float, error: Exception) -> Exception:
+        """Return the error of a submit whose answer breaks off."""
+        self._trace("POST", request, began, self._partial_answer(response), error)
         return errors.OutcomeUnknown(
-            f"The provider's answer ({response.status}) broke off: {_why_broken(error)}. {NOT_SENT_AGAIN}."
+            f"The provider's answer ({response.status}) broke off: {_broken_reason(error)}. {NOT_SENT_AGAIN}."
         )
 
-    async def _messages(
+    async def _read_messages(
         self, response: ClientResponse, request: Request, pieces: AsyncIterator[bytes], begun: bytes
     ) -> AsyncIterator[sse.Message]:
         parser = sse.Parser(is_whole=_is_frame)
         began, heard, broke = time.monotonic(), bytearray(), None
         recorded = trace.recorder.get() is not None
         try:
-            async with aclosing(_streamed(pieces, begun)) as streamed:
+            async with aclosing(_stream_pieces(pieces, begun)) as streamed:
                 async for piece in streamed:
                     if recorded and len(heard) <= trace.MOST_ANSWERED:
                         heard += piece
-                    for frame in _frames(parser.feed(piece)):
+                    for frame in _split_frames(parser.feed(piece)):
                         yield frame
-            for frame in _frames(parser.end()):
+            for frame in _split_frames(parser.end()):
                 yield frame
-        except (*_BROKEN, UnreadableAnswer, sse.MessageTooLong) as error:
+        except (*_CONNECTION_ERRORS, UnreadableAnswer, sse.MessageTooLong) as error:
             broke = error
-            for frame in () if isinstance(error, sse.MessageTooLong) else _frames(parser.end()):
-                if _is_frame(frame.data):  # it is complete, although the stream is not
+            for frame in () if isinstance(error, sse.MessageTooLong) else _split_frames(parser.end()):
+                if _is_frame(frame.data):  # a complete frame of a broken stream
                     yield frame
             raise errors.Interrupted(
-                f"The provider's stream broke: {_why_broken(error)}. It cannot be resumed."
+                f"The provider's stream broke: {_broken_reason(error)}. It cannot be resumed."
             ) from None
         finally:
-            self._trace("POST", request, began, self._begun(response, bytes(heard)), broke)
+            self._trace("POST", request, began, self._partial_answer(response, bytes(heard)), broke)
 
     # --- content ---
 
     @property
     def without_credential(self) -> ProviderOrigin:
-        """The provider's origin without its credential, for reading what it serves to everyone."""
+        """The provider's origin without the credential, for reading public results."""
         return replace(self.origin, credential={})
 
     def absolute(self, path: str) -> str:
-        """A result's URL, which providers also give relative to their origin, as an absolute one.
+        """Return a result's URL as an absolute one. Providers also send paths relative to their origin.
 
-        Raises UnreadableAnswer for what is no http(s) URL: nobody could open it, and some browsers would run it.
+        Raises UnreadableAnswer unless it is an http(s) URL, because some browsers would run other schemes as code.
         """
         try:
             url = URL(self.base_url + "/").join(as_spelled(path))
@@ -348,28 +352,28 @@ class Upstream:
             usable = False
         if not usable:
             raise UnreadableAnswer(
-                f"The provider gives a result's URL that nobody can open: {self.dialect.safe_text(path)[:100]}"
+                f"The provider sent a result URL that cannot be opened: {self.dialect.safe_text(path)[:100]}"
             )
         return str(url)
 
     def url_or_none(self, url: object) -> str | None:
-        """A URL that comes beside a result, as an absolute one; None when it is none that can be opened."""
+        """Return an optional URL of a result as an absolute one. None if it cannot be opened."""
         try:
             return self.absolute(url) if isinstance(url, str) else None
         except UnreadableAnswer:
             return None
 
     def url(self, path: str) -> str:
-        """The URL of one of the API's own paths; a URL stays as it is."""
+        """Return the URL of an API path. A URL is returned unchanged."""
         return self.base_url + path if path.startswith("/") else path
 
     def is_own(self, url: str) -> bool:
-        """Whether a URL is on the provider's configured origin."""
+        """Return whether a URL is on the provider's configured origin."""
         return self.origin.covers(URL(url))
 
     # --- shared ---
 
-    def _begun(self, response: ClientResponse, heard: bytes = b"") -> Answer:
+    def _partial_answer(self, response: ClientResponse, heard: bytes = b"") -> Answer:
         return Answer(response.status, response.headers, heard, self._clock.now())
 
     def _trace(
@@ -380,7 +384,7 @@ class Upstream:
         answer: Answer | None = None,
         error: BaseException | None = None,
     ) -> None:
-        """Hand an exchange to the job's flight recorder, where it has one."""
+        """Record an exchange in the job's flight recorder, if it has one."""
         recorder = trace.recorder.get()
         if recorder is None:
             return
@@ -390,7 +394,7 @@ class Upstream:
             method,
             request.path,
             request.query,
-            as_text(request),
+            describe_body(request),
             answer.status if answer else None,
             answer.headers if answer else {},
             answer.body if answer else b"",
@@ -413,48 +417,51 @@ class Upstream:
 
 
 async def _body(response: ClientResponse, tail: float) -> bytes:
-    """The whole body; raises as `_collected`."""
+    """Return the whole body. Raises the errors of `_collect`."""
     begun = b""
     if response.content.exception() is None:
         begun = await response.content.readany()
-        if response.content.at_eof():  # nearly every answer comes in one piece
-            return _unpacked(response, begun)
+        if response.content.at_eof():  # nearly every answer arrives in one piece
+            return _decompress(response, begun)
     async with aclosing(_pieces(response, begun)) as pieces:
-        return await _collected(pieces, tail)
+        return await _collect(pieces, tail)
 
 
-def _unpacked(response: ClientResponse, body: bytes) -> bytes:
+def _decompress(response: ClientResponse, body: bytes) -> bytes:
     encoding = response.headers.get("Content-Encoding", "")
     if not encoding and not body.startswith(GZIP):
         return body
     try:
-        return unpacked(body, encoding, _ANSWER_LIMIT)
+        return decompress(body, encoding, _ANSWER_LIMIT)
     except TooLarge as error:
         raise UnreadableAnswer(str(error)) from None
 
 
 async def _pieces(response: ClientResponse, begun: bytes = b"") -> AsyncGenerator[bytes]:
-    """The body as it comes; where it breaks, first what had come before: the end of paid work may be in it."""
-    unpacker = Unpacker(response.headers.get("Content-Encoding", ""), _ANSWER_LIMIT)
+    """Yield the body piece by piece.
+
+    Before a broken connection raises, yield the bytes that arrived: they may be paid for.
+    """
+    decompressor = Decompressor(response.headers.get("Content-Encoding", ""), _ANSWER_LIMIT)
     try:
         if begun:
-            yield unpacker.feed(begun)
+            yield decompressor.feed(begun)
         async for piece in response.content.iter_any():
-            yield unpacker.feed(piece)
-    except _BROKEN:
-        rest = b"".join(response.content._buffer)  # noqa: SLF001 -- aiohttp has no other way to what was not read
-        yield unpacker.feed(rest) + unpacker.end()
+            yield decompressor.feed(piece)
+    except _CONNECTION_ERRORS:
+        rest = b"".join(response.content._buffer)  # noqa: SLF001 -- aiohttp has no public access to unread bytes
+        yield decompressor.feed(rest) + decompressor.end()
         raise
     except TooLarge as error:
         raise UnreadableAnswer(str(error)) from None
-    yield unpacker.end()
+    yield decompressor.end()
 
 
-async def _collected(pieces: AsyncIterator[bytes], tail: float, begun: bytes = b"", *, streamed: bool = False) -> bytes:
-    """A whole body from its pieces. If its framing is broken, but its JSON is complete, nothing of it is missing.
+async def _collect(pieces: AsyncIterator[bytes], tail: float, begun: bytes = b"", *, streamed: bool = False) -> bytes:
+    """Join the pieces of a body. Broken framing is accepted if the JSON is complete.
 
-    Where a stream was ordered (`streamed`), a line of JSON may be followed by others, at any time. Raises
-    UnreadableAnswer when it is too large, and what broke it.
+    `tail` is the time, in seconds, to wait for more once the JSON is complete. In place of a stream (`streamed`), more
+    lines of JSON may follow at any time. Raises UnreadableAnswer if the body is too large, and `_CONNECTION_ERRORS`.
     """
     body = bytearray(begun)
     try:
@@ -466,23 +473,23 @@ async def _collected(pieces: AsyncIterator[bytes], tail: float, begun: bytes = b
             body += piece
             if len(body) > _ANSWER_LIMIT:
                 raise UnreadableAnswer(f"The provider's answer is larger than {_ANSWER_LIMIT} bytes.")
-    except _BROKEN:
+    except _CONNECTION_ERRORS:
         if not is_whole(bytes(body)):
             raise
         return bytes(body)
 
 
 def _seems_whole(body: bytearray, *, streamed: bool = False) -> bool:
-    """Whether a body is complete JSON already; most that are not can be told by their last byte."""
+    """Return whether a body is already complete JSON. The last byte rules most incomplete bodies out quickly."""
     ends = (b"}", b"]") if streamed else (b"}", b"]", b"}\n", b"]\n")
     return body.endswith(ends) and is_whole(bytes(body))
 
 
-# --- streams, and what comes in their place ---
+# --- streams, and JSON in place of a stream ---
 
 
-async def _first(pieces: AsyncIterator[bytes]) -> bytes:
-    """The first bytes of an answer, until they show its kind."""
+async def _read_first(pieces: AsyncIterator[bytes]) -> bytes:
+    """Read the first bytes of an answer, until they show its kind."""
     begun = b""
     while not _kind(begun) and (piece := await anext(pieces, None)) is not None:
         begun += piece
@@ -490,30 +497,30 @@ async def _first(pieces: AsyncIterator[bytes]) -> bytes:
 
 
 def _kind(begun: bytes) -> Literal["stream", "json", "text", ""]:
-    """What an answer is by its first bytes, whatever it is called; empty while they do not show it."""
+    """Return the kind of an answer by its first bytes, ignoring its content type. Empty while it is undecided."""
     bare = begun.removeprefix(sse.BOM).lstrip()
     if _FIELD.match(bare):
         return "stream"
-    if sse.BOM.startswith(bare) or any(name.startswith(bare) for name in _FIELDS):
+    if sse.BOM.startswith(bare) or any(name.startswith(bare) for name in _FIELD_NAMES):
         return ""
     return "json" if bare[:1] in {b"{", b"["} else "text"
 
 
 def _documents(body: bytes) -> Sequence[bytes]:
-    """The JSON objects in a body, which is one, or an array of them, or has one in each line."""
+    """Return the JSON objects of a body: one object, an array of objects, or one object per line."""
     value = loads(body)
     values = value if isinstance(value, list) else [value] if value else map(loads, body.splitlines())
     return [dump_json(value) for value in values if isinstance(value, dict)]
 
 
-async def _listed(documents: Sequence[bytes]) -> AsyncGenerator[sse.Message]:
+async def _as_messages(documents: Sequence[bytes]) -> AsyncGenerator[sse.Message]:
     for document in documents:
         yield sse.Message(document.decode())
 
 
-async def _streamed(pieces: AsyncIterator[bytes], begun: bytes) -> AsyncGenerator[bytes]:
-    """A stream as it comes; JSON that comes in its place as a stream's frames."""
-    begun = begun or await _first(pieces)
+async def _stream_pieces(pieces: AsyncIterator[bytes], begun: bytes) -> AsyncGenerator[bytes]:
+    """Yield a stream piece by piece. Yield JSON in place of a stream as frames."""
+    begun = begun or await _read_first(pieces)
     if _kind(begun) != "json":
         yield begun
         async for piece in pieces:
@@ -526,23 +533,23 @@ async def _streamed(pieces: AsyncIterator[bytes], begun: bytes) -> AsyncGenerato
         if len(body) > _ANSWER_LIMIT:
             raise UnreadableAnswer(f"The provider's answer is larger than {_ANSWER_LIMIT} bytes.")
         if _seems_whole(body) or (body.endswith(b"}\n") and all(map(is_whole, bytes(body).splitlines()))):
-            yield _framed(body)
+            yield _as_frames(body)
             body.clear()
         following = await anext(pieces, None)
-    yield _framed(body)
+    yield _as_frames(body)
 
 
-def _framed(body: bytes | bytearray) -> bytes:
-    """The JSON objects in a body as a stream's frames."""
+def _as_frames(body: bytes | bytearray) -> bytes:
+    """Return the JSON objects of a body as frames of a stream."""
     return b"".join(b"data: %b\n\n" % document for document in _documents(bytes(body)))
 
 
-def _frames(messages: Iterable[sse.Message]) -> Iterator[sse.Message]:
-    """The frames in messages: each line that is JSON, where the blank lines between them are missing."""
+def _split_frames(messages: Iterable[sse.Message]) -> Iterator[sse.Message]:
+    """Yield the frames of messages. Without blank lines between them, each line of JSON is a frame."""
     for message in messages:
         lines: list[str] = []
         if "\n" in message.data and not is_whole(message.data.encode()):
-            lines = [line for line in message.data.split("\n") if line.strip() == _END or is_whole(line.encode())]
+            lines = [line for line in message.data.split("\n") if line.strip() == _DONE or is_whole(line.encode())]
         yield from [replace(message, data=line) for line in lines] or [message]
 
 
@@ -554,8 +561,8 @@ def _ignore(_: str, __: float) -> None:
     """Observe nothing: the default of `Upstream.observe`."""
 
 
-def _sent_trace() -> TraceConfig:
-    """Note on each request's own context that its headers left: from then on the provider may have it."""
+def _header_trace() -> TraceConfig:
+    """Record in a request's context that its headers were sent. From then on the provider may have the request."""
     trace = TraceConfig()
 
     async def sent(_: ClientSession, context: SimpleNamespace, __: object) -> None:
@@ -565,7 +572,7 @@ def _sent_trace() -> TraceConfig:
     return trace
 
 
-def _lost(error: Exception, *, sent: bool) -> Exception:
+def _lost_error(error: Exception, *, sent: bool) -> Exception:
     if not sent:
         return NotTaken(errors.UpstreamUnreachable(f"The provider cannot be reached: {why(error)}. Nothing was sent."))
     return errors.OutcomeUnknown(
@@ -573,6 +580,6 @@ def _lost(error: Exception, *, sent: bool) -> Exception:
     )
 
 
-def _why_broken(error: Exception) -> str:
+def _broken_reason(error: Exception) -> str:
     too_much = isinstance(error, UnreadableAnswer | sse.MessageTooLong)
-    return "it says more at once than is read" if too_much else why(error)
+    return "it is larger than the limit" if too_much else why(error)

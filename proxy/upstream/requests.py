@@ -1,4 +1,4 @@
-"""Encoding of requests to providers: JSON, multipart forms, files."""
+"""Requests to providers, and their encoding: JSON, multipart forms, files."""
 
 import asyncio
 import base64
@@ -17,37 +17,37 @@ import orjson
 from aiohttp import FormData, Payload
 from aiohttp.abc import AbstractStreamWriter
 
-_PIECE: Final = 3 << 16
-"""Bytes of a request's body that are written at once; a multiple of three, so that base64 can be cut there."""
+_CHUNK_SIZE: Final = 3 << 16
+"""Bytes of a request body that are written at once. A multiple of three, so that base64 can be cut there."""
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """Bytes on their way to a provider."""
+    """A file to be sent to a provider."""
 
     name: str
     type: str
     data: bytes = field(repr=False)
 
     def data_url(self) -> "DataUrl | str":
-        """The bytes as they stand in a request's JSON."""
+        """Return the bytes as a data URL for a request's JSON."""
         return DataUrl(self)
 
 
 @dataclass(frozen=True, slots=True)
 class DataUrl:
-    """A file in a request's JSON, written as a data URL only while the request is sent."""
+    """A file in a request's JSON. It is encoded only while the request is sent, to save memory."""
 
     file: File
 
     def __str__(self) -> str:
-        """The whole URL."""
+        """Return the whole URL."""
         return f"data:{self.file.type};base64,{base64.b64encode(self.file.data).decode()}"
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A paid request, ready to be sent: JSON, or multipart `form` (name and text or file, in order)."""
+    """A paid request: `json`, or a multipart `form` of names with texts or files, in order."""
 
     path: str
     json: Any = None
@@ -56,30 +56,30 @@ class Request:
 
 
 def dump_json(body: Any, default: Callable[[Any], str] | None = None) -> bytes:
-    """A body as JSON; `default` writes its files. It may be called twice for a file."""
+    """Encode a body as JSON. `default` encodes its files and may be called twice for one file."""
     try:
         return orjson.dumps(body, default=default, option=orjson.OPT_PASSTHROUGH_DATACLASS)
-    except TypeError:  # a provider's id may be an integer of more than 64 bits
+    except TypeError:  # orjson refuses integers above 64 bits, and a provider's id may be one
         return json.dumps(body, default=default, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def encode_json(body: Any) -> Payload:
     """Encode a body as JSON, to be sent piece by piece."""
-    return _Streamed(*_json_parts(body), "application/json")
+    return _ChunkedBody(*_json_parts(body), "application/json")
 
 
 def _json_parts(body: Any) -> tuple[Sequence["bytes | DataUrl"], int]:
-    """A body as JSON, with its files apart, and how many bytes it is in all."""
+    """Return the parts of a body as JSON, with its files separate, and its total size in bytes."""
     files: list[DataUrl] = []
     mark = token_hex(16)
 
-    def apart(value: Any) -> str:
+    def separate_file(value: Any) -> str:
         if not isinstance(value, DataUrl):
             raise TypeError(f"{type(value).__name__} is not JSON.")
         files.append(value)
         return mark
 
-    first, *others = dump_json(body, apart).split(mark.encode())
+    first, *others = dump_json(body, separate_file).split(mark.encode())
     parts: list[bytes | DataUrl] = [first]
     files = files[len(files) - len(others) :]
     for file, text in zip(files, others, strict=True):
@@ -88,8 +88,8 @@ def _json_parts(body: Any) -> tuple[Sequence["bytes | DataUrl"], int]:
     return parts, encoded + sum(len(part) for part in parts if isinstance(part, bytes))
 
 
-class _Streamed(Payload):
-    """A request's body that is written piece by piece: other requests are served between two pieces."""
+class _ChunkedBody(Payload):
+    """A request body that is written in chunks. Between two chunks the event loop serves other requests."""
 
     _autoclose = True
 
@@ -98,21 +98,21 @@ class _Streamed(Payload):
         self._size = size
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """The whole body as text."""
-        return b"".join(_written(self._value)).decode(encoding, errors)
+        """Return the whole body as text."""
+        return b"".join(_chunks(self._value)).decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        """Write all pieces."""
-        for piece in _written(self._value):
+        """Write all chunks."""
+        for piece in _chunks(self._value):
             await writer.write(piece)
             await asyncio.sleep(0)
 
 
-def _written(parts: Sequence[bytes | DataUrl]) -> Iterator[bytes]:
+def _chunks(parts: Sequence[bytes | DataUrl]) -> Iterator[bytes]:
     for part in parts:
         data = memoryview(part if isinstance(part, bytes) else part.file.data)
-        for start in range(0, len(data), _PIECE):
-            piece = data[start : start + _PIECE]
+        for start in range(0, len(data), _CHUNK_SIZE):
+            piece = data[start : start + _CHUNK_SIZE]
             yield bytes(piece) if isinstance(part, bytes) else base64.b64encode(piece)
 
 
@@ -121,16 +121,16 @@ def encode_form(parts: tuple[tuple[str, str | File], ...]) -> FormData:
     form = FormData(default_to_multipart=True)
     for name, value in parts:
         if isinstance(value, File):
-            form.add_field(name, _Streamed([value.data], len(value.data), value.type), filename=value.name)
+            form.add_field(name, _ChunkedBody([value.data], len(value.data), value.type), filename=value.name)
         else:
             form.add_field(name, value)
     return form
 
 
-def as_text(request: Request) -> str:
-    """What was sent, for people: files by their type and size."""
+def describe_body(request: Request) -> str:
+    """Return a request as text for the flight recorder. Files appear as type and size."""
     if not request.form:
-        return "" if request.json is None else dump_json(request.json, _named).decode()
+        return "" if request.json is None else dump_json(request.json, _describe_file).decode()
     parts = {
         name: f"<{value.type}, {len(value.data)} bytes>" if isinstance(value, File) else value
         for name, value in request.form
@@ -138,7 +138,7 @@ def as_text(request: Request) -> str:
     return orjson.dumps(parts).decode()
 
 
-def _named(value: object) -> str:
-    """A file in JSON, by its type and size."""
+def _describe_file(value: object) -> str:
+    """Return a file's type and size."""
     file = value.file if isinstance(value, DataUrl) else None
     return f"<{file.type}, {len(file.data)} bytes>" if file else str(value)
