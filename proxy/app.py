@@ -52,7 +52,7 @@ from proxy.telemetry import logs
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.trace import Traces
 from proxy.telemetry.worker_metrics import WorkerMetrics
-from proxy.upstream.breaker import keep_agreeing
+from proxy.upstream.breaker import exchange_outcomes
 from proxy.upstream.fetch import Fetcher
 from proxy.upstream.times import DEFAULT_TIMES as DEFAULT_UPSTREAM_TIMES
 from proxy.upstream.times import UpstreamTimes
@@ -211,7 +211,7 @@ class Pollcast:
                 provider.upstream.rate_limiter.reserve = partial(store.shared.turns, provider.name)
         if store.shared is not None:
             breakers = {provider.name: provider.upstream.breaker for provider in providers.values()}
-            await stack.enter_async_context(_running(keep_agreeing(breakers, store.shared, self._upstream_times)))
+            await stack.enter_async_context(_running(exchange_outcomes(breakers, store.shared, self._upstream_times)))
         metrics.watch(self._runner.metrics)
         metrics.watch(self._feed.metrics)
         if self._worker_metrics is not None:

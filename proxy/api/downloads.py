@@ -161,7 +161,7 @@ async def _opened(
     if request.method == "HEAD" and answer.status >= 400:
         # A signed URL is often one for GET alone.
         answer = await ask("GET", asked)
-    if answer.status == 206 and answer.packed:
+    if answer.status == 206 and answer.is_compressed:
         # A part of what is compressed cannot be unpacked; the whole can.
         answer = await ask(request.method, {})
     return answer
@@ -195,7 +195,7 @@ def _relayed_headers(answer: Remote, name: str, media_type: str) -> dict[str, st
     told = _told(answer)
     headers = _headers(name, media_type if told in _UNTOLD else told) | _of(answer, "Last-Modified")
     # Compressed unasked, it is unpacked here: its length, tag and ranges are those of other bytes.
-    if not answer.packed:
+    if not answer.is_compressed:
         headers |= _of(answer, "Content-Length", "ETag", "Accept-Ranges")
     return headers | (_of(answer, "Content-Range") if answer.status == 206 else {})
 

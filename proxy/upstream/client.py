@@ -47,8 +47,8 @@ from proxy.upstream.decompression import GZIP, Decompressor, TooLarge, decompres
 from proxy.upstream.fetch import ProviderOrigin
 from proxy.upstream.rate_limit import RateLimiter
 from proxy.upstream.requests import File, Request, describe_body, dump_json, encode_form, encode_json
-from proxy.upstream.sessions import Body, Connector, session, why
-from proxy.upstream.ssrf import as_spelled
+from proxy.upstream.sessions import Body, Connector, failure_reason, session
+from proxy.upstream.ssrf import parse_verbatim
 from proxy.upstream.times import DEFAULT_TIMES, UpstreamTimes
 
 _ANSWER_LIMIT: Final = 96 << 20
@@ -190,8 +190,8 @@ class Upstream:
                 return answer
         except (ClientError, TimeoutError, OSError) as error:
             self._trace(method, Request(path, query=query or {}), began, error=error)
-            self.breaker.failed()
-            raise Transient(f"The provider cannot be reached: {why(error)}.") from None
+            self.breaker.record_failure()
+            raise Transient(f"The provider cannot be reached: {failure_reason(error)}.") from None
 
     async def _follow(self, path: str, query: Mapping[str, str] | None = None) -> Answer:
         """Read a path. Follow redirects within the provider's origin, because only it may get the credential."""
@@ -212,7 +212,7 @@ class Upstream:
         if answer.status not in {301, 302, 303, 307, 308} or not location:
             return None
         try:
-            target = URL(self.url(path)).join(as_spelled(location))
+            target = URL(self.url(path)).join(parse_verbatim(location))
             own = self.origin.covers(target) and target.user is None
         except ValueError:
             return None
@@ -237,7 +237,7 @@ class Upstream:
         async with self._send(request, "stream") as response, aclosing(_pieces(response)) as pieces:
             begun = await self._first_bytes(response, request, pieces)
             if begun is None or _kind(begun) == "stream":
-                self.breaker.succeeded()
+                self.breaker.record_success()
                 yield self._read_messages(response, request, pieces, begun or b"")
                 return
             answer = await self._read_answer(
@@ -281,7 +281,7 @@ class Upstream:
             )
         except (ClientError, TimeoutError, OSError) as error:
             self._trace("POST", request, began, error=error)
-            self.breaker.failed()
+            self.breaker.record_failure()
             raise _lost_error(error, sent=progress.sent) from None
         self.observe(call, time.monotonic() - began)
         async with response:
@@ -346,7 +346,7 @@ class Upstream:
         Raises UnreadableAnswer unless it is an http(s) URL, because some browsers would run other schemes as code.
         """
         try:
-            url = URL(self.base_url + "/").join(as_spelled(path))
+            url = URL(self.base_url + "/").join(parse_verbatim(path))
             usable = bool(path) and url.scheme in {"http", "https"} and bool(url.host) and url.port is not None
         except ValueError:
             usable = False
@@ -405,11 +405,11 @@ class Upstream:
     def _answer(self, response: ClientResponse, body: bytes, *, uploaded: bool = False) -> Answer:
         answer = Answer(response.status, response.headers, body, self._clock.now())
         if answer.status < 500:
-            self.breaker.succeeded()
+            self.breaker.record_success()
         elif not (
             uploaded and self.dialect.blames_file(answer)
         ):  # one account's bad file must not close the provider to all
-            self.breaker.failed()
+            self.breaker.record_failure()
         return answer
 
 
@@ -574,12 +574,13 @@ def _header_trace() -> TraceConfig:
 
 def _lost_error(error: Exception, *, sent: bool) -> Exception:
     if not sent:
-        return NotTaken(errors.UpstreamUnreachable(f"The provider cannot be reached: {why(error)}. Nothing was sent."))
-    return errors.OutcomeUnknown(
-        f"The order was sent, but no answer came back: {why(error)}. It may have been taken, so it is not sent again."
-    )
+        return NotTaken(
+            errors.UpstreamUnreachable(f"The provider cannot be reached: {failure_reason(error)}. Nothing was sent.")
+        )
+    lost = f"The order was sent, but no answer came back: {failure_reason(error)}."
+    return errors.OutcomeUnknown(f"{lost} It may have been taken, so it is not sent again.")
 
 
 def _broken_reason(error: Exception) -> str:
     too_much = isinstance(error, UnreadableAnswer | sse.MessageTooLong)
-    return "it is larger than the limit" if too_much else why(error)
+    return "it is larger than the limit" if too_much else failure_reason(error)

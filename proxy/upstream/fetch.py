@@ -1,10 +1,8 @@
-"""Reading URLs that strangers give, without letting them reach into our network.
+"""Client for foreign URLs: clients' media, and results of providers.
 
-A client's URL, and a URL that a provider answers with, may point anywhere: at this machine, at a cloud's metadata
-address, at a name that resolves to one of them. Every address is checked at the moment it is connected to (the
-resolver hands aiohttp checked addresses only, so a second look-up cannot answer differently), and every redirect is
-a new request with the same checks. The one exception is a provider's own configured origin (`ProviderOrigin`), which
-is given its credential and may be anywhere; the credential is dropped as soon as a redirect leaves that origin.
+`ssrf` decides which URLs may be opened, and every redirect is checked again. The exception is a provider's configured
+origin (`ProviderOrigin`). It may have any address and gets its credential. A redirect to another origin is followed
+without the credential.
 """
 
 import asyncio
@@ -23,21 +21,22 @@ from yarl import URL
 
 from proxy.core.media_types import SNIFFED, sniff
 from proxy.core.tracks import in_memory, with_tracks
-from proxy.upstream.sessions import Connector, session, why
+from proxy.upstream.sessions import Connector, failure_reason, session
 from proxy.upstream.ssrf import PublicResolver, check_result_url, check_url, parse_url, without_query
 from proxy.upstream.times import DEFAULT_TIMES, UpstreamTimes
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-_HOPS: Final = 5
-_SLOWEST: Final = 64 << 10
-"""Bytes a second by which a file that keeps coming is given more time, so that a slow line is no reason to stop."""
-_PIECE: Final = 1 << 16
-_NO_CODINGS: Final = frozenset({"", "identity", "none", "utf-8", "aws-chunked"})
-"""Values of Content-Encoding that change no byte. Object stores keep the last two from an upload's own header."""
+_MAX_REDIRECTS: Final = 5
+_SLOW_LINE: Final = 64 << 10
+"""Bytes per second at which a file gets more time than its timeout, so that a slow line alone does not end the read."""
+_CHUNK_SIZE: Final = 1 << 16
+"""Maximum number of bytes in one read."""
+_IDENTITY_CODINGS: Final = frozenset({"", "identity", "none", "utf-8", "aws-chunked"})
+"""Values of Content-Encoding that change no byte. Object stores copy the last two from an upload's header."""
 
 
 class FetchFailed(Exception):
-    """A public URL whose bytes could not be had; `reached` tells whether its host answered at all."""
+    """A public URL could not be read. `reached` is true if its host answered."""
 
     def __init__(self, message: str, *, reached: bool) -> None:
         super().__init__(message)
@@ -45,61 +44,64 @@ class FetchFailed(Exception):
 
 
 class FileTooLarge(FetchFailed):
-    """More bytes than were asked for at the most."""
+    """The file exceeds the limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderOrigin:
-    """A provider's configured origin, the headers that prove who asks there, and the proxy that leads to it."""
+    """A provider's configured origin, its credential headers, and the HTTP proxy in front of it."""
 
     origin: URL
     credential: Mapping[str, str] = field(default_factory=dict, repr=False)
     proxy: URL | None = field(default=None, repr=False)
 
     def covers(self, url: URL) -> bool:
-        """Whether `url` is on that very origin."""
+        """Return whether `url` has this scheme, host and port."""
         return (url.scheme, url.host, url.port) == (self.origin.scheme, self.origin.host, self.origin.port)
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """Bytes brought in from a URL, with the type that they themselves show (None: none of ours)."""
+    """Bytes of a URL, with the media type that their content shows (None: unsupported)."""
 
     data: bytes
     type: str | None
 
 
 class Remote:
-    """An answer that has begun: its status, headers, and body as it comes."""
+    """An open HTTP answer: its status, its headers, and its body as a stream."""
 
     def __init__(self, response: ClientResponse) -> None:
         self._response = response
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
-        """Their names are read in any case."""
+        """A mapping that ignores case."""
         self.length = response.content_length
-        """How many bytes it says it has, if it does."""
+        """The Content-Length in bytes, if there is one."""
 
     @property
-    def packed(self) -> bool:
-        """Whether the body is compressed, unasked; it is unpacked as it is read, and of another length then."""
+    def is_compressed(self) -> bool:
+        """True if the body is compressed although that was not requested.
+
+        Reading decompresses it, so its length differs.
+        """
         codings = self.headers.get("Content-Encoding", "").lower().split(",")
-        return not {coding.strip() for coding in codings} <= _NO_CODINGS
+        return not {coding.strip() for coding in codings} <= _IDENTITY_CODINGS
 
     async def pieces(self, until: float | None = None) -> AsyncGenerator[bytes]:
-        """The body as it comes, as fast as it is read, so that little of it is held.
+        """Yield the body piece by piece at the reader's speed, so that memory use stays small.
 
-        What keeps coming, `_SLOWEST` bytes a second, may take longer than `until`, a time of the loop's. Raises
-        FetchFailed where it breaks off, or stalls.
+        `until` is a time of the event loop. It is extended while at least `_SLOW_LINE` bytes per second arrive. Raises
+        FetchFailed if the body breaks off or stalls.
         """
         size = 0
         while True:
             try:
-                async with asyncio.timeout_at(until and until + size / _SLOWEST):
-                    piece = await self._response.content.read(_PIECE)
+                async with asyncio.timeout_at(until and until + size / _SLOW_LINE):
+                    piece = await self._response.content.read(_CHUNK_SIZE)
             except (ClientError, TimeoutError, OSError) as error:
                 place = without_query(str(self._response.url))
-                raise FetchFailed(f"{place} broke off: {why(error)}.", reached=True) from None
+                raise FetchFailed(f"{place} broke off: {failure_reason(error)}.", reached=True) from None
             if not piece:
                 return
             size += len(piece)
@@ -107,14 +109,14 @@ class Remote:
 
 
 class Fetcher:
-    """The client for strangers' URLs: no cookies, no proxies from the environment, no connection kept."""
+    """HTTP client for foreign URLs, without cookies, pooled connections or proxies from the environment."""
 
     def __init__(self, times: UpstreamTimes = DEFAULT_TIMES) -> None:
         self._times = times
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        # No shared limit: a few readers that are slow, or URLs that hang, would hold up everyone else's.
+        # Connections are not limited, because a few slow readers or hanging URLs would block all others.
         timeout = ClientTimeout(total=None, connect=self._times.connect, sock_read=self._times.fetch_silence)
         resolver = PublicResolver(self._times.lookup_to_connect)
         public = Connector(self._times.connect_in_all, resolver=resolver, force_close=True, limit=0)
@@ -139,12 +141,12 @@ class Fetcher:
         own: ProviderOrigin | None = None,
         secure: bool = False,
     ) -> AsyncIterator[Remote]:
-        """Open a URL and follow its redirects (`secure`: to https only); yields the first answer that is none.
+        """Open a URL, follow its redirects (with `secure` to https only), and yield the final answer.
 
-        Raises NotPublic, and FetchFailed when there is no answer.
+        Raises NotPublic, and FetchFailed if there is no answer.
         """
         url = parse_url(text)
-        for _ in range(1 + _HOPS):
+        for _ in range(1 + _MAX_REDIRECTS):
             if secure:
                 check_url(str(url))
             async with self._request(method, url, dict(headers or {}), own) as response:
@@ -153,7 +155,7 @@ class Fetcher:
                     yield Remote(response)
                     return
                 url = parse_url(str(url.join(parse_url(location))))
-        raise FetchFailed(f"{without_query(text)} redirects more than {_HOPS} times.", reached=True)
+        raise FetchFailed(f"{without_query(text)} redirects more than {_MAX_REDIRECTS} times.", reached=True)
 
     @asynccontextmanager
     async def _request(
@@ -165,19 +167,19 @@ class Fetcher:
             headers |= own.credential
         else:
             check_result_url(url)
-        # Identity: a body that is relayed must be the bytes that Content-Length and ranges speak of.
+        # Content-Length and ranges count the bytes of the identity encoding, and relayed bodies must match them.
         headers["Accept-Encoding"] = "identity"
         try:
             response = await opened.request(method, url, headers=headers, allow_redirects=False, proxy=proxy)
         except (ClientError, TimeoutError, OSError) as error:
-            raise FetchFailed(f"{url.host} cannot be reached: {why(error)}.", reached=False) from None
+            raise FetchFailed(f"{url.host} cannot be reached: {failure_reason(error)}.", reached=False) from None
         async with response:
             yield response
 
     async def stream(self, text: str, limit: int) -> AsyncGenerator[bytes]:
-        """The bytes of a client's public https URL as they come. Raises NotPublic, FetchFailed and FileTooLarge.
+        """Yield the bytes of a client's public https URL. Raises NotPublic, FetchFailed and FileTooLarge.
 
-        May be iterated by several tasks in turn.
+        Different tasks may iterate it, one after another.
         """
         until = asyncio.get_running_loop().time() + self._times.fetch_client_url
         async with AsyncExitStack() as held:
@@ -197,7 +199,7 @@ class Fetcher:
                     yield chunk
 
     async def read(self, text: str, limit: int) -> Fetched:
-        """Read a client's public https URL, at most `limit` bytes. Raises as `stream`."""
+        """Read a client's public https URL, at most `limit` bytes. Raises the errors of `stream`."""
         async with aclosing(self.stream(text, limit)) as chunks:
             data = b"".join([chunk async for chunk in chunks])
         media_type = sniff(data[:SNIFFED])

@@ -1,4 +1,10 @@
-"""Guard against SSRF (server-side request forgery): which URLs may be opened."""
+"""Guard against SSRF (server-side request forgery): which URLs may be opened.
+
+A URL from a client or in a provider's answer may point at this machine, at a cloud's metadata address, or at a name
+that resolves to one of them. `check_url` checks the URL itself. `PublicResolver` checks the addresses in the lookup of
+the connection itself, so a second lookup cannot return another address (DNS rebinding). `fetch` repeats both checks for
+every redirect.
+"""
 
 import asyncio
 import re
@@ -17,71 +23,63 @@ from yarl import URL
 
 from proxy.upstream.times import DEFAULT_TIMES
 
-_LOOK_UP_THREADS: Final = 64
-"""Threads that look names up, started as they are needed: enough for sixteen accounts whose names hang."""
-
-
-_LOOK_UP_SHARE: Final = 4
-"""Threads that one account may hold: as many as the names that one order has looked up at once."""
-
-
-_SPELLED: Final = re.compile(r"(?:[\w.~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*", re.ASCII)
-
-
+_LOOKUP_THREADS: Final = 64
+"""Maximum number of lookup threads, started on demand. Enough for sixteen accounts with hanging names."""
+_LOOKUP_SHARE: Final = 4
+"""Maximum number of threads per account. One order looks up this many names at once."""
+_URL_CHARACTERS: Final = re.compile(r"(?:[\w.~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*", re.ASCII)
+"""A URL of permitted characters only (RFC 3986)."""
 _NAT64: Final = IPv6Network("64:ff9b::/96")
-
-
+"""IPv6 addresses that embed an IPv4 address for translation (RFC 6052)."""
 _UNICAST: Final = IPv6Network("2000::/3")
-"""All of IPv6 that is handed out for the open internet (RFC 4291, IANA); the rest has local or no meaning."""
-
-
-_HOSTS_OWN: Final = (IPv4Network("192.0.0.0/24"), IPv4Network("168.63.129.16/32"))
-"""What `ipaddress` calls global (in older versions), but clouds serve to their own machines: metadata and the like."""
+"""All IPv6 addresses assigned to the internet (RFC 4291, IANA). The others are local or reserved."""
+_CLOUD_METADATA: Final = (IPv4Network("192.0.0.0/24"), IPv4Network("168.63.129.16/32"))
+"""Metadata addresses of clouds (Oracle, Azure) that `ipaddress` considers global, some only in older versions."""
 
 
 class NotPublic(Exception):
-    """A URL that is not public https; the message names what about it is not."""
+    """The URL is not a public https URL. The message says why."""
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the open internet's, looked at through every IPv6 disguise of an IPv4 one."""
+    """Return whether an IP address is on the internet. For IPv6 forms of an IPv4 address, the latter decides."""
     ip = ip_address(address.split("%")[0])
     if isinstance(ip, IPv6Address):
-        inner = _disguised(ip)
+        inner = _embedded_ipv4(ip)
         if inner is not None:
             return is_public(str(inner))
         return ip in _UNICAST and ip.is_global
-    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _HOSTS_OWN)
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _CLOUD_METADATA)
 
 
-def _disguised(ip: IPv6Address) -> IPv4Address | None:
+def _embedded_ipv4(ip: IPv6Address) -> IPv4Address | None:
     if ip in _NAT64:
         return IPv4Address(int(ip) & 0xFFFFFFFF)
     return ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
 
 
 def check_url(text: str) -> URL:
-    """Parse a stranger's URL; raises NotPublic unless it is https, and its host no address of a private network."""
+    """Parse a foreign URL. Raises NotPublic unless it uses https and its host is not a private address."""
     url = parse_url(text)
     if url.scheme != "https" or not url.host or url.user is not None or url.password is not None:
         raise NotPublic("Only public https:// URLs without a password are fetched.")
-    _check_place(url)
+    _check_host(url)
     return url
 
 
-def as_spelled(text: str) -> URL:
-    """A URL as it is, where it is written in the letters that URLs have (RFC 3986); ValueError for what is none.
+def parse_verbatim(text: str) -> URL:
+    """Parse a URL and keep its escapes, if it has only permitted characters (RFC 3986). Raises ValueError.
 
-    yarl would spell it its own way, with other escapes, and whoever signs a URL may have signed its spelling.
+    yarl would normalize the escapes, and a signature may cover the original ones.
     """
-    return URL(text, encoded=_SPELLED.fullmatch(text) is not None)
+    return URL(text, encoded=_URL_CHARACTERS.fullmatch(text) is not None)
 
 
 def parse_url(text: str) -> URL:
     """Parse a URL. Raises NotPublic for malformed text."""
     try:
-        url = as_spelled(text)
-        _ = url.host, url.port  # yarl decodes them late
+        url = parse_verbatim(text)
+        _ = url.host, url.port  # yarl decodes these only on access
         _check_name(url.raw_host or "")
     except ValueError:
         raise NotPublic(f"{without_query(text)!r} is not a URL.") from None
@@ -89,52 +87,53 @@ def parse_url(text: str) -> URL:
 
 
 def _check_name(host: str) -> None:
-    """Raises ValueError for a name that no resolver takes: with a label that is empty or too long, or with a NUL."""
+    """Raise ValueError for a name that resolvers refuse: an empty or long label, or an unprintable character."""
     host.encode("idna")
     if not host.isprintable():
         raise ValueError(host)
 
 
-def _check_place(url: URL) -> None:
-    """Raises NotPublic for a port that is another service's, and for a host that is no public address by itself."""
+def _check_host(url: URL) -> None:
+    """Raise NotPublic for a privileged port other than 80 and 443, and for a literal private address."""
     if url.port not in {80, 443} and (url.port or 0) < 1024:
-        raise NotPublic(f"Port {url.port} is another service's than the web's.")
-    # aiohttp connects to a literal address without asking the resolver, so the resolver's check is not enough.
+        raise NotPublic(f"Port {url.port} is reserved for a service other than HTTP.")
+    # aiohttp connects to a literal address without the resolver, so the resolver's check is not enough.
     try:
         public = is_public(url.host or "")
     except ValueError:
-        _check_spelling(url.host or "")
+        _check_notation(url.host or "")
         return
     if not public:
         raise NotPublic(f"{url.host} is an address of a private network.")
 
 
-def _check_spelling(host: str) -> None:
-    """Raises NotPublic for an address in one of the old spellings (127.1, 0x7f.1, 2130706433): nobody means well."""
+def _check_notation(host: str) -> None:
+    """Raise NotPublic for an IPv4 address in an old notation (127.1, 0x7f.1, 2130706433), a common SSRF disguise."""
     try:
         socket.inet_aton(host)
     except OSError:
         return
-    raise NotPublic(f"{host} is an address in a spelling that is not taken: write four decimal numbers.")
+    raise NotPublic(f"{host} is an address in an unsupported notation: write four decimal numbers.")
 
 
 async def check_public(text: str, timeout: float = DEFAULT_TIMES.lookup) -> None:  # noqa: ASYNC109
-    """Like `check_url`, and look the name up: raises NotPublic when any of its addresses is private.
+    """Check a URL as `check_url` does, and look its name up. Raises NotPublic if any address is private.
 
-    A name that cannot be looked up now passes: the fetch itself will tell, and some providers fetch it themselves.
+    A name whose lookup fails passes: the fetch will report it, and some providers fetch the URL themselves. `timeout`
+    is the time for the lookup, in seconds.
     """
     url = check_url(text)
     try:
         async with asyncio.timeout(timeout):
-            found = await _looked_up(url.raw_host or "", url.port or 443)
+            found = await _lookup(url.raw_host or "", url.port or 443)
     except (OSError, TimeoutError):
         return
     if not all(is_public(str(address[0])) for *_, address in found):
-        raise NotPublic(f"{url.host} is a name in a private network.")
+        raise NotPublic(f"{url.host} resolves to an address of a private network.")
 
 
 class PublicResolver(AbstractResolver):
-    """The system's resolver, refusing names that point anywhere but to the open internet."""
+    """The system's resolver, limited to names with public addresses only."""
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
@@ -142,12 +141,12 @@ class PublicResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Resolve a name. Raises NotPublic when any of its addresses is private."""
-        # aiohttp lets a look-up go on when its request is given up: it ends here, so that none is queued for nobody.
+        """Resolve a name. Raises NotPublic if any of its addresses is private."""
+        # aiohttp continues a lookup whose request was canceled. The timeout ends it, so that it leaves the queue.
         async with asyncio.timeout(self._timeout):
-            found = await _looked_up(host, port, family, flags=socket.AI_ADDRCONFIG)
+            found = await _lookup(host, port, family, flags=socket.AI_ADDRCONFIG)
         if not all(is_public(address[0]) for *_, address in found):
-            raise NotPublic(f"{host} is a name in a private network.")
+            raise NotPublic(f"{host} resolves to an address of a private network.")
         return [
             ResolveResult(
                 hostname=host,
@@ -161,44 +160,44 @@ class PublicResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the resolver holds no resources."""
 
 
-async def _looked_up(host: str, port: int, family: int = socket.AF_UNSPEC, flags: int = 0) -> list[Any]:
-    """What getaddrinfo finds, in threads of its own, of which the account at work has a share."""
+async def _lookup(host: str, port: int, family: int = socket.AF_UNSPEC, flags: int = 0) -> list[Any]:
+    """Return the result of getaddrinfo. It runs in the lookup threads of the current account."""
     ask = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, flags=flags)
-    return await asyncio.wrap_future(_look_ups().put(account_at_work.get(), ask))
+    return await asyncio.wrap_future(_lookups().put(current_account.get(), ask))
 
 
-account_at_work: ContextVar[str] = ContextVar("account_at_work", default="")
-"""The account whose names are looked up in this task and its children; the empty one stands for the server itself."""
+current_account: ContextVar[str] = ContextVar("current_account", default="")
+"""The account for which this task and its children look names up. Empty: the server itself."""
 
 
-_LookUp = tuple[Future[list[Any]], Callable[[], list[Any]]]
+_Lookup = tuple[Future[list[Any]], Callable[[], list[Any]]]
 
 
-class _LookUps:
-    """Look-ups of names in threads. Each account may hold a few of them, and accounts that wait take turns.
+class _LookupThreads:
+    """DNS lookups in threads. Each account may use a few threads, and waiting accounts are served in rotation.
 
-    A thread cannot be taken away from a name that hangs. A ThreadPoolExecutor would also have the end of the process
-    wait for it; that end waits for no daemon.
+    A hanging lookup blocks its thread and cannot be canceled. These are daemon threads, because the process would wait
+    for the threads of a ThreadPoolExecutor at exit.
     """
 
     def __init__(self) -> None:
         self._changed = Condition()
-        self._waiting: dict[str, deque[_LookUp]] = {}
-        """By account, the next one to be served first."""
+        self._waiting: dict[str, deque[_Lookup]] = {}
+        """Queued lookups by account, in the order of rotation."""
         self._running: Counter[str] = Counter()
         self._threads = self._idle = 0
 
     def put(self, account: str, ask: Callable[[], list[Any]]) -> "Future[list[Any]]":
-        """Have a name looked up for an account."""
+        """Queue a lookup for an account."""
         found = Future[list[Any]]()
         with self._changed:
             self._waiting.setdefault(account, deque()).append((found, ask))
-            if sum(map(len, self._waiting.values())) > self._idle and self._threads < _LOOK_UP_THREADS:
+            if sum(map(len, self._waiting.values())) > self._idle and self._threads < _LOOKUP_THREADS:
                 self._threads += 1
-                Thread(target=self._serve, name="look-up", daemon=True).start()
+                Thread(target=self._serve, name="lookup", daemon=True).start()
             self._changed.notify()
         return found
 
@@ -208,41 +207,41 @@ class _LookUps:
             if found.set_running_or_notify_cancel():
                 try:
                     found.set_result(ask())
-                except Exception as error:  # noqa: BLE001 -- it is the caller's, and the thread goes on
+                except Exception as error:  # noqa: BLE001 -- the caller gets it, and the thread continues
                     found.set_exception(error)
             with self._changed:
                 self._running -= Counter([account])
                 self._changed.notify()
 
-    def _next(self) -> tuple[str, _LookUp]:
-        """Wait for the next look-up of the first account in turn that has a thread left."""
+    def _next(self) -> tuple[str, _Lookup]:
+        """Wait for the next lookup, from the first account in the rotation below its share."""
         with self._changed:
             self._idle += 1
             while (account := self._first()) is None:
                 self._changed.wait()
             self._idle -= 1
             queue = self._waiting.pop(account)
-            look_up = queue.popleft()
+            lookup = queue.popleft()
             if queue:
-                self._waiting[account] = queue  # behind all others
+                self._waiting[account] = queue  # to the end of the rotation
             self._running[account] += 1
-            return account, look_up
+            return account, lookup
 
     def _first(self) -> str | None:
-        return next((account for account in self._waiting if self._running[account] < _LOOK_UP_SHARE), None)
+        return next((account for account in self._waiting if self._running[account] < _LOOKUP_SHARE), None)
 
 
 @cache
-def _look_ups() -> _LookUps:
-    """The look-ups of this process."""
-    return _LookUps()
+def _lookups() -> _LookupThreads:
+    """Return the lookup threads of this process."""
+    return _LookupThreads()
 
 
 def check_result_url(url: URL) -> None:
     """Raise NotPublic for a provider's result URL that may not be opened. Results may use plain http."""
     if url.scheme not in {"http", "https"} or not url.host:
         raise NotPublic(f"{without_query(str(url))} is not a URL that can be fetched.")
-    _check_place(url)
+    _check_host(url)
 
 
 def without_query(text: str) -> str:

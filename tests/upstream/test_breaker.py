@@ -82,9 +82,9 @@ def test_late_failures_do_not_prolong_the_pause(breaker: Breaker, clock: JumpClo
 def test_requests_for_no_job_say_nothing_of_a_provider(breaker: Breaker) -> None:
     failed(breaker, "1", "2", "3", "4")
     for _ in range(9):
-        breaker.failed()
+        breaker.record_failure()
     assert breaker.wait == 0
-    breaker.succeeded()
+    breaker.record_success()
     failed(breaker, "5")
     assert breaker.wait == 9
 
@@ -107,7 +107,7 @@ async def test_a_failing_jobs_poll_is_the_trial_where_no_other_is_due(breaker: B
     clock.at += 9.5
     with sending_for("1"):
         assert await breaker.hold() == 0
-        breaker.failed()
+        breaker.record_failure()
         assert breaker.wait == 9
 
 

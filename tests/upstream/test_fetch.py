@@ -18,8 +18,8 @@ from aiohttp import (
 from yarl import URL
 
 from proxy.upstream.fetch import Fetched, Fetcher, FetchFailed, FileTooLarge, ProviderOrigin, Remote
-from proxy.upstream.sessions import why
-from proxy.upstream.ssrf import NotPublic, account_at_work, check_public, check_url, is_public
+from proxy.upstream.sessions import failure_reason
+from proxy.upstream.ssrf import NotPublic, check_public, check_url, current_account, is_public
 from proxy.upstream.times import UpstreamTimes
 from tests.support.root import ROOT
 from tests.support.site import Handler, Rerouted, Site
@@ -347,7 +347,7 @@ async def test_names_that_hang_while_they_are_read_hold_up_no_other_look_up_of_t
 @pytest.mark.usefixtures("hanging")
 async def test_names_of_one_account_that_hang_hold_up_no_other_account() -> None:
     async def look_up(account: str, url: str) -> None:
-        account_at_work.set(account)
+        current_account.set(account)
         await check_public(url, timeout=10)
 
     hanging = [asyncio.create_task(look_up(f"acct_{n % 8}", url)) for n, url in enumerate(HANGING)]
@@ -681,7 +681,7 @@ PLACE: Any = None
     ],
 )
 def test_why_a_host_cannot_be_reached_is_said_in_words(error: Exception, reason: str) -> None:
-    assert why(error) == reason
+    assert failure_reason(error) == reason
 
 
 async def test_an_answer_of_any_status_is_an_answer(fetcher: Fetcher) -> None:

@@ -380,7 +380,7 @@ async def test_breakers_of_two_nodes_open_and_close_together() -> None:
         clock.at += 9
         with sending_for("6"):
             assert [await breaker.hold() for breaker in (a, b)] == [0, 1]  # the one trial, over both
-            a.succeeded()
+            a.record_success()
         await agree()
         with sending_for("7"):
             assert [await breaker.hold() for breaker in (a, b)] == [0, 0]
