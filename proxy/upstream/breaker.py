@@ -79,12 +79,12 @@ class Breaker:
 
     async def hold(self, *, paid: bool = False) -> float:
         """Return the seconds that a request must wait. With 0 it is sent now, as the trial if one is due."""
-        now, who = self._clock.monotonic(), subject.get()
-        if not self._is_open(now) or (who and self._is_healthy(who.account)):
+        now, sender = self._clock.monotonic(), subject.get()
+        if not self._is_open(now) or (sender and self._is_healthy(sender.account)):
             return 0.0
-        if who is None:
+        if sender is None:
             return max(self._until - now, self._times.trial_retry)
-        allowed = self._until + self._delay(who, paid=paid)
+        allowed = self._until + self._delay(sender, paid=paid)
         if now < allowed:
             return allowed - now
         if now < self._trial_until or not await self._reserve():
@@ -111,22 +111,24 @@ class Breaker:
             self._record(Subject(account, job), self._clock.monotonic() - age, succeeded=succeeded)
 
     def _record_here(self, *, succeeded: bool) -> None:
-        who = subject.get()
-        if who is None:
+        sender = subject.get()
+        if sender is None:
             return
-        self._record(who, self._clock.monotonic(), succeeded=succeeded)
-        if self._shared is not None and (outcome := Outcome(*who, succeeded)) not in islice(reversed(self._pending), 1):
+        self._record(sender, self._clock.monotonic(), succeeded=succeeded)
+        if self._shared is not None and (outcome := Outcome(*sender, succeeded)) not in islice(
+            reversed(self._pending), 1
+        ):
             self._pending.append(outcome)
 
-    def _record(self, who: Subject, at: float, *, succeeded: bool) -> None:
+    def _record(self, sender: Subject, at: float, *, succeeded: bool) -> None:
         if succeeded:
-            self._record_success(who, at)
+            self._record_success(sender, at)
         else:
-            self._record_failure(who, at)
+            self._record_failure(sender, at)
 
-    def _record_success(self, who: Subject, at: float) -> None:
-        self._succeeded.pop(who, None)
-        self._succeeded[who] = at
+    def _record_success(self, sender: Subject, at: float) -> None:
+        self._succeeded.pop(sender, None)
+        self._succeeded[sender] = at
         while self._succeeded[oldest := next(iter(self._succeeded))] < at - MEMORY:
             del self._succeeded[oldest]
         while self._failures and self._failures[0][1] <= at:
@@ -135,16 +137,16 @@ class Breaker:
         if at >= self._last or not self._should_open(self._last):
             self._until = self._trial_until = 0.0
 
-    def _record_failure(self, who: Subject, at: float) -> None:
+    def _record_failure(self, sender: Subject, at: float) -> None:
         if at < self._last_success:
             return  # another node's failure, older than a known success
         if not self._is_open(at):
             self._until = 0.0
             while self._failures and self._failures[0][1] < at - MEMORY:
                 self._failures.popleft()
-        if self._failures and self._failures[-1][0] == who:
+        if self._failures and self._failures[-1][0] == sender:
             self._failures.pop()
-        self._failures.append((who, at))
+        self._failures.append((sender, at))
         self._last = max(self._last, at)
         # A late failure of a request sent before the pause does not extend the pause.
         if at >= self._until and (self._until or self._should_open(at)):
@@ -153,9 +155,9 @@ class Breaker:
     def _should_open(self, at: float) -> bool:
         if len(self._failures) < _FAILURE_THRESHOLD:
             return False
-        failing = {who for who, _ in self._failures}
-        others = (since for who, since in self._succeeded.items() if who not in failing)
-        return len({who.account for who in failing}) > 1 or max(others, default=-math.inf) < at - MEMORY
+        failing = {sender for sender, _ in self._failures}
+        others = (since for sender, since in self._succeeded.items() if sender not in failing)
+        return len({sender.account for sender in failing}) > 1 or max(others, default=-math.inf) < at - MEMORY
 
     def _is_open(self, now: float) -> bool:
         return self._until > 0 and now - self._last <= MEMORY
@@ -163,13 +165,13 @@ class Breaker:
     def _is_healthy(self, account: str) -> bool:
         """Return whether the account's last request succeeded within the last minute."""
         recent = self._clock.monotonic() - MEMORY
-        succeeded = any(who.account == account and at >= recent for who, at in self._succeeded.items())
-        return succeeded and not any(who.account == account for who, _ in self._failures)
+        succeeded = any(sender.account == account and at >= recent for sender, at in self._succeeded.items())
+        return succeeded and not any(sender.account == account for sender, _ in self._failures)
 
-    def _delay(self, who: Subject, *, paid: bool) -> float:
+    def _delay(self, sender: Subject, *, paid: bool) -> float:
         if paid:
             return self._times.trial_delay_of_submits
-        is_failing = any(failing == who for failing, _ in self._failures)
+        is_failing = any(failing == sender for failing, _ in self._failures)
         return self._times.trial_delay_of_failing_jobs if is_failing else 0.0
 
     async def _reserve(self) -> bool:

@@ -94,8 +94,8 @@ class Upstream:
         self.rate_limiter = RateLimiter(clock, rate, times)
         self._stack = AsyncExitStack()
         self.observe: Callable[[str, float], None] = _ignore
-        """Called with what was waited for and the seconds: an answer's headers (`read`, `submit`, `stream`) or a
-        `turn` of the rate limiter."""
+        """Called with the name and the seconds of each wait: for headers (`read`, `submit`, `stream`) or for the rate
+        limit (`turn`)."""
 
     async def __aenter__(self) -> Self:
         options: dict[str, Any] = {

@@ -54,7 +54,7 @@ class UpstreamTimes:
     """Interval between two exchanges of outcomes with the other nodes."""
 
     slot_burst: float = 0.1
-    """Slots of the rate limiter that may be used at once, and that are reserved at once. Thus a poll rarely costs a
+    """Length of a burst: the slots of this time may be used, and are reserved, at once. So a poll rarely costs a
     round trip to the store."""
     slot_grace: float = 0.25
     """Time after its moment in which a reserved slot may still be used."""

@@ -1,4 +1,4 @@
-"""Slow lines: silence ends an exchange, in either direction, and a total time does not."""
+"""Slow lines: silence in either direction ends an exchange, the total duration does not."""
 
 import asyncio
 import socket
@@ -25,7 +25,7 @@ TICKET = b'HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n{"id":1}'
 
 @asynccontextmanager
 async def slow_reader(pause: float | None, times: UpstreamTimes = BRIEF) -> AsyncIterator[Upstream]:
-    """A provider that reads 20 kB at a time, with a pause between; None: that reads nothing."""
+    """A client of a provider that reads 20 kB at a time with pauses. With None it reads nothing."""
     over, ended = asyncio.Event(), asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -75,14 +75,14 @@ async def test_an_upload_without_progress_is_given_up() -> None:
             await upstream.upload("/v1/assets", "file", File("cat.png", "image/png", bytes(900_000)))
 
 
-async def test_a_submit_without_progress_has_an_open_outcome() -> None:
+async def test_a_submit_without_progress_has_an_unknown_outcome() -> None:
     async with slow_reader(None, replace(BRIEF, send_silence=0.2)) as upstream:
         with pytest.raises(errors.OutcomeUnknown):
             await upstream.submit(Request("/v1/x", json={"image": "x" * 3_000_000}))
 
 
 async def trickle(request: web.Request) -> web.StreamResponse:
-    """An answer that comes piece by piece, for longer than the silence."""
+    """Answer piece by piece, for longer than the permitted silence."""
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     await response.prepare(request)
     for piece in [b'{"id":1,"said":"', *[b"x"] * 12, b'"}']:
@@ -91,14 +91,14 @@ async def trickle(request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def test_an_answer_that_keeps_coming_is_read_to_its_end() -> None:
+async def test_a_slow_answer_is_read_to_its_end() -> None:
     async with wired(trickle, times=BRIEF) as wire:
         assert (await wire.upstream.get("/v1/x/1")).object()["id"] == 1
         assert (await wire.upstream.submit(Request("/v1/x", json={}))).object()["id"] == 1
         assert (await wire.upstream.upload("/v1/assets", "file", File("a", "image/png", b"x"))).object()["id"] == 1
 
 
-async def test_an_upload_that_is_repeated_is_shown(deployment: Deployment) -> None:
+async def test_a_repeated_upload_is_reported(deployment: Deployment) -> None:
     image = await deployment.asset("image")
     deployment.simulator.fault("gaga.upload", "503", times=2)
     events = await deployment.generate("gaga-1", prompt="x", image=image)

@@ -1,4 +1,4 @@
-"""Requests to providers through an HTTP proxy, and the name under which all requests go out."""
+"""Requests to providers through an HTTP proxy, and the User-Agent of all requests."""
 
 import asyncio
 import ssl
@@ -49,7 +49,7 @@ async def proxied(origin: str, proxy: str, times: UpstreamTimes = DEFAULT_TIMES)
 
 @asynccontextmanager
 async def secure_site(folder: Path) -> AsyncIterator[int]:
-    """A provider on https, which answers every request with a ticket; gives its port."""
+    """Serve a provider on https that answers every request with a ticket. Yield its port."""
     made, key = certificate(folder)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(made, key)
@@ -90,7 +90,7 @@ async def test_https_goes_through_a_tunnel_that_sees_no_key(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("refusal", TUNNEL_REFUSALS)
-async def test_a_tunnel_that_is_refused_means_that_nothing_was_sent(refusal: bytes) -> None:
+async def test_with_a_refused_tunnel_nothing_was_sent(refusal: bytes) -> None:
     async with ForwardProxy(refusal=refusal) as proxy, proxied("https://127.0.0.1:1", proxy.url) as upstream:
         with pytest.raises(NotTaken) as caught:
             await upstream.submit(ORDER)
@@ -112,7 +112,7 @@ async def test_a_proxy_that_never_answers_is_given_up() -> None:
     server.close()
 
 
-async def test_a_proxy_that_is_not_there_means_that_nothing_was_sent() -> None:
+async def test_with_an_unreachable_proxy_nothing_was_sent() -> None:
     async with ForwardProxy() as proxy:
         gone = proxy.url
     for origin in ("http://127.0.0.1:1", "https://127.0.0.1:1"):
@@ -121,7 +121,7 @@ async def test_a_proxy_that_is_not_there_means_that_nothing_was_sent() -> None:
                 await upstream.submit(ORDER)
 
 
-async def test_a_plain_407_is_the_proxys_and_passes() -> None:
+async def test_a_plain_407_comes_from_the_proxy_and_is_transient() -> None:
     async with ForwardProxy("user:other") as proxy, proxied("http://127.0.0.1:1", proxy.url) as upstream:
         with pytest.raises(NotTaken, match="407"):
             await upstream.submit(ORDER)
@@ -137,7 +137,7 @@ async def test_a_proxys_own_gateway_error_leaves_the_outcome_open(status: bytes)
             await upstream.submit(ORDER)
 
 
-async def test_results_of_the_own_origin_use_the_proxy_and_others_do_not() -> None:
+async def test_only_results_on_the_origin_use_the_proxy() -> None:
     async with AsyncExitStack() as stack:
         site = await stack.enter_async_context(Site(reply(200, b"bytes")))
         proxy = await stack.enter_async_context(ForwardProxy())
