@@ -47,9 +47,9 @@ from proxy.providers.base import (
 )
 from proxy.upstream.answers import (
     Answer,
+    BreakerOpen,
     LastAnswers,
     NotReady,
-    Resting,
     Transient,
     UnknownToProvider,
     UnreadableAnswer,
@@ -298,7 +298,7 @@ class Gaia(Provider):
             return Update(detail=word, status=Status.COMPLETED, outputs=[video] * max(len(urls), 1), ticket=kept)
         try:
             answer = await self.upstream.get(f"{_place(ticket)}/result")
-        except Resting:
+        except BreakerOpen:
             raise
         except (UnknownToProvider, Transient) as error:
             raise NotReady(f"Gaia says {word}, but gives no result yet: {error.message}", error.wait) from None

@@ -45,7 +45,7 @@ class Transient(ReadFailed):
     """A network error, a 5xx or 429: the next read may succeed."""
 
 
-class Resting(Transient):
+class BreakerOpen(Transient):
     """The circuit breaker is open. Nothing was sent, and `wait` comes from the breaker."""
 
 

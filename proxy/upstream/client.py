@@ -33,9 +33,9 @@ from proxy.core.clock import Clock
 from proxy.telemetry import trace
 from proxy.upstream.answers import (
     Answer,
+    BreakerOpen,
     LastAnswers,
     NotTaken,
-    Resting,
     Transient,
     UnreadableAnswer,
     is_whole,
@@ -168,7 +168,7 @@ class Upstream:
         self, method: str, path: str, query: Mapping[str, str] | None = None, data: FormData | None = None
     ) -> Answer:
         if wait := await self.breaker.hold():
-            raise Resting(_BREAKER_OPEN, wait)
+            raise BreakerOpen(_BREAKER_OPEN, wait)
         await self.wait_for_rate()
         began = time.monotonic()
         try:
