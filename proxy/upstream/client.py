@@ -565,10 +565,10 @@ def _header_trace() -> TraceConfig:
     """Record in a request's context that its headers were sent. From then on the provider may have the request."""
     trace = TraceConfig()
 
-    async def sent(_: ClientSession, context: SimpleNamespace, __: object) -> None:
+    async def record_sent(_: ClientSession, context: SimpleNamespace, __: object) -> None:
         context.trace_request_ctx.sent = True
 
-    trace.on_request_headers_sent.append(sent)
+    trace.on_request_headers_sent.append(record_sent)
     return trace
 
 

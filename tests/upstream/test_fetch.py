@@ -413,7 +413,7 @@ async def test_the_process_ends_while_a_lookup_hangs() -> None:
             await process.wait()
 
 
-# --- opening a stranger's URL ---
+# --- opening a foreign URL ---
 
 
 @pytest.mark.parametrize(

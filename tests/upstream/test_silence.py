@@ -16,7 +16,7 @@ from proxy.upstream.client import Upstream
 from proxy.upstream.requests import File, Request
 from proxy.upstream.times import UpstreamTimes
 from tests.support.deployment import Deployment, JumpClock
-from tests.upstream.test_upstream import CREDENTIAL, wired
+from tests.upstream.test_upstream import CREDENTIAL, provider_with
 
 BRIEF = UpstreamTimes(read_silence=1.0, upload_silence=1.0, submit_silence=1.0, send_silence=1.0)
 FILE = File("cat.png", "image/png", bytes(600_000))
@@ -92,7 +92,7 @@ async def trickle(request: web.Request) -> web.StreamResponse:
 
 
 async def test_a_slow_answer_is_read_to_its_end() -> None:
-    async with wired(trickle, times=BRIEF) as wire:
+    async with provider_with(trickle, times=BRIEF) as wire:
         assert (await wire.upstream.get("/v1/x/1")).object()["id"] == 1
         assert (await wire.upstream.submit(Request("/v1/x", json={}))).object()["id"] == 1
         assert (await wire.upstream.upload("/v1/assets", "file", File("a", "image/png", b"x"))).object()["id"] == 1

@@ -86,30 +86,30 @@ async def hang_up(request: web.Request) -> web.Response:
 
 
 @dataclass(frozen=True)
-class Wire:
+class Provider:
     site: Site
     upstream: Upstream
 
 
 @asynccontextmanager
-async def wired(
+async def provider_with(
     answer: Handler,
     credential: Mapping[str, str] = CREDENTIAL,
     clock: Clock | None = None,
     rate: float = 50,
     times: UpstreamTimes = DEFAULT_TIMES,
     **phrases: Any,
-) -> AsyncIterator[Wire]:
+) -> AsyncIterator[Provider]:
     async with AsyncExitStack() as stack:
         site = await stack.enter_async_context(Site(answer))
         upstream = Upstream(site.url, Dialect(credential, **phrases), clock or JumpClock(), rate=rate, times=times)
-        yield Wire(site, await stack.enter_async_context(upstream))
+        yield Provider(site, await stack.enter_async_context(upstream))
 
 
 @asynccontextmanager
-async def unwired() -> AsyncIterator[Upstream]:
+async def unreachable_provider() -> AsyncIterator[Upstream]:
     """A client of a provider that accepts no connections."""
-    async with wired(hang_up) as wire:
+    async with provider_with(hang_up) as wire:
         nowhere = wire.site.url
     async with Upstream(nowhere, Dialect(CREDENTIAL), JumpClock(), rate=50) as upstream:
         yield upstream
@@ -117,7 +117,7 @@ async def unwired() -> AsyncIterator[Upstream]:
 
 async def refusal(answer: Handler, **words: Any) -> Exception:
     """Return the error of a submit, and check that it was sent exactly once."""
-    async with wired(answer, **words) as wire:
+    async with provider_with(answer, **words) as wire:
         with pytest.raises((NotTaken, errors.JobError)) as caught:
             await wire.upstream.submit(ORDER)
         assert len(wire.site.asked) == 1
@@ -126,7 +126,7 @@ async def refusal(answer: Handler, **words: Any) -> Exception:
 
 async def failure(answer: Handler, **settings: Any) -> ReadFailed:
     """Return the error of a read."""
-    async with wired(answer, **settings) as wire:
+    async with provider_with(answer, **settings) as wire:
         with pytest.raises(ReadFailed) as caught:
             await wire.upstream.get("/v1/generations/1")
     return caught.value
@@ -140,7 +140,7 @@ def answer_of(body: bytes = b"", headers: Mapping[str, str] | None = None) -> An
 
 
 async def test_a_submit_is_one_post_of_json_with_the_credential() -> None:
-    async with wired(reply(201, {"id": 1})) as wire:
+    async with provider_with(reply(201, {"id": 1})) as wire:
         answer = await wire.upstream.submit(Request("/v1/x", json={"a": "é"}, query={"project": "p 1"}))
         assert (answer.status, answer.object()) == (201, {"id": 1})
         (request,) = wire.site.asked
@@ -151,7 +151,7 @@ async def test_a_submit_is_one_post_of_json_with_the_credential() -> None:
 
 
 async def test_a_form_is_sent_as_multipart_in_its_order() -> None:
-    async with wired(reply(200, {})) as wire:
+    async with provider_with(reply(200, {})) as wire:
         await wire.upstream.submit(Request("/v1/x", form=(("prompt", "A cat"), ("input_reference[]", PNG), ("n", "1"))))
         body = wire.site.bodies[0]
         assert wire.site.asked[0].content_type == "multipart/form-data"
@@ -163,7 +163,7 @@ async def test_a_form_is_sent_as_multipart_in_its_order() -> None:
 
 
 async def test_a_form_of_texts_only_is_also_multipart() -> None:
-    async with wired(reply(200, {})) as wire:
+    async with provider_with(reply(200, {})) as wire:
         await wire.upstream.submit(Request("/v1/x", form=(("prompt", "A cat"),)))
         assert wire.site.asked[0].content_type == "multipart/form-data"
 
@@ -176,7 +176,7 @@ async def test_every_submit_uses_a_new_connection() -> None:
         ports.append(request.transport.get_extra_info("peername")[1])
         return web.Response(text="{}")
 
-    async with wired(answer) as wire:
+    async with provider_with(answer) as wire:
         for _ in range(3):
             await wire.upstream.submit(ORDER)
     assert len(set(ports)) == 3
@@ -289,7 +289,7 @@ async def test_a_retired_api_is_reported_as_such(status: int) -> None:
 
 
 async def test_an_order_to_an_unreachable_provider_was_not_taken() -> None:
-    async with unwired() as upstream:
+    async with unreachable_provider() as upstream:
         with pytest.raises(NotTaken) as caught:
             await upstream.submit(ORDER)
     assert type(caught.value.error) is errors.UpstreamUnreachable
@@ -314,7 +314,7 @@ async def test_an_order_whose_answer_breaks_off_has_an_unknown_outcome(body: byt
 
 
 async def test_a_read_is_a_get_with_the_credential_and_its_query() -> None:
-    async with wired(reply(200, {"status": "Running"})) as wire:
+    async with provider_with(reply(200, {"status": "Running"})) as wire:
         answer = await wire.upstream.get("/v1/status", {"video_id": "a&b"})
         assert answer.object() == {"status": "Running"}
         (request,) = wire.site.asked
@@ -360,7 +360,7 @@ async def test_a_phrase_of_a_read_reports_an_empty_account(status: int) -> None:
 
 
 async def test_a_code_of_a_read_reports_a_refused_key() -> None:
-    async with wired(reply(400, {"code": 400112}), refused_key=("400112",)) as wire:
+    async with provider_with(reply(400, {"code": 400112}), refused_key=("400112",)) as wire:
         with pytest.raises(CredentialRefused):
             await wire.upstream.get("/")
 
@@ -375,14 +375,14 @@ async def test_a_read_with_a_lost_answer_is_transient(answer: Handler) -> None:
 
 
 async def test_a_read_from_an_unreachable_provider_is_transient() -> None:
-    async with unwired() as upstream:
+    async with unreachable_provider() as upstream:
         with pytest.raises(Transient, match=r"^The provider cannot be reached: it takes no connection\.$"):
             await upstream.get("/")
 
 
 @pytest.mark.parametrize("body", [b"", HTML, b"{", b"[1]", b"null", b'"text"'])
 async def test_an_answer_that_is_not_an_object_is_unreadable(body: bytes) -> None:
-    async with wired(reply(200, body)) as wire:
+    async with provider_with(reply(200, body)) as wire:
         answer = await wire.upstream.get("/")
         with pytest.raises(UnreadableAnswer):
             answer.object()
@@ -414,7 +414,7 @@ def test_invalid_bytes_in_a_header_can_be_sent_to_a_client() -> None:
 async def test_requests_above_the_rate_wait() -> None:
     clock = JumpClock()
     began = clock.now()
-    async with wired(reply(200, {}), clock=clock, rate=2) as wire:
+    async with provider_with(reply(200, {}), clock=clock, rate=2) as wire:
         for _ in range(5):
             await wire.upstream.get("/")
     assert clock.now() - began == pytest.approx(2, abs=0.1)
@@ -424,7 +424,7 @@ async def test_requests_above_the_rate_wait() -> None:
 
 
 async def test_an_upload_is_one_file_as_multipart() -> None:
-    async with wired(reply(200, {"id": 7})) as wire:
+    async with provider_with(reply(200, {"id": 7})) as wire:
         assert (await wire.upstream.upload("/v1/assets", "file", PNG)).object() == {"id": 7}
         (body,) = wire.site.bodies
         assert b'name="file"; filename="cat.png"' in body
@@ -433,7 +433,7 @@ async def test_an_upload_is_one_file_as_multipart() -> None:
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
 async def test_a_temporary_upload_error_is_transient(status: int) -> None:
-    async with wired(reply(status, {}, {"Retry-After": "2"})) as wire:
+    async with provider_with(reply(status, {}, {"Retry-After": "2"})) as wire:
         with pytest.raises(Transient) as caught:
             await wire.upstream.upload("/v1/assets", "file", PNG)
     assert caught.value.wait == 2
@@ -444,7 +444,7 @@ async def test_a_temporary_upload_error_is_transient(status: int) -> None:
     [(401, errors.UpstreamAuth), (402, errors.UpstreamCredits), (422, errors.UpstreamRejected)],
 )
 async def test_a_refused_upload_means_the_same_as_a_refused_submit(status: int, kind: type[errors.JobError]) -> None:
-    async with wired(reply(status, {})) as wire:
+    async with provider_with(reply(status, {})) as wire:
         with pytest.raises(kind):
             await wire.upstream.upload("/v1/assets", "file", PNG)
 
@@ -454,7 +454,7 @@ FAILED_UPLOAD = reply(500, {"message": "File upload failed"})
 
 
 async def test_an_upload_that_blames_the_file_is_tried_twice_and_refused() -> None:
-    async with wired(FAILED_UPLOAD, bad_file=BAD_FILE) as wire:
+    async with provider_with(FAILED_UPLOAD, bad_file=BAD_FILE) as wire:
         with pytest.raises(errors.UpstreamRejected, match=r"File upload failed \(HTTP 500\)"):
             await wire.upstream.upload("/v1/assets", "file", PNG)
         assert len(wire.site.asked) == 2
@@ -466,12 +466,12 @@ async def test_an_upload_that_blames_the_file_once_succeeds_on_retry() -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
         return await answers.pop()(request)
 
-    async with wired(answer, bad_file=BAD_FILE) as wire:
+    async with provider_with(answer, bad_file=BAD_FILE) as wire:
         assert (await wire.upstream.upload("/v1/assets", "file", PNG)).object() == {"id": 7}
 
 
 async def test_bad_files_do_not_open_the_breaker() -> None:
-    async with wired(FAILED_UPLOAD, bad_file=BAD_FILE) as wire:
+    async with provider_with(FAILED_UPLOAD, bad_file=BAD_FILE) as wire:
         for _ in range(5):
             with pytest.raises(errors.UpstreamRejected):
                 await wire.upstream.upload("/v1/assets", "file", PNG)
@@ -481,35 +481,35 @@ async def test_bad_files_do_not_open_the_breaker() -> None:
 # --- streams ---
 
 
-async def streamed(answer: Handler) -> list[Message] | Answer:
-    async with wired(answer) as wire, wire.upstream.open_stream(ORDER) as found:
+async def read_stream(answer: Handler) -> list[Message] | Answer:
+    async with provider_with(answer) as wire, wire.upstream.open_stream(ORDER) as found:
         assert len(wire.site.asked) == 1
         return found if isinstance(found, Answer) else [message async for message in found]
 
 
 async def test_a_stream_is_read_as_messages() -> None:
     stream = streaming(b'data: {"status":"Proc', b'essing"}\n', b"\ndata: [DONE]\n\n")
-    assert await streamed(stream) == [Message('{"status":"Processing"}'), Message("[DONE]")]
+    assert await read_stream(stream) == [Message('{"status":"Processing"}'), Message("[DONE]")]
 
 
 async def test_an_answer_that_is_not_a_stream_is_returned_whole() -> None:
-    answer = await streamed(reply(200, {"id": 1}))
+    answer = await read_stream(reply(200, {"id": 1}))
     assert isinstance(answer, Answer)
     assert answer.object() == {"id": 1}
 
 
 async def test_a_stream_that_is_refused_fails_like_a_submit() -> None:
     with pytest.raises(errors.UpstreamCredits, match="No tokens"):
-        await streamed(reply(418, {"message": "No tokens."}))
+        await read_stream(reply(418, {"message": "No tokens."}))
 
 
 async def test_a_stream_with_a_lost_answer_has_an_unknown_outcome() -> None:
     with pytest.raises(errors.OutcomeUnknown):
-        await streamed(hang_up)
+        await read_stream(hang_up)
 
 
 async def test_a_stream_from_an_unreachable_provider_was_not_taken() -> None:
-    async with unwired() as upstream:
+    async with unreachable_provider() as upstream:
         with pytest.raises(NotTaken):
             async with upstream.open_stream(ORDER):
                 pass
@@ -517,7 +517,7 @@ async def test_a_stream_from_an_unreachable_provider_was_not_taken() -> None:
 
 async def test_a_broken_stream_is_interrupted_after_its_complete_messages() -> None:
     broken = partial(b"data: 1\n\ndata: 2", "text/event-stream")
-    async with wired(broken) as wire, wire.upstream.open_stream(ORDER) as messages:
+    async with provider_with(broken) as wire, wire.upstream.open_stream(ORDER) as messages:
         assert not isinstance(messages, Answer)
         assert await anext(messages) == Message("1")
         with pytest.raises(errors.Interrupted, match=r"broke: the connection ended too early\. It cannot"):
@@ -541,7 +541,7 @@ async def silent_stream() -> AsyncIterator[tuple[asyncio.Event, int, AsyncIterat
         await response.write(b"data: 2\n\n")
         return response
 
-    async with wired(answer) as wire, wire.upstream.open_stream(ORDER) as messages:
+    async with provider_with(answer) as wire, wire.upstream.open_stream(ORDER) as messages:
         assert not isinstance(messages, Answer)
         assert await anext(messages) == Message("1")
         yield spoken, wire.site.port, messages
@@ -571,7 +571,7 @@ async def test_a_silent_streams_connection_is_kept_alive() -> None:
 
 async def test_a_stream_with_an_endless_message_is_interrupted() -> None:
     with pytest.raises(errors.Interrupted, match=r"broke: it is larger than the limit\. It cannot"):
-        await streamed(streaming(b"data: ", *[b"x" * (1 << 18)] * 5))
+        await read_stream(streaming(b"data: ", *[b"x" * (1 << 18)] * 5))
 
 
 # --- hints to wait ---
@@ -625,7 +625,7 @@ async def test_a_key_echoed_by_a_provider_is_masked(status: int, credential: dic
     error = await refusal(answer, credential=credential)
     assert KEY not in f"{error} {error!r}"
     assert "[key]" in str(error)
-    async with wired(answer, credential) as wire:
+    async with provider_with(answer, credential) as wire:
         with pytest.raises(ReadFailed) as caught:
             await wire.upstream.get("/")
         assert KEY not in caught.value.message
@@ -640,7 +640,7 @@ def test_reprs_contain_neither_bytes_nor_bodies() -> None:
 
 
 async def test_a_relative_result_url_is_on_the_providers_origin() -> None:
-    async with wired(hang_up) as wire:
+    async with provider_with(hang_up) as wire:
         origin = wire.site.url
         assert wire.upstream.absolute("/files/1.mp4") == f"{origin}/files/1.mp4"
         assert wire.upstream.absolute("files/1.mp4?a=1") == f"{origin}/files/1.mp4?a=1"
@@ -651,12 +651,12 @@ async def test_a_relative_result_url_is_on_the_providers_origin() -> None:
 
 @pytest.mark.parametrize("path", ["/a%2fb/c%20d.mp4", "/b/../c", "/~%7E?u=https%3A%2F%2Fa&f=*%3DUTF-8%27%27my%2Ffilm"])
 async def test_a_result_url_is_kept_verbatim_because_it_may_be_signed(path: str) -> None:
-    async with wired(hang_up) as wire:
+    async with provider_with(hang_up) as wire:
         assert wire.upstream.absolute(f"https://cdn.example.com{path}") == f"https://cdn.example.com{path}"
 
 
 async def test_invalid_characters_of_a_result_url_are_escaped() -> None:
-    async with wired(hang_up) as wire:
+    async with provider_with(hang_up) as wire:
         assert wire.upstream.absolute("https://a.example/my film.mp4?100%") == "https://a.example/my%20film.mp4?100%25"
 
 
@@ -664,13 +664,13 @@ async def test_invalid_characters_of_a_result_url_are_escaped() -> None:
     "url", ["", "https://[", "https://", "javascript:alert(1)", "data:text/html,x", "http://a:99999/"]
 )
 async def test_a_result_url_that_cannot_be_opened_is_unreadable(url: str) -> None:
-    async with wired(hang_up) as wire:
+    async with provider_with(hang_up) as wire:
         with pytest.raises(UnreadableAnswer, match="cannot be opened"):
             wire.upstream.absolute(url)
 
 
 async def test_cookies_are_not_kept() -> None:
-    async with wired(reply(200, {}, {"Set-Cookie": "who=first; Path=/"})) as wire:
+    async with provider_with(reply(200, {}, {"Set-Cookie": "who=first; Path=/"})) as wire:
         origin = wire.site.url.replace("127.0.0.1", "localhost")
         async with Upstream(origin, Dialect(CREDENTIAL), JumpClock(), rate=50) as upstream:
             for _ in range(2):
@@ -680,7 +680,7 @@ async def test_cookies_are_not_kept() -> None:
 
 
 async def test_the_origin_is_available_with_and_without_the_credential() -> None:
-    async with wired(hang_up) as wire:
+    async with provider_with(hang_up) as wire:
         assert dict(wire.upstream.origin.credential) == CREDENTIAL
         assert dict(wire.upstream.without_credential.credential) == {}
         assert wire.upstream.without_credential.origin == wire.upstream.origin.origin
