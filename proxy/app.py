@@ -52,8 +52,10 @@ from proxy.telemetry import logs
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.trace import Traces
 from proxy.telemetry.worker_metrics import WorkerMetrics
-from proxy.upstream.breaker import keep_agreeing
+from proxy.upstream.breaker import exchange_outcomes
 from proxy.upstream.fetch import Fetcher
+from proxy.upstream.times import DEFAULT_TIMES as DEFAULT_UPSTREAM_TIMES
+from proxy.upstream.times import UpstreamTimes
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +77,12 @@ class Pollcast:
         providers: Mapping[str, ProviderSettings] | None = None,
         clock: Clock | None = None,
         worker_metrics: WorkerMetrics | None = None,
+        *,
+        upstream_times: UpstreamTimes = DEFAULT_UPSTREAM_TIMES,
     ) -> None:
         self._settings = settings
         self._worker_metrics = worker_metrics
+        self._upstream_times = upstream_times
         self._prices = _prices(settings)
         given = providers or {}
         self._providers = {
@@ -166,7 +171,7 @@ class Pollcast:
         self._warn_of_open_folders()
         if store.shared is not None:
             await check_shared(store, blobs)
-        fetcher = await stack.enter_async_context(Fetcher())
+        fetcher = await stack.enter_async_context(Fetcher(self._upstream_times))
         links = Links(
             await _secrets(settings, store),
             settings.base_url,
@@ -203,10 +208,10 @@ class Pollcast:
         for provider in set(providers.values()):
             provider.upstream.observe = partial(_observe, metrics, provider.name)
             if store.shared is not None:
-                provider.upstream.turns.reserve = partial(store.shared.turns, provider.name)
+                provider.upstream.rate_limiter.reserve = partial(store.shared.turns, provider.name)
         if store.shared is not None:
             breakers = {provider.name: provider.upstream.breaker for provider in providers.values()}
-            await stack.enter_async_context(_running(keep_agreeing(breakers, store.shared)))
+            await stack.enter_async_context(_running(exchange_outcomes(breakers, store.shared, self._upstream_times)))
         metrics.watch(self._runner.metrics)
         metrics.watch(self._feed.metrics)
         if self._worker_metrics is not None:
@@ -249,7 +254,7 @@ class Pollcast:
             warn_if_open(folder, setting)
 
     async def _provider(self, stack: AsyncExitStack, kind: type[Provider]) -> Provider:
-        provider = kind(self._providers[kind], self._clock, self._settings.base_url)
+        provider = kind(self._providers[kind], self._clock, self._settings.base_url, self._upstream_times)
         await stack.enter_async_context(provider.upstream)
         return provider
 

@@ -18,7 +18,7 @@ from proxy.core.links import Links, route_path
 from proxy.store.contract import Accounts
 from proxy.store.types import Key
 from proxy.streams.feed import Feed
-from proxy.upstream.fetch import account_at_work
+from proxy.upstream.ssrf import current_account
 
 _BELIEVED: Final = 0.5
 """Seconds that a key is believed without asking again: a revoked one is refused within a second."""
@@ -135,7 +135,7 @@ def _is_at_home(request: Request) -> bool:
 def _named(request: Request, key: Key) -> Key:
     """The key, once the request's line in the log can name its account."""
     request.scope.setdefault("state", {})["account"] = key.account
-    account_at_work.set(key.account)  # a request is a task of its own
+    current_account.set(key.account)  # a request is a task of its own
     return key
 
 

@@ -16,7 +16,8 @@ from proxy.core.job import Kind
 from proxy.core.media_types import UNKNOWN, extension, kind_of, served_type
 from proxy.providers.base import Provider, Source
 from proxy.store.blobs import Blobs
-from proxy.upstream.fetch import Fetcher, FetchFailed, NotPublic, Remote
+from proxy.upstream.fetch import Fetcher, FetchFailed, Remote
+from proxy.upstream.ssrf import NotPublic
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ async def relayed(
 async def _opened(
     stack: AsyncExitStack, request: Request, fetcher: Fetcher, provider: Provider, source: Source
 ) -> Remote:
-    own = provider.upstream.own if source.keyed else provider.upstream.without_credential
+    own = provider.upstream.origin if source.keyed else provider.upstream.without_credential
 
     async def ask(method: str, headers: Mapping[str, str]) -> Remote:
         await stack.aclose()
@@ -160,7 +161,7 @@ async def _opened(
     if request.method == "HEAD" and answer.status >= 400:
         # A signed URL is often one for GET alone.
         answer = await ask("GET", asked)
-    if answer.status == 206 and answer.packed:
+    if answer.status == 206 and answer.is_compressed:
         # A part of what is compressed cannot be unpacked; the whole can.
         answer = await ask(request.method, {})
     return answer
@@ -194,7 +195,7 @@ def _relayed_headers(answer: Remote, name: str, media_type: str) -> dict[str, st
     told = _told(answer)
     headers = _headers(name, media_type if told in _UNTOLD else told) | _of(answer, "Last-Modified")
     # Compressed unasked, it is unpacked here: its length, tag and ranges are those of other bytes.
-    if not answer.packed:
+    if not answer.is_compressed:
         headers |= _of(answer, "Content-Length", "ETag", "Accept-Ranges")
     return headers | (_of(answer, "Content-Range") if answer.status == 206 else {})
 

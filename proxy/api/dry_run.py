@@ -17,8 +17,8 @@ from proxy.core.links import Links
 from proxy.core.media_types import UNKNOWN, extension
 from proxy.providers.base import Provider, is_asset
 from proxy.store.contract import Assets
-from proxy.upstream import client
-from proxy.upstream.client import File
+from proxy.upstream import requests
+from proxy.upstream.requests import File
 
 
 def is_asked(request: Request) -> bool:
@@ -49,7 +49,7 @@ async def shown(services: ApiServices, account: str, order: Order) -> dict[str, 
     }
 
 
-def _request(provider: Provider, request: client.Request) -> dict[str, Any]:
+def _request(provider: Provider, request: requests.Request) -> dict[str, Any]:
     """Everything but the credential and what an HTTP library adds of its own."""
     if request.form:
         form = [{"name": name, "value": _text(value)} for name, value in request.form]
@@ -58,14 +58,14 @@ def _request(provider: Provider, request: client.Request) -> dict[str, Any]:
         content_type, body = "application/json", {"json": request.json}
     return {
         "method": "POST",
-        "url": provider.upstream.at(request.path),
+        "url": provider.upstream.url(request.path),
         "query": request.query,
         "headers": {"Content-Type": content_type},
         **body,
     }
 
 
-def _text(value: str | client.File) -> str:
+def _text(value: str | requests.File) -> str:
     return value.shown if isinstance(value, Placeholder) else str(value)
 
 

@@ -6,10 +6,10 @@ import click
 
 from proxy.app import Pollcast
 from proxy.cli.checkup import checkup
-from proxy.cli.output import printable
 from proxy.cli.run import run
 from proxy.core.clock import SystemClock
 from proxy.core.settings import Settings, load
+from proxy.core.text import replace_unprintable
 from proxy.providers import PROVIDERS
 
 
@@ -27,6 +27,6 @@ async def _check() -> bool:
     Pollcast(settings)  # knows what a single setting does not show: it raises BadSetting
     works = True
     async for finding in checkup(settings, {kind: load(kind.settings_type) for kind in PROVIDERS}, SystemClock()):
-        click.echo(printable(str(finding)))
+        click.echo(replace_unprintable(str(finding)))
         works = works and finding.works
     return works

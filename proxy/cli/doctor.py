@@ -4,9 +4,9 @@ from contextlib import aclosing
 
 import click
 
-from proxy.cli.output import printable
 from proxy.cli.probe import Examination
 from proxy.cli.run import run
+from proxy.core.text import replace_unprintable
 
 
 @click.command()
@@ -30,8 +30,8 @@ async def _examine(examination: Examination) -> bool:
     good = True
     async with aclosing(examination.findings()) as findings:
         async for finding in findings:
-            click.echo(f"{'ok' if finding.good else 'TROUBLE':8} {printable(finding.text)}")
+            click.echo(f"{'ok' if finding.good else 'TROUBLE':8} {replace_unprintable(finding.text)}")
             for line in finding.mend:
-                click.echo(f"{'':8}   {printable(line)}")
+                click.echo(f"{'':8}   {replace_unprintable(line)}")
             good = good and finding.good
     return good

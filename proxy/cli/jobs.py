@@ -20,9 +20,10 @@ from rich.text import Text
 
 from proxy.cli.api_client import FINAL, Client, Event, Lost, Refused
 from proxy.cli.order_args import Field, OrderArguments, typed
-from proxy.cli.output import FAILED, Watch, json_line, printable, say, told
+from proxy.cli.output import FAILED, Watch, json_line, say, told
 from proxy.cli.run import loop_factory
 from proxy.core.settings import BadSetting, ClientSettings, load
+from proxy.core.text import replace_unprintable
 
 _WRONG: Final = 2
 _INTERRUPTED: Final = 130
@@ -181,7 +182,7 @@ def _list(
     for place, title in enumerate(titles):
         table.add_column(title, no_wrap=place == 0, overflow="fold")
     for one in found:
-        table.add_row(*(Text(printable(cell)) for cell in row(one)))
+        table.add_row(*(Text(replace_unprintable(cell)) for cell in row(one)))
     # The console's own width: what is printed wider than that is folded again, and a pipe is taken for 80 columns.
     Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE).print(table)
 

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.text import Text
 
 from proxy.cli.api_client import FINAL, Client, Event
+from proxy.core.text import replace_unprintable
 
 COMPLETED: Final = 0
 FAILED: Final = 1
@@ -24,19 +25,12 @@ _terminal = Console(stderr=True, highlight=False)
 
 def say(text: str) -> None:
     """Tell the person, beside what the command gives."""
-    _terminal.print(Text(printable(text)), soft_wrap=True)
+    _terminal.print(Text(replace_unprintable(text)), soft_wrap=True)
 
 
 def told(state: Mapping[str, Any]) -> str:
     """The state of a job, or an event, in one line."""
-    return printable(": ".join(str(word) for word in (state["status"], state.get("detail")) if word))
-
-
-def printable(text: str) -> str:
-    """Text that moves no cursor, whoever wrote it."""
-    return "".join(
-        letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in text
-    )
+    return replace_unprintable(": ".join(str(word) for word in (state["status"], state.get("detail")) if word))
 
 
 def json_line(value: Any) -> bytes:
@@ -118,7 +112,7 @@ class Watch:
 
     def lost(self, why: str) -> None:
         """The connection is gone, for now."""
-        self._screen.show(f"{printable(why)} Coming back.")
+        self._screen.show(f"{replace_unprintable(why)} Coming back.")
 
     async def follow(self, events: AsyncGenerator[Event]) -> int:
         """Show the events; returns the exit status that their end is."""
@@ -148,7 +142,7 @@ class Watch:
         self._screen.stop()
         new = delta[max(self._written - offset, 0) :]
         self._written = max(self._written, offset + len(delta))
-        click.echo(printable(new) if sys.stdout.isatty() else new, nl=False)
+        click.echo(replace_unprintable(new) if sys.stdout.isatty() else new, nl=False)
 
     def _ended(self) -> int:
         final, status = self.final, self.final.get("status")
@@ -180,7 +174,7 @@ class Watch:
             click.echo()
         elif not self._lines:
             for _, output in self.outputs:
-                click.echo(printable(output["url"]))
+                click.echo(replace_unprintable(output["url"]))
 
 
 def places(out: Path, job: str, outputs: Sequence[tuple[int, Mapping[str, Any]]]) -> list[Path]:

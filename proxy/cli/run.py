@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from proxy.cli.output import printable
 from proxy.cli.probe import NoAnswer
 from proxy.core.errors import PollcastError
 from proxy.core.files import restrict_umask
 from proxy.core.settings import BadSetting
+from proxy.core.text import replace_unprintable
 
 
 def run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
@@ -22,7 +22,7 @@ def run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     except BrokenPipeError:
         raise  # nobody reads any more, as behind `| head`: click ends without a word
     except (BadSetting, NoAnswer, PollcastError, ValueError, OSError) as error:
-        raise click.ClickException(printable(str(error))) from None
+        raise click.ClickException(replace_unprintable(str(error))) from None
     except KeyboardInterrupt:
         return None
 

@@ -11,7 +11,6 @@ from typing import Any
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.core.clock import Clock
 from proxy.core.errors import Interrupted, JobError, UpstreamFailed
 from proxy.core.job import Kind, Order, Output, Role, Status
 from proxy.core.media_types import by_url
@@ -33,8 +32,9 @@ from proxy.providers.base import (
     field_error,
     urls_in,
 )
-from proxy.upstream.answers import Answer, is_error, loads, message_of, plain, told
-from proxy.upstream.client import Request, Upstream
+from proxy.upstream.answers import Answer, loads
+from proxy.upstream.classify import Dialect, content_of, is_error, message_of, plain
+from proxy.upstream.requests import Request
 
 PIKA_STYLES: Mapping[str, str] = {
     "1": "Anime",
@@ -144,15 +144,9 @@ class AiNow(Provider):
     )
     settings_type = AiNowSettings
 
-    def connect(self, clock: Clock) -> Upstream:
+    def declare_dialect(self) -> Dialect:
         """418 is this provider's status for an empty account, with the words "Insufficient tokens"."""
-        return Upstream(
-            self.settings.base_url,
-            bearer(self.settings),
-            clock,
-            rate=self.settings.rate,
-            no_credit=("insufficient tokens",),
-        )
+        return Dialect(bearer(self.settings), no_credit=("insufficient tokens",))
 
     async def check_key(self) -> str:
         """The page has one free call, and does not say whether it looks at the key."""
@@ -190,7 +184,7 @@ class AiNow(Provider):
         """One JSON object in place of a stream: only how the work ended is an answer to the order."""
         frame = _parsed(answer.body)
         if _word(frame) != "completed":
-            raise self.upstream.no_ticket(answer, "is not a stream")
+            raise self.dialect.missing_ticket(answer, "is not a stream")
         update = self._completed(frame, role)
         if update.status is None:
             raise UpstreamFailed(_NO_URL)
@@ -205,14 +199,14 @@ class AiNow(Provider):
         if word == "error" or plain(message.event) in _ERROR_EVENTS or (not word and is_error(frame)):
             return Update(status=Status.ERROR, error=self._failed(message))
         words = frame["status"] if word else message_of(frame)
-        return Update(detail=self.upstream.shown(words)) if words else None
+        return Update(detail=self.dialect.safe_text(words)) if words else None
 
     def _failed(self, message: Message) -> JobError:
-        return self.upstream.failed(told(message.data.encode()), "AI-Now gave no reason.")
+        return self.dialect.failure(content_of(message.data.encode()), "AI-Now gave no reason.")
 
     def _completed(self, frame: Mapping[str, Any], role: Role) -> Update:
         urls = urls_in(frame.get("url"), frame.get("urls"), frame.get("data"))
-        places = list(filter(None, map(self.upstream.usable, urls)))
+        places = list(filter(None, map(self.upstream.url_or_none, urls)))
         if not places:
             return Update(detail=_LATE)
         made = [NewOutput(Output(role, by_url(place, role), url=place)) for place in places]

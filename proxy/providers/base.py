@@ -7,7 +7,7 @@ that the provider cannot carry is refused by name. Money sits between its steps:
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cache
 from typing import Annotated, Any, ClassVar, Final, Literal, Protocol
@@ -31,8 +31,12 @@ from proxy.core.clock import Clock
 from proxy.core.errors import FieldError, JobError
 from proxy.core.job import Kind, Order, Output, Status, Ticket
 from proxy.core.settings import ProviderSettings, proxy_secrets
-from proxy.upstream.answers import Answer, LastAnswers, is_error, plain, printable
-from proxy.upstream.client import File, Request, Upstream
+from proxy.core.text import replace_surrogates
+from proxy.upstream.answers import Answer, LastAnswers
+from proxy.upstream.classify import Dialect, is_error, plain
+from proxy.upstream.client import Upstream
+from proxy.upstream.requests import File, Request
+from proxy.upstream.times import DEFAULT_TIMES, UpstreamTimes
 
 # --- what a client may order ---
 
@@ -269,16 +273,18 @@ class Provider(ABC):
     models: ClassVar[tuple[Model, ...]]
     settings_type: ClassVar[type[ProviderSettings]]
 
-    def __init__(self, settings: ProviderSettings, clock: Clock, public_url: str) -> None:
+    def __init__(
+        self, settings: ProviderSettings, clock: Clock, public_url: str, times: UpstreamTimes = DEFAULT_TIMES
+    ) -> None:
         self.settings = settings
         self.public_url = public_url
-        self.upstream = self.connect(clock)
-        if settings.proxy is not None:
-            self.upstream.use_proxy(URL(settings.proxy.get_secret_value()), proxy_secrets(settings.proxy))
+        self.dialect = replace(self.declare_dialect(), proxy_secrets=tuple(proxy_secrets(settings.proxy)))
+        proxy = URL(settings.proxy.get_secret_value()) if settings.proxy is not None else None
+        self.upstream = Upstream(settings.base_url, self.dialect, clock, rate=settings.rate, proxy=proxy, times=times)
 
     @abstractmethod
-    def connect(self, clock: Clock) -> Upstream:
-        """The provider's API, with its credential and its words for errors."""
+    def declare_dialect(self) -> Dialect:
+        """Return the provider's credential and its phrases for errors. The core builds the client with it."""
 
     @property
     def configured(self) -> bool:
@@ -326,7 +332,7 @@ class Provider(ABC):
 
     def in_progress(self, word: str, known: Collection[str], answer: Answer, progress: float | None = None) -> Update:
         """The update of a state that goes on: the provider's `word`, and whether its page names it (`plain`)."""
-        shown = self.upstream.shown(word)
+        shown = self.dialect.safe_text(word)
         if not shown:
             return self.without_status(answer)
         unknown = () if plain(word) in known else (shown,)
@@ -338,11 +344,11 @@ class Provider(ABC):
         Raises ReadFailed where the answer reports an error, or where its `status` is no text.
         """
         if is_error(answer.object()):
-            raise self.upstream.unread(answer, "reports an error")
+            raise self.dialect.unreadable(answer, "reports an error")
         if not isinstance(status, str | None):
-            raise self.upstream.unread(answer, "has a status that is no text")
-        self.upstream.check_suspended(answer)
-        return Update(detail=self.upstream.words(answer), wait=answer.wait)
+            raise self.dialect.unreadable(answer, "has a status that is no text")
+        self.dialect.check_access(answer)
+        return Update(detail=self.dialect.message_in(answer), wait=answer.wait)
 
     def partial_result(self, ticket: Ticket, reason: str) -> Update | None:
         """What is left, for `reason`, of work that is over bit by bit; None: nothing, the job has failed."""
@@ -363,7 +369,7 @@ def bearer(settings: ProviderSettings) -> dict[str, str]:
 def as_id(value: object) -> str:
     """A provider's id as text, with all its digits where it was read by `Answer.exact`; empty for what is none."""
     if isinstance(value, str):
-        text = printable(value).strip()
+        text = replace_surrogates(value).strip()
         return "" if text in {".", ".."} else text  # in a path, neither can be escaped
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return ""  # to Python, True is a number

@@ -14,7 +14,6 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 from pydantic_settings import SettingsConfigDict
 
-from proxy.core.clock import Clock
 from proxy.core.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.core.media_types import by_url
 from proxy.core.settings import ProviderSettings
@@ -43,8 +42,9 @@ from proxy.providers.base import (
     urls_in,
     without_none,
 )
-from proxy.upstream.answers import Answer, LastAnswers, NotReady, UnknownToProvider, UnreadableAnswer, plain
-from proxy.upstream.client import File, Request, Upstream
+from proxy.upstream.answers import Answer, LastAnswers, NotReady, UnknownToProvider, UnreadableAnswer
+from proxy.upstream.classify import Dialect, plain
+from proxy.upstream.requests import File, Request
 
 Duration = Annotated[float, Field(gt=0, le=600)]
 
@@ -160,14 +160,12 @@ class Gaga(Provider):
     )
     settings_type = GagaSettings
 
-    def connect(self, clock: Clock) -> Upstream:
-        """The page names the errors for an empty account, but not their HTTP status."""
-        return Upstream(
-            self.settings.base_url,
+    def declare_dialect(self) -> Dialect:
+        """The page names the errors for an empty account, but not their HTTP status. It names those of a bad file."""
+        return Dialect(
             bearer(self.settings),
-            clock,
-            rate=self.settings.rate,
             no_credit=("insufficient credits", "account balance is zero"),
+            bad_file=("file upload failed", "invalid file format"),
         )
 
     async def check_key(self) -> str:
@@ -215,8 +213,8 @@ class Gaga(Provider):
     async def _upload(self, file: File) -> int | str:
         answer = await self.upstream.upload("/v1/assets", "file", file)
         found = id_in(answer.exact())
-        if not found and self.upstream.words(answer):
-            raise self.upstream.refused(answer)
+        if not found and self.dialect.message_in(answer):
+            raise self.dialect.refusal_in_success(answer)
         if not found:
             raise UnreadableAnswer("Gaga's answer to the upload names no id.")
         return int(found) if _INTEGER.fullmatch(found) else found
@@ -229,24 +227,26 @@ class Gaga(Provider):
         except UnreadableAnswer:
             found = ""
         if not found:
-            raise self.upstream.no_ticket(answer, "names no id")
+            raise self.dialect.missing_ticket(answer, "names no id")
         return {"id": found}
 
     async def check(self, ticket: Ticket, seen: LastAnswers) -> Update:
         """`PreProcessing`, `Pending`, `Running` go on, as does every word that is not known to end."""
         answer = await self._status(ticket, seen)
-        body = self.upstream.json_object(answer)
+        body = self.dialect.json_object(answer)
         word = body.get("status")
         if not isinstance(word, str) or not plain(word):
             return self.without_status(answer, word)
         match plain(word):
             case "success":
-                return Update(detail=self.upstream.shown(word), status=Status.COMPLETED, outputs=self._videos(answer))
+                return Update(
+                    detail=self.dialect.safe_text(word), status=Status.COMPLETED, outputs=self._videos(answer)
+                )
             case "fail" | "failed" | "error":  # the last two were seen, not documented
-                return Update(status=Status.ERROR, error=self.upstream.failed(body, "Gaga gave no reason."))
+                return Update(status=Status.ERROR, error=self.dialect.failure(body, "Gaga gave no reason."))
             case "canceled" | "cancelled":
                 message = "Gaga canceled the generation."
-                return Update(detail=self.upstream.shown(word), status=Status.CANCELED, message=message)
+                return Update(detail=self.dialect.safe_text(word), status=Status.CANCELED, message=message)
         return self.in_progress(word, _GOING_ON, answer)
 
     async def content(self, ticket: Ticket, output: Output, n: int) -> Source:

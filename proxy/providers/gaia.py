@@ -18,7 +18,6 @@ from urllib.parse import quote, unquote, unquote_to_bytes
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.core.clock import Clock
 from proxy.core.errors import Interrupted, UpstreamFailed
 from proxy.core.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.core.media_types import SNIFFED, TEXT, UNKNOWN, by_url, sniff
@@ -48,19 +47,15 @@ from proxy.providers.base import (
 )
 from proxy.upstream.answers import (
     Answer,
+    BreakerOpen,
     LastAnswers,
     NotReady,
-    Resting,
     Transient,
     UnknownToProvider,
     UnreadableAnswer,
-    is_error,
-    is_reported,
-    message_of,
-    plain,
-    told,
 )
-from proxy.upstream.client import File, Request, Upstream
+from proxy.upstream.classify import Dialect, content_of, is_error, is_reported, message_of, plain
+from proxy.upstream.requests import File, Request
 
 Size = Annotated[
     str,
@@ -197,15 +192,9 @@ class Gaia(Provider):
     )
     settings_type = GaiaSettings
 
-    def connect(self, clock: Clock) -> Upstream:
+    def declare_dialect(self) -> Dialect:
         """The codes for an empty account are those of OpenAI-compatible gateways."""
-        return Upstream(
-            self.settings.base_url,
-            bearer(self.settings),
-            clock,
-            rate=self.settings.rate,
-            no_credit=("insufficient_user_quota", "insufficient_quota"),
-        )
+        return Dialect(bearer(self.settings), no_credit=("insufficient_user_quota", "insufficient_quota"))
 
     async def listed_models(self) -> frozenset[str] | None:
         """`GET /v1/models`, in OpenAI's list shape; a list of any other shape says nothing."""
@@ -276,7 +265,7 @@ class Gaia(Provider):
         except UnreadableAnswer:
             found = ""
         if not found:
-            raise self.upstream.no_ticket(answer, "names no job")
+            raise self.dialect.missing_ticket(answer, "names no job")
         ordered = request.json.get("n", 1) if request.json else 1
         return {"id": found, "path": request.path} | ({"n": ordered} if ordered > 1 else {})
 
@@ -285,19 +274,19 @@ class Gaia(Provider):
     async def check(self, ticket: Ticket, seen: LastAnswers) -> Update:
         """Only words that are known to end do; a result that is not there yet is waited for."""
         answer = await self.upstream.get(_place(ticket), seen=seen)
-        whole = self.upstream.json_object(answer)
+        whole = self.dialect.json_object(answer)
         body = _unwrapped(whole)
         word = body.get("status") or body.get("state")
         if not isinstance(word, str) or not plain(word):
             return self.without_status(answer, word)
         match plain(word):
             case ended if ended in _ENDED_WELL:
-                return await self._completed(ticket, body, self.upstream.shown(word))
+                return await self._completed(ticket, body, self.dialect.safe_text(word))
             case ended if ended in _ENDED_BADLY:
                 words = body if message_of(body) else whole
-                return Update(status=Status.ERROR, error=self.upstream.failed(words, "Gaia gave no reason."))
+                return Update(status=Status.ERROR, error=self.dialect.failure(words, "Gaia gave no reason."))
             case ended if ended in _CANCELED:
-                shown = self.upstream.shown(word)
+                shown = self.dialect.safe_text(word)
                 return Update(detail=shown, status=Status.CANCELED, message="Gaia canceled the job.")
         return self.in_progress(word, _GOING_ON, answer, _progress(body.get("progress")))
 
@@ -309,7 +298,7 @@ class Gaia(Provider):
             return Update(detail=word, status=Status.COMPLETED, outputs=[video] * max(len(urls), 1), ticket=kept)
         try:
             answer = await self.upstream.get(f"{_place(ticket)}/result")
-        except Resting:
+        except BreakerOpen:
             raise
         except (UnknownToProvider, Transient) as error:
             raise NotReady(f"Gaia says {word}, but gives no result yet: {error.message}", error.wait) from None
@@ -322,9 +311,9 @@ class Gaia(Provider):
         try:
             body = answer.json()
         except UnreadableAnswer:
-            raise self.upstream.unread(answer, "is neither an image nor JSON") from None
+            raise self.dialect.unreadable(answer, "is neither an image nor JSON") from None
         results = _unwrapped_list(body)
-        words = self.upstream.words(answer) if is_error(body) else None
+        words = self.dialect.message_in(answer) if is_error(body) else None
         refused = isinstance(body, dict) and is_reported(_unwrapped(body).get("error"))
         made, urls = [], []
         for result in results[:_MOST_IMAGES]:
@@ -332,7 +321,7 @@ class Gaia(Provider):
             made.append(output)
             urls.append(url)
         if not (any(made) or refused):
-            words = self.upstream.words(answer)
+            words = self.dialect.message_in(answer)
             raise NotReady(f"Gaia says {word}, but its result holds no image yet. {words or ''}".rstrip(), answer.wait)
         return self._made(ticket, made, urls, word, words or "")
 
@@ -344,7 +333,7 @@ class Gaia(Provider):
         made = [image or missing for image in images] + [missing] * (ticket.get("n", 1) - len(images))
         if all(image.output.failed for image in made):
             reason = next((image.output.message for image in images if image), None) or words
-            error = self.upstream.failed({"error": reason}, "Gaia gave no reason.")
+            error = self.dialect.failure({"error": reason}, "Gaia gave no reason.")
             return Update(detail=word, status=Status.ERROR, error=error)
         return Update(detail=word, status=Status.COMPLETED, outputs=made, ticket={**ticket, "urls": [*urls]})
 
@@ -376,7 +365,7 @@ class Gaia(Provider):
             words = data.decode() or text[:_MOST_TEXT]
         except UnicodeDecodeError:
             words = ""
-        return _failed(f"Gaia's result holds no image here: {self.upstream.shown(words)}".rstrip(": "))
+        return _failed(f"Gaia's result holds no image here: {self.dialect.safe_text(words)}".rstrip(": "))
 
     def _left_out(self, body: Mapping[str, Any]) -> NewOutput | None:
         """A failed output with the provider's words for an image that it refused; None where it has none."""
@@ -384,7 +373,7 @@ class Gaia(Provider):
         finish = body.get("finish_reason")
         if not reason and isinstance(finish, str):
             reason = f"The provider made no image ({finish})."
-        return _failed(self.upstream.shown(reason)) if reason else None
+        return _failed(self.dialect.safe_text(reason)) if reason else None
 
     async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
         """`/content` for video; where the result names a URL, that one. The key goes to Gaia's origin alone."""
@@ -396,7 +385,7 @@ class Gaia(Provider):
             return Source(url, keyed=output.relayed or self.upstream.is_own(url))
         if output.url:
             return Source(output.url)
-        return Source(self.upstream.at(f"{_place(ticket)}/content"), keyed=True)
+        return Source(self.upstream.url(f"{_place(ticket)}/content"), keyed=True)
 
     async def _named_anew(self, ticket: Ticket) -> list[str | None]:
         """The images' URLs as the result names them now; nothing once the provider has forgotten the job."""
@@ -443,9 +432,9 @@ class Gaia(Provider):
     def _check_frame(self, message: Message, body: Mapping[str, Any] | None) -> None:
         """Raises the error that a frame reports, by its event's name or in its fields."""
         if plain(message.event) == "error" or (body and not body.get("choices") and is_error(body)):
-            raise self.upstream.failed(told(message.data.encode()), "Gaia gave no reason.")
+            raise self.dialect.failure(content_of(message.data.encode()), "Gaia gave no reason.")
         if body and is_reported(body.get("error")):
-            raise self.upstream.failed(body, "Gaia gave no reason.")
+            raise self.dialect.failure(body, "Gaia gave no reason.")
         if body is None and message.data.lstrip().startswith("{"):  # a part of the text
             raise Interrupted("Gaia's stream has a piece that cannot be read; it cannot be asked for again.")
 
@@ -454,10 +443,10 @@ class Gaia(Provider):
         choice = _first_choice(body)
         message = choice.get("message")
         if is_reported(body.get("error")) or not isinstance(message, dict):
-            raise self.upstream.no_ticket(answer, "holds no text")
+            raise self.dialect.missing_ticket(answer, "holds no text")
         text = _written_in(message)
         if not text and not _reason(choice):
-            raise self.upstream.no_ticket(answer, "holds no text")
+            raise self.dialect.missing_ticket(answer, "holds no text")
         return _written(_utf16(text).decode("utf-16-le", "replace"), _reason(choice))
 
 

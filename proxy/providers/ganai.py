@@ -17,7 +17,6 @@ from uuid import UUID
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.core.clock import Clock
 from proxy.core.errors import FieldError, UpstreamFailed
 from proxy.core.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.core.media_types import by_url
@@ -44,10 +43,9 @@ from proxy.upstream.answers import (
     Unchanged,
     UnknownToProvider,
     UnreadableAnswer,
-    message_of,
-    plain,
 )
-from proxy.upstream.client import Request, Upstream
+from proxy.upstream.classify import Dialect, message_of, plain
+from proxy.upstream.requests import Request
 
 _GOING_ON = frozenset(
     map(
@@ -150,9 +148,9 @@ class GanAi(Provider):
     settings_type = GanAiSettings
     settings: GanAiSettings
 
-    def connect(self, clock: Clock) -> Upstream:
+    def declare_dialect(self) -> Dialect:
         """The page names no codes for an empty account."""
-        return Upstream(self.settings.base_url, bearer(self.settings), clock, rate=self.settings.rate)
+        return Dialect(bearer(self.settings))
 
     def validate(self, order: Order) -> Sequence[FieldError]:
         """The project is the order's, or the installation's."""
@@ -180,7 +178,7 @@ class GanAi(Provider):
         except UnreadableAnswer:
             reply = None
         if reply is None:
-            raise self.upstream.no_ticket(answer, "is not the list of its inferences")
+            raise self.dialect.missing_ticket(answer, "is not the list of its inferences")
         known = _by_unique_id(reply, [entry["unique_id"] for entry in request.json])
         project = request.query["project_id"]
         items = [self._item(entry["unique_id"], known.get(entry["unique_id"]), project) for entry in request.json]
@@ -189,12 +187,12 @@ class GanAi(Provider):
     def _item(self, unique_id: str, entry: Mapping[str, Any] | None, project: str) -> dict[str, Any]:
         if entry is None:
             return {"unique_id": unique_id, "message": "Gan.ai's reply left this item out."}
-        item = {name: url for name in _URLS if (url := self.upstream.usable(entry.get(name)))}
+        item = {name: url for name in _URLS if (url := self.upstream.url_or_none(entry.get(name)))}
         named = {"inference_id": _inference(entry), "project_id": as_id(entry.get("project_id"))}
         item |= {name: found for name, found in named.items() if found}
         if "inference_id" not in item:
             words = message_of({**entry, "unique_id": None})
-            item["message"] = self.upstream.shown(words or "Gan.ai's reply gave this item no inference_id.")
+            item["message"] = self.dialect.safe_text(words or "Gan.ai's reply gave this item no inference_id.")
         return {"unique_id": unique_id, "project_id": project} | item
 
     async def check(self, ticket: Ticket, seen: LastAnswers) -> Update:
@@ -233,22 +231,22 @@ class GanAi(Provider):
         return None
 
     def _learn(self, item: dict[str, Any], answer: Answer) -> None:
-        body = self.upstream.json_object(answer)
+        body = self.dialect.json_object(answer)
         word = body.get("gen_status")
         if not isinstance(word, str) or not plain(word):
             item["said"] = self.without_status(answer, word).detail
             return
         item.pop("said", None)
         # Decided on the word alone: the URLs are there from the start.
-        item["word"] = self.upstream.shown(word)
-        item |= {name: url for name in _URLS if (url := self.upstream.usable(body.get(name)))}
+        item["word"] = self.dialect.safe_text(word)
+        item |= {name: url for name in _URLS if (url := self.upstream.url_or_none(body.get(name)))}
         if plain(word) == "succeeded":
             if not (item.get("permalink") or item.get("video_url")):
                 raise NotReady("Gan.ai says SUCCEEDED, but gives no URL yet that can be opened.", answer.wait)
             item["over"] = "succeeded"
         elif plain(word) in _BAD_ENDS:
             reason = message_of(body.get("error")) or f"Gan.ai: {word}"
-            item |= {"over": "failed", "message": self.upstream.shown(reason)}
+            item |= {"over": "failed", "message": self.dialect.safe_text(reason)}
 
     def partial_result(self, ticket: Ticket, reason: str) -> Update | None:
         """Unfinished items count as failed; what has succeeded stays."""

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.core.clock import Clock
 from proxy.core.errors import FieldError, JobError
 from proxy.core.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.core.media_types import by_url
@@ -41,8 +40,9 @@ from proxy.providers.base import (
     urls_in,
     without_none,
 )
-from proxy.upstream.answers import Answer, LastAnswers, NotReady, UnreadableAnswer, plain
-from proxy.upstream.client import Request, Upstream
+from proxy.upstream.answers import Answer, LastAnswers, NotReady, UnreadableAnswer
+from proxy.upstream.classify import Dialect, plain
+from proxy.upstream.requests import Request
 
 Style = Literal["normal", "circle"]
 
@@ -203,13 +203,10 @@ class HeyGen(Provider):
     )
     settings_type = HeyGenSettings
 
-    def connect(self, clock: Clock) -> Upstream:
+    def declare_dialect(self) -> Dialect:
         """The codes are those that clients have seen: 40009 credits, 400112 and 401057 a bad key."""
-        return Upstream(
-            self.settings.base_url,
+        return Dialect(
             {"X-Api-Key": self.settings.key},
-            clock,
-            rate=self.settings.rate,
             no_credit=_NO_CREDIT,
             refused_key=("400112", "401057"),
             retired=(404, 405, 410),
@@ -262,12 +259,12 @@ class HeyGen(Provider):
             body = {}
         body = body if isinstance(body, dict) else {}
         if not isinstance(body.get("code"), int | str | None):
-            raise self.upstream.no_ticket(answer, "cannot be understood")
+            raise self.dialect.missing_ticket(answer, "cannot be understood")
         if not _is_ok(body):
-            raise self.upstream.refused(answer)
+            raise self.dialect.refusal_in_success(answer)
         video = id_in(body, "video_id")
         if not video:
-            raise self.upstream.no_ticket(answer, "names no video_id")
+            raise self.dialect.missing_ticket(answer, "names no video_id")
         return {"video_id": video}
 
     async def check(self, ticket: Ticket, seen: LastAnswers) -> Update:
@@ -276,7 +273,7 @@ class HeyGen(Provider):
         word = data.get("status")
         if not isinstance(word, str) or not plain(word):
             return self.without_status(answer, word)
-        shown = self.upstream.shown(word)
+        shown = self.dialect.safe_text(word)
         match plain(word):
             case "completed":
                 return Update(detail=shown, status=Status.COMPLETED, outputs=self._videos(ticket, data))
@@ -285,8 +282,8 @@ class HeyGen(Provider):
         return self.in_progress(word, _GOING_ON, answer)
 
     def _failure(self, error: object) -> JobError:
-        kind = type(self.upstream.failed({"error": error}, ""))
-        return kind(self.upstream.shown(_reason(error) or "HeyGen gave no reason."))
+        kind = type(self.dialect.failure({"error": error}, ""))
+        return kind(self.dialect.safe_text(_reason(error) or "HeyGen gave no reason."))
 
     async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
         """URLs expire after days; the status call signs fresh ones."""
@@ -296,9 +293,9 @@ class HeyGen(Provider):
 
     async def _status(self, ticket: Ticket, seen: LastAnswers | None = None) -> tuple[Answer, dict[str, Any]]:
         answer = await self.upstream.get("/v1/video_status.get", {"video_id": ticket["video_id"]}, seen)
-        body = self.upstream.json_object(answer)
+        body = self.dialect.json_object(answer)
         if not _is_ok(body):
-            raise self.upstream.unread(answer, f"has the code {self.upstream.shown(str(body['code']))[:50]}")
+            raise self.dialect.unreadable(answer, f"has the code {self.dialect.safe_text(str(body['code']))[:50]}")
         return answer, _data(body)
 
     def _videos(self, ticket: Ticket, data: dict[str, Any]) -> list[NewOutput]:
@@ -314,7 +311,7 @@ class HeyGen(Provider):
                 Role.VIDEO,
                 by_url(url, Role.VIDEO),
                 url=url,
-                thumbnail_url=self.upstream.usable(data.get("thumbnail_url")),
+                thumbnail_url=self.upstream.url_or_none(data.get("thumbnail_url")),
                 ids={"id": ticket["video_id"]},
             )
         )

@@ -13,8 +13,9 @@ from proxy.providers.base import is_asset
 from proxy.store.blobs import Blobs
 from proxy.store.contract import Assets
 from proxy.upstream import breaker
-from proxy.upstream.client import File
-from proxy.upstream.fetch import Fetcher, FetchFailed, FileTooLarge, NotPublic, account_at_work
+from proxy.upstream.fetch import Fetcher, FetchFailed, FileTooLarge
+from proxy.upstream.requests import File
+from proxy.upstream.ssrf import NotPublic, current_account
 
 Uploaded = TypeVar("Uploaded")
 
@@ -82,7 +83,7 @@ class JobInputs:
         return File(ref + extension(asset.type), asset.type, await self.blobs.read(asset.blob))
 
     async def _fetched(self, ref: str, most: int) -> File:
-        account_at_work.set(self.job.account)
+        current_account.set(self.job.account)
         try:
             fetched = await self.fetcher.read(ref, most)
         except FileTooLarge as error:

@@ -39,8 +39,8 @@ from proxy.telemetry import trace
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream import breaker
 from proxy.upstream.answers import NotTaken, ReadFailed, Transient, UnreadableAnswer
-from proxy.upstream.client import Request
 from proxy.upstream.fetch import Fetcher
+from proxy.upstream.requests import Request
 
 log = logging.getLogger(__name__)
 
@@ -361,7 +361,7 @@ class JobRun:
         clock = self._tools.clock
         for pause in _pauses():
             # Whoever is stopped while it waits has not sent it, and should not have said that it would.
-            await self._provider.upstream.turn()
+            await self._provider.upstream.wait_for_rate()
             self._job = await self._persist(lambda: self._tools.store.record_intent(self.claim))
             try:
                 async with aclosing(self._sent(request)) as updates:

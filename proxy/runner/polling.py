@@ -20,12 +20,12 @@ from proxy.core.errors import JobError, UpstreamFailed, UpstreamProtocol
 from proxy.core.job import UNDER_WAY, Ticket
 from proxy.providers.base import Provider, Update
 from proxy.upstream.answers import (
+    BreakerOpen,
     CredentialRefused,
     CreditRefused,
     LastAnswers,
     NotReady,
     ReadFailed,
-    Resting,
     Unchanged,
     UnknownToProvider,
     UnreadableAnswer,
@@ -174,7 +174,7 @@ class Polling:
         except ReadFailed as error:
             self.outcome = type(error).__name__.lower()
             update, wait = self._judged(error), error.wait
-            rest = wait if isinstance(error, Resting) else None
+            rest = wait if isinstance(error, BreakerOpen) else None
         self._interval = self._pace.after(self._interval, self.age(now))
         # A provider's hint lengthens the interval only. The circuit breaker's own says when a poll is allowed again.
         self.delay = max(_jittered(self._interval), wait or 0) if rest is None else max(rest, _FASTEST)

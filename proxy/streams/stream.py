@@ -17,8 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from proxy.core import sse
 from proxy.core.clock import cut_short
 from proxy.core.errors import Unavailable
+from proxy.core.text import escape_unprintable, replace_surrogates
 from proxy.streams.feed import AccountTail, Feed, JobTail
-from proxy.upstream.answers import printable
 
 log = logging.getLogger(__name__)
 
@@ -280,11 +280,7 @@ def line(event: Mapping[str, Any]) -> str:
             text = event["url"]
         case _:
             text = f"{status}: {event['message']}"
-    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
-
-
-def _escaped(letter: str) -> str:
-    return letter.encode("unicode_escape").decode()
+    return escape_unprintable(text)
 
 
 class AccountStream(Stream):
@@ -400,7 +396,7 @@ class RetryLater(Response):
     def __init__(self, why: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(headers={**sse.HEADERS, **(headers or {})})
         del self.headers["Content-Length"]
-        self._why = " ".join(printable(why).split())
+        self._why = " ".join(replace_surrogates(why).split())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Say why, and break off without the last chunk."""

@@ -14,6 +14,7 @@ from typing import Any, Final
 import orjson
 
 from proxy.core.clock import rfc3339
+from proxy.core.text import escape_unprintable
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The id of the current request, if there is one."""
@@ -104,17 +105,10 @@ class ConsoleFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of a record."""
         fields = "".join(f" {name}={value}" for name, value in self._fields(record).items())
-        text = _one_line(self._mask(record.getMessage() + fields))
+        text = escape_unprintable(self._mask(record.getMessage() + fields))
         trace = self._trace(record)
         line = f"{rfc3339(record.created)} {record.levelname:7} {record.name}: {text}"
         return f"{line}\n{trace}" if trace else line
-
-
-def _one_line(text: str) -> str:
-    """Text that nobody can make another line, or another colour, of a log with."""
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 _FORMATTERS: Final[Mapping[str, type[_Formatter]]] = {"console": ConsoleFormatter, "json": JsonFormatter}

@@ -1,1 +1,1 @@
-"""HTTP to providers and to clients' URLs."""
+"""HTTP requests to providers and to clients' URLs."""

@@ -1,11 +1,10 @@
-"""What a provider answers: a whole answer, the kinds of failed reads, and the provider's own words in a body."""
+"""Answers of providers, the errors of failed reads, and a lenient JSON parser."""
 
 import codecs
-import html
 import json
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
@@ -15,16 +14,16 @@ import orjson
 
 from proxy.core.errors import JobError
 
-_HINT_LIMIT: Final = 120.0
-"""The longest wait, in seconds, that a provider's hint can ask for."""
+_MAX_WAIT: Final = 120.0
+"""Maximum wait, in seconds, that a provider's hint can request."""
 _HINT_HORIZON: Final = 20 * 366 * 86400.0
-"""A date further ahead, in seconds, is no hint: it is a default such as the year 9999."""
+"""Maximum distance of a date, in seconds. A later one is a default such as the year 9999, not a hint."""
 
 
 class NotTaken(Exception):
-    """The order surely was not taken; it may be sent again after `wait` seconds (None: as you like).
+    """The provider certainly did not take the order. It may be sent again after `wait` seconds (None: at any time).
 
-    `error` is how the job ends if it is never taken.
+    The job ends with `error` if no attempt succeeds.
     """
 
     def __init__(self, error: JobError, wait: float | None = None) -> None:
@@ -34,7 +33,7 @@ class NotTaken(Exception):
 
 
 class ReadFailed(Exception):
-    """A read that brought no usable answer; `wait` is the provider's hint, in seconds."""
+    """A read without a usable answer. `wait` is the provider's hint in seconds."""
 
     def __init__(self, message: str, wait: float | None = None) -> None:
         super().__init__(message)
@@ -43,35 +42,35 @@ class ReadFailed(Exception):
 
 
 class Transient(ReadFailed):
-    """Network, 5xx, 429: likely to pass."""
+    """A network error, a 5xx or 429: the next read may succeed."""
 
 
-class Resting(Transient):
-    """The circuit breaker is open: nothing was sent, and `wait` is its own."""
+class BreakerOpen(Transient):
+    """The circuit breaker is open. Nothing was sent, and `wait` comes from the breaker."""
 
 
 class UnreadableAnswer(ReadFailed):
-    """An answer that cannot be understood: malformed, of the wrong types, or refused with no sense in it."""
+    """An answer that cannot be interpreted: malformed, of wrong types, or an unexplained refusal."""
 
 
 class NotReady(UnreadableAnswer):
-    """The work has succeeded, but its result is not there yet."""
+    """The work has succeeded, but its result is not available yet."""
 
 
 class CredentialRefused(ReadFailed):
-    """401 or 403: the operator's key does not work now."""
+    """401 or 403: the provider refuses the operator's key at present."""
 
 
 class CreditRefused(CredentialRefused):
-    """402 or 418, or words that mean it: the operator's account at the provider is empty."""
+    """402, 418 or a message to that effect: the operator's account at the provider is empty."""
 
 
 class UnknownToProvider(ReadFailed):
-    """404, 410 or 400 in JSON: the provider does not know the thing asked for. Gateways say it in other formats."""
+    """404, 410 or 400 in JSON: the provider does not know the requested object. Gateways do not answer in JSON."""
 
 
 class Unchanged(Exception):
-    """A poll's answer is, byte for byte, the last one that was understood; `wait` is its hint, in seconds."""
+    """A poll's answer equals the last understood one, byte for byte. `wait` is its hint in seconds."""
 
     def __init__(self, wait: float | None) -> None:
         super().__init__("Nothing has changed.")
@@ -80,55 +79,56 @@ class Unchanged(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer: status, headers (a mapping to which the case of a name is nothing), body."""
+    """A whole answer: status, headers (a mapping that ignores case) and body."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
     at: float
-    """When it came, in seconds since the epoch."""
+    """Time of arrival, in seconds since the epoch."""
 
     @property
     def ok(self) -> bool:
-        """Whether the status is a success."""
+        """True for a 2xx status."""
         return 200 <= self.status < 300
 
     def json(self) -> Any:
-        """The body as JSON; raises UnreadableAnswer when it is none."""
+        """Parse the body as JSON. Raises UnreadableAnswer."""
         try:
-            return _parsed(self.body)
+            return _parse(self.body)
         except orjson.JSONDecodeError:
             raise UnreadableAnswer(f"The provider's answer (HTTP {self.status}) is not JSON.") from None
 
     def object(self) -> dict[str, Any]:
-        """The body as a JSON object; raises UnreadableAnswer when it is none."""
+        """Parse the body as a JSON object. Raises UnreadableAnswer."""
         found = self.json()
         if not isinstance(found, dict):
             raise UnreadableAnswer(f"The provider's answer is {type(found).__name__}, not an object.")
         return found
 
     def exact(self) -> Any:
-        """The body as JSON in which ids keep their digits: fractions are Decimals. Raises UnreadableAnswer.
+        """Parse the body as JSON with exact numbers, so that ids keep all digits. Fractions are Decimals.
 
-        orjson reads integers above 2^64, and all that have a point or an exponent, as floats of 53 bits.
+        orjson reads integers above 2^64, and numbers with a point or an exponent, as floats of 53 bits. Raises
+        UnreadableAnswer.
         """
         try:
-            return _lenient(self.body.removeprefix(codecs.BOM_UTF8), _EXACT_DECODER)
+            return _parse_leniently(self.body.removeprefix(codecs.BOM_UTF8), _EXACT_DECODER)
         except (ValueError, ArithmeticError, RecursionError):
             raise UnreadableAnswer(f"The provider's answer (HTTP {self.status}) is not JSON.") from None
 
     @property
     def wait(self) -> float | None:
-        """How many seconds the provider asks us to wait: `openai-poll-after-ms`, or `Retry-After` in either form."""
+        """Seconds that the provider asks us to wait, from `openai-poll-after-ms` or either form of `Retry-After`."""
         milliseconds = self.headers.get("openai-poll-after-ms")
         if milliseconds and re.fullmatch("[0-9]{1,9}", milliseconds):
-            return min(int(milliseconds) / 1000, _HINT_LIMIT)
+            return min(int(milliseconds) / 1000, _MAX_WAIT)
         sent = _date(self.headers.get("date"))
         return _retry_after(self.headers.get("retry-after"), self.at if sent is None else sent)
 
 
 class LastAnswers:
-    """The last answers of one job that were understood, by their place: comparing costs less than parsing."""
+    """The last understood answers of one job, by path. An unchanged answer is compared and not parsed."""
 
     __slots__ = ("_bodies", "_new")
 
@@ -136,319 +136,108 @@ class LastAnswers:
         self._bodies: dict[str, bytes] = {}
         self._new: dict[str, bytes] = {}
 
-    def compare(self, place: str, answer: Answer) -> None:
-        """Raises Unchanged when the place has answered the same before; else notes the answer."""
-        if self._bodies.get(place) == answer.body:
+    def compare(self, path: str, answer: Answer) -> None:
+        """Raise Unchanged if the path has the same answer as before. Otherwise remember the answer."""
+        if self._bodies.get(path) == answer.body:
             raise Unchanged(answer.wait)
-        self._new[place] = answer.body
+        self._new[path] = answer.body
 
-    def forget(self, place: str) -> None:
-        """What the place has answered just now made no sense: it is not to be taken for understood."""
-        self._new.pop(place, None)
+    def forget(self, path: str) -> None:
+        """Forget the path's newest answer, because it was not understood."""
+        self._new.pop(path, None)
 
     def understood(self) -> None:
-        """What was noted made sense: from now on it is old news."""
+        """Mark the newest answers as understood. From now on equal ones are unchanged."""
         self._bodies |= self._new
         self._new.clear()
 
 
 def _retry_after(value: str | None, now: float) -> float | None:
-    """The seconds that a Retry-After header asks for, if it can be believed; a date is read against `now`."""
+    """Return the seconds of a plausible Retry-After header. A date is compared with `now`."""
     if not value:
         return None
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value.strip()):
-        return min(float(value), _HINT_LIMIT)
+        return min(float(value), _MAX_WAIT)
     at = _date(value)
     if at is None or at - now > _HINT_HORIZON:
         return None
-    return min(max(at - now, 0), _HINT_LIMIT)
+    return min(max(at - now, 0), _MAX_WAIT)
 
 
 def _date(value: str | None) -> float | None:
-    """A header's date in seconds since the epoch; None where it is none, or one that no computer can mean."""
+    """Return a header's date in seconds since the epoch. None if it is invalid or out of range."""
     try:
         return parsedate_to_datetime(value).timestamp() if value else None
     except (ValueError, TypeError, LookupError, OverflowError, OSError):
         return None
 
 
-def printable(text: str) -> str:
-    """Text that JSON can hold: aiohttp hands header bytes that are no UTF-8 over as lone surrogates."""
-    return text.encode(errors="replace").decode()
-
-
-_MESSAGE_NAMES: Final = (
-    "message",
-    "errormessage",
-    "errordescription",
-    "error",
-    "errors",
-    "detail",
-    "details",
-    "msg",
-    "errmsg",
-    "errormsg",
-    "failreason",
-    "failurereason",
-    "failuremessage",
-    "reason",
-)
-"""Names of a provider's words in a body, in the order in which they are looked for; see `plain`."""
-_WRAPPERS: Final = ("data", "result", "response")
-_NO_WORDS: Final = frozenset({"", "ok", "success", "succeeded", "none", "null"})
-"""Values of a message that explain nothing (`"None"` is Gan.ai's; the others are gateways')."""
-
-
-def plain(text: str) -> str:
-    """The letters and digits of a word, in lower case: `In-Progress`, ` in_progress ` and `INPROGRESS` are one word."""
-    return _SEPARATORS.sub("", text).lower()
-
-
-_SEPARATORS: Final = re.compile(r"[\W_]+")
-
-
-def message_of(body: object, depth: int = 6) -> str | None:
-    """The provider's own words in an error body, in any of the shapes that these APIs use; None when there are none.
-
-    `depth` bounds the search: no known error body has more than six levels.
-    """
-    if isinstance(body, str):
-        return None if plain(body) in _NO_WORDS and body.isascii() else body.strip()
-    if depth and isinstance(body, list):
-        return "; ".join(filter(None, (message_of(inner, depth - 1) for inner in body))) or None
-    if not depth or not isinstance(body, dict):
-        return None
-    named = {plain(name): value for name, value in reversed(body.items()) if isinstance(name, str)}
-    return _named_message(named, depth) or _wrapped_message(named, depth)
-
-
-def _named_message(named: Mapping[str, Any], depth: int) -> str | None:
-    for name in _MESSAGE_NAMES:
-        found = _inner_message(name, named.get(name), depth - 1)
-        if found and name == "msg" and named.get("loc"):
-            return f"{found} ({_place(named['loc'])})"
-        if found:
-            return f"{title}: {found}" if name == "detail" and (title := _title(named)) else found
-    return _title(named)
-
-
-def _inner_message(name: str, value: object, depth: int) -> str | None:
-    found = _fields_message(value, depth) if name == "errors" else message_of(value, depth)
-    if found or name != "error" or not isinstance(value, dict):
-        return found
-    return next(filter(None, (message_of(value.get(name)) for name in ("code", "type"))), None)
-
-
-def _fields_message(errors: object, depth: int) -> str | None:
-    """The words of `errors`: a list, or an object from a field's name to what is wrong with it."""
-    if (found := message_of(errors, depth)) or not isinstance(errors, dict):
-        return found
-    fields = ((name, message_of(inner, depth)) for name, inner in errors.items())
-    return "; ".join(f"{name}: {found}" for name, found in fields if found) or None
-
-
-def _title(named: Mapping[str, Any]) -> str | None:
-    """The title of a problem document (RFC 9457). A title beside other fields may be a song's."""
-    is_problem = not isinstance(named.get("status", 0), str) and named.keys() & {"status", "detail", "type", "instance"}
-    title = named.get("title")
-    return message_of(title) if is_problem and isinstance(title, str) else None
-
-
-def _wrapped_message(named: Mapping[str, Any], depth: int) -> str | None:
-    inner = (named[name] for name in _WRAPPERS if isinstance(named.get(name), dict))
-    return next(filter(None, (message_of(body, depth - 1) for body in inner)), None)
-
-
-def _place(loc: object) -> str:
-    return ".".join(map(str, loc)) if isinstance(loc, list) else str(loc)
-
-
-def is_error(body: object) -> bool:
-    """Whether a body without a ticket or a state reports an error, whatever its HTTP status."""
-    if isinstance(body, str):
-        return _ERROR_TEXT.match(body) is not None
-    if not isinstance(body, dict):
-        return False
-    named = {plain(name): value for name, value in body.items() if isinstance(name, str)}
-    if any(is_reported(named.get(name)) for name in ("error", "errors")):
-        return True
-    if named.get("success") is False or named.get("ok") is False:
-        return True
-    states = (named.get(name) for name in ("status", "state", "type"))
-    if any(isinstance(state, str) and plain(state) in _ERROR_WORDS for state in states):
-        return True
-    statuses, codes = (named.get("status"), named.get("statuscode")), (named.get("code"), named.get("errorcode"))
-    if (any(map(_is_error_status, statuses)) or any(map(_is_error_code, codes))) and message_of(body):
-        return True
-    return is_error(named.get("data")) if isinstance(named.get("data"), dict) else False
-
-
-def is_reported(error: object, depth: int = 6) -> bool:
-    """Whether the value of a body's `error` reports one: by words, by a code, or by being true."""
-    if isinstance(error, dict | list):
-        values = error.values() if isinstance(error, dict) else error
-        return depth > 0 and any(is_reported(value, depth - 1) for value in values)
-    return message_of(error) is not None or error is True or _is_error_code(error)
-
-
-def _is_error_status(code: object) -> bool:
-    return isinstance(code, int) and 400 <= code < 600
-
-
-def _is_error_code(code: object) -> bool:
-    """Whether a code in a body is none of those that APIs of this kind use for success."""
-    if isinstance(code, str) and code.strip().isdecimal():
-        code = int(code.strip()[:9])
-    if isinstance(code, str):
-        return plain(code) not in _GOOD_CODES
-    return isinstance(code, int) and not isinstance(code, bool) and code not in {0, 1, 100} and not 200 <= code < 300
-
-
-_GOOD_CODES: Final = _NO_WORDS | {"created", "accepted", "queued", "pending", "processing"}
-_ERROR_WORDS: Final = frozenset({"error", "fail", "failed", "failure", "rejected", "refused", "denied"})
-_ERROR_TEXT: Final = re.compile(
-    r"\W*(error|failed|failure|forbidden|refused|rejected|denied|invalid|unauthori[sz]ed|bad request)\b", re.IGNORECASE
-)
-"""How a plain text begins that reports an error with HTTP 200."""
-
-
-def _codes(body: object, depth: int = 6) -> set[str]:
-    if not depth or not isinstance(body, dict):
-        return set()
-    here = {str(body[name]) for name in ("code", "type") if body.get(name) is not None}
-    return here.union(*(_codes(body.get(name), depth - 1) for name in ("error", "data", "detail")))
-
-
-def says(body: object, words: Collection[str]) -> bool:
-    """Whether a body holds one of `words`: a phrase (one with a space) anywhere in its message, a code as a whole."""
-    message = (message_of(body) or "").lower()
-    return bool(_codes(body) & frozenset(words)) or any(word in message for word in words if " " in word)
-
-
-def no_credit(body: object) -> bool:
-    """Whether a provider's words say that the account is empty, as most APIs word it."""
-    return _NO_CREDIT.search(message_of(body) or "") is not None
-
-
-def no_access(body: object) -> bool:
-    """Whether a provider's words say that the key is refused, as most APIs word it."""
-    return _NO_ACCESS.search(message_of(body) or "") is not None
-
-
-_NO_CREDIT: Final = re.compile(
-    r"(insufficient|not enough|out of|no)[\s-]+(\w+[\s-]+){0,2}(credits?|balance|funds?|quota)\b"
-    r"(?!\s+(\w+\s+){0,2}(charged|billed|deducted|taken|used|spent|consumed|returned|refunded))"
-    r"|insufficient (\w+ )?tokens|insufficient_(\w+_)?(quota|credits?|balance|funds)"
-    r"|balance (is )?(\w+ )?(zero|0|empty|insufficient|too low|exhausted|not enough)"
-    r"|credits? (\w+ ){0,2}(exhausted|too low|used up|depleted)"
-    r"|exceeded your current quota|payment required",
-    re.IGNORECASE,
-)
-_NO_ACCESS: Final = re.compile(
-    r"(invalid|incorrect|expired|missing|unknown|revoked|wrong|bad|disabled|no)\W+(\w+\W+)?"
-    r"(api[\s_-]?key|access[\s_-]?token|auth\w*[\s_-]token|credentials?|bearer[\s_-]token)\b"
-    r"|(api[\s_-]?key|access[\s_-]?token|credentials?)\W+(\w+\W+){0,3}"
-    r"(invalid|incorrect|expired|missing|not valid|disabled|revoked|not found)"
-    r"|\A\W*(\d{3}\W*)?(unauthori[sz]ed|unauthenticated)\W*\Z|authentication (failed|required|error)|not authenticated",
-    re.IGNORECASE,
-)
-
-
-def told(body: bytes) -> object:
-    """What a body says: its JSON, or the text of a plain one, a page's title, an event's data; None for nothing."""
-    found = loads(body)
-    if found is not None:
-        return found
-    text = body[:_TEXT_LIMIT].decode(errors="replace").removeprefix("\ufeff").strip()
-    if "\0" in text or text.count("\ufffd") * 20 > len(text):
-        return None
-    if text.startswith(("data:", "event:")):
-        lines = [line[5:].strip() for line in text.splitlines() if line.startswith("data:")]
-        return next(filter(None, (loads(line.encode()) for line in reversed(lines))), None) or " ".join(lines) or None
-    return _page_text(text) if text.startswith("<") else text or None
-
-
-def _page_text(page: str) -> str | None:
-    """The title of an HTML page, the message of an XML document, or all its text."""
-    titled = _TITLE.search(page)
-    text = html.unescape(_TAG.sub(" ", titled[2] if titled else _UNSEEN.sub(" ", page)))
-    return " ".join(text.split()) or None
-
-
-_TEXT_LIMIT: Final = 1 << 16
-"""Bytes of a body without JSON in which its words are looked for."""
-_TITLE: Final = re.compile(r"<(title|h1|message)\b[^>]{0,200}>(.{1,1000}?)</\1", re.IGNORECASE | re.DOTALL)
-_UNSEEN: Final = re.compile(r"<(script|style)\b.*?</\1", re.IGNORECASE | re.DOTALL)
-_TAG: Final = re.compile(r"<[^>]*>?")
-
-
 def loads(body: bytes) -> object:
-    """The body as JSON; None when it is none."""
+    """Parse a body as JSON. Return None if it is not JSON."""
     try:
-        return _parsed(body)
+        return _parse(body)
     except orjson.JSONDecodeError:
         return None
 
 
 def is_whole(body: bytes) -> bool:
-    """Whether these bytes are a complete JSON object or array: then nothing of the answer is missing."""
+    """Return whether these bytes are a complete JSON object or array."""
     return isinstance(loads(body), dict | list)
 
 
-def _parsed(body: bytes) -> Any:
-    """The body as JSON, also as programs write it that take more for JSON than there is (`_lenient`)."""
+def _parse(body: bytes) -> Any:
+    """Parse a body as JSON, or leniently if it is not valid."""
     body = body.removeprefix(codecs.BOM_UTF8)
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         try:
-            return _lenient(body, _DECODER)
+            return _parse_leniently(body, _DECODER)
         except (ValueError, RecursionError):
             raise error from None
 
 
-def _lenient(body: bytes, decoder: json.JSONDecoder) -> Any:
-    """Read JSON with the deviations that were seen; raises ValueError when it is none.
+def _parse_leniently(body: bytes, decoder: json.JSONDecoder) -> Any:
+    """Parse JSON with the deviations that providers were seen to send. Raises ValueError.
 
-    NaN and Infinity, as Python and C write them, are null. Half a character, from programs that cut texts, is U+FFFD.
-    Line ends in strings, UTF-16, the `data:` of a stream, and bytes behind an object or array (zeros, a server's
-    comment) are put up with.
-    Several objects in a row are no JSON value.
+    NaN and Infinity, as Python and C write them, become null. A lone surrogate, from a program that cuts texts, becomes
+    U+FFFD. Accepted: line ends in strings, UTF-16, the `data:` prefix of a stream, and bytes after an object or array,
+    such as zeros or a server's comment. Several objects in a row are refused.
     """
-    text = body.decode(json.detect_encoding(body), errors="replace").strip(_BLANKS)
-    text = text.removeprefix("data:").lstrip(_BLANKS)
-    if text[:1] not in _BEGINNINGS:
+    text = body.decode(json.detect_encoding(body), errors="replace").strip(_PADDING)
+    text = text.removeprefix("data:").lstrip(_PADDING)
+    if text[:1] not in _FIRST_CHARACTERS:
         raise ValueError("not JSON")
-    value, end = decoder.raw_decode(_WORD.sub(_null, _ESCAPE.sub(_whole, text)))
-    rest = text[end:].lstrip(_BLANKS)
+    value, end = decoder.raw_decode(_NUMBER_WORD.sub(_replace_number_word, _ESCAPE.sub(_replace_lone_surrogate, text)))
+    rest = text[end:].lstrip(_PADDING)
     if rest and (not isinstance(value, dict | list) or rest[0] in "{["):
         raise ValueError("more than one value")
     return value
 
 
-def _finite(number: str) -> float | None:
+def _finite_or_none(number: str) -> float | None:
     value = float(number)
     return value if math.isfinite(value) else None
 
 
-_DECODER: Final = json.JSONDecoder(strict=False, parse_float=_finite)
+_DECODER: Final = json.JSONDecoder(strict=False, parse_float=_finite_or_none)
 _EXACT_DECODER: Final = json.JSONDecoder(strict=False, parse_float=Decimal)
-_BLANKS: Final = " \t\r\n\0\ufeff"
-_BEGINNINGS: Final = frozenset('{["-0123456789tfnNI')
-"""How a JSON value begins; a page or a text is not searched any further."""
+_PADDING: Final = " \t\r\n\0\ufeff"
+_FIRST_CHARACTERS: Final = frozenset('{["-0123456789tfnNI')
+"""First characters of a JSON value. Pages and plain texts are refused early."""
 _ESCAPE: Final = re.compile(
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
     re.DOTALL,
 )
-_WORD: Final = re.compile(
+_NUMBER_WORD: Final = re.compile(
     r'"[^"\\]*(?:\\.[^"\\]*)*"|(?P<word>[+-]?\b(?:nan|inf(?:inity)?)\b(?:\([^)]{0,20}\))?)', re.DOTALL | re.IGNORECASE
 )
-"""A string, or a number that is none: `NaN`, `-Infinity`, `inf`."""
+"""A string, or a word in place of a number: `NaN`, `-Infinity`, `inf`."""
 
 
-def _whole(escape: "re.Match[str]") -> str:
+def _replace_lone_surrogate(escape: "re.Match[str]") -> str:
     return r"\ufffd" if escape["half"] else escape[0]
 
 
-def _null(word: "re.Match[str]") -> str:
+def _replace_number_word(word: "re.Match[str]") -> str:
     return "null" if word["word"] else word[0]

@@ -1,8 +1,8 @@
-"""Circuit breaker: a provider that fails for several jobs in a row gets no requests for some seconds, then one trial.
+"""Circuit breaker. After five consecutive failures a provider gets no requests for ten seconds, then one trial.
 
-A failure is a 5xx answer or a network error. It counts once per job (or uploaded asset) until something else has failed
-too, so that one odd job cannot close a provider. Nodes that share a store exchange outcomes twice a second
-(`keep_agreeing`), and agree on who sends the trial.
+A failure is a 5xx answer or a network error. Repeated failures of one job (or uploaded asset) count once until another
+job fails, so one bad job cannot block a provider. Nodes that share a store exchange their outcomes twice a second
+(`exchange_outcomes`) and agree which node sends the trial.
 """
 
 import asyncio
@@ -20,64 +20,52 @@ import orjson
 from proxy.core.clock import Clock
 from proxy.core.errors import Unavailable
 from proxy.core.provider_health import MEMORY, Outcome, Shared
+from proxy.upstream.times import DEFAULT_TIMES, UpstreamTimes
 
 log = logging.getLogger(__name__)
 
-_FAILURES: Final = 5
-"""Failures in a row, with no success between them, that open the breaker."""
-_PAUSE: Final = 9.0
-"""Seconds without requests after the breaker has opened. With the delays below, every kind of request has become a
-possible trial within ten seconds (contract, section 4)."""
-_FAILING_DELAY: Final = 0.5
-"""Seconds after the pause in which only polls of jobs that did not fail may be the trial: they tell more."""
-_PAID_DELAY: Final = 1.0
-"""Seconds after the pause in which only polls may be the trial. Polls that the breaker held back are due in that time
-on every node, so an order is a trial only where no poll is to be done."""
-_TRIAL: Final = 9.0
-"""Seconds that a trial may take before another one is allowed."""
-_RETRY: Final = 1.0
-"""Seconds that other requests wait while a trial is under way."""
-_EXCHANGE_INTERVAL: Final = 0.5
-"""Seconds between two exchanges with the other nodes."""
-_MOST_OUTCOMES: Final = 1000
-"""Outcomes that are kept for the next exchange, and failures that are kept at all."""
+_FAILURE_THRESHOLD: Final = 5
+"""Number of consecutive failures that open the breaker."""
+_MAX_OUTCOMES: Final = 1000
+"""Maximum number of outcomes kept for the next exchange, and of failures kept."""
 
 
 class Subject(NamedTuple):
-    """The job, or the asset that is uploaded, for which a request is sent, and its account."""
+    """The account, and the job or uploaded asset, for which a request is sent."""
 
     account: str
     job: str
 
 
 subject: ContextVar[Subject | None] = ContextVar("subject", default=None)
-"""For whom this task sends requests. Requests for no job (a list of models, a check-up) say nothing of a provider."""
+"""The subject of this task's requests. Requests without one (a list of models, a key check) do not count."""
 
 
 class Breaker:
     """One provider's circuit breaker.
 
-    It opens after five failures in a row if they belong to two accounts or more, or if no other job has succeeded in
-    the last minute. An account whose own last request succeeded in the last minute is never refused.
+    It opens after five consecutive failures if they belong to two or more accounts, or if no other job has succeeded in
+    the last minute. An account whose last request succeeded within the last minute is never refused.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, times: UpstreamTimes = DEFAULT_TIMES) -> None:
         self._clock = clock
-        self._failures: deque[tuple[Subject, float]] = deque(maxlen=_MOST_OUTCOMES)
-        """The failures that count since the last success, each with its time."""
+        self._times = times
+        self._failures: deque[tuple[Subject, float]] = deque(maxlen=_MAX_OUTCOMES)
+        """The counted failures since the last success, each with its time."""
         self._last = self._last_success = -math.inf
-        """When the last failure was, and the last success."""
+        """Times of the last failure and of the last success."""
         self._until = 0.0
-        """Open until then, and then until a trial succeeds; 0 while it is closed."""
+        """End of the pause. The breaker then stays open until a trial succeeds. 0 while it is closed."""
         self._trial_until = 0.0
         self._succeeded: dict[Subject, float] = {}
-        """The last success of each job in the last minute, oldest first."""
-        self._news: deque[Outcome] = deque(maxlen=_MOST_OUTCOMES)
+        """Time of each job's last success within the last minute, oldest first."""
+        self._pending: deque[Outcome] = deque(maxlen=_MAX_OUTCOMES)
         self._provider = ""
         self._shared: Shared | None = None
 
     def share(self, provider: str, shared: Shared) -> None:
-        """Exchange outcomes with other nodes under the provider's name, and agree on trials with them."""
+        """Share outcomes and trials with other nodes under the provider's name."""
         self._provider, self._shared = provider, shared
 
     @property
@@ -86,119 +74,124 @@ class Breaker:
         return max(self._until - self._clock.monotonic(), 0.0)
 
     def wait_of(self, account: str) -> float:
-        """The same for an account: 0 where its own requests succeed."""
-        return 0.0 if self._until and self._is_well(account) else self.wait
+        """Return `wait` for an account: 0 if its own requests succeed."""
+        return 0.0 if self._until and self._is_healthy(account) else self.wait
 
     async def hold(self, *, paid: bool = False) -> float:
-        """Seconds that a request has to wait; at 0 it is sent now, and is the trial where one is needed."""
-        now, who = self._clock.monotonic(), subject.get()
-        if not self._is_open(now) or (who and self._is_well(who.account)):
+        """Return the seconds that a request must wait. With 0 it is sent now, as the trial if one is due."""
+        now, sender = self._clock.monotonic(), subject.get()
+        if not self._is_open(now) or (sender and self._is_healthy(sender.account)):
             return 0.0
-        if who is None:
-            return max(self._until - now, _RETRY)
-        allowed = self._until + self._delay(who, paid=paid)
+        if sender is None:
+            return max(self._until - now, self._times.trial_retry)
+        allowed = self._until + self._delay(sender, paid=paid)
         if now < allowed:
             return allowed - now
         if now < self._trial_until or not await self._reserve():
-            return _RETRY
+            return self._times.trial_retry
         return 0.0
 
-    def failed(self) -> None:
-        """Note a failure: a 5xx answer, or no answer."""
-        self._heard(succeeded=False)
+    def record_failure(self) -> None:
+        """Record a failure: a 5xx answer, or no answer."""
+        self._record_here(succeeded=False)
 
-    def succeeded(self) -> None:
-        """Note any other answer: the provider is alive."""
-        self._heard(succeeded=True)
+    def record_success(self) -> None:
+        """Record a success: any other answer proves that the provider works."""
+        self._record_here(succeeded=True)
 
-    def news(self) -> Sequence[Outcome]:
-        """The outcomes here since the last call, for the other nodes."""
-        news = list(self._news)
-        self._news.clear()
-        return news
+    def take_outcomes(self) -> Sequence[Outcome]:
+        """Return the outcomes on this node since the last call, for the other nodes."""
+        outcomes = list(self._pending)
+        self._pending.clear()
+        return outcomes
 
-    def learn(self, outcomes: Sequence[Outcome], age: float) -> None:
-        """Note outcomes of another node."""
+    def add_outcomes(self, outcomes: Sequence[Outcome], age: float) -> None:
+        """Record outcomes of another node, `age` seconds old."""
         for account, job, succeeded in outcomes:
-            self._note(Subject(account, job), self._clock.monotonic() - age, succeeded=succeeded)
+            self._record(Subject(account, job), self._clock.monotonic() - age, succeeded=succeeded)
 
-    def _heard(self, *, succeeded: bool) -> None:
-        who = subject.get()
-        if who is None:
+    def _record_here(self, *, succeeded: bool) -> None:
+        sender = subject.get()
+        if sender is None:
             return
-        self._note(who, self._clock.monotonic(), succeeded=succeeded)
-        if self._shared is not None and (outcome := Outcome(*who, succeeded)) not in islice(reversed(self._news), 1):
-            self._news.append(outcome)
+        self._record(sender, self._clock.monotonic(), succeeded=succeeded)
+        if self._shared is not None and (outcome := Outcome(*sender, succeeded)) not in islice(
+            reversed(self._pending), 1
+        ):
+            self._pending.append(outcome)
 
-    def _note(self, who: Subject, at: float, *, succeeded: bool) -> None:
+    def _record(self, sender: Subject, at: float, *, succeeded: bool) -> None:
         if succeeded:
-            self._note_success(who, at)
+            self._record_success(sender, at)
         else:
-            self._note_failure(who, at)
+            self._record_failure(sender, at)
 
-    def _note_success(self, who: Subject, at: float) -> None:
-        self._succeeded.pop(who, None)
-        self._succeeded[who] = at
+    def _record_success(self, sender: Subject, at: float) -> None:
+        self._succeeded.pop(sender, None)
+        self._succeeded[sender] = at
         while self._succeeded[oldest := next(iter(self._succeeded))] < at - MEMORY:
             del self._succeeded[oldest]
         while self._failures and self._failures[0][1] <= at:
             self._failures.popleft()
         self._last_success = max(self._last_success, at)
-        if at >= self._last or not self._opens(self._last):
+        if at >= self._last or not self._should_open(self._last):
             self._until = self._trial_until = 0.0
 
-    def _note_failure(self, who: Subject, at: float) -> None:
+    def _record_failure(self, sender: Subject, at: float) -> None:
         if at < self._last_success:
-            return  # another node's, from before a success that is known
+            return  # another node's failure, older than a known success
         if not self._is_open(at):
             self._until = 0.0
             while self._failures and self._failures[0][1] < at - MEMORY:
                 self._failures.popleft()
-        if self._failures and self._failures[-1][0] == who:
+        if self._failures and self._failures[-1][0] == sender:
             self._failures.pop()
-        self._failures.append((who, at))
+        self._failures.append((sender, at))
         self._last = max(self._last, at)
-        # A late answer to a request from before the pause does not prolong it.
-        if at >= self._until and (self._until or self._opens(at)):
-            self._until = at + _PAUSE
+        # A late failure of a request sent before the pause does not extend the pause.
+        if at >= self._until and (self._until or self._should_open(at)):
+            self._until = at + self._times.breaker_pause
 
-    def _opens(self, at: float) -> bool:
-        if len(self._failures) < _FAILURES:
+    def _should_open(self, at: float) -> bool:
+        if len(self._failures) < _FAILURE_THRESHOLD:
             return False
-        failing = {who for who, _ in self._failures}
-        others = (since for who, since in self._succeeded.items() if who not in failing)
-        return len({who.account for who in failing}) > 1 or max(others, default=-math.inf) < at - MEMORY
+        failing = {sender for sender, _ in self._failures}
+        others = (since for sender, since in self._succeeded.items() if sender not in failing)
+        return len({sender.account for sender in failing}) > 1 or max(others, default=-math.inf) < at - MEMORY
 
     def _is_open(self, now: float) -> bool:
         return self._until > 0 and now - self._last <= MEMORY
 
-    def _is_well(self, account: str) -> bool:
-        """Whether the account's last request succeeded, in the last minute."""
+    def _is_healthy(self, account: str) -> bool:
+        """Return whether the account's last request succeeded within the last minute."""
         recent = self._clock.monotonic() - MEMORY
-        succeeded = any(who.account == account and at >= recent for who, at in self._succeeded.items())
-        return succeeded and not any(who.account == account for who, _ in self._failures)
+        succeeded = any(sender.account == account and at >= recent for sender, at in self._succeeded.items())
+        return succeeded and not any(sender.account == account for sender, _ in self._failures)
 
-    def _delay(self, who: Subject, *, paid: bool) -> float:
+    def _delay(self, sender: Subject, *, paid: bool) -> float:
         if paid:
-            return _PAID_DELAY
-        return _FAILING_DELAY if any(failing == who for failing, _ in self._failures) else 0.0
+            return self._times.trial_delay_of_submits
+        is_failing = any(failing == sender for failing, _ in self._failures)
+        return self._times.trial_delay_of_failing_jobs if is_failing else 0.0
 
     async def _reserve(self) -> bool:
-        """Reserve the trial, over all nodes; a node that cannot ask the others decides alone."""
-        self._trial_until = self._clock.monotonic() + _RETRY
+        """Reserve the trial among all nodes. A node that cannot reach the store decides alone."""
+        self._trial_until = self._clock.monotonic() + self._times.trial_retry
         try:
-            if self._shared is not None and not await self._shared.trial(self._provider, _TRIAL):
+            if self._shared is not None and not await self._shared.trial(self._provider, self._times.trial):
                 return False
         except Unavailable as error:
-            log.debug("Cannot agree on a trial: %s", error.message)
-        self._trial_until = self._clock.monotonic() + _TRIAL
+            log.debug("Circuit breaker: cannot reserve the trial among the nodes: %s", error.message)
+        self._trial_until = self._clock.monotonic() + self._times.trial
         return True
 
 
-async def keep_agreeing(breakers: Mapping[str, Breaker], shared: Shared) -> None:
-    """Have the breakers, by provider, open and close on all nodes alike, until cancelled.
+async def exchange_outcomes(
+    breakers: Mapping[str, Breaker], shared: Shared, times: UpstreamTimes = DEFAULT_TIMES
+) -> None:
+    """Exchange the outcomes of the breakers, by provider, among all nodes, until cancelled.
 
-    While the others cannot be reached each node goes by what it sees itself.
+    While the store cannot be reached, each node uses its own outcomes only.
     """
     for provider, breaker in breakers.items():
         breaker.share(provider, shared)
@@ -207,12 +200,12 @@ async def keep_agreeing(breakers: Mapping[str, Breaker], shared: Shared) -> None
         try:
             await exchange.once()
         except Unavailable as error:
-            log.debug("Cannot agree on how providers do: %s", error.message)
-        await asyncio.sleep(_EXCHANGE_INTERVAL)
+            log.debug("Circuit breaker: cannot exchange outcomes with the other nodes: %s", error.message)
+        await asyncio.sleep(times.breaker_exchange)
 
 
 class Exchange:
-    """One node's part in the exchange of outcomes."""
+    """One node's end of the exchange of outcomes."""
 
     def __init__(self, breakers: Mapping[str, Breaker], shared: Shared) -> None:
         self._breakers = breakers
@@ -220,26 +213,26 @@ class Exchange:
         self._node = secrets.token_hex(8)
         self._number = 0
         self._place = "0-0"
-        self._heard: dict[str, int] = {}
-        """By node, the number of the last text that was taken in: a text may be there twice."""
+        self._last_numbers: dict[str, int] = {}
+        """Number of the last message read, by node, because a message may be delivered twice."""
 
     async def once(self) -> None:
-        """Tell the other nodes what was seen here, and take in what they have told."""
+        """Publish this node's outcomes and record those of the other nodes."""
         for place, age, text in await self._shared.exchange(self._place, self._text()):
             self._place = place
-            told = orjson.loads(text)
-            if told["node"] != self._node and self._heard.get(told["node"]) != told["number"]:
-                self._heard[told["node"]] = told["number"]
-                self._learn(told["seen"], age)
+            message = orjson.loads(text)
+            if message["node"] != self._node and self._last_numbers.get(message["node"]) != message["number"]:
+                self._last_numbers[message["node"]] = message["number"]
+                self._add(message["seen"], age)
 
     def _text(self) -> bytes:
-        seen = {provider: [[*each] for each in breaker.news()] for provider, breaker in self._breakers.items()}
+        seen = {provider: [[*each] for each in breaker.take_outcomes()] for provider, breaker in self._breakers.items()}
         if not any(seen.values()):
             return b""
         self._number += 1
         return orjson.dumps({"node": self._node, "number": self._number, "seen": seen})
 
-    def _learn(self, seen: Mapping[str, Sequence[tuple[str, str, bool]]], age: float) -> None:
+    def _add(self, seen: Mapping[str, Sequence[tuple[str, str, bool]]], age: float) -> None:
         for provider, outcomes in seen.items():
             if provider in self._breakers:
-                self._breakers[provider].learn([Outcome(*each) for each in outcomes], age)
+                self._breakers[provider].add_outcomes([Outcome(*each) for each in outcomes], age)

@@ -1,14 +1,13 @@
-"""A provider's HTTP API as its adapter sees it: one origin, its key, time-outs, limits, JSON, and errors by meaning.
+"""HTTP client of one provider's API: reads, uploads, paid submits and streams.
 
-Reads (`get`) may be repeated and say which way they failed: `Transient`, `CredentialRefused` or `UnknownToProvider`.
-Submits (`submit`, `open_stream`) cost money: they use a fresh connection (a pooled one that the provider has just
-closed would look like a lost answer), follow no redirect, and distinguish what surely was not taken (`NotTaken`: may
-be sent again) from what may have been (a `JobError`: never again).
+Reads (`get`) may be repeated. Their errors say why they failed: `Transient`, `CredentialRefused`, `UnknownToProvider`
+or `UnreadableAnswer`. Submits (`submit`, `open_stream`) cost money and are never repeated here. `NotTaken` means that
+the provider certainly did not take the order, so the caller may send it again. A `JobError` means that it may have.
+A submit follows no redirect and uses a new connection: on a pooled one that the provider has just closed, it would look
+as if the answer was lost.
 """
 
 import asyncio
-import base64
-import json
 import re
 import time
 from collections.abc import (
@@ -16,21 +15,17 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Collection,
     Iterable,
     Iterator,
     Mapping,
     Sequence,
 )
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
-from secrets import token_hex
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import replace
 from types import SimpleNamespace, TracebackType
 from typing import Any, Final, Literal, Self
 
-import orjson
-from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, FormData, Payload, TraceConfig
-from aiohttp.abc import AbstractStreamWriter
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, FormData, TraceConfig
 from yarl import URL
 
 from proxy.core import errors, sse
@@ -38,148 +33,83 @@ from proxy.core.clock import Clock
 from proxy.telemetry import trace
 from proxy.upstream.answers import (
     Answer,
-    CredentialRefused,
-    CreditRefused,
+    BreakerOpen,
     LastAnswers,
     NotTaken,
-    Resting,
     Transient,
-    UnknownToProvider,
     UnreadableAnswer,
-    is_error,
     is_whole,
     loads,
-    message_of,
-    no_access,
-    no_credit,
-    printable,
-    says,
-    told,
 )
 from proxy.upstream.breaker import Breaker
-from proxy.upstream.fetch import ProviderOrigin, as_spelled, why
-from proxy.upstream.packing import GZIP, TooLarge, Unpacker, unpacked
+from proxy.upstream.classify import NOT_SENT_AGAIN, Dialect, is_transient
+from proxy.upstream.decompression import GZIP, Decompressor, TooLarge, decompress
+from proxy.upstream.fetch import ProviderOrigin
 from proxy.upstream.rate_limit import RateLimiter
-from proxy.upstream.sessions import Body, Connector, session
+from proxy.upstream.requests import File, Request, describe_body, dump_json, encode_form, encode_json
+from proxy.upstream.sessions import Body, Connector, failure_reason, session
+from proxy.upstream.ssrf import parse_verbatim
+from proxy.upstream.times import DEFAULT_TIMES, UpstreamTimes
 
 _ANSWER_LIMIT: Final = 96 << 20
-"""Bytes of one answer that are read: the largest holds ten images of 7 MB, as base64."""
-_MESSAGE_LIMIT: Final = 500
-_EDGE: Final = frozenset({408, 460, 499, 502, 504, 598, 599, *range(520, 529), 530})
-"""Statuses of a gateway that has no answer of the provider: nginx (408, 499, 502, 504), Amazon's load balancers (460),
-Cloudflare (520 to 527, 530) and some proxies (598, 599). What became of a request behind it is unknown.
-529 is not among them: providers themselves use it for being overloaded."""
-_PASSING: Final = frozenset({408, 409, 425, 429, 460, 499})
-"""4xx answers to a read that are likely to pass."""
-_ABSENT: Final = frozenset({400, 404, 410})
-"""Answers to a read by which a provider says, in JSON, that it does not know what is asked for."""
-_HOPS: Final = 5
-"""Redirects that one read follows."""
-_EVENTS: Final = "text/event-stream"
+"""Maximum size of an answer, in bytes. The largest known one holds ten images of 7 MB as base64."""
+_MAX_REDIRECTS: Final = 5
+"""Maximum number of redirects that one read follows."""
+_EVENT_STREAM: Final = "text/event-stream"
 _FIELD: Final = re.compile(rb":|(?:data|event|id|retry)[:\r\n]")
-"""How a stream begins, behind blank lines."""
-_FIELDS: Final = (b"data", b"event", b"id", b"retry")
-_END: Final = "[DONE]"
-"""The message that ends a stream of OpenAI's kind, which is not JSON."""
-_RESTING: Final = "The provider has failed several times in a row; no request is sent to it for some seconds."
-_READ: Final = ClientTimeout(total=None, sock_connect=10, sock_read=30)
-"""Here and below: silence is bounded, and not the total. A large answer may take long on a slow line."""
-_UPLOAD: Final = ClientTimeout(total=None, sock_connect=10, sock_read=120)
-_SUBMIT: Final = ClientTimeout(total=None, sock_connect=10, sock_read=120)
-_STREAM: Final = ClientTimeout(total=None, sock_connect=10)
-"""A stream may be silent for long, and what it makes is paid for: only the job's deadline ends the wait."""
-_SEND_SILENCE: Final = 60.0
-"""Seconds without progress after which the sending of a request is given up."""
-_TAIL_TIMEOUT: Final = 5.0
-"""Seconds to wait for the end of an answer whose JSON is complete: its length may be wrong."""
-_BROKEN: Final = (ClientError, TimeoutError, OSError)
-"""What is raised where a connection breaks, or an answer's framing is wrong."""
-_PROXY_REFUSES: Final = "The proxy demands other credentials (HTTP 407)."
-_BAD_FILE: Final = ("file upload failed", "invalid file format")
-"""What is wrong with an upload, in the words of the one page that tells (Gaga, Upload an asset)."""
-_NOT_AGAIN: Final = "The order may have been taken, so it is not sent again"
-_PIECE: Final = 3 << 16
-"""Bytes of a request's body that are written at once; a multiple of three, so that base64 can be cut there."""
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """Bytes on their way to a provider."""
-
-    name: str
-    type: str
-    data: bytes = field(repr=False)
-
-    def data_url(self) -> "DataUrl | str":
-        """The bytes as they stand in a request's JSON."""
-        return DataUrl(self)
-
-
-@dataclass(frozen=True, slots=True)
-class DataUrl:
-    """A file in a request's JSON, written as a data URL only while the request is sent."""
-
-    file: File
-
-    def __str__(self) -> str:
-        """The whole URL."""
-        return f"data:{self.file.type};base64,{base64.b64encode(self.file.data).decode()}"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A paid request, ready to be sent: JSON, or multipart `form` (name and text or file, in order)."""
-
-    path: str
-    json: Any = None
-    form: tuple[tuple[str, str | File], ...] = ()
-    query: Mapping[str, str] = field(default_factory=dict)
+"""First field of an event stream, after blank lines."""
+_FIELD_NAMES: Final = (b"data", b"event", b"id", b"retry")
+_DONE: Final = "[DONE]"
+"""Last message of an OpenAI stream. It is not JSON."""
+_BREAKER_OPEN: Final = "The provider has failed several times in a row; no request is sent to it for some seconds."
+_CONNECTION_ERRORS: Final = (ClientError, TimeoutError, OSError)
+"""Exceptions of a broken connection or of an answer with broken framing."""
+_PROXY_UNAUTHORIZED: Final = "The proxy refuses the credentials (HTTP 407)."
 
 
 class Upstream:
-    """One provider's API. `credential` are the headers that hold its key; they are sent to its origin alone.
+    """HTTP client of one provider. The credential of its `dialect` is sent to its origin only.
 
-    `no_credit` are the provider's codes (whole) and phrases (anywhere in its message, in lower case) for an empty
-    account; `refused_key` likewise for a bad key. `rate` is the requests per second that are let out, evenly; those
-    over it wait. `retired` are the statuses by which a deprecated submit says that it is gone.
+    `rate` is the number of requests per second, evenly spaced; requests above it wait. Every request to the origin goes
+    through `proxy`, if there is one.
     """
 
     def __init__(
         self,
         base_url: str,
-        credential: Mapping[str, str],
+        dialect: Dialect,
         clock: Clock,
         *,
         rate: float,
-        no_credit: Collection[str] = (),
-        refused_key: Collection[str] = (),
-        retired: Collection[int] = (),
+        proxy: URL | None = None,
+        times: UpstreamTimes = DEFAULT_TIMES,
     ) -> None:
         self.base_url = base_url
-        self.own = ProviderOrigin(URL(base_url), credential)
-        """The origin with its credential, for reading results that demand the key."""
-        self._secrets = [part for value in credential.values() for part in value.split() if part != "Bearer"]
+        self.dialect = dialect
+        self.origin = ProviderOrigin(URL(base_url), dialect.credential, proxy)
+        """The origin with its credential, for reading results that require the key."""
         self._clock = clock
-        self.breaker = Breaker(clock)
-        self.turns = RateLimiter(clock, rate)
-        self._no_credit = frozenset(no_credit)
-        self._refused_key = frozenset(refused_key)
-        self._retired = frozenset(retired)
+        self._times = times
+        self.breaker = Breaker(clock, times)
+        self.rate_limiter = RateLimiter(clock, rate, times)
         self._stack = AsyncExitStack()
-        self.observe: Callable[[str, float], None] = _unobserved
-        """Told what is waited for, and the seconds: an answer's headers (`read`, `submit`, `stream`), or a `turn`."""
+        self.observe: Callable[[str, float], None] = _ignore
+        """Called with the name and the seconds of each wait: for headers (`read`, `submit`, `stream`) or for the rate
+        limit (`turn`)."""
 
     async def __aenter__(self) -> Self:
         options: dict[str, Any] = {
-            "auto_decompress": False,  # aiohttp drops a body whose compression is not as it says
+            "auto_decompress": False,  # aiohttp drops a body with a wrong Content-Encoding
             "headers": {"Accept-Encoding": "gzip, deflate"},
-            "proxy": self.own.proxy,
+            "proxy": self.origin.proxy,
         }
-        # No limit of connections: the rate limiter does the pacing.
-        self._reads = await self._stack.enter_async_context(session(Connector(limit=0), _READ, **options))
-        paid = Connector(force_close=True, limit=0)
+        # Connections are not limited, because the rate limiter paces the requests.
+        self._reads = await self._stack.enter_async_context(
+            session(Connector(self._times.connect_in_all, limit=0), self._timeout(self._times.read_silence), **options)
+        )
+        paid = Connector(self._times.connect_in_all, force_close=True, limit=0)
         self._paid = await self._stack.enter_async_context(
-            session(paid, _SUBMIT, trace_configs=[_sent_trace()], **options)
+            session(paid, self._timeout(self._times.submit_silence), trace_configs=[_header_trace()], **options)
         )
         return self
 
@@ -188,377 +118,262 @@ class Upstream:
     ) -> None:
         await self._stack.aclose()
 
-    def use_proxy(self, proxy: URL, secrets: Collection[str]) -> None:
-        """Send every request to the provider's origin through an HTTP proxy; to be called before it is opened."""
-        self.own = replace(self.own, proxy=proxy)
-        self._secrets += secrets
+    def _timeout(self, silence: float | None) -> ClientTimeout:
+        return ClientTimeout(total=None, sock_connect=self._times.connect, sock_read=silence)
 
-    async def turn(self) -> None:
-        """Wait until the rate lets another request out."""
-        if (waited := await self.turns.wait()) > 0:
+    async def wait_for_rate(self) -> None:
+        """Wait until the rate limit allows another request."""
+        if (waited := await self.rate_limiter.acquire()) > 0:
             self.observe("turn", waited)
 
     # --- reads: free, repeatable ---
 
     async def get(self, path: str, query: Mapping[str, str] | None = None, seen: LastAnswers | None = None) -> Answer:
-        """Read a path; returns a success, or raises a ReadFailed of the kind that fits.
+        """Read a path. Raises the ReadFailed that a failed answer means.
 
-        With `seen`, raises Unchanged for an answer that is the same as before.
+        With `seen`, raises Unchanged for the same answer as before.
         """
-        answer = self._readable(await self._followed(path, query))
+        answer = await self._follow(path, query)
+        if not answer.ok:
+            raise self.dialect.read_error(answer)
         if seen is not None:
             seen.compare(path, answer)
         return answer
 
     async def check_key(self, path: str, query: Mapping[str, str] | None = None) -> None:
-        """Read a path that only a working key is answered; that nothing is there is an answer. Raises a ReadFailed."""
-        answer = await self._followed(path, query)
-        if self.refuses_key(answer):
-            raise CredentialRefused(self._explained(answer))
-        if answer.status in _ABSENT and loads(answer.body) is None:
-            raise UnreadableAnswer(f"HTTP {answer.status} without JSON: is this the provider's base URL?")
-        with suppress(UnknownToProvider):
-            self._readable(answer)
+        """Prove the key by reading a path that requires one. "Not found" also proves it. Raises a ReadFailed."""
+        answer = await self._follow(path, query)
+        error = self.dialect.key_error(answer)
+        if error is not None:
+            raise error
 
     async def upload(self, path: str, name: str, file: File) -> Answer:
-        """Post one file as multipart: unpaid, so that it may be repeated.
+        """Post one file as multipart. It is free and may be repeated.
 
-        Raises Transient where repeating may help, else the JobError that the refusal means.
+        Raises Transient if a repeat may help, else the JobError that the refusal means.
         """
-        answer = await self._read("POST", path, data=_form(((name, file),)))
-        if self._judges(answer):  # the file, most likely; it may have been itself, for a moment
-            answer = await self._read("POST", path, data=_form(((name, file),)))
-        if _passes(answer) and not self._judges(answer):
-            raise Transient(self._explained(answer), answer.wait)
+        answer = await self._read("POST", path, data=encode_form(((name, file),)))
+        if self.dialect.blames_file(answer):  # probably the file, possibly the provider, for a moment
+            answer = await self._read("POST", path, data=encode_form(((name, file),)))
+        if is_transient(answer) and not self.dialect.blames_file(answer):
+            raise Transient(self.dialect.explain(answer), answer.wait)
         if not answer.ok:
-            error = self.refusal(answer)
-            # Nothing is ordered by an upload: there is no outcome to be unknown, and no work that could fail.
+            error = self.dialect.submit_error(answer)
+            # An upload orders nothing, so its outcome cannot be unknown and no work can fail.
             unpaid = isinstance(error, errors.OutcomeUnknown | errors.UpstreamFailed)
             raise errors.UpstreamRejected(str(error)) if unpaid else error
         return answer
-
-    def _judges(self, answer: Answer) -> bool:
-        """Whether an upload's 5xx speaks of the file, and not of the provider."""
-        return answer.status >= 500 and self._says(answer, _BAD_FILE)
 
     async def _read(
         self, method: str, path: str, query: Mapping[str, str] | None = None, data: FormData | None = None
     ) -> Answer:
         if wait := await self.breaker.hold():
-            raise Resting(_RESTING, wait)
-        await self.turn()
+            raise BreakerOpen(_BREAKER_OPEN, wait)
+        await self.wait_for_rate()
         began = time.monotonic()
         try:
             async with self._reads.request(
                 method,
-                URL(self.at(path)),
+                URL(self.url(path)),
                 params=query,
-                headers=self.own.credential,  # to the own origin alone: no redirect is followed
-                data=None if data is None else Body(data, _SEND_SILENCE),
-                timeout=_READ if data is None else _UPLOAD,
+                headers=self.origin.credential,  # to the provider's origin only: redirects are not followed here
+                data=None if data is None else Body(data, self._times.send_silence),
+                timeout=self._timeout(self._times.read_silence if data is None else self._times.upload_silence),
                 allow_redirects=False,
             ) as response:
                 self.observe("read", time.monotonic() - began)
                 if response.status == 407:
-                    raise Transient(_PROXY_REFUSES)
-                answer = self._answer(response, await _body(response), uploaded=data is not None)
+                    raise Transient(_PROXY_UNAUTHORIZED)
+                answer = self._answer(response, await _body(response, self._times.body_tail), uploaded=data is not None)
                 if trace.recorder.get() is not None:
                     self._trace(method, Request(path, query=query or {}), began, answer)
                 return answer
         except (ClientError, TimeoutError, OSError) as error:
             self._trace(method, Request(path, query=query or {}), began, error=error)
-            self.breaker.failed()
-            raise Transient(f"The provider cannot be reached: {why(error)}.") from None
+            self.breaker.record_failure()
+            raise Transient(f"The provider cannot be reached: {failure_reason(error)}.") from None
 
-    async def _followed(self, path: str, query: Mapping[str, str] | None = None) -> Answer:
-        """Read a path; redirects are followed within the provider's origin, which alone gets the credential."""
+    async def _follow(self, path: str, query: Mapping[str, str] | None = None) -> Answer:
+        """Read a path. Follow redirects within the provider's origin, because only it may get the credential."""
         answer, place = await self._read("GET", path, query=query), path
-        for _ in range(_HOPS):
-            target = self._redirected(answer, place)
+        for _ in range(_MAX_REDIRECTS):
+            target = self._redirect_target(answer, place)
             if target is None:
                 break
             answer, place = await self._read("GET", target), target
         return answer
 
-    def _redirected(self, answer: Answer, path: str) -> str | None:
-        """The URL on the provider's own origin to which an answer redirects; None: nowhere, or elsewhere."""
+    def _redirect_target(self, answer: Answer, path: str) -> str | None:
+        """Return the URL to which an answer redirects.
+
+        None without a redirect, or if it leaves the provider's origin.
+        """
         location = answer.headers.get("location")
         if answer.status not in {301, 302, 303, 307, 308} or not location:
             return None
         try:
-            target = URL(self.at(path)).join(as_spelled(location))
-            own = self.own.covers(target) and target.user is None
+            target = URL(self.url(path)).join(parse_verbatim(location))
+            own = self.origin.covers(target) and target.user is None
         except ValueError:
             return None
         return str(target.with_fragment(None)) if own else None
 
-    def _readable(self, answer: Answer) -> Answer:
-        if answer.ok:
-            return answer
-        message = self._explained(answer)
-        self.check_suspended(answer)
-        if answer.status in _ABSENT and isinstance(loads(answer.body), dict):
-            raise UnknownToProvider(message, answer.wait)
-        if _passes(answer):
-            raise Transient(message, answer.wait)
-        raise UnreadableAnswer(message, answer.wait)
-
-    def check_suspended(self, answer: Answer) -> None:
-        """Raises CredentialRefused for a read that the operator's key or account, as it is now, does not open.
-
-        Its status or its words say so; a success may say it in words. The words of a gateway's own answer do not count.
-        """
-        if answer.status in _EDGE:
-            return
-        if answer.status in {402, 418} or self._is_empty(told(answer.body)):
-            raise CreditRefused(self._explained(answer), answer.wait)
-        if answer.status in {401, 403} or self.refuses_key(answer):
-            raise CredentialRefused(self._explained(answer), answer.wait)
-
-    # --- submits: paid, sent once; who sends has waited for its turn before it noted that it would ---
+    # --- submits: paid, sent once; the caller waits for the rate limit before it records the intent ---
 
     async def submit(self, request: Request) -> Answer:
-        """Send a paid request once; returns a success, or raises NotTaken or the JobError that its fate is."""
-        async with self._send(request, _SUBMIT) as response:
-            answer = await self._whole(response, request)
+        """Send a paid request once. Raises NotTaken, or the JobError with which the order ends."""
+        async with self._send(request, "submit") as response:
+            answer = await self._read_answer(response, request)
         if not answer.ok:
-            raise self.refusal(answer)
+            raise self.dialect.submit_error(answer)
         return answer
 
     @asynccontextmanager
     async def open_stream(self, request: Request) -> AsyncIterator[AsyncIterator[sse.Message] | Answer]:
-        """Send a paid request once whose answer is a stream; yields its messages, or the Answer if it is not one.
+        """Send a paid request for a stream once. Yield its messages, or the Answer if it is not a stream.
 
-        Raises as `submit` does. While the messages are read: Interrupted when the stream breaks.
+        Raises the errors of `submit`, and Interrupted from the messages if the stream breaks.
         """
-        async with self._send(request, _STREAM) as response, aclosing(_pieces(response)) as pieces:
-            begun = await self._beginning(response, request, pieces)
+        async with self._send(request, "stream") as response, aclosing(_pieces(response)) as pieces:
+            begun = await self._first_bytes(response, request, pieces)
             if begun is None or _kind(begun) == "stream":
-                self.breaker.succeeded()
-                yield self._messages(response, request, pieces, begun or b"")
+                self.breaker.record_success()
+                yield self._read_messages(response, request, pieces, begun or b"")
                 return
-            answer = await self._whole(response, request, _collected(pieces, begun, streamed=True))
+            answer = await self._read_answer(
+                response, request, _collect(pieces, self._times.body_tail, begun, streamed=True)
+            )
             if not answer.ok:
-                raise self.refusal(answer)
+                raise self.dialect.submit_error(answer)
             documents = [] if isinstance(loads(answer.body), dict) else _documents(answer.body)
-            yield _listed(documents) if documents else answer
+            yield _as_messages(documents) if documents else answer
 
-    async def _beginning(
+    async def _first_bytes(
         self, response: ClientResponse, request: Request, pieces: AsyncIterator[bytes]
     ) -> bytes | None:
-        """The first bytes of an answer that may be a stream; None where it says that it is one."""
+        """Return the first bytes of an answer that may be a stream. None if its content type says so."""
         if not 200 <= response.status < 300:
             return b""
-        if response.content_type == _EVENTS:
+        if response.content_type == _EVENT_STREAM:
             return None
         began = time.monotonic()
         try:
-            return await _first(pieces)
-        except (*_BROKEN, UnreadableAnswer) as error:
-            raise self._unknown(response, request, began, error) from None
+            return await _read_first(pieces)
+        except (*_CONNECTION_ERRORS, UnreadableAnswer) as error:
+            raise self._broken_error(response, request, began, error) from None
 
     @asynccontextmanager
-    async def _send(self, request: Request, bounds: ClientTimeout) -> AsyncIterator[ClientResponse]:
-        body = Body(_form(request.form) if request.form else _json(request.json), _SEND_SILENCE)
+    async def _send(self, request: Request, call: Literal["submit", "stream"]) -> AsyncIterator[ClientResponse]:
+        body = Body(encode_form(request.form) if request.form else encode_json(request.json), self._times.send_silence)
         progress = SimpleNamespace(sent=False)
         if wait := await self.breaker.hold(paid=True):
-            raise NotTaken(errors.UpstreamUnreachable(_RESTING), wait)
+            raise NotTaken(errors.UpstreamUnreachable(_BREAKER_OPEN), wait)
         began = time.monotonic()
         try:
             response = await self._paid.post(
-                URL(self.at(request.path)),
+                URL(self.url(request.path)),
                 params=request.query,
-                headers=self.own.credential,
+                headers=self.origin.credential,
                 data=body,
                 allow_redirects=False,
-                timeout=bounds,
+                timeout=self._timeout(self._times.submit_silence if call == "submit" else self._times.stream_silence),
                 trace_request_ctx=progress,
             )
         except (ClientError, TimeoutError, OSError) as error:
             self._trace("POST", request, began, error=error)
-            self.breaker.failed()
-            raise _lost(error, sent=progress.sent) from None
-        self.observe("stream" if bounds is _STREAM else "submit", time.monotonic() - began)
+            self.breaker.record_failure()
+            raise _lost_error(error, sent=progress.sent) from None
+        self.observe(call, time.monotonic() - began)
         async with response:
-            if response.status == 407:  # a proxy's word, never the provider's (RFC 9110, section 15.5.8)
-                raise NotTaken(errors.UpstreamUnreachable(f"{_PROXY_REFUSES} Nothing was sent."))
+            if response.status == 407:  # from a proxy, never from the provider (RFC 9110, section 15.5.8)
+                raise NotTaken(errors.UpstreamUnreachable(f"{_PROXY_UNAUTHORIZED} Nothing was sent."))
             yield response
 
-    async def _whole(
+    async def _read_answer(
         self, response: ClientResponse, request: Request, reading: Awaitable[bytes] | None = None
     ) -> Answer:
         began = time.monotonic()
         try:
-            answer = self._answer(response, await (reading or _body(response)))
-        except (*_BROKEN, UnreadableAnswer) as error:
-            raise self._unknown(response, request, began, error) from None
+            answer = self._answer(response, await (reading or _body(response, self._times.body_tail)))
+        except (*_CONNECTION_ERRORS, UnreadableAnswer) as error:
+            raise self._broken_error(response, request, began, error) from None
         self._trace("POST", request, began, answer)
         return answer
 
-    def _unknown(self, response: ClientResponse, request: Request, began: float, error: Exception) -> Exception:
-        """What an answer to a submit means that cannot be read to its end."""
-        self._trace("POST", request, began, self._begun(response), error)
+    def _broken_error(self, response: ClientResponse, request: Request, began: float, error: Exception) -> Exception:
+        """Return the error of a submit whose answer breaks off."""
+        self._trace("POST", request, began, self._partial_answer(response), error)
         return errors.OutcomeUnknown(
-            f"The provider's answer ({response.status}) broke off: {_why_broken(error)}. {_NOT_AGAIN}."
+            f"The provider's answer ({response.status}) broke off: {_broken_reason(error)}. {NOT_SENT_AGAIN}."
         )
 
-    async def _messages(
+    async def _read_messages(
         self, response: ClientResponse, request: Request, pieces: AsyncIterator[bytes], begun: bytes
     ) -> AsyncIterator[sse.Message]:
         parser = sse.Parser(is_whole=_is_frame)
         began, heard, broke = time.monotonic(), bytearray(), None
         recorded = trace.recorder.get() is not None
         try:
-            async with aclosing(_streamed(pieces, begun)) as streamed:
+            async with aclosing(_stream_pieces(pieces, begun)) as streamed:
                 async for piece in streamed:
                     if recorded and len(heard) <= trace.ANSWER_LIMIT:
                         heard += piece
-                    for frame in _frames(parser.feed(piece)):
+                    for frame in _split_frames(parser.feed(piece)):
                         yield frame
-            for frame in _frames(parser.end()):
+            for frame in _split_frames(parser.end()):
                 yield frame
-        except (*_BROKEN, UnreadableAnswer, sse.MessageTooLong) as error:
+        except (*_CONNECTION_ERRORS, UnreadableAnswer, sse.MessageTooLong) as error:
             broke = error
-            for frame in () if isinstance(error, sse.MessageTooLong) else _frames(parser.end()):
-                if _is_frame(frame.data):  # it is complete, although the stream is not
+            for frame in () if isinstance(error, sse.MessageTooLong) else _split_frames(parser.end()):
+                if _is_frame(frame.data):  # a complete frame of a broken stream
                     yield frame
             raise errors.Interrupted(
-                f"The provider's stream broke: {_why_broken(error)}. It cannot be resumed."
+                f"The provider's stream broke: {_broken_reason(error)}. It cannot be resumed."
             ) from None
         finally:
-            self._trace("POST", request, began, self._begun(response, bytes(heard)), broke)
-
-    def refusal(self, answer: Answer, status: int | None = None) -> Exception:
-        """What a submit's answer that is no success means for the order: a JobError, or NotTaken.
-
-        It is judged as if it had come with `status`, where that is given.
-        """
-        status, message = status or answer.status, self._explained(answer)
-        if status in _EDGE:
-            return errors.OutcomeUnknown(f"A gateway answered in the provider's place. {_NOT_AGAIN}: {message}")
-        if status in self._retired:
-            return errors.UpstreamRetired(f"The provider has retired this API: {message}")
-        if status in {402, 418} or self._is_empty(told(answer.body)):
-            return errors.UpstreamCredits(message)
-        if status == 401 or self.refuses_key(answer):
-            return errors.UpstreamAuth(message)
-        if status == 429:
-            return NotTaken(errors.UpstreamRejected(message), answer.wait)
-        if status == 503 and answer.wait is not None:
-            return NotTaken(errors.UpstreamFailed(message), answer.wait)
-        if 400 <= status < 500:
-            return errors.UpstreamRejected(message)
-        if status in {301, 302, 307, 308}:
-            return errors.UpstreamRejected(f"The provider redirects elsewhere; check its base URL. {message}")
-        # A gateway's pages are HTML or plain text. JSON is the provider's own word, also with a 503 that names no time.
-        if status >= 500 and message_of(loads(answer.body)):
-            return errors.UpstreamFailed(message)
-        return errors.OutcomeUnknown(f"{_NOT_AGAIN}: {message}")
-
-    def failed(self, body: object, silent: str) -> errors.JobError:
-        """What a body means that says the work has failed; `silent` is said where it gives no reason."""
-        reason = self.shown(message_of(body) or silent)
-        if self._is_empty(body):
-            return errors.UpstreamCredits(reason)
-        if says(body, self._refused_key) or no_access(body):
-            return errors.UpstreamAuth(reason)
-        return errors.UpstreamFailed(reason)
-
-    def _is_empty(self, body: object) -> bool:
-        """Whether a body says that the operator's account is empty."""
-        return says(body, self._no_credit) or no_credit(body)
-
-    def _says(self, answer: Answer, words: Collection[str]) -> bool:
-        return says(told(answer.body), words)
-
-    def refused(self, answer: Answer) -> errors.JobError:
-        """What a refusal means that came with HTTP 200: as if it had come with 400."""
-        error = self.refusal(answer, 400)
-        return error if isinstance(error, errors.JobError) else errors.UpstreamRejected(str(error))
-
-    def no_ticket(self, answer: Answer, missing: str) -> errors.JobError:
-        """What a success means that lacks what is `missing`: a refusal if it reports an error, else it is unknown."""
-        body = told(answer.body)
-        if self._is_empty(body) or self.refuses_key(answer) or is_error(body):
-            return self.refused(answer)
-        unknown = f"The provider answered HTTP {answer.status}, but its answer {missing}: {_NOT_AGAIN.lower()}."
-        return errors.OutcomeUnknown(" ".join(filter(None, (unknown, self.words(answer)))))
-
-    def unread(self, answer: Answer, why: str) -> UnreadableAnswer:
-        """What an answer to a poll means that holds no state; `why` begins with a verb. It has the provider's words.
-
-        Raises CredentialRefused where the words say that the key or the account is refused.
-        """
-        self.check_suspended(answer)
-        words = self.words(answer)
-        message = f"The provider's answer {why}: {words}" if words else f"The provider's answer {why}."
-        return UnreadableAnswer(message, answer.wait)
-
-    def json_object(self, answer: Answer) -> dict[str, Any]:
-        """The JSON object of an answer to a poll. Raises the ReadFailed that fits what it is instead."""
-        try:
-            return answer.object()
-        except UnreadableAnswer:
-            raise self.unread(answer, f"(HTTP {answer.status}) is no JSON object") from None
-
-    def refuses_key(self, answer: Answer) -> bool:
-        """Whether an answer, whatever its HTTP status, says that the operator's key is refused."""
-        body = told(answer.body)
-        return says(body, self._refused_key) or no_access(body)
+            self._trace("POST", request, began, self._partial_answer(response, bytes(heard)), broke)
 
     # --- content ---
 
     @property
     def without_credential(self) -> ProviderOrigin:
-        """The provider's origin without its credential, for reading what it serves to everyone."""
-        return replace(self.own, credential={})
+        """The provider's origin without the credential, for reading public results."""
+        return replace(self.origin, credential={})
 
     def absolute(self, path: str) -> str:
-        """A result's URL, which providers also give relative to their origin, as an absolute one.
+        """Return a result's URL as an absolute one. Providers also send paths relative to their origin.
 
-        Raises UnreadableAnswer for what is no http(s) URL: nobody could open it, and some browsers would run it.
+        Raises UnreadableAnswer unless it is an http(s) URL, because some browsers would run other schemes as code.
         """
         try:
-            url = URL(self.base_url + "/").join(as_spelled(path))
+            url = URL(self.base_url + "/").join(parse_verbatim(path))
             usable = bool(path) and url.scheme in {"http", "https"} and bool(url.host) and url.port is not None
         except ValueError:
             usable = False
         if not usable:
-            raise UnreadableAnswer(f"The provider gives a result's URL that nobody can open: {self.shown(path)[:100]}")
+            raise UnreadableAnswer(
+                f"The provider sent a result URL that cannot be opened: {self.dialect.safe_text(path)[:100]}"
+            )
         return str(url)
 
-    def usable(self, url: object) -> str | None:
-        """A URL that comes beside a result, as an absolute one; None when it is none that can be opened."""
+    def url_or_none(self, url: object) -> str | None:
+        """Return an optional URL of a result as an absolute one. None if it cannot be opened."""
         try:
             return self.absolute(url) if isinstance(url, str) else None
         except UnreadableAnswer:
             return None
 
-    def at(self, path: str) -> str:
-        """The URL of one of the API's own paths; a URL stays as it is."""
+    def url(self, path: str) -> str:
+        """Return the URL of an API path. A URL is returned unchanged."""
         return self.base_url + path if path.startswith("/") else path
 
     def is_own(self, url: str) -> bool:
-        """Whether a URL is on the provider's configured origin."""
-        return self.own.covers(URL(url))
+        """Return whether a URL is on the provider's configured origin."""
+        return self.origin.covers(URL(url))
 
     # --- shared ---
 
-    def words(self, answer: Answer) -> str | None:
-        """The provider's own words in an answer, fit to be shown: bounded, one line, without its key."""
-        message = message_of(told(answer.body))
-        return self.shown(message) if message else None
-
-    def _explained(self, answer: Answer) -> str:
-        return f"{self.words(answer) or 'The provider gave no explanation'} (HTTP {answer.status})"
-
-    def shown(self, text: str) -> str:
-        """A provider's text, fit to be shown: bounded, one line, without its key."""
-        for secret in self._secrets:
-            text = text.replace(secret, "[key]")
-        return " ".join(printable(text).split())[:_MESSAGE_LIMIT]
-
-    def _begun(self, response: ClientResponse, heard: bytes = b"") -> Answer:
+    def _partial_answer(self, response: ClientResponse, heard: bytes = b"") -> Answer:
         return Answer(response.status, response.headers, heard, self._clock.now())
 
     def _trace(
@@ -569,7 +384,7 @@ class Upstream:
         answer: Answer | None = None,
         error: BaseException | None = None,
     ) -> None:
-        """Hand an exchange to the job's flight recorder, where it has one."""
+        """Record an exchange in the job's flight recorder, if it has one."""
         recorder = trace.recorder.get()
         if recorder is None:
             return
@@ -579,97 +394,102 @@ class Upstream:
             method,
             request.path,
             request.query,
-            _as_text(request),
+            describe_body(request),
             answer.status if answer else None,
             answer.headers if answer else {},
             answer.body if answer else b"",
             type(error).__name__ if error else None,
         )
-        recorder.record(exchange, self._secrets)
+        recorder.record(exchange, list(self.dialect.secrets))
 
     def _answer(self, response: ClientResponse, body: bytes, *, uploaded: bool = False) -> Answer:
         answer = Answer(response.status, response.headers, body, self._clock.now())
         if answer.status < 500:
-            self.breaker.succeeded()
-        elif not (uploaded and self._judges(answer)):  # one account's bad file must not close the provider to all
-            self.breaker.failed()
+            self.breaker.record_success()
+        elif not (
+            uploaded and self.dialect.blames_file(answer)
+        ):  # one account's bad file must not close the provider to all
+            self.breaker.record_failure()
         return answer
 
 
 # --- bodies ---
 
 
-async def _body(response: ClientResponse) -> bytes:
-    """The whole body; raises as `_collected`."""
+async def _body(response: ClientResponse, tail: float) -> bytes:
+    """Return the whole body. Raises the errors of `_collect`."""
     begun = b""
     if response.content.exception() is None:
         begun = await response.content.readany()
-        if response.content.at_eof():  # nearly every answer comes in one piece
-            return _unpacked(response, begun)
+        if response.content.at_eof():  # nearly every answer arrives in one piece
+            return _decompress(response, begun)
     async with aclosing(_pieces(response, begun)) as pieces:
-        return await _collected(pieces)
+        return await _collect(pieces, tail)
 
 
-def _unpacked(response: ClientResponse, body: bytes) -> bytes:
+def _decompress(response: ClientResponse, body: bytes) -> bytes:
     encoding = response.headers.get("Content-Encoding", "")
     if not encoding and not body.startswith(GZIP):
         return body
     try:
-        return unpacked(body, encoding, _ANSWER_LIMIT)
+        return decompress(body, encoding, _ANSWER_LIMIT)
     except TooLarge as error:
         raise UnreadableAnswer(str(error)) from None
 
 
 async def _pieces(response: ClientResponse, begun: bytes = b"") -> AsyncGenerator[bytes]:
-    """The body as it comes; where it breaks, first what had come before: the end of paid work may be in it."""
-    unpacker = Unpacker(response.headers.get("Content-Encoding", ""), _ANSWER_LIMIT)
+    """Yield the body piece by piece.
+
+    Before a broken connection raises, yield the bytes that arrived: they may be paid for.
+    """
+    decompressor = Decompressor(response.headers.get("Content-Encoding", ""), _ANSWER_LIMIT)
     try:
         if begun:
-            yield unpacker.feed(begun)
+            yield decompressor.feed(begun)
         async for piece in response.content.iter_any():
-            yield unpacker.feed(piece)
-    except _BROKEN:
-        rest = b"".join(response.content._buffer)  # noqa: SLF001 -- aiohttp has no other way to what was not read
-        yield unpacker.feed(rest) + unpacker.end()
+            yield decompressor.feed(piece)
+    except _CONNECTION_ERRORS:
+        rest = b"".join(response.content._buffer)  # noqa: SLF001 -- aiohttp has no public access to unread bytes
+        yield decompressor.feed(rest) + decompressor.end()
         raise
     except TooLarge as error:
         raise UnreadableAnswer(str(error)) from None
-    yield unpacker.end()
+    yield decompressor.end()
 
 
-async def _collected(pieces: AsyncIterator[bytes], begun: bytes = b"", *, streamed: bool = False) -> bytes:
-    """A whole body from its pieces. If its framing is broken, but its JSON is complete, nothing of it is missing.
+async def _collect(pieces: AsyncIterator[bytes], tail: float, begun: bytes = b"", *, streamed: bool = False) -> bytes:
+    """Join the pieces of a body. Broken framing is accepted if the JSON is complete.
 
-    Where a stream was ordered (`streamed`), a line of JSON may be followed by others, at any time. Raises
-    UnreadableAnswer when it is too large, and what broke it.
+    `tail` is the time, in seconds, to wait for more once the JSON is complete. In place of a stream (`streamed`), more
+    lines of JSON may follow at any time. Raises UnreadableAnswer if the body is too large, and `_CONNECTION_ERRORS`.
     """
     body = bytearray(begun)
     try:
         while True:
-            async with asyncio.timeout(_TAIL_TIMEOUT if _seems_whole(body, streamed=streamed) else None):
+            async with asyncio.timeout(tail if _seems_whole(body, streamed=streamed) else None):
                 piece = await anext(pieces, None)
             if piece is None:
                 return bytes(body)
             body += piece
             if len(body) > _ANSWER_LIMIT:
                 raise UnreadableAnswer(f"The provider's answer is larger than {_ANSWER_LIMIT} bytes.")
-    except _BROKEN:
+    except _CONNECTION_ERRORS:
         if not is_whole(bytes(body)):
             raise
         return bytes(body)
 
 
 def _seems_whole(body: bytearray, *, streamed: bool = False) -> bool:
-    """Whether a body is complete JSON already; most that are not can be told by their last byte."""
+    """Return whether a body is already complete JSON. The last byte rules most incomplete bodies out quickly."""
     ends = (b"}", b"]") if streamed else (b"}", b"]", b"}\n", b"]\n")
     return body.endswith(ends) and is_whole(bytes(body))
 
 
-# --- streams, and what comes in their place ---
+# --- streams, and JSON in place of a stream ---
 
 
-async def _first(pieces: AsyncIterator[bytes]) -> bytes:
-    """The first bytes of an answer, until they show its kind."""
+async def _read_first(pieces: AsyncIterator[bytes]) -> bytes:
+    """Read the first bytes of an answer, until they show its kind."""
     begun = b""
     while not _kind(begun) and (piece := await anext(pieces, None)) is not None:
         begun += piece
@@ -677,30 +497,30 @@ async def _first(pieces: AsyncIterator[bytes]) -> bytes:
 
 
 def _kind(begun: bytes) -> Literal["stream", "json", "text", ""]:
-    """What an answer is by its first bytes, whatever it is called; empty while they do not show it."""
+    """Return the kind of an answer by its first bytes, ignoring its content type. Empty while it is undecided."""
     bare = begun.removeprefix(sse.BOM).lstrip()
     if _FIELD.match(bare):
         return "stream"
-    if sse.BOM.startswith(bare) or any(name.startswith(bare) for name in _FIELDS):
+    if sse.BOM.startswith(bare) or any(name.startswith(bare) for name in _FIELD_NAMES):
         return ""
     return "json" if bare[:1] in {b"{", b"["} else "text"
 
 
 def _documents(body: bytes) -> Sequence[bytes]:
-    """The JSON objects in a body, which is one, or an array of them, or has one in each line."""
+    """Return the JSON objects of a body: one object, an array of objects, or one object per line."""
     value = loads(body)
     values = value if isinstance(value, list) else [value] if value else map(loads, body.splitlines())
-    return [_dumped(value) for value in values if isinstance(value, dict)]
+    return [dump_json(value) for value in values if isinstance(value, dict)]
 
 
-async def _listed(documents: Sequence[bytes]) -> AsyncGenerator[sse.Message]:
+async def _as_messages(documents: Sequence[bytes]) -> AsyncGenerator[sse.Message]:
     for document in documents:
         yield sse.Message(document.decode())
 
 
-async def _streamed(pieces: AsyncIterator[bytes], begun: bytes) -> AsyncGenerator[bytes]:
-    """A stream as it comes; JSON that comes in its place as a stream's frames."""
-    begun = begun or await _first(pieces)
+async def _stream_pieces(pieces: AsyncIterator[bytes], begun: bytes) -> AsyncGenerator[bytes]:
+    """Yield a stream piece by piece. Yield JSON in place of a stream as frames."""
+    begun = begun or await _read_first(pieces)
     if _kind(begun) != "json":
         yield begun
         async for piece in pieces:
@@ -713,23 +533,23 @@ async def _streamed(pieces: AsyncIterator[bytes], begun: bytes) -> AsyncGenerato
         if len(body) > _ANSWER_LIMIT:
             raise UnreadableAnswer(f"The provider's answer is larger than {_ANSWER_LIMIT} bytes.")
         if _seems_whole(body) or (body.endswith(b"}\n") and all(map(is_whole, bytes(body).splitlines()))):
-            yield _framed(body)
+            yield _as_frames(body)
             body.clear()
         following = await anext(pieces, None)
-    yield _framed(body)
+    yield _as_frames(body)
 
 
-def _framed(body: bytes | bytearray) -> bytes:
-    """The JSON objects in a body as a stream's frames."""
+def _as_frames(body: bytes | bytearray) -> bytes:
+    """Return the JSON objects of a body as frames of a stream."""
     return b"".join(b"data: %b\n\n" % document for document in _documents(bytes(body)))
 
 
-def _frames(messages: Iterable[sse.Message]) -> Iterator[sse.Message]:
-    """The frames in messages: each line that is JSON, where the blank lines between them are missing."""
+def _split_frames(messages: Iterable[sse.Message]) -> Iterator[sse.Message]:
+    """Yield the frames of messages. Without blank lines between them, each line of JSON is a frame."""
     for message in messages:
         lines: list[str] = []
         if "\n" in message.data and not is_whole(message.data.encode()):
-            lines = [line for line in message.data.split("\n") if line.strip() == _END or is_whole(line.encode())]
+            lines = [line for line in message.data.split("\n") if line.strip() == _DONE or is_whole(line.encode())]
         yield from [replace(message, data=line) for line in lines] or [message]
 
 
@@ -737,121 +557,30 @@ def _is_frame(data: str) -> bool:
     return data.rstrip()[-1:] in {"}", "]"} and is_whole(data.encode())
 
 
-def _unobserved(_: str, __: float) -> None:
-    """Stand in where nobody wants to know."""
+def _ignore(_: str, __: float) -> None:
+    """Observe nothing: the default of `Upstream.observe`."""
 
 
-def _passes(answer: Answer) -> bool:
-    """Whether a refused read is likely to be answered later."""
-    return answer.status >= 500 or answer.status in _PASSING
-
-
-def _dumped(body: Any, default: Callable[[Any], str] | None = None) -> bytes:
-    """A body as JSON; `default` writes its files. It may be called twice for a file."""
-    try:
-        return orjson.dumps(body, default=default, option=orjson.OPT_PASSTHROUGH_DATACLASS)
-    except TypeError:  # a provider's id may be an integer of more than 64 bits
-        return json.dumps(body, default=default, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def _json(body: Any) -> "_Streamed":
-    return _Streamed(*_json_parts(body), "application/json")
-
-
-def _json_parts(body: Any) -> tuple[Sequence["bytes | DataUrl"], int]:
-    """A body as JSON, with its files apart, and how many bytes it is in all."""
-    files: list[DataUrl] = []
-    mark = token_hex(16)
-
-    def apart(value: Any) -> str:
-        if not isinstance(value, DataUrl):
-            raise TypeError(f"{type(value).__name__} is not JSON.")
-        files.append(value)
-        return mark
-
-    first, *others = _dumped(body, apart).split(mark.encode())
-    parts: list[bytes | DataUrl] = [first]
-    files = files[len(files) - len(others) :]
-    for file, text in zip(files, others, strict=True):
-        parts += [b"data:%b;base64," % file.file.type.encode(), file, text]
-    encoded = sum((len(file.file.data) + 2) // 3 * 4 for file in files)
-    return parts, encoded + sum(len(part) for part in parts if isinstance(part, bytes))
-
-
-class _Streamed(Payload):
-    """A request's body that is written piece by piece: other requests are served between two pieces."""
-
-    _autoclose = True
-
-    def __init__(self, parts: Sequence[bytes | DataUrl], size: int, media_type: str) -> None:
-        super().__init__(parts, content_type=media_type)
-        self._size = size
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """The whole body as text."""
-        return b"".join(_written(self._value)).decode(encoding, errors)
-
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        """Write all pieces."""
-        for piece in _written(self._value):
-            await writer.write(piece)
-            await asyncio.sleep(0)
-
-
-def _written(parts: Sequence[bytes | DataUrl]) -> Iterator[bytes]:
-    for part in parts:
-        data = memoryview(part if isinstance(part, bytes) else part.file.data)
-        for start in range(0, len(data), _PIECE):
-            piece = data[start : start + _PIECE]
-            yield bytes(piece) if isinstance(part, bytes) else base64.b64encode(piece)
-
-
-def _form(parts: tuple[tuple[str, str | File], ...]) -> FormData:
-    form = FormData(default_to_multipart=True)
-    for name, value in parts:
-        if isinstance(value, File):
-            form.add_field(name, _Streamed([value.data], len(value.data), value.type), filename=value.name)
-        else:
-            form.add_field(name, value)
-    return form
-
-
-def _as_text(request: Request) -> str:
-    """What was sent, for people: files by their type and size."""
-    if not request.form:
-        return "" if request.json is None else _dumped(request.json, _named).decode()
-    parts = {
-        name: f"<{value.type}, {len(value.data)} bytes>" if isinstance(value, File) else value
-        for name, value in request.form
-    }
-    return orjson.dumps(parts).decode()
-
-
-def _named(value: object) -> str:
-    """A file in JSON, by its type and size."""
-    file = value.file if isinstance(value, DataUrl) else None
-    return f"<{file.type}, {len(file.data)} bytes>" if file else str(value)
-
-
-def _sent_trace() -> TraceConfig:
-    """Note on each request's own context that its headers left: from then on the provider may have it."""
+def _header_trace() -> TraceConfig:
+    """Record in a request's context that its headers were sent. From then on the provider may have the request."""
     trace = TraceConfig()
 
-    async def sent(_: ClientSession, context: SimpleNamespace, __: object) -> None:
+    async def record_sent(_: ClientSession, context: SimpleNamespace, __: object) -> None:
         context.trace_request_ctx.sent = True
 
-    trace.on_request_headers_sent.append(sent)
+    trace.on_request_headers_sent.append(record_sent)
     return trace
 
 
-def _lost(error: Exception, *, sent: bool) -> Exception:
+def _lost_error(error: Exception, *, sent: bool) -> Exception:
     if not sent:
-        return NotTaken(errors.UpstreamUnreachable(f"The provider cannot be reached: {why(error)}. Nothing was sent."))
-    return errors.OutcomeUnknown(
-        f"The order was sent, but no answer came back: {why(error)}. It may have been taken, so it is not sent again."
-    )
+        return NotTaken(
+            errors.UpstreamUnreachable(f"The provider cannot be reached: {failure_reason(error)}. Nothing was sent.")
+        )
+    lost = f"The order was sent, but no answer came back: {failure_reason(error)}."
+    return errors.OutcomeUnknown(f"{lost} It may have been taken, so it is not sent again.")
 
 
-def _why_broken(error: Exception) -> str:
+def _broken_reason(error: Exception) -> str:
     too_much = isinstance(error, UnreadableAnswer | sse.MessageTooLong)
-    return "it says more at once than is read" if too_much else why(error)
+    return "it is larger than the limit" if too_much else failure_reason(error)

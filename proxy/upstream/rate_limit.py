@@ -1,69 +1,61 @@
-"""When requests to a provider are let out: evenly, as many per second as its rate says, on all nodes together."""
+"""Rate limiter: requests to a provider leave evenly spaced, at most `rate` per second over all nodes."""
 
 import asyncio
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Final
 
 from proxy.core.clock import Clock
 from proxy.core.errors import Unavailable
+from proxy.upstream.times import DEFAULT_TIMES, UpstreamTimes
 
-Reserve = Callable[[int, float], Awaitable[float]]
-"""Takes so many turns in a row, that many seconds apart, which nobody else gets; gives the seconds to the first."""
-
-_EARLY: Final = 0.1
-"""Seconds of turns that are let out at once, and that are reserved at once: a poll costs no round trip of its own."""
-_KEPT: Final = 0.25
-"""Seconds after its moment in which a reserved turn can still be used."""
-_PATIENCE: Final = 0.5
-"""Seconds that a reservation is waited for; then this node paces alone."""
-_ALONE: Final = 2.0
-"""Seconds that it does so before it asks the others again."""
+ReserveSlots = Callable[[int, float], Awaitable[float]]
+"""Reserves a number of consecutive slots, the given seconds apart, for this node. Returns the seconds to the first."""
 
 
 class RateLimiter:
-    """The turns of one provider, `rate` a second; a node of several has `reserve` hand them out for all."""
+    """Paces the requests to one provider. With `reserve`, the nodes of a cluster share its `rate`."""
 
-    def __init__(self, clock: Clock, rate: float) -> None:
+    def __init__(self, clock: Clock, rate: float, times: UpstreamTimes = DEFAULT_TIMES) -> None:
         self._clock = clock
-        self._gap = 1 / rate
-        self._free_at = -math.inf
+        self._times = times
+        self._interval = 1 / rate
+        self._next_slot = -math.inf
         self._reserved: deque[float] = deque()
-        self._reserving = asyncio.Lock()
+        self._reserve_lock = asyncio.Lock()
         self._alone_until = 0.0
-        self.reserve: Reserve | None = None
+        self.reserve: ReserveSlots | None = None
 
-    async def wait(self) -> float:
-        """Take the next turn, and wait for it; returns the seconds that it was away (at most 0: it was there)."""
-        left = self._own() if self.reserve is None else await self._shared(self.reserve)
-        if left > 0:
-            await self._clock.sleep(left)
-        return left
+    async def acquire(self) -> float:
+        """Take the next slot and wait for it. Return the seconds to the slot; 0 or less means that it was free."""
+        wait = self._local_wait() if self.reserve is None else await self._shared_wait(self.reserve)
+        if wait > 0:
+            await self._clock.sleep(wait)
+        return wait
 
-    def _own(self) -> float:
-        """Seconds to the next turn, of which this node alone knows."""
+    def _local_wait(self) -> float:
+        """Return the seconds to the next slot, if this node alone used the rate."""
         now = self._clock.monotonic()
-        # A turn may be taken a little early: a burst of a tenth of a second's requests is let out at once.
-        self._free_at = max(self._free_at + self._gap, now - _EARLY)
-        return self._free_at - now
+        # A slot may be used early, so that a short burst of requests leaves at once.
+        self._next_slot = max(self._next_slot + self._interval, now - self._times.slot_burst)
+        return self._next_slot - now
 
-    async def _shared(self, reserve: Reserve) -> float:
-        """Seconds to the next turn of this node; by its own reckoning while the others cannot be asked."""
-        async with self._reserving:
+    async def _shared_wait(self, reserve: ReserveSlots) -> float:
+        """Return the seconds to this node's next slot. While the store cannot be reached, this node paces alone."""
+        async with self._reserve_lock:
             now = self._clock.monotonic()
-            while self._reserved and self._reserved[0] < now - _KEPT:
+            while self._reserved and self._reserved[0] < now - self._times.slot_grace:
                 self._reserved.popleft()
             if self._reserved:
                 return self._reserved.popleft() - now
             if now < self._alone_until:
-                return self._own()
-            number = max(round(_EARLY / self._gap), 1)
+                return self._local_wait()
+            count = max(round(self._times.slot_burst / self._interval), 1)
             try:
-                async with asyncio.timeout(_PATIENCE):
-                    first = now + await reserve(number, self._gap)
+                async with asyncio.timeout(self._times.slot_reserve):
+                    first = now + await reserve(count, self._interval)
             except (Unavailable, TimeoutError):
-                self._alone_until = self._clock.monotonic() + _ALONE
-                return self._own()
-            self._reserved.extend(first + place * self._gap for place in range(1, number))
+                self._alone_until = self._clock.monotonic() + self._times.slots_alone
+                return self._local_wait()
+            self._reserved.extend(first + n * self._interval for n in range(1, count))
             return first - self._clock.monotonic()

@@ -1,7 +1,8 @@
-"""HTTP client sessions for every outgoing request: user agent, header limits, connections, request bodies.
+"""aiohttp sessions for all outgoing requests: user agent, header limits, connections, request bodies.
 
-aiohttp gives up on answers that can still be read. `session` raises its limits for headers, and `Connector` keeps what
-came before a fault in an answer's framing. `Body` bounds the silence of a request that is being sent, not its time.
+By default aiohttp rejects some answers that are readable. `session` raises its header limits. `Connector` keeps the
+bytes before an error in an answer's framing. `Body` limits the time without progress while a request is sent, not the
+total time.
 """
 
 import asyncio
@@ -13,8 +14,14 @@ from typing import Any, Final, cast
 
 from aiohttp import (
     AddrInfoType,
+    ClientConnectorCertificateError,
+    ClientConnectorDNSError,
+    ClientConnectorError,
+    ClientHttpProxyError,
     ClientPayloadError,
+    ClientProxyConnectionError,
     ClientRequest,
+    ClientResponseError,
     ClientSession,
     ClientTimeout,
     DummyCookieJar,
@@ -31,35 +38,33 @@ def _user_agent() -> str:
     try:
         return f"Pollcast/{version('pollcast')}"
     except PackageNotFoundError:
-        return "Pollcast"  # a checkout that was not installed
+        return "Pollcast"  # a checkout without an installed distribution
 
 
 USER_AGENT: Final = _user_agent()
-"""What every outgoing request calls itself."""
+"""User-Agent of every outgoing request."""
 _FIELD_LIMIT: Final = 65 << 10
-"""Bytes of one header line that are read: a value of 64 KiB, and its name."""
+"""Maximum size of a header line, in bytes: a value of 64 KiB and its name."""
 _FIELD_COUNT_LIMIT: Final = 1000
-"""Header fields of one answer that are read."""
+"""Maximum number of header fields of an answer."""
 HEADER_LIMITS: Final[Mapping[str, Any]] = {
     "max_line_size": _FIELD_LIMIT,
     "max_field_size": _FIELD_LIMIT,
     "max_headers": _FIELD_COUNT_LIMIT,
 }
-"""The options of a session that reads large heads: gateways and CDNs add what aiohttp refuses by default."""
-_CONNECT_TIMEOUT: Final = 30.0
-"""Seconds for everything that makes a connection: name look-up, TCP, a proxy's answer to CONNECT, TLS."""
-_PIECE_SIZE: Final = 16 << 10
-"""Bytes of a request body that are written at once, and the most that waits in this process."""
+"""Session options for large headers, because gateways and CDNs add more than aiohttp accepts by default."""
+_CHUNK_SIZE: Final = 16 << 10
+"""Bytes of a request body that are written at once, and the maximum buffered in this process."""
 _UNSENT_LIMIT: Final = 64 << 10
-"""Bytes that wait in the kernel to be sent. With more of them, a slow line would look like no progress at all."""
-_KEEP_ALIVE: Final = 60
-"""Seconds of silence after which a connection is shown to be in use: gateways forget those that are not."""
+"""Maximum unsent bytes in the kernel. With a larger buffer, a slow line would look like no progress."""
+_KEEP_ALIVE_SECONDS: Final = 60
+"""Idle seconds before the first TCP keep-alive probe, because gateways drop idle connections."""
 
 
 def session(connector: TCPConnector, timeout: ClientTimeout, **options: Any) -> ClientSession:
-    """Make a session without cookies, and without a proxy from the environment.
+    """Create a session without cookies and without a proxy from the environment.
 
-    Its default headers are sent to a proxy as well, so that a credential must not be one of them.
+    Never put a credential into its default headers, because they are also sent to a proxy.
     """
     return ClientSession(
         connector=connector,
@@ -71,28 +76,29 @@ def session(connector: TCPConnector, timeout: ClientTimeout, **options: Any) -> 
 
 
 class Connector(TCPConnector):
-    """Makes connections whose answers may be badly framed; each is made within a time, however it is made."""
+    """Opens connections within `timeout` seconds, and accepts answers with broken framing."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(socket_factory=_made_socket, **options)
+    def __init__(self, timeout: float, **options: Any) -> None:
+        super().__init__(socket_factory=_open_socket, **options)
+        self._connect_timeout = timeout
         handler: type[ResponseHandler] = _Protocol
         self._factory = partial(handler, loop=self._loop)
 
     async def _create_connection(self, req: ClientRequest, traces: Any, timeout: ClientTimeout) -> ResponseHandler:  # noqa: ASYNC109
-        # aiohttp has no limit of its own for a look-up, nor for a proxy that is silent.
-        async with asyncio.timeout(_CONNECT_TIMEOUT):
+        # aiohttp has no timeout for a DNS lookup, nor for a silent proxy.
+        async with asyncio.timeout(self._connect_timeout):
             return await super()._create_connection(req, traces, timeout)
 
 
 class _Protocol(ResponseHandler):
-    """Delivers what an answer held before its framing broke; aiohttp drops it, or waits for the rest forever.
+    """Delivers the bytes before an error in an answer's framing. aiohttp drops them or waits forever.
 
-    Seen in aiohttp 3.14: its parser returns a head only together with the rest of the same packet, if that is sound,
-    and a fault in a later packet is not reported to the reader of the body.
+    Seen in aiohttp 3.14: the parser returns a header block only if the rest of its packet is valid, and it does not
+    report an error in a later packet to the reader of the body.
     """
 
     def data_received(self, data: bytes) -> None:
-        """Parse a head by itself, then what follows it."""
+        """Parse a header block by itself, then the bytes after it."""
         end = data.find(b"\r\n\r\n") + 4 if self._begins() else 0
         if 4 <= end < len(data):
             super().data_received(data[:end])
@@ -103,32 +109,32 @@ class _Protocol(ResponseHandler):
             self._break_off(data)
 
     def _begins(self) -> bool:
-        """Whether the next bytes belong to a head."""
+        """Return whether the next bytes belong to a header block."""
         return self._payload is None or self._payload.is_eof()
 
     def _break_off(self, data: bytes) -> None:
         body = self._payload
         if not isinstance(body, StreamReader) or body.is_eof() or body.exception() is not None:
             return
-        if not body.total_bytes:  # said to be chunked, but it is not: these bytes are the body
+        if not body.total_bytes:  # declared as chunked, but it is not: these bytes are the body
             body.feed_data(data)
         body.set_exception(ClientPayloadError("The answer's framing is broken."))
 
 
-def _made_socket(address: AddrInfoType) -> socket.socket:
+def _open_socket(address: AddrInfoType) -> socket.socket:
     made = socket.socket(*address[:3])
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if hasattr(socket, "TCP_KEEPIDLE"):
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEP_ALIVE)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEP_ALIVE_SECONDS)
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_LIMIT)
     return made
 
 
 class Body(Payload):
-    """A request body that may take any time to send; the request fails once nothing of it leaves for `silence` seconds.
+    """A request body without a total timeout. The request fails after `silence` seconds without progress.
 
-    aiohttp bounds only the reading. What is raised here ends the request with a TimeoutError.
+    aiohttp has timeouts for reading only. The TimeoutError raised here ends the request.
     """
 
     def __init__(self, content: bytes | FormData | Payload, silence: float) -> None:
@@ -138,33 +144,54 @@ class Body(Payload):
         self._silence = silence
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """The body as text."""
+        """Return the body as text."""
         text: str = self._value.decode(encoding, errors)
         return text
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        """Send it all."""
+        """Write the whole body."""
         await self.write_with_length(writer, None)
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        """Send it in small pieces, each within the time."""
+        """Write the body in small chunks, each within `silence` seconds."""
         if writer.transport is not None:
-            writer.transport.set_write_buffer_limits(high=_PIECE_SIZE)
-        pieces = _Pieces(writer, self._silence)
+            writer.transport.set_write_buffer_limits(high=_CHUNK_SIZE)
+        pieces = _ChunkWriter(writer, self._silence)
         if isinstance(self._value, Payload):
             await self._value.write_with_length(cast("AbstractStreamWriter", pieces), content_length)
         else:
             await pieces.write(self._value)
 
 
-class _Pieces:
-    """A writer that waits after each small piece until there is room for the next one."""
+class _ChunkWriter:
+    """A writer that waits after each chunk until the buffer has room for the next one."""
 
     def __init__(self, writer: Any, silence: float) -> None:
         self._writer = writer
         self._silence = silence
 
     async def write(self, chunk: bytes, **_: Any) -> None:
-        for begin in range(0, len(chunk), _PIECE_SIZE):
+        for begin in range(0, len(chunk), _CHUNK_SIZE):
             async with asyncio.timeout(self._silence):
-                await self._writer.write(memoryview(chunk)[begin : begin + _PIECE_SIZE], LIMIT=0)
+                await self._writer.write(memoryview(chunk)[begin : begin + _CHUNK_SIZE], LIMIT=0)
+
+
+def failure_reason(error: Exception) -> str:
+    """Return why a request failed or its answer broke off, as a clause about the peer, `it`."""
+    match error:
+        case ClientConnectorDNSError():
+            return "its name cannot be looked up"
+        case ClientConnectorCertificateError():
+            return "its certificate cannot be trusted"
+        case ClientProxyConnectionError():
+            return "its proxy takes no connection"
+        case ClientHttpProxyError():
+            return f"its proxy refuses to connect to it (HTTP {error.status})"
+        case TimeoutError():
+            return "it does not answer in time"
+        case ClientConnectorError():
+            return "it takes no connection"
+        case ClientResponseError():
+            return "its answer cannot be read"
+        case _:
+            return "the connection ended too early"

@@ -273,7 +273,7 @@ def chunk(data: bytes) -> bytes:
 async def internet(deployment: Deployment, monkeypatch: pytest.MonkeyPatch, answer: Any) -> AsyncIterator[Site]:
     """A world to which one site is all of the open internet."""
     async with Site(answer) as site:
-        monkeypatch.setattr("proxy.app.Fetcher", lambda: Rerouted(site))
+        monkeypatch.setattr("proxy.app.Fetcher", lambda times: Rerouted(site, times))
         async with deployment:
             yield site
 

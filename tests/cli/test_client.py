@@ -16,7 +16,8 @@ import pytest
 from aiohttp import web
 
 from proxy.cli.api_client import Client, Lost, Refused
-from proxy.cli.output import places, printable
+from proxy.cli.output import places
+from proxy.core.text import replace_unprintable
 from tests.cli.test_cli import SERVER
 from tests.support.deployment import MEDIA, Deployment
 from tests.support.edge import edge
@@ -153,7 +154,7 @@ async def test_the_key_is_not_shown_to_the_host_of_a_file(deployment: Deployment
 
 
 def test_what_is_printed_moves_no_cursor() -> None:
-    assert printable("a\x1b[2J\x07b\n") == "a\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}b\n"
+    assert replace_unprintable("a\x1b[2J\x07b\n") == "a\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}b\n"
 
 
 async def test_jobs_and_models_are_listed(deployment: Deployment) -> None:

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from proxy.providers import PROVIDERS
+from proxy.upstream.times import UpstreamTimes
 from tests.providers.conftest import KEY, fresh_account
 from tests.support.deployment import Deployment
 from tests.support.raw import Frame, Raw, Said, chunk, head, sound
@@ -90,10 +91,10 @@ LIVES = POLLED | STREAMED
 async def standing(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Deployment, Raw]]:
     folder = tmp_path_factory.mktemp("raw")
     async with Raw() as upstream:
-        deployment = Deployment(folder, provider={"base_url": upstream.origin, "api_key": KEY})
+        times = UpstreamTimes(body_tail=0.05)
+        deployment = Deployment(folder, provider={"base_url": upstream.origin, "api_key": KEY}, upstream_times=times)
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
-            patch.setattr("proxy.upstream.client._TAIL_TIMEOUT", 0.05)
             async with deployment:
                 yield deployment, upstream
 

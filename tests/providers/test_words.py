@@ -520,7 +520,7 @@ NOT_MADE: dict[str, tuple[list[Any], str]] = {
     "prompt": ([IMAGE, {"revised_prompt": "a cat"}, IMAGE], "left this image out"),
     "no image": ([IMAGE, {"b64_json": base64.b64encode(b"It was filtered").decode()}, IMAGE], "It was filtered"),
     "no base64": ([IMAGE, {"b64_json": "It was filtered!"}, IMAGE], "It was filtered!"),
-    "no url": ([IMAGE, {"url": "javascript:alert(1)"}, IMAGE], "nobody can open"),
+    "no url": ([IMAGE, {"url": "javascript:alert(1)"}, IMAGE], "cannot be opened"),
 }
 
 

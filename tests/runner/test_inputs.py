@@ -20,7 +20,7 @@ async def internet(request: web.Request) -> web.StreamResponse:
 @pytest.fixture
 async def online(unstarted: Deployment, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Deployment]:
     async with Site(internet) as site:
-        monkeypatch.setattr("proxy.app.Fetcher", lambda: Rerouted(site))
+        monkeypatch.setattr("proxy.app.Fetcher", lambda times: Rerouted(site, times))
         unstarted.settings["asset_limit"] = 1 << 20
         async with unstarted:
             yield unstarted
@@ -84,7 +84,7 @@ async def test_a_url_that_cannot_be_used_ends_the_job_refunded_with_nothing_sent
 async def small(unstarted: Deployment, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Deployment, Site]]:
     """A world whose orders may have three pictures and a half."""
     async with Site(internet) as site:
-        monkeypatch.setattr("proxy.app.Fetcher", lambda: Rerouted(site))
+        monkeypatch.setattr("proxy.app.Fetcher", lambda times: Rerouted(site, times))
         unstarted.settings["asset_limit"] = len(PICTURE) * 7 // 2
         async with unstarted:
             yield unstarted, site

@@ -12,12 +12,12 @@ from proxy.core.job import Ticket
 from proxy.providers.base import Provider, Update
 from proxy.runner.polling import Pace, Polling
 from proxy.upstream.answers import (
+    BreakerOpen,
     CredentialRefused,
     CreditRefused,
     LastAnswers,
     NotReady,
     ReadFailed,
-    Resting,
     Transient,
     Unchanged,
     UnknownToProvider,
@@ -225,6 +225,6 @@ async def test_a_hint_lengthens_the_interval() -> None:
 
 
 async def test_the_circuit_breaker_says_when_the_next_poll_is_due() -> None:
-    scripted = Scripted(Resting("Not now.", 1.0))
+    scripted = Scripted(BreakerOpen("Not now.", 1.0))
     await scripted.details(1)
     assert scripted.polling.delay == 1

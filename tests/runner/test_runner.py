@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientTimeout, web
+from aiohttp import web
 
 from proxy.core.clock import SystemClock
 from proxy.core.errors import JobError, Unavailable
@@ -15,6 +15,7 @@ from proxy.runner.job_run import JobRun
 from proxy.store import open_store
 from proxy.store.blobs import Blobs
 from proxy.store.types import Admission
+from proxy.upstream.times import UpstreamTimes
 from tests.support.deployment import Deployment, JumpClock
 from tests.support.ports import free_port
 from tests.support.site import Site
@@ -411,10 +412,10 @@ async def test_text_without_end_is_given_up(deployment: Deployment, monkeypatch:
 
 
 async def test_an_answer_that_drips_is_not_waited_for_for_ever(
-    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment,
 ) -> None:
-    monkeypatch.setattr("proxy.upstream.client._READ", ClientTimeout(total=0.05))
-    await deployment.restart()  # its sessions are made with the time-outs of the moment
+    deployment.upstream_times = UpstreamTimes(read_silence=0.05)
+    await deployment.restart()
     deployment.simulator.fault("gaga.check", "drip", times=2)
     assert final_of(await deployment.generate("gaga-1", prompt="Hello"))["status"] == "Completed"
 

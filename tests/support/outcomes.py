@@ -19,9 +19,9 @@ def sending_for(job: str, account: str = "a") -> Generator[None]:
 def failed(breaker: Breaker, *jobs: str, account: str = "a") -> None:
     for job in jobs:
         with sending_for(job, account):
-            breaker.failed()
+            breaker.record_failure()
 
 
 def succeeded(breaker: Breaker, job: str, account: str = "a") -> None:
     with sending_for(job, account):
-        breaker.succeeded()
+        breaker.record_success()

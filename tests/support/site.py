@@ -8,6 +8,7 @@ from aiohttp import ClientResponse, web
 from yarl import URL
 
 from proxy.upstream.fetch import Fetcher, ProviderOrigin
+from proxy.upstream.times import DEFAULT_TIMES, UpstreamTimes
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -42,8 +43,8 @@ class Site:
 class Rerouted(Fetcher):
     """A fetcher to which one site is all of the open internet; a provider's own origin stays where it is."""
 
-    def __init__(self, site: Site) -> None:
-        super().__init__()
+    def __init__(self, site: Site, times: UpstreamTimes = DEFAULT_TIMES) -> None:
+        super().__init__(times)
         self._site = URL(site.url)
 
     @asynccontextmanager

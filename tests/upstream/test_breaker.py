@@ -1,4 +1,4 @@
-"""The circuit breaker: what opens it, whom it refuses, and which request is the trial."""
+"""The circuit breaker: opening, refused accounts, and the choice of the trial."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def breaker(clock: JumpClock) -> Breaker:
     return Breaker(clock)
 
 
-def test_one_job_that_fails_again_and_again_opens_nothing(breaker: Breaker) -> None:
+def test_repeated_failures_of_one_job_do_not_open_the_breaker(breaker: Breaker) -> None:
     failed(breaker, *["1"] * 100)
     assert breaker.wait == 0
 
@@ -29,7 +29,7 @@ def test_a_job_counts_again_once_another_has_failed(breaker: Breaker) -> None:
     assert breaker.wait == 9
 
 
-def test_jobs_of_one_account_open_nothing_while_others_succeed(breaker: Breaker, clock: JumpClock) -> None:
+def test_one_accounts_failures_do_not_open_the_breaker_while_others_succeed(breaker: Breaker, clock: JumpClock) -> None:
     succeeded(breaker, "9", "b")
     failed(breaker, "1", "2", "3", "4", "5", "6")
     assert breaker.wait == 0
@@ -79,12 +79,12 @@ def test_late_failures_do_not_prolong_the_pause(breaker: Breaker, clock: JumpClo
     assert breaker.wait == 4
 
 
-def test_requests_for_no_job_say_nothing_of_a_provider(breaker: Breaker) -> None:
+def test_requests_without_a_job_do_not_count(breaker: Breaker) -> None:
     failed(breaker, "1", "2", "3", "4")
     for _ in range(9):
-        breaker.failed()
+        breaker.record_failure()
     assert breaker.wait == 0
-    breaker.succeeded()
+    breaker.record_success()
     failed(breaker, "5")
     assert breaker.wait == 9
 
@@ -96,18 +96,18 @@ async def test_the_trial_is_another_jobs_poll_before_a_failing_ones(breaker: Bre
         assert await breaker.hold() == 0.5
     with sending_for("6"):
         assert await breaker.hold() == 0
-        assert await breaker.hold() == 1  # the trial is under way
+        assert await breaker.hold() == 1  # the trial is running
     clock.at += 0.5
     with sending_for("1"):
         assert await breaker.hold() == 1
 
 
-async def test_a_failing_jobs_poll_is_the_trial_where_no_other_is_due(breaker: Breaker, clock: JumpClock) -> None:
+async def test_a_failing_jobs_poll_is_the_trial_if_no_other_is_due(breaker: Breaker, clock: JumpClock) -> None:
     failed(breaker, "1", "2", "3", "4", "5")
     clock.at += 9.5
     with sending_for("1"):
         assert await breaker.hold() == 0
-        breaker.failed()
+        breaker.record_failure()
         assert breaker.wait == 9
 
 

@@ -1,4 +1,4 @@
-"""Requests to providers through an HTTP proxy, and the name under which all requests go out."""
+"""Requests to providers through an HTTP proxy, and the User-Agent of all requests."""
 
 import asyncio
 import ssl
@@ -19,8 +19,11 @@ from proxy.core.settings import BadSetting, Settings, load, proxy_secrets, throu
 from proxy.providers import PROVIDERS
 from proxy.providers.gaga import Gaga, GagaSettings
 from proxy.upstream.answers import NotTaken, Transient
-from proxy.upstream.client import Request, Upstream
+from proxy.upstream.classify import Dialect
+from proxy.upstream.client import Upstream
+from proxy.upstream.requests import Request
 from proxy.upstream.sessions import USER_AGENT
+from proxy.upstream.times import DEFAULT_TIMES, UpstreamTimes
 from tests.support.deployment import Deployment, JumpClock
 from tests.support.forward_proxy import ForwardProxy
 from tests.support.fronts import certificate, trusting
@@ -38,16 +41,15 @@ TUNNEL_REFUSALS = [
 
 
 @asynccontextmanager
-async def proxied(origin: str, proxy: str) -> AsyncIterator[Upstream]:
-    upstream = Upstream(origin, CREDENTIAL, JumpClock(), rate=50)
-    upstream.use_proxy(URL(proxy), ["secret"])
-    async with upstream:
+async def client_behind(origin: str, proxy: str, times: UpstreamTimes = DEFAULT_TIMES) -> AsyncIterator[Upstream]:
+    dialect = Dialect(CREDENTIAL, proxy_secrets=["secret"])
+    async with Upstream(origin, dialect, JumpClock(), rate=50, proxy=URL(proxy), times=times) as upstream:
         yield upstream
 
 
 @asynccontextmanager
 async def secure_site(folder: Path) -> AsyncIterator[int]:
-    """A provider on https, which answers every request with a ticket; gives its port."""
+    """Serve a provider on https that answers every request with a ticket. Yield its port."""
     made, key = certificate(folder)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(made, key)
@@ -66,7 +68,11 @@ async def secure_site(folder: Path) -> AsyncIterator[int]:
 
 
 async def test_plain_requests_go_through_the_proxy_in_absolute_form() -> None:
-    async with Site(reply(200, {"id": 1})) as site, ForwardProxy() as proxy, proxied(site.url, proxy.url) as upstream:
+    async with (
+        Site(reply(200, {"id": 1})) as site,
+        ForwardProxy() as proxy,
+        client_behind(site.url, proxy.url) as upstream,
+    ):
         assert (await upstream.submit(ORDER)).object() == {"id": 1}
         await upstream.get("/v1/x/1")
         assert proxy.targets() == [f"{site.url}/v1/x", f"{site.url}/v1/x/1"]
@@ -78,7 +84,7 @@ async def test_https_goes_through_a_tunnel_that_sees_no_key(tmp_path: Path, monk
     async with secure_site(tmp_path) as port, ForwardProxy("user:pass word") as proxy:
         monkeypatch.setattr("aiohttp.connector._SSL_CONTEXT_VERIFIED", trusting(tmp_path))
         through_it = f"http://user:pass%20word@127.0.0.1:{proxy.port}"
-        async with proxied(f"https://127.0.0.1:{port}", through_it) as upstream:
+        async with client_behind(f"https://127.0.0.1:{port}", through_it) as upstream:
             assert (await upstream.submit(ORDER)).object() == {"id": 1}
             assert (await upstream.get("/v1/x/1")).object() == {"id": 1}
         assert proxy.targets() == [f"127.0.0.1:{port}"] * 2
@@ -88,39 +94,39 @@ async def test_https_goes_through_a_tunnel_that_sees_no_key(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("refusal", TUNNEL_REFUSALS)
-async def test_a_tunnel_that_is_refused_means_that_nothing_was_sent(refusal: bytes) -> None:
-    async with ForwardProxy(refusal=refusal) as proxy, proxied("https://127.0.0.1:1", proxy.url) as upstream:
+async def test_with_a_refused_tunnel_nothing_was_sent(refusal: bytes) -> None:
+    async with ForwardProxy(refusal=refusal) as proxy, client_behind("https://127.0.0.1:1", proxy.url) as upstream:
         with pytest.raises(NotTaken) as caught:
             await upstream.submit(ORDER)
     assert isinstance(caught.value.error, errors.UpstreamUnreachable)
 
 
-async def test_a_proxy_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.upstream.sessions._CONNECT_TIMEOUT", 0.2)
-
+async def test_a_proxy_that_never_answers_is_given_up() -> None:
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
 
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with proxied("https://127.0.0.1:1", f"http://127.0.0.1:{port}") as upstream:
+    async with client_behind(
+        "https://127.0.0.1:1", f"http://127.0.0.1:{port}", UpstreamTimes(connect_in_all=0.2)
+    ) as upstream:
         with pytest.raises(NotTaken):
             await upstream.submit(ORDER)
     server.close()
 
 
-async def test_a_proxy_that_is_not_there_means_that_nothing_was_sent() -> None:
+async def test_with_an_unreachable_proxy_nothing_was_sent() -> None:
     async with ForwardProxy() as proxy:
         gone = proxy.url
     for origin in ("http://127.0.0.1:1", "https://127.0.0.1:1"):
-        async with proxied(origin, gone) as upstream:
+        async with client_behind(origin, gone) as upstream:
             with pytest.raises(NotTaken, match="its proxy takes no connection"):
                 await upstream.submit(ORDER)
 
 
-async def test_a_plain_407_is_the_proxys_and_passes() -> None:
-    async with ForwardProxy("user:other") as proxy, proxied("http://127.0.0.1:1", proxy.url) as upstream:
+async def test_a_plain_407_comes_from_the_proxy_and_is_transient() -> None:
+    async with ForwardProxy("user:other") as proxy, client_behind("http://127.0.0.1:1", proxy.url) as upstream:
         with pytest.raises(NotTaken, match="407"):
             await upstream.submit(ORDER)
         with pytest.raises(Transient, match="407"):
@@ -130,16 +136,16 @@ async def test_a_plain_407_is_the_proxys_and_passes() -> None:
 @pytest.mark.parametrize("status", [b"502 Bad Gateway", b"504 Gateway Timeout"])
 async def test_a_proxys_own_gateway_error_leaves_the_outcome_open(status: bytes) -> None:
     refusal = b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n"
-    async with ForwardProxy(refusal=refusal) as proxy, proxied("http://127.0.0.1:1", proxy.url) as upstream:
+    async with ForwardProxy(refusal=refusal) as proxy, client_behind("http://127.0.0.1:1", proxy.url) as upstream:
         with pytest.raises(errors.OutcomeUnknown):
             await upstream.submit(ORDER)
 
 
-async def test_results_of_the_own_origin_use_the_proxy_and_others_do_not() -> None:
+async def test_only_results_on_the_origin_use_the_proxy() -> None:
     async with AsyncExitStack() as stack:
         site = await stack.enter_async_context(Site(reply(200, b"bytes")))
         proxy = await stack.enter_async_context(ForwardProxy())
-        upstream = await stack.enter_async_context(proxied(site.url, proxy.url))
+        upstream = await stack.enter_async_context(client_behind(site.url, proxy.url))
         fetcher = await stack.enter_async_context(Rerouted(site))
         for url in (f"{site.url}/content", "https://cdn.example.com/video"):
             async with fetcher.open(url, own=upstream.without_credential) as remote:
@@ -152,7 +158,10 @@ async def test_results_of_the_own_origin_use_the_proxy_and_others_do_not() -> No
 async def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    async with Site(reply(200, {"id": 1})) as site, Upstream(site.url, CREDENTIAL, JumpClock(), rate=50) as upstream:
+    async with (
+        Site(reply(200, {"id": 1})) as site,
+        Upstream(site.url, Dialect(CREDENTIAL), JumpClock(), rate=50) as upstream,
+    ):
         assert (await upstream.submit(ORDER)).object() == {"id": 1}
 
 

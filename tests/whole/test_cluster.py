@@ -311,7 +311,7 @@ async def test_the_rate_limit_of_a_provider_covers_all_nodes() -> None:
 
             limiter.reserve = reserve
         started = clock.now()
-        await asyncio.gather(*(limiter.wait() for limiter in nodes for _ in range(40)))
+        await asyncio.gather(*(limiter.acquire() for limiter in nodes for _ in range(40)))
         elapsed = clock.now() - started
     assert elapsed >= 0.65  # eighty slots, of which those of a tenth of a second are granted immediately
 
@@ -328,7 +328,7 @@ async def test_a_node_limits_its_own_rate_while_redis_is_away() -> None:
     limiter.reserve = away
     started = clock.now()
     for _ in range(4):
-        await limiter.wait()
+        await limiter.acquire()
     assert clock.now() - started == pytest.approx(1.4)
     assert asked == [(1, 0.5)]
 
@@ -345,13 +345,13 @@ class ClockSetBack(JumpClock):
 async def test_a_clock_set_back_blocks_no_provider() -> None:
     clock = ClockSetBack()
     limiter, breaker = RateLimiter(clock, 2), Breaker(clock)
-    await limiter.wait()
+    await limiter.acquire()
     for n in range(5):
         failed(breaker, f"job-{n}")
     clock.ahead = 0
     started = clock.at
-    await limiter.wait()
-    await limiter.wait()
+    await limiter.acquire()
+    await limiter.acquire()
     assert clock.at - started <= 1
     assert breaker.wait <= 10
 
@@ -380,7 +380,7 @@ async def test_circuit_breakers_of_two_nodes_open_and_close_together() -> None:
         clock.at += 9
         with sending_for("6"):
             assert [await breaker.hold() for breaker in (a, b)] == [0, 1]  # one trial over both nodes
-            a.succeeded()
+            a.record_success()
         await exchange_outcomes()
         with sending_for("7"):
             assert [await breaker.hold() for breaker in (a, b)] == [0, 0]

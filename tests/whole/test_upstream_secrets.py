@@ -15,11 +15,11 @@ from typing import Any
 
 import httpx
 import pytest
-from aiohttp import ClientTimeout
 
 from proxy.providers import PROVIDERS
 from proxy.simulator import Kind, Simulator
 from proxy.simulator.provider import Provider
+from proxy.upstream.times import UpstreamTimes
 from tests.cli.test_cli import command, serving
 from tests.support.deployment import NO_AUTHORITIES, Deployment
 from tests.support.ports import free_port
@@ -40,7 +40,9 @@ ORDERS: dict[str, list[dict[str, Any]]] = {
     "heygen": [{"model": "heygen-v1", "prompt": "Hello", "avatar_id": "Angela", "voice_id": "en-1"}],
 }
 PAGES = ("/", "/docs", "/openapi.json", "/pollcast.js", "/healthz", "/readyz", "/api/ping", "/api/models", "/nowhere")
-BRIEF = ClientTimeout(total=0.3, connect=0.2, sock_read=0.2)
+BRIEF = UpstreamTimes(
+    connect=0.2, read_silence=0.2, upload_silence=0.2, submit_silence=0.2, stream_silence=0.2, fetch_silence=0.2
+)
 
 pytestmark = pytest.mark.timeout(180)  # every fault of every operation, one after the other
 
@@ -84,15 +86,13 @@ def indiscreet(monkeypatch: pytest.MonkeyPatch) -> None:
         return f"{plain(provider, status, message)}: your key is {KEYS[provider.name]}"
 
     monkeypatch.setattr(Provider, "message", repeated)
-    for bounds in ("_READ", "_UPLOAD", "_SUBMIT", "_STREAM"):
-        monkeypatch.setattr(f"proxy.upstream.client.{bounds}", BRIEF)
-    monkeypatch.setattr("proxy.upstream.fetch._TIMEOUT", BRIEF)
 
 
 @pytest.fixture
 async def told(unstarted: Deployment, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Told]:
     caplog.set_level(logging.DEBUG)
     deployment = unstarted
+    deployment.upstream_times = BRIEF
     deployment.settings = {
         "metrics": METRICS,
         "secret": SIGNING,

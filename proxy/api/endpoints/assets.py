@@ -20,7 +20,8 @@ from proxy.core.media_types import SNIFFED, sniff
 from proxy.core.tracks import Read, with_tracks
 from proxy.store.blobs import asset_blob
 from proxy.store.types import Asset, Key
-from proxy.upstream.fetch import FetchFailed, FileTooLarge, NotPublic, check_public
+from proxy.upstream.fetch import FetchFailed, FileTooLarge
+from proxy.upstream.ssrf import NotPublic, check_public
 
 _MULTIPART_ROOM: Final = 1 << 16
 """Bytes that a multipart body may have beyond its file."""

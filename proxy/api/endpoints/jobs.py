@@ -24,7 +24,7 @@ from proxy.providers.base import Passage, Reference, is_asset
 from proxy.store.types import Admission, Admitted, Asset, Key
 from proxy.streams.feed import JobTail
 from proxy.streams.stream import FeedResponse, JobStream, LineStream, RetryLater
-from proxy.upstream.fetch import NotPublic, check_public
+from proxy.upstream.ssrf import NotPublic, check_public
 
 log = logging.getLogger(__name__)
 
