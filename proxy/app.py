@@ -41,8 +41,8 @@ from proxy.core.settings import BadSetting, ProviderSettings, Settings, load, pr
 from proxy.providers import MODELS, PROVIDERS, by_model
 from proxy.providers.base import Provider
 from proxy.runner import housekeeping
-from proxy.runner.job_run import RunnerServices
 from proxy.runner.runner import Runner
+from proxy.runner.services import DEFAULT_LIMITS, DEFAULT_TIMES, RunnerLimits, RunnerServices, RunnerTimes
 from proxy.store import marker, open_store
 from proxy.store.base import Store
 from proxy.store.blobs import Blobs
@@ -75,9 +75,14 @@ class Pollcast:
         providers: Mapping[str, ProviderSettings] | None = None,
         clock: Clock | None = None,
         worker_metrics: WorkerMetrics | None = None,
+        *,
+        runner_times: RunnerTimes = DEFAULT_TIMES,
+        runner_limits: RunnerLimits = DEFAULT_LIMITS,
     ) -> None:
         self._settings = settings
         self._worker_metrics = worker_metrics
+        self._runner_times = runner_times
+        self._runner_limits = runner_limits
         self._prices = _prices(settings)
         given = providers or {}
         self._providers = {
@@ -182,21 +187,24 @@ class Pollcast:
         if traces is not None:
             stack.enter_context(traces.written())
         steps = ClockSteps(clock)
-        tools = RunnerServices(
-            store,
-            blobs,
-            fetcher,
-            links,
-            clock,
-            steps,
-            metrics,
-            providers,
-            settings.asset_limit,
-            settings.retention,
-            traces,
+        runner_services = RunnerServices(
+            store=store,
+            blobs=blobs,
+            fetcher=fetcher,
+            links=links,
+            clock=clock,
+            steps=steps,
+            metrics=metrics,
+            providers=providers,
+            asset_limit=settings.asset_limit,
+            retention=settings.retention,
+            traces=traces,
+            times=self._runner_times,
+            limits=self._runner_limits,
         )
-        self._runner = Runner(tools, node=_node(), lease=settings.lease, most=settings.max_jobs or None)
-        await stack.enter_async_context(_running(housekeeping.keep_sweeping(store, blobs, steps)))
+        self._runner = Runner(runner_services, node=_node(), lease=settings.lease, max_jobs=settings.max_jobs or None)
+        orphans = housekeeping.delete_orphans_periodically(store, blobs, steps, self._runner_times)
+        await stack.enter_async_context(_running(orphans))
         await stack.enter_async_context(_running(self._feed.run(), self._runner.run(), metrics.watch_loop()))
         auth = Auth(store, links, clock, settings.metrics.get_secret_value())
         await stack.enter_async_context(_running(auth.watch(self._feed)))
@@ -233,7 +241,7 @@ class Pollcast:
             metrics,
             limits,
             Eta(store, clock),
-            tools.polled,
+            runner_services.polled,
             asset_limit=settings.asset_limit,
             relay=settings.results == "relay",
             worker_metrics=self._worker_metrics,

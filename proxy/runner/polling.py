@@ -51,7 +51,7 @@ _TROUBLE_SHOWN: Final = 10.0
 sooner. Just after a submit it is usual at gateways (seen)."""
 _ENOUGH: Final = 10
 """Jobs that must have ended before their durations are believed."""
-REMEMBERED: Final = 500
+MAX_DURATIONS: Final = 500
 """The latest durations of a model that are kept. Of jobs that were ordered together the shortest end first: with few
 kept, those alone would be what is known. A change is seen once a twentieth of them tells of it (`_EARLY`, `_LATE`)."""
 _EARLY, _MIDDLE, _LATE = 0.05, 0.5, 0.95
@@ -81,7 +81,7 @@ class Pace:
 
     def learn(self, seconds: float) -> None:
         """A job of the model has ended so long after its submit."""
-        if len(self._latest) == REMEMBERED:
+        if len(self._latest) == MAX_DURATIONS:
             del self._ordered[bisect_left(self._ordered, self._latest.popleft())]
         self._latest.append(max(seconds, _FASTEST))
         insort(self._ordered, self._latest[-1])

@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 
 from proxy.core.clock import SystemClock
+from proxy.runner.services import RunnerTimes
 from proxy.store.base import Claim, QueueRoom
 from proxy.store.sqlite.store import SqliteStore
 from tests.runner.test_runner import reached
@@ -250,9 +251,9 @@ async def test_fifty_identical_orders_at_once_make_one_job_one_charge_and_one_su
 
 @pytest.mark.parametrize("retention", [3600])
 async def test_what_is_older_than_the_retention_is_forgotten_and_the_ledger_is_not(
-    unstarted: Deployment, retention: float, monkeypatch: pytest.MonkeyPatch
+    unstarted: Deployment, retention: float
 ) -> None:
-    monkeypatch.setattr("proxy.runner.runner._SWEEP", 0.01)
+    unstarted.runner_times = RunnerTimes(sweep=0.01)
     unstarted.settings["retention"] = retention
     async with unstarted as deployment:
         old = (await deployment.generate("gpt-image-2", prompt="[b64] cat"))[0]["job"]

@@ -5,9 +5,8 @@ import os
 import time
 from pathlib import Path
 
-import pytest
-
-from proxy.runner.housekeeping import sweep
+from proxy.runner.housekeeping import delete_orphans
+from proxy.runner.services import RunnerTimes
 from proxy.store import open_store
 from proxy.store.base import Store
 from proxy.store.blobs import Blobs, asset_blob
@@ -22,7 +21,7 @@ def later() -> float:
 
 async def swept(deployment: Deployment, before: float) -> int:
     async with open_store(deployment.store_url, deployment.clock) as store:
-        return await sweep(store, blobs_of(deployment), before=before)
+        return await delete_orphans(store, blobs_of(deployment), before=before)
 
 
 def blobs_of(deployment: Deployment) -> Blobs:
@@ -100,11 +99,12 @@ async def test_what_a_crash_left_half_written_is_deleted(deployment: Deployment,
 
 
 async def test_a_server_looks_for_orphans_once_its_clock_has_settled(
-    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment,
 ) -> None:
     lost = await orphan(deployment)
-    monkeypatch.setattr("proxy.runner.housekeeping._YOUNG", -60)
-    monkeypatch.setattr("proxy.core.clock._SETTLING_SECONDS", 0)
+    deployment.runner_times = RunnerTimes(orphan_age=-60, clock_check=0.001)
     await deployment.restart()
+    assert lost in files(deployment)
+    deployment.clock.at += 600
     while lost in files(deployment):
         await asyncio.sleep(0.005)

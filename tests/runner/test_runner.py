@@ -9,12 +9,13 @@ import pytest
 from aiohttp import ClientTimeout, web
 
 from proxy.core.clock import SystemClock
-from proxy.core.errors import JobError, Unavailable
-from proxy.core.job import Order
-from proxy.runner.job_run import JobRun
+from proxy.core.errors import Unavailable
+from proxy.core.job import Draft, Job, Order, Ticket
+from proxy.runner.services import RunnerLimits
 from proxy.store import open_store
-from proxy.store.base import Admission
+from proxy.store.base import Admission, Claim
 from proxy.store.blobs import Blobs
+from proxy.store.sqlite.store import SqliteStore
 from tests.support.deployment import Deployment, JumpClock
 from tests.support.ports import free_port
 from tests.support.site import Site
@@ -127,22 +128,20 @@ async def test_a_job_of_a_model_that_this_version_does_not_know_is_left_alone_an
         later = (await store.admit(Admission(key.account, key.id, order, 1, queue="Gaga"))).job.id
     final = final_of(await deployment.generate("gaga-1", prompt="Hello"))
     assert final["status"] == "Completed"
-    assert f"{later} waits for a version that knows the model gaga-99." in caplog.messages
+    assert f"{later} has the unknown model gaga-99; it waits for a version with it" in caplog.messages
 
 
 async def test_a_job_whose_end_could_not_be_recorded_for_a_fault_of_ours_is_taken_up_again(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.runner.runner._REST", 0.01)
-    fail, faults = JobRun._fail, [1]  # noqa: SLF001 - where a fault would be rarest
+    append, errors = SqliteStore.append, [RuntimeError("An internal error.")]
 
-    async def sometimes(drive: JobRun, error: JobError) -> None:
-        if faults:
-            faults.pop()
-            raise RuntimeError("A fault of ours.")
-        await fail(drive, error)
+    async def fail_once(store: SqliteStore, claim: Claim, draft: Draft, ticket: Ticket | None = None) -> Job:
+        if draft.status.final and errors:
+            raise errors.pop()
+        return await append(store, claim, draft, ticket)
 
-    monkeypatch.setattr(JobRun, "_fail", sometimes)
+    monkeypatch.setattr(SqliteStore, "append", fail_once)
     deployment.simulator.fault("gaga.submit", "422")
     final = final_of(await deployment.generate("gaga-1", prompt="Hello"))
     assert (final["status"], final["refunded"], await deployment.balance()) == ("Error", 20, 1000)
@@ -219,7 +218,7 @@ async def test_unknown_words_are_told_in_the_log_once_and_known_ones_never(
 ) -> None:
     for _ in range(2):
         await deployment.generate(**order)
-    told = [record.getMessage() for record in caplog.records if "does not name" in record.getMessage()]
+    told = [record.getMessage() for record in caplog.records if "page does not name" in record.getMessage()]
     assert len(told) == 1
     assert "'Reticulating'" in told[0]
 
@@ -344,13 +343,15 @@ async def test_a_process_that_slept_past_a_deadline_looks_once_more_before_it_co
 async def test_a_process_that_slept_before_the_first_poll_looks_once_too(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    poll_from_now = JobRun._poll_from_now  # noqa: SLF001 - the moment behind the ticket
+    append = SqliteStore.append
 
-    def sleep(drive: JobRun, *ticket: Any, **options: Any) -> None:
-        poll_from_now(drive, *ticket, **options)
-        deployment.clock.at += 10 * 3600
+    async def sleep_after_ticket(store: SqliteStore, claim: Claim, draft: Draft, ticket: Ticket | None = None) -> Job:
+        job = await append(store, claim, draft, ticket)
+        if ticket is not None:
+            deployment.clock.at += 10 * 3600
+        return job
 
-    monkeypatch.setattr(JobRun, "_poll_from_now", sleep)
+    monkeypatch.setattr(SqliteStore, "append", sleep_after_ticket)
     assert final_of(await deployment.generate("gaga-1", prompt="Hello"))["status"] == "Completed"
 
 
@@ -385,9 +386,9 @@ async def test_an_upstream_stream_that_breaks_ends_as_interrupted_and_is_not_ord
 
 
 async def test_an_upstream_that_never_stops_talking_does_not_fill_the_log(
-    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
+    unstarted: Deployment,
 ) -> None:
-    monkeypatch.setattr("proxy.runner.job_run._MOST_EVENTS", 50)
+    unstarted.runner_limits = RunnerLimits(events=50)
 
     async def chatter(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -404,10 +405,11 @@ async def test_an_upstream_that_never_stops_talking_does_not_fill_the_log(
             assert await deployment.balance() == 1000
 
 
-async def test_text_without_end_is_given_up(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.runner.job_run._MOST_TEXT", 20)
-    final = final_of(await deployment.generate("gpt-5.4-mini", prompt="Hello"))
-    assert (final["code"], final["refunded"]) == ("upstream_protocol", 1)
+async def test_text_without_end_is_given_up(unstarted: Deployment) -> None:
+    unstarted.runner_limits = RunnerLimits(text=20)
+    async with unstarted as deployment:
+        final = final_of(await deployment.generate("gpt-5.4-mini", prompt="Hello"))
+        assert (final["code"], final["refunded"]) == ("upstream_protocol", 1)
 
 
 async def test_an_answer_that_drips_is_not_waited_for_for_ever(
@@ -446,7 +448,7 @@ async def test_what_was_learnt_of_a_model_s_pace_is_known_after_a_restart(deploy
         await deployment.generate("gaga-1", prompt="Hello")
     await deployment.restart()
     await deployment.generate("suno", prompt="A song")  # by now the runner is at work
-    window = deployment.app._runner._paces["gaga-1"].window  # noqa: SLF001 - it shows in nothing but the times of polls
+    window = deployment.app._runner.paces["gaga-1"].window  # noqa: SLF001 - it shows in nothing but the times of polls
     assert window is not None
     assert 0 < window[0] <= window[1] < 120
 

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from proxy.runner.services import RunnerTimes
 from tests.runner.test_runner import reached
 from tests.support.deployment import Deployment
 
@@ -85,9 +86,9 @@ async def test_open_streams_and_jobs_under_way_are_told_as_they_are(unstarted: D
 
 
 async def test_jobs_that_wait_are_told_by_what_they_wait_for(
-    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
+    unstarted: Deployment,
 ) -> None:
-    monkeypatch.setattr("proxy.runner.runner._COUNT", 0.01)
+    unstarted.runner_times = RunnerTimes(queue_count=0.01)
     unstarted.provider = {"concurrency": 1, "deadline": 1e9}
     unstarted.settings |= {"max_jobs": 3, "queue": 10}
     async with unstarted as deployment, asyncio.timeout(10):

@@ -14,6 +14,7 @@ from httpx_sse import EventSource
 from proxy.core import errors, keys
 from proxy.core.clock import SystemClock
 from proxy.core.settings import BadSetting
+from proxy.runner.services import RunnerTimes
 from proxy.simulator import Simulator
 from proxy.store import open_store
 from proxy.store.base import Shared
@@ -169,13 +170,13 @@ async def test_a_job_whose_end_redis_has_forgotten_is_taken_up_again(tmp_path: P
 
 
 async def test_how_many_jobs_wait_is_not_told_while_nobody_can_count_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("proxy.runner.runner._COUNT", 0.01)
     server = shared_server()
     flush(server)
     async with Gate(server) as gate, asyncio.timeout(60):
         deployment = node(tmp_path, concurrency=1)
+        deployment.runner_times = RunnerTimes(queue_count=0.01)
         deployment.store_url = gate.url
         async with deployment:
             for _ in range(2):
