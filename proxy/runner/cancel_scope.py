@@ -18,8 +18,8 @@ class DeadlinePassed(Exception):
 class CancelScope:
     """Deadline and cancellation of one job.
 
-    Only what may be abandoned runs in a `step`. Writes to the store run outside of it: they are short, and a write that
-    is cut off may or may not have been committed.
+    A `step` holds only work that may be abandoned. Writes to the store run outside of it: they are short, and a write
+    that is cut off may or may not have been committed.
     """
 
     __slots__ = ("_clock", "_timeout", "deadline", "is_canceled")
@@ -41,17 +41,17 @@ class CancelScope:
 
     def step(self) -> AbstractAsyncContextManager[None]:
         """Run the body until the deadline, or until the client cancels. Raises DeadlinePassed and Canceled."""
-        return self._bounded(is_cancelable=True)
+        return self._until_deadline(is_cancelable=True)
 
     def paid_request(self) -> AbstractAsyncContextManager[None]:
         """Run the body until the deadline, even if the client cancels meanwhile.
 
         Raises DeadlinePassed, and Canceled if the client has canceled before the body runs.
         """
-        return self._bounded(is_cancelable=False)
+        return self._until_deadline(is_cancelable=False)
 
     @asynccontextmanager
-    async def _bounded(self, *, is_cancelable: bool) -> AsyncIterator[None]:
+    async def _until_deadline(self, *, is_cancelable: bool) -> AsyncIterator[None]:
         if self.is_canceled:
             raise Canceled
         left = self.deadline - self._clock.monotonic()

@@ -14,7 +14,7 @@ from prometheus_client import Metric
 
 from proxy.core.clock import ClockSteps
 from proxy.core.errors import Unavailable
-from proxy.runner.services import DEFAULT_TIMES, RunnerServices, RunnerTimes, Sleep
+from proxy.runner.services import DEFAULT_TIMES, REAL_SLEEP, RunnerServices, RunnerTimes, Sleep
 from proxy.store.base import Store, SweepResult
 from proxy.store.blobs import Blobs
 from proxy.telemetry.metrics import gauge
@@ -81,7 +81,11 @@ def _expiry_age(services: RunnerServices) -> float:
 
 
 async def delete_orphans_periodically(
-    store: Store, blobs: Blobs, steps: ClockSteps, times: RunnerTimes = DEFAULT_TIMES, sleep: Sleep = asyncio.sleep
+    store: Store,
+    blobs: Blobs,
+    steps: ClockSteps,
+    times: RunnerTimes = DEFAULT_TIMES,
+    sleep: Sleep = REAL_SLEEP,
 ) -> None:
     """Delete orphaned blobs ten minutes after the start, and then every six hours, until cancelled.
 

@@ -192,7 +192,7 @@ def refund(charged: int, status: Status, outputs: Iterable[Output] = (), ordered
     """Return how many of the `charged` tokens the final event refunds (proxy/docs/models.md).
 
     An `Error` and the provider's own `Canceled` refund all. A completed job refunds an equal share for each of the
-    `ordered` outputs that was not made. The refund of a client's cancel depends on what was sent (`record_cancel`).
+    `ordered` outputs that was not made. A client's cancel has its own rule (`record_cancel`).
     """
     if status is not Status.COMPLETED or not ordered:
         return charged

@@ -3,13 +3,12 @@
 The application builds one `RunnerServices` and gives it to the `Runner`, which passes it to each `JobRun`.
 """
 
-import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from proxy.core.clock import Clock, ClockSteps
+from proxy.core.clock import Clock, ClockSteps, SystemClock
 from proxy.core.links import Links
 from proxy.providers.base import Provider
 from proxy.store.base import Store
@@ -19,7 +18,9 @@ from proxy.telemetry.trace import Traces
 from proxy.upstream.fetch import Fetcher
 
 Sleep = Callable[[float], Awaitable[None]]
-"""Waits for a number of seconds, such as `asyncio.sleep`."""
+"""Waits for a number of seconds, such as a clock's `sleep`."""
+
+REAL_SLEEP: Final[Sleep] = SystemClock().sleep
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +100,8 @@ class RunnerServices:
     """The flight recorder of exchanges with providers, if it is on."""
     times: RunnerTimes = DEFAULT_TIMES
     limits: RunnerLimits = DEFAULT_LIMITS
-    sleep: Sleep = asyncio.sleep
-    """Waits between the rounds of the periodic tasks: leases, counts, retention.
+    sleep: Sleep = REAL_SLEEP
+    """Waits between the rounds of the periodic tasks (leases, counts, retention), and between attempts to write.
 
     It is separate from `clock`, because a test's clock may jump over a wait, and would then jump over leases."""
     polled: dict[str, float] = field(default_factory=dict)

@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 
 from proxy.core.clock import SystemClock
+from proxy.core.job import Job
 from proxy.runner.services import RunnerTimes
 from proxy.store.base import Claim, QueueRoom
 from proxy.store.sqlite.store import SqliteStore
@@ -293,3 +294,25 @@ async def test_a_cancel_between_a_claim_and_its_answer_is_heard(
         ended = await deployment.ended((await deployment.submit("gaga-1", prompt="[stuck]"))["id"])
         assert (ended["status"], ended["refunded"]) == ("Canceled", 20)
         assert deployment.simulator.calls["gaga.submit"] == 0
+
+
+@pytest.mark.parametrize(("write", "submits"), [("record_intent", 0), ("withdraw_intent", 1)])
+async def test_a_cancel_during_a_write_before_the_ticket_refunds_all(
+    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch, write: str, submits: int
+) -> None:
+    original = getattr(SqliteStore, write)
+
+    async def cancel_during(store: SqliteStore, claim: Claim) -> Job:
+        changes = store.changes()
+        await store.request_cancel(claim.job.account, claim.job.id)
+        await anext(changes)
+        await asyncio.sleep(0)  # the runner has received the change too
+        job: Job = await original(store, claim)
+        return job
+
+    monkeypatch.setattr(SqliteStore, write, cancel_during)
+    async with unstarted as deployment:
+        deployment.simulator.fault("gaga.submit", "503", times=1)
+        ended = await deployment.ended((await deployment.submit("gaga-1", prompt="[stuck]"))["id"])
+        assert (ended["status"], ended["refunded"]) == ("Canceled", 20)
+        assert deployment.simulator.calls["gaga.submit"] == submits

@@ -31,7 +31,7 @@ def polls(pace: Pace, duration: float, first: float = 2.0) -> list[float]:
     age = interval = first
     asked = [age]
     while age < duration:
-        interval = pace.after(interval, age)
+        interval = pace.next_interval(interval, age)
         age += interval
         asked.append(age)
     return asked
@@ -77,7 +77,7 @@ def test_what_is_no_longer_remembered_narrows_the_window_again() -> None:
 
 def test_durations_of_nothing_at_all_can_be_learnt() -> None:
     pace = learnt([0.0, -1.0] * 20)
-    assert pace.after(2.0, 0.0) == 2.0
+    assert pace.next_interval(2.0, 0.0) == 2.0
 
 
 def test_the_polls_before_the_window_are_evenly_apart_and_the_last_is_at_its_beginning() -> None:
