@@ -1,4 +1,4 @@
-"""Streamed text is joined to pieces that keep a distance; other updates pass unchanged."""
+"""Joining of streamed text: its pieces keep a distance, and other updates pass unchanged."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ from tests.support.stepped_clock import SteppedClock
 
 
 class Pieces:
-    """A stream of updates that a test sends by hand, and what comes out of `join_text`."""
+    """A stream whose updates a test sends by hand, and the output of `join_text`."""
 
     def __init__(self) -> None:
         self.clock = SteppedClock()
