@@ -179,8 +179,8 @@ class Pollcast:
             ttl=settings.retention,
             relay=settings.results == "relay",
         )
-        providers = by_model([await self._provider(stack, kind) for kind in PROVIDERS])
         metrics = Metrics()
+        providers = by_model([await self._provider(stack, kind, metrics, store) for kind in PROVIDERS])
         self._feed = Feed(store, settings.heartbeat, lambda at: metrics.delivery_lag.observe(max(clock.now() - at, 0)))
         with _naming("POLLCAST_TRACE"):
             traces = Traces(settings.trace) if settings.trace else None
@@ -208,10 +208,6 @@ class Pollcast:
         await stack.enter_async_context(_running(self._feed.run(), self._runner.run(), metrics.watch_loop()))
         auth = Auth(store, links, clock, settings.metrics.get_secret_value())
         await stack.enter_async_context(_running(auth.watch(self._feed)))
-        for provider in set(providers.values()):
-            provider.upstream.observe = partial(_observe, metrics, provider.name)
-            if store.shared is not None:
-                provider.upstream.turns.reserve = partial(store.shared.turns, provider.name)
         if store.shared is not None:
             breakers = {provider.name: provider.upstream.breaker for provider in providers.values()}
             await stack.enter_async_context(_running(keep_agreeing(breakers, store.shared)))
@@ -256,8 +252,11 @@ class Pollcast:
         for setting, folder in places.items():
             warn_if_open(folder, setting)
 
-    async def _provider(self, stack: AsyncExitStack, kind: type[Provider]) -> Provider:
+    async def _provider(self, stack: AsyncExitStack, kind: type[Provider], metrics: Metrics, store: Store) -> Provider:
         provider = kind(self._providers[kind], self._clock, self._settings.base_url)
+        provider.upstream.observe = partial(_observe, metrics, provider.name)
+        if store.shared is not None:
+            provider.upstream.turns.reserve = partial(store.shared.turns, provider.name)
         await stack.enter_async_context(provider.upstream)
         return provider
 
