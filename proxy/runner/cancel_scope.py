@@ -1,8 +1,8 @@
 """Cancel scope of a job: ends a step that waits, at the job's deadline or when the client cancels."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 
 from proxy.core.clock import Clock, cut_short
 
@@ -22,48 +22,63 @@ class CancelScope:
     that is cut off may or may not have been committed.
     """
 
-    __slots__ = ("_clock", "_timeout", "deadline", "is_canceled")
+    __slots__ = ("_clock", "deadline", "is_canceled", "timeout")
 
     def __init__(self, clock: Clock, deadline: float, *, is_canceled: bool) -> None:
         self.deadline = deadline
         """Monotonic seconds, because the wall clock may be set at any moment."""
         self.is_canceled = is_canceled
-        self._clock = clock
-        self._timeout: asyncio.Timeout | None = None
+        self.timeout: asyncio.Timeout | None = None
         """Around the step that runs now, if a cancel ends it."""
+        self._clock = clock
 
     def cancel(self) -> None:
         """End the running step, and refuse further ones."""
         self.is_canceled = True
-        if self._timeout is not None:
-            cut_short(self._timeout)
-            self._timeout = None
+        if self.timeout is not None:
+            cut_short(self.timeout)
+            self.timeout = None
 
     def step(self) -> AbstractAsyncContextManager[None]:
         """Run the body until the deadline, or until the client cancels. Raises DeadlinePassed and Canceled."""
-        return self._until_deadline(is_cancelable=True)
+        return _Step(self, is_cancelable=True)
 
     def paid_request(self) -> AbstractAsyncContextManager[None]:
         """Run the body until the deadline, even if the client cancels meanwhile.
 
         Raises DeadlinePassed, and Canceled if the client has canceled before the body runs.
         """
-        return self._until_deadline(is_cancelable=False)
+        return _Step(self, is_cancelable=False)
 
-    @asynccontextmanager
-    async def _until_deadline(self, *, is_cancelable: bool) -> AsyncIterator[None]:
+    def start_timeout(self) -> asyncio.Timeout:
+        """Return a timeout up to the deadline. Raises DeadlinePassed, and Canceled if the client has canceled."""
         if self.is_canceled:
             raise Canceled
         left = self.deadline - self._clock.monotonic()
         if left <= 0:
             raise DeadlinePassed
+        return asyncio.timeout(left)
+
+
+class _Step(AbstractAsyncContextManager[None]):
+    """One step within a scope. It is a class, because a generator would cost each poll five microseconds more."""
+
+    __slots__ = ("_is_cancelable", "_scope", "_timeout")
+
+    def __init__(self, scope: CancelScope, *, is_cancelable: bool) -> None:
+        self._scope = scope
+        self._is_cancelable = is_cancelable
+
+    async def __aenter__(self) -> None:
+        self._timeout = self._scope.start_timeout()
+        await self._timeout.__aenter__()
+        self._scope.timeout = self._timeout if self._is_cancelable else None
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._scope.timeout = None
         try:
-            async with asyncio.timeout(left) as timeout:
-                self._timeout = timeout if is_cancelable else None
-                yield
-        except TimeoutError:
-            if not timeout.expired():
-                raise
-            raise (Canceled if is_cancelable and self.is_canceled else DeadlinePassed) from None
-        finally:
-            self._timeout = None
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError:  # raised only where this timeout has ended the body
+            raise (Canceled if self._is_cancelable and self._scope.is_canceled else DeadlinePassed) from None
