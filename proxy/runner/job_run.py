@@ -1,7 +1,7 @@
 """One run of one job, under one claim: its order, its polls, its cancel and its deadline.
 
-The order of steps is what makes money safe: inputs are prepared (unpaid), the intent is recorded, the order is
-submitted (paid, once), the ticket is recorded before anything else happens, and only then is the provider polled.
+The order of steps keeps money safe: inputs are prepared (unpaid), the intent is recorded, the order is submitted (paid,
+once). The ticket is recorded before anything else happens. Only then is the provider polled.
 Between two polls a job is this one object, and no task waits for it.
 """
 
@@ -45,7 +45,7 @@ class JobRun:
         self._scope = CancelScope(self._clock, deadline, is_canceled=job.cancel_requested)
         self._recording = Recording(services, claim, self._model, self._scope)
         self._submission: Submission | None = None
-        """The order while it is prepared and sent."""
+        """The order until its ticket is recorded."""
         self._polling: Polling | None = None
         """The polls, once there is a ticket."""
         self._recorder = services.traces.of(job.id) if services.traces else None
@@ -68,8 +68,11 @@ class JobRun:
 
     @property
     def cannot_be_resumed(self) -> bool:
-        """True if another node could not continue this step: during a submit, or while a stream is read."""
-        return self._model.streamed or (self._submission is not None and self._submission.is_sending)
+        """True if another node could not continue this step.
+
+        That is so from a submit until its ticket is recorded, and while a stream is read.
+        """
+        return self._model.streamed or (self._submission is not None and self._submission.may_be_taken)
 
     def cancel(self) -> None:
         """Cancel the job for its client. A step that waits ends now; a paid request is waited for."""

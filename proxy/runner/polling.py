@@ -62,8 +62,8 @@ flukes."""
 _EARLY_MARGIN: Final = 0.42
 _LATE_MARGIN: Final = 1.0
 """Distance by which the polling window extends beyond these two quantiles, as exponents on a log scale. For log-normal
-durations about 1 % of jobs end before the window and almost none after it, because polling for the few that are left
-costs next to nothing."""
+durations about 1 % of jobs end before the window and almost none after it. Polling for the few that are left costs next
+to nothing."""
 _DOUBT: Final = 2.0
 """Further distance, divided by the root of the number of durations: five hundred are more certain than ten."""
 

@@ -41,15 +41,13 @@ class Submission:
         self._scope = scope
         self._stream: AsyncGenerator[Update] | None = None
         """The updates of a streamed model, after the first."""
-        self.is_sending = False
-        """True during the paid request, which is waited for even if the client cancels."""
         self.may_be_taken = False
         """True from the moment of sending, unless the provider certainly did not take the order."""
 
     def check_unsent(self) -> None:
         """Raise the error of an order that an earlier run may have sent: its intent is recorded, its ticket is not.
 
-        A provider that finds a job by our own id, or buys once for a repeated key, could be asked here instead.
+        After a crash this decides what happens to the order, as `send_until_taken` does after a lost answer.
         """
         job = self._recording.job
         if job.intended_at is None:
@@ -89,8 +87,8 @@ class Submission:
         """Send the order until the provider takes it, and return its first update.
 
         Each attempt is recorded as an intent first. The intent is withdrawn, and the order sent again, only if the
-        provider certainly did not take it. A lost answer is OutcomeUnknown and ends the job: it is raised from here.
-        Raises a JobError, Canceled and DeadlinePassed.
+        provider certainly did not take it. A lost answer raises OutcomeUnknown, which ends the job. Also raises other
+        JobErrors, Canceled and DeadlinePassed.
         """
         for pause in pauses():
             # Wait for the rate limit before recording the intent: if we are stopped while waiting, nothing was sent.
@@ -111,13 +109,18 @@ class Submission:
     async def send_once(self, request: Request) -> Update:
         """Send the paid order, once: this is the only place that spends money at a provider.
 
-        Returns the first update: the ticket of a polled model, or the first of a streamed one, which refuses before it.
-        Raises NotTaken if the order may be sent again, and otherwise a JobError, Canceled and DeadlinePassed.
+        A client's cancel does not end it. Returns the first update: the ticket of a polled model, or the first of a
+        streamed one, which refuses before it. Raises NotTaken if the order may be sent again, and otherwise a JobError,
+        Canceled and DeadlinePassed.
         """
         async with self._scope.paid_request():
-            self.is_sending = self.may_be_taken = True
+            self.may_be_taken = True
             try:
-                first = await self._first_update(request)
+                if self._model.streamed:
+                    self._stream = self._provider.stream(request)
+                    first = await anext(self._stream)
+                else:
+                    first = Update(ticket=await self._provider.submit(request))
             except NotTaken:
                 self.may_be_taken = False
                 self.count_submit("not taken")
@@ -125,16 +128,8 @@ class Submission:
             except JobError as error:
                 self.count_submit(error.code)
                 raise
-            finally:
-                self.is_sending = False
         self.count_submit("taken")
         return first
-
-    async def _first_update(self, request: Request) -> Update:
-        if not self._model.streamed:
-            return Update(ticket=await self._provider.submit(request))
-        self._stream = self._provider.stream(request)
-        return await anext(self._stream)
 
     def count_submit(self, outcome: str) -> None:
         """Count a paid request by its outcome: "taken", "not taken", or an error's code."""
