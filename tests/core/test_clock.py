@@ -177,7 +177,8 @@ async def asset_and_job(deployment: Deployment) -> None:
 async def left(deployment: Deployment) -> tuple[int, int, int]:
     """How many jobs there are, assets' and outputs' files, and traces."""
     jobs = len((await deployment.http.get("/api/jobs")).json()["jobs"])
-    files = [path for path in (deployment.folder / "assets").rglob("*") if path.is_file()]
+    # `os.walk` passes over folders that disappear meanwhile; `rglob` does not.
+    files = [file for _, _, names in os.walk(deployment.folder / "assets") for file in names]
     return jobs, len(files), len(list((deployment.folder / "trace").iterdir()))
 
 
