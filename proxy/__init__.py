@@ -20,9 +20,9 @@ The way of an order:
     POST /api/generate -> api/endpoints/jobs: authenticate, count, parse (api/orders)
       -> store.admit: idempotency key, charge, job, event 1, in one transaction
     runner/runner -> store.claim -> runner/job_run
-      -> provider.prepare -> store.record_intent -> provider.submit -> ticket recorded
+      -> runner/submission: provider.prepare -> store.record_intent -> provider.submit -> ticket recorded
       -> runner/polling: provider.check -> upstream/client -> the provider
-      -> store.append: event n (the final one refunds), in one transaction
+      -> runner/recording: Update -> store.append: event n (the final one refunds), in one transaction
             | the log: the only source of truth
     store.changes() -> streams/feed: one tail per watched job -> one timer -> publish
       -> streams/stream -> serving/protocol: push -> EventSource, curl, app

@@ -41,8 +41,8 @@ from proxy.core.settings import BadSetting, ProviderSettings, Settings, load, pr
 from proxy.providers import MODELS, PROVIDERS, by_model
 from proxy.providers.base import Provider
 from proxy.runner import housekeeping
-from proxy.runner.job_run import RunnerServices
 from proxy.runner.runner import Runner
+from proxy.runner.services import DEFAULT_LIMITS, DEFAULT_TIMES, RunnerLimits, RunnerServices, RunnerTimes
 from proxy.store import open_store
 from proxy.store.blobs import Blobs, check_shared
 from proxy.store.contract import Store
@@ -79,10 +79,14 @@ class Pollcast:
         worker_metrics: WorkerMetrics | None = None,
         *,
         upstream_times: UpstreamTimes = DEFAULT_UPSTREAM_TIMES,
+        runner_times: RunnerTimes = DEFAULT_TIMES,
+        runner_limits: RunnerLimits = DEFAULT_LIMITS,
     ) -> None:
         self._settings = settings
         self._worker_metrics = worker_metrics
         self._upstream_times = upstream_times
+        self._runner_times = runner_times
+        self._runner_limits = runner_limits
         self._prices = _prices(settings)
         given = providers or {}
         self._providers = {
@@ -179,36 +183,35 @@ class Pollcast:
             ttl=settings.retention,
             relay=settings.results == "relay",
         )
-        providers = by_model([await self._provider(stack, kind) for kind in PROVIDERS])
         metrics = Metrics()
+        providers = by_model([await self._provider(stack, kind, metrics, store) for kind in PROVIDERS])
         self._feed = Feed(store, settings.heartbeat, lambda at: metrics.delivery_lag.observe(max(clock.now() - at, 0)))
         with _naming("POLLCAST_TRACE"):
             traces = Traces(settings.trace) if settings.trace else None
         if traces is not None:
             stack.enter_context(traces.writing())
         steps = ClockSteps(clock)
-        tools = RunnerServices(
-            store,
-            blobs,
-            fetcher,
-            links,
-            clock,
-            steps,
-            metrics,
-            providers,
-            settings.asset_limit,
-            settings.retention,
-            traces,
+        runner_services = RunnerServices(
+            store=store,
+            blobs=blobs,
+            fetcher=fetcher,
+            links=links,
+            clock=clock,
+            steps=steps,
+            metrics=metrics,
+            providers=providers,
+            asset_limit=settings.asset_limit,
+            retention=settings.retention,
+            traces=traces,
+            times=self._runner_times,
+            limits=self._runner_limits,
         )
-        self._runner = Runner(tools, node=_node(), lease=settings.lease, most=settings.max_jobs or None)
-        await stack.enter_async_context(_running(housekeeping.keep_sweeping(store, blobs, steps)))
+        self._runner = Runner(runner_services, node=_node(), lease=settings.lease, max_jobs=settings.max_jobs or None)
+        orphans = housekeeping.delete_orphans_periodically(store, blobs, steps, self._runner_times)
+        await stack.enter_async_context(_running(orphans))
         await stack.enter_async_context(_running(self._feed.run(), self._runner.run(), metrics.watch_loop()))
         auth = Auth(store, links, clock, settings.metrics.get_secret_value())
         await stack.enter_async_context(_running(auth.watch(self._feed)))
-        for provider in set(providers.values()):
-            provider.upstream.observe = partial(_observe, metrics, provider.name)
-            if store.shared is not None:
-                provider.upstream.rate_limiter.reserve = partial(store.shared.turns, provider.name)
         if store.shared is not None:
             breakers = {provider.name: provider.upstream.breaker for provider in providers.values()}
             await stack.enter_async_context(_running(exchange_outcomes(breakers, store.shared, self._upstream_times)))
@@ -238,7 +241,7 @@ class Pollcast:
             metrics,
             limits,
             Eta(store, clock),
-            tools.polled,
+            runner_services.polled,
             asset_limit=settings.asset_limit,
             relay=settings.results == "relay",
             worker_metrics=self._worker_metrics,
@@ -253,8 +256,11 @@ class Pollcast:
         for setting, folder in places.items():
             warn_if_open(folder, setting)
 
-    async def _provider(self, stack: AsyncExitStack, kind: type[Provider]) -> Provider:
+    async def _provider(self, stack: AsyncExitStack, kind: type[Provider], metrics: Metrics, store: Store) -> Provider:
         provider = kind(self._providers[kind], self._clock, self._settings.base_url, self._upstream_times)
+        provider.upstream.observe = partial(_observe, metrics, provider.name)
+        if store.shared is not None:
+            provider.upstream.rate_limiter.reserve = partial(store.shared.turns, provider.name)
         await stack.enter_async_context(provider.upstream)
         return provider
 

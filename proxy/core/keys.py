@@ -7,9 +7,6 @@ holds only its SHA-256. The hash is not stretched: 256 random bits cannot be gue
 import hashlib
 import secrets
 import zlib
-from collections.abc import Iterable
-
-from proxy.core.job import Output, Status
 
 _PREFIX = "pollcast_"
 
@@ -27,15 +24,3 @@ def digest(key: str) -> bytes:
 
 def _checksum(secret: str) -> str:
     return f"{zlib.crc32(secret.encode()) % 1_000_000:06d}"
-
-
-def refund(charged: int, status: Status, outputs: Iterable[Output] = (), ordered: int = 1) -> int:
-    """What the final event gives back of `charged` tokens (contract, section 5).
-
-    An `Error` and the provider's own `Canceled` give back everything. A job that completed gives back the equal share
-    of each of the `ordered` outputs that was not made. The refund of a client's cancel depends on what was sent.
-    """
-    if status is not Status.COMPLETED or not ordered:
-        return charged
-    missing = max(ordered - sum(not output.failed for output in outputs), 0)
-    return charged * missing // ordered

@@ -1,1 +1,1 @@
-"""The work: claims jobs, submits orders, polls, records events."""
+"""The runner: claims jobs, submits their orders, polls providers, records events."""

@@ -1,4 +1,4 @@
-"""What a client brought, in the form a provider wants: bytes, an upload's id, or a URL; or what stands for them."""
+"""Input media of a job, in the form that its provider takes: bytes, the id of an upload, or a URL."""
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,7 +22,7 @@ Uploaded = TypeVar("Uploaded")
 
 @dataclass(frozen=True, slots=True)
 class JobInputs:
-    """The inputs of one job: its account's assets, and URLs; each is read once, and all have at most `limit` bytes."""
+    """Input media of one job: assets of its account, and URLs. Each is read once; all have at most `limit` bytes."""
 
     job: Job
     store: Assets
@@ -35,9 +35,9 @@ class JobInputs:
     _sizes: dict[str, int] = field(default_factory=dict, init=False, repr=False)
 
     async def files(self, refs: Sequence[str]) -> list[File]:
-        """The bytes behind asset ids and URLs; what is named twice counts twice, because it is sent twice.
+        """Return the bytes of asset ids and URLs. A repeated one counts twice, because it is sent twice.
 
-        Raises a JobError when they cannot be had (nothing was sent then).
+        Raises a JobError if they cannot be read. Nothing was sent then.
         """
         named, left = Counter(refs), self.limit
         for ref, times in named.items():
@@ -49,45 +49,47 @@ class JobInputs:
         return [self._files[ref] for ref in refs]
 
     async def uploaded(self, ref: str, upload: Callable[[File], Awaitable[Uploaded]]) -> Uploaded:
-        """What the provider's `upload` makes of the bytes behind `ref`; they are uploaded once for the job."""
+        """Return the result of the provider's `upload` of an asset id or URL, which is uploaded once for the job."""
         if ref not in self._uploads:
             file = await self._read(ref, self.limit)
-            job = breaker.subject.set(breaker.Subject(self.job.account, ref))  # a bad file counts once, whatever job
+            token = breaker.subject.set(
+                breaker.Subject(self.job.account, ref)
+            )  # a bad file counts once, not for each job
             try:
                 self._uploads[ref] = await upload(file)
             finally:
-                breaker.subject.reset(job)
+                breaker.subject.reset(token)
         uploaded: Uploaded = self._uploads[ref]
         return uploaded
 
-    async def _read(self, ref: str, most: int) -> File:
-        """The bytes behind `ref`, at most so many, and no more than the job's other inputs leave."""
-        most = min(most, self.limit - sum(size for other, size in self._sizes.items() if other != ref))
-        found = await (self._asset(ref, most) if is_asset(ref) else self._fetched(ref, most))
-        self._sizes[ref] = len(found.data)
-        return found
+    async def _read(self, ref: str, limit: int) -> File:
+        """Return the bytes of an asset id or URL: at most `limit`, and no more than the job's other inputs leave."""
+        limit = min(limit, self.limit - sum(size for other, size in self._sizes.items() if other != ref))
+        file = await (self._read_asset(ref, limit) if is_asset(ref) else self._fetch(ref, limit))
+        self._sizes[ref] = len(file.data)
+        return file
 
     def _too_large(self) -> UpstreamRejected:
         return UpstreamRejected(f"The order's inputs are larger than {self.limit} bytes together. Nothing was sent.")
 
     def url(self, ref: str) -> str:
-        """A Link to the asset, or the URL as it is."""
+        """Return a signed Link to the asset, or the URL unchanged."""
         return self.links.sign(f"/api/assets/{ref}/content", self.job.key) if is_asset(ref) else ref
 
-    async def _asset(self, ref: str, most: int) -> File:
+    async def _read_asset(self, ref: str, limit: int) -> File:
         asset = await self.store.asset(self.job.account, ref)
         if asset is None:
-            raise UpstreamRejected(f"{ref} is gone; nothing was sent.")
-        if asset.size > most:
+            raise UpstreamRejected(f"{ref} has been deleted. Nothing was sent.")
+        if asset.size > limit:
             raise self._too_large()
         return File(ref + extension(asset.type), asset.type, await self.blobs.read(asset.blob))
 
-    async def _fetched(self, ref: str, most: int) -> File:
-        current_account.set(self.job.account)
+    async def _fetch(self, ref: str, limit: int) -> File:
+        token = current_account.set(self.job.account)
         try:
-            fetched = await self.fetcher.read(ref, most)
+            fetched = await self.fetcher.read(ref, limit)
         except FileTooLarge as error:
-            if most < self.limit:
+            if limit < self.limit:
                 raise self._too_large() from None
             raise UpstreamRejected(f"{error} Nothing was sent.") from None
         except NotPublic as error:
@@ -95,6 +97,8 @@ class JobInputs:
         except FetchFailed as error:
             kind = UpstreamRejected if error.reached else UpstreamUnreachable
             raise kind(f"{error} Nothing was sent.") from None
+        finally:
+            current_account.reset(token)
         if fetched.type is None:
-            raise UpstreamRejected("The URL's bytes are no image, audio or video that is known. Nothing was sent.")
+            raise UpstreamRejected("The URL is not an image, audio or video of a known type. Nothing was sent.")
         return File("input" + extension(fetched.type), fetched.type, fetched.data)

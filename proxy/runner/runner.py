@@ -1,13 +1,12 @@
-"""Runs jobs: claims those for which there is room, takes each a step further when it is due, and forgets old ones.
+"""Runs jobs on one node: claims them, renews their leases, and runs each job's next step when it is due.
 
-A `Runner` is one node's share of the work. It knows when a job is due, never what a step is: that is its `JobRun`.
+Several nodes may run jobs of one store, each with a `Runner`. The runner knows when a step is due; the step itself is
+its `JobRun`'s.
 """
 
 import asyncio
 import contextlib
 import logging
-import math
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
@@ -15,271 +14,255 @@ from typing import Final
 from prometheus_client import Metric
 
 from proxy.core.errors import Unavailable
-from proxy.runner.job_run import JobRun, RunnerServices
-from proxy.runner.polling import REMEMBERED, Pace
+from proxy.runner.housekeeping import QueueCounter, delete_expired
+from proxy.runner.job_run import JobRun
+from proxy.runner.polling import MAX_DURATIONS, Pace
+from proxy.runner.services import RunnerServices
 from proxy.runner.timer_wheel import TimerWheel
-from proxy.store.types import Claim, ClaimLost, QueueRoom, SweepResult
+from proxy.store.types import Claim, ClaimLost, QueueRoom
 from proxy.telemetry.metrics import gauge, total
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE: Final = 100
-"""Jobs claimed in one transaction."""
-_LOOK: Final = 1.0
-"""Seconds between looks for jobs that another node has released, or a lease if that is shorter: a node takes over jobs
-at the first look after it has watched a dead node for a lease."""
-_REST: Final = 30.0
-"""Seconds until a job is taken up again that met a fault of ours."""
-_RENEWALS: Final = 3
-"""How often leases are renewed in the time that they last."""
-_COUNT: Final = 5.0
-"""Seconds between looks at how many jobs wait."""
-_SWEEP: Final = 60.0
-"""Seconds between looks for what is older than the retention."""
-_SWEPT: Final = 50
-"""Jobs forgotten in one transaction."""
-_BREATH: Final = 0.05
-"""Seconds between two such transactions, for the writers that wait."""
+_RENEWALS_PER_LEASE: Final = 3
+"""Renewals within one lease. A lease survives two that fail."""
 
 
 class Runner:
-    """One node's share of the work; `run` goes on until it is cancelled, then gives its jobs back."""
+    """Runs jobs on one node, until `run` is cancelled. It then releases its jobs to the other nodes."""
 
-    def __init__(self, tools: RunnerServices, node: str, *, lease: float = 30.0, most: int | None = None) -> None:
-        self._tools = tools
-        self._store = tools.store
+    def __init__(
+        self, services: RunnerServices, node: str, *, lease: float = 30.0, max_jobs: int | None = None
+    ) -> None:
+        self._services = services
+        self._store = services.store
         self._node = node
         self._lease = lease
-        self._most = most
-        """Unfinished jobs of an account at once; the rest of them stands in its line."""
+        self._max_jobs = max_jobs
+        """Unfinished jobs that an account may have outside its backlog; None is no limit."""
         self._wake = asyncio.Event()
-        self._under_way: dict[asyncio.Task[None], JobRun] = {}
-        self._draining = False
-        self._drives: dict[str, JobRun] = {}
-        self._strange: set[str] = set()
-        """Jobs that were passed on, as nobody here knows their model."""
-        self._lost = False
-        """Whether the store may have this node hold what it does not drive: changes went untold, or a release did."""
-        self._unwanted: set[str] = set()
-        """Jobs whose client has asked for their end since the last claim was begun."""
-        self._counted: Mapping[str, int] = {}
-        """How many jobs wait on all nodes together, where for."""
-        self._waiting: set[JobRun] = set()
-        """Those that no task is at work for: they are on the wheel."""
-        self._wheel = TimerWheel[JobRun](tools.clock, self._step)
-        providers = {provider.name: provider.settings for provider in tools.providers.values()}
-        # Waiting for room at a provider has a deadline of its own, as long as the one for the work.
+        self._steps: dict[asyncio.Task[None], JobRun] = {}
+        """The steps that run now."""
+        self._is_draining = False
+        self._job_runs: dict[str, JobRun] = {}
+        """The jobs of this node, by id."""
+        self._idle: set[JobRun] = set()
+        """Jobs without a running step. They are on the timer wheel."""
+        self._unknown_model_jobs: set[str] = set()
+        """Ids of jobs that were released because this version does not know their model."""
+        self._claims_in_doubt = False
+        """True when the store may list claims of this node that it is not running.
+
+        That is so after missed changes, and after a failed release."""
+        self._canceled_early: set[str] = set()
+        """Ids of jobs that clients canceled after the last claim began, and perhaps before its reply was read."""
+        self._wheel = TimerWheel[JobRun](services.clock, self._start_step)
+        providers = {provider.name: provider.settings for provider in services.providers.values()}
+        # Waiting for room at a provider has its own deadline, as long as the deadline of the work.
         self._rooms = {name: QueueRoom(settings.concurrency, settings.deadline) for name, settings in providers.items()}
-        self._paces = {model: Pace(provider.settings.poll_interval) for model, provider in tools.providers.items()}
+        self._queue_counter = QueueCounter(services, self._rooms)
+        self.paces = {model: Pace(provider.settings.poll_interval) for model, provider in services.providers.items()}
+        """Each model's pace of polls."""
 
     async def run(self) -> None:
-        """Claim and drive jobs."""
+        """Claim and run jobs, until cancelled."""
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                for work in (self._listen(), self._renew(), self._count(), self._sweep(), self._wheel.run()):
+                for work in (
+                    self._follow_changes(),
+                    self._renew_leases(),
+                    self._queue_counter.run(),
+                    delete_expired(self._services),
+                    self._wheel.run(),
+                ):
                     self._tasks.create_task(work)
-                await self._learn()
-                await self._take()
+                await self._load_durations()
+                await self._claim_jobs()
         finally:
-            await asyncio.gather(*(self._release(drive.claim) for drive in self._waiting))
+            await asyncio.gather(*(self._release(job_run.claim) for job_run in self._idle))
 
-    async def _learn(self) -> None:
-        """Take up what was learnt before this start, and on other nodes, of how long jobs take."""
-        for model, pace in self._paces.items():
+    async def drain(self, seconds: float) -> None:
+        """Stop claiming jobs, and wait up to `seconds` for the steps that no other node could continue."""
+        self._is_draining = True
+        steps = [task for task, job_run in self._steps.items() if job_run.cannot_be_resumed]
+        if steps:
+            await asyncio.wait(steps, timeout=seconds)
+
+    def metrics(self) -> Iterator[Metric]:
+        """Yield the metrics of this node's jobs and of its providers, as they are now."""
+        jobs = Counter((job_run.claim.job.model, job_run.status) for job_run in self._job_runs.values())
+        yield gauge("jobs", "Jobs that this node runs.", ("model", "status"), jobs)
+        yield from self._queue_counter.metrics()
+        words = self._services.unknown_words
+        meaning = "Status words that the provider's page does not name: the provider has changed."
+        yield total("unknown_words", meaning, ("provider", "word"), words)
+        providers = {provider.name: provider for provider in self._services.providers.values()}
+        is_open = {(name,): float(provider.upstream.breaker.wait > 0) for name, provider in providers.items()}
+        yield gauge("breaker_open", "1 while a provider's circuit breaker is open.", ("provider",), is_open)
+        if self._services.traces is not None:
+            meaning = "Exchanges that the flight recorder dropped, because too many waited to be written."
+            yield total("trace_dropped", meaning, (), {(): self._services.traces.dropped})
+
+    # --- claiming ---
+
+    async def _load_durations(self) -> None:
+        """Load the durations of earlier jobs, of all nodes, into the paces."""
+        for model, pace in self.paces.items():
             with contextlib.suppress(Unavailable):
-                for seconds in reversed(await self._store.durations(model, REMEMBERED)):
+                for seconds in reversed(await self._store.durations(model, MAX_DURATIONS)):
                     pace.learn(seconds)
 
-    async def _take(self) -> None:
-        """Take what there is room for, whenever there may be some."""
+    async def _claim_jobs(self) -> None:
+        """Claim as many jobs as there is room for, whenever there may be room or a released job."""
         while True:
             self._wake.clear()
             claims = await self._claim()
             for claim in claims:
-                if claim.job.model in self._paces:
-                    self._begin(claim)
-            await self._pass_on([claim for claim in claims if claim.job.model not in self._paces])
-            if await self._has_let_go() or await self._has_advanced():
+                if claim.job.model in self.paces:
+                    self._start(claim)
+            await self._release_unknown_models([claim for claim in claims if claim.job.model not in self.paces])
+            if await self._release_strays() or await self._advance_backlogs():
                 continue
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(_LOOK, self._lease)):
+                async with asyncio.timeout(min(self._services.times.claim_interval, self._lease)):
                     await self._wake.wait()
-
-    def _begin(self, claim: Claim) -> None:
-        if lost := self._drives.get(claim.job.id):  # it comes back to this node, which had not noticed that it was lost
-            self._waiting.discard(lost)
-        drive = self._drives[claim.job.id] = JobRun(self._tools, claim, self._paces[claim.job.model])
-        if claim.job.id in self._unwanted:  # it was said between the claim and its answer
-            drive.cancel()
-        self._waiting.add(drive)
-        self._step(drive)
-
-    async def _pass_on(self, claims: Sequence[Claim]) -> None:
-        """Leave jobs of models that this version does not know to one that does, on another node or later."""
-        for claim in claims:
-            if claim.job.id not in self._strange:
-                self._strange.add(claim.job.id)
-                log.error("%s waits for a version that knows the model %s.", claim.job.id, claim.job.model)
-            await self._release(claim)
-
-    def _step(self, drive: JobRun) -> None:
-        """Take a job a step further, in a task of its own; one that is under way already is left alone."""
-        if drive not in self._waiting:
-            return
-        self._waiting.discard(drive)
-        task = self._tasks.create_task(self._advance(drive))
-        self._under_way[task] = drive
-        task.add_done_callback(self._under_way.pop)
-
-    async def _advance(self, drive: JobRun) -> None:
-        delay = None
-        try:
-            delay = await drive.run()
-        except ClaimLost:
-            log.warning("%s was taken over; leaving it alone.", drive.claim.job.id)
-        except asyncio.CancelledError:
-            await self._release(drive.claim)
-            raise
-        except Exception:
-            log.exception("%s cannot be driven; it is taken up anew in %d seconds.", drive.claim.job.id, _REST)
-            await self._rest(drive.claim)
-        if self._drives.get(drive.claim.job.id) is not drive:
-            return  # another has the job now, by a newer claim
-        if delay is None:
-            del self._drives[drive.claim.job.id]
-            self._tools.polled.pop(drive.claim.job.id, None)
-        else:
-            self._waiting.add(drive)
-            self._wheel.add(drive, delay)
-
-    async def _rest(self, claim: Claim) -> None:
-        """Let a job be that met a fault of ours even while its end was recorded: once more may do."""
-        try:
-            await asyncio.sleep(_REST)
-        finally:
-            await self._release(claim)
-
-    async def _release(self, claim: Claim) -> None:
-        """Stopping: whoever starts next takes the job up where the record stands."""
-        try:
-            await asyncio.shield(self._store.release(claim))
-        except Unavailable:
-            self._lost = True
-
-    def metrics(self) -> Iterator[Metric]:
-        """What is under way here now, for a scrape."""
-        jobs = Counter((drive.claim.job.model, drive.status) for drive in self._drives.values())
-        yield gauge("jobs", "Jobs under way on this node.", ("model", "status"), jobs)
-        what = "Jobs that wait, on all nodes together: for room at a provider, or (line) behind their account's others."
-        yield gauge("jobs_waiting", what, ("queue",), {(place,): jobs for place, jobs in self._counted.items()})
-        words = self._tools.unknown_words
-        what = "Words of providers for a state that their pages do not name: they have changed."
-        yield total("unknown_words", what, ("provider", "word"), words)
-        providers = {provider.name: provider for provider in self._tools.providers.values()}
-        resting = {(name,): float(provider.upstream.breaker.wait > 0) for name, provider in providers.items()}
-        yield gauge("breaker_open", "Whether a provider is left alone for now.", ("provider",), resting)
-        if self._tools.traces is not None:
-            what = "Exchanges with providers that the flight recorder did not keep, for too many waited."
-            yield total("trace_dropped", what, (), {(): self._tools.traces.dropped})
-
-    async def drain(self, seconds: float) -> None:
-        """Take no new jobs, and let submits and upstream streams, which nobody could go on with, finish for a while."""
-        self._draining = True
-        irreplaceable = [task for task, drive in self._under_way.items() if drive.irreplaceable]
-        if irreplaceable:
-            await asyncio.wait(irreplaceable, timeout=seconds)
-
-    def _rooms_now(self) -> Mapping[str, QueueRoom]:
-        """The rooms, with more patience where a step of the wall clock makes orders look older than they are."""
-        forward = self._tools.steps.forward
-        return {
-            name: QueueRoom(room.limit, room.max_wait + forward(room.max_wait)) for name, room in self._rooms.items()
-        }
 
     async def _claim(self) -> list[Claim]:
         claims: list[Claim] = []
-        full = not self._draining
-        self._unwanted.clear()
+        may_be_more = not self._is_draining
+        batch = self._services.limits.claims
+        self._canceled_early.clear()
         try:
-            while full:
-                found = await self._store.claim(self._node, self._rooms_now(), _AT_ONCE)
+            while may_be_more:
+                found = await self._store.claim(self._node, self._current_rooms(), batch)
                 claims += found
-                full = len(found) == _AT_ONCE
+                may_be_more = len(found) == batch
         except Unavailable as error:
             log.warning("Cannot claim jobs: %s", error.message)
         return claims
 
-    async def _has_let_go(self) -> bool:
-        """Let go of jobs that the store has us hold, but that nobody here drives; whether there were any."""
-        lost, self._lost = self._lost, False
+    def _current_rooms(self) -> Mapping[str, QueueRoom]:
+        """Return the rooms. A longer wait is allowed where a clock step makes orders look older than they are."""
+        forward = self._services.steps.forward
+        return {
+            name: QueueRoom(room.limit, room.max_wait + forward(room.max_wait)) for name, room in self._rooms.items()
+        }
+
+    def _start(self, claim: Claim) -> None:
+        """Run a claimed job."""
+        job_id = claim.job.id
+        if lost := self._job_runs.get(job_id):  # this node lost the job without noticing, and has claimed it again
+            self._idle.discard(lost)
+        job_run = self._job_runs[job_id] = JobRun(self._services, claim, self.paces[claim.job.model])
+        if job_id in self._canceled_early:  # canceled between the claim and its reply
+            job_run.cancel()
+        self._idle.add(job_run)
+        self._start_step(job_run)
+
+    # --- steps ---
+
+    def _start_step(self, job_run: JobRun) -> None:
+        """Start the job's next step as a task, unless one is running."""
+        if job_run not in self._idle:
+            return
+        self._idle.discard(job_run)
+        task = self._tasks.create_task(self._run_step(job_run))
+        self._steps[task] = job_run
+        task.add_done_callback(self._steps.pop)
+
+    async def _run_step(self, job_run: JobRun) -> None:
+        delay = None
+        job_id = job_run.claim.job.id
         try:
-            strays = await self._store.unknown_claims(self._node, self._drives) if lost else ()
+            delay = await job_run.run()
+        except ClaimLost:
+            log.warning("Another node has taken over %s; stopped running it", job_id)
+        except asyncio.CancelledError:
+            await self._release(job_run.claim)
+            raise
+        except Exception:
+            retry = self._services.times.claim_retry
+            log.exception("Internal error while recording %s; retrying in %g seconds", job_id, retry)
+            await self._release_later(job_run.claim)
+        if self._job_runs.get(job_id) is not job_run:
+            return  # a newer claim has the job now
+        if delay is None:
+            del self._job_runs[job_id]
+            self._services.polled.pop(job_id, None)
+        else:
+            self._idle.add(job_run)
+            self._wheel.add(job_run, delay)
+
+    # --- releasing ---
+
+    async def _release(self, claim: Claim) -> None:
+        """Release a job, so that any node can resume it from its record."""
+        try:
+            await asyncio.shield(self._store.release(claim))
         except Unavailable:
-            self._lost = True
+            self._claims_in_doubt = True
+
+    async def _release_later(self, claim: Claim) -> None:
+        """Wait, then release the claim so that the job is retried: the internal error may have been a rare one."""
+        try:
+            await self._services.clock.sleep(self._services.times.claim_retry)
+        finally:
+            await self._release(claim)
+
+    async def _release_unknown_models(self, claims: Sequence[Claim]) -> None:
+        """Release jobs of models that this version does not know, for another node or a later version."""
+        for claim in claims:
+            if claim.job.id not in self._unknown_model_jobs:
+                self._unknown_model_jobs.add(claim.job.id)
+                log.error("%s has the unknown model %s; it waits for a version with it", claim.job.id, claim.job.model)
+            await self._release(claim)
+
+    async def _release_strays(self) -> bool:
+        """Release jobs that the store lists as claimed by this node, but that it is not running.
+
+        Returns whether there were any.
+        """
+        is_in_doubt, self._claims_in_doubt = self._claims_in_doubt, False
+        try:
+            strays = await self._store.unknown_claims(self._node, self._job_runs) if is_in_doubt else ()
+        except Unavailable:
+            self._claims_in_doubt = True
             return False
         for claim in strays:
-            log.warning("%s is taken up again: nobody here drives it.", claim.job.id)
+            log.warning("%s was claimed by this node, but not running; released it", claim.job.id)
             await self._release(claim)
-        self._lost = self._lost or bool(strays)  # there may be more
+        self._claims_in_doubt = self._claims_in_doubt or bool(strays)  # there may be more
         return bool(strays)
 
-    async def _has_advanced(self) -> bool:
-        """Let jobs go on from their accounts' lines; whether any did, and so may be claimed."""
+    async def _advance_backlogs(self) -> bool:
+        """Move jobs from account backlogs to queues. Returns whether any moved, and so may be claimed."""
         try:
-            return await self._store.release_backlog(self._most, _AT_ONCE) > 0
+            return await self._store.release_backlog(self._max_jobs, self._services.limits.claims) > 0
         except Unavailable:
             return False
 
-    async def _listen(self) -> None:
+    # --- other tasks ---
+
+    async def _follow_changes(self) -> None:
+        """Cancel and claim jobs as the store's changes demand."""
         async for change in self._store.changes():
             if change.lost:
-                self._lost = True
+                self._claims_in_doubt = True
             if change.cancel:
-                self._unwanted.add(change.job)
-            if change.deleted and self._tools.traces is not None:
-                self._tools.traces.forget(change.job)
-            if change.cancel and (drive := self._drives.get(change.job)):
-                drive.cancel()
-                self._step(drive)
+                self._canceled_early.add(change.job)
+            if change.deleted and self._services.traces is not None:
+                self._services.traces.forget(change.job)
+            if change.cancel and (job_run := self._job_runs.get(change.job)):
+                job_run.cancel()
+                self._start_step(job_run)
             elif change.cancel or change.lost or (change.event and (change.n == 1 or change.event.final)):
-                # An order to take, room for one, or one that need not wait for it any more.
+                # There is a new order, room for one, or an order that need not wait for room any more.
                 self._wake.set()
 
-    async def _renew(self) -> None:
+    async def _renew_leases(self) -> None:
         while True:
-            await asyncio.sleep(self._lease / _RENEWALS)
+            await self._services.sleep(self._lease / _RENEWALS_PER_LEASE)
             try:
                 await self._store.renew(self._node)
             except Unavailable as error:
                 log.warning("Cannot renew leases: %s", error.message)
-
-    async def _count(self) -> None:
-        while True:
-            try:
-                self._counted = await self._store.waiting(self._rooms)
-            except Unavailable:  # whatever needs the store now says that; an old figure would be taken for a new one
-                self._counted = {}
-            await asyncio.sleep(_COUNT)
-
-    async def _sweep(self) -> None:
-        """Forget what is older than the retention, in steps so small that no writer waits for one."""
-        while True:
-            swept = SweepResult(0, ())
-            # Both are read before the check: a step that comes after it deletes nothing.
-            now, file_time = self._tools.clock.now(), time.time()
-            kept = self._kept_for()
-            try:
-                if kept < math.inf:
-                    swept = await self._store.sweep(now - kept, _SWEPT)
-                for name in swept.blobs:
-                    await self._tools.blobs.delete(name)
-                if self._tools.traces is not None and not swept.forgotten:
-                    await asyncio.to_thread(self._tools.traces.sweep, file_time - kept)
-            except Unavailable as error:
-                log.warning("Cannot forget what is old: %s", error.message)
-            await asyncio.sleep(_BREATH if swept.forgotten else _SWEEP)
-
-    def _kept_for(self) -> float:
-        """Age in seconds from which anything is deleted; infinite while the wall clock may be wrong."""
-        steps, retention = self._tools.steps, self._tools.retention
-        return retention + steps.forward(retention) if steps.is_settled() else math.inf

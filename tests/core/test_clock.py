@@ -12,7 +12,8 @@ import pytest
 from httpx_sse import EventSource
 
 from proxy.core.clock import ClockSteps
-from proxy.runner import housekeeping
+from proxy.runner.housekeeping import delete_orphans_periodically
+from proxy.runner.services import RunnerTimes
 from proxy.simulator import Simulator
 from proxy.store import open_store
 from proxy.store.blobs import Blobs, asset_blob
@@ -37,10 +38,9 @@ def clock() -> SettableClock:
 
 
 @pytest.fixture
-def unset(tmp_path: Path, clock: SettableClock, monkeypatch: pytest.MonkeyPatch) -> Deployment:
+def unset(tmp_path: Path, clock: SettableClock) -> Deployment:
     """A world with a clock to set, which looks for old records all the time. Its providers keep their own time."""
-    monkeypatch.setattr("proxy.runner.runner._SWEEP", 0.001)
-    deployment = Deployment(tmp_path, clock=clock)
+    deployment = Deployment(tmp_path, clock=clock, runner_times=RunnerTimes(sweep=0.001))
     deployment.simulator = Simulator(now=clock.monotonic, sleep=clock.sleep)
     return deployment
 
@@ -177,7 +177,8 @@ async def asset_and_job(deployment: Deployment) -> None:
 async def left(deployment: Deployment) -> tuple[int, int, int]:
     """How many jobs there are, assets' and outputs' files, and traces."""
     jobs = len((await deployment.http.get("/api/jobs")).json()["jobs"])
-    files = [path for path in (deployment.folder / "assets").rglob("*") if path.is_file()]
+    # `os.walk` passes over folders that disappear meanwhile; `rglob` does not.
+    files = [file for _, _, names in os.walk(deployment.folder / "assets") for file in names]
     return jobs, len(files), len(list((deployment.folder / "trace").iterdir()))
 
 
@@ -235,7 +236,8 @@ async def test_bytes_without_a_record_wait_until_the_clock_has_settled(
         await blobs.put(name, b"x")
         file = tmp_path / "assets" / name
         os.utime(file, (time.time() - 7200, time.time() - 7200))
-        sweeping = asyncio.create_task(housekeeping.keep_sweeping(store, blobs, ClockSteps(clock), pause=0.001))
+        times = RunnerTimes(clock_check=0.001)
+        sweeping = asyncio.create_task(delete_orphans_periodically(store, blobs, ClockSteps(clock), times))
         await some_looks()
         assert file.exists()
         clock.at += 10 * MINUTE

@@ -2,14 +2,7 @@ import hashlib
 import re
 import zlib
 
-import pytest
-
 from proxy.core import keys
-from proxy.core.job import Output, Role, Status
-from proxy.core.keys import refund
-
-MADE = Output(Role.VIDEO, "video/mp4", status=Status.COMPLETED)
-FAILED = Output(Role.VIDEO, "video/mp4", status=Status.ERROR)
 
 
 def test_a_key_is_a_prefix_43_random_characters_and_6_digits() -> None:
@@ -32,33 +25,3 @@ def test_the_store_knows_a_key_by_its_sha_256() -> None:
 
 def test_any_text_has_a_digest() -> None:
     assert len(keys.digest("Schlüssel \0")) == 32
-
-
-@pytest.mark.parametrize("status", [Status.ERROR, Status.CANCELED])
-@pytest.mark.parametrize("ordered", [1, 2])
-def test_an_error_and_the_provider_s_canceled_give_back_everything(status: Status, ordered: int) -> None:
-    assert refund(20, status, [MADE, FAILED], ordered) == 20
-
-
-def test_a_completed_job_gives_nothing_back() -> None:
-    assert refund(20, Status.COMPLETED, [MADE]) == 0
-    assert refund(20, Status.COMPLETED, [MADE, FAILED]) == 0
-    assert refund(20, Status.COMPLETED, [MADE] * 2, 1) == 0
-
-
-@pytest.mark.parametrize(
-    ("charged", "made", "failed", "given_back"),
-    [(30, 3, 0, 0), (30, 2, 1, 10), (30, 1, 2, 20), (2000, 1, 199, 1990), (0, 1, 1, 0), (10, 0, 1, 10)],
-)
-def test_a_completed_bulk_job_gives_back_the_share_of_each_item_that_failed(
-    charged: int, made: int, failed: int, given_back: int
-) -> None:
-    assert refund(charged, Status.COMPLETED, [MADE] * made + [FAILED] * failed, made + failed) == given_back
-
-
-def test_outputs_beyond_the_ordered_ones_make_up_for_failed_ones() -> None:
-    assert refund(15, Status.COMPLETED, [MADE, FAILED, MADE, MADE], 3) == 0
-
-
-def test_an_order_without_a_price_gives_nothing_back() -> None:
-    assert refund(0, Status.COMPLETED, [MADE], 0) == 0

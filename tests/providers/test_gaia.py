@@ -1,7 +1,6 @@
 """Gaia Video Factory: its page's requests, the answers that gateways of its kind were seen to give."""
 
 import base64
-import time
 from typing import Any
 
 import pytest
@@ -572,16 +571,13 @@ async def test_a_text_that_has_its_finish_reason_is_whole_whatever_becomes_of_th
     assert (final["status"], final.get("text")) == ("Completed", "Hi!")
 
 
-async def test_the_last_piece_of_a_text_keeps_its_distance_too(
-    deployment: Deployment, upstream: Literal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("proxy.runner.job_run._TEXT_GAP", 0.3)
-    began = time.monotonic()
+async def test_the_last_piece_of_a_text_keeps_its_distance_too(deployment: Deployment, upstream: Literal) -> None:
+    began = deployment.clock.at
     events = await chat(
         deployment, upstream, streamed(chunk("Hi"), *(chunk(" ho") for _ in range(3)), chunk(None, "stop"))
     )
     assert "".join(event["delta"] for event in events if "delta" in event) == "Hi ho ho ho"
-    assert time.monotonic() - began >= 0.3
+    assert deployment.clock.at - began >= 0.2
 
 
 async def test_what_holds_no_text_is_passed_over(deployment: Deployment, upstream: Literal) -> None:

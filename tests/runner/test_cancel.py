@@ -1,6 +1,7 @@
-"""A client's cancel, wherever it meets the job (contract, sections 3 and 5)."""
+"""A client's cancel at each stage of a job, and the deletion of jobs (proxy/docs/api.md)."""
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 
 import httpx
@@ -8,9 +9,11 @@ import pytest
 from aiohttp import web
 
 from proxy.core.clock import SystemClock
+from proxy.core.job import Job
+from proxy.runner.services import RunnerTimes
 from proxy.store.sqlite.store import SqliteStore
 from proxy.store.types import Claim, QueueRoom
-from tests.runner.test_runner import reached
+from tests.runner.test_runner import wait_for_calls
 from tests.support.deployment import Deployment
 from tests.support.site import Site
 
@@ -19,22 +22,22 @@ async def cancel(deployment: Deployment, job: str) -> httpx.Response:
     return await deployment.http.post(f"/api/jobs/{job}/cancel")
 
 
-async def test_a_cancel_is_a_request_that_may_be_repeated(unstarted: Deployment) -> None:
+async def test_a_cancel_request_may_be_repeated(unstarted: Deployment) -> None:
     unstarted.provider["poll_interval"] = 1000
     async with unstarted as deployment:
         deployment.simulator.fault("gaga.submit", "timeout")
         job = await deployment.submit("gaga-1", prompt="Hello")
-        await reached(deployment, "gaga.submit")
+        await wait_for_calls(deployment, "gaga.submit")
         for _ in range(3):
             answer = await cancel(deployment, job["id"])
             assert (answer.status_code, answer.json()["id"]) == (202, job["id"])
 
 
-async def test_before_the_submit_nothing_is_sent_and_everything_is_given_back(deployment: Deployment) -> None:
+async def test_a_cancel_before_the_submit_sends_nothing_and_refunds_all(deployment: Deployment) -> None:
     image = await deployment.asset()
     deployment.simulator.fault("gaga.upload", "timeout")
     job = await deployment.submit("gaga-1", prompt="Hello", image=image)
-    await reached(deployment, "gaga.upload")
+    await wait_for_calls(deployment, "gaga.upload")
     await cancel(deployment, job["id"])
     ended = await deployment.ended(job["id"])
     assert (ended["status"], ended["refunded"]) == ("Canceled", 20)
@@ -43,14 +46,14 @@ async def test_before_the_submit_nothing_is_sent_and_everything_is_given_back(de
     assert await deployment.balance() == 1000
 
 
-async def test_while_the_order_waits_for_its_turn_nothing_is_sent_whatever_is_restarted(unstarted: Deployment) -> None:
+async def test_a_cancel_during_the_rate_limit_sends_nothing_even_after_a_restart(unstarted: Deployment) -> None:
     unstarted.clock = SystemClock()
     unstarted.providers["Gaga"] = {"rate": 0.01}
     async with unstarted as deployment:
         job = await deployment.submit("gaga-1", prompt="Hello", image=await deployment.asset())
         for uploads in (1, 2):
-            await reached(deployment, "gaga.upload", uploads)
-            await asyncio.sleep(0.1)  # its next turn is a hundred seconds away
+            await wait_for_calls(deployment, "gaga.upload", uploads)
+            await asyncio.sleep(0.1)  # the rate limit lets it out in a hundred seconds
             if uploads == 1:
                 await deployment.restart()
         await cancel(deployment, job["id"])
@@ -59,32 +62,32 @@ async def test_while_the_order_waits_for_its_turn_nothing_is_sent_whatever_is_re
         assert deployment.simulator.calls["gaga.submit"] == 0
 
 
-async def test_while_the_order_waits_for_room_nothing_is_sent(unstarted: Deployment) -> None:
+async def test_a_cancel_of_an_order_that_waits_for_room_sends_nothing(unstarted: Deployment) -> None:
     unstarted.providers["Gaga"] = {"concurrency": 1}
     async with unstarted as deployment:
         deployment.simulator.fault("gaga.submit", "timeout")
         await deployment.submit("gaga-1", prompt="first")
-        await reached(deployment, "gaga.submit")
+        await wait_for_calls(deployment, "gaga.submit")
         waiting = await deployment.submit("gaga-1", prompt="second")
         await cancel(deployment, waiting["id"])
         assert (await deployment.ended(waiting["id"]))["refunded"] == 20
         assert deployment.simulator.calls["gaga.submit"] == 1
 
 
-async def test_while_the_order_waits_to_be_taken_nothing_was_sent(unstarted: Deployment) -> None:
+async def test_a_cancel_of_an_order_that_was_not_taken_refunds_all(unstarted: Deployment) -> None:
     async with unstarted as deployment:
         deployment.simulator.fault("gaga.submit", "429", retry_after=100)
         job = await deployment.submit("gaga-1", prompt="Hello")
-        await reached(deployment, "gaga.submit", 2)
+        await wait_for_calls(deployment, "gaga.submit", 2)
         await cancel(deployment, job["id"])
         ended = await deployment.ended(job["id"])
         assert (ended["status"], ended["refunded"]) == ("Canceled", 20)
 
 
-async def test_a_submit_that_is_under_way_is_waited_for_and_its_tokens_are_spent(deployment: Deployment) -> None:
+async def test_a_cancel_during_a_submit_waits_for_it_and_refunds_nothing(deployment: Deployment) -> None:
     deployment.simulator.fault("gaga.submit", "slow", seconds=30, times=1)
     job = await deployment.submit("gaga-1", prompt="[stuck] Hello")
-    await reached(deployment, "gaga.submit")
+    await wait_for_calls(deployment, "gaga.submit")
     await cancel(deployment, job["id"])
     ended = await deployment.ended(job["id"])
     assert (ended["status"], ended["refunded"]) == ("Canceled", 0)
@@ -93,7 +96,7 @@ async def test_a_submit_that_is_under_way_is_waited_for_and_its_tokens_are_spent
     assert await deployment.balance() == 980
 
 
-async def test_a_submit_that_fails_while_its_cancel_waits_ends_the_job_as_it_failed(unstarted: Deployment) -> None:
+async def test_a_submit_that_fails_during_a_cancel_ends_the_job_in_error(unstarted: Deployment) -> None:
     asked, may_answer = asyncio.Event(), asyncio.Event()
 
     async def refuse(_: web.Request) -> web.Response:
@@ -112,9 +115,9 @@ async def test_a_submit_that_fails_while_its_cancel_waits_ends_the_job_as_it_fai
             assert (ended["code"], ended["refunded"]) == ("upstream_rejected", 20)
 
 
-async def test_after_the_submit_the_watching_stops_and_the_tokens_are_spent(deployment: Deployment) -> None:
+async def test_a_cancel_after_the_submit_stops_the_polls_and_refunds_nothing(deployment: Deployment) -> None:
     job = await deployment.submit("gaga-1", prompt="[stuck] Hello")
-    await reached(deployment, "gaga.check")
+    await wait_for_calls(deployment, "gaga.check")
     await cancel(deployment, job["id"])
     ended = await deployment.ended(job["id"])
     assert (ended["status"], ended["refunded"]) == ("Canceled", 0)
@@ -124,7 +127,7 @@ async def test_after_the_submit_the_watching_stops_and_the_tokens_are_spent(depl
     assert await deployment.balance() == 980
 
 
-async def test_a_stream_that_is_being_read_is_let_go(deployment: Deployment) -> None:
+async def test_a_cancel_ends_the_reading_of_a_stream(deployment: Deployment) -> None:
     job = await deployment.submit("suno", prompt="[stuck] song")
     while (await deployment.http.get(f"/api/jobs/{job['id']}")).json()["event"] < 2:
         await asyncio.sleep(0.001)
@@ -133,14 +136,14 @@ async def test_a_stream_that_is_being_read_is_let_go(deployment: Deployment) -> 
     assert (ended["status"], ended["refunded"]) == ("Canceled", 0)
 
 
-async def test_a_stream_that_has_not_said_a_word_is_let_go(unstarted: Deployment) -> None:
-    opened, hushed = asyncio.Event(), asyncio.Event()
+async def test_a_cancel_ends_the_wait_for_a_stream_s_first_event(unstarted: Deployment) -> None:
+    opened, may_end = asyncio.Event(), asyncio.Event()
 
     async def silent(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         opened.set()
-        await hushed.wait()
+        await may_end.wait()
         return response
 
     async with Site(silent) as site:
@@ -151,13 +154,13 @@ async def test_a_stream_that_has_not_said_a_word_is_let_go(unstarted: Deployment
             await cancel(deployment, job["id"])
             ended = await deployment.ended(job["id"])
             assert (ended["status"], ended["refunded"]) == ("Canceled", 0)
-        hushed.set()
+        may_end.set()
 
 
-async def test_a_cancel_that_was_asked_for_before_a_restart_is_honoured_after_it(deployment: Deployment) -> None:
+async def test_a_cancel_before_a_restart_takes_effect_after_it(deployment: Deployment) -> None:
     deployment.simulator.fault("gaga.check", "timeout")
     job = await deployment.submit("gaga-1", prompt="[stuck] Hello")
-    await reached(deployment, "gaga.check")
+    await wait_for_calls(deployment, "gaga.check")
     await deployment.stop()
     from proxy.store import open_store
 
@@ -168,17 +171,17 @@ async def test_a_cancel_that_was_asked_for_before_a_restart_is_honoured_after_it
     assert (await deployment.ended(job["id"]))["status"] == "Canceled"
 
 
-async def test_an_order_that_may_have_been_taken_at_a_stop_is_unknown_even_if_canceled(deployment: Deployment) -> None:
+async def test_a_canceled_order_cut_off_by_a_stop_has_an_unknown_outcome(deployment: Deployment) -> None:
     deployment.simulator.fault("gaga.submit", "timeout")
     job = await deployment.submit("gaga-1", prompt="Hello")
-    await reached(deployment, "gaga.submit")
+    await wait_for_calls(deployment, "gaga.submit")
     await cancel(deployment, job["id"])
     await deployment.restart()
     ended = await deployment.ended(job["id"])
     assert (ended["code"], ended["refunded"]) == ("outcome_unknown", 20)
 
 
-async def test_a_cancel_after_the_end_is_409_and_of_another_accounts_job_404(deployment: Deployment) -> None:
+async def test_a_late_cancel_is_409_and_one_of_another_account_404(deployment: Deployment) -> None:
     job = (await deployment.generate("suno", prompt="song"))[0]["job"]
     answer = await cancel(deployment, job)
     assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
@@ -186,7 +189,7 @@ async def test_a_cancel_after_the_end_is_409_and_of_another_accounts_job_404(dep
     assert (await deployment.http.post(f"/api/jobs/{job}/cancel", headers=other)).status_code == 404
 
 
-async def test_what_a_bulk_job_had_finished_stays_with_it(deployment: Deployment) -> None:
+async def test_a_canceled_bulk_job_keeps_its_finished_outputs(deployment: Deployment) -> None:
     items = [{"unique_id": "a", "names": "A"}, {"unique_id": "b", "names": "[stuck]"}]
     job = await deployment.submit("ganai-bulk", items=items)
     while "outputs" not in (await deployment.http.get(f"/api/jobs/{job['id']}")).json():
@@ -197,7 +200,7 @@ async def test_what_a_bulk_job_had_finished_stays_with_it(deployment: Deployment
     assert [output["unique_id"] for output in ended["outputs"]] == ["a"]
 
 
-# --- deleting, and forgetting ---
+# --- deletion and retention ---
 
 
 async def test_a_deleted_job_is_gone_with_its_events_and_outputs(deployment: Deployment) -> None:
@@ -217,7 +220,7 @@ async def test_a_running_job_cannot_be_deleted(deployment: Deployment) -> None:
     assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
 
 
-async def test_the_idempotency_key_of_a_deleted_job_makes_no_other(deployment: Deployment) -> None:
+async def test_a_deleted_job_s_idempotency_key_makes_no_new_job(deployment: Deployment) -> None:
     order = {"json": {"model": "suno", "prompt": "song"}, "headers": {"Idempotency-Key": "one"}}
     job = (await deployment.http.post("/api/jobs", **order)).json()["id"]  # type: ignore[arg-type]
     await deployment.ended(job)
@@ -227,7 +230,7 @@ async def test_the_idempotency_key_of_a_deleted_job_makes_no_other(deployment: D
     assert await deployment.balance() == 990
 
 
-async def test_a_replay_needs_nothing_that_the_order_needed(deployment: Deployment) -> None:
+async def test_a_replayed_order_may_name_a_deleted_asset(deployment: Deployment) -> None:
     image = await deployment.asset()
     order = {"json": {"model": "gaga-1", "prompt": "Hello", "image": image}, "headers": {"Idempotency-Key": "one"}}
     job = (await deployment.http.post("/api/jobs", **order)).json()["id"]  # type: ignore[arg-type]
@@ -237,7 +240,7 @@ async def test_a_replay_needs_nothing_that_the_order_needed(deployment: Deployme
     assert (again.status_code, again.json()["id"]) == (202, job)
 
 
-async def test_fifty_identical_orders_at_once_make_one_job_one_charge_and_one_submit(deployment: Deployment) -> None:
+async def test_fifty_concurrent_identical_orders_make_one_job_and_one_charge(deployment: Deployment) -> None:
     order = {"json": {"model": "gaga-1", "prompt": "Hello"}, "headers": {"Idempotency-Key": "one"}}
     answers = await asyncio.gather(*(deployment.http.post("/api/jobs", **order) for _ in range(50)))  # type: ignore[arg-type]
     assert {answer.status_code for answer in answers} == {202}
@@ -249,10 +252,10 @@ async def test_fifty_identical_orders_at_once_make_one_job_one_charge_and_one_su
 
 
 @pytest.mark.parametrize("retention", [3600])
-async def test_what_is_older_than_the_retention_is_forgotten_and_the_ledger_is_not(
-    unstarted: Deployment, retention: float, monkeypatch: pytest.MonkeyPatch
+async def test_retention_deletes_old_jobs_and_assets_and_keeps_the_ledger(
+    unstarted: Deployment, retention: float
 ) -> None:
-    monkeypatch.setattr("proxy.runner.runner._SWEEP", 0.01)
+    unstarted.runner_times = RunnerTimes(sweep=0.01)
     unstarted.settings["retention"] = retention
     async with unstarted as deployment:
         old = (await deployment.generate("gpt-image-2", prompt="[b64] cat"))[0]["job"]
@@ -260,7 +263,7 @@ async def test_what_is_older_than_the_retention_is_forgotten_and_the_ledger_is_n
         deployment.simulator.fault("gaga.submit", "timeout")
         held = await deployment.asset()
         running = await deployment.submit("gaga-1", prompt="Hello", image=held)
-        await reached(deployment, "gaga.submit")
+        await wait_for_calls(deployment, "gaga.submit")
         deployment.clock.at += retention + 1
         while (await deployment.http.get(f"/api/jobs/{old}")).status_code != 404:
             await asyncio.sleep(0.005)
@@ -268,12 +271,13 @@ async def test_what_is_older_than_the_retention_is_forgotten_and_the_ledger_is_n
             await asyncio.sleep(0.005)
         assert (await deployment.http.get(f"/api/jobs/{running['id']}")).status_code == 200
         assert (await deployment.http.get(f"/api/assets/{held}")).status_code == 200
-        while [path.name for path in (deployment.folder / "assets" / "assets").rglob("asset_*")] != [held]:
+        # `os.walk` passes over folders that disappear meanwhile; `rglob` does not.
+        while [file for _, _, files in os.walk(deployment.folder / "assets" / "assets") for file in files] != [held]:
             await asyncio.sleep(0.005)
         assert await deployment.balance() == 975
 
 
-async def test_a_cancel_between_a_claim_and_its_answer_is_heard(
+async def test_a_cancel_between_a_claim_and_its_reply_takes_effect(
     unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claim = SqliteStore.claim
@@ -281,10 +285,10 @@ async def test_a_cancel_between_a_claim_and_its_answer_is_heard(
     async def slowly(store: SqliteStore, node: str, rooms: Mapping[str, QueueRoom], limit: int) -> Sequence[Claim]:
         claims = await claim(store, node, rooms, limit)
         for job in [claimed.job for claimed in claims]:
-            told = store.changes()
+            changes = store.changes()
             await store.request_cancel(job.account, job.id)
-            await anext(told)
-            await asyncio.sleep(0)  # so has every other listener been told
+            await anext(changes)
+            await asyncio.sleep(0)  # the runner has received the change too
         return claims
 
     monkeypatch.setattr(SqliteStore, "claim", slowly)
@@ -292,3 +296,25 @@ async def test_a_cancel_between_a_claim_and_its_answer_is_heard(
         ended = await deployment.ended((await deployment.submit("gaga-1", prompt="[stuck]"))["id"])
         assert (ended["status"], ended["refunded"]) == ("Canceled", 20)
         assert deployment.simulator.calls["gaga.submit"] == 0
+
+
+@pytest.mark.parametrize(("write", "submits"), [("record_intent", 0), ("withdraw_intent", 1)])
+async def test_a_cancel_during_a_write_before_the_ticket_refunds_all(
+    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch, write: str, submits: int
+) -> None:
+    original = getattr(SqliteStore, write)
+
+    async def cancel_during(store: SqliteStore, claim: Claim) -> Job:
+        changes = store.changes()
+        await store.request_cancel(claim.job.account, claim.job.id)
+        await anext(changes)
+        await asyncio.sleep(0)  # the runner has received the change too
+        job: Job = await original(store, claim)
+        return job
+
+    monkeypatch.setattr(SqliteStore, write, cancel_during)
+    async with unstarted as deployment:
+        deployment.simulator.fault("gaga.submit", "503", times=1)
+        ended = await deployment.ended((await deployment.submit("gaga-1", prompt="[stuck]"))["id"])
+        assert (ended["status"], ended["refunded"]) == ("Canceled", 20)
+        assert deployment.simulator.calls["gaga.submit"] == submits

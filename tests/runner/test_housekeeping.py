@@ -1,13 +1,12 @@
-"""Bytes without a record, found by what a crash would leave."""
+"""Deletion of orphaned blobs: files without a record, as a crash leaves them."""
 
 import asyncio
 import os
 import time
 from pathlib import Path
 
-import pytest
-
-from proxy.runner.housekeeping import sweep
+from proxy.runner.housekeeping import delete_orphans
+from proxy.runner.services import RunnerTimes
 from proxy.store import open_store
 from proxy.store.blobs import Blobs, asset_blob
 from proxy.store.contract import Store
@@ -20,9 +19,9 @@ def later() -> float:
     return time.time() + 60
 
 
-async def swept(deployment: Deployment, before: float) -> int:
+async def sweep(deployment: Deployment, before: float) -> int:
     async with open_store(deployment.store_url, deployment.clock) as store:
-        return await sweep(store, blobs_of(deployment), before=before)
+        return await delete_orphans(store, blobs_of(deployment), before=before)
 
 
 def blobs_of(deployment: Deployment) -> Blobs:
@@ -34,7 +33,7 @@ async def account_of(store: Store) -> str:
 
 
 async def orphan(deployment: Deployment, asset: str = "asset_lost") -> str:
-    """The bytes of an asset whose record a crash prevented."""
+    """Store the bytes of an asset without its record, as a crash would leave them."""
     async with open_store(deployment.store_url, deployment.clock) as store:
         name = asset_blob(await account_of(store), asset)
     await blobs_of(deployment).put(name, PNG)
@@ -46,14 +45,14 @@ def files(deployment: Deployment) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-async def test_bytes_without_a_record_are_deleted_and_those_with_one_are_kept(deployment: Deployment) -> None:
+async def test_blobs_without_a_record_are_deleted_and_others_kept(deployment: Deployment) -> None:
     kept, lost = await deployment.asset(), await orphan(deployment)
-    assert await swept(deployment, later()) == 1
+    assert await sweep(deployment, later()) == 1
     assert lost not in files(deployment)
     assert (await deployment.http.get(f"/api/assets/{kept}/content")).content == PNG
 
 
-async def test_a_folder_that_goes_while_it_is_looked_through_stops_no_sweep(tmp_path: Path) -> None:
+async def test_a_folder_that_disappears_during_a_sweep_does_not_stop_it(tmp_path: Path) -> None:
     blobs = Blobs(str(tmp_path / "assets"))
     names = [f"outputs/job_{n}/0" for n in range(300)]
     for name in names:
@@ -69,42 +68,43 @@ async def test_a_folder_that_goes_while_it_is_looked_through_stops_no_sweep(tmp_
     await forgetting
 
 
-async def test_young_bytes_are_left_alone_their_record_may_be_on_its_way(deployment: Deployment) -> None:
+async def test_a_young_blob_is_kept_because_its_record_may_follow(deployment: Deployment) -> None:
     lost = await orphan(deployment)
-    assert await swept(deployment, time.time() - 60) == 0
+    assert await sweep(deployment, time.time() - 60) == 0
     assert lost in files(deployment)
 
 
-async def test_bytes_of_an_account_that_is_not_known_here_are_left_alone(deployment: Deployment) -> None:
+async def test_blobs_of_an_unknown_account_are_kept(deployment: Deployment) -> None:
     await blobs_of(deployment).put("assets/account_of_others/asset_1", PNG)
     await blobs_of(deployment).put("assets/asset_of_long_ago", PNG)
-    assert await swept(deployment, later()) == 0
+    assert await sweep(deployment, later()) == 0
     assert len(files(deployment)) == 2
 
 
-async def test_outputs_are_no_assets(deployment: Deployment) -> None:
+async def test_outputs_are_not_orphans(deployment: Deployment) -> None:
     await deployment.generate("gpt-5.4-mini", prompt="Why stream?")
-    assert await swept(deployment, later()) == 0
+    assert await sweep(deployment, later()) == 0
     assert [name.split("/")[0] for name in files(deployment)] == ["outputs"]
 
 
-async def test_what_a_crash_left_half_written_is_deleted(deployment: Deployment, tmp_path: Path) -> None:
+async def test_a_half_written_file_is_deleted(deployment: Deployment, tmp_path: Path) -> None:
     half = tmp_path / "assets" / "assets" / "account_1" / "asset_1#1"
     half.parent.mkdir(parents=True)
     half.write_bytes(PNG)
-    await swept(deployment, time.time() - 60)
+    await sweep(deployment, time.time() - 60)
     assert half.exists()
     os.utime(half, (time.time() - 7200, time.time() - 7200))
-    await swept(deployment, time.time() - 3600)
+    await sweep(deployment, time.time() - 3600)
     assert not half.exists()
 
 
-async def test_a_server_looks_for_orphans_once_its_clock_has_settled(
-    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+async def test_a_server_deletes_orphans_once_its_clock_has_settled(
+    deployment: Deployment,
 ) -> None:
     lost = await orphan(deployment)
-    monkeypatch.setattr("proxy.runner.housekeeping._YOUNG", -60)
-    monkeypatch.setattr("proxy.core.clock._SETTLING_SECONDS", 0)
+    deployment.runner_times = RunnerTimes(orphan_age=-60, clock_check=0.001)
     await deployment.restart()
+    assert lost in files(deployment)
+    deployment.clock.at += 600
     while lost in files(deployment):
         await asyncio.sleep(0.005)

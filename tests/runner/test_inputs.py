@@ -1,4 +1,4 @@
-"""What a client brings by URL: fetched once, checked, and handed to the provider in the form that it wants."""
+"""Inputs by URL: fetched once, checked, and sent in the form that the provider takes."""
 
 from collections.abc import AsyncIterator
 
@@ -12,7 +12,7 @@ PICTURE = Deployment.media("image")
 
 
 async def internet(request: web.Request) -> web.StreamResponse:
-    """A few files, under types that say nothing of what they are."""
+    """Serve a few files, all with the type text/plain."""
     found = {"/cat.png": PICTURE, "/page.png": b"<html>", "/long.png": PICTURE + bytes(1 << 20)}.get(request.path)
     return web.Response(status=404) if found is None else web.Response(body=found, content_type="text/plain")
 
@@ -26,7 +26,7 @@ async def online(unstarted: Deployment, monkeypatch: pytest.MonkeyPatch) -> Asyn
             yield unstarted
 
 
-async def test_an_asset_is_taken_from_a_public_url_under_the_type_of_its_bytes(online: Deployment) -> None:
+async def test_an_asset_from_a_url_has_the_type_of_its_bytes(online: Deployment) -> None:
     answer = await online.http.post("/api/assets", json={"url": "https://example.com/cat.png"})
     assert answer.status_code == 201
     assert (answer.json()["type"], answer.json()["size"]) == ("image/png", len(PICTURE))
@@ -41,7 +41,7 @@ async def test_an_asset_is_taken_from_a_public_url_under_the_type_of_its_bytes(o
         ("long.png", 413, "too_large"),
     ],
 )
-async def test_an_asset_that_cannot_be_taken_from_its_url_says_why(
+async def test_an_asset_url_that_cannot_be_used_is_refused_with_the_reason(
     online: Deployment, path: str, status: int, code: str
 ) -> None:
     answer = await online.http.post("/api/assets", json={"url": f"https://example.com/{path}"})
@@ -62,7 +62,7 @@ async def test_a_url_is_fetched_and_sent_inline_for_gaia(online: Deployment) -> 
     assert [part.body for part in submit.parts if part.name == "input_reference[]"] == [PICTURE]
 
 
-async def test_a_url_is_handed_on_as_it_is_to_heygen(online: Deployment) -> None:
+async def test_a_url_is_sent_unchanged_to_heygen(online: Deployment) -> None:
     await online.generate("heygen-v1", prompt="hi", avatar_id="a", background="https://example.com/cat.png")
     submit = next(request for request in online.simulator.requests if request.operation == "heygen.submit")
     assert isinstance(submit.body, dict)
@@ -70,19 +70,19 @@ async def test_a_url_is_handed_on_as_it_is_to_heygen(online: Deployment) -> None
 
 
 @pytest.mark.parametrize("path", ["page.png", "gone.png", "long.png"])
-async def test_a_url_that_cannot_be_used_ends_the_job_refunded_with_nothing_sent(online: Deployment, path: str) -> None:
+async def test_an_unusable_url_ends_the_job_refunded_with_nothing_sent(online: Deployment, path: str) -> None:
     final = (await online.generate("gaga-1", prompt="Hello", image=f"https://example.com/{path}"))[-1]
     assert (final["code"], final["refunded"]) == ("upstream_rejected", 20)
     assert "Nothing was sent" in final["message"]
     assert online.simulator.calls["gaga.submit"] == 0
 
 
-# --- what one order may bring ---
+# --- the size of an order's inputs ---
 
 
 @pytest.fixture
 async def small(unstarted: Deployment, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Deployment, Site]]:
-    """A world whose orders may have three pictures and a half."""
+    """A deployment whose orders may have inputs of three and a half pictures."""
     async with Site(internet) as site:
         monkeypatch.setattr("proxy.app.Fetcher", lambda times: Rerouted(site, times))
         unstarted.settings["asset_limit"] = len(PICTURE) * 7 // 2
@@ -90,7 +90,7 @@ async def small(unstarted: Deployment, monkeypatch: pytest.MonkeyPatch) -> Async
             yield unstarted, site
 
 
-async def test_an_order_whose_assets_are_too_large_together_is_refused(small: tuple[Deployment, Site]) -> None:
+async def test_an_order_whose_assets_exceed_the_limit_together_is_refused(small: tuple[Deployment, Site]) -> None:
     deployment, _ = small
     asset = await deployment.asset()
     order = {"model": "gpt-image-2", "prompt": "x", "images": [asset] * 4}
@@ -100,7 +100,7 @@ async def test_an_order_whose_assets_are_too_large_together_is_refused(small: tu
     assert (await deployment.generate("gpt-image-2", prompt="x", images=[asset] * 3))[-1]["status"] == "Completed"
 
 
-async def test_urls_count_while_they_are_read(small: tuple[Deployment, Site]) -> None:
+async def test_urls_count_toward_the_limit_while_they_are_read(small: tuple[Deployment, Site]) -> None:
     deployment, _ = small
     images = [f"https://example.com/cat.png?{n}" for n in range(4)]
     final = (await deployment.generate("grok-imagine-video", prompt="x", images=images))[-1]
@@ -109,7 +109,7 @@ async def test_urls_count_while_they_are_read(small: tuple[Deployment, Site]) ->
     assert deployment.simulator.calls["gaia.submit"] == 0
 
 
-async def test_what_an_order_names_twice_is_read_once_and_sent_twice(small: tuple[Deployment, Site]) -> None:
+async def test_a_repeated_url_is_read_once_and_sent_twice(small: tuple[Deployment, Site]) -> None:
     deployment, site = small
     await deployment.generate("grok-imagine-video", prompt="x", images=["https://example.com/cat.png"] * 3)
     assert len(site.asked) == 1

@@ -1,4 +1,4 @@
-"""The pace of polls: what is learnt of a model's durations, and what that saves."""
+"""The pace of polls, learnt from a model's durations, and the failures that end a job."""
 
 import math
 import random
@@ -27,88 +27,90 @@ from tests.support.deployment import JumpClock
 
 
 def polls(pace: Pace, duration: float, first: float = 2.0) -> list[float]:
-    """The ages at which a job of that duration is polled, up to the poll that sees its end."""
+    """Return the ages at which a job of that duration is polled, up to the poll that sees its end."""
     age = interval = first
     asked = [age]
     while age < duration:
-        interval = pace.after(interval, age)
+        interval = pace.next_interval(interval, age)
         age += interval
         asked.append(age)
     return asked
 
 
-def learnt(durations: list[float]) -> Pace:
+def pace_of(durations: list[float]) -> Pace:
     pace = Pace(2.0)
     for seconds in durations:
         pace.learn(seconds)
     return pace
 
 
-def test_nothing_is_believed_before_ten_jobs_have_ended() -> None:
-    assert learnt([60.0] * 9).window is None
-    assert learnt([60.0] * 10).window == (60.0, 60.0)
+def test_there_is_no_window_before_ten_jobs_have_ended() -> None:
+    assert pace_of([60.0] * 9).window is None
+    assert pace_of([60.0] * 10).window == (60.0, 60.0)
 
 
-def test_the_window_leaves_outliers_out() -> None:
-    early, late = learnt([1.0, 1000.0, *([60.0] * 98)]).window or (0, 0)
+def test_the_window_excludes_outliers() -> None:
+    early, late = pace_of([1.0, 1000.0, *([60.0] * 98)]).window or (0, 0)
     assert (early, late) == (60.0, 60.0)
 
 
-@pytest.mark.parametrize(("told", "share"), [(10, 0.97), (30, 0.98), (500, 0.99)])
-def test_the_window_holds_99_of_100_jobs_and_hardly_fewer_where_few_have_told_of_it(told: int, share: float) -> None:
+@pytest.mark.parametrize(("known", "share"), [(10, 0.97), (30, 0.98), (500, 0.99)])
+def test_the_window_covers_nearly_all_jobs_even_when_few_are_known(known: int, share: float) -> None:
+    """It covers 99 of 100 jobs once 500 durations are known, and 97 of 100 with ten."""
     chance = random.Random(7)
     held = 0
     for _ in range(100):
-        durations = [60 * math.exp(chance.gauss(0, 0.2)) for _ in range(told + 100)]
-        early, late = learnt(durations[:told]).window or (0, 0)
-        held += sum(early <= duration <= late for duration in durations[told:])
+        durations = [60 * math.exp(chance.gauss(0, 0.2)) for _ in range(known + 100)]
+        early, late = pace_of(durations[:known]).window or (0, 0)
+        held += sum(early <= duration <= late for duration in durations[known:])
     assert share * 10_000 <= held < 10_000
 
 
-def test_a_model_that_has_become_slower_or_faster_is_known_again_by_a_twentieth_of_what_is_remembered() -> None:
+def test_the_window_follows_a_model_that_becomes_slower_or_faster() -> None:
+    """A twentieth of the kept durations, 25 jobs, is enough."""
     for before, now in ((60.0, 90.0), (60.0, 40.0)):
-        early, late = learnt([before] * 1000 + [now] * 30).window or (0, 0)
+        early, late = pace_of([before] * 1000 + [now] * 30).window or (0, 0)
         assert early <= now <= late
 
 
-def test_what_is_no_longer_remembered_narrows_the_window_again() -> None:
-    assert learnt([10.0] * 500 + [60.0] * 500).window == (60.0, 60.0)
+def test_forgotten_durations_no_longer_widen_the_window() -> None:
+    assert pace_of([10.0] * 500 + [60.0] * 500).window == (60.0, 60.0)
 
 
-def test_durations_of_nothing_at_all_can_be_learnt() -> None:
-    pace = learnt([0.0, -1.0] * 20)
-    assert pace.after(2.0, 0.0) == 2.0
+def test_durations_of_zero_and_less_can_be_pace_of() -> None:
+    pace = pace_of([0.0, -1.0] * 20)
+    assert pace.next_interval(2.0, 0.0) == 2.0
 
 
-def test_the_polls_before_the_window_are_evenly_apart_and_the_last_is_at_its_beginning() -> None:
-    asked = [age for age in polls(learnt([47.0] * 20), 50) if age <= 47]
+def test_polls_before_the_window_are_evenly_spaced_up_to_its_start() -> None:
+    asked = [age for age in polls(pace_of([47.0] * 20), 50) if age <= 47]
     assert asked == pytest.approx([2, 11, 20, 29, 38, 47])
 
 
-def test_until_something_is_known_a_job_is_polled_each_tenth_of_its_age() -> None:
+def test_without_known_durations_a_job_is_polled_each_tenth_of_its_age() -> None:
     asked = polls(Pace(2.0), 200)
     gaps = [(earlier, later - earlier) for earlier, later in pairwise(asked)]
     assert all(gap <= max(2.0, age / 10) + 1e-9 for age, gap in gaps)
     assert [gap for age, gap in gaps if age < 20] == pytest.approx([2.0] * 9)
 
 
-def test_intervals_grow_to_ten_seconds_where_nothing_is_known() -> None:
+def test_without_known_durations_intervals_grow_to_ten_seconds() -> None:
     asked = polls(Pace(2.0), 200)
     gaps = [later - earlier for earlier, later in pairwise(asked)]
     assert gaps == sorted(gaps)
     assert gaps[-1] == 10
 
 
-def test_a_job_that_may_end_now_is_polled_at_the_fast_pace_and_one_that_cannot_be_over_slowly() -> None:
-    pace = learnt([100.0 + n for n in range(20)])
+def test_polls_are_fast_within_the_window_and_slow_before_it() -> None:
+    pace = pace_of([100.0 + n for n in range(20)])
     asked = polls(pace, 140)
     in_window = [later - earlier for earlier, later in pairwise(asked) if 100 <= earlier <= 120]
     assert in_window == pytest.approx([2.0] * len(in_window))
     assert len([age for age in asked if age < 90]) <= 11
 
 
-def test_what_takes_longer_than_expected_is_polled_ever_more_slowly() -> None:
-    asked = polls(learnt([10.0] * 20), 200)
+def test_a_job_beyond_the_window_is_polled_more_and_more_slowly() -> None:
+    asked = polls(pace_of([10.0] * 20), 200)
     gaps = [later - earlier for earlier, later in pairwise(asked) if earlier > 10]
     assert gaps == sorted(gaps)
     assert gaps[-1] == 10
@@ -118,7 +120,7 @@ def test_what_takes_longer_than_expected_is_polled_ever_more_slowly() -> None:
 def test_learning_saves_polls_of_a_fixed_interval_at_the_same_median_lag(spread: float, saved: float) -> None:
     chance = random.Random(7)
     durations = [max(20, chance.gauss(120, 120 * spread)) for _ in range(2500)]
-    pace = learnt(durations[:500])
+    pace = pace_of(durations[:500])
     asked = [polls(pace, duration, chance.uniform(1.8, 2.2)) for duration in durations[500:]]
     fixed = sum(duration / 2 for duration in durations[500:])
     lags = sorted(ages[-1] - duration for ages, duration in zip(asked, durations[500:], strict=True))
@@ -127,11 +129,11 @@ def test_learning_saves_polls_of_a_fixed_interval_at_the_same_median_lag(spread:
     assert lags[int(len(lags) * 0.98)] <= 2
 
 
-# --- what ends a job, and what it says until then ---
+# --- failed polls ---
 
 
 class Scripted:
-    """A provider that answers each poll with the next of these, the last one repeated; 10 seconds pass a poll."""
+    """A provider that answers each poll with the next of these, and repeats the last one."""
 
     name = "Scripted"
 
@@ -150,13 +152,13 @@ class Scripted:
         return answer
 
     async def details(self, times: int, seconds: float = 10.0) -> list[str | None]:
-        """What the next so many polls tell the client."""
-        told = []
+        """Poll `times` times, `seconds` apart, and return the details that the client sees."""
+        shown = []
         for _ in range(times):
             update = await self.polling.poll(self.clock.at)
-            told.append(update.detail if update else None)
+            shown.append(update.detail if update else None)
             self.clock.at += seconds
-        return told
+        return shown
 
 
 WORKING = Update(detail="Running")
@@ -178,7 +180,7 @@ async def test_an_unreadable_answer_ends_a_job_after_twenty_polls_and_five_minut
             await scripted.polling.poll(scripted.clock.at)
 
 
-async def test_one_readable_answer_renews_the_patience() -> None:
+async def test_a_readable_answer_resets_the_count_of_unreadable_ones() -> None:
     scripted = Scripted(*[PAGE] * 100, WORKING, PAGE)
     await scripted.details(101, seconds=2)
     await scripted.details(19, seconds=100)
@@ -192,7 +194,7 @@ async def test_passing_trouble_never_ends_a_job(answer: ReadFailed) -> None:
     assert scripted.polling.trouble == detail
 
 
-async def test_an_answer_that_the_adapter_cannot_cope_with_is_unreadable() -> None:
+async def test_an_error_inside_the_adapter_is_an_unreadable_answer() -> None:
     scripted = Scripted(KeyError("status"), WORKING)
     assert await scripted.details(2) == [
         "Waiting for a readable answer: Pollcast cannot read the provider's answer.",
@@ -200,7 +202,7 @@ async def test_an_answer_that_the_adapter_cannot_cope_with_is_unreadable() -> No
     ]
 
 
-async def test_trouble_is_taken_back_by_an_answer_without_words() -> None:
+async def test_a_readable_answer_without_detail_replaces_shown_trouble() -> None:
     scripted = Scripted(Update(), PAGE, Update())
     assert await scripted.details(3) == [None, "Waiting for a readable answer: It is not JSON.", "Under way"]
 
@@ -224,7 +226,7 @@ async def test_a_hint_lengthens_the_interval() -> None:
     assert scripted.polling.delay == 60
 
 
-async def test_the_circuit_breaker_says_when_the_next_poll_is_due() -> None:
+async def test_the_circuit_breaker_s_wait_sets_the_next_poll() -> None:
     scripted = Scripted(BreakerOpen("Not now.", 1.0))
     await scripted.details(1)
     assert scripted.polling.delay == 1

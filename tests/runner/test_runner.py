@@ -1,4 +1,4 @@
-"""Jobs from their order to their one end: what is sent, what is tried again, what is given back."""
+"""Jobs from their order to their one final event: submits, retries, refunds and restarts."""
 
 import asyncio
 import itertools
@@ -9,12 +9,13 @@ import pytest
 from aiohttp import web
 
 from proxy.core.clock import SystemClock
-from proxy.core.errors import JobError, Unavailable
-from proxy.core.job import Order
-from proxy.runner.job_run import JobRun
+from proxy.core.errors import Unavailable
+from proxy.core.job import Draft, Job, Order, Ticket
+from proxy.runner.services import RunnerLimits
 from proxy.store import open_store
 from proxy.store.blobs import Blobs
-from proxy.store.types import Admission
+from proxy.store.sqlite.store import SqliteStore
+from proxy.store.types import Admission, Claim
 from proxy.upstream.times import UpstreamTimes
 from tests.support.deployment import Deployment, JumpClock
 from tests.support.ports import free_port
@@ -30,13 +31,19 @@ def details_of(events: list[dict[str, Any]]) -> list[str]:
     return [event["detail"] for event in events if "detail" in event]
 
 
-async def reached(deployment: Deployment, operation: str, times: int = 1) -> None:
-    """Wait until the provider has been called that often."""
+async def wait_for_calls(deployment: Deployment, operation: str, times: int = 1) -> None:
+    """Wait until the simulator has received `times` calls of an operation."""
     while deployment.simulator.calls[operation] < times:
         await asyncio.sleep(0.001)
 
 
-# --- what a submit's answer means ---
+async def models_of(deployment: Deployment) -> dict[str, dict[str, Any]]:
+    """Return the models by id."""
+    models: list[dict[str, Any]] = (await deployment.http.get("/api/models")).json()["models"]
+    return {model["id"]: model for model in models}
+
+
+# --- the answer to a submit ---
 
 
 @pytest.mark.parametrize(
@@ -59,9 +66,7 @@ async def reached(deployment: Deployment, operation: str, times: int = 1) -> Non
         ("html", "outcome_unknown"),
     ],
 )
-async def test_a_submit_is_sent_once_and_its_failure_is_named_and_refunded(
-    deployment: Deployment, fault: str, code: str
-) -> None:
+async def test_a_failed_submit_is_sent_once_named_and_refunded(deployment: Deployment, fault: str, code: str) -> None:
     deployment.simulator.fault("gaga.submit", fault)
     final = final_of(await deployment.generate("gaga-1", prompt="Hello"))
     assert (final["status"], final["code"], final["refunded"]) == ("Error", code, 20)
@@ -71,7 +76,7 @@ async def test_a_submit_is_sent_once_and_its_failure_is_named_and_refunded(
 
 
 @pytest.mark.parametrize("fault", ["429", "503"])
-async def test_what_surely_was_not_taken_is_sent_again(deployment: Deployment, fault: str) -> None:
+async def test_an_order_that_was_certainly_not_taken_is_sent_again(deployment: Deployment, fault: str) -> None:
     deployment.simulator.fault("gaga.submit", fault, times=2)
     events = await deployment.generate("gaga-1", prompt="Hello")
     assert final_of(events)["status"] == "Completed"
@@ -82,20 +87,20 @@ async def test_what_surely_was_not_taken_is_sent_again(deployment: Deployment, f
     assert taken == "Under way"
 
 
-async def test_a_text_that_was_waited_for_does_not_say_at_its_end_that_it_waits(deployment: Deployment) -> None:
+async def test_a_text_taken_after_a_wait_no_longer_says_that_it_waits(deployment: Deployment) -> None:
     deployment.simulator.fault("gaia.chat", "429", times=1)
     job = final_of(await deployment.generate("gpt-5.4-mini", prompt="Hello"))["job"]
     assert (await deployment.http.get(f"/api/jobs/{job}")).json()["detail"] == "Under way"
 
 
-async def test_a_provider_that_refuses_connections_to_the_deadline_ends_as_unreachable(unstarted: Deployment) -> None:
+async def test_refused_connections_until_the_deadline_end_as_unreachable(unstarted: Deployment) -> None:
     unstarted.providers["Gaga"] = {"base_url": f"http://127.0.0.1:{free_port()}"}
     async with unstarted as deployment:
         final = final_of(await deployment.generate("gaga-1", prompt="Hello"))
         assert (final["code"], final["refunded"]) == ("upstream_unreachable", 20)
 
 
-async def test_an_upload_that_fails_in_passing_is_repeated_before_anything_is_paid(deployment: Deployment) -> None:
+async def test_an_upload_with_passing_failures_is_repeated_before_the_submit(deployment: Deployment) -> None:
     image = await deployment.asset()
     deployment.simulator.fault("gaga.upload", "500", times=2)
     events = await deployment.generate("gaga-1", prompt="Hello", image=image)
@@ -104,7 +109,7 @@ async def test_an_upload_that_fails_in_passing_is_repeated_before_anything_is_pa
     assert deployment.simulator.calls["gaga.submit"] == 1
 
 
-async def test_an_asset_that_cannot_be_read_for_a_moment_is_read_again(
+async def test_an_asset_that_is_briefly_unreadable_is_read_again(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asset, read, away = await deployment.asset(), Blobs.read, [1]
@@ -119,7 +124,7 @@ async def test_an_asset_that_cannot_be_read_for_a_moment_is_read_again(
     assert final_of(await deployment.generate("gaga-1", prompt="Hello", image=asset))["status"] == "Completed"
 
 
-async def test_a_job_of_a_model_that_this_version_does_not_know_is_left_alone_and_stops_no_other(
+async def test_a_job_of_an_unknown_model_is_released_and_blocks_no_other(
     deployment: Deployment, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_store(deployment.store_url, deployment.clock) as store:
@@ -128,28 +133,26 @@ async def test_a_job_of_a_model_that_this_version_does_not_know_is_left_alone_an
         later = (await store.admit(Admission(key.account, key.id, order, 1, queue="Gaga"))).job.id
     final = final_of(await deployment.generate("gaga-1", prompt="Hello"))
     assert final["status"] == "Completed"
-    assert f"{later} waits for a version that knows the model gaga-99." in caplog.messages
+    assert f"{later} has the unknown model gaga-99; it waits for a version with it" in caplog.messages
 
 
-async def test_a_job_whose_end_could_not_be_recorded_for_a_fault_of_ours_is_taken_up_again(
+async def test_a_job_whose_end_could_not_be_recorded_is_retried(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.runner.runner._REST", 0.01)
-    fail, faults = JobRun._fail, [1]  # noqa: SLF001 - where a fault would be rarest
+    append, errors = SqliteStore.append, [RuntimeError("An internal error.")]
 
-    async def sometimes(drive: JobRun, error: JobError) -> None:
-        if faults:
-            faults.pop()
-            raise RuntimeError("A fault of ours.")
-        await fail(drive, error)
+    async def fail_once(store: SqliteStore, claim: Claim, draft: Draft, ticket: Ticket | None = None) -> Job:
+        if draft.status.final and errors:
+            raise errors.pop()
+        return await append(store, claim, draft, ticket)
 
-    monkeypatch.setattr(JobRun, "_fail", sometimes)
+    monkeypatch.setattr(SqliteStore, "append", fail_once)
     deployment.simulator.fault("gaga.submit", "422")
     final = final_of(await deployment.generate("gaga-1", prompt="Hello"))
     assert (final["status"], final["refunded"], await deployment.balance()) == ("Error", 20, 1000)
 
 
-async def test_an_upload_that_is_refused_ends_the_job_with_nothing_sent(deployment: Deployment) -> None:
+async def test_a_refused_upload_ends_the_job_with_nothing_sent(deployment: Deployment) -> None:
     image = await deployment.asset()
     deployment.simulator.fault("gaga.upload", "422")
     final = final_of(await deployment.generate("gaga-1", prompt="Hello", image=image))
@@ -157,7 +160,7 @@ async def test_an_upload_that_is_refused_ends_the_job_with_nothing_sent(deployme
     assert deployment.simulator.calls["gaga.submit"] == 0
 
 
-async def test_an_input_url_that_cannot_be_fetched_ends_the_job_with_nothing_sent(deployment: Deployment) -> None:
+async def test_an_unreachable_input_url_ends_the_job_with_nothing_sent(deployment: Deployment) -> None:
     image = "https://pollcast-test.invalid/cat.png"
     final = final_of(await deployment.generate("gaga-1", prompt="Hello", image=image))
     assert (final["code"], final["refunded"]) == ("upstream_unreachable", 20)
@@ -169,38 +172,38 @@ async def test_an_input_url_that_cannot_be_fetched_ends_the_job_with_nothing_sen
 
 
 @pytest.mark.parametrize("fault", ["500", "502 html", "503", "429", "drop", "cut", "malformed", "empty", "html"])
-async def test_polls_that_fail_in_passing_change_nothing(deployment: Deployment, fault: str) -> None:
+async def test_passing_failures_of_polls_change_nothing(deployment: Deployment, fault: str) -> None:
     deployment.simulator.fault("gaga.check", fault, times=3)
     events = await deployment.generate("gaga-1", prompt="Hello")
     assert final_of(events)["status"] == "Completed"
     assert await deployment.balance() == 980
 
 
-async def test_a_ticket_that_is_not_known_yet_is_waited_for(deployment: Deployment) -> None:
+async def test_a_ticket_that_the_provider_does_not_know_yet_is_polled_again(deployment: Deployment) -> None:
     deployment.simulator.fault("gaga.check", "404", times=2)
     assert final_of(await deployment.generate("gaga-1", prompt="Hello"))["status"] == "Completed"
 
 
-async def test_a_ticket_that_is_no_longer_known_ends_the_job(deployment: Deployment) -> None:
+async def test_a_ticket_that_the_provider_no_longer_knows_ends_the_job(deployment: Deployment) -> None:
     deployment.simulator.fault("gaga.check", "404", after=2)
     final = final_of(await deployment.generate("gaga-1", prompt="[stuck]"))
     assert (final["code"], final["refunded"]) == ("upstream_failed", 20)
 
 
-async def test_polls_that_never_make_sense_end_the_job(deployment: Deployment) -> None:
+async def test_polls_that_stay_unreadable_end_the_job(deployment: Deployment) -> None:
     deployment.simulator.fault("gaga.check", "malformed")
     final = final_of(await deployment.generate("gaga-1", prompt="Hello"))
     assert (final["code"], final["refunded"]) == ("upstream_protocol", 20)
 
 
-async def test_a_credential_that_stops_working_suspends_the_job_and_does_not_kill_it(deployment: Deployment) -> None:
+async def test_a_refused_credential_suspends_the_job_without_ending_it(deployment: Deployment) -> None:
     deployment.simulator.fault("gaga.check", "401", times=5)
     events = await deployment.generate("gaga-1", prompt="Hello")
     assert final_of(events)["status"] == "Completed"
     assert any(detail.startswith("Suspended") for detail in details_of(events))
 
 
-async def test_an_unknown_word_is_shown_and_the_job_goes_on(deployment: Deployment) -> None:
+async def test_an_unknown_status_word_is_shown_and_the_job_continues(deployment: Deployment) -> None:
     events = await deployment.generate("gaga-1", prompt="[unknown] Hello")
     assert "Reticulating" in details_of(events)
     assert final_of(events)["status"] == "Completed"
@@ -215,14 +218,14 @@ async def test_an_unknown_word_is_shown_and_the_job_goes_on(deployment: Deployme
         {"model": "ganai-bulk", "items": [{"unique_id": "a", "names": "[unknown]"}]},
     ],
 )
-async def test_unknown_words_are_told_in_the_log_once_and_known_ones_never(
+async def test_an_unknown_status_word_is_logged_once(
     deployment: Deployment, caplog: pytest.LogCaptureFixture, order: dict[str, Any]
 ) -> None:
     for _ in range(2):
         await deployment.generate(**order)
-    told = [record.getMessage() for record in caplog.records if "does not name" in record.getMessage()]
-    assert len(told) == 1
-    assert "'Reticulating'" in told[0]
+    messages = [record.getMessage() for record in caplog.records if "page does not name" in record.getMessage()]
+    assert len(messages) == 1
+    assert "'Reticulating'" in messages[0]
 
 
 async def test_a_job_that_never_ends_upstream_ends_at_its_deadline(deployment: Deployment) -> None:
@@ -231,13 +234,13 @@ async def test_a_job_that_never_ends_upstream_ends_at_its_deadline(deployment: D
     assert await deployment.balance() == 1000
 
 
-async def test_a_poll_that_learns_nothing_new_makes_no_event(deployment: Deployment) -> None:
+async def test_a_poll_without_news_makes_no_event(deployment: Deployment) -> None:
     events = await deployment.generate("gaga-1", prompt="[stuck]")
     assert deployment.simulator.calls["gaga.check"] > 20
     assert len(events) < 8
 
 
-async def test_the_providers_own_cancel_is_a_full_refund(deployment: Deployment) -> None:
+async def test_a_cancel_by_the_provider_refunds_all(deployment: Deployment) -> None:
     final = final_of(await deployment.generate("gaga-1", prompt="[cancel]"))
     assert (final["status"], final["refunded"]) == ("Canceled", 20)
     assert await deployment.balance() == 1000
@@ -255,7 +258,7 @@ async def test_a_provider_with_one_slot_gets_one_order_at_a_time(unstarted: Depl
         assert all("gaga.check" in asked[first:second] for first, second in itertools.pairwise(submits))
 
 
-async def test_requests_over_a_providers_rate_wait_their_turn(unstarted: Deployment) -> None:
+async def test_requests_over_a_provider_s_rate_wait(unstarted: Deployment) -> None:
     unstarted.providers["Gaga"] = {"rate": 0.1}
     async with unstarted as deployment:
         began = deployment.clock.now()
@@ -264,13 +267,13 @@ async def test_requests_over_a_providers_rate_wait_their_turn(unstarted: Deploym
         assert deployment.clock.now() - began > (requests - 1) * 10 - 1
 
 
-async def test_a_dead_provider_is_left_alone_and_its_running_jobs_wait(deployment: Deployment) -> None:
+async def test_running_jobs_wait_while_their_provider_s_breaker_is_open(deployment: Deployment) -> None:
     deployment.simulator.fault("gaga.check", "500", times=12)
     events = await deployment.generate("gaga-1", prompt="Hello")
     assert final_of(events)["status"] == "Completed"
 
 
-async def test_a_provider_whose_streams_work_is_not_left_alone_for_failures_between_them(
+async def test_failures_between_successful_streams_do_not_open_the_breaker(
     deployment: Deployment,
 ) -> None:
     for _ in range(6):
@@ -279,37 +282,36 @@ async def test_a_provider_whose_streams_work_is_not_left_alone_for_failures_betw
         assert final_of(await deployment.generate("gpt-5.4-mini", prompt="Hello"))["status"] == "Completed"
 
 
-async def test_orders_for_a_dead_provider_are_refused_until_it_is_tried_again(unstarted: Deployment) -> None:
+async def test_an_open_breaker_refuses_new_orders(unstarted: Deployment) -> None:
     unstarted.providers["Gaga"] = {"poll_interval": 0.01}
     unstarted.clock = SystemClock()
     async with unstarted as deployment:
         deployment.simulator.fault("gaga.check", "500")
         job, _ = [await deployment.submit("gaga-1", prompt=prompt) for prompt in ("one", "two")]
-        await reached(deployment, "gaga.check", 5)
-        await asyncio.sleep(0.05)
+        while (models := await models_of(deployment))["gaga-1"]["available"]:
+            await asyncio.sleep(0.01)
         answer = await deployment.http.post("/api/jobs", json={"model": "gaga-1", "prompt": "Hello"})
         assert (answer.status_code, answer.json()["code"]) == (503, "provider_unavailable")
         assert 0 < int(answer.headers["retry-after"]) <= 10
-        models = {model["id"]: model for model in (await deployment.http.get("/api/models")).json()["models"]}
-        assert (models["gaga-1"]["available"], models["suno"]["available"]) == (False, True)
+        assert models["suno"]["available"]
         assert (await deployment.http.get(f"/api/jobs/{job['id']}")).json()["status"] == "Processing"
         asked = deployment.simulator.calls["gaga.check"]
         await asyncio.sleep(0.1)
         assert deployment.simulator.calls["gaga.check"] == asked
 
 
-async def test_one_job_whose_polls_fail_closes_its_provider_to_nobody_else(unstarted: Deployment) -> None:
+async def test_failed_polls_of_one_job_do_not_open_the_breaker(unstarted: Deployment) -> None:
     unstarted.providers["Gaga"] = {"poll_interval": 0.01}
     unstarted.clock = SystemClock()
     async with unstarted as deployment:
         deployment.simulator.fault("gaga.check", "500")
         await deployment.submit("gaga-1", prompt="Hello")
-        await reached(deployment, "gaga.check", 20)
+        await wait_for_calls(deployment, "gaga.check", 20)
         answer = await deployment.http.post("/api/jobs", json={"model": "gaga-1", "prompt": "Hello"})
         assert answer.status_code == 202
 
 
-async def test_one_account_with_many_jobs_does_not_starve_anothers_one(unstarted: Deployment) -> None:
+async def test_an_account_with_many_jobs_does_not_starve_another(unstarted: Deployment) -> None:
     unstarted.providers["Gaga"] = {"concurrency": 1}
     async with unstarted as deployment:
         many = [await deployment.submit("gaga-1", prompt=str(n)) for n in range(8)]
@@ -323,7 +325,7 @@ async def test_one_account_with_many_jobs_does_not_starve_anothers_one(unstarted
 # --- bulk ---
 
 
-async def test_items_that_fail_are_refunded_in_the_final_event(deployment: Deployment) -> None:
+async def test_failed_items_are_refunded_in_the_final_event(deployment: Deployment) -> None:
     items = [{"unique_id": "a", "names": "A"}, {"unique_id": "b", "names": "[fail]"}, {"unique_id": "c", "names": "C"}]
     final = final_of(await deployment.generate("ganai-bulk", items=items))
     assert (final["status"], final["refunded"]) == ("Completed", 10)
@@ -335,23 +337,25 @@ async def test_items_that_fail_are_refunded_in_the_final_event(deployment: Deplo
     assert await deployment.balance() == 1000 - 30 + 10
 
 
-async def test_a_process_that_slept_past_a_deadline_looks_once_more_before_it_counts(deployment: Deployment) -> None:
+async def test_a_process_suspended_past_a_deadline_polls_once_more(deployment: Deployment) -> None:
     job = (await deployment.submit("gaga-1", prompt="[slow]"))["id"]
-    await reached(deployment, "gaga.check")
+    await wait_for_calls(deployment, "gaga.check")
     deployment.clock.at += 10 * 3600
     assert (await deployment.ended(job))["status"] == "Completed"
 
 
-async def test_a_process_that_slept_before_the_first_poll_looks_once_too(
+async def test_a_process_suspended_before_the_first_poll_polls_once(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    poll_from_now = JobRun._poll_from_now  # noqa: SLF001 - the moment behind the ticket
+    append = SqliteStore.append
 
-    def sleep(drive: JobRun, *ticket: Any, **options: Any) -> None:
-        poll_from_now(drive, *ticket, **options)
-        deployment.clock.at += 10 * 3600
+    async def sleep_after_ticket(store: SqliteStore, claim: Claim, draft: Draft, ticket: Ticket | None = None) -> Job:
+        job = await append(store, claim, draft, ticket)
+        if ticket is not None:
+            deployment.clock.at += 10 * 3600
+        return job
 
-    monkeypatch.setattr(JobRun, "_poll_from_now", sleep)
+    monkeypatch.setattr(SqliteStore, "append", sleep_after_ticket)
     assert final_of(await deployment.generate("gaga-1", prompt="Hello"))["status"] == "Completed"
 
 
@@ -363,7 +367,7 @@ async def test_at_the_deadline_unfinished_items_count_as_failed(deployment: Depl
     assert await deployment.balance() == 990
 
 
-async def test_a_bulk_job_of_which_nothing_came_is_an_error_and_a_full_refund(deployment: Deployment) -> None:
+async def test_a_bulk_job_without_finished_items_is_a_refunded_error(deployment: Deployment) -> None:
     items = [{"unique_id": "a", "names": "[fail]"}, {"unique_id": "b", "names": "[stuck]"}]
     final = final_of(await deployment.generate("ganai-bulk", items=items))
     assert (final["status"], final["refunded"]) == ("Error", 20)
@@ -375,7 +379,7 @@ async def test_a_bulk_job_of_which_nothing_came_is_an_error_and_a_full_refund(de
 
 @pytest.mark.parametrize(("model", "operation"), [("suno", "ainow.generate"), ("gpt-5.4-mini", "gaia.chat")])
 @pytest.mark.parametrize("fault", ["cut", "unfinished"])
-async def test_an_upstream_stream_that_breaks_ends_as_interrupted_and_is_not_ordered_again(
+async def test_a_broken_upstream_stream_is_interrupted_and_not_ordered_again(
     deployment: Deployment, model: str, operation: str, fault: str
 ) -> None:
     deployment.simulator.fault(operation, fault)
@@ -385,10 +389,10 @@ async def test_an_upstream_stream_that_breaks_ends_as_interrupted_and_is_not_ord
     assert await deployment.balance() == 1000
 
 
-async def test_an_upstream_that_never_stops_talking_does_not_fill_the_log(
-    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
+async def test_an_endless_upstream_stream_does_not_fill_the_log(
+    unstarted: Deployment,
 ) -> None:
-    monkeypatch.setattr("proxy.runner.job_run._MOST_EVENTS", 50)
+    unstarted.runner_limits = RunnerLimits(events=50)
 
     async def chatter(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -405,13 +409,14 @@ async def test_an_upstream_that_never_stops_talking_does_not_fill_the_log(
             assert await deployment.balance() == 1000
 
 
-async def test_text_without_end_is_given_up(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.runner.job_run._MOST_TEXT", 20)
-    final = final_of(await deployment.generate("gpt-5.4-mini", prompt="Hello"))
-    assert (final["code"], final["refunded"]) == ("upstream_protocol", 1)
+async def test_endless_text_ends_the_job(unstarted: Deployment) -> None:
+    unstarted.runner_limits = RunnerLimits(text=20)
+    async with unstarted as deployment:
+        final = final_of(await deployment.generate("gpt-5.4-mini", prompt="Hello"))
+        assert (final["code"], final["refunded"]) == ("upstream_protocol", 1)
 
 
-async def test_an_answer_that_drips_is_not_waited_for_for_ever(
+async def test_an_answer_that_comes_in_drips_is_cut_off(
     deployment: Deployment,
 ) -> None:
     deployment.upstream_times = UpstreamTimes(read_silence=0.05)
@@ -420,7 +425,7 @@ async def test_an_answer_that_drips_is_not_waited_for_for_ever(
     assert final_of(await deployment.generate("gaga-1", prompt="Hello"))["status"] == "Completed"
 
 
-async def test_an_answer_of_any_size_is_not_read_to_its_end(
+async def test_an_oversized_answer_is_not_read_to_its_end(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.upstream.client._ANSWER_LIMIT", 1 << 20)
@@ -428,7 +433,7 @@ async def test_an_answer_of_any_size_is_not_read_to_its_end(
     assert final_of(await deployment.generate("gaga-1", prompt="Hello"))["status"] == "Completed"
 
 
-async def test_streamed_text_comes_in_pieces_that_make_up_the_whole(deployment: Deployment) -> None:
+async def test_streamed_pieces_add_up_to_the_whole_text(deployment: Deployment) -> None:
     events = await deployment.generate("gpt-5.4-mini", prompt="Hello")
     pieces = [event for event in events if "delta" in event]
     assert "".join(piece["delta"] for piece in pieces) == events[-1]["text"]
@@ -442,20 +447,20 @@ async def test_streamed_text_comes_in_pieces_that_make_up_the_whole(deployment: 
 # --- restarts ---
 
 
-async def test_what_was_learnt_of_a_model_s_pace_is_known_after_a_restart(deployment: Deployment) -> None:
+async def test_a_model_s_pace_is_known_after_a_restart(deployment: Deployment) -> None:
     for _ in range(10):
         await deployment.generate("gaga-1", prompt="Hello")
     await deployment.restart()
-    await deployment.generate("suno", prompt="A song")  # by now the runner is at work
-    window = deployment.app._runner._paces["gaga-1"].window  # noqa: SLF001 - it shows in nothing but the times of polls
+    await deployment.generate("suno", prompt="A song")  # the runner has loaded the durations by now
+    window = deployment.app._runner.paces["gaga-1"].window  # noqa: SLF001 - it shows only in the times of polls
     assert window is not None
     assert 0 < window[0] <= window[1] < 120
 
 
-async def test_a_job_with_a_ticket_goes_on_after_a_restart_and_is_not_ordered_again(deployment: Deployment) -> None:
+async def test_a_job_with_a_ticket_is_resumed_and_not_ordered_again(deployment: Deployment) -> None:
     deployment.simulator.fault("gaga.check", "stall", after=1, times=1)
     job = await deployment.submit("gaga-1", prompt="Hello")
-    await reached(deployment, "gaga.check", 2)
+    await wait_for_calls(deployment, "gaga.check", 2)
     before = (await deployment.http.get(f"/api/jobs/{job['id']}")).json()["event"]
     await deployment.restart()
     messages = await deployment.messages("GET", f"/api/jobs/{job['id']}/events", last=str(before))
@@ -464,18 +469,18 @@ async def test_a_job_with_a_ticket_goes_on_after_a_restart_and_is_not_ordered_ag
     assert deployment.simulator.submits["gaga"] == 1
 
 
-async def test_a_job_that_was_over_while_nobody_was_here_to_see_it_is_looked_at(deployment: Deployment) -> None:
+async def test_a_resumed_job_past_its_deadline_is_polled_once_more(deployment: Deployment) -> None:
     deployment.simulator.fault("gaga.check", "timeout", times=1)
     job = await deployment.submit("gaga-1", prompt="Hello")
-    await reached(deployment, "gaga.check")
+    await wait_for_calls(deployment, "gaga.check")
     await deployment.stop()
-    deployment.clock.at += 10 * 3600  # long past its deadline
+    deployment.clock.at += 10 * 3600  # its deadline has passed long ago
     await deployment.start()
     assert (await deployment.ended(job["id"]))["status"] == "Completed"
 
 
-class LongNight(JumpClock):
-    """Whoever sleeps for long does not wake before the stop."""
+class EndlessSleepClock(JumpClock):
+    """A clock on which a sleep of 100 seconds or more does not end before the stop."""
 
     async def sleep(self, seconds: float) -> None:
         if seconds >= 100:
@@ -483,8 +488,8 @@ class LongNight(JumpClock):
         await super().sleep(seconds)
 
 
-async def test_an_order_that_waited_to_be_taken_at_a_stop_is_sent_after_it(tmp_path: Path) -> None:
-    async with Deployment(tmp_path, clock=LongNight()) as deployment:
+async def test_an_order_not_taken_before_a_stop_is_sent_after_it(tmp_path: Path) -> None:
+    async with Deployment(tmp_path, clock=EndlessSleepClock()) as deployment:
         deployment.simulator.fault("gaga.submit", "503", times=1, retry_after=100)
         job = await deployment.submit("gaga-1", prompt="Hello")
         while (await deployment.http.get(f"/api/jobs/{job['id']}")).json()["event"] < 2:
@@ -495,10 +500,10 @@ async def test_an_order_that_waited_to_be_taken_at_a_stop_is_sent_after_it(tmp_p
         assert deployment.simulator.submits["gaga"] == 1
 
 
-async def test_a_submit_that_was_under_way_at_a_stop_is_never_sent_again(deployment: Deployment) -> None:
+async def test_a_submit_cut_off_by_a_stop_is_never_sent_again(deployment: Deployment) -> None:
     deployment.simulator.fault("gaga.submit", "timeout")
     job = await deployment.submit("gaga-1", prompt="Hello")
-    await reached(deployment, "gaga.submit")
+    await wait_for_calls(deployment, "gaga.submit")
     await deployment.restart()
     ended = await deployment.ended(job["id"])
     assert (ended["code"], ended["refunded"]) == ("outcome_unknown", 20)
@@ -506,7 +511,7 @@ async def test_a_submit_that_was_under_way_at_a_stop_is_never_sent_again(deploym
     assert await deployment.balance() == 1000
 
 
-async def test_a_stream_that_was_being_read_at_a_stop_ends_as_interrupted(deployment: Deployment) -> None:
+async def test_a_stream_cut_off_by_a_stop_ends_as_interrupted(deployment: Deployment) -> None:
     deployment.simulator.fault("ainow.generate", "stall")
     job = await deployment.submit("suno", prompt="song")
     while (await deployment.http.get(f"/api/jobs/{job['id']}")).json()["event"] < 2:
@@ -516,22 +521,22 @@ async def test_a_stream_that_was_being_read_at_a_stop_ends_as_interrupted(deploy
     assert await deployment.balance() == 1000
 
 
-async def test_a_stop_that_drains_reads_such_a_stream_to_its_end(unstarted: Deployment) -> None:
+async def test_a_draining_stop_reads_a_stream_to_its_end(unstarted: Deployment) -> None:
     unstarted.settings["drain"] = 10
     async with unstarted as deployment:
         job = await deployment.submit("suno", prompt="song")
-        await reached(deployment, "ainow.generate")
+        await wait_for_calls(deployment, "ainow.generate")
         await deployment.restart()
         assert (await deployment.ended(job["id"]))["status"] == "Completed"
         assert deployment.simulator.calls["ainow.generate"] == 1
 
 
-async def test_a_stop_that_drains_waits_for_a_submit_that_is_under_way(unstarted: Deployment) -> None:
+async def test_a_draining_stop_waits_for_a_running_submit(unstarted: Deployment) -> None:
     asked = asyncio.Event()
 
     async def refuse_in_a_while(_: web.Request) -> web.Response:
         asked.set()
-        await asyncio.sleep(0.3)  # the wire's own time: a stop waits in no other
+        await asyncio.sleep(0.3)  # real time: a stop waits in no other
         return web.json_response({"detail": "Invalid parameter"}, status=422)
 
     unstarted.settings["drain"] = 10
@@ -544,11 +549,11 @@ async def test_a_stop_that_drains_waits_for_a_submit_that_is_under_way(unstarted
             assert (await deployment.ended(job["id"]))["code"] == "upstream_rejected"
 
 
-async def test_a_job_that_was_not_sent_before_a_stop_is_sent_after_it(deployment: Deployment) -> None:
+async def test_a_job_not_sent_before_a_stop_is_sent_after_it(deployment: Deployment) -> None:
     image = await deployment.asset()
     deployment.simulator.fault("gaga.upload", "timeout", times=1)
     job = await deployment.submit("gaga-1", prompt="Hello", image=image)
-    await reached(deployment, "gaga.upload")
+    await wait_for_calls(deployment, "gaga.upload")
     await deployment.restart()
     assert (await deployment.ended(job["id"]))["status"] == "Completed"
     assert deployment.simulator.submits["gaga"] == 1
@@ -557,7 +562,7 @@ async def test_a_job_that_was_not_sent_before_a_stop_is_sent_after_it(deployment
 # --- results ---
 
 
-async def test_key_protected_results_are_relayed_behind_a_link(deployment: Deployment) -> None:
+async def test_results_that_need_the_key_are_relayed_behind_a_link(deployment: Deployment) -> None:
     final = final_of(await deployment.generate("grok-imagine-video", prompt="rain"))
     assert final["url"].startswith(f"{deployment.origin}/api/jobs/")
     answer = await deployment.http.get(final["url"], headers={"Authorization": ""})
@@ -580,7 +585,7 @@ async def test_inline_results_are_stored_and_served(deployment: Deployment) -> N
     assert (beyond.status_code, beyond.json()["code"]) == (416, "range_not_satisfiable")
 
 
-async def test_public_results_are_redirected_to_afresh(deployment: Deployment) -> None:
+async def test_public_results_are_redirected_to_a_fresh_url(deployment: Deployment) -> None:
     events = await deployment.generate("heygen-v1", prompt="hi", avatar_id="a")
     job = events[0]["job"]
     answer = await deployment.http.get(f"/api/jobs/{job}/content")
@@ -599,7 +604,7 @@ async def test_with_results_on_relay_no_provider_url_is_shown(unstarted: Deploym
         )
 
 
-async def test_content_before_the_end_is_409_and_of_a_failed_job_404(deployment: Deployment) -> None:
+async def test_content_is_409_before_the_end_and_404_for_failed_jobs(deployment: Deployment) -> None:
     job = await deployment.submit("gpt-5.4-mini", prompt="[stuck]")
     answer = await deployment.http.get(f"/api/jobs/{job['id']}/content")
     assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
@@ -607,7 +612,7 @@ async def test_content_before_the_end_is_409_and_of_a_failed_job_404(deployment:
     assert (await deployment.http.get(f"/api/jobs/{failed}/content")).status_code == 404
 
 
-async def test_content_of_a_failed_item_and_beyond_the_last_is_404(deployment: Deployment) -> None:
+async def test_content_of_a_failed_or_missing_item_is_404(deployment: Deployment) -> None:
     items = [{"unique_id": "a", "names": "[fail]"}, {"unique_id": "b", "names": "B"}]
     job = (await deployment.generate("ganai-bulk", items=items))[0]["job"]
     failed, made, beyond = [await deployment.http.get(f"/api/jobs/{job}/content/{n}") for n in (0, 1, 2)]
@@ -619,7 +624,7 @@ async def test_content_of_a_failed_item_and_beyond_the_last_is_404(deployment: D
 # --- assets ---
 
 
-async def test_an_asset_is_kept_described_served_and_deleted(deployment: Deployment) -> None:
+async def test_an_asset_is_stored_described_served_and_deleted(deployment: Deployment) -> None:
     asset = await deployment.asset()
     shown = (await deployment.http.get(f"/api/assets/{asset}")).json()
     assert (shown["id"], shown["type"], shown["size"]) == (asset, "image/png", len(deployment.media("image")))
@@ -630,7 +635,7 @@ async def test_an_asset_is_kept_described_served_and_deleted(deployment: Deploym
     assert (await deployment.http.get(f"/api/assets/{asset}")).status_code == 404
 
 
-async def test_an_assets_type_is_decided_by_its_bytes(deployment: Deployment) -> None:
+async def test_the_bytes_decide_an_asset_s_type(deployment: Deployment) -> None:
     files = {"file": ("cat.png", b"<html><script>alert(1)</script>", "image/png")}
     answer = await deployment.http.post("/api/assets", files=files)
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_type")
@@ -648,18 +653,18 @@ async def test_an_asset_over_the_limit_is_413(unstarted: Deployment) -> None:
 @pytest.mark.parametrize(
     "url", ["http://example.com/a.png", "https://127.0.0.1/a.png", "https://localhost/", "ftp://x/", "x", ""]
 )
-async def test_an_asset_from_a_url_that_is_not_public_https_is_422(deployment: Deployment, url: str) -> None:
+async def test_an_asset_url_must_be_public_https(deployment: Deployment, url: str) -> None:
     answer = await deployment.http.post("/api/assets", json={"url": url})
     assert (answer.status_code, [fault["field"] for fault in answer.json()["errors"]]) == (422, ["url"])
 
 
-async def test_an_asset_upload_without_its_file_says_what_is_missing(deployment: Deployment) -> None:
+async def test_an_asset_upload_without_a_file_names_the_field(deployment: Deployment) -> None:
     answer = await deployment.http.post("/api/assets", files={"image": ("a.png", b"x")})
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "file")
     assert (await deployment.http.post("/api/assets", content=b"\x89PNG")).status_code == 400
 
 
-async def test_an_asset_that_an_unfinished_job_names_cannot_be_deleted(deployment: Deployment) -> None:
+async def test_an_asset_used_by_an_unfinished_job_cannot_be_deleted(deployment: Deployment) -> None:
     image = await deployment.asset()
     deployment.simulator.fault("gaga.upload", "timeout")
     await deployment.submit("gaga-1", prompt="Hello", image=image)

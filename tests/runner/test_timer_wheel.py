@@ -1,39 +1,11 @@
-"""Timers of many jobs on one sleeper."""
+"""Timer wheel: the timers of many jobs on one sleeper."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from proxy.runner.timer_wheel import TimerWheel
-
-
-class SteppedClock:
-    """Time that passes when it is told to."""
-
-    def __init__(self) -> None:
-        self.at = 1000.0
-        self.sleepers: list[tuple[float, asyncio.Future[None]]] = []
-
-    def now(self) -> float:
-        return self.at
-
-    def monotonic(self) -> float:
-        return self.at
-
-    async def sleep(self, seconds: float) -> None:
-        woken = asyncio.get_running_loop().create_future()
-        self.sleepers.append((self.at + seconds, woken))
-        await woken
-
-    async def step(self, seconds: float) -> None:
-        self.at += seconds
-        due = [woken for at, woken in self.sleepers if at <= self.at + 1e-6]
-        self.sleepers = [sleeper for sleeper in self.sleepers if sleeper[1] not in due]
-        for woken in due:
-            if not woken.done():
-                woken.set_result(None)
-        for _ in range(5):
-            await asyncio.sleep(0)
+from tests.support.stepped_clock import SteppedClock
 
 
 @asynccontextmanager
@@ -47,7 +19,7 @@ async def turning(clock: SteppedClock, acted: list[str]) -> AsyncIterator[TimerW
         await running
 
 
-async def test_items_are_acted_on_when_they_are_due_a_slot_late_at_the_most() -> None:
+async def test_an_item_is_acted_on_at_most_one_slot_late() -> None:
     clock, acted = SteppedClock(), list[str]()
     async with turning(clock, acted) as wheel:
         for name, delay in (("late", 2.0), ("soon", 1.0), ("now", 0.0)):
@@ -62,7 +34,7 @@ async def test_items_are_acted_on_when_they_are_due_a_slot_late_at_the_most() ->
         assert acted == ["now", "soon", "late"]
 
 
-async def test_what_is_due_earlier_than_all_that_waits_is_not_held_up() -> None:
+async def test_an_earlier_timer_ends_the_sleep_for_a_later_one() -> None:
     clock, acted = SteppedClock(), list[str]()
     async with turning(clock, acted) as wheel:
         wheel.add("far", 100)
@@ -73,7 +45,7 @@ async def test_what_is_due_earlier_than_all_that_waits_is_not_held_up() -> None:
         assert acted == ["near"]
 
 
-async def test_what_is_due_together_wakes_one_sleeper() -> None:
+async def test_timers_that_expire_together_wake_one_sleeper() -> None:
     clock, acted = SteppedClock(), list[str]()
     async with turning(clock, acted) as wheel:
         for n in range(1000):

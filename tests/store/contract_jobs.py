@@ -9,7 +9,7 @@ import pytest
 
 from proxy.core import errors
 from proxy.core.job import Job, Order, Output, Role, Status
-from proxy.runner.polling import REMEMBERED
+from proxy.runner.polling import MAX_DURATIONS
 from proxy.store.contract import Store
 from proxy.store.types import PAGE_BYTES, Admission, Change
 from tests.support.store import (
@@ -175,14 +175,14 @@ class JobsContract(StoreFixtures):
         self, store: Store, clock: ManualClock
     ) -> None:
         caller = await new_caller(store, tokens=10**6)
-        for seconds in range(REMEMBERED + 1):
+        for seconds in range(MAX_DURATIONS + 1):
             await caller.admit(1)
             claim = await claim_one(store)
             await store.record_intent(claim)
             clock.time += seconds
             await store.append(claim, DONE)
-        newest = list(range(REMEMBERED, 0, -1))
-        assert await store.durations("gaga-1", REMEMBERED) == pytest.approx(newest)
+        newest = list(range(MAX_DURATIONS, 0, -1))
+        assert await store.durations("gaga-1", MAX_DURATIONS) == pytest.approx(newest)
 
     # --- cancel ---
 

@@ -17,6 +17,7 @@ from proxy.cli.serve import Server, listen
 from proxy.core import keys
 from proxy.core.settings import ProviderSettings, Settings, load
 from proxy.providers import PROVIDERS
+from proxy.runner.services import RunnerLimits, RunnerTimes
 from proxy.serving.protocol import Timeouts
 from proxy.simulator import DEFAULT_KEYS, Simulator
 from proxy.store import open_store
@@ -66,6 +67,10 @@ class Deployment:
     """Timeouts and intervals of requests to providers and to clients' URLs."""
     timeouts: Timeouts | None = None
     """How long clients may take; the server's own, unless it is given."""
+    runner_times: RunnerTimes = field(default_factory=RunnerTimes)
+    """Intervals and time limits of the runner."""
+    runner_limits: RunnerLimits = field(default_factory=RunnerLimits)
+    """Numbers at which the runner stops recording, counting or claiming."""
 
     def __post_init__(self) -> None:
         self.simulator = Simulator(now=self.clock.now, sleep=self.clock.sleep)
@@ -103,7 +108,14 @@ class Deployment:
             **self.settings,
         }
         settings = load(Settings, **values)
-        self.app = Pollcast(settings, self._provider_settings(), self.clock, upstream_times=self.upstream_times)
+        self.app = Pollcast(
+            settings,
+            self._provider_settings(),
+            self.clock,
+            upstream_times=self.upstream_times,
+            runner_times=self.runner_times,
+            runner_limits=self.runner_limits,
+        )
         self._server = Server(self.app, settings, timeouts=self.timeouts)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listening]))
         while not self._server.started and not self._serving.done():

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from tests.runner.test_runner import reached
+from proxy.runner.services import RunnerTimes
+from tests.runner.test_runner import wait_for_calls
 from tests.support.deployment import Deployment
 
 
@@ -35,7 +36,7 @@ async def test_a_poll_that_is_broken_off_is_not_counted_as_the_one_before_it(uns
     async with unstarted as deployment:
         deployment.simulator.fault("gaga.check", "timeout", after=2)
         job = await deployment.submit("gaga-1", prompt="[stuck]")
-        await reached(deployment, "gaga.check", 3)
+        await wait_for_calls(deployment, "gaga.check", 3)
         await deployment.http.post(f"/api/jobs/{job['id']}/cancel")
         await deployment.ended(job["id"])
         assert (await scraped(deployment))['pollcast_polls_total{outcome="interrupted",provider="Gaga"}'] == 1
@@ -76,7 +77,7 @@ async def test_open_streams_and_jobs_under_way_are_told_as_they_are(unstarted: D
     unstarted.provider = {"deadline": 1e9}
     async with unstarted as deployment:
         job = await deployment.submit("gaga-1", prompt="[stuck]")
-        await reached(deployment, "gaga.check")
+        await wait_for_calls(deployment, "gaga.check")
         async with deployment.open("GET", f"/api/jobs/{job['id']}/events") as response:
             await anext(response.aiter_raw())
             told = await scraped(deployment)
@@ -85,9 +86,9 @@ async def test_open_streams_and_jobs_under_way_are_told_as_they_are(unstarted: D
 
 
 async def test_jobs_that_wait_are_told_by_what_they_wait_for(
-    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
+    unstarted: Deployment,
 ) -> None:
-    monkeypatch.setattr("proxy.runner.runner._COUNT", 0.01)
+    unstarted.runner_times = RunnerTimes(queue_count=0.01)
     unstarted.provider = {"concurrency": 1, "deadline": 1e9}
     unstarted.settings |= {"max_jobs": 3, "queue": 10}
     async with unstarted as deployment, asyncio.timeout(10):

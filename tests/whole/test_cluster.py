@@ -14,6 +14,7 @@ from httpx_sse import EventSource
 from proxy.core import errors, keys
 from proxy.core.clock import SystemClock
 from proxy.core.settings import BadSetting
+from proxy.runner.services import RunnerTimes
 from proxy.simulator import Simulator
 from proxy.store import open_store
 from proxy.store.contract import Shared
@@ -169,13 +170,13 @@ async def test_a_job_whose_end_redis_lost_is_resumed(tmp_path: Path) -> None:
 
 
 async def test_the_metric_of_waiting_jobs_is_absent_while_redis_is_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("proxy.runner.runner._COUNT", 0.01)
     server = shared_server()
     flush(server)
     async with FaultyProxy(server) as faulty_proxy, asyncio.timeout(60):
         deployment = node(tmp_path, concurrency=1)
+        deployment.runner_times = RunnerTimes(queue_count=0.01)
         deployment.store_url = faulty_proxy.url
         async with deployment:
             for _ in range(2):

@@ -1,0 +1,186 @@
+"""Submission of one order to its provider: prepare, record the intent, send once.
+
+The order of steps keeps money safe. Inputs are prepared, which is unpaid and may be repeated. The intent is recorded,
+so that a crash after it is noticed. The order is sent, which is paid, and happens once.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+from proxy.core.clock import Clock
+from proxy.core.errors import (
+    Internal,
+    Interrupted,
+    JobError,
+    OutcomeUnknown,
+    Unavailable,
+    UpstreamProtocol,
+    UpstreamUnreachable,
+)
+from proxy.providers.base import Model, Provider, Update
+from proxy.runner.cancel_scope import CancelScope
+from proxy.runner.inputs import JobInputs
+from proxy.runner.recording import REPEATING_THE_UPLOAD, WAITING_TO_BE_TAKEN, Recording, pauses
+from proxy.runner.services import RunnerServices
+from proxy.upstream.answers import NotTaken, Transient, UnreadableAnswer
+from proxy.upstream.requests import Request
+
+
+class Submission:
+    """One order on its way to its provider. Close it with `aclose`, which closes the provider's stream."""
+
+    def __init__(
+        self, services: RunnerServices, provider: Provider, model: Model, recording: Recording, scope: CancelScope
+    ) -> None:
+        self._services = services
+        self._clock = services.clock
+        self._provider = provider
+        self._model = model
+        self._recording = recording
+        self._scope = scope
+        self._stream: AsyncGenerator[Update] | None = None
+        """The updates of a streamed model, after the first."""
+        self.may_be_taken = False
+        """True from the moment of sending, unless the provider certainly did not take the order."""
+
+    def check_unsent(self) -> None:
+        """Raise the error of an order that an earlier run may have sent: its intent is recorded, its ticket is not.
+
+        After a crash this decides what happens to the order, as `send_until_taken` does after a lost answer.
+        """
+        job = self._recording.job
+        if job.intended_at is None:
+            return
+        if self._model.streamed and job.updated_at > job.intended_at:
+            raise Interrupted("Pollcast stopped while it read the provider's stream, which cannot be resumed.")
+        raise OutcomeUnknown(
+            "Pollcast stopped while it sent the order. The provider may have taken it, so it is not sent again."
+        )
+
+    async def prepare(self) -> Request:
+        """Make the request to send: fetch and upload the order's inputs, which is unpaid and may be repeated.
+
+        Raises a JobError, Canceled and DeadlinePassed.
+        """
+        services, job = self._services, self._recording.job
+        inputs = JobInputs(job, services.store, services.blobs, services.fetcher, services.links, services.asset_limit)
+        failure: JobError
+        for pause in pauses():
+            try:
+                async with self._scope.step():
+                    return await self._provider.prepare(job.order, inputs)
+            except Transient as error:
+                wait, failure = error.wait, UpstreamUnreachable(f"{error.message} Nothing was ordered.")
+                await self._recording.record(Update(detail=f"{REPEATING_THE_UPLOAD}: {error.message}"))
+            except UnreadableAnswer as error:  # most likely a gateway's page: nothing is paid yet, so it is repeated
+                wait, failure = error.wait, UpstreamProtocol(f"{error.message} Nothing was ordered.")
+                await self._recording.record(Update(detail=f"{REPEATING_THE_UPLOAD}: {error.message}"))
+            except Unavailable as error:  # an asset's record, or its bytes
+                wait, failure = None, Internal(f"{error.message} Nothing was ordered.")
+            if self._clock.monotonic() + pause > self._scope.deadline:
+                break
+            await self._wait(max(pause, wait or 0))
+        raise failure
+
+    async def send_until_taken(self, request: Request) -> Update:
+        """Send the order until the provider takes it, and return its first update.
+
+        Each attempt is recorded as an intent first. The intent is withdrawn, and the order sent again, only if the
+        provider certainly did not take it. A lost answer raises OutcomeUnknown, which ends the job. Also raises other
+        JobErrors, Canceled and DeadlinePassed.
+        """
+        for pause in pauses():
+            # Wait for the rate limit before recording the intent: if we are stopped while waiting, nothing was sent.
+            async with self._scope.step():
+                await self._provider.upstream.wait_for_rate()
+            await self._recording.record_intent()
+            try:
+                return await self.send_once(request)
+            except NotTaken as refusal:
+                await self._recording.withdraw_intent()
+                wait = max(pause, refusal.wait or 0)
+                if self._clock.monotonic() + wait > self._scope.deadline:
+                    raise refusal.error from None
+                await self._recording.record(Update(detail=f"{WAITING_TO_BE_TAKEN}: {refusal.error.message}"))
+                await self._wait(wait)
+        raise AssertionError("pauses() never ends")
+
+    async def send_once(self, request: Request) -> Update:
+        """Send the paid order, once: this is the only place that spends money at a provider.
+
+        A client's cancel does not end it. Returns the first update: the ticket of a polled model, or the first of a
+        streamed one, which refuses before it. Raises NotTaken if the order may be sent again, and otherwise a JobError,
+        Canceled and DeadlinePassed.
+        """
+        async with self._scope.paid_request():
+            self.may_be_taken = True
+            try:
+                if self._model.streamed:
+                    self._stream = self._provider.stream(request)
+                    first = await anext(self._stream)
+                else:
+                    first = Update(ticket=await self._provider.submit(request))
+            except NotTaken:
+                self.may_be_taken = False
+                self.count_submit("not taken")
+                raise
+            except JobError as error:
+                self.count_submit(error.code)
+                raise
+        self.count_submit("taken")
+        return first
+
+    def count_submit(self, outcome: str) -> None:
+        """Count a paid request by its outcome: "taken", "not taken", or an error's code."""
+        self._services.metrics.submits(self._provider.name, outcome).inc()
+
+    def updates(self) -> AsyncGenerator[Update]:
+        """Return the further updates of a streamed model, with its text joined to few pieces."""
+        assert self._stream is not None, "only a streamed model has further updates"  # noqa: S101
+        return join_text(self._stream, self._services.times.text_gap, self._clock)
+
+    async def aclose(self) -> None:
+        """Close the provider's stream, if there is one."""
+        if self._stream is not None:
+            await self._stream.aclose()
+
+    async def _wait(self, seconds: float) -> None:
+        async with self._scope.step():
+            await self._clock.sleep(seconds)
+
+
+async def join_text(updates: AsyncIterator[Update], gap: float, clock: Clock) -> AsyncGenerator[Update]:
+    """Join streamed text, so that its updates are at least `gap` seconds apart. Other updates pass unchanged."""
+    pending = ""
+    coming = asyncio.ensure_future(anext(updates, None))
+    pause: asyncio.Future[None] | None = None
+    """Done `gap` seconds after the last text."""
+    try:
+        while True:
+            waits: set[asyncio.Future[Any]] = {coming}
+            if pending and pause and not pause.done():
+                waits.add(pause)
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            has_come = coming.done()
+            has_failed = has_come and coming.exception() is not None
+            update = coming.result() if has_come and not has_failed else None
+            pending += update.delta if update else ""
+            more_text = update is not None and update.delta
+            if pending and (pause is None or pause.done() or (has_come and not more_text)):
+                if pause:
+                    await pause
+                yield Update(delta=pending)
+                pending, pause = "", asyncio.ensure_future(clock.sleep(gap))
+            if update is not None and not update.delta:
+                yield update
+            if has_come and update is None:
+                coming.result()  # raises what the provider's stream raised
+                return
+            if has_come:
+                coming = asyncio.ensure_future(anext(updates, None))
+    finally:
+        ended = [future for future in (coming, pause) if future]
+        for future in ended:
+            future.cancel()
+        await asyncio.gather(*ended, return_exceptions=True)
