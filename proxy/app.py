@@ -29,6 +29,7 @@ from proxy.api.error_responses import EXCEPTION_HANDLERS, AnswerOnShutdown
 from proxy.api.eta import Eta
 from proxy.api.limits import AccountLimits, storage
 from proxy.api.services import ApiServices
+from proxy.api.times import ApiTimes
 from proxy.core import errors
 from proxy.core.clock import Clock, ClockSteps, SystemClock
 from proxy.core.files import restrict_umask, warn_if_open
@@ -72,7 +73,10 @@ class Pollcast:
         providers: Mapping[str, ProviderSettings] | None = None,
         clock: Clock | None = None,
         worker_metrics: WorkerMetrics | None = None,
+        *,
+        api_times: ApiTimes | None = None,
     ) -> None:
+        self._api_times = api_times or ApiTimes()
         self._settings = settings
         self._worker_metrics = worker_metrics
         self._prices = _prices(settings)
@@ -195,7 +199,7 @@ class Pollcast:
         self._runner = Runner(tools, node=_node(), lease=settings.lease, most=settings.max_jobs or None)
         await stack.enter_async_context(_running(housekeeping.keep_sweeping(store, blobs, steps)))
         await stack.enter_async_context(_running(self._feed.run(), self._runner.run(), metrics.watch_loop()))
-        auth = Auth(store, links, clock, settings.metrics.get_secret_value())
+        auth = Auth(store, links, clock, settings.metrics.get_secret_value(), self._api_times)
         await stack.enter_async_context(_running(auth.watch(self._feed)))
         for provider in set(providers.values()):
             provider.upstream.observe = partial(_observe, metrics, provider.name)
@@ -216,24 +220,25 @@ class Pollcast:
             streams=settings.max_streams,
             uploads=settings.max_uploads,
             jobs=settings.max_jobs,
-            line=settings.queue,
+            backlog=settings.queue,
         )
         return ApiServices(
-            store,
-            blobs,
-            self._feed,
-            links,
-            auth,
-            Catalogue(providers, self._prices, clock),
-            fetcher,
-            clock,
-            metrics,
-            limits,
-            Eta(store, clock),
-            tools.polled,
+            store=store,
+            blobs=blobs,
+            feed=self._feed,
+            links=links,
+            auth=auth,
+            catalogue=Catalogue(providers, self._prices, clock),
+            fetcher=fetcher,
+            clock=clock,
+            metrics=metrics,
+            limits=limits,
+            eta=Eta(store, clock),
+            polled=tools.polled,
             asset_limit=settings.asset_limit,
             relay=settings.results == "relay",
             worker_metrics=self._worker_metrics,
+            times=self._api_times,
         )
 
     def _warn_of_open_folders(self) -> None:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from aiohttp import web
 
+from proxy.api.times import ApiTimes
 from proxy.store.blobs import Blobs
 from tests.api.test_api import error_of, fields_of
 from tests.core.test_tracks import CLUSTER, FTYP, INFO, SAMPLES, moov, tracks, webm
@@ -232,13 +233,14 @@ async def test_a_json_body_of_another_form_is_refused_by_field(
     assert fields_of(await deployment.http.post("/api/assets", json=body)) == fields
 
 
-async def test_an_upload_that_stops_coming_is_given_up(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.api.request._PATIENCE", 0.1)
-    reader, writer = await connected(deployment)
-    writer.write(head_of(deployment, length=10 << 20) + part(PNG) + bytes(100_000))
-    assert b" 400 " in await reader.readline()
-    assert files(deployment) == []
-    writer.close()
+async def test_an_upload_that_stalls_is_refused(unstarted: Deployment) -> None:
+    unstarted.api_times = ApiTimes(body_timeout=0.1)
+    async with unstarted as deployment:
+        reader, writer = await connected(deployment)
+        writer.write(head_of(deployment, length=10 << 20) + part(PNG) + bytes(100_000))
+        assert b" 400 " in await reader.readline()
+        assert files(deployment) == []
+        writer.close()
 
 
 async def until(holds: Callable[[], bool]) -> None:

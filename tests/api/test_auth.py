@@ -4,10 +4,12 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import httpx
 import pytest
 
+from proxy.api.times import ApiTimes
 from proxy.core import keys
 from proxy.core.errors import Unavailable
 from proxy.store import open_store
@@ -16,10 +18,10 @@ from proxy.store.sqlite.store import SqliteStore
 from tests.support.deployment import NO_AUTHORITIES, Deployment
 
 
-@pytest.fixture(autouse=True)
-def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys are asked about without a wait."""
-    monkeypatch.setattr("proxy.api.auth._PAUSE", 0.01)
+@pytest.fixture
+def unstarted(tmp_path: Path) -> Deployment:
+    """A deployment that checks the keys of open streams every 10 ms, two keys at a time."""
+    return Deployment(tmp_path, api_times=ApiTimes(revocation_interval=0.01, key_batch=2))
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.extend(ids)
         return await usual(store, ids)
 
-    monkeypatch.setattr(SqliteStore, "good_keys", counted)
+    monkeypatch.setattr(SqliteStore, "active_keys", counted)
     return asked
 
 
@@ -144,7 +146,7 @@ async def test_a_store_that_is_away_ends_no_stream(deployment: Deployment, monke
         asked.extend(ids)
         raise Unavailable("The store is away.")
 
-    monkeypatch.setattr(SqliteStore, "good_keys", away)
+    monkeypatch.setattr(SqliteStore, "active_keys", away)
     async with deployment.open("GET", "/api/events") as response:
         chunks = response.aiter_raw()
         await anext(chunks)
@@ -178,9 +180,8 @@ async def test_a_stream_whose_key_is_revoked_while_it_catches_up_is_broken_off(
 
 
 async def test_a_key_is_asked_about_once_in_each_look_however_many_streams_it_has(
-    deployment: Deployment, asked: list[str], monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment, asked: list[str]
 ) -> None:
-    monkeypatch.setattr("proxy.api.auth._AT_ONCE", 2)
     others = [await deployment.new_key("web") for _ in range(4)]
     async with AsyncExitStack() as stack:
         for key in (deployment.key, *others) * 3:

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from aiohttp import web
 
+from proxy.api.times import ApiTimes
 from tests.api.test_api import error_of
 from tests.support.deployment import Deployment
 from tests.support.site import Handler, Site
@@ -111,7 +112,7 @@ async def test_bytes_that_break_off_or_stall_are_not_made_to_look_whole(
             await deployment.http.get(path)
         (said,) = [record for record in caplog.records if record.name == "proxy.api.downloads"]
         assert (said.levelno, said.exc_info) == (logging.WARNING, None)
-        assert "break off" in said.getMessage()
+        assert "cut off" in said.getMessage()
 
 
 async def test_bytes_of_unknown_length_that_break_off_are_not_made_to_look_whole(unstarted: Deployment) -> None:
@@ -176,8 +177,8 @@ async def without_end(request: web.Request) -> web.StreamResponse:
         await response.write(MEGABYTE)
 
 
-async def test_a_client_that_reads_nothing_is_dropped(unstarted: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.api.downloads._WRITE", 0.2)
+async def test_a_client_that_reads_nothing_is_dropped(unstarted: Deployment) -> None:
+    unstarted.api_times = ApiTimes(write_timeout=0.2)
 
     async with studio(unstarted, without_end) as path, unstarted.open("GET", path) as answer:
         with pytest.raises(httpx.TransportError):
@@ -187,9 +188,9 @@ async def test_a_client_that_reads_nothing_is_dropped(unstarted: Deployment, mon
 
 
 async def test_the_connection_of_a_client_that_reads_nothing_is_closed_with_all_that_waits_for_it(
-    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
+    unstarted: Deployment,
 ) -> None:
-    monkeypatch.setattr("proxy.api.downloads._WRITE", 0.2)
+    unstarted.api_times = ApiTimes(write_timeout=0.2)
 
     async with studio(unstarted, without_end) as path:
         before = set(unstarted.connections)
@@ -258,9 +259,10 @@ async def test_a_provider_that_cannot_be_asked_now_does_not_hide_a_url_that_is_k
 
 
 async def test_a_provider_that_does_not_answer_does_not_hold_a_player_up(
-    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+    unstarted: Deployment,
 ) -> None:
-    monkeypatch.setattr("proxy.api.endpoints.content._PATIENCE", 0.1)
-    path = await heygen(deployment)
-    deployment.simulator.fault("heygen.check", "timeout")
-    assert (await deployment.http.get(path)).status_code == 302
+    unstarted.api_times = ApiTimes(content_timeout=0.1)
+    async with unstarted as deployment:
+        path = await heygen(deployment)
+        deployment.simulator.fault("heygen.check", "timeout")
+        assert (await deployment.http.get(path)).status_code == 302

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from proxy.api.downloads import SourceGone, byte_range, redirect, relayed, stored
+from proxy.api.downloads import RelayedFiles, SourceGone, StoredFiles, byte_range, redirect
 from proxy.core.errors import NotFound, RangeNotSatisfiable, UpstreamFailed, UpstreamUnreachable
 from proxy.core.settings import load
 from proxy.providers.base import Source
@@ -23,6 +23,7 @@ from tests.support.site import Handler, Site
 
 Answer = Callable[[Request], Awaitable[Response]]
 DIGITS = b"0123456789"
+WRITE_TIMEOUT = 60
 
 
 async def ask(answer: Answer, method: str = "GET", headers: Mapping[str, str] | None = None) -> httpx.Response:
@@ -116,7 +117,7 @@ async def blobs(tmp_path: Path) -> Blobs:
 
 
 def digits(blobs: Blobs, media_type: str = "video/mp4", blob: str = "digits") -> Answer:
-    return lambda request: stored(request, blobs, blob, "job_1-0", media_type)
+    return lambda request: StoredFiles(blobs, WRITE_TIMEOUT).deliver(request, blob, "job_1-0", media_type)
 
 
 async def test_stored_bytes_are_served_whole_with_headers_that_let_nothing_run(blobs: Blobs) -> None:
@@ -245,7 +246,7 @@ async def relay(answer: Handler, url: str = "/cat", *, keyed: bool = True) -> As
         settings = load(GaiaSettings, base_url=site.url, api_key="sk-secret")
         gaia = Gaia(settings, JumpClock(), "https://cast.example.com")
         source = Source(site.url + url if url.startswith("/") else url, keyed=keyed)
-        yield site, lambda request: relayed(request, fetcher, gaia, source, name="job_1-0")
+        yield site, lambda request: RelayedFiles(fetcher, WRITE_TIMEOUT).deliver(request, gaia, source, name="job_1-0")
 
 
 async def relayed_from(answer: Handler, method: str = "GET", url: str = "/cat", **headers: str) -> httpx.Response:
@@ -361,7 +362,9 @@ async def relay_of(media_type: str, answer: Handler) -> AsyncIterator[Answer]:
     async with Site(answer) as site, Fetcher() as fetcher:
         gaia = Gaia(load(GaiaSettings, base_url=site.url, api_key="k"), JumpClock(), "https://cast.example.com")
         source = Source(site.url, keyed=True)
-        yield lambda request: relayed(request, fetcher, gaia, source, name="job_1-0", media_type=media_type)
+        yield lambda request: RelayedFiles(fetcher, WRITE_TIMEOUT).deliver(
+            request, gaia, source, name="job_1-0", media_type=media_type
+        )
 
 
 @pytest.mark.parametrize("told", ["application/octet-stream", "binary/octet-stream", "application/octet-stream; x=y"])
@@ -390,7 +393,7 @@ async def test_a_url_that_may_have_expired_is_told_apart(status: int) -> None:
 @pytest.mark.parametrize("told", ["application/json", "Application/JSON; charset=utf-8", "text/html"])
 async def test_words_in_the_place_of_a_film_have_failed(media_type: str, told: str) -> None:
     async with relay_of(media_type, file(body=b'{"error": "expired"}', Content_Type=told)) as ours:
-        with pytest.raises(UpstreamFailed, match="in place of") as caught:
+        with pytest.raises(UpstreamFailed, match="instead of") as caught:
             await ask(ours)
     assert "expired" not in caught.value.message
 
@@ -468,5 +471,7 @@ async def test_a_provider_that_is_not_there_is_unreachable() -> None:
         gaia = Gaia(load(GaiaSettings, base_url=gone, api_key="sk-secret"), JumpClock(), "http://x.example")
         with pytest.raises(UpstreamUnreachable):
             await ask(
-                lambda request: relayed(request, fetcher, gaia, Source(f"{gone}/cat", keyed=True), name="job_1-0")
+                lambda request: RelayedFiles(fetcher, WRITE_TIMEOUT).deliver(
+                    request, gaia, Source(f"{gone}/cat", keyed=True), name="job_1-0"
+                )
             )

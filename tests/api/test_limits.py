@@ -47,7 +47,9 @@ async def turned_away(deployment: Deployment, path: str, method: str = "GET", **
         with pytest.raises(httpx.RemoteProtocolError):
             async for chunk in response.aiter_raw():
                 read += chunk
-    assert re.fullmatch(rb": The account has \d+ open streams, which is its limit: close one.\nretry: \d+\n", read)
+    assert re.fullmatch(
+        rb": Stream limit exceeded: this account may have \d+ open streams\. Close one first\.\nretry: \d+\n", read
+    )
     return response
 
 
@@ -415,8 +417,8 @@ async def test_uploads_under_way_are_counted_by_account(unstarted: Deployment) -
         url = {"url": "https://example.com/cat.png"}
         while (answer := await deployment.http.post("/api/assets", json={})).status_code == 422:
             await asyncio.sleep(0.01)  # the first one is not at its body yet
-        assert "uploads under way" in await refused(answer)
-        assert "uploads under way" in await refused(await deployment.http.post("/api/assets", json=url))
+        assert "uploads in progress" in await refused(answer)
+        assert "uploads in progress" in await refused(await deployment.http.post("/api/assets", json=url))
         other = {"Authorization": f"Bearer {await deployment.new_key('other')}"}
         assert (await deployment.http.post("/api/assets", json={}, headers=other)).status_code == 422
         over.set()

@@ -69,7 +69,7 @@ async def test_a_file_of_no_bytes_is_a_file() -> None:
 
 @pytest.mark.parametrize("cut", range(1, len(WHOLE) - 2, 5))
 async def test_a_body_that_is_not_whole_is_no_file(cut: int) -> None:
-    with pytest.raises(BadRequest, match="not whole"):
+    with pytest.raises(BadRequest, match="incomplete"):
         await read(WHOLE[:cut])
 
 
@@ -111,7 +111,7 @@ async def test_a_body_that_cannot_be_read_is_refused(body: bytes, content_type: 
         (NOTE[:-2] + END, "as the multipart field `file`"),
         (FILE.replace(b'"file"', b'"image"') + BYTES + END, "as the multipart field `file`"),
         (FILE.replace(b'; filename="cat.png"', b"") + BYTES + END, "as the multipart field `file`"),
-        (FILE + BYTES + b"\r\n" + FILE + BYTES + END, "one file at a time"),
+        (FILE + BYTES + b"\r\n" + FILE + BYTES + END, "one file per request"),
     ],
     ids=["no file", "another field", "a text", "two files"],
 )

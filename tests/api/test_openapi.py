@@ -160,7 +160,7 @@ def test_an_order_that_is_taken_fits_its_schema(model: str, fields: dict[str, An
 @pytest.mark.parametrize(("model", "fields"), [case[:2] for case in (*MISSING, *TWO_FORMS)])
 def test_an_order_that_is_refused_does_not_fit_its_schema(model: str, fields: dict[str, Any]) -> None:
     with pytest.raises((InvalidRequest, BadRequest)):
-        orders.read(orjson.dumps({"model": model, **fields}))
+        orders.parse(orjson.dumps({"model": model, **fields}))
     assert not validator("Order").is_valid({"model": model, **fields})
 
 

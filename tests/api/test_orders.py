@@ -29,7 +29,7 @@ MINIMAL: dict[str, dict[str, Any]] = {
 
 
 def read(model: str, **fields: Any) -> ParsedOrder:
-    return orders.read(orjson.dumps({"model": model, **fields}))
+    return orders.parse(orjson.dumps({"model": model, **fields}))
 
 
 def faults(model: str, **fields: Any) -> dict[str, str]:
@@ -43,7 +43,7 @@ def faults(model: str, **fields: Any) -> dict[str, str]:
 
 def refusal(body: bytes) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
-        orders.read(body)
+        orders.parse(body)
     return caught.value
 
 
@@ -128,7 +128,7 @@ def test_a_blank_prompt_is_none(prompt: str) -> None:
 )
 def test_what_is_not_json_is_a_bad_request(body: bytes) -> None:
     with pytest.raises(BadRequest, match="not JSON"):
-        orders.read(body)
+        orders.parse(body)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_what_is_not_json_is_a_bad_request(body: bytes) -> None:
 )
 def test_json_that_is_no_object_is_an_invalid_request(body: bytes, name: str) -> None:
     error = refusal(body)
-    assert error.message == f"An order is a JSON object with a model, not {name}."
+    assert error.message == f"Send an order as a JSON object with a model, not {name}."
     assert error.errors == ()
 
 
@@ -170,17 +170,17 @@ def test_a_very_long_model_s_name_is_not_repeated_whole() -> None:
 
 @pytest.mark.parametrize("model", MINIMAL)
 def test_an_unknown_field_is_refused_by_its_name(model: str) -> None:
-    assert faults(model, **MINIMAL[model], promt="A cat") == {"promt": "there is no such field"}
+    assert faults(model, **MINIMAL[model], promt="A cat") == {"promt": "unknown field"}
 
 
 @pytest.mark.parametrize("name", ["model_config", "__class__", "__pydantic_extra__", "self", "a.b"])
 def test_a_field_may_have_any_name_and_is_refused_all_the_same(name: str) -> None:
-    assert faults("suno", **CAT, **{name: 1}) == {name: "there is no such field"}
+    assert faults("suno", **CAT, **{name: 1}) == {name: "unknown field"}
 
 
 def test_an_unknown_field_inside_another_is_refused_by_its_path() -> None:
     assert faults("gaga-1", chunks=[{"prompt": "Hello"}, {"prompt": "Hello", "image": IMAGE}]) == {
-        "chunks.1.image": "there is no such field"
+        "chunks.1.image": "unknown field"
     }
 
 
@@ -466,7 +466,7 @@ def test_extra_is_an_object() -> None:
 
 
 def fingerprint(body: bytes) -> bytes:
-    return orders.read(body).fingerprint
+    return orders.parse(body).fingerprint
 
 
 @pytest.mark.parametrize(
@@ -513,7 +513,7 @@ def test_json_that_is_nested_too_deep_to_be_written_is_refused(depth: int) -> No
     # BUG: orjson writes at most 254 levels (TypeError), and Python recurses less than orjson reads: a 500.
     body = b'{"model":"gaga-1","prompt":"A cat","extra":{"a":' + b"[" * depth + b"]" * depth + b"}}"
     with pytest.raises((BadRequest, InvalidRequest)):
-        orders.read(body)
+        orders.parse(body)
 
 
 # --- references ---

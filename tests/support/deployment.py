@@ -12,6 +12,7 @@ import httpx
 import orjson
 from httpx_sse import EventSource, ServerSentEvent
 
+from proxy.api.times import ApiTimes
 from proxy.app import Pollcast
 from proxy.cli.serve import Server, listen
 from proxy.core import keys
@@ -64,6 +65,9 @@ class Deployment:
     timeouts: Timeouts | None = None
     """How long clients may take; the server's own, unless it is given."""
 
+    api_times: ApiTimes | None = None
+    """Timeouts and intervals of the API; the defaults, unless they are given."""
+
     def __post_init__(self) -> None:
         self.simulator = Simulator(now=self.clock.now, sleep=self.clock.sleep)
         self._stack = AsyncExitStack()
@@ -100,7 +104,7 @@ class Deployment:
             **self.settings,
         }
         settings = load(Settings, **values)
-        self.app = Pollcast(settings, self._provider_settings(), self.clock)
+        self.app = Pollcast(settings, self._provider_settings(), self.clock, api_times=self.api_times)
         self._server = Server(self.app, settings, timeouts=self.timeouts)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listening]))
         while not self._server.started and not self._serving.done():

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from proxy.api.body import LinkWish
+from proxy.api.body import LinkRequest
 from proxy.api.openapi import shapes
 from proxy.api.openapi.parts import ACCOUNT_EVENTS, ASSET, BYTES, EVENTS, LINES, MARKS, ORDER, Json, answer, json, text
 from proxy.core import errors
@@ -229,7 +229,7 @@ _LINKS: Final = (
         "Make a Link",
         {201: answer("The Link.", json(shapes.Link))},
         (*_KEYED, errors.NotFound, errors.TooLarge, errors.InvalidRequest),
-        body={"required": True, "content": json(LinkWish)},
+        body={"required": True, "content": json(LinkRequest)},
         security=_KEY,
         description="For a backend that hands its browser a stream without handing it the key. It is for GET and HEAD, "
         "and dies with the key that made it.",

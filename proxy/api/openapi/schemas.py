@@ -7,7 +7,7 @@ import orjson
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
-from proxy.api.body import LinkWish
+from proxy.api.body import LinkRequest
 from proxy.api.catalogue import without_nulls
 from proxy.api.openapi import shapes
 from proxy.api.openapi.parts import Json, ref
@@ -28,7 +28,7 @@ _ROOTS: Final[tuple[type[BaseModel], ...]] = (
     shapes.Ledger,
     shapes.Link,
     shapes.Mark,
-    LinkWish,
+    LinkRequest,
 )
 
 
