@@ -82,7 +82,7 @@ class Auth:
         while True:
             await asyncio.sleep(self._times.revocation_interval)
             with suppress(Unavailable):  # while the store is unavailable, no key can be revoked
-                if revoked := await self._revoked(list(feed.keys)):
+                if revoked := await self._find_revoked(list(feed.keys)):
                     self._key_cache.clear()  # otherwise a client that reconnects at once would be accepted again
                     feed.revoke(revoked)
 
@@ -99,7 +99,7 @@ class Auth:
         if not compare_digest(_bearer_token(request).encode(), self._scrapers.encode()):
             raise Unauthorized("Send the token of POLLCAST_METRICS as `Authorization: Bearer <token>`.")
 
-    async def _revoked(self, ids: Sequence[str]) -> set[str]:
+    async def _find_revoked(self, ids: Sequence[str]) -> set[str]:
         active: set[str] = set()
         for start in range(0, len(ids), self._times.key_batch):
             active |= await self._store.active_keys(ids[start : start + self._times.key_batch])

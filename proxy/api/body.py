@@ -52,7 +52,7 @@ def _children(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
-def validated(kind: type[Record], values: Mapping[str, Any]) -> Record:
+def validate(kind: type[Record], values: Mapping[str, Any]) -> Record:
     """Return the values as a record of that kind. Raises InvalidRequest with all invalid fields."""
     try:
         return kind.model_validate({name: normalize_number(value) for name, value in values.items()})

@@ -276,7 +276,7 @@ class _BytesResponse(StreamingResponse):
             except ClientDisconnect:
                 pass
             except TimeoutError:
-                # Abort: a close would wait for the client to read what is buffered.
+                # Abort: a close would wait for the client to read the buffered bytes.
                 if (connection := scope.get("state", {}).get("connection")) is not None:
                     connection.abort()
                 message = "Connection closed: the client of %s did not read for %g seconds."

@@ -43,7 +43,7 @@ def refuse(request: Request) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DryRuns:
-    """Performs dry runs. Orders are checked as if they were sent."""
+    """Performs dry runs. Orders are checked like any other order."""
 
     store: Store
     catalogue: Catalogue

@@ -109,7 +109,7 @@ class AccountLimits:
         except RateLimited as refusal:
             yield refusal
             return
-        with _counted(self._streams_reserved, account):
+        with _count_during(self._streams_reserved, account):
             yield None
 
     @contextmanager
@@ -120,7 +120,7 @@ class AccountLimits:
             raise RateLimited(
                 f"Upload limit exceeded: this account may have {self._uploads} uploads in progress. Wait for one."
             )
-        with _counted(self._uploads_open, account):
+        with _count_during(self._uploads_open, account):
             yield
 
     def count_refused_job(self) -> None:
@@ -129,7 +129,7 @@ class AccountLimits:
 
 
 @contextmanager
-def _counted(counter: Counter[str], account: str) -> Iterator[None]:
+def _count_during(counter: Counter[str], account: str) -> Iterator[None]:
     """Add one to the account's count during the body of the `with`."""
     counter[account] += 1
     try:

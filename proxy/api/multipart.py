@@ -53,14 +53,14 @@ class _FileReader:
                 },
             )
         except FormParserError as error:
-            raise _malformed(error) from None
+            raise _malformed_body(error) from None
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """Parse a chunk, and yield the pieces of the file that are in it."""
         try:
             self._parser.write(chunk)
         except FormParserError as error:
-            raise _malformed(error) from None
+            raise _malformed_body(error) from None
         pieces, self._pieces = self._pieces, []
         yield from pieces
 
@@ -104,7 +104,7 @@ class _FileReader:
         self._is_complete = True
 
 
-def _malformed(error: FormParserError) -> BadRequest:
+def _malformed_body(error: FormParserError) -> BadRequest:
     return BadRequest(f"The multipart body cannot be read: {error}.")
 
 

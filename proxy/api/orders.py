@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from proxy.api.body import json_object, normalize_number, validated
+from proxy.api.body import json_object, normalize_number, validate
 from proxy.core.errors import FieldError, InvalidRequest, UnknownModel
 from proxy.core.job import Order
 from proxy.providers import MODELS
@@ -51,12 +51,12 @@ def parse(body: bytes) -> ParsedOrder:
     Raises BadRequest (not JSON), UnknownModel, or InvalidRequest with the invalid fields.
     """
     parsed = json_object(body, "Send an order as a JSON object with a model")
-    envelope = validated(Envelope, _present(parsed))
+    envelope = validate(Envelope, _present(parsed))
     model = MODELS.get(envelope.model)
     if model is None:
         name = envelope.model[:_MAX_MODEL_NAME]
         raise UnknownModel(f"There is no model {name!r}. Available models: {', '.join(MODELS)}.")
-    fields = validated(model.fields, envelope.model_extra or {})
+    fields = validate(model.fields, envelope.model_extra or {})
     _check_extra(model, envelope.extra)
     order = Order(model.name, fields.model_dump(exclude_none=True), envelope.metadata, envelope.extra)
     return ParsedOrder(order, model, tuple(references(fields)), sha256(_canonical(parsed)).digest())

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from proxy.api.body import invalid_fields, json_object, validated
+from proxy.api.body import invalid_fields, json_object, validate
 from proxy.core.errors import BadRequest, FieldError, TooLarge
 
 Record = TypeVar("Record", bound=BaseModel)
@@ -80,7 +80,7 @@ class BodyReader:
         and InvalidRequest with all invalid fields.
         """
         parsed = json_object(await self.read(request), expected)
-        return validated(kind, {name: value for name, value in parsed.items() if value is not None})
+        return validate(kind, {name: value for name, value in parsed.items() if value is not None})
 
 
 def _check_size(size: int, limit: int) -> None:

@@ -138,7 +138,7 @@ def test_every_parameter_and_header_that_is_described_is_used() -> None:
 
 
 def test_every_error_that_answers_a_request_is_described() -> None:
-    described = {kind for call in CALLS for kind in call.refusals}
+    described = {kind for call in CALLS for kind in call.errors}
     # 405 is said of what is not described.
     assert set(RequestError.__subclasses__()) - described == {MethodNotAllowed}
 

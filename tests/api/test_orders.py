@@ -127,7 +127,7 @@ def test_a_blank_prompt_is_none(prompt: str) -> None:
     "body", [b"", b"{", b"{'model': 'suno'}", b"model=suno", b"\xff", b'{"a":NaN}', b'{"a":"\\ud800"}']
 )
 def test_what_is_not_json_is_a_bad_request(body: bytes) -> None:
-    with pytest.raises(BadRequest, match="not JSON"):
+    with pytest.raises(BadRequest, match="not valid JSON"):
         orders.parse(body)
 
 
@@ -135,7 +135,7 @@ def test_what_is_not_json_is_a_bad_request(body: bytes) -> None:
     ("body", "name"),
     [
         (b"[]", "an array"),
-        (b'"suno"', "a text"),
+        (b'"suno"', "a string"),
         (b"1", "a number"),
         (b"1.5", "a number"),
         (b"true", "a boolean"),
@@ -155,7 +155,7 @@ def test_an_order_names_its_model(body: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["", "Suno", "suno ", "gpt-5"])
 def test_a_model_that_is_not_in_the_catalogue_is_unknown_and_those_that_are_are_named(name: str) -> None:
-    with pytest.raises(UnknownModel, match=r"no model .*There are: gaga-1, avatar-h1, .*heygen-v1"):
+    with pytest.raises(UnknownModel, match=r"no model .*Available models: gaga-1, avatar-h1, .*heygen-v1"):
         read(name, **CAT)
 
 
@@ -393,7 +393,7 @@ def test_extra_is_kept_as_it_is() -> None:
     ],
 )
 def test_extra_may_not_name_what_pollcast_sends(model: str, name: str) -> None:
-    fault = {f"extra.{name}": "Pollcast sends this field itself: use the model's own fields"}
+    fault = {f"extra.{name}": "Pollcast sets this field; use the model's own fields instead"}
     assert faults(model, **MINIMAL[model], extra={"fine": 1, name: 1}) == fault
 
 
@@ -421,7 +421,7 @@ def test_extra_that_raises_the_cost_is_refused_by_name(model: str, extra: dict[s
 
 @pytest.mark.parametrize(("model", "name"), [("gpt-image-2", "N"), ("gpt-5.4-mini", "maxTokens"), ("suno", "MODEL")])
 def test_extra_may_not_name_what_pollcast_sends_in_another_spelling(model: str, name: str) -> None:
-    assert "Pollcast sends this field itself" in faults(model, **MINIMAL[model], extra={name: 1})[f"extra.{name}"]
+    assert "Pollcast sets this field" in faults(model, **MINIMAL[model], extra={name: 1})[f"extra.{name}"]
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ class NewAssets:
             media_type = sniff(head[:SNIFFED])
             if media_type is None:
                 raise UnsupportedType("The file must be an image (JPEG, PNG, GIF, WebP), a video or audio.")
-            await self.blobs.put(blob, _joined(head, chunks))
+            await self.blobs.put(blob, _join(head, chunks))
         size = await self.blobs.size(blob)
         media_type = await with_tracks(media_type, size, self._reader(blob))
         asset = Asset(asset_id, key.account, media_type, size, blob, self.clock.now())
@@ -179,7 +179,7 @@ async def _head(chunks: AsyncIterator[bytes]) -> bytes:
     return head
 
 
-async def _joined(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _join(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     yield head
     async for chunk in rest:
         yield chunk

@@ -1,6 +1,6 @@
 """The ping endpoint: `pong`, or a stream of timed marks that shows what proxies do to streams.
 
-The `doctor` command reads the marks to find out what lies between a client and this server.
+The `doctor` command reads the marks to detect proxies between a client and this server.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from proxy.api.body import validated
+from proxy.api.body import validate
 from proxy.core import sse
 from proxy.core.clock import Clock, rfc3339
 from proxy.core.errors import Unavailable
@@ -56,7 +56,7 @@ class Ping:
         """Return the text `pong`; with `?marks=N`, a stream of N marks under the headers of every other stream."""
         if not request.query_params.keys() & _Plan.model_fields.keys():
             return PlainTextResponse("pong", headers={"X-Content-Type-Options": "nosniff"})
-        plan = validated(_Plan, request.query_params)
+        plan = validate(_Plan, request.query_params)
         if request.method == "HEAD":
             head = Response(headers=sse.HEADERS)
             del head.headers["Content-Length"]
@@ -81,7 +81,7 @@ class Ping:
         return orjson.dumps({"mark": n, "of": plan.marks, "at": at, "heartbeat": self._heartbeat})
 
     async def _heartbeats(self, seconds: float) -> AsyncIterator[bytes]:
-        """Wait for so many seconds, and yield the heartbeats of that time."""
+        """Wait for a number of seconds, and yield the heartbeats that are due in that time."""
         while seconds > self._heartbeat:
             await self._clock.sleep(self._heartbeat)
             seconds -= self._heartbeat
