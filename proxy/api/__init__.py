@@ -38,12 +38,13 @@ def routes(services: ApiServices) -> list[Route]:
     stored, relayed = StoredFiles(s.blobs, s.times.write_timeout), RelayedFiles(s.fetcher, s.times.write_timeout)
     view = JobView(s.links, s.eta, s.polled)
     orders = _orders(s, bodies, view)
-    jobs, watched = Jobs(s.store, s.blobs, s.feed, view), WatchedJobs(s.auth, s.store, s.feed, s.limits, view)
+    jobs = Jobs(s.store, s.blobs, s.feed, view)
+    watched = WatchedJobs(auth=s.auth, store=s.store, feed=s.feed, limits=s.limits, view=view)
     files = ProviderFiles(relayed, s.clock, s.relay, s.times.content_timeout)
     contents = Contents(s.store, s.catalogue, stored, files)
     assets = Assets(s.store, s.blobs, s.links, stored)
     source = AssetSource(bodies, s.fetcher, s.asset_limit)
-    new_assets = NewAssets(s.store, s.blobs, s.links, s.limits, s.clock, source)
+    new_assets = NewAssets(store=s.store, blobs=s.blobs, links=s.links, limits=s.limits, clock=s.clock, source=source)
     new_links = NewLinks(s.store, s.links, bodies)
     accounts, account_events = Accounts(s.store), AccountEvents(s.auth, s.feed, s.limits, s.clock)
     probes, about, metrics = Probes(s.store, s.feed), About(s.catalogue, s.links), MetricsPage(s.auth, s.scrape)
@@ -75,8 +76,11 @@ def routes(services: ApiServices) -> list[Route]:
 def _orders(services: ApiServices, bodies: BodyReader, view: JobView) -> Orders:
     s = services
     checks = OrderChecks(s.store, s.catalogue, s.asset_limit)
-    admissions = Admissions(s.store, s.catalogue, s.limits, s.metrics, checks, bodies)
-    return Orders(admissions, DryRuns(s.store, s.catalogue, s.links, checks, bodies), s.feed, s.limits, view)
+    admissions = Admissions(
+        store=s.store, catalogue=s.catalogue, limits=s.limits, metrics=s.metrics, checks=checks, bodies=bodies
+    )
+    dry_runs = DryRuns(store=s.store, catalogue=s.catalogue, links=s.links, checks=checks, bodies=bodies)
+    return Orders(admissions=admissions, dry_runs=dry_runs, feed=s.feed, limits=s.limits, view=view)
 
 
 def _route(path: str, **endpoints: Endpoint) -> Route:

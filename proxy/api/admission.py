@@ -111,16 +111,16 @@ class Admissions:
 
     def _admission(self, parsed: orders.ParsedOrder, key: Key, repeated: str | None) -> Admission:
         return Admission(
-            key.account,
-            key.id,
-            parsed.order,
-            self.catalogue.price(parsed.order),
-            repeated,
-            parsed.fingerprint,
-            tuple({reference.ref for reference in parsed.references if is_asset(reference.ref)}),
-            self.catalogue.provider(parsed.order.model).name,
-            self.limits.jobs,
-            self.limits.backlog,
+            account=key.account,
+            key=key.id,
+            order=parsed.order,
+            tokens=self.catalogue.price(parsed.order),
+            idempotency_key=repeated,
+            fingerprint=parsed.fingerprint,
+            assets=tuple({reference.ref for reference in parsed.references if is_asset(reference.ref)}),
+            queue=self.catalogue.provider(parsed.order.model).name,
+            most=self.limits.jobs,
+            line=self.limits.backlog,
         )
 
     async def _make_job(self, parsed: orders.ParsedOrder, admission: Admission) -> Admitted:

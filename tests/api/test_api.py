@@ -541,7 +541,7 @@ async def test_a_preflight_from_another_origin_is_refused_in_json(unstarted: Dep
 
 
 @contextmanager
-def locked(deployment: Deployment) -> Iterator[None]:
+def write_lock(deployment: Deployment) -> Iterator[None]:
     """Hold the store's write lock, as another process would."""
     with closing(sqlite3.connect(deployment.folder / "pollcast.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -554,7 +554,7 @@ async def test_an_order_that_cannot_be_recorded_is_503_without_a_job(
 ) -> None:
     monkeypatch.setattr("proxy.store.sqlite.store._PATIENCE", 0.05)
     async with unstarted as deployment:
-        with locked(deployment):
+        with write_lock(deployment):
             for path in ("/api/jobs", "/api/generate"):
                 response = await deployment.http.post(path, json=GAGA)
                 assert (response.status_code, error_of(response)["code"]) == (503, "unavailable")
@@ -573,7 +573,7 @@ async def test_a_running_job_waits_for_the_store_and_loses_nothing(
         job = await deployment.submit("gaga-1", prompt="Hello")
         while not deployment.simulator.calls["gaga.submit"]:
             await asyncio.sleep(0.001)
-        with locked(deployment):
+        with write_lock(deployment):
             await asyncio.sleep(0.2)
         assert (await deployment.ended(job["id"]))["status"] == "Completed"
         assert deployment.simulator.submits["gaga"] == 1

@@ -173,7 +173,7 @@ async def test_a_file_of_exactly_the_limit_is_stored(unstarted: Deployment) -> N
 async def test_a_file_over_the_limit_is_refused_during_the_upload(unstarted: Deployment) -> None:
     unstarted.settings["asset_limit"] = 1 << 20
     async with unstarted as deployment:
-        reader, writer = await connected(deployment)
+        reader, writer = await connect(deployment)
         writer.write(head_of(deployment, length=None) + chunk(part(PNG)))
         for _ in range(3):
             writer.write(chunk(MEGABYTE))
@@ -185,7 +185,7 @@ async def test_a_file_over_the_limit_is_refused_during_the_upload(unstarted: Dep
 async def test_a_file_with_a_content_length_over_the_limit_is_not_read(unstarted: Deployment) -> None:
     unstarted.settings["asset_limit"] = 1 << 20
     async with unstarted as deployment:
-        reader, writer = await connected(deployment)
+        reader, writer = await connect(deployment)
         writer.write(head_of(deployment, length=1 << 40))
         assert b" 413 " in await reader.readline()
         writer.close()
@@ -193,7 +193,7 @@ async def test_a_file_with_a_content_length_over_the_limit_is_not_read(unstarted
 
 @pytest.mark.parametrize("sent", [10, 100_000, 3 << 20])
 async def test_an_upload_that_the_client_aborts_leaves_nothing(deployment: Deployment, sent: int) -> None:
-    _, writer = await connected(deployment)
+    _, writer = await connect(deployment)
     writer.write(head_of(deployment, length=10 << 20) + part(PNG) + bytes(sent))
     await writer.drain()
     if sent > 600:
@@ -234,7 +234,7 @@ async def test_an_invalid_json_body_is_refused_by_field(deployment: Deployment, 
 async def test_an_upload_that_stalls_is_refused(unstarted: Deployment) -> None:
     unstarted.api_times = ApiTimes(body_timeout=0.1)
     async with unstarted as deployment:
-        reader, writer = await connected(deployment)
+        reader, writer = await connect(deployment)
         writer.write(head_of(deployment, length=10 << 20) + part(PNG) + bytes(100_000))
         assert b" 400 " in await reader.readline()
         assert files(deployment) == []
@@ -246,7 +246,7 @@ async def until(holds: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
-async def connected(deployment: Deployment) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def connect(deployment: Deployment) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     return await asyncio.open_connection("127.0.0.1", int(deployment.origin.rsplit(":", 1)[1]))
 
 

@@ -232,7 +232,7 @@ def file(status: int = 200, body: bytes = DIGITS, **headers: str) -> Handler:
     return answer
 
 
-async def chunked(request: web.Request) -> web.StreamResponse:
+async def send_chunked(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "video/mp4"})
     response.enable_chunked_encoding()
     await response.prepare(request)
@@ -318,13 +318,13 @@ async def test_only_a_single_range_is_forwarded(span: str) -> None:
 
 
 async def test_a_compressed_part_is_requested_again_as_a_whole() -> None:
-    async def zipped(request: web.Request) -> web.Response:
+    async def send_zipped(request: web.Request) -> web.Response:
         if "Range" in request.headers:
             headers = {"Content-Encoding": "gzip", "Content-Range": "bytes 2-4/30"}
             return web.Response(status=206, body=gzip.compress(DIGITS)[2:5], headers=headers)
         return web.Response(body=gzip.compress(DIGITS), headers={"Content-Encoding": "gzip", "ETag": '"packed"'})
 
-    response = await relayed_from(zipped, Range="bytes=2-4")
+    response = await relayed_from(send_zipped, Range="bytes=2-4")
     assert (response.status_code, response.content) == (200, DIGITS)
     assert not {"etag", "content-length", "content-range", "content-encoding"} & set(response.headers)
 
@@ -378,10 +378,10 @@ async def test_a_missing_type_is_taken_from_the_output(told: str) -> None:
 
 
 async def test_head_of_a_url_signed_for_get_uses_get() -> None:
-    async def signed(request: web.Request) -> web.Response:
+    async def send_if_get(request: web.Request) -> web.Response:
         return web.Response(status=403) if request.method == "HEAD" else web.Response(body=DIGITS)
 
-    response = await relayed_from(signed, "HEAD")
+    response = await relayed_from(send_if_get, "HEAD")
     assert (response.status_code, response.content, response.headers["content-length"]) == (200, b"", "10")
 
 
@@ -423,22 +423,22 @@ async def test_head_is_forwarded_as_head() -> None:
 
 
 async def test_a_file_of_unknown_length_is_relayed() -> None:
-    response = await relayed_from(chunked)
+    response = await relayed_from(send_chunked)
     assert response.content == DIGITS
     assert "content-length" not in response.headers
 
 
 async def test_head_of_a_file_of_unknown_length_has_no_length() -> None:
     # Earlier bug: Starlette's Response adds Content-Length: 0.
-    assert "content-length" not in (await relayed_from(chunked, "HEAD")).headers
+    assert "content-length" not in (await relayed_from(send_chunked, "HEAD")).headers
 
 
 async def test_a_file_compressed_without_request_has_a_correct_length() -> None:
     # Earlier bug: aiohttp decompresses the body, but the provider's Content-Length was passed on.
-    async def zipped(_: web.Request) -> web.Response:
+    async def send_zipped(_: web.Request) -> web.Response:
         return web.Response(body=gzip.compress(DIGITS * 100), headers={"Content-Encoding": "gzip"})
 
-    response = await relayed_from(zipped)
+    response = await relayed_from(send_zipped)
     assert response.headers.get("content-length", str(len(response.content))) == str(len(response.content))
 
 

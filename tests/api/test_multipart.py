@@ -32,13 +32,13 @@ async def test_the_file_is_read_from_chunks_of_any_size(size: int) -> None:
 async def test_the_file_is_yielded_before_the_body_ends() -> None:
     read_so_far = 0
 
-    async def counted() -> AsyncIterator[bytes]:
+    async def count_parts() -> AsyncIterator[bytes]:
         nonlocal read_so_far
         async for piece in pieces(FILE + bytes(1 << 20) + END, 1 << 16):
             read_so_far += len(piece)
             yield piece
 
-    first = await anext(file_of("file", TYPE, counted()))
+    first = await anext(file_of("file", TYPE, count_parts()))
     assert first
     assert read_so_far <= 1 << 17
 

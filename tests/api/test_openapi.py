@@ -29,13 +29,13 @@ SERVER = "https://cast.example.com"
 BULK: dict[str, Any] = {"items": [{"unique_id": "a"}, {"unique_id": "b", "tag": "[fail]"}]}
 
 
-def closed(schema: Any) -> Any:
+def without_additional_fields(schema: Any) -> Any:
     """Return the schemas without additional fields."""
     if isinstance(schema, list):
-        return [closed(inner) for inner in schema]
+        return [without_additional_fields(inner) for inner in schema]
     if not isinstance(schema, dict):
         return schema
-    shut = {name: closed(inner) for name, inner in schema.items()}
+    shut = {name: without_additional_fields(inner) for name, inner in schema.items()}
     if isinstance(schema.get("properties"), dict) and "oneOf" not in schema and schema.get("type") == "object":
         shut.setdefault("additionalProperties", False)
     return shut
@@ -43,7 +43,7 @@ def closed(schema: Any) -> Any:
 
 def validator(name: str) -> jsonschema_rs.Draft202012Validator:
     """Return a schema of the document without additional fields."""
-    whole = closed(document(SERVER)["components"])
+    whole = without_additional_fields(document(SERVER)["components"])
     return jsonschema_rs.Draft202012Validator(
         {"$ref": f"#/components/schemas/{name}", "components": whole}, validate_formats=True
     )
@@ -283,7 +283,7 @@ async def busy(tmp_path: Path) -> AsyncIterator[Deployment]:
         yield deployment
 
 
-async def described(deployment: Deployment) -> dict[str, Any]:
+async def document_with_ids(deployment: Deployment) -> dict[str, Any]:
     """Return the document without additional fields, and with existing ids as values of parameters."""
     ordered: list[tuple[str, dict[str, Any]]] = [
         ("gaga-1", {"prompt": "Hello"}),
@@ -297,7 +297,7 @@ async def described(deployment: Deployment) -> dict[str, Any]:
     running = [(await deployment.submit("gaga-1", prompt=f"[stuck] {n}"))["id"] for n in range(5)]
     deleted = [(await deployment.generate("suno", prompt="A song"))[0]["job"] for _ in range(5)]
     assets = [await deployment.asset(kind) for kind in ("image", "audio", "video")]
-    whole: dict[str, Any] = deepcopy(closed(document(deployment.origin)))
+    whole: dict[str, Any] = deepcopy(without_additional_fields(document(deployment.origin)))
     for path in (ENDLESS,):
         del whole["paths"][path]
     parameters = whole["components"]["parameters"]
@@ -327,27 +327,27 @@ def one_of(known: list[str]) -> dict[str, Any]:
 async def place(busy: Deployment, tmp_path: Path) -> Path:
     """Write the document to a file, with existing ids of jobs and assets."""
     place = tmp_path / "openapi.json"
-    place.write_bytes(orjson.dumps(await described(busy)))
+    place.write_bytes(orjson.dumps(await document_with_ids(busy)))
     return place
 
 
 @pytest.mark.timeout(120)
 async def test_a_hundred_generated_requests_get_described_responses(busy: Deployment, place: Path) -> None:
-    assert await generated(busy, place, "fuzzing", seed=1, examples=2) > 50
+    assert await run_schemathesis(busy, place, "fuzzing", seed=1, examples=2) > 50
 
 
 @pytest.mark.wide
 @pytest.mark.timeout(480)
 async def test_five_thousand_generated_requests_get_described_responses(busy: Deployment, place: Path) -> None:
-    total = await generated(busy, place, "coverage,fuzzing,stateful", seed=1)
+    total = await run_schemathesis(busy, place, "coverage,fuzzing,stateful", seed=1)
     for seed in range(2, 5):
         if total >= ENOUGH:
             break
-        total += await generated(busy, place, "fuzzing", seed)
+        total += await run_schemathesis(busy, place, "fuzzing", seed)
     assert total >= ENOUGH
 
 
-async def generated(deployment: Deployment, place: Path, phases: str, seed: int, examples: int = 120) -> int:
+async def run_schemathesis(deployment: Deployment, place: Path, phases: str, seed: int, examples: int = 120) -> int:
     """Check the responses to generated requests against the document, and return the number of requests."""
     process = await asyncio.create_subprocess_exec(
         Path(sys.executable).with_name("schemathesis"),

@@ -47,7 +47,7 @@ class AccountEvents:
     clock: Clock
 
     async def events(self, request: Request) -> Response:
-        """Stream the events of all jobs of the account, or of those in `jobs`. The stream has no end of its own."""
+        """Stream the events of all jobs of the account, or of those in `jobs`. The stream has no end."""
         query = request.query_params
         try:
             check_running(self.feed)
