@@ -101,7 +101,7 @@ class RelayedFiles:
         """Return a response with the bytes of the source.
 
         The provider's key is sent if the source needs it, and the client's range is passed on. `media_type` is used
-        where the provider does not name one. Raises UpstreamFailed (SourceGone if the URL may have expired),
+        if the provider does not name a type. Raises UpstreamFailed (SourceGone if the URL may have expired),
         UpstreamUnreachable and RangeNotSatisfiable.
         """
         async with AsyncExitStack() as stack:

@@ -81,7 +81,7 @@ class ProviderFiles:
         return await self.relayed_files.deliver(request, provider, source, name=name, media_type=media_type)
 
     async def _source(self, provider: Provider, job: Job, n: int) -> Source:
-        """Return where output n is: cached if its bytes are relayed, or requested again for each redirect."""
+        """Return the source of output n. It is cached if its bytes are relayed, but not for redirects."""
         if not (self.relay or job.outputs[n].relayed):
             return await self._request_source(provider, job, n)
         now = self.clock.now()
