@@ -16,11 +16,8 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from proxy import api
 from proxy.api.access_log import AccessLog
@@ -28,10 +25,11 @@ from proxy.api.auth import Auth
 from proxy.api.catalogue import Catalogue
 from proxy.api.cors import Cors
 from proxy.api.endpoints import playground
-from proxy.api.error_responses import error_response
+from proxy.api.error_responses import EXCEPTION_HANDLERS, AnswerOnShutdown
 from proxy.api.eta import Eta
 from proxy.api.limits import AccountLimits, storage
 from proxy.api.services import ApiServices
+from proxy.api.times import ApiTimes
 from proxy.core import errors
 from proxy.core.clock import Clock, ClockSteps, SystemClock
 from proxy.core.files import restrict_umask, warn_if_open
@@ -81,7 +79,9 @@ class Pollcast:
         upstream_times: UpstreamTimes = DEFAULT_UPSTREAM_TIMES,
         runner_times: RunnerTimes = DEFAULT_TIMES,
         runner_limits: RunnerLimits = DEFAULT_LIMITS,
+        api_times: ApiTimes | None = None,
     ) -> None:
+        self._api_times = api_times or ApiTimes()
         self._settings = settings
         self._worker_metrics = worker_metrics
         self._upstream_times = upstream_times
@@ -95,12 +95,12 @@ class Pollcast:
         self._clock = clock or SystemClock()
         self._feed: Feed | None = None
         self._prefix = unquote(urlsplit(settings.base_url).path)
-        self._app = Starlette(lifespan=lambda _: self.opened(), exception_handlers=_HANDLERS)
+        self._app = Starlette(lifespan=lambda _: self.opened(), exception_handlers=EXCEPTION_HANDLERS)
         # Slashes are not forgiven: a redirect would lose the body of a POST, and a Link its signature.
         self._app.router.redirect_slashes = False
         self._app.router.default = self._unopened
         self._asgi = StreamOutsideMiddleware(
-            AccessLog(Cors(_LastWord(self._app), Origins(settings.cors_origins), settings.base_url))
+            AccessLog(Cors(AnswerOnShutdown(self._app), Origins(settings.cors_origins), settings.base_url))
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -210,7 +210,7 @@ class Pollcast:
         orphans = housekeeping.delete_orphans_periodically(store, blobs, steps, self._runner_times)
         await stack.enter_async_context(_running(orphans))
         await stack.enter_async_context(_running(self._feed.run(), self._runner.run(), metrics.watch_loop()))
-        auth = Auth(store, links, clock, settings.metrics.get_secret_value())
+        auth = Auth(store, links, clock, settings.metrics.get_secret_value(), self._api_times)
         await stack.enter_async_context(_running(auth.watch(self._feed)))
         if store.shared is not None:
             breakers = {provider.name: provider.upstream.breaker for provider in providers.values()}
@@ -227,24 +227,25 @@ class Pollcast:
             streams=settings.max_streams,
             uploads=settings.max_uploads,
             jobs=settings.max_jobs,
-            line=settings.queue,
+            backlog=settings.queue,
         )
         return ApiServices(
-            store,
-            blobs,
-            self._feed,
-            links,
-            auth,
-            Catalogue(providers, self._prices, clock),
-            fetcher,
-            clock,
-            metrics,
-            limits,
-            Eta(store, clock),
-            runner_services.polled,
+            store=store,
+            blobs=blobs,
+            feed=self._feed,
+            links=links,
+            auth=auth,
+            catalogue=Catalogue(providers, self._prices, clock),
+            fetcher=fetcher,
+            clock=clock,
+            metrics=metrics,
+            limits=limits,
+            eta=Eta(store, clock),
+            polled=runner_services.polled,
             asset_limit=settings.asset_limit,
             relay=settings.results == "relay",
             worker_metrics=self._worker_metrics,
+            times=self._api_times,
         )
 
     def _warn_of_open_folders(self) -> None:
@@ -311,63 +312,3 @@ async def _running(*work: Any) -> AsyncIterator[None]:
         yield
         for task in tasks:
             task.cancel()
-
-
-class _LastWord:
-    """Answers who is still at its request when the server's patience with a stop is over, and cancels all that is."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        begun = False
-
-        async def sending(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, sending)
-        except asyncio.CancelledError:
-            if begun:
-                raise
-            stopping = error_response(errors.Unavailable("The server is stopping."), {"Connection": "close"})
-            await stopping(scope, receive, send)
-
-
-# --- errors, all in one form (contract, section 4) ---
-
-
-async def _refused(_: Request, error: Exception) -> Response:
-    assert isinstance(error, errors.PollcastError)  # noqa: S101 - registered for these only
-    return error_response(error, error.headers if isinstance(error, errors.RequestError) else None)
-
-
-async def _http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101 - registered for these only
-    path = request.scope["path"][:200]
-    match error.status_code:
-        case 404:
-            return error_response(errors.NotFound(f"There is nothing at {path}."))
-        case 405:
-            allowed = (error.headers or {}).get("Allow", "")
-            message = f"{request.method} is not for {path}; it takes {allowed}."
-            return error_response(errors.MethodNotAllowed(message), error.headers)
-    return error_response(errors.BadRequest(error.detail), error.headers)
-
-
-async def _left(_: Request, __: Exception) -> Response:
-    return error_response(errors.BadRequest("The body broke off."))
-
-
-async def _internal(_: Request, __: Exception) -> Response:
-    return error_response(errors.Internal("Pollcast met a fault of its own; the log has the details."))
-
-
-_HANDLERS: Final = {
-    errors.PollcastError: _refused,
-    HTTPException: _http,
-    ClientDisconnect: _left,
-    Exception: _internal,
-}

@@ -1,52 +1,96 @@
-"""The HTTP API of contract section 3: requests in, orders admitted, jobs and streams out.
+"""The HTTP API, described in `proxy/docs/api.md`: `routes` has every path.
 
-It knows the store, never the runner: an admitted job is found there by whichever node has room for it.
+The API admits orders to the store and streams events out of it. It does not call the runner: the runner of any node
+finds an admitted job in the store.
 """
 
 from functools import partial
 
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
-from proxy.api.endpoints.about import About
-from proxy.api.endpoints.account import Accounts
-from proxy.api.endpoints.assets import Assets
-from proxy.api.endpoints.content import Contents
-from proxy.api.endpoints.jobs import Jobs
-from proxy.api.endpoints.links import LinkMaking
+from proxy.api.admission import Admissions, OrderChecks
+from proxy.api.downloads import RelayedFiles, StoredFiles
+from proxy.api.dry_run import DryRuns
+from proxy.api.endpoints.about import About, MetricsPage, Probes
+from proxy.api.endpoints.account import AccountEvents, Accounts
+from proxy.api.endpoints.assets import Assets, AssetSource, NewAssets
+from proxy.api.endpoints.content import Contents, ProviderFiles
+from proxy.api.endpoints.jobs import Jobs, Orders, WatchedJobs
+from proxy.api.endpoints.links import NewLinks
 from proxy.api.endpoints.ping import Ping
-from proxy.api.metering import Endpoint, counted
+from proxy.api.job_view import JobView
+from proxy.api.metering import Endpoint, metered, metered_order
+from proxy.api.request import BodyReader
 from proxy.api.services import ApiServices
 
 
 def routes(services: ApiServices) -> list[Route]:
-    """Every path of the API, the busiest first, for they are tried in turn; GET routes answer HEAD too."""
-    about, accounts, jobs, assets = About(services), Accounts(services), Jobs(services), Assets(services)
-    contents, links = Contents(services), LinkMaking(services)
-    keyed, open_to_links = partial(counted, services), partial(counted, services, or_link=True)
+    """Return the routes of all paths.
+
+    Starlette tries them in order, so the busiest are first. GET routes also answer HEAD.
+    """
+    s = services
+    keyed = partial(metered, s.auth, s.limits)
+    keyed_or_link = partial(metered, s.auth, s.limits, or_link=True)
+    bodies = BodyReader(s.times.body_timeout)
+    stored, relayed = StoredFiles(s.blobs, s.times.write_timeout), RelayedFiles(s.fetcher, s.times.write_timeout)
+    view = JobView(s.links, s.eta, s.polled)
+    orders = _orders(s, bodies, view)
+    jobs = Jobs(s.store, s.blobs, s.feed, view)
+    watched = WatchedJobs(auth=s.auth, store=s.store, feed=s.feed, limits=s.limits, view=view)
+    files = ProviderFiles(relayed, s.clock, s.relay, s.times.content_timeout)
+    contents = Contents(s.store, s.catalogue, stored, files)
+    assets = Assets(s.store, s.blobs, s.links, stored)
+    source = AssetSource(bodies, s.fetcher, s.asset_limit)
+    new_assets = NewAssets(store=s.store, blobs=s.blobs, links=s.links, limits=s.limits, clock=s.clock, source=source)
+    new_links = NewLinks(s.store, s.links, bodies)
+    accounts, account_events = Accounts(s.store), AccountEvents(s.auth, s.feed, s.limits, s.clock)
+    probes, about, metrics = Probes(s.store, s.feed), About(s.catalogue, s.links), MetricsPage(s.auth, s.scrape)
     return [
-        _route("GET", "/api/jobs/{job}/events", jobs.events),
-        _route("POST", "/api/generate", keyed(jobs.generate)),
-        Route("/api/jobs", keyed(jobs.jobs), methods=["GET", "POST"]),
-        Route("/api/jobs/{job}", keyed(jobs.job), methods=["GET", "DELETE"]),
-        _route("GET", "/api/ping", Ping(services).ping),
-        _route("GET", "/healthz", about.healthz),
-        _route("GET", "/readyz", about.readyz),
-        _route("GET", "/openapi.json", about.openapi),
-        _route("GET", "/docs", about.docs),
-        _route("GET", "/api/models", about.models),
-        _route("GET", "/metrics", about.metrics),
-        _route("GET", "/api/account", keyed(accounts.account)),
-        _route("GET", "/api/account/ledger", keyed(accounts.ledger)),
-        _route("GET", "/api/events", accounts.events),
-        _route("GET", "/api/jobs/{job}/content", open_to_links(contents.content)),
-        _route("GET", "/api/jobs/{job}/content/{n}", open_to_links(contents.content)),
-        _route("POST", "/api/jobs/{job}/cancel", keyed(jobs.cancel)),
-        _route("POST", "/api/links", keyed(links.add_link)),
-        _route("POST", "/api/assets", keyed(assets.add_asset)),
-        Route("/api/assets/{asset}", keyed(assets.asset), methods=["GET", "DELETE"]),
-        _route("GET", "/api/assets/{asset}/content", open_to_links(assets.asset_content)),
+        _route("/api/jobs/{job}/events", GET=watched.events),
+        _route("/api/generate", POST=metered_order(s.auth, s.limits, orders.generate)),
+        _route("/api/jobs", GET=keyed(jobs.list), POST=metered_order(s.auth, s.limits, orders.create)),
+        _route("/api/jobs/{job}", GET=keyed(watched.job), DELETE=keyed(jobs.delete)),
+        _route("/api/ping", GET=Ping(s.clock, s.feed.heartbeat).ping),
+        _route("/healthz", GET=probes.healthz),
+        _route("/readyz", GET=probes.readyz),
+        _route("/openapi.json", GET=about.openapi),
+        _route("/docs", GET=about.docs),
+        _route("/api/models", GET=about.models),
+        _route("/metrics", GET=metrics.metrics),
+        _route("/api/account", GET=keyed(accounts.account)),
+        _route("/api/account/ledger", GET=keyed(accounts.ledger)),
+        _route("/api/events", GET=account_events.events),
+        _route("/api/jobs/{job}/content", GET=keyed_or_link(contents.content)),
+        _route("/api/jobs/{job}/content/{n}", GET=keyed_or_link(contents.content)),
+        _route("/api/jobs/{job}/cancel", POST=keyed(jobs.cancel)),
+        _route("/api/links", POST=keyed(new_links.add)),
+        _route("/api/assets", POST=keyed(new_assets.add)),
+        _route("/api/assets/{asset}", GET=keyed(assets.asset), DELETE=keyed(assets.delete)),
+        _route("/api/assets/{asset}/content", GET=keyed_or_link(assets.content)),
     ]
 
 
-def _route(method: str, path: str, endpoint: Endpoint) -> Route:
-    return Route(path, endpoint, methods=[method])
+def _orders(services: ApiServices, bodies: BodyReader, view: JobView) -> Orders:
+    s = services
+    checks = OrderChecks(s.store, s.catalogue, s.asset_limit)
+    admissions = Admissions(
+        store=s.store, catalogue=s.catalogue, limits=s.limits, metrics=s.metrics, checks=checks, bodies=bodies
+    )
+    dry_runs = DryRuns(store=s.store, catalogue=s.catalogue, links=s.links, checks=checks, bodies=bodies)
+    return Orders(admissions=admissions, dry_runs=dry_runs, feed=s.feed, limits=s.limits, view=view)
+
+
+def _route(path: str, **endpoints: Endpoint) -> Route:
+    """Return a route with an endpoint for each method.
+
+    It is one route, because Starlette's 405 lists only the methods of the first route that matches the path.
+    """
+
+    async def serve(request: Request) -> Response:
+        method = "GET" if request.method == "HEAD" else request.method
+        return await endpoints[method](request)
+
+    return Route(path, serve, methods=list(endpoints))

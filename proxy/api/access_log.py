@@ -1,4 +1,7 @@
-"""One line in the log for each request, and its id: taken from the client or made here, and told in the answer."""
+"""Access log: one log line for each request, with its request id.
+
+The id is the client's `X-Request-Id`, or a new one. It is returned in the response's `X-Request-Id`.
+"""
 
 import logging
 import re
@@ -13,15 +16,19 @@ from proxy.telemetry.logs import request_id
 
 log = logging.getLogger(__name__)
 
-_SAFE: Final = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
-_LONGEST: Final = 1000
-"""Characters of a path and query that are logged."""
-_OFTEN: Final = frozenset({"/healthz", "/readyz", "/metrics"})
-"""What machines ask every few seconds: told at the level debug."""
+_REQUEST_ID: Final = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
+"""Request ids that are accepted from a client: safe in a log and in a header."""
+_MAX_LOGGED_URL: Final = 1000
+"""Maximum number of characters of a path and query that are logged."""
+_PROBE_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Paths that machines request every few seconds. Successful requests are logged at level debug."""
 
 
 class AccessLog:
-    """Logs each request when it has been answered; a stream when it has begun (`Visit.ended` tells its end)."""
+    """ASGI middleware that logs each request when its response ends, and a stream when it has begun.
+
+    `RequestInfo.ended` logs the end of a stream.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -31,30 +38,30 @@ class AccessLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        visit = RequestInfo(_told_id(scope) or secrets.token_hex(8))
-        scope.setdefault("state", {})["visit"] = visit
-        token = request_id.set(visit.id)
-        header = (b"x-request-id", visit.id.encode())
+        info = RequestInfo(_client_id(scope) or secrets.token_hex(8))
+        scope.setdefault("state", {})["visit"] = info
+        token = request_id.set(info.id)
+        header = (b"x-request-id", info.id.encode())
         status = 500
 
-        async def sending(message: Message) -> None:
+        async def watch_and_send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                # A list of its own: responses share theirs.
+                # Make a new list, because responses share theirs.
                 message = {**message, "headers": [*message.get("headers", ()), header]}
             await send(message)
 
         try:
-            await self._app(scope, receive, sending)
+            await self._app(scope, receive, watch_and_send)
         finally:
-            _tell(scope, visit, status)
-        # After an exception the id stays, for whoever logs that.
+            _log_request(scope, info, status)
+        # After an exception the id stays set, for the server's log line about it.
         request_id.reset(token)
 
 
 class RequestInfo:
-    """One request: its id, and when it began."""
+    """A request's id and start time."""
 
     __slots__ = ("began", "id")
 
@@ -64,35 +71,35 @@ class RequestInfo:
 
     @property
     def milliseconds(self) -> float:
-        """How long it has taken so far."""
+        """Time since the request began."""
         return round((perf_counter() - self.began) * 1000, 1)
 
     def ended(self, path: str) -> None:
-        """Tell the end of a stream, whoever ended it."""
+        """Log the end of a stream."""
         log.info("stream ended", extra={"path": path, "ms": self.milliseconds, "request": self.id})
 
 
-def _told_id(scope: Scope) -> str:
-    """The client's own `X-Request-Id`, if it sent one that is fit for a log and a header."""
+def _client_id(scope: Scope) -> str:
+    """Return the client's `X-Request-Id`, or an empty string if there is none or it is not accepted."""
     for name, value in scope["headers"]:
         if name == b"x-request-id":
             text: str = value.decode("latin-1")
-            return text if _SAFE.fullmatch(text) else ""
+            return text if _REQUEST_ID.fullmatch(text) else ""
     return ""
 
 
-def _tell(scope: Scope, visit: RequestInfo, status: int) -> None:
-    level = logging.DEBUG if route_path(scope) in _OFTEN and status == 200 else logging.INFO
+def _log_request(scope: Scope, info: RequestInfo, status: int) -> None:
+    level = logging.DEBUG if route_path(scope) in _PROBE_PATHS and status == 200 else logging.INFO
     if not log.isEnabledFor(level):
         return
-    # The path as it was sent: decoded, it could hold anything.
+    # Log the path as it was sent, because a decoded path may hold any characters.
     path = scope.get("raw_path", b"").decode("latin-1") or scope["path"]
     query = scope["query_string"].decode("latin-1")
     facts = {
         "method": scope["method"],
-        "path": mask_signatures(f"{path}?{query}" if query else path)[:_LONGEST],
+        "path": mask_signatures(f"{path}?{query}" if query else path)[:_MAX_LOGGED_URL],
         "status": status,
-        "ms": visit.milliseconds,
+        "ms": info.milliseconds,
     }
     account = scope["state"].get("account")
     log.log(level, "request", extra=facts | ({"account": account} if account else {}))

@@ -1,4 +1,4 @@
-"""The models as clients see them: prices, fields, styles, and whether each can be ordered now."""
+"""The catalogue of models: prices, fields, styles, and whether each model can be ordered now."""
 
 import asyncio
 import logging
@@ -17,17 +17,21 @@ from proxy.upstream.answers import ReadFailed
 
 log = logging.getLogger(__name__)
 
-_FRESH: Final = 60.0
-"""Seconds that a provider's own list of models is believed."""
-_RETRY: Final = 10.0
-"""Seconds after which a list that could not be read is asked for again."""
-_PATIENCE: Final = 5.0
-"""Seconds that a client's request waits for such a list."""
+_LISTING_CACHE_SECONDS: Final = 60.0
+"""Cache lifetime of a provider's list of models, in seconds."""
+_LISTING_RETRY_SECONDS: Final = 10.0
+"""Delay before a list that could not be read is requested again, in seconds."""
+_CATALOGUE_TIMEOUT: Final = 5.0
+"""Maximum time that a client's request waits for a provider's list, in seconds."""
 
 
 @dataclass(slots=True)
 class _Listing:
-    """What a provider lists now (None: all that it has), until when, and the lock that makes one caller ask."""
+    """A provider's cached list of models.
+
+    `models` is None if the provider serves all its models. `until` is the end of the cache lifetime, in monotonic
+    seconds. With the lock only one request at a time asks the provider.
+    """
 
     models: frozenset[str] | None
     until: float
@@ -35,7 +39,7 @@ class _Listing:
 
 
 class Catalogue:
-    """All models, whoever serves them; `prices` replace the models' own, in tokens."""
+    """The models of all providers. `providers` are by model; `prices`, in tokens, replace the models' own."""
 
     def __init__(self, providers: Mapping[str, Provider], prices: Mapping[str, int], clock: Clock) -> None:
         self._providers = providers
@@ -46,28 +50,28 @@ class Catalogue:
         }
 
     def price(self, order: Order) -> int:
-        """What an order costs, in tokens."""
+        """Return the price of an order, in tokens."""
         model = MODELS[order.model]
         return self._unit_price(model) * model.units(order.fields)
 
     def provider(self, model: str) -> Provider:
-        """Who serves a model."""
+        """Return the provider of a model."""
         return self._providers[model]
 
     async def check_available(self, model: str, account: str) -> None:
-        """Raises ProviderUnavailable, saying why, unless the account can order the model now."""
+        """Raise ProviderUnavailable, with the reason, unless the account can order the model now."""
         provider = self._providers[model]
         if not provider.configured:
-            raise ProviderUnavailable(f"{model} cannot be ordered here: this installation has no {provider.name} key.")
+            raise ProviderUnavailable(f"{model} is not available: this installation has no {provider.name} key.")
         wait = math.ceil(provider.upstream.breaker.wait_of(account))
         if wait:
-            message = f"{model} cannot be ordered now: {provider.name} fails again and again. Try in {wait} seconds."
+            message = f"{model} is not available: requests to {provider.name} keep failing. Retry in {wait} seconds."
             raise ProviderUnavailable(message, headers={"Retry-After": str(wait)})
-        if not await self._listed(provider, model):
-            raise ProviderUnavailable(f"{model} cannot be ordered now: {provider.name} does not list it.")
+        if not await self._is_listed(provider, model):
+            raise ProviderUnavailable(f"{model} is not available: {provider.name} does not list it.")
 
     async def as_json(self) -> list[dict[str, Any]]:
-        """The catalogue of contract section 3."""
+        """Return the models as JSON. `openapi.shapes.ModelEntry` describes one."""
         await asyncio.gather(*(self._listing(provider) for provider in set(self._providers.values())))
         return [await self._model(model) for model in MODELS.values()]
 
@@ -86,12 +90,12 @@ class Catalogue:
         }
 
     async def _is_available(self, provider: Provider, model: str) -> bool:
-        return provider.configured and not provider.upstream.breaker.wait and await self._listed(provider, model)
+        return provider.configured and not provider.upstream.breaker.wait and await self._is_listed(provider, model)
 
     def _unit_price(self, model: Model) -> int:
         return self._prices.get(model.name, model.tokens)
 
-    async def _listed(self, provider: Provider, model: str) -> bool:
+    async def _is_listed(self, provider: Provider, model: str) -> bool:
         models = await self._listing(provider)
         return models is None or model in models
 
@@ -101,18 +105,18 @@ class Catalogue:
             return listing.models
         async with listing.lock:
             if self._clock.monotonic() >= listing.until:
-                await self._ask(provider, listing)
+                await self._refresh(provider, listing)
         return listing.models
 
-    async def _ask(self, provider: Provider, listing: _Listing) -> None:
+    async def _refresh(self, provider: Provider, listing: _Listing) -> None:
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_CATALOGUE_TIMEOUT):
                 listing.models = await provider.listed_models()
-            listing.until = self._clock.monotonic() + _FRESH
+            listing.until = self._clock.monotonic() + _LISTING_CACHE_SECONDS
         except (ReadFailed, TimeoutError) as error:
-            # What was last known stands; a provider that cannot list its models may well serve them.
-            log.warning("%s does not list its models now: %s", provider.name, error)
-            listing.until = self._clock.monotonic() + _RETRY
+            # Keep the previous list: a provider that cannot list its models may still serve them.
+            log.warning("Reading the list of models of %s failed: %s", provider.name, error)
+            listing.until = self._clock.monotonic() + _LISTING_RETRY_SECONDS
 
 
 @cache
@@ -121,7 +125,7 @@ def _schema(fields: type[Fields]) -> Any:
 
 
 def without_nulls(schema: Any) -> Any:
-    """The schema with `X or null` as X: in an order, null means absent."""
+    """Return the schema with `X or null` replaced by X, because null means absent in an order."""
     if isinstance(schema, list):
         return [without_nulls(inner) for inner in schema]
     if not isinstance(schema, dict):

@@ -1,6 +1,7 @@
-"""CORS: which pages of other origins may read answers (contract section 3, "Headers").
+"""CORS: lets pages of the origins in POLLCAST_CORS_ORIGINS read responses.
 
-It stands outside of the application, so that errors carry the headers too. No cookies are used, so none are allowed.
+The middleware wraps the whole application, so that error responses have the headers too. Pollcast uses no cookies, so
+credentials are not allowed.
 """
 
 import logging
@@ -21,31 +22,31 @@ from proxy.core.origins import Origins
 log = logging.getLogger(__name__)
 
 _METHODS: Final = ("GET", "HEAD", "POST", "DELETE")
-_ALLOWED: Final = (
+_ALLOWED_HEADERS: Final = (
     *("Authorization", "Content-Type", "Last-Event-ID", "Idempotency-Key", "Range", "X-Request-Id", "X-Requested-With"),
     *("traceparent", "tracestate", "baggage", "sentry-trace"),
 )
-_EXPOSED: Final = (
+_EXPOSED_HEADERS: Final = (
     *("Location", "Retry-After", "Idempotency-Replayed", "X-Request-Id", "RateLimit", "RateLimit-Policy"),
     *("Content-Range", "Content-Disposition", "ETag"),
 )
-_LOGGED_ORIGINS: Final = 100
-"""Refused origins that are logged in one period: anybody can send any origin, and a log is not to be flooded."""
+_MAX_LOGGED_ORIGINS: Final = 100
+"""Maximum number of refused origins logged in one period. Clients can send any origin and could flood the log."""
 _LOG_PERIOD: Final = 3600.0
-"""Seconds after which a refused origin is logged again."""
-_LONGEST_ORIGIN: Final = 200
-"""Characters of a refused origin that are logged."""
+"""Time after which a refused origin is logged again, in seconds."""
+_MAX_ORIGIN: Final = 200
+"""Maximum number of characters of a refused origin that are logged."""
 
 
 class Cors(CORSMiddleware):
-    """Starlette's middleware, with patterns for subdomains, errors in our form, and a log of refused origins.
+    """Starlette's middleware with patterns for subdomains, JSON errors, and a log of refused origins.
 
-    `own` is the public URL, whose pages are not of another origin. `now` returns seconds of a steady clock.
+    `own` is the public URL: its pages are not cross-origin. `now` returns monotonic seconds.
     """
 
     def __init__(self, app: ASGIApp, origins: Origins, own: str, now: Callable[[], float] = time.monotonic) -> None:
         listed = ("*",) if origins.all else ()
-        super().__init__(app, listed, _METHODS, _ALLOWED, expose_headers=_EXPOSED)
+        super().__init__(app, listed, _METHODS, _ALLOWED_HEADERS, expose_headers=_EXPOSED_HEADERS)
         self._origins = origins
         self._own = own
         self._now = now
@@ -60,11 +61,11 @@ class Cors(CORSMiddleware):
             await self.app(scope, receive, send)
 
     def is_allowed_origin(self, origin: str) -> bool:
-        """Whether a page of this origin may read answers."""
+        """Return whether a page of this origin may read responses."""
         return origin in self._origins
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """Answer a preflight; the error of a refused one names the setting."""
+        """Answer a preflight request. The error of a refused one names the setting."""
         response = super().preflight_response(request_headers)
         if response.status_code == 200:
             return response
@@ -78,29 +79,29 @@ class Cors(CORSMiddleware):
         return refusal
 
     async def send(self, message: Message, send: Send, request_headers: Headers) -> None:
-        """Send an answer with the headers for its origin."""
+        """Send a message of the response, with the CORS headers for its origin."""
         if message["type"] == "http.response.start" and "origin" in request_headers:
-            for_any = any(name == b"access-control-allow-origin" for name, _ in message.get("headers", ()))
-            if not (for_any or self.is_allowed_origin(request_headers["origin"])):
+            allows_any = any(name == b"access-control-allow-origin" for name, _ in message.get("headers", ()))
+            if not (allows_any or self.is_allowed_origin(request_headers["origin"])):
                 self._log_refused(request_headers)
         await super().send(message, send, request_headers)
 
     def _log_refused(self, headers: Headers) -> None:
-        """Say once in a period that an origin was refused, unless the page is of our own origin."""
-        origin = headers["origin"][:_LONGEST_ORIGIN]
+        """Log a refused origin once in a period, unless it is this server's own origin."""
+        origin = headers["origin"][:_MAX_ORIGIN]
         if self._is_own(origin, headers):
             return
         if self._now() >= self._logged_until:
             self._logged.clear()
             self._logged_until = self._now() + _LOG_PERIOD
-        if origin in self._logged or len(self._logged) >= _LOGGED_ORIGINS:
+        if origin in self._logged or len(self._logged) >= _MAX_LOGGED_ORIGINS:
             return
         self._logged.add(origin)
         shown = ascii(origin)
-        log.warning("Pages of the origin %s may not read answers: it is not in POLLCAST_CORS_ORIGINS.", shown)
+        log.warning("CORS: origin %s is refused, because it is not in POLLCAST_CORS_ORIGINS.", shown)
 
     def _is_own(self, origin: str, headers: Headers) -> bool:
-        """Whether the page comes from this server: browsers send `Origin` with each POST, also to their own server."""
+        """Return whether the page comes from this server. Browsers send `Origin` with every POST, same-origin too."""
         host = urlsplit(self._own).netloc
         return headers.get("sec-fetch-site") == "same-origin" or origin.partition("://")[2] in {
             host,

@@ -1,6 +1,6 @@
-"""A dry run: what an order would send to its provider, and what it would cost. Nothing is sent, kept or charged.
+"""Dry runs: show the request that an order would send to its provider, and the price in tokens.
 
-It asks the provider nothing, whether it is there included: orders can be tried before there is a key for it.
+Nothing is sent, stored or charged. Availability is not checked, so orders can be tried before a provider key is set.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -9,48 +9,68 @@ from typing import Any
 
 from starlette.requests import Request
 
-from proxy.api.request import refuse_fields
-from proxy.api.services import ApiServices
-from proxy.core.errors import FieldError, NotFound
-from proxy.core.job import Order
+from proxy.api import orders
+from proxy.api.admission import OrderChecks
+from proxy.api.catalogue import Catalogue
+from proxy.api.lookup import find_asset
+from proxy.api.request import BodyReader, idempotency_key, refuse_fields
+from proxy.core.errors import FieldError
 from proxy.core.links import Links
 from proxy.core.media_types import UNKNOWN, extension
 from proxy.providers.base import Provider, is_asset
 from proxy.store.contract import Assets
+from proxy.store.types import Key
 from proxy.upstream import requests
 from proxy.upstream.requests import File
 
 
-def is_asked(request: Request) -> bool:
-    """Whether `?dry_run=1` stands in the URL. Raises InvalidRequest for a value that is neither yes nor no."""
-    given = {text.lower() for text in request.query_params.getlist("dry_run")}
-    if given <= {"1", "true"}:
-        return bool(given)
-    # A mistyped yes that is taken for a no would cost tokens.
-    if not given <= {"0", "false"}:
-        refuse_fields([FieldError("dry_run", "1 (or true) to try an order, 0 (or false) to send it; nothing was done")])
+def is_requested(request: Request) -> bool:
+    """Return whether the query has `dry_run=1`. Raises InvalidRequest for a value that is neither yes nor no."""
+    values = {text.lower() for text in request.query_params.getlist("dry_run")}
+    if values <= {"1", "true"}:
+        return bool(values)
+    # A misspelled yes that is read as no would cost tokens.
+    if not values <= {"0", "false"}:
+        rule = "must be 1 or true for a dry run, 0 or false for an order; nothing was done"
+        refuse_fields([FieldError("dry_run", rule)])
     return False
 
 
 def refuse(request: Request) -> None:
-    """Raises InvalidRequest where a dry run is asked of an endpoint that has none."""
-    if is_asked(request):
-        refuse_fields([FieldError("dry_run", "POST /api/jobs has it, a stream has not; no job was made")])
+    """Raise InvalidRequest if a dry run is requested from an endpoint that has none."""
+    if is_requested(request):
+        refuse_fields([FieldError("dry_run", "only POST /api/jobs supports dry runs; no job was created")])
 
 
-async def shown(services: ApiServices, account: str, order: Order) -> dict[str, Any]:
-    """The provider, its request with placeholders for what would be uploaded, and the price in tokens."""
-    provider = services.catalogue.provider(order.model)
-    request = await provider.prepare(order, DryInputs(account, services.store, services.links))
-    return {
-        "provider": provider.name,
-        "request": _request(provider, request),
-        "tokens": services.catalogue.price(order),
-    }
+@dataclass(frozen=True, slots=True)
+class DryRuns:
+    """Performs dry runs. Orders are checked like any other order."""
+
+    store: Assets
+    catalogue: Catalogue
+    links: Links
+    checks: OrderChecks
+    bodies: BodyReader
+
+    async def show(self, request: Request, key: Key) -> dict[str, Any]:
+        """Return the provider, its request with placeholders for uploads, and the price in tokens.
+
+        Raises the errors of an order. `openapi.shapes.DryRun` describes the result.
+        """
+        idempotency_key(request)
+        parsed = orders.parse(await self.bodies.read(request))
+        await self.checks.check(key.account, parsed.order, parsed.references)
+        provider = self.catalogue.provider(parsed.order.model)
+        prepared = await provider.prepare(parsed.order, DryInputs(key.account, self.store, self.links))
+        return {
+            "provider": provider.name,
+            "request": _as_json(provider, prepared),
+            "tokens": self.catalogue.price(parsed.order),
+        }
 
 
-def _request(provider: Provider, request: requests.Request) -> dict[str, Any]:
-    """Everything but the credential and what an HTTP library adds of its own."""
+def _as_json(provider: Provider, request: requests.Request) -> dict[str, Any]:
+    """Return the request without its credential and without the headers that an HTTP library adds."""
     if request.form:
         form = [{"name": name, "value": _text(value)} for name, value in request.form]
         content_type, body = "multipart/form-data", {"form": form}
@@ -71,41 +91,39 @@ def _text(value: str | requests.File) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Placeholder(File):
-    """A file without its bytes, for a request that is shown and not sent."""
+    """A file without bytes, for a request that is shown and not sent."""
 
     shown: str
 
     def data_url(self) -> str:
-        """What stands where the bytes would."""
+        """Return a `data:` URL with the placeholder instead of the bytes."""
         return f"data:{self.type};base64,{self.shown}"
 
 
 @dataclass(frozen=True, slots=True)
 class DryInputs:
-    """The inputs of a dry run: nothing is read, fetched or uploaded."""
+    """The inputs of a dry run: placeholders. Nothing is read, fetched or uploaded."""
 
     account: str
     store: Assets
     links: Links
 
     async def files(self, refs: Sequence[str]) -> list[Placeholder]:
-        """What stands for the bytes behind asset ids and URLs. Raises NotFound."""
+        """Return placeholders for the bytes behind asset ids and URLs. Raises NotFound."""
         return [await self._file(ref) for ref in refs]
 
     async def _file(self, ref: str) -> Placeholder:
         if not is_asset(ref):
             return Placeholder("input", UNKNOWN, b"", f"<file from {ref}>")
-        asset = await self.store.asset(self.account, ref)
-        if asset is None:
-            raise NotFound(f"There is no asset {ref[:100]}.")
+        asset = await find_asset(self.store, self.account, ref)
         name = ref + extension(asset.type)
         return Placeholder(name, asset.type, b"", f"<file {name}, {asset.size} bytes>")
 
     async def uploaded(self, ref: str, upload: Callable[[File], Awaitable[str]]) -> str:
-        """What stands for the provider's id of an upload."""
+        """Return a placeholder for the provider's id of an upload."""
         del upload
         return f"<upload of {ref}>"
 
     def url(self, ref: str) -> str:
-        """What stands for the Link to an asset; a URL as it is."""
+        """Return a placeholder for the Link to an asset; a URL is returned unchanged."""
         return f"<Link to {self.links.absolute(f'/api/assets/{ref}/content')}>" if is_asset(ref) else ref

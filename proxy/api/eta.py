@@ -1,4 +1,7 @@
-"""How long a job will still take, told by the model's jobs that this installation has completed, on whichever node."""
+"""Estimates a job's remaining time from the durations of its model's completed jobs.
+
+The durations come from the store, so every node gives the same estimate.
+"""
 
 import math
 from bisect import bisect_right
@@ -11,48 +14,49 @@ from proxy.core.errors import Unavailable
 from proxy.core.job import Job
 from proxy.store.contract import Jobs
 
-_NEWEST: Final = 200
-"""Completed jobs of a model that are looked at."""
-_ENOUGH: Final = 10
-"""Completed jobs without which nothing is said."""
-_FEW: Final = 3
-"""Of those, how many must have taken longer than this one so far."""
-_EARLY, _LATE = 0.05, 0.95
-"""The quantiles that are told."""
-_BELIEVED: Final = 30.0
-"""Seconds that what was read is believed."""
+_SAMPLE_SIZE: Final = 200
+"""Maximum number of a model's newest completed jobs that are compared."""
+_MIN_COMPLETED: Final = 10
+"""Minimum number of completed jobs before an estimate is made."""
+_MIN_LONGER: Final = 3
+"""Minimum number of completed jobs that took longer than this one has so far."""
+_LOW_QUANTILE, _HIGH_QUANTILE = 0.05, 0.95
+"""The quantiles of the estimate: nine of ten jobs end in between."""
+_CACHE_SECONDS: Final = 30.0
+"""Cache lifetime of a model's durations, in seconds."""
 
 
 class Eta:
-    """What is known of every model's jobs; read from the store when it is asked for, and so the same on every node."""
+    """Estimates remaining times. A model's durations are read from the store and cached."""
 
     def __init__(self, store: Jobs, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._known: dict[str, tuple[float, Sequence[float]]] = {}
+        self._cache: dict[str, tuple[float, Sequence[float]]] = {}
 
     async def remaining(self, job: Job) -> tuple[int, int] | None:
-        """Whole seconds, low and high, to the end of an unfinished job; None where too little is known.
+        """Return the remaining time as (low, high) in seconds.
 
-        It is in the place of those that took longer than it has so far. While it waits to be sent, that is nothing.
+        Return None for a finished job, and when too few jobs have completed. Only jobs that took longer than this
+        one's current age are compared. A job not yet submitted has age 0.
         """
         if job.status.final:
             return None
-        took = await self._durations(job.model)
+        durations = await self._durations(job.model)
         age = 0.0 if job.intended_at is None else max(self._clock.now() - job.intended_at, 0)
-        longer = took[bisect_right(took, age) :]
-        if len(took) < _ENOUGH or len(longer) < _FEW:
+        longer = durations[bisect_right(durations, age) :]
+        if len(durations) < _MIN_COMPLETED or len(longer) < _MIN_LONGER:
             return None
         last = len(longer) - 1
-        low, high = (longer[round(quantile * last)] - age for quantile in (_EARLY, _LATE))
+        low, high = (longer[round(quantile * last)] - age for quantile in (_LOW_QUANTILE, _HIGH_QUANTILE))
         return math.floor(low), math.ceil(high)
 
     async def _durations(self, model: str) -> Sequence[float]:
-        """In ascending order."""
+        """Return the durations of the model's completed jobs, in seconds, ascending."""
         now = self._clock.monotonic()
-        until, took = self._known.get(model, (now, ()))
+        until, durations = self._cache.get(model, (now, ()))
         if until <= now:
-            with suppress(Unavailable):  # what was read last is better than no answer
-                took = sorted(await self._store.durations(model, _NEWEST))
-            self._known[model] = now + _BELIEVED, took
-        return took
+            with suppress(Unavailable):  # keep the previous durations while the store is unavailable
+                durations = sorted(await self._store.durations(model, _SAMPLE_SIZE))
+            self._cache[model] = now + _CACHE_SECONDS, durations
+        return durations

@@ -1,8 +1,8 @@
-"""What one account may take: requests in a minute, and open streams; its unfinished jobs are counted by the store.
+"""Limits of an account: requests per minute, open streams and concurrent uploads.
 
-Requests are counted in the Redis that the nodes share where there is one, else in this process. The window slides, as
-if those of the last whole minute had been spread over it evenly: a count costs the same however many there were.
-Streams are counted where they are open: by each node for itself.
+Requests are counted in Redis if several nodes share one, else in this process. The window slides: the requests of the
+previous minute count in proportion to its part in the window, so a count costs the same however many there were. Each
+node counts its own streams and uploads. The store counts unfinished jobs.
 """
 
 import logging
@@ -25,113 +25,124 @@ from proxy.telemetry.metrics import Metrics
 log = logging.getLogger(__name__)
 
 _MINUTE: Final = 60
-_PATIENCE: Final = 1.0
-"""Seconds that Redis may take to count a request, which is served uncounted after that."""
+"""Length of the window, in seconds."""
+_LIMITS_TIMEOUT: Final = 1.0
+"""Maximum time for Redis to count a request, in seconds. After it the request is served without being counted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
-    """A request that was counted: the headers that its answer bears, and how it is refused if it is one too many."""
+class Metered:
+    """A counted request: the `RateLimit` headers of its response, and its refusal if it exceeds the limit."""
 
     headers: Mapping[str, str] = field(default_factory=dict)
     refusal: RateLimited | None = None
 
 
 class AccountLimits:
-    """The limits of every account, 0 meaning none; `watched` is how many streams each account has open here."""
+    """The limits of every account; 0 means no limit.
+
+    `requests` is per minute. `jobs` is the maximum number of unfinished jobs, and `backlog` of jobs that wait beyond
+    them. `streams_open` is the number of open streams on this node, by account.
+    """
 
     def __init__(
         self,
         storage: Storage,
-        watched: Mapping[str, int],
+        streams_open: Mapping[str, int],
         metrics: Metrics,
         *,
         requests: int,
         streams: int,
         jobs: int,
         uploads: int = 0,
-        line: int = 0,
+        backlog: int = 0,
     ) -> None:
         self._requests = RateLimitItemPerMinute(requests) if requests else None
         self._window = SlidingWindowCounterRateLimiter(storage)
-        self._watched = watched
-        self._coming: Counter[str] = Counter()
-        self._uploading: Counter[str] = Counter()
+        self._streams_open = streams_open
+        self._streams_reserved: Counter[str] = Counter()
+        self._uploads_open: Counter[str] = Counter()
         self._uploads = uploads or math.inf
         self._streams = streams or math.inf
         self._refused = metrics.refused
         self.jobs = jobs or None
-        """How many unfinished jobs an account may have; None: any number."""
-        self.line = line
-        """How many more may wait in its line."""
+        """Maximum number of unfinished jobs of an account. None means no limit."""
+        self.backlog = backlog
+        """Maximum number of further jobs that may wait in an account's backlog."""
 
-    async def count(self, account: str) -> Counted:
+    async def count(self, account: str) -> Metered:
         """Count a request of the account."""
         item = self._requests
         if item is None:
-            return Counted()
+            return Metered()
         try:
-            taken = await self._window.hit(item, account)
+            is_allowed = await self._window.hit(item, account)
             reset, left = await self._window.get_window_stats(item, account)
         except StorageError as error:
-            # Whether there is work to be done is the store's to say, which is away too: limits are a courtesy.
-            log.warning("A request is not counted: %s", error)
-            return Counted()
+            # Serve the request: if Redis is down, the store is down too and refuses what matters.
+            log.warning("Request limit not counted: %s", error)
+            return Metered()
         seconds = min(max(math.ceil(reset - time.time()), 1), _MINUTE)
         headers = {
             "RateLimit-Policy": f'"requests";q={item.amount};w={_MINUTE}',
             "RateLimit": f'"requests";r={max(left, 0)};t={seconds}',
         }
-        if taken:
-            return Counted(headers)
+        if is_allowed:
+            return Metered(headers)
         self._refused("requests").inc()
-        message = f"The account has made {item.amount} requests within a minute, which is its limit."
-        return Counted(headers, RateLimited(message, seconds))
+        message = f"Request limit exceeded: this account may make {item.amount} requests per minute."
+        return Metered(headers, RateLimited(message, seconds))
 
     def check_stream(self, account: str) -> None:
-        """Raises RateLimited where the account may open no more streams."""
-        if self._watched.get(account, 0) + self._coming[account] >= self._streams:
+        """Raise RateLimited if the account may not open another stream."""
+        if self._streams_open.get(account, 0) + self._streams_reserved[account] >= self._streams:
             self._refused("streams").inc()
-            raise RateLimited(f"The account has {self._streams} open streams, which is its limit: close one.")
+            raise RateLimited(
+                f"Stream limit exceeded: this account may have {self._streams} open streams. Close one first."
+            )
 
     @contextmanager
-    def coming(self, account: str) -> Iterator[RateLimited | None]:
-        """Keep room for a stream while its job is made; gives how it is refused where there is none."""
+    def reserve_stream(self, account: str) -> Iterator[RateLimited | None]:
+        """Reserve a stream while its job is made. Yields the refusal if the account may not open another stream."""
         try:
             self.check_stream(account)
         except RateLimited as refusal:
             yield refusal
             return
-        self._coming[account] += 1
-        try:
+        with _count_during(self._streams_reserved, account):
             yield None
-        finally:
-            self._coming[account] -= 1
-            if not self._coming[account]:
-                del self._coming[account]
 
     @contextmanager
-    def uploading(self, account: str) -> Iterator[None]:
-        """Count an upload of the account while it is under way. Raises RateLimited where there are too many."""
-        if self._uploading[account] >= self._uploads:
+    def reserve_upload(self, account: str) -> Iterator[None]:
+        """Count an upload of the account while it runs. Raises RateLimited if too many run already."""
+        if self._uploads_open[account] >= self._uploads:
             self._refused("uploads").inc()
-            raise RateLimited(f"The account has {self._uploads} uploads under way, which is its limit: wait for one.")
-        self._uploading[account] += 1
-        try:
+            raise RateLimited(
+                f"Upload limit exceeded: this account may have {self._uploads} uploads in progress. Wait for one."
+            )
+        with _count_during(self._uploads_open, account):
             yield
-        finally:
-            self._uploading[account] -= 1
-            if not self._uploading[account]:
-                del self._uploading[account]
 
-    def refused_job(self) -> None:
-        """Note that the store has refused an order for the number of the account's jobs."""
+    def count_refused_job(self) -> None:
+        """Count an order that the store refused because of the account's number of jobs."""
         self._refused("jobs").inc()
+
+
+@contextmanager
+def _count_during(counter: Counter[str], account: str) -> Iterator[None]:
+    """Add one to the account's count during the body of the `with`."""
+    counter[account] += 1
+    try:
+        yield
+    finally:
+        counter[account] -= 1
+        if not counter[account]:
+            del counter[account]
 
 
 @asynccontextmanager
 async def storage(store: str) -> AsyncIterator[Storage]:
-    """Where requests are counted, for a store at this URL."""
+    """Open the storage of the request counts, for a store at this URL."""
     if not store.startswith(("redis://", "rediss://")):
         yield MemoryStorage()
         return
@@ -139,7 +150,7 @@ async def storage(store: str) -> AsyncIterator[Storage]:
     from redis.asyncio.retry import Retry  # noqa: PLC0415
     from redis.backoff import NoBackoff  # noqa: PLC0415
 
-    pool = ConnectionPool.from_url(store, socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE)
+    pool = ConnectionPool.from_url(store, socket_timeout=_LIMITS_TIMEOUT, socket_connect_timeout=_LIMITS_TIMEOUT)
     pool.connection_kwargs.update(decode_responses=False, retry=Retry(NoBackoff(), 0))
     try:
         yield RedisStorage(
@@ -147,7 +158,7 @@ async def storage(store: str) -> AsyncIterator[Storage]:
             wrap_exceptions=True,
             implementation="redispy",
             key_prefix="pollcast",
-            connection_pool=pool,  # type: ignore[arg-type] # it is handed on
+            connection_pool=pool,  # type: ignore[arg-type] # passed on to redis-py unchanged
         )
     finally:
         await pool.disconnect()

@@ -1,4 +1,4 @@
-"""A multipart body read as it comes: one field's file, piece by piece, neither spooled to disk nor held in memory."""
+"""Reads one file out of a multipart body as it arrives, without a temporary file and without holding it in memory."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from typing import Final
@@ -9,103 +9,104 @@ from python_multipart.multipart import parse_options_header
 
 from proxy.core.errors import BadRequest, FieldError, InvalidRequest
 
-_MOST_PARTS: Final = 32
+_MAX_PARTS: Final = 32
+"""Maximum number of parts in a body."""
 
 
 async def file_of(field: str, content_type: str, body: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-    """The bytes of the file in the field of that name; the other fields are read over.
+    """Yield the bytes of the file in the field of that name; other fields are skipped.
 
-    Raises BadRequest for a body that is no multipart or is not whole, InvalidRequest unless it has just one such file.
-    What has been yielded by then is to be thrown away.
+    Raises BadRequest for a malformed or incomplete body, and InvalidRequest unless it has exactly one such file. The
+    caller must then discard the bytes yielded so far.
     """
-    parts = _Parts(field, content_type)
+    reader = _FileReader(field, content_type)
     async for chunk in body:
-        for piece in parts.feed(chunk):
+        for piece in reader.feed(chunk):
             yield piece
-    parts.end()
+    reader.check_complete()
 
 
-class _Parts:
-    """The parser's callbacks, and what they have learnt."""
+class _FileReader:
+    """The callbacks of the multipart parser, and their state."""
 
     def __init__(self, field: str, content_type: str) -> None:
         _, options = parse_options_header(content_type)
         boundary = options.get(b"boundary")
         if not boundary:
-            raise BadRequest("The multipart body cannot be read: its Content-Type names no boundary.")
+            raise BadRequest("The multipart body cannot be read: its Content-Type has no boundary.")
         self._field = field.encode()
         self._pieces: list[bytes] = []
-        self._name = self._value = self._disposition = b""
+        self._header = self._value = self._disposition = b""
         self._parts = self._files = 0
-        self._wanted = self._whole = False
+        self._in_file = self._is_complete = False
         try:
             self._parser = MultipartParser(
                 boundary,
                 {
-                    "on_part_begin": self._begin,
-                    "on_header_field": self._header_name,
-                    "on_header_value": self._header_value,
-                    "on_header_end": self._header_end,
-                    "on_headers_finished": self._headers_end,
-                    "on_part_data": self._data,
-                    "on_end": self._end,
+                    "on_part_begin": self._on_part_begin,
+                    "on_header_field": self._on_header_field,
+                    "on_header_value": self._on_header_value,
+                    "on_header_end": self._on_header_end,
+                    "on_headers_finished": self._on_headers_finished,
+                    "on_part_data": self._on_part_data,
+                    "on_end": self._on_end,
                 },
             )
         except FormParserError as error:
-            raise _unreadable(error) from None
+            raise _malformed_body(error) from None
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """The pieces of the wanted file that are in this chunk."""
+        """Parse a chunk, and yield the pieces of the file that are in it."""
         try:
             self._parser.write(chunk)
         except FormParserError as error:
-            raise _unreadable(error) from None
+            raise _malformed_body(error) from None
         pieces, self._pieces = self._pieces, []
         yield from pieces
 
-    def end(self) -> None:
-        """Raises unless the body was whole, and held the file."""
-        if not self._whole:
-            raise BadRequest("The multipart body is not whole: its closing boundary is missing.")
+    def check_complete(self) -> None:
+        """Raise unless the body is complete and had the file."""
+        if not self._is_complete:
+            raise BadRequest("The multipart body is incomplete: its closing boundary is missing.")
         if not self._files:
-            raise _refused(f"send the file as the multipart field `{self._field.decode()}`")
+            raise _file_error(f"send the file as the multipart field `{self._field.decode()}`")
 
-    def _begin(self) -> None:
+    def _on_part_begin(self) -> None:
         self._parts += 1
-        if self._parts > _MOST_PARTS:
-            raise BadRequest(f"The multipart body has more than {_MOST_PARTS} parts.")
-        self._wanted, self._disposition = False, b""
+        if self._parts > _MAX_PARTS:
+            raise BadRequest(f"The multipart body has more than {_MAX_PARTS} parts.")
+        self._in_file, self._disposition = False, b""
 
-    def _header_name(self, data: bytes, start: int, end: int) -> None:
-        self._name += data[start:end]
+    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
 
-    def _header_value(self, data: bytes, start: int, end: int) -> None:
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
         self._value += data[start:end]
 
-    def _header_end(self) -> None:
-        if self._name.lower() == b"content-disposition":
+    def _on_header_end(self) -> None:
+        if self._header.lower() == b"content-disposition":
             self._disposition = self._value
-        self._name = self._value = b""
+        self._header = self._value = b""
 
-    def _headers_end(self) -> None:
+    def _on_headers_finished(self) -> None:
         _, options = parse_options_header(self._disposition)
-        # A field without a file name (which some write as `filename*`) is a text, whatever it is called.
-        self._wanted = options.get(b"name") == self._field and b"filename" in self._disposition.lower()
-        self._files += self._wanted
+        # A part without a file name is text, whatever its field is called. Some clients write `filename*`.
+        self._in_file = options.get(b"name") == self._field and b"filename" in self._disposition.lower()
+        self._files += self._in_file
         if self._files > 1:
-            raise _refused("one file at a time")
+            raise _file_error("send one file per request")
 
-    def _data(self, data: bytes, start: int, end: int) -> None:
-        if self._wanted:
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._in_file:
             self._pieces.append(data[start:end])
 
-    def _end(self) -> None:
-        self._whole = True
+    def _on_end(self) -> None:
+        self._is_complete = True
 
 
-def _unreadable(error: FormParserError) -> BadRequest:
+def _malformed_body(error: FormParserError) -> BadRequest:
     return BadRequest(f"The multipart body cannot be read: {error}.")
 
 
-def _refused(message: str) -> InvalidRequest:
+def _file_error(message: str) -> InvalidRequest:
     return InvalidRequest(f"file: {message}", [FieldError("file", message)])

@@ -1,4 +1,4 @@
-"""Content negotiation: which form of a stream the client prefers, by its `Accept` header (RFC 9110, section 12.5.1)."""
+"""Content negotiation: whether a stream is sent as events or as plain lines (RFC 9110, section 12.5.1)."""
 
 import re
 from functools import lru_cache
@@ -10,25 +10,31 @@ from starlette.requests import Request
 
 _WEIGHT: Final = re.compile(r"0?\.[0-9]+|0\.?|1(?:\.0*)?")
 _FORMS: Final = frozenset({"text/plain", "text/event-stream"})
-"""The forms of a stream. Both are sent in UTF-8."""
+"""The media types of a stream. Both are sent in UTF-8."""
 _CACHE_SIZE: Final = 256
-"""Distinct `Accept` headers whose answer is kept: there are few, and most requests repeat them."""
+"""Maximum number of cached `Accept` headers. There are few different ones, and most requests repeat them."""
 
 
 def wants_lines(request: Request) -> bool:
-    """Whether the client prefers plain lines to events. A tie means events."""
+    """Return whether the client prefers plain lines to events. A tie means events."""
     return prefers_lines(", ".join(request.headers.getlist("Accept")))
 
 
 @lru_cache(_CACHE_SIZE)
 def prefers_lines(accept: str) -> bool:
-    """Whether an `Accept` header, its lines joined by commas, gives `text/plain` the greater weight."""
+    """Return whether an `Accept` header gives `text/plain` the greater weight.
+
+    Repeated headers are joined by commas.
+    """
     weights = _weights(accept)
     return weights["text/plain"] > weights["text/event-stream"]
 
 
 def _weights(accept: str) -> dict[str, float]:
-    """The weight of each form: that of the most specific range that matches it. An unreadable range is ignored."""
+    """Return the weight of each media type, from the most specific range that matches it.
+
+    A range that cannot be parsed is ignored.
+    """
     best = dict.fromkeys(_FORMS, (-1, 0.0))
     for written in parse_http_list(accept):
         name, options = parse_options_header(written)
@@ -44,10 +50,10 @@ def _weights(accept: str) -> dict[str, float]:
 
 
 def _specificity(name: str, parameters: dict[str, str], form: str) -> int:
-    """How closely a media range describes a form: 3 with parameters, 2 exactly, 1 by type, 0 any, -1 not at all."""
+    """Return how closely a media range matches a type: 3 with parameters, 2 exact, 1 `text/*`, 0 `*/*`, -1 no match."""
     if any(key != "charset" or value.lower() != "utf-8" for key, value in parameters.items()):
         return -1
     if name == form:
         return 3 if parameters else 2
-    # Java's HttpURLConnection writes a bare `*`.
+    # Java's HttpURLConnection sends a bare `*`.
     return {"text/*": 1, "*/*": 0, "*": 0}.get(name, -1)

@@ -1,7 +1,8 @@
-"""How the endpoints read requests and write answers."""
+"""Reads requests (body, headers, query) and writes JSON responses, for all endpoints."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn, TypeVar
 
 import orjson
@@ -9,116 +10,134 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from proxy.api.body import json_object, validated
-from proxy.core.errors import BadRequest, FieldError, InvalidRequest, TooLarge
+from proxy.api.body import invalid_fields, json_object, validate
+from proxy.core.errors import BadRequest, FieldError, TooLarge
 
-Read = TypeVar("Read", bound=BaseModel)
+Record = TypeVar("Record", bound=BaseModel)
 
-_BODY_LIMIT: Final = 1 << 20
-_PATIENCE: Final = 60.0
-_PAGE: Final = 50
-_LONGEST_PAGE: Final = 200
+_MAX_BODY: Final = 1 << 20
+"""Maximum size of a JSON body, in bytes."""
+_PAGE_SIZE: Final = 50
+"""Number of entries on a page, if the client does not say."""
+_MAX_PAGE_SIZE: Final = 200
+"""Maximum number of entries that a client may ask for on one page."""
+_MAX_KEY_LENGTH: Final = 255
+"""Maximum length of an `Idempotency-Key`, in characters."""
+_MAX_DIGITS: Final = 18
+"""Maximum number of digits that are read as a number: the largest one fits into 64 bits."""
 
 
-def answer(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Write a JSON answer."""
-    # Answers hold balances and Links: no cache may keep them.
-    own = {"Content-Type": "application/json", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-    return Response(orjson.dumps(content), status, own | dict(headers or {}))
+def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return the content as a JSON response. No cache may keep it, because it holds balances and Links."""
+    common = {"Content-Type": "application/json", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    return Response(orjson.dumps(content), status, common | dict(headers or {}))
 
 
 def refuse_fields(faults: Sequence[FieldError]) -> NoReturn:
-    """Raises InvalidRequest for these fields."""
-    raise InvalidRequest("; ".join(f"{fault.field}: {fault.message}" for fault in faults[:5]), faults)
+    """Raise InvalidRequest for these fields."""
+    raise invalid_fields(faults)
 
 
-async def limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
-    """The body as it comes. Raises TooLarge as soon as it is known to be longer than `limit` bytes.
+# --- the body ---
 
-    Raises BadRequest where nothing comes for `_PATIENCE` seconds.
-    """
-    announced = request.headers.get("Content-Length", "")
-    size = int(announced) if announced.isdigit() else 0
-    _check_size(size, limit)
-    size = 0
-    chunks = aiter(request.stream())
-    while True:
+
+@dataclass(frozen=True, slots=True)
+class BodyReader:
+    """Reads bodies of requests. `timeout` is the maximum time without a byte, in seconds."""
+
+    timeout: float
+
+    async def chunks(self, request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+        """Yield the body as it arrives.
+
+        Raises TooLarge as soon as it is known to exceed `limit` bytes, and BadRequest after the timeout.
+        """
+        announced = request.headers.get("Content-Length", "")
+        _check_size(int(announced) if announced.isdigit() else 0, limit)
+        size = 0
+        stream = aiter(request.stream())
+        while (chunk := await self._next(stream)) is not None:
+            size += len(chunk)
+            _check_size(size, limit)
+            yield chunk
+
+    async def _next(self, stream: AsyncIterator[bytes]) -> bytes | None:
         try:
-            async with asyncio.timeout(_PATIENCE):
-                chunk = await anext(chunks, None)
+            async with asyncio.timeout(self.timeout):
+                return await anext(stream, None)
         except TimeoutError:
-            raise BadRequest(f"The body broke off: nothing came for {_PATIENCE:g} seconds.") from None
-        if chunk is None:
-            return
-        size += len(chunk)
-        _check_size(size, limit)
-        yield chunk
+            message = f"The request body is incomplete: no data arrived for {self.timeout:g} seconds."
+            raise BadRequest(message) from None
+
+    async def read(self, request: Request) -> bytes:
+        """Return the whole body. Raises TooLarge over 1 MiB, and BadRequest after the timeout."""
+        return b"".join([chunk async for chunk in self.chunks(request, _MAX_BODY)])
+
+    async def record(self, request: Request, kind: type[Record], expected: str) -> Record:
+        """Return the body as a record of that kind; null means absent.
+
+        `expected` is a clause for the error message that says what the body should be. Raises TooLarge, BadRequest,
+        and InvalidRequest with all invalid fields.
+        """
+        parsed = json_object(await self.read(request), expected)
+        return validate(kind, {name: value for name, value in parsed.items() if value is not None})
 
 
 def _check_size(size: int, limit: int) -> None:
     if size > limit:
-        raise TooLarge(f"The body is longer than {limit} bytes.")
+        raise TooLarge(f"The request body is larger than {limit} bytes.")
 
 
-async def body(request: Request) -> bytes:
-    """The whole body. Raises TooLarge over 1 MiB."""
-    return b"".join([chunk async for chunk in limited(request, _BODY_LIMIT)])
-
-
-async def record(request: Request, kind: type[Read], what: str) -> Read:
-    """The body as a record of that kind, where null means absent; `what` says what it ought to be.
-
-    Raises TooLarge, BadRequest, and InvalidRequest with every field at fault.
-    """
-    parsed = json_object(await body(request), what)
-    return validated(kind, {name: value for name, value in parsed.items() if value is not None})
+# --- headers and the query ---
 
 
 def last_event_id(request: Request) -> int:
-    """The id of the last event the client has; 0 for none, and for what is no number of ours."""
-    return _whole_number(told_event_id(request))
+    """Return the number of the last event that the client has; 0 for none and for an unknown id."""
+    return _number_or_zero(last_event_id_text(request))
 
 
 def feed_position(request: Request) -> int:
-    """The position of the last event of an account's feed that the client has; below 0 for none.
+    """Return the client's last position in an account's feed; -1 for none.
 
-    What is no number of ours is 0, where no feed has been.
+    An unknown id is 0, a position that no feed has, so that the client receives a `reset`.
     """
-    text = told_event_id(request)
-    return _whole_number(text) if text else -1
+    text = last_event_id_text(request)
+    return _number_or_zero(text) if text else -1
 
 
-def told_event_id(request: Request) -> str:
-    """The last event's id as the client wrote it, in the header or the query; empty means none."""
-    told = request.headers.get("Last-Event-ID")
-    if told or b"lastEventId" not in request.scope["query_string"]:
-        return told or ""
+def last_event_id_text(request: Request) -> str:
+    """Return the last event's id as the client sent it, in the header or the query; empty for none."""
+    header = request.headers.get("Last-Event-ID")
+    # Search the raw query string first, because parsing it is slow.
+    if header or b"lastEventId" not in request.scope["query_string"]:
+        return header or ""
     return request.query_params.get("lastEventId", "")
 
 
-def _whole_number(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
+def _number_or_zero(text: str) -> int:
+    return int(text) if _is_number(text) else 0
 
 
-def number(request: Request, name: str, default: int, most: int) -> int:
-    """A whole number from 0 to `most` in the query. Raises InvalidRequest."""
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
+
+
+def query_number(request: Request, name: str, default: int, *, most: int, least: int = 0) -> int:
+    """Return a whole number from `least` to `most` in the query. Raises InvalidRequest."""
     text = request.query_params.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) < 19 and int(text) <= most):
-        refuse_fields([FieldError(name, f"a whole number from 0 to {most}")])
+    if not (_is_number(text) and least <= int(text) <= most):
+        refuse_fields([FieldError(name, f"must be a whole number from {least} to {most}")])
     return int(text)
+
+
+def page_size(request: Request) -> int:
+    """Return the maximum number of entries for a page, from the query. Raises InvalidRequest."""
+    return query_number(request, "limit", _PAGE_SIZE, least=1, most=_MAX_PAGE_SIZE)
 
 
 def idempotency_key(request: Request) -> str | None:
-    """The client's `Idempotency-Key`, if it sent one. Raises BadRequest."""
+    """Return the client's `Idempotency-Key`, or None. Raises BadRequest."""
     key = request.headers.get("Idempotency-Key")
-    if key is not None and not (0 < len(key) <= 255 and key.isprintable()):
-        raise BadRequest("Idempotency-Key takes 1 to 255 printable characters.")
+    if key is not None and not (0 < len(key) <= _MAX_KEY_LENGTH and key.isprintable()):
+        raise BadRequest(f"Idempotency-Key must be 1 to {_MAX_KEY_LENGTH} printable characters.")
     return key
-
-
-def limit(request: Request) -> int:
-    """How many entries a page may have. Raises InvalidRequest."""
-    text = request.query_params.get("limit", str(_PAGE))
-    if not (text.isascii() and text.isdigit() and len(text) < 9 and 1 <= int(text) <= _LONGEST_PAGE):
-        refuse_fields([FieldError("limit", f"a whole number from 1 to {_LONGEST_PAGE}")])
-    return int(text)

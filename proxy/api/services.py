@@ -1,28 +1,27 @@
-"""What the endpoints need, made once by the composition root."""
+"""The parts that the endpoints use, built once by the application."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from proxy.api.auth import Auth
 from proxy.api.catalogue import Catalogue
 from proxy.api.eta import Eta
 from proxy.api.limits import AccountLimits
+from proxy.api.times import ApiTimes
 from proxy.core.clock import Clock
-from proxy.core.errors import NotFound, Unavailable
-from proxy.core.job import Job
+from proxy.core.errors import Unavailable
 from proxy.core.links import Links
 from proxy.store.blobs import Blobs
 from proxy.store.contract import Store
-from proxy.store.types import Key
 from proxy.streams.feed import Feed
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.worker_metrics import WorkerMetrics
 from proxy.upstream.fetch import Fetcher
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ApiServices:
-    """The store and what stands beside it; `asset_limit` is in bytes."""
+    """Everything that `api.routes` hands to the endpoints; each takes only the parts that it uses."""
 
     store: Store
     blobs: Blobs
@@ -36,24 +35,21 @@ class ApiServices:
     limits: AccountLimits
     eta: Eta
     polled: Mapping[str, float]
-    """When each job that this node drives was last asked about."""
+    """Time of the newest poll, in seconds since the epoch, of each job that runs on this node."""
     asset_limit: int
+    """Maximum size of an asset, in bytes."""
     relay: bool
+    """True when providers' files pass through this server, false when clients are redirected to them."""
     worker_metrics: WorkerMetrics | None = None
-    """The workers on the same port, where there are several."""
+    """The metrics of all workers on this port, if there are several."""
+    times: ApiTimes = field(default_factory=ApiTimes)
 
     async def scrape(self) -> bytes:
-        """The metrics of all workers on this port, in Prometheus' text format."""
+        """Return the metrics of all workers on this port, in Prometheus' text format."""
         return await self.worker_metrics.scrape() if self.worker_metrics else self.metrics.scrape()
 
-    async def job(self, key: Key, job_id: str) -> Job:
-        """The job of that id. Raises NotFound, also where it is another account's."""
-        job = await self.store.job(key.account, job_id)
-        if job is None:
-            raise NotFound(f"There is no job {job_id[:100]}.")
-        return job
 
-    def check_running(self) -> None:
-        """Raises Unavailable when the server is stopping."""
-        if self.feed.stopping:
-            raise Unavailable("The server is stopping.")
+def check_running(feed: Feed) -> None:
+    """Raise Unavailable when the server is stopping."""
+    if feed.stopping:
+        raise Unavailable("The server is stopping.")

@@ -1,4 +1,4 @@
-"""The endpoints of contract section 3, and every bad input that they are to refuse (section 4)."""
+"""The endpoints of `proxy/docs/api.md`, and the invalid requests that they refuse."""
 
 import asyncio
 import sqlite3
@@ -17,7 +17,7 @@ from tests.support.deployment import NO_AUTHORITIES, Deployment
 
 
 def error_of(response: httpx.Response) -> dict[str, Any]:
-    """The body of an error, after its form was checked."""
+    """Check the form of an error response, and return its body."""
     assert response.headers["content-type"] == "application/json"
     body: dict[str, Any] = response.json()
     assert body["status"] == "Error"
@@ -37,17 +37,17 @@ def fields_of(response: httpx.Response) -> list[str]:
 # --- without a key ---
 
 
-async def test_ping_answers_pong(deployment: Deployment) -> None:
+async def test_ping_returns_pong(deployment: Deployment) -> None:
     response = await deployment.http.get("/api/ping", headers={"Authorization": ""})
     assert (response.status_code, response.text) == (200, "pong")
 
 
 @pytest.mark.parametrize("path", ["/api/ping", "/api/jobs", "/nowhere", "/docs", "/", "/pollcast.js", "/openapi.json"])
-async def test_no_browser_guesses_what_an_answer_is(deployment: Deployment, path: str) -> None:
+async def test_responses_disable_content_sniffing(deployment: Deployment, path: str) -> None:
     assert (await deployment.http.get(path)).headers["x-content-type-options"] == "nosniff"
 
 
-async def test_no_browser_guesses_what_a_stream_is(deployment: Deployment) -> None:
+async def test_streams_disable_content_sniffing(deployment: Deployment) -> None:
     job = (await deployment.generate("suno", prompt="song"))[0]["job"]
     for accept in ("*/*", "text/plain"):
         response = await deployment.http.get(f"/api/jobs/{job}/events", headers={"Accept": accept})
@@ -74,7 +74,7 @@ async def test_health_and_readiness_need_no_key(deployment: Deployment) -> None:
         ("GET", "/api/account/ledger"),
     ],
 )
-@pytest.mark.parametrize("header", ["", "Bearer", "Bearer nobody", "Basic d2ViOndlYg==", "Bearer \u00e9"])
+@pytest.mark.parametrize("header", ["", "Bearer", "Bearer unknown", "Basic d2ViOndlYg==", "Bearer \u00e9"])
 async def test_a_missing_or_unknown_key_is_401(deployment: Deployment, method: str, path: str, header: str) -> None:
     response = await deployment.http.request(method, path, headers=[(b"Authorization", header.encode("latin-1"))])
     assert response.status_code == 401
@@ -93,7 +93,7 @@ async def test_an_unknown_path_is_404_in_json(deployment: Deployment, path: str)
     ("method", "path", "allowed"),
     [("GET", "/api/generate", "POST"), ("PUT", "/api/jobs", "GET, HEAD, POST"), ("POST", "/api/ping", "GET, HEAD")],
 )
-async def test_an_unknown_method_is_405_and_says_what_is_right(
+async def test_an_unknown_method_is_405_with_the_allowed_ones(
     deployment: Deployment, method: str, path: str, allowed: str
 ) -> None:
     response = await deployment.http.request(method, path)
@@ -110,7 +110,7 @@ async def test_an_output_number_of_thousands_of_digits_is_404(deployment: Deploy
 
 
 async def raw(deployment: Deployment, request: bytes) -> bytes:
-    """What comes back for these very bytes, to the end of the connection."""
+    """Send these bytes, and return all bytes of the response until the connection closes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(deployment.origin.rsplit(":", 1)[1]))
     writer.write(request)
     answer = await reader.read()
@@ -119,7 +119,7 @@ async def raw(deployment: Deployment, request: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("request_line", [b"GET /caf\xc3\xa9 HTTP/1.1", b"NONSENSE", b"BREW /api/ping HTTP/1.1"])
-async def test_what_is_no_http_is_400_in_json(deployment: Deployment, request_line: bytes) -> None:
+async def test_malformed_http_is_400_in_json(deployment: Deployment, request_line: bytes) -> None:
     answer = await raw(deployment, request_line + b"\r\nHost: x\r\n\r\n")
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
@@ -127,7 +127,7 @@ async def test_what_is_no_http_is_400_in_json(deployment: Deployment, request_li
     assert orjson.loads(body)["code"] == "bad_request"
 
 
-async def test_an_offer_of_http2_does_not_lose_the_order(deployment: Deployment) -> None:
+async def test_a_request_that_offers_http2_keeps_its_body(deployment: Deployment) -> None:
     body = orjson.dumps(GAGA)
     answer = await raw(
         deployment,
@@ -138,7 +138,7 @@ async def test_an_offer_of_http2_does_not_lose_the_order(deployment: Deployment)
     assert answer.startswith(b"HTTP/1.1 202 ")
 
 
-# --- orders that are refused: a clear 4xx, no job, no token ---
+# --- refused orders: 4xx, no job, no charge ---
 
 GAGA = {"model": "gaga-1", "prompt": "Hello"}
 
@@ -161,7 +161,7 @@ GAGA = {"model": "gaga-1", "prompt": "Hello"}
     ],
 )
 @pytest.mark.parametrize("path", ["/api/generate", "/api/jobs"])
-async def test_a_body_that_is_no_order_is_refused(
+async def test_a_body_that_is_not_an_order_is_refused(
     deployment: Deployment, path: str, body: bytes, status: int, code: str
 ) -> None:
     response = await deployment.http.post(path, content=body)
@@ -224,12 +224,12 @@ async def test_an_invalid_order_is_refused_by_field(deployment: Deployment, orde
     await nothing_happened(deployment)
 
 
-async def test_a_refused_style_names_those_there_are(deployment: Deployment) -> None:
+async def test_a_refused_style_lists_the_available_ones(deployment: Deployment) -> None:
     response = await deployment.http.post("/api/jobs", json={"model": "pika", "prompt": "lake", "style": "8"})
     assert "4 (Watercolor)" in error_of(response)["message"]
 
 
-async def test_a_blank_prompt_is_said_to_be_blank(deployment: Deployment) -> None:
+async def test_the_error_of_a_blank_prompt_says_so(deployment: Deployment) -> None:
     response = await deployment.http.post("/api/jobs", json={"model": "gaga-1", "prompt": " "})
     assert error_of(response)["message"] == "prompt: must not be blank"
 
@@ -289,7 +289,7 @@ async def test_gan_ai_without_a_project_names_the_missing_field(unstarted: Deplo
         assert (await deployment.http.post("/api/jobs", json={**order, "project_id": "p"})).status_code == 202
 
 
-async def test_an_asset_for_heygen_needs_a_public_address_of_ours(unstarted: Deployment) -> None:
+async def test_an_asset_for_heygen_needs_a_public_url(unstarted: Deployment) -> None:
     unstarted.providers["HeyGen"] = {"base_url": "https://api.heygen.com"}
     async with unstarted as deployment:
         order = {"model": "heygen-v1", "avatar_id": "a", "audio": await deployment.asset("audio")}
@@ -298,10 +298,10 @@ async def test_an_asset_for_heygen_needs_a_public_address_of_ours(unstarted: Dep
         assert "POLLCAST_PUBLIC_URL" in error_of(response)["message"]
 
 
-# --- orders that are taken ---
+# --- accepted orders ---
 
 
-async def test_a_job_is_answered_with_202_its_place_and_its_links(deployment: Deployment) -> None:
+async def test_a_new_job_is_202_with_its_location_and_links(deployment: Deployment) -> None:
     response = await deployment.http.post("/api/jobs", json={**GAGA, "metadata": {"user": "7"}})
     job = response.json()
     assert response.status_code == 202
@@ -314,7 +314,7 @@ async def test_a_job_is_answered_with_202_its_place_and_its_links(deployment: De
         assert (await stranger.get(job["links"]["events"])).text.startswith("retry: 2000\ndata: ")
 
 
-async def test_an_order_is_json_whatever_its_content_type_says(deployment: Deployment) -> None:
+async def test_an_order_is_read_as_json_with_any_content_type(deployment: Deployment) -> None:
     body = orjson.dumps(GAGA)
     for content_type in ("text/plain", "application/x-www-form-urlencoded", "application/json; charset=utf-8"):
         response = await deployment.http.post("/api/jobs", content=body, headers={"Content-Type": content_type})
@@ -326,13 +326,13 @@ async def test_null_and_an_empty_style_mean_absent(deployment: Deployment) -> No
     assert events[-1]["status"] == "Completed"
 
 
-async def test_metadata_is_echoed_in_the_job_and_in_its_final_event(deployment: Deployment) -> None:
+async def test_metadata_is_returned_in_the_job_and_its_final_event(deployment: Deployment) -> None:
     events = await deployment.generate("gaga-1", prompt="Hello", metadata={"user": "7"})
     assert events[-1]["metadata"] == {"user": "7"}
     assert "metadata" not in events[0]
 
 
-async def test_extra_reaches_the_provider_beside_the_fields_that_the_table_names(deployment: Deployment) -> None:
+async def test_extra_is_sent_to_the_provider_with_the_model_s_fields(deployment: Deployment) -> None:
     await deployment.http.post("/api/jobs", json={**GAGA, "extra": {"watermark": False}})
     while not deployment.simulator.calls["gaga.submit"]:
         await deployment.clock.sleep(0)
@@ -361,7 +361,7 @@ async def test_jobs_are_filtered_by_status_and_model(deployment: Deployment) -> 
 
 
 @pytest.mark.parametrize("query", [{"limit": "0"}, {"limit": "201"}, {"limit": "x"}, {"status": "done"}])
-async def test_a_bad_query_is_refused_by_name(deployment: Deployment, query: dict[str, str]) -> None:
+async def test_an_invalid_query_is_refused_by_parameter(deployment: Deployment, query: dict[str, str]) -> None:
     assert fields_of(await deployment.http.get("/api/jobs", params=query)) == list(query)
 
 
@@ -381,7 +381,7 @@ async def test_a_completed_job_shows_its_url_and_outputs(deployment: Deployment)
     assert job["outputs"][0]["type"] == "video/mp4"
 
 
-async def test_a_failed_job_shows_why_and_what_was_given_back(deployment: Deployment) -> None:
+async def test_a_failed_job_shows_the_reason_and_the_refund(deployment: Deployment) -> None:
     job = await deployment.ended((await deployment.submit("gaga-1", prompt="[fail]"))["id"])
     assert (job["status"], job["code"], job["tokens"], job["refunded"]) == ("Error", "upstream_failed", 20, 20)
     assert job["message"]
@@ -391,7 +391,7 @@ async def test_a_failed_job_shows_why_and_what_was_given_back(deployment: Deploy
 # --- Idempotency-Key ---
 
 
-async def test_the_same_key_and_body_give_the_same_job_and_one_charge(deployment: Deployment) -> None:
+async def test_the_same_key_and_body_return_one_job_charged_once(deployment: Deployment) -> None:
     headers = {"Idempotency-Key": "order-1"}
     first = await deployment.http.post("/api/jobs", json={"model": "gaga-1", "prompt": "Hello"}, headers=headers)
     again = await deployment.http.post("/api/jobs", json={"prompt": "Hello", "model": "gaga-1"}, headers=headers)
@@ -410,7 +410,7 @@ async def test_the_same_key_with_another_body_is_422(deployment: Deployment) -> 
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256])
-async def test_an_idempotency_key_that_cannot_be_kept_is_400(deployment: Deployment, key: str) -> None:
+async def test_an_invalid_idempotency_key_is_400(deployment: Deployment, key: str) -> None:
     response = await deployment.http.post("/api/jobs", json=GAGA, headers={"Idempotency-Key": key})
     assert (response.status_code, error_of(response)["code"]) == (400, "bad_request")
 
@@ -422,13 +422,13 @@ async def test_the_account_has_a_name_and_a_balance(deployment: Deployment) -> N
     assert (await deployment.http.get("/api/account")).json() == {"name": "web", "tokens": 1000}
 
 
-async def test_a_filter_that_is_empty_is_none(deployment: Deployment) -> None:
+async def test_an_empty_filter_is_ignored(deployment: Deployment) -> None:
     job = await deployment.submit("suno", prompt="song")
     page = (await deployment.http.get("/api/jobs", params={"status": "", "model": "", "before": ""})).json()
     assert [found["id"] for found in page["jobs"]] == [job["id"]]
 
 
-async def test_the_ledger_says_why_tokens_moved(deployment: Deployment) -> None:
+async def test_the_ledger_has_the_cause_of_each_entry(deployment: Deployment) -> None:
     events = await deployment.generate("gaga-1", prompt="[fail]")
     entries = (await deployment.http.get("/api/account/ledger")).json()["entries"]
     assert [(entry["cause"], entry["tokens"]) for entry in entries] == [
@@ -493,16 +493,16 @@ async def test_prices_are_settings(unstarted: Deployment) -> None:
         assert (await deployment.submit("ganai-bulk", items=items))["tokens"] == 6
 
 
-async def test_prices_follow_the_units_ordered(deployment: Deployment) -> None:
+async def test_prices_depend_on_the_ordered_units(deployment: Deployment) -> None:
     assert (await deployment.submit("gpt-image-2", prompt="cat", n=3))["tokens"] == 15
     assert (await deployment.submit("heygen-v1", prompt="hi", avatar_id="a"))["tokens"] == 20
     assert (await deployment.submit("heygen-v1", prompt="hi", avatar_id="a", test=True))["tokens"] == 0
 
 
-# --- front ends on other origins ---
+# --- CORS ---
 
 
-async def test_configured_origins_may_read_answers_and_errors(unstarted: Deployment) -> None:
+async def test_configured_origins_may_read_responses_and_errors(unstarted: Deployment) -> None:
     unstarted.settings["cors_origins"] = "https://app.example.com"
     async with unstarted as deployment:
         own = {"Origin": "https://app.example.com"}
@@ -514,7 +514,7 @@ async def test_configured_origins_may_read_answers_and_errors(unstarted: Deploym
         assert "access-control-allow-origin" not in response.headers
 
 
-async def test_a_preflight_allows_what_the_clients_send(unstarted: Deployment) -> None:
+async def test_a_preflight_allows_the_clients_headers(unstarted: Deployment) -> None:
     unstarted.settings["cors_origins"] = "*"
     async with unstarted as deployment:
         response = await deployment.http.options(
@@ -530,7 +530,7 @@ async def test_a_preflight_allows_what_the_clients_send(unstarted: Deployment) -
         assert "access-control-allow-credentials" not in response.headers
 
 
-async def test_a_preflight_from_elsewhere_is_refused_in_json(unstarted: Deployment) -> None:
+async def test_a_preflight_from_another_origin_is_refused_in_json(unstarted: Deployment) -> None:
     unstarted.settings["cors_origins"] = "https://app.example.com"
     async with unstarted as deployment:
         headers = {"Origin": "https://evil.example.com", "Access-Control-Request-Method": "POST"}
@@ -538,24 +538,24 @@ async def test_a_preflight_from_elsewhere_is_refused_in_json(unstarted: Deployme
         assert (response.status_code, error_of(response)["code"]) == (400, "bad_request")
 
 
-# --- the store away ---
+# --- an unavailable store ---
 
 
 @contextmanager
-def locked(deployment: Deployment) -> Iterator[None]:
-    """Another process holds the store's write lock."""
+def write_lock(deployment: Deployment) -> Iterator[None]:
+    """Hold the store's write lock, as another process would."""
     with closing(sqlite3.connect(deployment.folder / "pollcast.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
         other.execute("ROLLBACK")
 
 
-async def test_an_order_that_cannot_be_recorded_is_503_and_no_job(
+async def test_an_order_that_cannot_be_recorded_is_503_without_a_job(
     unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.app.open_store", partial(open_store, sqlite_times=SqliteTimes(busy=0.05)))
     async with unstarted as deployment:
-        with locked(deployment):
+        with write_lock(deployment):
             for path in ("/api/jobs", "/api/generate"):
                 response = await deployment.http.post(path, json=GAGA)
                 assert (response.status_code, error_of(response)["code"]) == (503, "unavailable")
@@ -574,7 +574,7 @@ async def test_a_running_job_waits_for_the_store_and_loses_nothing(
         job = await deployment.submit("gaga-1", prompt="Hello")
         while not deployment.simulator.calls["gaga.submit"]:
             await asyncio.sleep(0.001)
-        with locked(deployment):
+        with write_lock(deployment):
             await asyncio.sleep(0.2)
         assert (await deployment.ended(job["id"]))["status"] == "Completed"
         assert deployment.simulator.submits["gaga"] == 1

@@ -1,4 +1,4 @@
-"""Assets over the wire: taken in as they come, refused without a trace, read in parts."""
+"""Assets over HTTP: stored as they arrive, refused without leaving bytes, read by range."""
 
 import asyncio
 import re
@@ -11,6 +11,7 @@ import httpx
 import pytest
 from aiohttp import web
 
+from proxy.api.times import ApiTimes
 from proxy.store.blobs import Blobs
 from tests.api.test_api import error_of, fields_of
 from tests.core.test_tracks import CLUSTER, FTYP, INFO, SAMPLES, moov, tracks, webm
@@ -22,7 +23,7 @@ MEGABYTE = bytes(1 << 20)
 
 
 def files(deployment: Deployment) -> list[Path]:
-    """Everything that is stored, whole or half."""
+    """Return all stored files, complete and incomplete."""
     return [path for path in (deployment.folder / "assets").rglob("*") if path.is_file()]
 
 
@@ -32,7 +33,7 @@ async def upload(
     return await deployment.http.post("/api/assets", files={"file": (name, data, said)})
 
 
-# --- taken in ---
+# --- accepted ---
 
 
 async def test_an_asset_is_described(deployment: Deployment) -> None:
@@ -60,14 +61,12 @@ async def test_an_asset_is_described(deployment: Deployment) -> None:
         (b"OggS\0", "audio/ogg"),
     ],
 )
-async def test_the_type_is_told_by_the_bytes_whatever_name_and_header_say(
-    deployment: Deployment, head: bytes, media_type: str
-) -> None:
+async def test_the_type_is_detected_from_the_bytes_alone(deployment: Deployment, head: bytes, media_type: str) -> None:
     answer = await upload(deployment, head + bytes(20), "page.html", "text/html")
     assert (answer.status_code, answer.json()["type"]) == (201, media_type)
 
 
-async def test_sound_in_a_container_of_type_video_is_taken_as_sound(deployment: Deployment) -> None:
+async def test_audio_in_a_video_container_is_stored_as_audio(deployment: Deployment) -> None:
     recorded = FTYP + SAMPLES + moov(b"soun")
     asset = (await upload(deployment, recorded, "voice.m4a", "audio/mp4")).json()
     assert asset["type"] == "audio/mp4"
@@ -75,20 +74,20 @@ async def test_sound_in_a_container_of_type_video_is_taken_as_sound(deployment: 
     assert (await deployment.http.post("/api/jobs?dry_run=1", json=order)).status_code == 200
 
 
-async def test_a_recording_of_a_browser_is_taken_as_sound(deployment: Deployment) -> None:
+async def test_a_browser_s_audio_recording_is_stored_as_audio(deployment: Deployment) -> None:
     asset = (await upload(deployment, webm(INFO, tracks(2), CLUSTER), "voice.webm", "audio/webm;codecs=opus")).json()
     content = await deployment.http.get(asset["url"])
     assert (asset["type"], content.headers["Content-Type"]) == ("audio/webm", "audio/webm")
 
 
-async def test_a_file_of_many_megabytes_arrives_whole(deployment: Deployment) -> None:
+async def test_a_large_file_is_stored_completely(deployment: Deployment) -> None:
     data = PNG + b"".join(bytes([n]) * (1 << 20) for n in range(20))
     asset = (await upload(deployment, data)).json()
     assert asset["size"] == len(data)
     assert (await deployment.http.get(asset["url"])).content == data
 
 
-async def test_a_file_whose_first_bytes_come_one_by_one_arrives_whole(deployment: Deployment) -> None:
+async def test_a_file_that_starts_byte_by_byte_is_stored_completely(deployment: Deployment) -> None:
     async def slowly() -> AsyncIterator[bytes]:
         yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
         for n in range(20):
@@ -101,7 +100,7 @@ async def test_a_file_whose_first_bytes_come_one_by_one_arrives_whole(deployment
 
 
 class Tight(Blobs):
-    """A storage that takes one piece, and is slow with the next."""
+    """A storage that stores one chunk and then waits."""
 
     def __init__(self, place: str) -> None:
         super().__init__(place)
@@ -114,7 +113,9 @@ class Tight(Blobs):
         await super().put(name, data)
 
 
-async def test_no_more_is_read_than_the_storage_takes(unstarted: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_upload_is_read_only_as_fast_as_it_is_stored(
+    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     places: list[Tight] = []
 
     def tight(place: str) -> Tight:
@@ -138,16 +139,16 @@ async def test_no_more_is_read_than_the_storage_takes(unstarted: Deployment, mon
         before = -1
         while before < sent or not sent:
             before = sent
-            await asyncio.sleep(0.2)  # the wire itself: as much as sockets hold
+            await asyncio.sleep(0.2)  # to fill the buffers of the sockets
         assert sent < 20
         places[0].opened.set()
         assert (await uploading).status_code == 201
 
 
-# --- refused, with nothing left behind ---
+# --- refused ---
 
 
-async def test_what_is_none_of_the_known_types_is_415(deployment: Deployment) -> None:
+async def test_an_unsupported_type_is_415(deployment: Deployment) -> None:
     for data in (b"", b"x", b"<html>", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7", bytes(100_000)):
         answer = await upload(deployment, data)
         assert (answer.status_code, error_of(answer)["code"]) == (415, "unsupported_type")
@@ -163,16 +164,16 @@ async def test_a_file_over_the_limit_is_413(unstarted: Deployment, size: int) ->
         assert files(deployment) == []
 
 
-async def test_a_file_of_just_the_limit_is_taken(unstarted: Deployment) -> None:
+async def test_a_file_of_exactly_the_limit_is_stored(unstarted: Deployment) -> None:
     unstarted.settings["asset_limit"] = 1000
     async with unstarted as deployment:
         assert (await upload(deployment, PNG[:8] + bytes(992))).json()["size"] == 1000
 
 
-async def test_a_file_over_the_limit_is_refused_before_it_has_come_to_its_end(unstarted: Deployment) -> None:
+async def test_a_file_over_the_limit_is_refused_during_the_upload(unstarted: Deployment) -> None:
     unstarted.settings["asset_limit"] = 1 << 20
     async with unstarted as deployment:
-        reader, writer = await connected(deployment)
+        reader, writer = await connect(deployment)
         writer.write(head_of(deployment, length=None) + chunk(part(PNG)))
         for _ in range(3):
             writer.write(chunk(MEGABYTE))
@@ -181,10 +182,10 @@ async def test_a_file_over_the_limit_is_refused_before_it_has_come_to_its_end(un
         writer.close()
 
 
-async def test_a_file_that_says_that_it_is_too_large_is_not_read(unstarted: Deployment) -> None:
+async def test_a_file_with_a_content_length_over_the_limit_is_not_read(unstarted: Deployment) -> None:
     unstarted.settings["asset_limit"] = 1 << 20
     async with unstarted as deployment:
-        reader, writer = await connected(deployment)
+        reader, writer = await connect(deployment)
         writer.write(head_of(deployment, length=1 << 40))
         assert b" 413 " in await reader.readline()
         writer.close()
@@ -192,7 +193,7 @@ async def test_a_file_that_says_that_it_is_too_large_is_not_read(unstarted: Depl
 
 @pytest.mark.parametrize("sent", [10, 100_000, 3 << 20])
 async def test_an_upload_that_the_client_aborts_leaves_nothing(deployment: Deployment, sent: int) -> None:
-    _, writer = await connected(deployment)
+    _, writer = await connect(deployment)
     writer.write(head_of(deployment, length=10 << 20) + part(PNG) + bytes(sent))
     await writer.drain()
     if sent > 600:
@@ -203,7 +204,7 @@ async def test_an_upload_that_the_client_aborts_leaves_nothing(deployment: Deplo
     assert (await upload(deployment)).status_code == 201
 
 
-async def test_a_body_that_ends_without_its_last_boundary_leaves_nothing(deployment: Deployment) -> None:
+async def test_a_body_without_its_closing_boundary_leaves_nothing(deployment: Deployment) -> None:
     body = part(PNG) + bytes(100_000)
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     answer = await deployment.http.post("/api/assets", content=body, headers=headers)
@@ -211,7 +212,7 @@ async def test_a_body_that_ends_without_its_last_boundary_leaves_nothing(deploym
     assert files(deployment) == []
 
 
-async def test_two_files_at_once_are_refused_and_leave_nothing(deployment: Deployment) -> None:
+async def test_two_files_in_one_body_are_refused_and_leave_nothing(deployment: Deployment) -> None:
     both = [("file", ("a.png", PNG, "image/png")), ("file", ("b.png", PNG, "image/png"))]
     assert fields_of(await deployment.http.post("/api/assets", files=both)) == ["file"]
     assert files(deployment) == []
@@ -226,19 +227,18 @@ async def test_two_files_at_once_are_refused_and_leave_nothing(deployment: Deplo
         ({"url": "https://a.example/", "name": "x"}, ["name"]),
     ],
 )
-async def test_a_json_body_of_another_form_is_refused_by_field(
-    deployment: Deployment, body: Any, fields: list[str]
-) -> None:
+async def test_an_invalid_json_body_is_refused_by_field(deployment: Deployment, body: Any, fields: list[str]) -> None:
     assert fields_of(await deployment.http.post("/api/assets", json=body)) == fields
 
 
-async def test_an_upload_that_stops_coming_is_given_up(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.api.request._PATIENCE", 0.1)
-    reader, writer = await connected(deployment)
-    writer.write(head_of(deployment, length=10 << 20) + part(PNG) + bytes(100_000))
-    assert b" 400 " in await reader.readline()
-    assert files(deployment) == []
-    writer.close()
+async def test_an_upload_that_stalls_is_refused(unstarted: Deployment) -> None:
+    unstarted.api_times = ApiTimes(body_timeout=0.1)
+    async with unstarted as deployment:
+        reader, writer = await connect(deployment)
+        writer.write(head_of(deployment, length=10 << 20) + part(PNG) + bytes(100_000))
+        assert b" 400 " in await reader.readline()
+        assert files(deployment) == []
+        writer.close()
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -246,7 +246,7 @@ async def until(holds: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
-async def connected(deployment: Deployment) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def connect(deployment: Deployment) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     return await asyncio.open_connection("127.0.0.1", int(deployment.origin.rsplit(":", 1)[1]))
 
 
@@ -271,14 +271,14 @@ def chunk(data: bytes) -> bytes:
 
 @asynccontextmanager
 async def internet(deployment: Deployment, monkeypatch: pytest.MonkeyPatch, answer: Any) -> AsyncIterator[Site]:
-    """A world to which one site is all of the open internet."""
+    """Yield a deployment for which one site is the whole internet."""
     async with Site(answer) as site:
         monkeypatch.setattr("proxy.app.Fetcher", lambda times: Rerouted(site, times))
         async with deployment:
             yield site
 
 
-async def test_a_file_is_taken_from_a_url_without_being_held(
+async def test_a_file_is_stored_from_a_url_without_being_buffered(
     unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def film(request: web.Request) -> web.StreamResponse:
@@ -294,7 +294,7 @@ async def test_a_file_is_taken_from_a_url_without_being_held(
         assert (answer.status_code, answer.json()["size"]) == (201, len(PNG) + 20 * len(MEGABYTE))
 
 
-async def test_a_file_that_breaks_off_at_its_url_is_refused_and_leaves_nothing(
+async def test_an_incomplete_file_at_a_url_is_refused_and_leaves_nothing(
     unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def cut(request: web.Request) -> web.StreamResponse:
@@ -312,7 +312,7 @@ async def test_a_file_that_breaks_off_at_its_url_is_refused_and_leaves_nothing(
         assert files(unstarted) == []
 
 
-async def test_a_file_over_the_limit_at_its_url_is_413_and_leaves_nothing(
+async def test_a_url_s_file_over_the_limit_is_413_and_leaves_nothing(
     unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def endless(request: web.Request) -> web.StreamResponse:
@@ -354,7 +354,7 @@ async def test_a_url_that_is_not_public_https_is_refused_by_field(deployment: De
     assert files(deployment) == []
 
 
-async def test_a_redirect_into_our_own_network_is_refused_by_field(
+async def test_a_redirect_to_a_private_address_is_refused_by_field(
     unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def elsewhere(_: web.Request) -> web.Response:
@@ -366,10 +366,10 @@ async def test_a_redirect_into_our_own_network_is_refused_by_field(
         assert len(site.asked) == 1
 
 
-# --- an asset that many places of an order name ---
+# --- an asset that an order uses many times ---
 
 
-async def test_a_file_that_many_chunks_name_is_uploaded_once(deployment: Deployment) -> None:
+async def test_an_asset_in_many_chunks_is_uploaded_once(deployment: Deployment) -> None:
     image, audio = await deployment.asset("image"), await deployment.asset("audio")
     events = await deployment.generate("avatar-h1", image=image, chunks=[{"audio": audio}] * 5)
     assert events[-1]["status"] == "Completed"
@@ -390,7 +390,7 @@ async def test_a_file_whose_upload_failed_is_uploaded_again(deployment: Deployme
         ("heygen-v1", "clips", {"prompt": "Hello", "avatar_id": "Anna"}),
     ],
 )
-async def test_an_order_has_at_most_50_chunks_or_clips_and_the_catalogue_says_so(
+async def test_an_order_has_at_most_50_chunks_or_clips(
     deployment: Deployment, model: str, parts: str, order: dict[str, Any]
 ) -> None:
     models = (await deployment.http.get("/api/models")).json()["models"]

@@ -1,13 +1,15 @@
-"""Keys that are revoked while streams that they, or their Links, have opened are being read."""
+"""Revoked keys: the streams opened with them, or with their Links, are closed."""
 
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import httpx
 import pytest
 
+from proxy.api.times import ApiTimes
 from proxy.core import keys
 from proxy.core.errors import Unavailable
 from proxy.store import open_store
@@ -16,36 +18,36 @@ from proxy.store.types import FeedSlice
 from tests.support.deployment import NO_AUTHORITIES, Deployment
 
 
-@pytest.fixture(autouse=True)
-def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys are asked about without a wait."""
-    monkeypatch.setattr("proxy.api.auth._PAUSE", 0.01)
+@pytest.fixture
+def unstarted(tmp_path: Path) -> Deployment:
+    """A deployment that checks the keys of open streams every 10 ms, two keys at a time."""
+    return Deployment(tmp_path, api_times=ApiTimes(revocation_interval=0.01, key_batch=2))
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The ids of keys that the store is asked about."""
-    asked: list[str] = []
-    usual = SqliteStore.active_keys
+def checked_ids(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Record the ids of the keys that the store checks."""
+    checked_ids: list[str] = []
+    original = SqliteStore.active_keys
 
-    async def counted(store: SqliteStore, ids: Collection[str]) -> set[str]:
-        asked.extend(ids)
-        return await usual(store, ids)
+    async def record_ids(store: SqliteStore, ids: Collection[str]) -> set[str]:
+        checked_ids.extend(ids)
+        return await original(store, ids)
 
-    monkeypatch.setattr(SqliteStore, "active_keys", counted)
-    return asked
+    monkeypatch.setattr(SqliteStore, "active_keys", record_ids)
+    return checked_ids
 
 
-async def more(asked: list[str]) -> None:
-    """Wait until a look has begun and ended."""
-    wanted = len(asked) + 2
+async def wait_for_check(checked_ids: list[str]) -> None:
+    """Wait until a check of the keys has begun and ended."""
+    wanted = len(checked_ids) + 2
     async with asyncio.timeout(5):
-        while len(asked) < wanted:
+        while len(checked_ids) < wanted:
             await asyncio.sleep(0.001)
 
 
 async def revoke(deployment: Deployment) -> None:
-    """Do what `keys revoke` does beside the server."""
+    """Revoke the key in the store, as the command `keys revoke` does."""
     async with open_store(deployment.store_url, deployment.clock) as store:
         key = await store.key(keys.digest(deployment.key))
         assert key
@@ -58,7 +60,7 @@ async def link_to(deployment: Deployment, path: str) -> str:
 
 @asynccontextmanager
 async def reading(response: httpx.Response) -> AsyncIterator[None]:
-    """A stream that was begun before the body, and is broken off after it."""
+    """Read a stream: its first chunk before the body, and its abrupt end after the body."""
     chunks = response.aiter_raw()
     await anext(chunks)
     yield
@@ -70,23 +72,21 @@ async def reading(response: httpx.Response) -> AsyncIterator[None]:
 
 @pytest.mark.parametrize("accepted", ["text/event-stream", "text/plain"])
 @pytest.mark.parametrize("path", ["/api/events", "/api/jobs/{job}/events"])
-async def test_a_stream_is_broken_off_when_its_key_is_revoked(deployment: Deployment, path: str, accepted: str) -> None:
+async def test_a_stream_is_closed_when_its_key_is_revoked(deployment: Deployment, path: str, accepted: str) -> None:
     job = await deployment.submit("gaga-1", prompt="[stuck]")
     opened = deployment.open("GET", path.format(job=job["id"]), headers={"Accept": accepted})
     async with opened as response, reading(response):
         await revoke(deployment)
 
 
-async def test_the_stream_of_an_order_is_broken_off_when_its_key_is_revoked(deployment: Deployment) -> None:
+async def test_an_order_s_stream_is_closed_when_its_key_is_revoked(deployment: Deployment) -> None:
     opened = deployment.open("POST", "/api/generate", json={"model": "gaga-1", "prompt": "[stuck]"})
     async with opened as response, reading(response):
         await revoke(deployment)
 
 
 @pytest.mark.parametrize("path", ["/api/events", "/api/jobs/{job}/events"])
-async def test_a_stream_is_broken_off_when_the_key_that_made_its_link_is_revoked(
-    deployment: Deployment, path: str
-) -> None:
+async def test_a_link_s_stream_is_closed_when_its_key_is_revoked(deployment: Deployment, path: str) -> None:
     job = await deployment.submit("gaga-1", prompt="[stuck]")
     link = await link_to(deployment, path.format(job=job["id"]))
     async with (
@@ -97,13 +97,13 @@ async def test_a_stream_is_broken_off_when_the_key_that_made_its_link_is_revoked
         await revoke(deployment)
 
 
-async def test_who_comes_back_after_its_key_was_revoked_is_refused(deployment: Deployment) -> None:
+async def test_a_client_that_reconnects_with_a_revoked_key_is_refused(deployment: Deployment) -> None:
     async with deployment.open("GET", "/api/events") as response, reading(response):
         await revoke(deployment)
     assert (await deployment.http.get("/api/events")).status_code == 401
 
 
-async def test_a_request_that_waits_is_refused_when_its_key_is_revoked(deployment: Deployment) -> None:
+async def test_a_waiting_request_is_refused_when_its_key_is_revoked(deployment: Deployment) -> None:
     job = await deployment.submit("gaga-1", prompt="[stuck]")
     path = f"/api/jobs/{job['id']}?after=100&wait=60"
     async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
@@ -114,7 +114,7 @@ async def test_a_request_that_waits_is_refused_when_its_key_is_revoked(deploymen
     assert waiting.result().status_code == 401
 
 
-async def test_the_job_of_a_revoked_key_goes_on(deployment: Deployment) -> None:
+async def test_the_job_of_a_revoked_key_continues(deployment: Deployment) -> None:
     other = {"Authorization": f"Bearer {await deployment.new_key('web')}"}
     opened = deployment.open("POST", "/api/generate", json={"model": "gaga-1", "prompt": "[stuck]"})
     async with opened as response, reading(response):
@@ -123,11 +123,11 @@ async def test_the_job_of_a_revoked_key_goes_on(deployment: Deployment) -> None:
     assert shown.json()["status"] in {"Processing started", "Processing"}
 
 
-async def test_the_streams_of_the_account_s_other_keys_go_on(deployment: Deployment) -> None:
+async def test_streams_of_the_account_s_other_keys_stay_open(deployment: Deployment) -> None:
     other = await deployment.new_key("web")
     headers = {"Authorization": f"Bearer {other}"}
-    async with deployment.open("GET", "/api/events", headers=headers) as going_on:
-        chunks = going_on.aiter_raw()
+    async with deployment.open("GET", "/api/events", headers=headers) as other_stream:
+        chunks = other_stream.aiter_raw()
         await anext(chunks)
         async with deployment.open("GET", "/api/events") as response, reading(response):
             await revoke(deployment)
@@ -137,32 +137,34 @@ async def test_the_streams_of_the_account_s_other_keys_go_on(deployment: Deploym
         assert job["id"].encode() in await anext(chunks)
 
 
-async def test_a_store_that_is_away_ends_no_stream(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+async def test_streams_stay_open_while_the_store_is_unavailable(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked_ids: list[str] = []
 
     async def away(_: SqliteStore, ids: Collection[str]) -> set[str]:
-        asked.extend(ids)
+        checked_ids.extend(ids)
         raise Unavailable("The store is away.")
 
     monkeypatch.setattr(SqliteStore, "active_keys", away)
     async with deployment.open("GET", "/api/events") as response:
         chunks = response.aiter_raw()
         await anext(chunks)
-        await more(asked)
+        await wait_for_check(checked_ids)
         job = await deployment.submit("suno", prompt="song")
         assert job["id"].encode() in await anext(chunks)
 
 
-async def test_a_stream_whose_key_is_revoked_while_it_catches_up_is_broken_off(
-    deployment: Deployment, asked: list[str], monkeypatch: pytest.MonkeyPatch
+async def test_a_stream_is_closed_when_its_key_is_revoked_during_catch_up(
+    deployment: Deployment, checked_ids: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    began, told = asyncio.Event(), asyncio.Event()
-    usual = SqliteStore.snapshot
+    began, released = asyncio.Event(), asyncio.Event()
+    original = SqliteStore.snapshot
 
     async def slow(store: SqliteStore, account: str, jobs: Collection[str] | None = None) -> FeedSlice:
         began.set()
-        await told.wait()
-        return await usual(store, account, jobs)
+        await released.wait()
+        return await original(store, account, jobs)
 
     async def read() -> None:
         async with deployment.open("GET", "/api/events") as response, reading(response):
@@ -173,33 +175,32 @@ async def test_a_stream_whose_key_is_revoked_while_it_catches_up_is_broken_off(
         tasks.create_task(read())
         await began.wait()
         await revoke(deployment)
-        await more(asked)
-        told.set()
+        await wait_for_check(checked_ids)
+        released.set()
 
 
-async def test_a_key_is_asked_about_once_in_each_look_however_many_streams_it_has(
-    deployment: Deployment, asked: list[str], monkeypatch: pytest.MonkeyPatch
+async def test_a_key_with_many_streams_is_checked_once_per_interval(
+    deployment: Deployment, checked_ids: list[str]
 ) -> None:
-    monkeypatch.setattr("proxy.api.auth._AT_ONCE", 2)
     others = [await deployment.new_key("web") for _ in range(4)]
     async with AsyncExitStack() as stack:
         for key in (deployment.key, *others) * 3:
             headers = {"Authorization": f"Bearer {key}"}
             await stack.enter_async_context(deployment.open("GET", "/api/events", headers=headers))
-        while len(set(asked[-5:])) < 5:
+        while len(set(checked_ids[-5:])) < 5:
             await asyncio.sleep(0.001)
-        del asked[:]
-        while len(asked) < 20:
+        del checked_ids[:]
+        while len(checked_ids) < 20:
             await asyncio.sleep(0.001)
-        assert set(Counter(asked[:20]).values()) == {4}
+        assert set(Counter(checked_ids[:20]).values()) == {4}
 
 
-async def test_no_key_is_asked_about_once_its_streams_are_closed(deployment: Deployment, asked: list[str]) -> None:
+async def test_a_key_without_open_streams_is_not_checked(deployment: Deployment, checked_ids: list[str]) -> None:
     async with deployment.open("GET", "/api/events"):
-        await more(asked)
+        await wait_for_check(checked_ids)
     async with asyncio.timeout(5):
         while "pollcast_streams 0.0" not in (await deployment.http.get("/metrics")).text:
             await asyncio.sleep(0.001)
-    del asked[:]
+    del checked_ids[:]
     await asyncio.sleep(0.05)  # some looks
-    assert asked == []
+    assert checked_ids == []

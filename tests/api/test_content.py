@@ -1,4 +1,4 @@
-"""Content over the wire: relayed without being held, broken off when it breaks, renewed when it has expired."""
+"""Content over HTTP: relayed without buffering, cut off when its source fails, renewed when its URL expires."""
 
 import asyncio
 import logging
@@ -9,7 +9,7 @@ import httpx
 import pytest
 from aiohttp import web
 
-from proxy.upstream.times import UpstreamTimes
+from proxy.api.times import ApiTimes
 from tests.api.test_api import error_of
 from tests.support.deployment import Deployment
 from tests.support.site import Handler, Site
@@ -20,7 +20,7 @@ MEGABYTE = bytes(1 << 20)
 
 @asynccontextmanager
 async def studio(deployment: Deployment, film: Handler) -> AsyncIterator[str]:
-    """A world in which Gaia is one site that makes one film; gives the path of the finished job's content."""
+    """Run a deployment in which Gaia is one site with one video. Yield the path of the job's content."""
 
     async def gaia(request: web.Request) -> web.StreamResponse:
         if request.path.endswith("/content"):
@@ -50,10 +50,10 @@ async def heygen(deployment: Deployment) -> str:
     return await content_of(deployment, "heygen-v1", prompt="Hello", avatar_id="Anna")
 
 
-# --- what is served ---
+# --- relayed and stored content ---
 
 
-async def test_a_relayed_film_has_its_type_its_name_and_its_ranges(relaying: Deployment) -> None:
+async def test_a_relayed_video_has_a_type_a_name_and_ranges(relaying: Deployment) -> None:
     async with relaying as deployment:
         path = await content_of(deployment, "gaga-1", prompt="Hello")
         whole = await deployment.http.get(path)
@@ -71,7 +71,7 @@ async def test_a_relayed_film_has_its_type_its_name_and_its_ranges(relaying: Dep
         assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(FILM)))
 
 
-async def test_a_text_is_served_from_our_own_storage_with_ranges(deployment: Deployment) -> None:
+async def test_a_text_is_served_from_storage_with_ranges(deployment: Deployment) -> None:
     events = await deployment.generate("gpt-5.4-mini", prompt="Why stream?")
     text, path = events[-1]["text"].encode(), f"/api/jobs/{events[0]['job']}/content"
     whole = await deployment.http.get(path)
@@ -82,7 +82,7 @@ async def test_a_text_is_served_from_our_own_storage_with_ranges(deployment: Dep
     assert (known.status_code, known.content) == (304, b"")
 
 
-async def test_an_inline_image_is_served_from_our_own_storage(deployment: Deployment) -> None:
+async def test_an_inline_image_is_served_from_storage(deployment: Deployment) -> None:
     path = await content_of(deployment, "gpt-image-2", prompt="[b64] cat")
     answer = await deployment.http.get(path)
     assert (answer.content, answer.headers["content-type"]) == (Deployment.media("image"), "image/png")
@@ -95,14 +95,16 @@ async def test_content_of_another_account_s_job_is_not_found(deployment: Deploym
     assert (await deployment.http.get(path)).status_code == 404
 
 
-# --- what breaks ---
+# --- failing sources and clients ---
 
 
 @pytest.mark.parametrize("fault", ["cut", "stall"])
-async def test_bytes_that_break_off_or_stall_are_not_made_to_look_whole(
-    relaying: Deployment, fault: str, caplog: pytest.LogCaptureFixture
+async def test_an_incomplete_file_ends_with_an_error(
+    relaying: Deployment, fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    relaying.upstream_times = UpstreamTimes(fetch_silence=0.2)
+    from aiohttp import ClientTimeout
+
+    monkeypatch.setattr("proxy.upstream.fetch._TIMEOUT", ClientTimeout(total=None, sock_read=0.2))
     async with relaying as deployment:
         path = await content_of(deployment, "gaga-1", prompt="Hello")
         deployment.simulator.fault("media.get", fault)
@@ -110,10 +112,10 @@ async def test_bytes_that_break_off_or_stall_are_not_made_to_look_whole(
             await deployment.http.get(path)
         (said,) = [record for record in caplog.records if record.name == "proxy.api.downloads"]
         assert (said.levelno, said.exc_info) == (logging.WARNING, None)
-        assert "break off" in said.getMessage()
+        assert "cut off" in said.getMessage()
 
 
-async def test_bytes_of_unknown_length_that_break_off_are_not_made_to_look_whole(unstarted: Deployment) -> None:
+async def test_an_incomplete_file_of_unknown_length_ends_with_an_error(unstarted: Deployment) -> None:
     async def film(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         response.enable_chunked_encoding()
@@ -128,7 +130,7 @@ async def test_bytes_of_unknown_length_that_break_off_are_not_made_to_look_whole
             await unstarted.http.get(path)
 
 
-async def test_a_client_that_leaves_is_not_read_for_any_longer(unstarted: Deployment) -> None:
+async def test_reading_from_the_provider_stops_when_the_client_disconnects(unstarted: Deployment) -> None:
     over = asyncio.Event()
 
     async def film(request: web.Request) -> web.StreamResponse:
@@ -148,7 +150,7 @@ async def test_a_client_that_leaves_is_not_read_for_any_longer(unstarted: Deploy
         await over.wait()
 
 
-async def test_a_slow_client_does_not_fill_the_memory(unstarted: Deployment) -> None:
+async def test_a_slow_client_does_not_fill_memory(unstarted: Deployment) -> None:
     written = 0
 
     async def film(request: web.Request) -> web.StreamResponse:
@@ -164,7 +166,7 @@ async def test_a_slow_client_does_not_fill_the_memory(unstarted: Deployment) -> 
         before = -1
         while before < written:
             before = written
-            await asyncio.sleep(0.3)  # the wire itself: as much as sockets hold
+            await asyncio.sleep(0.3)  # to fill the buffers of the sockets
         assert written < 40
 
 
@@ -175,8 +177,8 @@ async def without_end(request: web.Request) -> web.StreamResponse:
         await response.write(MEGABYTE)
 
 
-async def test_a_client_that_reads_nothing_is_dropped(unstarted: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.api.downloads._WRITE", 0.2)
+async def test_a_client_that_does_not_read_is_disconnected(unstarted: Deployment) -> None:
+    unstarted.api_times = ApiTimes(write_timeout=0.2)
 
     async with studio(unstarted, without_end) as path, unstarted.open("GET", path) as answer:
         with pytest.raises(httpx.TransportError):
@@ -185,10 +187,10 @@ async def test_a_client_that_reads_nothing_is_dropped(unstarted: Deployment, mon
                 pass
 
 
-async def test_the_connection_of_a_client_that_reads_nothing_is_closed_with_all_that_waits_for_it(
-    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
+async def test_the_connection_of_a_client_that_does_not_read_is_aborted(
+    unstarted: Deployment,
 ) -> None:
-    monkeypatch.setattr("proxy.api.downloads._WRITE", 0.2)
+    unstarted.api_times = ApiTimes(write_timeout=0.2)
 
     async with studio(unstarted, without_end) as path:
         before = set(unstarted.connections)
@@ -203,11 +205,11 @@ async def test_the_connection_of_a_client_that_reads_nothing_is_closed_with_all_
         writer.close()
 
 
-# --- what has expired ---
+# --- expired URLs ---
 
 
 @pytest.mark.parametrize("status", ["403", "404"])
-async def test_a_source_that_no_longer_opens_is_asked_for_anew_once(relaying: Deployment, status: str) -> None:
+async def test_an_expired_source_is_requested_again_once(relaying: Deployment, status: str) -> None:
     async with relaying as deployment:
         path = await heygen(deployment)
         asked = deployment.simulator.calls["heygen.check"]
@@ -216,7 +218,7 @@ async def test_a_source_that_no_longer_opens_is_asked_for_anew_once(relaying: De
         assert deployment.simulator.calls["heygen.check"] == asked + 2
 
 
-async def test_a_source_that_never_opens_is_a_502_in_our_form(relaying: Deployment) -> None:
+async def test_a_source_that_cannot_be_opened_is_502(relaying: Deployment) -> None:
     async with relaying as deployment:
         path = await heygen(deployment)
         deployment.simulator.fault("media.get", "403")
@@ -225,7 +227,7 @@ async def test_a_source_that_never_opens_is_a_502_in_our_form(relaying: Deployme
         assert deployment.simulator.calls["media.get"] == 2
 
 
-async def test_a_link_of_the_provider_that_has_expired_is_signed_afresh(relaying: Deployment) -> None:
+async def test_an_expired_url_of_the_provider_is_renewed(relaying: Deployment) -> None:
     async with relaying as deployment:
         path = await heygen(deployment)
         assert (await deployment.http.get(path)).status_code == 200
@@ -233,7 +235,7 @@ async def test_a_link_of_the_provider_that_has_expired_is_signed_afresh(relaying
         assert (await deployment.http.get(path)).content == FILM
 
 
-async def test_a_player_that_seeks_does_not_ask_the_provider_each_time(relaying: Deployment) -> None:
+async def test_a_seeking_player_uses_the_cached_source(relaying: Deployment) -> None:
     async with relaying as deployment:
         path = await heygen(deployment)
         asked = deployment.simulator.calls["heygen.check"]
@@ -242,13 +244,13 @@ async def test_a_player_that_seeks_does_not_ask_the_provider_each_time(relaying:
         assert deployment.simulator.calls["heygen.check"] == asked + 1
 
 
-async def test_each_redirect_is_to_where_the_file_is_now(deployment: Deployment) -> None:
+async def test_each_redirect_has_a_fresh_url(deployment: Deployment) -> None:
     path = await heygen(deployment)
     places = {(await deployment.http.get(path)).headers["location"] for _ in range(3)}
     assert len(places) == 3
 
 
-async def test_a_provider_that_cannot_be_asked_now_does_not_hide_a_url_that_is_known(deployment: Deployment) -> None:
+async def test_the_recorded_url_is_used_while_the_provider_is_unavailable(deployment: Deployment) -> None:
     path = await heygen(deployment)
     deployment.simulator.fault("heygen.check", "502")
     answer = await deployment.http.get(path)
@@ -256,10 +258,11 @@ async def test_a_provider_that_cannot_be_asked_now_does_not_hide_a_url_that_is_k
     assert (answer.status_code, answer.headers["location"]) == (302, known)
 
 
-async def test_a_provider_that_does_not_answer_does_not_hold_a_player_up(
-    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+async def test_a_redirect_does_not_wait_for_a_silent_provider(
+    unstarted: Deployment,
 ) -> None:
-    monkeypatch.setattr("proxy.api.endpoints.content._PATIENCE", 0.1)
-    path = await heygen(deployment)
-    deployment.simulator.fault("heygen.check", "timeout")
-    assert (await deployment.http.get(path)).status_code == 302
+    unstarted.api_times = ApiTimes(content_timeout=0.1)
+    async with unstarted as deployment:
+        path = await heygen(deployment)
+        deployment.simulator.fault("heygen.check", "timeout")
+        assert (await deployment.http.get(path)).status_code == 302

@@ -1,4 +1,4 @@
-"""Pages of other origins: which may read, what is said of the others, and how operators write origins."""
+"""CORS: allowed and refused origins, their log lines, and the patterns of POLLCAST_CORS_ORIGINS."""
 
 import logging
 import re
@@ -41,7 +41,7 @@ HEADERS = (
         ("safari-web-extension://1B2C-3D", "safari-web-extension://1b2c-3d"),
     ],
 )
-def test_an_origin_is_normalized_to_what_browsers_send(written: str, sent: str) -> None:
+def test_an_origin_is_normalized_to_the_browsers_form(written: str, sent: str) -> None:
     assert normalize(written) == sent
 
 
@@ -67,7 +67,7 @@ def test_an_origin_is_normalized_to_what_browsers_send(written: str, sent: str) 
         ("https://[::1", "host or the port"),
     ],
 )
-def test_what_can_never_match_is_refused_with_the_reason(written: str, reason: str) -> None:
+def test_an_origin_that_cannot_match_is_refused_with_the_reason(written: str, reason: str) -> None:
     with pytest.raises(ValueError, match=re.escape(reason)) as caught:
         normalize(written)
     assert "secret" not in str(caught.value)
@@ -122,7 +122,7 @@ async def preflight(deployment: Deployment, origin: str, headers: str, method: s
     return await deployment.http.options("/api/generate", headers=asked)
 
 
-async def test_a_preflight_allows_the_headers_of_the_contract(unstarted: Deployment) -> None:
+async def test_a_preflight_allows_the_documented_headers(unstarted: Deployment) -> None:
     unstarted.settings["cors_origins"] = "https://app.example.com"
     async with unstarted as deployment:
         response = await preflight(deployment, "https://app.example.com", HEADERS)
@@ -152,13 +152,13 @@ async def test_each_refused_origin_is_logged_once(
         for origin in ("https://one.example", "https://two.example", "https://one.example"):
             await deployment.http.get("/api/models", headers={"Origin": origin})
             await preflight(deployment, origin, "authorization")
-    told = [record.getMessage() for record in caplog.records if record.name == "proxy.api.cors"]
-    assert len(told) == 2
-    assert "https://one.example" in told[0]
-    assert "POLLCAST_CORS_ORIGINS" in told[0]
+    messages = [record.getMessage() for record in caplog.records if record.name == "proxy.api.cors"]
+    assert len(messages) == 2
+    assert "https://one.example" in messages[0]
+    assert "POLLCAST_CORS_ORIGINS" in messages[0]
 
 
-async def test_pages_of_our_own_and_files_for_any_origin_are_not_logged(
+async def test_same_origin_pages_and_public_files_are_not_logged(
     deployment: Deployment, caplog: pytest.LogCaptureFixture
 ) -> None:
     order = {"model": "suno", "prompt": "A song"}
@@ -172,7 +172,7 @@ async def test_pages_of_our_own_and_files_for_any_origin_are_not_logged(
     assert not [record for record in caplog.records if record.name == "proxy.api.cors"]
 
 
-async def test_a_flood_of_origins_fills_neither_log_nor_memory(caplog: pytest.LogCaptureFixture) -> None:
+async def test_many_origins_fill_neither_the_log_nor_memory(caplog: pytest.LogCaptureFixture) -> None:
     now = [0.0]
     caplog.set_level(logging.WARNING)
 

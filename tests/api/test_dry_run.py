@@ -1,4 +1,4 @@
-"""Dry runs: held against what the provider receives when the same order is sent."""
+"""Dry runs, compared with the request that the provider receives for the same order."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ ORDERS: list[dict[str, Any]] = [
 ]
 
 
-def test_every_model_is_among_the_orders_that_are_tried() -> None:
+def test_every_model_is_tested() -> None:
     assert {order["model"] for order in ORDERS} == set(MODELS)
 
 
@@ -44,7 +44,7 @@ async def dry(deployment: Deployment, order: dict[str, Any], value: str = "1") -
 
 
 def with_assets(order: Any, assets: dict[str, str]) -> Any:
-    """The order with the ids of real assets in the places of IMAGE and AUDIO."""
+    """Return the order with ids of real assets instead of IMAGE and AUDIO."""
     if isinstance(order, dict):
         return {name: with_assets(value, assets) for name, value in order.items()}
     if isinstance(order, list):
@@ -53,7 +53,7 @@ def with_assets(order: Any, assets: dict[str, str]) -> Any:
 
 
 def alike(shown: Any, sent: Any) -> bool:
-    """Whether what was shown is what was sent, placeholders aside."""
+    """Compare the shown request with the sent one, except for placeholders."""
     if isinstance(shown, dict) and isinstance(sent, dict):
         return shown.keys() == sent.keys() and all(alike(shown[name], sent[name]) for name in shown)
     if isinstance(shown, list) and isinstance(sent, list):
@@ -69,7 +69,7 @@ def alike(shown: Any, sent: Any) -> bool:
 
 
 def form_of(received: Received) -> list[dict[str, str]]:
-    """The multipart form as a dry run shows it."""
+    """Return the multipart form as a dry run shows it."""
     return [
         {
             "name": part.name,
@@ -80,7 +80,7 @@ def form_of(received: Received) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=lambda order: order["model"])
-async def test_it_shows_the_request_that_the_same_order_sends(deployment: Deployment, order: dict[str, Any]) -> None:
+async def test_it_shows_the_request_that_the_order_sends(deployment: Deployment, order: dict[str, Any]) -> None:
     order = with_assets(order, {"IMAGE": await deployment.asset("image"), "AUDIO": await deployment.asset("audio")})
     answer = await dry(deployment, order)
     assert answer.status_code == 200, answer.text
@@ -113,7 +113,7 @@ async def test_it_shows_no_credential(deployment: Deployment, order: dict[str, A
         assert secret not in text
 
 
-async def test_uploads_and_files_are_placeholders_that_say_what_they_stand_for(deployment: Deployment) -> None:
+async def test_uploads_and_files_are_shown_as_placeholders(deployment: Deployment) -> None:
     image = await deployment.asset("image")
     size = len(deployment.media("image"))
     gaga = (await dry(deployment, {**GAGA, "image": image})).json()["request"]
@@ -135,7 +135,7 @@ async def test_a_url_is_not_fetched(deployment: Deployment) -> None:
     assert video["form"][-1] == {"name": "input_reference[]", "value": f"<file from {url}>"}
 
 
-# --- the same checks as for an order that is sent ---
+# --- checks ---
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ async def test_an_invalid_order_is_refused_by_field(deployment: Deployment, orde
     assert fields_of(await dry(deployment, order)) == [field]
 
 
-async def test_it_takes_a_key(deployment: Deployment) -> None:
+async def test_it_requires_a_key(deployment: Deployment) -> None:
     answer = await deployment.http.post("/api/jobs?dry_run=1", json=GAGA, headers={"Authorization": ""})
     assert answer.status_code == 401
 
@@ -163,7 +163,7 @@ async def test_another_account_s_asset_is_not_shown(deployment: Deployment) -> N
     assert fields_of(await dry(deployment, {**GAGA, "image": image})) == ["image"]
 
 
-async def test_it_works_before_there_is_a_key_for_the_provider_or_a_token_for_the_price(unstarted: Deployment) -> None:
+async def test_it_works_without_a_provider_key_and_without_tokens(unstarted: Deployment) -> None:
     unstarted.provider = {"api_key": ""}
     async with unstarted as deployment:
         deployment.http.headers["Authorization"] = f"Bearer {await deployment.new_key('poor')}"
@@ -171,7 +171,7 @@ async def test_it_works_before_there_is_a_key_for_the_provider_or_a_token_for_th
         assert (answer.status_code, answer.json()["tokens"]) == (200, 20)
 
 
-async def test_it_burns_no_idempotency_key(deployment: Deployment) -> None:
+async def test_it_does_not_use_up_the_idempotency_key(deployment: Deployment) -> None:
     key = {"Idempotency-Key": "order-1"}
     assert (await deployment.http.post("/api/jobs?dry_run=1", json=GAGA, headers=key)).status_code == 200
     order = {**GAGA, "prompt": "Another"}
@@ -179,10 +179,10 @@ async def test_it_burns_no_idempotency_key(deployment: Deployment) -> None:
     assert (await deployment.http.post("/api/jobs?dry_run=1", json=GAGA, headers=key)).status_code == 200
 
 
-# --- how it is asked for ---
+# --- the query ---
 
 
-async def test_an_idempotency_key_that_the_order_would_be_refused_for_is_refused(deployment: Deployment) -> None:
+async def test_an_invalid_idempotency_key_is_refused(deployment: Deployment) -> None:
     headers = {"Idempotency-Key": "x" * 256}
     response = await deployment.http.post("/api/jobs", json=GAGA, params={"dry_run": "1"}, headers=headers)
     assert (response.status_code, error_of(response)["code"]) == (400, "bad_request")
@@ -201,18 +201,18 @@ async def test_no_is_0_or_false_and_sends_the_order(deployment: Deployment, valu
 
 @pytest.mark.parametrize("query", ["dry_run=", "dry_run", "dry_run=yes", "dry_run=2", "dry_run=1&dry_run=0"])
 @pytest.mark.parametrize("path", ["/api/jobs", "/api/generate"])
-async def test_anything_else_is_refused_and_makes_no_job(deployment: Deployment, path: str, query: str) -> None:
+async def test_any_other_value_is_refused_without_a_job(deployment: Deployment, path: str, query: str) -> None:
     assert fields_of(await deployment.http.post(f"{path}?{query}", json=GAGA)) == ["dry_run"]
     await nothing_happened(deployment)
 
 
-async def test_a_stream_has_none(deployment: Deployment) -> None:
+async def test_generate_refuses_dry_runs(deployment: Deployment) -> None:
     answer = await deployment.http.post("/api/generate?dry_run=1", json=GAGA)
     assert fields_of(answer) == ["dry_run"]
     assert "/api/jobs" in error_of(answer)["message"]
     await nothing_happened(deployment)
 
 
-async def test_a_stream_that_is_told_not_to_be_one_streams(deployment: Deployment) -> None:
+async def test_generate_accepts_dry_run_0(deployment: Deployment) -> None:
     messages = await deployment.messages("POST", "/api/generate?dry_run=0", json=GAGA)
     assert messages

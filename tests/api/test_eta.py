@@ -1,4 +1,4 @@
-"""How long a job will still take, and when its provider was last asked."""
+"""Estimates of the remaining time, and the time of a job's last poll."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -25,13 +25,13 @@ async def caller(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Caller]:
         yield await new_caller(store, tokens=10_000)
 
 
-async def sent(caller: Caller) -> Job:
-    """A job that was just sent."""
+async def submitted_job(caller: Caller) -> Job:
+    """Return a job that was just submitted."""
     await caller.admit()
     return await caller.store.record_intent(await claim_one(caller.store))
 
 
-async def completed(caller: Caller, clock: ManualClock, *durations: float) -> None:
+async def complete_jobs(caller: Caller, clock: ManualClock, *durations: float) -> None:
     for seconds in durations:
         await caller.admit()
         claim = await claim_one(caller.store)
@@ -40,49 +40,49 @@ async def completed(caller: Caller, clock: ManualClock, *durations: float) -> No
         await caller.store.append(claim, DONE)
 
 
-async def test_nothing_is_said_before_ten_jobs_of_the_model_are_completed(caller: Caller, clock: ManualClock) -> None:
-    await completed(caller, clock, *[60] * 9)
-    forecast, job = Eta(caller.store, clock), await sent(caller)
-    assert await forecast.remaining(job) is None
+async def test_there_is_no_estimate_before_ten_completed_jobs(caller: Caller, clock: ManualClock) -> None:
+    await complete_jobs(caller, clock, *[60] * 9)
+    eta, job = Eta(caller.store, clock), await submitted_job(caller)
+    assert await eta.remaining(job) is None
 
 
 async def test_nine_of_ten_jobs_end_between_low_and_high(caller: Caller, clock: ManualClock) -> None:
-    await completed(caller, clock, *(float(seconds) for seconds in range(1, 101)))
-    assert await Eta(caller.store, clock).remaining(await sent(caller)) == (6, 95)
+    await complete_jobs(caller, clock, *(float(seconds) for seconds in range(1, 101)))
+    assert await Eta(caller.store, clock).remaining(await submitted_job(caller)) == (6, 95)
 
 
-async def test_what_has_passed_is_taken_off_and_quicker_jobs_are_left_out(caller: Caller, clock: ManualClock) -> None:
-    await completed(caller, clock, *[10] * 10, *[100] * 10)
-    job = await sent(caller)
-    forecast = Eta(caller.store, clock)
-    assert await forecast.remaining(job) == (10, 100)
+async def test_the_age_is_subtracted_and_quicker_jobs_are_excluded(caller: Caller, clock: ManualClock) -> None:
+    await complete_jobs(caller, clock, *[10] * 10, *[100] * 10)
+    job = await submitted_job(caller)
+    eta = Eta(caller.store, clock)
+    assert await eta.remaining(job) == (10, 100)
     clock.time += 40.5
-    assert await forecast.remaining(job) == (59, 60)
+    assert await eta.remaining(job) == (59, 60)
 
 
-async def test_a_job_that_takes_longer_than_all_before_it_is_not_foretold(caller: Caller, clock: ManualClock) -> None:
-    await completed(caller, clock, *[10] * 20)
-    job = await sent(caller)
+async def test_a_job_older_than_all_durations_has_no_estimate(caller: Caller, clock: ManualClock) -> None:
+    await complete_jobs(caller, clock, *[10] * 20)
+    job = await submitted_job(caller)
     clock.time += 11
     assert await Eta(caller.store, clock).remaining(job) is None
 
 
-async def test_a_job_that_waits_to_be_sent_has_all_of_it_before_it(caller: Caller, clock: ManualClock) -> None:
-    await completed(caller, clock, *[10] * 20)
+async def test_a_job_that_was_not_submitted_has_age_zero(caller: Caller, clock: ManualClock) -> None:
+    await complete_jobs(caller, clock, *[10] * 20)
     job = await caller.admit()
     clock.time += 1000
     assert await Eta(caller.store, clock).remaining(job) == (10, 10)
 
 
-async def test_what_is_known_is_at_most_half_a_minute_old(caller: Caller, clock: ManualClock) -> None:
-    forecast = Eta(caller.store, clock)
-    assert await forecast.remaining(await caller.admit()) is None
-    await completed(caller, clock, *[1] * 10)
+async def test_durations_are_cached_for_30_seconds(caller: Caller, clock: ManualClock) -> None:
+    eta = Eta(caller.store, clock)
+    assert await eta.remaining(await caller.admit()) is None
+    await complete_jobs(caller, clock, *[1] * 10)
     clock.time += 30
-    assert await forecast.remaining(await caller.admit()) == (1, 1)
+    assert await eta.remaining(await caller.admit()) == (1, 1)
 
 
-async def test_a_job_s_eta_is_made_of_finished_ones_and_is_there_after_a_restart(deployment: Deployment) -> None:
+async def test_the_estimate_survives_a_restart(deployment: Deployment) -> None:
     assert "eta" not in await deployment.submit("gaga-1", prompt="Hello")
     for _ in range(10):
         finished = (await deployment.generate("gaga-1", prompt="Hello"))[0]["job"]
@@ -93,7 +93,7 @@ async def test_a_job_s_eta_is_made_of_finished_ones_and_is_there_after_a_restart
     assert 0 < eta["low"] <= eta["high"] < 120
 
 
-async def test_an_unfinished_job_says_when_its_provider_was_last_asked(tmp_path: Path) -> None:
+async def test_an_unfinished_job_has_the_time_of_its_last_poll(tmp_path: Path) -> None:
     async with Deployment(tmp_path, provider={"deadline": 1e9}) as deployment:
         job = await deployment.submit("gaga-1", prompt="[stuck]")
         path = f"/api/jobs/{job['id']}"

@@ -1,4 +1,4 @@
-"""Links on demand, over the wire: what is signed, what is refused, and what a Link opens."""
+"""Links over HTTP: signing, refused paths, and the endpoints that a Link opens."""
 
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -13,32 +13,32 @@ from tests.support.deployment import NO_AUTHORITIES, Deployment
 HOUR = 3600
 
 
-async def made(deployment: Deployment, path: str, **body: Any) -> httpx.Response:
+async def make_link(deployment: Deployment, path: str, **body: Any) -> httpx.Response:
     return await deployment.http.post("/api/links", json={"path": path, **body})
 
 
 async def link_to(deployment: Deployment, path: str, **body: Any) -> str:
-    answer = await made(deployment, path, **body)
+    answer = await make_link(deployment, path, **body)
     assert answer.status_code == 201, answer.text
     return str(answer.json()["url"])
 
 
-async def opened(url: str, method: str = "GET", **options: Any) -> httpx.Response:
-    """What someone gets who has the URL and nothing else."""
+async def open_without_key(url: str, method: str = "GET", **options: Any) -> httpx.Response:
+    """Request a URL without a key."""
     async with httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES) as stranger:
         return await stranger.request(method, url, **options)
 
 
-async def finished(deployment: Deployment) -> str:
-    """A job whose content is our own."""
+async def finish_job(deployment: Deployment) -> str:
+    """Create a finished job whose content is stored."""
     return str((await deployment.generate("gpt-5.4-mini", prompt="Why stream?"))[0]["job"])
 
 
-# --- what it opens ---
+# --- allowed ---
 
 
-async def test_a_link_is_made_and_says_when_it_ends(deployment: Deployment) -> None:
-    answer = await made(deployment, f"/api/assets/{await deployment.asset()}/content")
+async def test_a_new_link_has_an_expiry(deployment: Deployment) -> None:
+    answer = await make_link(deployment, f"/api/assets/{await deployment.asset()}/content")
     assert answer.status_code == 201
     assert set(answer.json()) == {"url", "expires_at"}
     assert answer.json()["url"].startswith(f"{deployment.origin}/api/assets/asset_")
@@ -46,9 +46,11 @@ async def test_a_link_is_made_and_says_when_it_ends(deployment: Deployment) -> N
 
 
 @pytest.mark.parametrize(("ttl", "end"), [(None, HOUR), (1, 1), (7 * 86400, 7 * 86400)])
-async def test_its_time_is_an_hour_or_what_is_asked_for(deployment: Deployment, ttl: int | None, end: int) -> None:
+async def test_a_link_lasts_an_hour_or_the_requested_time(deployment: Deployment, ttl: int | None, end: int) -> None:
     before = deployment.clock.now()
-    answer = await made(deployment, f"/api/assets/{await deployment.asset()}/content", **({"ttl": ttl} if ttl else {}))
+    answer = await make_link(
+        deployment, f"/api/assets/{await deployment.asset()}/content", **({"ttl": ttl} if ttl else {})
+    )
     expires = int(dict(parse_qsl(urlsplit(answer.json()["url"]).query))["expires"])
     assert end <= expires - before <= end + 2
     from datetime import datetime
@@ -57,29 +59,29 @@ async def test_its_time_is_an_hour_or_what_is_asked_for(deployment: Deployment, 
 
 
 async def test_events_content_and_assets_open_without_a_key(deployment: Deployment) -> None:
-    job, asset = await finished(deployment), await deployment.asset()
+    job, asset = await finish_job(deployment), await deployment.asset()
     for path in (f"/api/jobs/{job}/events", f"/api/jobs/{job}/content", f"/api/jobs/{job}/content/0"):
-        assert (await opened(await link_to(deployment, path))).status_code == 200
-    assert (await opened(await link_to(deployment, f"/api/assets/{asset}/content"))).content == deployment.media(
-        "image"
-    )
+        assert (await open_without_key(await link_to(deployment, path))).status_code == 200
+    assert (
+        await open_without_key(await link_to(deployment, f"/api/assets/{asset}/content"))
+    ).content == deployment.media("image")
 
 
-async def test_head_is_answered_too(deployment: Deployment) -> None:
-    job, asset = await finished(deployment), await deployment.asset()
+async def test_head_is_answered(deployment: Deployment) -> None:
+    job, asset = await finish_job(deployment), await deployment.asset()
     for path in (f"/api/jobs/{job}/events", f"/api/jobs/{job}/content", f"/api/assets/{asset}/content"):
-        answer = await opened(await link_to(deployment, path), "HEAD")
+        answer = await open_without_key(await link_to(deployment, path), "HEAD")
         assert (answer.status_code, answer.content) == (200, b"")
 
 
-async def test_the_account_s_feed_is_signed_with_the_jobs_it_names(deployment: Deployment) -> None:
+async def test_the_jobs_in_the_query_are_signed(deployment: Deployment) -> None:
     url = urlsplit(await link_to(deployment, "/api/events?jobs=job_1,job_2"))
     assert url.path == "/api/events"
     assert dict(parse_qsl(url.query))["jobs"] == "job_1,job_2"
 
 
-async def test_the_feed_that_a_link_opens_is_that_of_the_jobs_it_names(deployment: Deployment) -> None:
-    job, other = await finished(deployment), await finished(deployment)
+async def test_a_link_s_feed_has_only_the_signed_jobs(deployment: Deployment) -> None:
+    job, other = await finish_job(deployment), await finish_job(deployment)
     url = await link_to(deployment, f"/api/events?jobs={job}")
     async with (
         httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES) as stranger,
@@ -92,42 +94,42 @@ async def test_the_feed_that_a_link_opens_is_that_of_the_jobs_it_names(deploymen
                 break
     assert job in seen
     assert other not in seen
-    await refused(url.replace(job, other))
-    await refused(f"{url}&jobs={other}")
+    await expect_unauthorized(url.replace(job, other))
+    await expect_unauthorized(f"{url}&jobs={other}")
 
 
 async def test_a_reconnecting_event_source_may_append_its_last_event_id(deployment: Deployment) -> None:
-    job = await finished(deployment)
+    job = await finish_job(deployment)
     url = await link_to(deployment, f"/api/jobs/{job}/events")
     number = (await deployment.http.get(f"/api/jobs/{job}")).json()["event"]
-    assert (await opened(f"{url}&lastEventId={number}")).status_code == 204
+    assert (await open_without_key(f"{url}&lastEventId={number}")).status_code == 204
 
 
-async def test_a_last_event_id_in_the_path_is_kept_and_not_signed(deployment: Deployment) -> None:
-    job = await finished(deployment)
+async def test_a_last_event_id_in_the_path_is_not_signed(deployment: Deployment) -> None:
+    job = await finish_job(deployment)
     url = await link_to(deployment, f"/api/jobs/{job}/events?lastEventId=1")
-    assert b"id: 1\n" not in (await opened(url)).content
-    assert b"id: 1\n" in (await opened(url.replace("lastEventId=1", "lastEventId=0"))).content
+    assert b"id: 1\n" not in (await open_without_key(url)).content
+    assert b"id: 1\n" in (await open_without_key(url.replace("lastEventId=1", "lastEventId=0"))).content
 
 
-# --- what it does not open ---
+# --- not allowed ---
 
 
-async def refused(url: str, method: str = "GET") -> None:
-    answer = await opened(url, method)
+async def expect_unauthorized(url: str, method: str = "GET") -> None:
+    answer = await open_without_key(url, method)
     assert answer.status_code == 401
     assert error_of(answer)["code"] == "unauthorized"
 
 
 async def test_another_path_does_not_open(deployment: Deployment) -> None:
-    job, other = await finished(deployment), await finished(deployment)
+    job, other = await finish_job(deployment), await finish_job(deployment)
     url = await link_to(deployment, f"/api/jobs/{job}/events")
-    await refused(url.replace(job, other))
-    await refused(url.replace("/events", "/content"))
+    await expect_unauthorized(url.replace(job, other))
+    await expect_unauthorized(url.replace("/events", "/content"))
 
 
 async def test_an_altered_or_widened_query_does_not_open(deployment: Deployment) -> None:
-    job = await finished(deployment)
+    job = await finish_job(deployment)
     url = urlsplit(await link_to(deployment, f"/api/jobs/{job}/events?jobs={job}"))
     pairs = parse_qsl(url.query)
     for query in (
@@ -137,32 +139,32 @@ async def test_an_altered_or_widened_query_does_not_open(deployment: Deployment)
         [(name, "9999999999" if name == "expires" else value) for name, value in pairs],
         [(name, value[:-1] + "x" if name == "signature" else value) for name, value in pairs],
     ):
-        await refused(url._replace(query=urlencode(query)).geturl())
+        await expect_unauthorized(url._replace(query=urlencode(query)).geturl())
 
 
-async def test_it_opens_nothing_once_its_time_is_over(deployment: Deployment) -> None:
+async def test_an_expired_link_does_not_open(deployment: Deployment) -> None:
     url = await link_to(deployment, f"/api/assets/{await deployment.asset()}/content", ttl=60)
     deployment.clock.at += 61
-    await refused(url)
+    await expect_unauthorized(url)
 
 
-async def test_it_dies_with_the_key_that_made_it(deployment: Deployment) -> None:
+async def test_a_link_is_invalid_once_its_key_is_revoked(deployment: Deployment) -> None:
     url = await link_to(deployment, f"/api/assets/{await deployment.asset()}/content")
     async with open_store(deployment.store_url, deployment.clock) as store:
         await store.revoke_key((await store.keys())[0].id)
-    await refused(url)
+    await expect_unauthorized(url)
 
 
-async def test_it_changes_nothing(deployment: Deployment) -> None:
-    asset, job = await deployment.asset(), await finished(deployment)
+async def test_a_link_allows_only_reading(deployment: Deployment) -> None:
+    asset, job = await deployment.asset(), await finish_job(deployment)
     link = urlsplit(await link_to(deployment, f"/api/assets/{asset}/content"))
-    await refused(link._replace(path=f"/api/assets/{asset}").geturl(), "DELETE")
-    await refused(link._replace(path=f"/api/jobs/{job}").geturl(), "DELETE")
-    await refused(link._replace(path="/api/links").geturl(), "POST")
-    assert (await opened(link.geturl(), "POST")).status_code == 405
+    await expect_unauthorized(link._replace(path=f"/api/assets/{asset}").geturl(), "DELETE")
+    await expect_unauthorized(link._replace(path=f"/api/jobs/{job}").geturl(), "DELETE")
+    await expect_unauthorized(link._replace(path="/api/links").geturl(), "POST")
+    assert (await open_without_key(link.geturl(), "POST")).status_code == 405
 
 
-async def test_a_link_of_one_key_cannot_be_made_with_a_link(deployment: Deployment) -> None:
+async def test_a_link_cannot_be_made_with_a_link(deployment: Deployment) -> None:
     url = await link_to(deployment, f"/api/assets/{await deployment.asset()}/content")
     async with httpx.AsyncClient(base_url=deployment.origin, trust_env=False, verify=NO_AUTHORITIES) as stranger:
         body = {"path": "/api/events"}
@@ -170,7 +172,7 @@ async def test_a_link_of_one_key_cannot_be_made_with_a_link(deployment: Deployme
         assert (await stranger.post(f"/api/links?{urlsplit(url).query}", json=body)).status_code == 401
 
 
-# --- what is refused ---
+# --- refused requests ---
 
 
 @pytest.mark.parametrize(
@@ -211,19 +213,17 @@ async def test_a_link_of_one_key_cannot_be_made_with_a_link(deployment: Deployme
         "/api/events?jobs=" + "a" * 8000,
     ],
 )
-async def test_a_path_that_no_link_opens_is_refused_by_name(deployment: Deployment, path: str) -> None:
-    assert fields_of(await made(deployment, path)) == ["path"]
+async def test_a_path_that_links_cannot_open_is_refused_by_field(deployment: Deployment, path: str) -> None:
+    assert fields_of(await make_link(deployment, path)) == ["path"]
 
 
-async def test_an_absolute_link_of_our_own_is_refused_too(deployment: Deployment) -> None:
-    assert fields_of(await made(deployment, f"{deployment.origin}/api/events")) == ["path"]
+async def test_an_absolute_url_of_this_server_is_refused(deployment: Deployment) -> None:
+    assert fields_of(await make_link(deployment, f"{deployment.origin}/api/events")) == ["path"]
 
 
 @pytest.mark.parametrize("ttl", [0, -1, 7 * 86400 + 1, 1.5, True, False, "60", "", [60], {"seconds": 60}, 10**30])
-async def test_a_time_that_is_no_whole_number_of_seconds_up_to_a_week_is_refused(
-    deployment: Deployment, ttl: object
-) -> None:
-    assert fields_of(await made(deployment, "/api/events", ttl=ttl)) == ["ttl"]
+async def test_an_invalid_ttl_is_refused(deployment: Deployment, ttl: object) -> None:
+    assert fields_of(await make_link(deployment, "/api/events", ttl=ttl)) == ["ttl"]
 
 
 @pytest.mark.parametrize(
@@ -238,29 +238,29 @@ async def test_a_time_that_is_no_whole_number_of_seconds_up_to_a_week_is_refused
         ({"url": "/api/events", "ttl": "x"}, ["path", "ttl", "url"]),
     ],
 )
-async def test_a_wish_of_another_form_is_refused_by_field(deployment: Deployment, body: Any, fields: list[str]) -> None:
+async def test_an_invalid_request_is_refused_by_field(deployment: Deployment, body: Any, fields: list[str]) -> None:
     assert sorted(fields_of(await deployment.http.post("/api/links", json=body))) == fields
 
 
 @pytest.mark.parametrize(("body", "status"), [(b"", 400), (b"path=/api/events", 400), (b"[]", 422), (b'"x"', 422)])
-async def test_a_body_that_is_no_json_object_is_refused(deployment: Deployment, body: bytes, status: int) -> None:
+async def test_a_body_that_is_not_a_json_object_is_refused(deployment: Deployment, body: bytes, status: int) -> None:
     answer = await deployment.http.post("/api/links", content=body)
     assert answer.status_code == status
     assert error_of(answer)["message"]
 
 
 async def test_null_means_absent(deployment: Deployment) -> None:
-    assert (await made(deployment, "/api/events", ttl=None)).status_code == 201
+    assert (await make_link(deployment, "/api/events", ttl=None)).status_code == 201
 
 
 @pytest.mark.parametrize("path", ["/api/jobs/job_1/events", "/api/jobs/job_1/content", "/api/assets/asset_1/content"])
-async def test_what_is_not_there_is_not_found(deployment: Deployment, path: str) -> None:
-    answer = await made(deployment, path)
+async def test_an_unknown_job_or_asset_is_not_found(deployment: Deployment, path: str) -> None:
+    answer = await make_link(deployment, path)
     assert (answer.status_code, error_of(answer)["code"]) == (404, "not_found")
 
 
 async def test_another_account_s_job_and_asset_are_not_found(deployment: Deployment) -> None:
-    job, asset = await finished(deployment), await deployment.asset()
+    job, asset = await finish_job(deployment), await deployment.asset()
     deployment.http.headers["Authorization"] = f"Bearer {await deployment.new_key('other')}"
     for path in (f"/api/jobs/{job}/events", f"/api/jobs/{job}/content/0", f"/api/assets/{asset}/content"):
-        assert (await made(deployment, path)).status_code == 404
+        assert (await make_link(deployment, path)).status_code == 404

@@ -1,4 +1,4 @@
-"""Multipart bodies, in pieces of every size, and broken in every way (RFC 7578, RFC 2046 section 5.1)."""
+"""Multipart bodies: chunks of every size, and malformed bodies (RFC 7578, RFC 2046 section 5.1)."""
 
 from collections.abc import AsyncIterator
 
@@ -25,20 +25,20 @@ async def read(body: bytes, size: int = 1 << 16, content_type: str = TYPE) -> by
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1 << 16])
-async def test_the_file_is_read_however_the_body_is_cut(size: int) -> None:
+async def test_the_file_is_read_from_chunks_of_any_size(size: int) -> None:
     assert await read(WHOLE, size) == BYTES
 
 
-async def test_the_file_comes_before_the_body_has_ended() -> None:
+async def test_the_file_is_yielded_before_the_body_ends() -> None:
     read_so_far = 0
 
-    async def counted() -> AsyncIterator[bytes]:
+    async def count_parts() -> AsyncIterator[bytes]:
         nonlocal read_so_far
         async for piece in pieces(FILE + bytes(1 << 20) + END, 1 << 16):
             read_so_far += len(piece)
             yield piece
 
-    first = await anext(file_of("file", TYPE, counted()))
+    first = await anext(file_of("file", TYPE, count_parts()))
     assert first
     assert read_so_far <= 1 << 17
 
@@ -55,7 +55,7 @@ async def test_the_file_comes_before_the_body_has_ended() -> None:
     ],
     ids=["before a field", "before an epilogue", "without quotes", "RFC 5987 name", "lower case", "hostile name"],
 )
-async def test_it_is_found_in_every_form_that_clients_send(body: bytes) -> None:
+async def test_the_file_is_found_in_the_forms_of_common_clients(body: bytes) -> None:
     assert await read(body) == BYTES
 
 
@@ -63,13 +63,13 @@ async def test_the_boundary_may_be_quoted() -> None:
     assert await read(WHOLE, content_type='multipart/form-data; charset=utf-8; boundary="edge"') == BYTES
 
 
-async def test_a_file_of_no_bytes_is_a_file() -> None:
+async def test_an_empty_file_is_accepted() -> None:
     assert await read(FILE + END) == b""
 
 
 @pytest.mark.parametrize("cut", range(1, len(WHOLE) - 2, 5))
-async def test_a_body_that_is_not_whole_is_no_file(cut: int) -> None:
-    with pytest.raises(BadRequest, match="not whole"):
+async def test_an_incomplete_body_is_refused(cut: int) -> None:
+    with pytest.raises(BadRequest, match="incomplete"):
         await read(WHOLE[:cut])
 
 
@@ -100,7 +100,7 @@ async def test_a_body_that_is_not_whole_is_no_file(cut: int) -> None:
         "parts",
     ],
 )
-async def test_a_body_that_cannot_be_read_is_refused(body: bytes, content_type: str) -> None:
+async def test_a_malformed_body_is_refused(body: bytes, content_type: str) -> None:
     with pytest.raises(BadRequest):
         await read(body, content_type=content_type)
 
@@ -111,11 +111,11 @@ async def test_a_body_that_cannot_be_read_is_refused(body: bytes, content_type: 
         (NOTE[:-2] + END, "as the multipart field `file`"),
         (FILE.replace(b'"file"', b'"image"') + BYTES + END, "as the multipart field `file`"),
         (FILE.replace(b'; filename="cat.png"', b"") + BYTES + END, "as the multipart field `file`"),
-        (FILE + BYTES + b"\r\n" + FILE + BYTES + END, "one file at a time"),
+        (FILE + BYTES + b"\r\n" + FILE + BYTES + END, "one file per request"),
     ],
     ids=["no file", "another field", "a text", "two files"],
 )
-async def test_anything_but_one_file_in_its_field_is_refused_by_name(body: bytes, message: str) -> None:
+async def test_a_body_without_exactly_one_file_is_refused_by_field(body: bytes, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message) as caught:
         await read(body)
     assert [fault.field for fault in caught.value.errors] == ["file"]

@@ -1,4 +1,4 @@
-"""`Accept`: plain lines only where `text/plain` is wanted more than anything that `text/event-stream` matches."""
+"""Content negotiation: plain lines only if `text/plain` has a greater weight than `text/event-stream`."""
 
 import time
 
@@ -33,7 +33,7 @@ from tests.support.deployment import NO_AUTHORITIES, Deployment
         'a/b;c="x,y;q=0", text/plain',
     ],
 )
-def test_text_that_is_wanted_more_than_events_is_lines(accept: str) -> None:
+def test_a_greater_weight_of_text_means_lines(accept: str) -> None:
     assert prefers_lines(accept)
 
 
@@ -68,7 +68,7 @@ def test_text_that_is_wanted_more_than_events_is_lines(accept: str) -> None:
         "\u00e9;q=1, ;;;, =, text",
     ],
 )
-def test_everything_else_is_events(accept: str) -> None:
+def test_any_other_header_means_events(accept: str) -> None:
     assert not prefers_lines(accept)
 
 
@@ -78,7 +78,7 @@ def test_no_header_raises(accept: str) -> None:
 
 
 @pytest.mark.parametrize("unit", [",", '"', '"\\', ";", "a;", "=", "text/plain,", "text/plain;q=0.1;", "a;b*0=c;"])
-def test_a_long_header_is_read_in_a_moment(unit: str) -> None:
+def test_a_long_header_is_parsed_quickly(unit: str) -> None:
     began = time.process_time()
     prefers_lines(unit * ((64 << 10) // len(unit)))
     assert time.process_time() - began < 5
@@ -96,7 +96,7 @@ async def test_the_common_http_libraries_get_events(deployment: Deployment) -> N
     assert response.headers["content-type"] == "text/event-stream"
 
 
-async def test_several_lines_of_the_header_are_one_list(deployment: Deployment) -> None:
+async def test_repeated_headers_are_one_list(deployment: Deployment) -> None:
     job = (await deployment.generate("suno", prompt="song"))[0]["job"]
     for first, second, expected in (
         ("text/plain", "text/event-stream", "text/event-stream"),

@@ -1,4 +1,4 @@
-"""The document at /openapi.json: valid, complete, and true of what the server does."""
+"""The OpenAPI document: valid, complete, and correct about real responses."""
 
 import asyncio
 import re
@@ -29,21 +29,21 @@ SERVER = "https://cast.example.com"
 BULK: dict[str, Any] = {"items": [{"unique_id": "a"}, {"unique_id": "b", "tag": "[fail]"}]}
 
 
-def closed(schema: Any) -> Any:
-    """The schemas with no room for a field that they do not name."""
+def without_additional_fields(schema: Any) -> Any:
+    """Return the schemas without additional fields."""
     if isinstance(schema, list):
-        return [closed(inner) for inner in schema]
+        return [without_additional_fields(inner) for inner in schema]
     if not isinstance(schema, dict):
         return schema
-    shut = {name: closed(inner) for name, inner in schema.items()}
+    shut = {name: without_additional_fields(inner) for name, inner in schema.items()}
     if isinstance(schema.get("properties"), dict) and "oneOf" not in schema and schema.get("type") == "object":
         shut.setdefault("additionalProperties", False)
     return shut
 
 
 def validator(name: str) -> jsonschema_rs.Draft202012Validator:
-    """A schema of the document, closed."""
-    whole = closed(document(SERVER)["components"])
+    """Return a schema of the document without additional fields."""
+    whole = without_additional_fields(document(SERVER)["components"])
     return jsonschema_rs.Draft202012Validator(
         {"$ref": f"#/components/schemas/{name}", "components": whole}, validate_formats=True
     )
@@ -57,7 +57,7 @@ def test_the_document_is_valid_openapi() -> None:
 
 
 def sub_schemas(schema: Any) -> Iterator[Any]:
-    """Every schema of the components, as far as they stand where schemas stand."""
+    """Yield every schema of the components, and the schemas in it."""
     yield schema
     if not isinstance(schema, dict):
         return
@@ -76,34 +76,34 @@ SCHEMAS = [inner for schema in document(SERVER)["components"]["schemas"].values(
 
 
 def test_no_schema_is_a_boolean() -> None:
-    """openapi-python-client refuses a document with one."""
+    """openapi-python-client refuses a document with a boolean schema."""
     assert len(SCHEMAS) > 200
     assert all(isinstance(schema, dict) for schema in SCHEMAS)
 
 
-def test_no_field_of_a_body_has_a_default_beside_its_description() -> None:
-    """openapi-typescript makes a field with a default required."""
+def test_defaults_are_only_in_descriptions() -> None:
+    """openapi-typescript makes fields with defaults required."""
     assert not [schema for schema in SCHEMAS if "default" in schema]
     resolution = document(SERVER)["components"]["schemas"]["order-gaga-1"]["properties"]["resolution"]
     assert resolution["description"] == 'Default: `"720p"`.'
     assert "resolution" not in document(SERVER)["components"]["schemas"]["order-gaga-1"]["required"]
 
 
-def test_an_upload_is_described_as_a_file_in_a_form_alone() -> None:
-    """@hey-api/openapi-ts prefers JSON wherever it is described."""
+def test_an_upload_is_described_only_as_a_form() -> None:
+    """@hey-api/openapi-ts prefers a JSON body if one is described."""
     content = document(SERVER)["paths"]["/api/assets"]["post"]["requestBody"]["content"]
     assert list(content) == ["multipart/form-data"]
     assert content["multipart/form-data"]["schema"]["properties"]["file"]["format"] == "binary"
 
 
-def test_the_fields_of_an_order_stand_beside_no_alternatives() -> None:
-    """openapi-python-client would take the alternatives for the order."""
+def test_an_order_has_properties_without_alternatives() -> None:
+    """openapi-python-client drops properties next to alternatives."""
     orders_ = {name: schema for name, schema in document(SERVER)["components"]["schemas"].items() if "order-" in name}
     assert len(orders_) == len(MODELS)
     assert all("properties" in schema and not {"oneOf", "anyOf", "allOf"} & set(schema) for schema in orders_.values())
 
 
-async def test_every_counted_answer_has_the_headers_that_are_described(deployment: Deployment) -> None:
+async def test_every_counted_response_has_the_described_headers(deployment: Deployment) -> None:
     for path, status in (("/api/account", 200), ("/api/jobs", 200), ("/api/jobs/job_1", 404)):
         response = await deployment.http.get(path)
         template = path.replace("job_1", "{job}")
@@ -114,32 +114,32 @@ async def test_every_counted_answer_has_the_headers_that_are_described(deploymen
             assert name in described
 
 
-async def test_the_document_and_the_routes_name_the_same_calls(deployment: Deployment) -> None:
+async def test_the_document_and_the_routes_have_the_same_operations(deployment: Deployment) -> None:
     def calls(route: Route) -> Iterator[tuple[str, str]]:
         return ((method, route.path) for method in (route.methods or ()) if method != "HEAD")
 
-    # The parts of the playground's page are its own affair.
+    # The files of the playground's page are not part of the API.
     routes = [route for route in deployment.app.routes if not route.path.startswith("/playground/")]
     served = {call for route in routes for call in calls(route)}
     assert {(call.method.upper(), call.path) for call in CALLS} == served
 
 
-async def test_the_document_is_served_as_it_is_made(deployment: Deployment) -> None:
+async def test_the_document_is_served_unchanged(deployment: Deployment) -> None:
     response = await deployment.http.get("/openapi.json", headers={"Authorization": ""})
     assert response.headers["content-type"] == "application/json"
     assert response.json() == document(deployment.origin)
 
 
-def test_every_parameter_and_header_that_is_described_is_used() -> None:
+def test_every_described_parameter_and_header_is_used() -> None:
     text = orjson.dumps(document(SERVER)).decode()
     for kind in ("parameters", "headers", "schemas"):
         for name in document(SERVER)["components"][kind]:
             assert f'"#/components/{kind}/{name}"' in text, name
 
 
-def test_every_error_that_answers_a_request_is_described() -> None:
-    described = {kind for call in CALLS for kind in call.refusals}
-    # 405 is said of what is not described.
+def test_every_request_error_is_described() -> None:
+    described = {kind for call in CALLS for kind in call.errors}
+    # 405 is the response to methods that are not described.
     assert set(RequestError.__subclasses__()) - described == {MethodNotAllowed}
 
 
@@ -149,30 +149,30 @@ def test_a_failed_event_has_one_of_the_codes_of_the_error_tree() -> None:
     assert set(failed["enum"]) < set(codes(PollcastError))
 
 
-# --- orders: the schema and the reader agree ---
+# --- orders: the schema and the parser agree ---
 
 
 @pytest.mark.parametrize(("model", "fields"), [*MINIMAL.items(), *FULL])
-def test_an_order_that_is_taken_fits_its_schema(model: str, fields: dict[str, Any]) -> None:
+def test_an_accepted_order_fits_its_schema(model: str, fields: dict[str, Any]) -> None:
     validator("Order").validate({"model": model, **fields})
 
 
 @pytest.mark.parametrize(("model", "fields"), [case[:2] for case in (*MISSING, *TWO_FORMS)])
-def test_an_order_that_is_refused_does_not_fit_its_schema(model: str, fields: dict[str, Any]) -> None:
+def test_a_refused_order_does_not_fit_its_schema(model: str, fields: dict[str, Any]) -> None:
     with pytest.raises((InvalidRequest, BadRequest)):
-        orders.read(orjson.dumps({"model": model, **fields}))
+        orders.parse(orjson.dumps({"model": model, **fields}))
     assert not validator("Order").is_valid({"model": model, **fields})
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_extra_may_not_name_what_is_sent_anyway(model: str) -> None:
+def test_extra_excludes_the_fields_that_pollcast_sets(model: str) -> None:
     order = {"model": model, **MINIMAL[model]}
     assert validator("Order").is_valid(order | {"extra": {"other": 1}}) is (MODELS[model].extra != "refused")
     for name in MODELS[model].reserved:
         assert not validator("Order").is_valid(order | {"extra": {name: 1}}), name
 
 
-# --- events and jobs: what is said is what is sent ---
+# --- events and jobs ---
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ async def test_every_event_and_the_job_are_as_described(
     validator("Job").validate(job)
 
 
-async def test_an_unfinished_job_is_as_described_with_what_is_foretold_of_it(deployment: Deployment) -> None:
+async def test_an_unfinished_job_with_an_estimate_is_as_described(deployment: Deployment) -> None:
     for _ in range(10):
         await deployment.generate("gaga-1", prompt="Hello")
     job = await deployment.submit("gaga-1", prompt="[slow]")
@@ -222,7 +222,7 @@ async def test_every_message_of_an_account_s_feed_is_as_described(deployment: De
                 break
 
 
-@pytest.mark.parametrize(("header", "status"), [("", 401), ("Bearer nobody", 401)])
+@pytest.mark.parametrize(("header", "status"), [("", 401), ("Bearer unknown", 401)])
 async def test_an_account_s_feed_is_refused_as_described(deployment: Deployment, header: str, status: int) -> None:
     response = await deployment.http.get("/api/events", headers={"Authorization": header})
     assert response.status_code == status
@@ -233,7 +233,7 @@ async def test_an_account_s_feed_is_refused_as_described(deployment: Deployment,
 # --- the page ---
 
 
-async def test_the_page_names_every_call_and_every_schema(deployment: Deployment) -> None:
+async def test_the_page_has_every_operation_and_schema(deployment: Deployment) -> None:
     response = await deployment.http.get("/docs", headers={"Authorization": ""})
     assert response.headers["content-type"] == "text/html; charset=utf-8"
     for call in CALLS:
@@ -243,7 +243,7 @@ async def test_the_page_names_every_call_and_every_schema(deployment: Deployment
         assert f"id='schema-{name}'" in response.text
 
 
-async def test_the_page_runs_nothing_and_asks_no_other_host(deployment: Deployment) -> None:
+async def test_the_page_has_no_scripts_and_no_external_resources(deployment: Deployment) -> None:
     response = await deployment.http.get("/docs")
     policy = response.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
@@ -252,28 +252,28 @@ async def test_the_page_runs_nothing_and_asks_no_other_host(deployment: Deployme
     assert not re.findall(r"(?:src|href)='(?!#|/)", response.text)
 
 
-def test_every_link_of_the_page_leads_somewhere() -> None:
+def test_every_link_of_the_page_has_a_target() -> None:
     text = page.page(SERVER).decode()
     assert set(re.findall(r"href='#([^']+)'", text)) <= set(re.findall(r"id='([^']+)'", text))
 
 
-def test_a_server_s_name_is_written_as_text() -> None:
+def test_the_server_s_name_is_escaped() -> None:
     assert b"<b>" not in page.page("https://x/<b>")
 
 
 # --- thousands of generated requests ---
 
 NOT_CHECKED = "positive_data_acceptance,negative_data_rejection"
-"""An order that fits its schema may name an asset that does not exist; null means absent, whatever a schema says."""
+"""Checks of schemathesis that do not apply: a valid order may use an unknown asset, and null means absent."""
 ENOUGH = 5000
 """Minimum number of generated requests of the wide run."""
 ENDLESS = "/api/events"
-"""Its stream never ends, so a generator that reads answers whole would wait for ever."""
+"""Its stream has no end, so a generator that reads whole responses would wait forever."""
 
 
 @pytest.fixture
 async def busy(tmp_path: Path) -> AsyncIterator[Deployment]:
-    """A world in real time, with providers that take no time and forget nothing."""
+    """A deployment in real time, with providers that finish at once."""
     deployment = Deployment(tmp_path, SystemClock(), provider={"poll_interval": 0.02, "rate": 10_000})
     deployment.simulator.state.speed = 1000
     deployment.simulator.gaia.lives = float("inf")
@@ -283,8 +283,8 @@ async def busy(tmp_path: Path) -> AsyncIterator[Deployment]:
         yield deployment
 
 
-async def described(deployment: Deployment) -> dict[str, Any]:
-    """The document, closed, with the ids of things that exist among what a parameter may be."""
+async def document_with_ids(deployment: Deployment) -> dict[str, Any]:
+    """Return the document without additional fields, and with existing ids as values of parameters."""
     ordered: list[tuple[str, dict[str, Any]]] = [
         ("gaga-1", {"prompt": "Hello"}),
         ("grok-imagine-video", {"prompt": "Rain"}),
@@ -297,7 +297,7 @@ async def described(deployment: Deployment) -> dict[str, Any]:
     running = [(await deployment.submit("gaga-1", prompt=f"[stuck] {n}"))["id"] for n in range(5)]
     deleted = [(await deployment.generate("suno", prompt="A song"))[0]["job"] for _ in range(5)]
     assets = [await deployment.asset(kind) for kind in ("image", "audio", "video")]
-    whole: dict[str, Any] = deepcopy(closed(document(deployment.origin)))
+    whole: dict[str, Any] = deepcopy(without_additional_fields(document(deployment.origin)))
     for path in (ENDLESS,):
         del whole["paths"][path]
     parameters = whole["components"]["parameters"]
@@ -319,36 +319,36 @@ async def described(deployment: Deployment) -> dict[str, Any]:
 
 
 def one_of(known: list[str]) -> dict[str, Any]:
-    """These, where the request is to be right; the generator makes wrong ones too."""
+    """Use these values in valid requests. The generator also makes invalid ones."""
     return {"type": "string", "enum": known}
 
 
 @pytest.fixture
 async def place(busy: Deployment, tmp_path: Path) -> Path:
-    """The file with the API's description, with ids of jobs and assets that exist."""
+    """Write the document to a file, with existing ids of jobs and assets."""
     place = tmp_path / "openapi.json"
-    place.write_bytes(orjson.dumps(await described(busy)))
+    place.write_bytes(orjson.dumps(await document_with_ids(busy)))
     return place
 
 
 @pytest.mark.timeout(120)
-async def test_a_hundred_generated_requests_get_described_answers(busy: Deployment, place: Path) -> None:
-    assert await generated(busy, place, "fuzzing", seed=1, examples=2) > 50
+async def test_a_hundred_generated_requests_get_described_responses(busy: Deployment, place: Path) -> None:
+    assert await run_schemathesis(busy, place, "fuzzing", seed=1, examples=2) > 50
 
 
 @pytest.mark.wide
 @pytest.mark.timeout(480)
-async def test_five_thousand_generated_requests_get_described_answers(busy: Deployment, place: Path) -> None:
-    total = await generated(busy, place, "coverage,fuzzing,stateful", seed=1)
+async def test_five_thousand_generated_requests_get_described_responses(busy: Deployment, place: Path) -> None:
+    total = await run_schemathesis(busy, place, "coverage,fuzzing,stateful", seed=1)
     for seed in range(2, 5):
         if total >= ENOUGH:
             break
-        total += await generated(busy, place, "fuzzing", seed)
+        total += await run_schemathesis(busy, place, "fuzzing", seed)
     assert total >= ENOUGH
 
 
-async def generated(deployment: Deployment, place: Path, phases: str, seed: int, examples: int = 120) -> int:
-    """Check every answer to generated requests against the document at `place`; return the number of requests."""
+async def run_schemathesis(deployment: Deployment, place: Path, phases: str, seed: int, examples: int = 120) -> int:
+    """Check the responses to generated requests against the document, and return the number of requests."""
     process = await asyncio.create_subprocess_exec(
         Path(sys.executable).with_name("schemathesis"),
         *("run", place, f"--url={deployment.origin}", f"--header=Authorization: Bearer {deployment.key}"),

@@ -1,3 +1,5 @@
+"""Parsing of orders: every model's fields, and errors that name the invalid ones."""
+
 from typing import Any
 
 import orjson
@@ -29,11 +31,11 @@ MINIMAL: dict[str, dict[str, Any]] = {
 
 
 def read(model: str, **fields: Any) -> ParsedOrder:
-    return orders.read(orjson.dumps({"model": model, **fields}))
+    return orders.parse(orjson.dumps({"model": model, **fields}))
 
 
 def faults(model: str, **fields: Any) -> dict[str, str]:
-    """What is said about each field at fault."""
+    """Return the error message of each invalid field."""
     with pytest.raises(InvalidRequest) as caught:
         read(model, **fields)
     assert caught.value.errors
@@ -43,11 +45,11 @@ def faults(model: str, **fields: Any) -> dict[str, str]:
 
 def refusal(body: bytes) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
-        orders.read(body)
+        orders.parse(body)
     return caught.value
 
 
-# --- good orders ---
+# --- valid orders ---
 
 
 @pytest.mark.parametrize("model", MINIMAL)
@@ -69,7 +71,7 @@ def test_every_model_has_a_minimal_order(model: str) -> None:
         ("heygen-v1", {"test": False, "captions": False}),
     ],
 )
-def test_an_order_s_fields_are_those_given_and_the_defaults(model: str, defaults: dict[str, Any]) -> None:
+def test_an_order_has_the_given_fields_and_defaults(model: str, defaults: dict[str, Any]) -> None:
     assert read(model, **MINIMAL[model]).order.fields == MINIMAL[model] | defaults
 
 
@@ -88,11 +90,11 @@ FULL: list[Any] = [
 
 
 @pytest.mark.parametrize(("model", "fields"), FULL)
-def test_a_full_order_is_taken_as_it_is(model: str, fields: dict[str, Any]) -> None:
+def test_a_full_order_is_accepted_unchanged(model: str, fields: dict[str, Any]) -> None:
     assert read(model, **fields).order.fields.keys() >= fields.keys()
 
 
-# --- what means absent ---
+# --- absent values ---
 
 
 def test_null_means_absent() -> None:
@@ -100,8 +102,8 @@ def test_null_means_absent() -> None:
     assert read("gaga-1", **CAT, **nulls).order == read("gaga-1", **CAT).order
 
 
-def test_null_means_absent_inside_a_chunk_too() -> None:
-    # BUG: a field with a default of its own (duration, offset.x) refuses null there.
+def test_null_means_absent_inside_a_chunk() -> None:
+    # Earlier bug: fields with a default (duration, offset.x) refused null.
     chunk = {"prompt": "Hello", "audio": None, "duration": None}
     assert read("gaga-1", chunks=[chunk]).order == read("gaga-1", chunks=[{"prompt": "Hello"}]).order
 
@@ -110,77 +112,77 @@ def test_an_empty_style_means_absent() -> None:
     assert read("run", **CAT, style="").order == read("run", **CAT).order
 
 
-def test_any_other_empty_text_does_not() -> None:
+def test_another_empty_string_is_not_absent() -> None:
     assert faults("gaga-1", prompt="").keys() == {"prompt"}
     assert faults("gaga-1", **CAT, image="").keys() == {"image"}
 
 
 @pytest.mark.parametrize("prompt", [" ", "\n\t"])
-def test_a_blank_prompt_is_none(prompt: str) -> None:
+def test_a_blank_prompt_is_refused(prompt: str) -> None:
     assert faults("suno", prompt=prompt).keys() == {"prompt"}
 
 
-# --- no order at all ---
+# --- bodies that are not orders ---
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"{'model': 'suno'}", b"model=suno", b"\xff", b'{"a":NaN}', b'{"a":"\\ud800"}']
 )
-def test_what_is_not_json_is_a_bad_request(body: bytes) -> None:
-    with pytest.raises(BadRequest, match="not JSON"):
-        orders.read(body)
+def test_invalid_json_is_a_bad_request(body: bytes) -> None:
+    with pytest.raises(BadRequest, match="not valid JSON"):
+        orders.parse(body)
 
 
 @pytest.mark.parametrize(
     ("body", "name"),
     [
         (b"[]", "an array"),
-        (b'"suno"', "a text"),
+        (b'"suno"', "a string"),
         (b"1", "a number"),
         (b"1.5", "a number"),
         (b"true", "a boolean"),
         (b"null", "null"),
     ],
 )
-def test_json_that_is_no_object_is_an_invalid_request(body: bytes, name: str) -> None:
+def test_json_that_is_not_an_object_is_an_invalid_request(body: bytes, name: str) -> None:
     error = refusal(body)
-    assert error.message == f"An order is a JSON object with a model, not {name}."
+    assert error.message == f"Send an order as a JSON object with a model, not {name}."
     assert error.errors == ()
 
 
 @pytest.mark.parametrize("body", [b"{}", b'{"model":null,"prompt":"A cat"}', b'{"model":5}', b'{"model":["suno"]}'])
-def test_an_order_names_its_model(body: bytes) -> None:
+def test_an_order_needs_a_model(body: bytes) -> None:
     assert [fault.field for fault in refusal(body).errors] == ["model"]
 
 
 @pytest.mark.parametrize("name", ["", "Suno", "suno ", "gpt-5"])
-def test_a_model_that_is_not_in_the_catalogue_is_unknown_and_those_that_are_are_named(name: str) -> None:
-    with pytest.raises(UnknownModel, match=r"no model .*There are: gaga-1, avatar-h1, .*heygen-v1"):
+def test_an_unknown_model_is_refused_with_the_available_ones(name: str) -> None:
+    with pytest.raises(UnknownModel, match=r"no model .*Available models: gaga-1, avatar-h1, .*heygen-v1"):
         read(name, **CAT)
 
 
-def test_a_very_long_model_s_name_is_not_repeated_whole() -> None:
+def test_a_long_model_name_is_truncated_in_the_error() -> None:
     with pytest.raises(UnknownModel) as caught:
         read("x" * 10_000)
     assert len(caught.value.message) < 500
 
 
-# --- fields at fault ---
+# --- invalid fields ---
 
 
 @pytest.mark.parametrize("model", MINIMAL)
 def test_an_unknown_field_is_refused_by_its_name(model: str) -> None:
-    assert faults(model, **MINIMAL[model], promt="A cat") == {"promt": "there is no such field"}
+    assert faults(model, **MINIMAL[model], promt="A cat") == {"promt": "unknown field"}
 
 
 @pytest.mark.parametrize("name", ["model_config", "__class__", "__pydantic_extra__", "self", "a.b"])
-def test_a_field_may_have_any_name_and_is_refused_all_the_same(name: str) -> None:
-    assert faults("suno", **CAT, **{name: 1}) == {name: "there is no such field"}
+def test_an_unknown_field_with_any_name_is_refused(name: str) -> None:
+    assert faults("suno", **CAT, **{name: 1}) == {name: "unknown field"}
 
 
 def test_an_unknown_field_inside_another_is_refused_by_its_path() -> None:
     assert faults("gaga-1", chunks=[{"prompt": "Hello"}, {"prompt": "Hello", "image": IMAGE}]) == {
-        "chunks.1.image": "there is no such field"
+        "chunks.1.image": "unknown field"
     }
 
 
@@ -251,25 +253,25 @@ def test_a_missing_field_is_named(model: str, fields: dict[str, Any], missing: s
         ("heygen-v1", "offset", [0, 0]),
     ],
 )
-def test_a_value_of_the_wrong_type_or_range_is_laid_at_its_field(model: str, field: str, value: object) -> None:
+def test_an_invalid_value_is_refused_by_field(model: str, field: str, value: object) -> None:
     assert faults(model, **{**MINIMAL[model], field: value}).keys() == {field}
 
 
-def test_every_field_at_fault_is_named_at_once() -> None:
+def test_all_invalid_fields_are_reported_together() -> None:
     assert faults("gpt-image-2", n="2", size=1, promt="").keys() == {"prompt", "n", "size", "promt"}
 
 
-def test_a_wrong_style_is_told_the_right_ones() -> None:
+def test_the_error_of_a_style_lists_the_allowed_ones() -> None:
     assert "7 (Black & White)" in faults("pika", **CAT, style="8")["style"]
 
 
-def test_a_wrong_proportion_or_size_is_told_a_right_one() -> None:
+def test_the_error_of_a_size_suggests_an_allowed_one() -> None:
     assert "such as 16:9" in faults("gaga-1", **CAT, aspect_ratio="wide")["aspect_ratio"]
     for size in ("large", 1024, "1024x1024\n"):
         assert "such as 1280x720" in faults("gpt-image-2", **CAT, size=size)["size"]
 
 
-# --- one form or the other ---
+# --- alternative forms ---
 
 
 TWO_FORMS: list[Any] = [
@@ -295,7 +297,7 @@ TWO_FORMS: list[Any] = [
 
 
 @pytest.mark.parametrize(("model", "fields", "fault"), TWO_FORMS)
-def test_two_forms_at_once_or_half_of_one_are_refused(model: str, fields: dict[str, Any], fault: str) -> None:
+def test_mixed_or_incomplete_forms_are_refused(model: str, fields: dict[str, Any], fault: str) -> None:
     assert faults(model, **fields).keys() == {fault}
 
 
@@ -316,24 +318,24 @@ def test_two_forms_at_once_or_half_of_one_are_refused(model: str, fields: dict[s
         ({"unique_id": "a"}, "items"),
     ],
 )
-def test_every_item_is_an_object_of_tags_with_a_unique_id_of_its_own(items: object, fault: str) -> None:
+def test_every_bulk_item_has_tags_and_a_unique_id(items: object, fault: str) -> None:
     assert faults("ganai-bulk", items=items).keys() == {fault}
 
 
-def test_200_items_are_taken() -> None:
+def test_200_items_are_accepted() -> None:
     assert len(read("ganai-bulk", items=[{"unique_id": str(n)} for n in range(200)]).order.fields["items"]) == 200
 
 
 # --- metadata ---
 
 
-def test_metadata_is_kept_and_is_no_field() -> None:
+def test_metadata_is_kept_apart_from_the_fields() -> None:
     order = read("suno", **CAT, metadata={"user": "7", "": ""}).order
     assert order.metadata == {"user": "7", "": ""}
     assert order.fields == CAT
 
 
-def test_16_pairs_of_512_characters_are_taken() -> None:
+def test_metadata_of_16_pairs_of_512_characters_is_accepted() -> None:
     metadata = {str(n): "x" * 512 for n in range(16)}
     assert read("suno", **CAT, metadata=metadata).order.metadata == metadata
 
@@ -356,7 +358,7 @@ def test_other_metadata_is_refused(metadata: object) -> None:
     assert field.split(".")[0] == "metadata"
 
 
-def test_a_whole_number_may_be_written_with_a_point() -> None:
+def test_an_integer_may_be_written_as_a_float() -> None:
     written = read("gpt-5.4-mini", **CAT, temperature=1.0, max_tokens=64.0).order
     assert written == read("gpt-5.4-mini", **CAT, temperature=1, max_tokens=64).order
     assert faults("gpt-5.4-mini", **CAT, max_tokens=64.5).keys() == {"max_tokens"}
@@ -364,7 +366,7 @@ def test_a_whole_number_may_be_written_with_a_point() -> None:
 
 
 @pytest.mark.parametrize("number", [b"18446744073709551616", b"1e300", b"9007199254740993.0"])
-def test_a_number_of_which_nobody_knows_the_last_digit_is_no_whole_one(number: bytes) -> None:
+def test_an_inexact_float_is_not_an_integer(number: bytes) -> None:
     refused = refusal(b'{"model":"gpt-5.4-mini","prompt":"A cat","max_tokens":' + number + b"}")
     assert [fault.field for fault in refused.errors] == ["max_tokens"]
 
@@ -392,8 +394,8 @@ def test_extra_is_kept_as_it_is() -> None:
         ("heygen-v1", "caption_open"),
     ],
 )
-def test_extra_may_not_name_what_pollcast_sends(model: str, name: str) -> None:
-    fault = {f"extra.{name}": "Pollcast sends this field itself: use the model's own fields"}
+def test_extra_may_not_have_fields_that_pollcast_sets(model: str, name: str) -> None:
+    fault = {f"extra.{name}": "Pollcast sets this field; use the model's own fields instead"}
     assert faults(model, **MINIMAL[model], extra={"fine": 1, name: 1}) == fault
 
 
@@ -420,8 +422,8 @@ def test_extra_that_raises_the_cost_is_refused_by_name(model: str, extra: dict[s
 
 
 @pytest.mark.parametrize(("model", "name"), [("gpt-image-2", "N"), ("gpt-5.4-mini", "maxTokens"), ("suno", "MODEL")])
-def test_extra_may_not_name_what_pollcast_sends_in_another_spelling(model: str, name: str) -> None:
-    assert "Pollcast sends this field itself" in faults(model, **MINIMAL[model], extra={name: 1})[f"extra.{name}"]
+def test_extra_may_not_have_such_fields_in_another_spelling(model: str, name: str) -> None:
+    assert "Pollcast sets this field" in faults(model, **MINIMAL[model], extra={name: 1})[f"extra.{name}"]
 
 
 @pytest.mark.parametrize(
@@ -433,27 +435,27 @@ def test_extra_that_costs_nothing_is_kept(model: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["text", 1, 1.5, True])
-def test_multipart_takes_extra_scalars(value: object) -> None:
+def test_multipart_accepts_extra_scalars(value: object) -> None:
     assert read("grok-imagine-video", **CAT, extra={"a": value}).order.extra == {"a": value}
 
 
 @pytest.mark.parametrize("value", [{}, [], ["a"], None])
-def test_multipart_takes_nothing_else(value: object) -> None:
+def test_multipart_refuses_other_extra_values(value: object) -> None:
     assert faults("grok-imagine-video", **CAT, extra={"a": value}).keys() == {"extra.a"}
 
 
 @pytest.mark.parametrize("name", ["", "\u00e9", "a b", 'a"b', "a\\b", "a\nb", "a\n", "a\0"])
-def test_multipart_takes_no_name_that_a_form_cannot_carry(name: str) -> None:
+def test_multipart_refuses_names_that_forms_cannot_carry(name: str) -> None:
     assert faults("grok-imagine-video", **CAT, extra={name: 1}).keys() == {f"extra.{name}"}
     assert read("suno", **CAT, extra={name: 1}).order.extra == {name: 1}
 
 
 @pytest.mark.parametrize("name", ["seed", "a[0]", "a.b:c", "{a}"])
-def test_multipart_takes_every_other_name(name: str) -> None:
+def test_multipart_accepts_every_other_name(name: str) -> None:
     assert read("grok-imagine-video", **CAT, extra={name: 1}).order.extra == {name: 1}
 
 
-def test_the_bulk_model_takes_no_extra() -> None:
+def test_the_bulk_model_refuses_extra() -> None:
     assert faults("ganai-bulk", **MINIMAL["ganai-bulk"], extra={"a": 1}).keys() == {"extra"}
     assert read("ganai-bulk", **MINIMAL["ganai-bulk"], extra={}).order.extra == {}
 
@@ -466,7 +468,7 @@ def test_extra_is_an_object() -> None:
 
 
 def fingerprint(body: bytes) -> bytes:
-    return orders.read(body).fingerprint
+    return orders.parse(body).fingerprint
 
 
 @pytest.mark.parametrize(
@@ -504,16 +506,16 @@ def test_other_content_has_another_fingerprint(body: bytes) -> None:
     "extra", [b'{"a":1e20}', b'{"a":18446744073709551616}', b'{"a":-1e300}'], ids=["1e20", "2^64", "-1e300"]
 )
 def test_a_number_of_any_size_is_fingerprinted(extra: bytes) -> None:
-    # BUG: a float that is whole becomes an int that orjson cannot write: TypeError, so a 500.
+    # Earlier bug: a whole float became an integer that orjson cannot write (TypeError), which was a 500.
     assert fingerprint(b'{"model":"gaga-1","prompt":"A cat","extra":' + extra + b"}")
 
 
 @pytest.mark.parametrize("depth", [300, 900])
-def test_json_that_is_nested_too_deep_to_be_written_is_refused(depth: int) -> None:
-    # BUG: orjson writes at most 254 levels (TypeError), and Python recurses less than orjson reads: a 500.
+def test_json_that_is_nested_too_deep_is_refused(depth: int) -> None:
+    # Earlier bug: orjson writes at most 254 levels (TypeError), and Python recurses less than orjson reads: a 500.
     body = b'{"model":"gaga-1","prompt":"A cat","extra":{"a":' + b"[" * depth + b"]" * depth + b"}}"
     with pytest.raises((BadRequest, InvalidRequest)):
-        orders.read(body)
+        orders.parse(body)
 
 
 # --- references ---
@@ -538,7 +540,7 @@ def test_json_that_is_nested_too_deep_to_be_written_is_refused(depth: int) -> No
         ("ganai-bulk", {"items": [{"unique_id": "asset_1"}]}, {}),
     ],
 )
-def test_every_asset_and_url_is_found_with_its_place(model: str, fields: dict[str, Any], found: dict[str, str]) -> None:
+def test_every_asset_and_url_is_found_with_its_path(model: str, fields: dict[str, Any], found: dict[str, str]) -> None:
     assert {reference.field: reference.ref for reference in read(model, **fields).references} == found
 
 
@@ -553,7 +555,7 @@ def test_every_asset_and_url_is_found_with_its_place(model: str, fields: dict[st
         ("heygen-v1", "clips", [{"avatar_id": "Anna", "audio": "#FAFAFA"}]),
     ],
 )
-def test_a_color_is_a_reference_outside_of_a_background(model: str, field: str, value: Any) -> None:
+def test_a_color_outside_a_background_is_a_reference(model: str, field: str, value: Any) -> None:
     fields = {field: value} if field == "clips" else MINIMAL[model] | {field: value}
     assert any(reference.ref.startswith("#") for reference in read(model, **fields).references)
 
@@ -564,7 +566,7 @@ def test_a_background_s_color_has_six_digits(color: str) -> None:
     assert faults("heygen-v1", **fields).keys() == {"background"}
 
 
-def test_a_reference_says_what_it_may_be() -> None:
+def test_a_reference_has_its_allowed_kinds() -> None:
     kinds = {}
     for model, field in (("gaga-1", "image"), ("gaga-1", "audio"), ("heygen-v1", "background")):
         (reference,) = read(model, **MINIMAL[model], **{field: IMAGE}).references

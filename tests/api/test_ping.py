@@ -1,4 +1,4 @@
-"""`pong`, and timed marks."""
+"""The ping endpoint: `pong`, and streams of timed marks."""
 
 import asyncio
 from itertools import pairwise
@@ -11,22 +11,22 @@ from proxy.core.clock import SystemClock
 from tests.api.test_api import error_of, fields_of
 from tests.support.deployment import Deployment, events_of
 
-NOBODY = {"Authorization": ""}
+NO_KEY = {"Authorization": ""}
 
 
-async def test_ping_answers_pong_whatever_else_stands_in_its_query(deployment: Deployment) -> None:
-    assert (await deployment.http.get("/api/ping?_=1795234567", headers=NOBODY)).text == "pong"
+async def test_ping_returns_pong_with_any_other_query(deployment: Deployment) -> None:
+    assert (await deployment.http.get("/api/ping?_=1795234567", headers=NO_KEY)).text == "pong"
 
 
 async def test_marks_are_numbered_and_timed_and_need_no_key(deployment: Deployment) -> None:
-    messages = await deployment.messages("GET", "/api/ping?marks=3&gap=1000", headers=NOBODY)
+    messages = await deployment.messages("GET", "/api/ping?marks=3&gap=1000", headers=NO_KEY)
     marks = events_of(messages)
     assert [(mark["mark"], mark["of"], mark["heartbeat"]) for mark in marks] == [(1, 3, 4), (2, 3, 4), (3, 3, 4)]
     assert [message.id for message in messages] == ["1", "2", "3"]
     assert all(mark["at"].endswith("Z") for mark in marks)
 
 
-async def test_marks_come_under_the_headers_of_every_stream(deployment: Deployment) -> None:
+async def test_marks_have_the_headers_of_a_stream(deployment: Deployment) -> None:
     job = (await deployment.generate("suno", prompt="song"))[0]["job"]
     names = ("content-type", "cache-control", "x-accel-buffering")
     async with (
@@ -47,7 +47,7 @@ async def test_a_gap_is_filled_with_heartbeats_and_silence_is_not(deployment: De
     assert rest == b""
 
 
-async def test_marks_come_when_they_are_due(unstarted: Deployment) -> None:
+async def test_marks_are_sent_on_time(unstarted: Deployment) -> None:
     unstarted.clock = SystemClock()
     now = asyncio.get_running_loop().time
     async with unstarted as deployment, deployment.open("GET", "/api/ping?marks=4&gap=200") as response:
@@ -75,20 +75,18 @@ async def test_marks_come_when_they_are_due(unstarted: Deployment) -> None:
         ("marks=2&gaps=1", "gaps"),
     ],
 )
-async def test_what_would_take_too_long_or_means_nothing_is_refused_by_name(
-    deployment: Deployment, query: str, field: str
-) -> None:
+async def test_an_invalid_plan_is_refused_by_parameter(deployment: Deployment, query: str, field: str) -> None:
     assert fields_of(await deployment.http.get(f"/api/ping?{query}")) == [field]
 
 
-async def test_no_more_than_32_ask_for_marks_at_once(unstarted: Deployment) -> None:
+async def test_at_most_32_streams_of_marks_are_open(unstarted: Deployment) -> None:
     unstarted.clock = SystemClock()
     async with unstarted as deployment, asyncio.TaskGroup() as group:
         opened = asyncio.Semaphore(0)
 
         async def ask() -> None:
             async with deployment.open("GET", "/api/ping?marks=2&gap=15000") as response:
-                chunks = response.aiter_bytes()  # held: one that is let go of closes the response
+                chunks = response.aiter_bytes()  # keep a reference: garbage collection closes the response
                 await anext(chunks)
                 opened.release()
                 await asyncio.Event().wait()

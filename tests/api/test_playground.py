@@ -1,4 +1,4 @@
-"""The page's files and the browser client, over HTTP; what they do is tested in a browser."""
+"""The files of the playground and of the JavaScript client, over HTTP. `tests/browser` tests their behavior."""
 
 import gzip
 import re
@@ -22,7 +22,7 @@ async def get(deployment: Deployment, path: str, **headers: str) -> httpx.Respon
     return await deployment.http.get(path, headers={"Authorization": "", **headers})
 
 
-async def test_each_file_is_served_to_anyone_with_its_type_and_is_asked_about_each_time(deployment: Deployment) -> None:
+async def test_each_file_has_its_type_and_is_revalidated(deployment: Deployment) -> None:
     for path, media_type in TYPES.items():
         response = await get(deployment, path)
         assert (response.status_code, response.headers["content-type"]) == (200, media_type), path
@@ -31,7 +31,7 @@ async def test_each_file_is_served_to_anyone_with_its_type_and_is_asked_about_ea
         assert response.content
 
 
-async def test_whoever_has_a_file_is_told_so(deployment: Deployment) -> None:
+async def test_a_current_copy_is_304(deployment: Deployment) -> None:
     etag = (await get(deployment, "/pollcast.js")).headers["etag"]
     for names in (etag, f"W/{etag}", f'"other", {etag}', "*"):
         response = await get(deployment, "/pollcast.js", **{"If-None-Match": names})
@@ -42,7 +42,7 @@ async def test_whoever_has_a_file_is_told_so(deployment: Deployment) -> None:
         assert (await get(deployment, "/pollcast.js", **{"If-None-Match": names})).status_code == 200
 
 
-async def test_head_answers_the_headers_alone(deployment: Deployment) -> None:
+async def test_head_returns_only_the_headers(deployment: Deployment) -> None:
     for path in TYPES:
         got, head = await get(deployment, path), await deployment.http.head(path)
         assert (head.status_code, head.content) == (200, b"")
@@ -50,7 +50,7 @@ async def test_head_answers_the_headers_alone(deployment: Deployment) -> None:
         assert head.headers["etag"] == got.headers["etag"]
 
 
-async def test_the_page_may_load_nothing_from_another_host_but_results(deployment: Deployment) -> None:
+async def test_the_page_may_load_only_results_from_other_hosts(deployment: Deployment) -> None:
     headers = (await get(deployment, "/")).headers
     policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
     assert policy["default-src"] == "'none'"
@@ -61,7 +61,7 @@ async def test_the_page_may_load_nothing_from_another_host_but_results(deploymen
     assert headers["referrer-policy"] == "no-referrer"
 
 
-async def test_the_client_may_be_loaded_by_pages_of_any_origin(deployment: Deployment) -> None:
+async def test_pages_of_any_origin_may_load_the_client(deployment: Deployment) -> None:
     for path in ("/pollcast.js", "/pollcast.d.ts"):
         headers = (await get(deployment, path, Origin="https://app.example.com")).headers
         assert headers["access-control-allow-origin"] == "*"
@@ -69,14 +69,14 @@ async def test_the_client_may_be_loaded_by_pages_of_any_origin(deployment: Deplo
     assert "access-control-allow-origin" not in (await get(deployment, "/", Origin="https://app.example.com")).headers
 
 
-async def test_without_the_playground_the_client_is_still_there(unstarted: Deployment) -> None:
+async def test_the_client_is_served_without_the_playground(unstarted: Deployment) -> None:
     unstarted.settings["playground"] = "off"
     async with unstarted as deployment:
         statuses = {path: (await get(deployment, path)).status_code for path in TYPES}
     assert statuses == {path: 200 if path.startswith("/pollcast.") else 404 for path in TYPES}
 
 
-async def test_every_file_that_the_page_names_is_served(deployment: Deployment) -> None:
+async def test_every_file_that_the_page_uses_is_served(deployment: Deployment) -> None:
     page = (await get(deployment, "/")).text
     named = [f"/{path}" for path in re.findall(r'(?:src|href)="(playground/[^"]+)"', page)]
     for path in named:
@@ -89,7 +89,7 @@ async def test_every_file_that_the_page_names_is_served(deployment: Deployment) 
 @pytest.mark.parametrize(
     "path", ["/playground/", "/playground/index.html", "/playground/pollcast.js", "/playground/../pages.py"]
 )
-async def test_nothing_else_of_the_folder_is_served(deployment: Deployment, path: str) -> None:
+async def test_no_other_file_of_the_folder_is_served(deployment: Deployment, path: str) -> None:
     assert (await get(deployment, path)).status_code == 404
 
 
@@ -99,7 +99,7 @@ async def test_the_client_is_a_few_kilobytes(deployment: Deployment) -> None:
     assert len(gzip.compress(bare.encode(), 9)) < 7000
 
 
-async def test_the_types_name_what_the_client_exports(deployment: Deployment) -> None:
+async def test_the_types_match_the_client_s_exports(deployment: Deployment) -> None:
     exported = r"^export (?:declare )?(?:const|class|function|async function\*) (\w+)"
     script, types = [(await get(deployment, f"/pollcast.{end}")).text for end in ("js", "d.ts")]
     assert set(re.findall(exported, script, re.MULTILINE)) == set(re.findall(exported, types, re.MULTILINE))

@@ -12,6 +12,7 @@ import httpx
 import orjson
 from httpx_sse import EventSource, ServerSentEvent
 
+from proxy.api.times import ApiTimes
 from proxy.app import Pollcast
 from proxy.cli.serve import Server, listen
 from proxy.core import keys
@@ -72,6 +73,9 @@ class Deployment:
     runner_limits: RunnerLimits = field(default_factory=RunnerLimits)
     """Numbers at which the runner stops recording, counting or claiming."""
 
+    api_times: ApiTimes | None = None
+    """Timeouts and intervals of the API; the defaults, unless they are given."""
+
     def __post_init__(self) -> None:
         self.simulator = Simulator(now=self.clock.now, sleep=self.clock.sleep)
         self._stack = AsyncExitStack()
@@ -115,6 +119,7 @@ class Deployment:
             upstream_times=self.upstream_times,
             runner_times=self.runner_times,
             runner_limits=self.runner_limits,
+            api_times=self.api_times,
         )
         self._server = Server(self.app, settings, timeouts=self.timeouts)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listening]))

@@ -1,49 +1,71 @@
-"""What anyone may ask, without a key: alive, ready, the models, the API described."""
+"""Endpoints about the server itself: health, metrics, models and the API's description."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from proxy.api.openapi import document
-from proxy.api.openapi import page as docs
-from proxy.api.request import answer
-from proxy.api.services import ApiServices
+from proxy.api.auth import Auth
+from proxy.api.catalogue import Catalogue
+from proxy.api.openapi import document, page
+from proxy.api.request import json_response
+from proxy.api.services import check_running
 from proxy.core.errors import Unavailable
+from proxy.core.links import Links
+from proxy.store.contract import Store
+from proxy.streams.feed import Feed
 from proxy.telemetry.metrics import CONTENT_TYPE
 
 
 @dataclass(frozen=True, slots=True)
-class About:
-    """The endpoints without a key."""
+class Probes:
+    """Health endpoints, for orchestrators and load balancers."""
 
-    services: ApiServices
+    store: Store
+    feed: Feed
 
     async def healthz(self, _: Request) -> Response:
-        """The process is alive, and so is its work; an ASGI server of somebody else's may go on without that."""
-        if self.services.feed.stopped:
-            raise Unavailable("The server's own work has ended: start it anew.")
-        return answer({"status": "ok"})
+        """Liveness: 503 once the background tasks have ended, because some ASGI servers keep serving without them."""
+        if self.feed.stopped:
+            raise Unavailable("The server's background tasks have ended. Restart it.")
+        return json_response({"status": "ok"})
 
     async def readyz(self, _: Request) -> Response:
-        """Work can be taken: the store can be written, and the server is not stopping."""
-        self.services.check_running()
-        await self.services.store.ping()
-        return answer({"status": "ok"})
+        """Readiness: 503 while the server is stopping or the store cannot be written."""
+        check_running(self.feed)
+        await self.store.ping()
+        return json_response({"status": "ok"})
 
-    async def models(self, _: Request) -> Response:
-        """The catalogue."""
-        return answer({"models": await self.services.catalogue.as_json()})
+
+@dataclass(frozen=True, slots=True)
+class MetricsPage:
+    """The metrics endpoint, for Prometheus."""
+
+    auth: Auth
+    scrape: Callable[[], Awaitable[bytes]]
 
     async def metrics(self, request: Request) -> Response:
-        """What Prometheus reads."""
-        self.services.auth.check_scraper(request)
-        return Response(await self.services.scrape(), headers={"Content-Type": CONTENT_TYPE})
+        """Return the metrics, if POLLCAST_METRICS allows this caller to read them."""
+        self.auth.check_scraper(request)
+        return Response(await self.scrape(), headers={"Content-Type": CONTENT_TYPE})
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """The endpoints that describe the models and the API. They need no key."""
+
+    catalogue: Catalogue
+    links: Links
+
+    async def models(self, _: Request) -> Response:
+        """Return the catalogue of models."""
+        return json_response({"models": await self.catalogue.as_json()})
 
     async def openapi(self, _: Request) -> Response:
-        """The API described, for programs."""
-        return answer(document(self.services.links.absolute("")))
+        """Return the OpenAPI document."""
+        return json_response(document(self.links.absolute("")))
 
     async def docs(self, _: Request) -> Response:
-        """The API described, for people."""
-        return Response(docs.page(self.services.links.absolute("")), headers=docs.HEADERS)
+        """Return the OpenAPI document as an HTML page."""
+        return Response(page.page(self.links.absolute("")), headers=page.HEADERS)

@@ -1,4 +1,7 @@
-"""`pong`; and timed marks, by which `doctor` finds out what lies between a client and this server."""
+"""The ping endpoint: `pong`, or a stream of timed marks that shows what proxies do to streams.
+
+The `doctor` command reads the marks to detect proxies between a client and this server.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,76 +12,78 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from proxy.api.body import validated
-from proxy.api.services import ApiServices
+from proxy.api.body import validate
 from proxy.core import sse
-from proxy.core.clock import rfc3339
+from proxy.core.clock import Clock, rfc3339
 from proxy.core.errors import Unavailable
 from proxy.providers.base import field_error
 
-_LONGEST: Final = 90.0
-"""Seconds that one such stream may last."""
-_AT_ONCE: Final = 32
-"""Such streams at once: anyone may ask for one."""
+_MAX_PING_SECONDS: Final = 90.0
+"""Maximum duration of a stream of marks, in seconds."""
+_MAX_PING_STREAMS: Final = 32
+"""Maximum number of concurrent streams of marks. They need no key."""
+_RETRY_AFTER: Final = 10
+"""Seconds after which a client is asked to try again when all streams are taken."""
 
 
 class _Plan(BaseModel):
-    """What is asked for in the query, where all values are texts."""
+    """The query of a stream of marks. All values in a query are text."""
 
     model_config = ConfigDict(extra="forbid")
 
     marks: Annotated[int, Field(ge=1, le=20)]
     gap: Annotated[int, Field(ge=0, le=15_000)] = 500
-    """Milliseconds between two marks; heartbeats as in every stream."""
-    silence: Annotated[float, Field(ge=0, le=_LONGEST, allow_inf_nan=False)] = 0
-    """Seconds before the last mark, instead of its gap, without any heartbeat."""
+    """Milliseconds between two marks. Heartbeats are sent as in every stream."""
+    silence: Annotated[float, Field(ge=0, le=_MAX_PING_SECONDS, allow_inf_nan=False)] = 0
+    """Seconds without a heartbeat before the last mark. It replaces that mark's gap."""
 
     @model_validator(mode="after")
-    def _bounded(self) -> "_Plan":
-        if (self.marks - 1) * self.gap / 1000 + self.silence > _LONGEST:
-            raise field_error("marks", f"marks, gap and silence make more than {_LONGEST:g} seconds together")
+    def _check_duration(self) -> "_Plan":
+        if (self.marks - 1) * self.gap / 1000 + self.silence > _MAX_PING_SECONDS:
+            raise field_error("marks", f"marks, gap and silence together exceed {_MAX_PING_SECONDS:g} seconds")
         return self
 
 
 class Ping:
-    """The endpoint of who wants to know whether, and how, this server is reached."""
+    """The ping endpoint. `heartbeat` is the time between two heartbeats of a stream, in seconds."""
 
-    def __init__(self, services: ApiServices) -> None:
-        self._services = services
-        self._room = asyncio.Semaphore(_AT_ONCE)
+    def __init__(self, clock: Clock, heartbeat: float) -> None:
+        self._clock = clock
+        self._heartbeat = heartbeat
+        self._free_streams = asyncio.Semaphore(_MAX_PING_STREAMS)
 
     async def ping(self, request: Request) -> Response:
-        """AI-Now's own `pong`; with `?marks=N` a stream of N marks, under the headers of every other stream."""
+        """Return the text `pong`; with `?marks=N`, a stream of N marks under the headers of every other stream."""
         if not request.query_params.keys() & _Plan.model_fields.keys():
             return PlainTextResponse("pong", headers={"X-Content-Type-Options": "nosniff"})
-        plan = validated(_Plan, request.query_params)
+        plan = validate(_Plan, request.query_params)
         if request.method == "HEAD":
             head = Response(headers=sse.HEADERS)
             del head.headers["Content-Length"]
             return head
-        if self._room.locked():
-            raise Unavailable("Too many ask for timed marks now.", headers={"Retry-After": "10"})
+        if self._free_streams.locked():
+            raise Unavailable("Too many streams of marks are open.", headers={"Retry-After": str(_RETRY_AFTER)})
         return StreamingResponse(self._marks(plan), headers=sse.HEADERS)
 
     async def _marks(self, plan: _Plan) -> AsyncIterator[bytes]:
-        async with self._room:
+        async with self._free_streams:
             yield sse.RETRY
             for n in range(1, plan.marks + 1):
                 if n == plan.marks and plan.silence:
-                    await self._services.clock.sleep(plan.silence)
+                    await self._clock.sleep(plan.silence)
                 elif n > 1:
-                    async for heartbeat in self._quiet(plan.gap / 1000):
+                    async for heartbeat in self._heartbeats(plan.gap / 1000):
                         yield heartbeat
                 yield sse.frame(self._mark(n, plan), n)
 
     def _mark(self, n: int, plan: _Plan) -> bytes:
-        at, heartbeat = rfc3339(self._services.clock.now()), self._services.feed.heartbeat
-        return orjson.dumps({"mark": n, "of": plan.marks, "at": at, "heartbeat": heartbeat})
+        at = rfc3339(self._clock.now())
+        return orjson.dumps({"mark": n, "of": plan.marks, "at": at, "heartbeat": self._heartbeat})
 
-    async def _quiet(self, seconds: float) -> AsyncIterator[bytes]:
-        """Let so much time pass, with heartbeats."""
-        while seconds > self._services.feed.heartbeat:
-            await self._services.clock.sleep(self._services.feed.heartbeat)
-            seconds -= self._services.feed.heartbeat
+    async def _heartbeats(self, seconds: float) -> AsyncIterator[bytes]:
+        """Wait for a number of seconds, and yield the heartbeats that are due in that time."""
+        while seconds > self._heartbeat:
+            await self._clock.sleep(self._heartbeat)
+            seconds -= self._heartbeat
             yield sse.HEARTBEAT
-        await self._services.clock.sleep(seconds)
+        await self._clock.sleep(seconds)

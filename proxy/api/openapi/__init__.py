@@ -1,7 +1,7 @@
-"""The API described: the whole contract as an OpenAPI 3.1 document.
+"""The OpenAPI 3.1 document of the HTTP API.
 
-Orders are described by the models that validate them, errors by the tree that raises them, answers by `shapes`. The
-tests hold the routes against the document in both directions, and thousands of generated requests against its word.
+Orders are described by the models that validate them, errors by the error tree, responses by `shapes`. Tests compare
+the routes with the document in both directions, and run thousands of generated requests against it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,48 +9,52 @@ from functools import cache
 from typing import Any, Final
 
 from proxy.api.openapi.calls import CALLS, TAGS, Call
-from proxy.api.openapi.parts import HEADERS, PARAMETERS, Json, answer, ref
+from proxy.api.openapi.parts import HEADERS, PARAMETERS, Json, described_response, ref
 from proxy.api.openapi.schemas import schemas
 from proxy.api.openapi.shapes import Error
 from proxy.core.errors import PollcastError, RateLimited
 
 _VERSION: Final = "1"
-"""Of the contract; things are only added to it."""
+"""Version of the API. Changes only add to it."""
 
 _ABOUT: Final = """\
-Submit an order and read one stream of server-sent events, whichever provider is behind the model.
+Submit an order and read one stream of server-sent events, for every model of every provider.
 
-A key goes into `Authorization: Bearer <key>`. Where a Link is taken, its URL is enough: it carries `key`, `expires` and
-`signature`. Every GET answers HEAD too. Every error, for every path and method, is
-`{"status": "Error", "message": ..., "code": ...}`. Times are RFC 3339, in UTC. An `X-Request-Id` (1 to 128 letters,
-digits and `_.:/+=@-`) is taken and told in the answer and the log; without one, one is made.
+Authenticate with `Authorization: Bearer <key>`. Where a Link is accepted, its URL is enough: it carries `key`,
+`expires` and `signature`. Every GET endpoint also answers HEAD. All errors, for every path and method, have the form
+`{"status": "Error", "message": ..., "code": ...}`. Times are RFC 3339 in UTC. You can send an `X-Request-Id` (1 to 128
+letters, digits and `_.:/+=@-`); otherwise the server generates one. It is returned in the response and logged.
 
-A stream begins with `retry: 2000`; then come frames of one `data` line (an Event) and one `id` line (its number), and
-`: keep-alive` after some seconds of silence. Only a finished stream ends cleanly. Any other end is a break: the client
-comes back with the last id that it has in `Last-Event-ID`, and misses nothing."""
+A stream begins with `retry: 2000`. Each frame has one `data` line (an Event) and one `id` line (its number). During
+silence, the comment `: keep-alive` is sent every few seconds. A finished stream ends cleanly; any other end is a lost
+connection. Reconnect with the last id that you received in `Last-Event-ID`, and no event is missed."""
 
 _SECURITY: Final[Json] = {
-    "key": {"type": "http", "scheme": "bearer", "description": "A key of an account."},
+    "key": {"type": "http", "scheme": "bearer", "description": "The key of an account."},
     "link": {
         "type": "apiKey",
         "in": "query",
         "name": "signature",
-        "description": "A Link: the URL as it was given, with its `key`, `expires` and `signature`.",
+        "description": "A Link: use the URL unchanged, with its `key`, `expires` and `signature`.",
     },
 }
-_REFUSAL_HEADERS: Final[Mapping[int, Sequence[str]]] = {
+_ERROR_HEADERS: Final[Mapping[int, Sequence[str]]] = {
     401: ("WWW-Authenticate",),
     416: ("Content-Range",),
     429: ("Retry-After",),
     503: ("Retry-After",),
 }
-_UNCOUNTED: Final = frozenset({401, 414, 431, 500})
-"""Statuses that are answered before a request is counted, or when counting is beside the point."""
+"""Headers of error responses, by status."""
+_UNMETERED: Final = frozenset({401, 414, 431, 500})
+"""Statuses of responses without `RateLimit` headers, because the request was refused before it was counted."""
 
 
 @cache
 def document(server: str) -> Json:
-    """The document of an installation whose base URL is `server`; not to be changed by who reads it."""
+    """Return the document of an installation with the base URL `server`.
+
+    It is cached, so callers must not change it.
+    """
     paths: dict[str, Json] = {}
     for call in CALLS:
         paths.setdefault(call.path, {})[call.method] = _operation(call)
@@ -70,40 +74,43 @@ def document(server: str) -> Json:
 
 
 def _operation(call: Call) -> Json:
-    answers = {**call.answers, **_refusals(call.refusals)}
-    if RateLimited in call.refusals:
-        answers = {status: shown if status in _UNCOUNTED else _counted(shown) for status, shown in answers.items()}
-    written: Json = {
+    responses = {**call.responses, **_error_responses(call.errors)}
+    if RateLimited in call.errors:
+        responses = {
+            status: response if status in _UNMETERED else _add_limit_headers(response)
+            for status, response in responses.items()
+        }
+    operation: Json = {
         "operationId": call.name,
         "tags": [call.tag],
         "summary": call.summary,
         "description": call.description,
         "parameters": [{"$ref": f"#/components/parameters/{name}"} for name in call.parameters],
         "requestBody": call.body,
-        "responses": {str(status): answers[status] for status in sorted(answers)},
+        "responses": {str(status): responses[status] for status in sorted(responses)},
         "security": [{scheme: []} for scheme in call.security],
     }
-    return {name: value for name, value in written.items() if value or name == "security"}
+    return {name: value for name, value in operation.items() if value or name == "security"}
 
 
-def _counted(answer_: Json) -> Json:
-    """The answer with the headers that those to counted requests have."""
+def _add_limit_headers(response: Json) -> Json:
+    """Return the response with the headers of a metered request."""
     names = ("RateLimit", "RateLimit-Policy")
-    return answer_ | {
-        "headers": answer_["headers"] | {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+    return response | {
+        "headers": response["headers"] | {name: {"$ref": f"#/components/headers/{name}"} for name in names}
     }
 
 
-def _refusals(kinds: Iterable[type[PollcastError]]) -> dict[int, Json]:
-    """The answers that these errors are, those of one status together."""
-    found: dict[int, list[type[PollcastError]]] = {}
+def _error_responses(kinds: Iterable[type[PollcastError]]) -> dict[int, Json]:
+    """Return the responses for these errors, one for each status."""
+    by_status: dict[int, list[type[PollcastError]]] = {}
     for kind in kinds:
-        found.setdefault(kind.status, []).append(kind)
-    return {status: _refusal(status, of_it) for status, of_it in found.items()}
+        by_status.setdefault(kind.status, []).append(kind)
+    return {status: _error_response(status, same) for status, same in by_status.items()}
 
 
-def _refusal(status: int, kinds: Sequence[type[PollcastError]]) -> Json:
+def _error_response(status: int, kinds: Sequence[type[PollcastError]]) -> Json:
     description = " ".join(f"`{kind.code}`: {(kind.__doc__ or '').splitlines()[0]}" for kind in kinds)
     code: dict[str, Any] = {"properties": {"code": {"enum": [kind.code for kind in kinds]}}}
     content = {"application/json": {"schema": {"allOf": [ref(Error), code]}}}
-    return answer(description, content, *_REFUSAL_HEADERS.get(status, ()))
+    return described_response(description, content, *_ERROR_HEADERS.get(status, ()))

@@ -1,4 +1,4 @@
-"""The document as one page to be read: plain HTML without a script, made here, that asks no other host for anything."""
+"""Renders the OpenAPI document as an HTML page, without scripts and without resources from other hosts."""
 
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,26 +24,26 @@ HEADERS: Final[Mapping[str, str]] = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-"""What the page is served with: nothing runs in it, nothing is loaded by it, nobody frames it."""
+"""Headers of the page's response. No script runs, nothing is loaded, and the page cannot be framed."""
 
 
 @cache
 def page(server: str) -> bytes:
-    """The page of an installation whose base URL is `server`."""
+    """Return the page of an installation with the base URL `server`."""
     whole = document(server)
     components = whole["components"]
-    everywhere = _everywhere(whole)
+    common = _common_responses(whole)
     parts = [
         f"<h1>{escape(whole['info']['title'])}</h1>",
         *_paragraphs(whole["info"]["description"]),
-        f"<p>It is at <code>{escape(server)}</code>; for programs, as <a href='/openapi.json'>OpenAPI 3.1</a>.</p>",
+        f"<p>Base URL: <code>{escape(server)}</code>. <a href='/openapi.json'>OpenAPI 3.1 document</a></p>",
         f"<nav>{''.join(_contents(whole))}</nav>",
-        "<p>Every call may also answer:</p>",
-        _table(_answer(status, answer) for status, answer in everywhere.items()),
+        "<p>Every operation can also return:</p>",
+        _table(_response_row(status, response) for status, response in common.items()),
     ]
     for tag in whole["tags"]:
         parts.append(f"<h2 id='{tag['name']}'>{tag['name'].capitalize()}</h2><p>{escape(tag['description'])}</p>")
-        parts += [_operation(*found, components, everywhere) for found in _tagged(whole, tag["name"])]
+        parts += [_operation(*found, components, common) for found in _operations_of(whole, tag["name"])]
     parts.append("<h2 id='schemas'>Schemas</h2>")
     parts += [_schema(name, schema) for name, schema in components["schemas"].items()]
     head = (
@@ -54,18 +54,18 @@ def page(server: str) -> bytes:
     return f"<!DOCTYPE html>\n<html lang=en><head>{head}</head>\n<body><main>\n{body}\n</main></body></html>\n".encode()
 
 
-def _everywhere(whole: Json) -> Json:
-    """The refusals that all operations have."""
+def _common_responses(whole: Json) -> Json:
+    """Return the responses that all operations have."""
     operations = [operation for path in whole["paths"].values() for operation in path.values()]
     first = operations[0]["responses"]
     return {
-        status: answer
-        for status, answer in first.items()
-        if all(operation["responses"].get(status) == answer for operation in operations)
+        status: response
+        for status, response in first.items()
+        if all(operation["responses"].get(status) == response for operation in operations)
     }
 
 
-def _tagged(whole: Json, tag: str) -> Iterable[tuple[str, str, Json]]:
+def _operations_of(whole: Json, tag: str) -> Iterable[tuple[str, str, Json]]:
     for path, operations in whole["paths"].items():
         for method, operation in operations.items():
             if tag in operation["tags"]:
@@ -75,7 +75,7 @@ def _tagged(whole: Json, tag: str) -> Iterable[tuple[str, str, Json]]:
 def _contents(whole: Json) -> Iterable[str]:
     for tag in whole["tags"]:
         yield f"<a href='#{tag['name']}'>{tag['name'].capitalize()}</a><ul>"
-        for method, path, operation in _tagged(whole, tag["name"]):
+        for method, path, operation in _operations_of(whole, tag["name"]):
             yield f"<li><a href='#{operation['operationId']}'>{_signature(method, path)}</a></li>"
         yield "</ul>"
     yield "<a href='#schemas'>Schemas</a>"
@@ -85,25 +85,25 @@ def _signature(method: str, path: str) -> str:
     return f"<span class=method>{method}</span><code>{escape(path)}</code>"
 
 
-def _operation(method: str, path: str, operation: Json, components: Json, everywhere: Json) -> str:
+def _operation(method: str, path: str, operation: Json, components: Json, common: Json) -> str:
     body = operation.get("requestBody", {})
     parts = [
         f"<h3 id='{operation['operationId']}'>{_signature(method, path)}</h3>",
-        f"<p>{_inline(operation['summary'])}. <span class=quiet>{_caller(operation['security'])}</span></p>",
+        f"<p>{_inline(operation['summary'])}. <span class=quiet>{_authentication(operation['security'])}</span></p>",
         *_paragraphs(operation.get("description", "")),
         *_parameters(operation.get("parameters", ()), components["parameters"]),
     ]
     if body:
         parts.append(f"<h4>Body</h4><p>{_content(body['content'])} {_inline(body.get('description', ''))}</p>")
-    parts.append("<h4>Answers</h4>")
-    own = {status: answer for status, answer in operation["responses"].items() if status not in everywhere}
-    parts.append(_table(_answer(status, answer) for status, answer in own.items()))
+    parts.append("<h4>Responses</h4>")
+    own = {status: response for status, response in operation["responses"].items() if status not in common}
+    parts.append(_table(_response_row(status, response) for status, response in own.items()))
     return "\n".join(parts + _examples(operation))
 
 
-def _caller(security: Sequence[Json]) -> str:
+def _authentication(security: Sequence[Json]) -> str:
     schemes = {name for scheme in security for name in scheme}
-    return {0: "Open to anyone.", 1: "With a key.", 2: "With a key or a Link."}[len(schemes)]
+    return {0: "No key needed.", 1: "Requires a key.", 2: "Requires a key or a Link."}[len(schemes)]
 
 
 def _parameters(references: Sequence[Json], known: Json) -> Iterable[str]:
@@ -116,14 +116,14 @@ def _parameters(references: Sequence[Json], known: Json) -> Iterable[str]:
         )
 
 
-def _answer(status: str, answer: Json) -> Sequence[str]:
-    # An error is always the same JSON; its codes are in the text.
-    content = _content(answer.get("content", {})) if int(status) < 400 else ""
-    return f"{status} {HTTPStatus(int(status)).phrase}", f"{_inline(answer['description'])} {content}"
+def _response_row(status: str, response: Json) -> Sequence[str]:
+    # All errors have the same schema, so only their descriptions, which have the codes, are shown.
+    content = _content(response.get("content", {})) if int(status) < 400 else ""
+    return f"{status} {HTTPStatus(int(status)).phrase}", f"{_inline(response['description'])} {content}"
 
 
 def _content(content: Json) -> str:
-    """The media types that one schema goes with, and that schema."""
+    """Return the schemas of a body, each with its media types."""
     by_type: dict[str, list[str]] = {}
     for media_type, body in content.items():
         by_type.setdefault(_type(body.get("schema", {})), []).append(f"<code>{media_type}</code>")
@@ -131,15 +131,17 @@ def _content(content: Json) -> str:
 
 
 def _examples(operation: Json) -> list[str]:
-    # They scroll sideways, and can be focused so that the keyboard can scroll them, too.
+    # The examples scroll sideways. They can be focused, so that the keyboard can scroll them.
     bodies = [operation.get("requestBody", {}), *operation["responses"].values()]
     contents = [content for body in bodies for content in body.get("content", {}).values()]
     return [
-        f"<pre tabindex=0>{escape(_shown(content['example']))}</pre>" for content in contents if "example" in content
+        f"<pre tabindex=0>{escape(_example_text(content['example']))}</pre>"
+        for content in contents
+        if "example" in content
     ]
 
 
-def _shown(example: Any) -> str:
+def _example_text(example: Any) -> str:
     return example if isinstance(example, str) else orjson.dumps(example).decode()
 
 
@@ -162,21 +164,21 @@ def _schema(name: str, schema: Json) -> str:
 
 
 def _rules(schema: Json) -> Iterable[str]:
-    """What holds over several fields, in words."""
+    """Describe the rules for several fields."""
     variants = [variant for variant in schema.get("oneOf", ()) if "properties" in schema]
     named = [required for variant in variants for required in variant.get("required", ())[:1]]
     if named and len(named) == len(variants):
-        yield f"Either {' or '.join(f'<code>{name}</code>' for name in named)}, with the fields that go with it."
+        yield f"Either {' or '.join(f'<code>{name}</code>' for name in named)}, with its related fields."
 
 
 def _type(schema: Any) -> str:
-    """A schema in words, as HTML."""
+    """Describe a schema's type, as HTML."""
     match schema:
         case {"$ref": reference}:
             name = escape(reference.rpartition("/")[2])
             return f"<a href='#schema-{name}'>{name}</a>"
         case {"contentSchema": inner}:
-            return f"text that holds JSON: {_type(inner)}"
+            return f"JSON text: {_type(inner)}"
         case {"const": value}:
             return f"<code>{escape(str(value))}</code>"
         case {"enum": values}:
@@ -195,18 +197,20 @@ def _type(schema: Any) -> str:
 
 
 _TYPES: Final = {
-    "string": "text",
-    "integer": "whole number",
-    "boolean": "true or false",
+    "string": "string",
+    "integer": "integer",
+    "boolean": "boolean",
     "object": "object",
     "null": "null",
 }
 
 
 def _bounds(schema: Json) -> str:
-    said = [f"{word} {escape(orjson.dumps(schema[name]).decode())}" for name, word in _BOUNDS.items() if name in schema]
-    said += ["RFC 3339"] if schema.get("format") == "date-time" else []
-    return f" ({', '.join(said)})" if said else ""
+    parts = [
+        f"{word} {escape(orjson.dumps(schema[name]).decode())}" for name, word in _BOUNDS.items() if name in schema
+    ]
+    parts += ["RFC 3339"] if schema.get("format") == "date-time" else []
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 _BOUNDS: Final = {
@@ -226,8 +230,10 @@ _BOUNDS: Final = {
 
 
 def _table(rows: Iterable[Sequence[str]]) -> str:
-    lines = (f"<tr><th scope=row>{row[0]}</th>{''.join(f'<td>{cell}</td>' for cell in row[1:])}</tr>" for row in rows)
-    return f"<table>\n{chr(10).join(lines)}\n</table>"
+    html_rows = (
+        f"<tr><th scope=row>{row[0]}</th>{''.join(f'<td>{cell}</td>' for cell in row[1:])}</tr>" for row in rows
+    )
+    return f"<table>\n{chr(10).join(html_rows)}\n</table>"
 
 
 def _paragraphs(text: str) -> list[str]:
@@ -235,6 +241,6 @@ def _paragraphs(text: str) -> list[str]:
 
 
 def _inline(text: str) -> str:
-    """Text with its `code` marked."""
+    """Return escaped text with its `code` marked up."""
     pieces = escape(text, quote=False).split("`")
     return "".join(f"<code>{piece}</code>" if index % 2 else piece for index, piece in enumerate(pieces))

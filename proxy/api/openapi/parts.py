@@ -1,4 +1,4 @@
-"""What the operations are described with: parameters, headers, bodies, answers."""
+"""Parts of the OpenAPI document that operations share: parameters, headers, bodies and responses."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -12,31 +12,32 @@ Json = dict[str, Any]
 
 
 def ref(schema: type[BaseModel] | str) -> Json:
-    """A schema of the document, by its shape or its name."""
+    """Return a reference to a schema, by its model or its name."""
     return {"$ref": f"#/components/schemas/{schema if isinstance(schema, str) else schema.__name__}"}
 
 
 def json(schema: type[BaseModel] | str) -> Json:
-    """A JSON body."""
+    """Return the content of a JSON body."""
     return {"application/json": {"schema": ref(schema)}}
 
 
 def text(media_type: str = "text/plain") -> Json:
-    """A body of text."""
+    """Return the content of a text body."""
     return {media_type: {"schema": {"type": "string"}}}
 
 
 def stream(message: str, data: str = "Event") -> Json:
-    """A body of server-sent events: as text, or as what clients that parse it make of each message.
+    """Return the content of a stream of server-sent events: text, or the result of parsing one message.
 
-    Some make the message (schemathesis), some what its data holds (@hey-api/openapi-ts), and openapi-python-client
-    fails to read the text where the schema is no text. OpenAPI itself has a word for streams only since 3.2.
+    Some clients parse a message into a message object (schemathesis), some into its data (@hey-api/openapi-ts).
+    openapi-python-client cannot read the text unless the schema allows a string. OpenAPI describes
+    streams only since version 3.2.
     """
     return {"text/event-stream": {"schema": {"anyOf": [{"type": "string"}, ref(message), ref(data)]}}}
 
 
-def answer(description: str, content: Json | None = None, *headers: str) -> Json:
-    """A response, with the headers that it has of its own, and the one that all have."""
+def described_response(description: str, content: Json | None = None, *headers: str) -> Json:
+    """Return a response with these headers and `X-Request-Id`, which all responses have."""
     shown = {name: {"$ref": f"#/components/headers/{name}"} for name in (*headers, "X-Request-Id")}
     return {"description": description, "headers": shown, **({"content": content} if content else {})}
 
@@ -61,8 +62,8 @@ LINES: Final[Json] = {
     "text/plain": {
         "schema": {
             "type": "string",
-            "description": "With `Accept: text/plain`, for a terminal: one line per event. The first names the job, "
-            "the last is the bare URL, or begins with `Error: ` or `Canceled: `.",
+            "description": "With `Accept: text/plain`: one line for each event, for terminals. The first line has "
+            "the job's id. The last line is the URL alone, or begins with `Error: ` or `Canceled: `.",
         }
     }
 }
@@ -70,7 +71,7 @@ MARKS: Final[Json] = stream("MarkMessage", "Mark")
 BYTES: Final[Json] = {media_type.split(";")[0]: {} for media_type in SERVED}
 ORDER: Final[Json] = {
     "required": True,
-    "description": "Parsed as JSON whatever its Content-Type; at most 1 MiB.",
+    "description": "Read as JSON, whatever its Content-Type. Maximum size: 1 MiB.",
     "content": {
         "application/json": {
             "schema": ref("Order"),
@@ -81,13 +82,14 @@ ORDER: Final[Json] = {
 _FILE: Final[Json] = {
     "type": "string",
     "contentMediaType": "application/octet-stream",
-    # Not of OpenAPI 3.1, where it means nothing; generators know a file by it (three, asked in December 2026).
+    # OpenAPI 3.1 no longer defines this format, but generators recognize a file by it (three tested, 2026-12).
     "format": "binary",
 }
 ASSET: Final[Json] = {
-    # The JSON form is told in words: of two media types, @hey-api/openapi-ts 0.95 sends the JSON one.
-    "description": 'A file of at most `POLLCAST_ASSET_LIMIT` bytes. A JSON body `{"url": "https://..."}` with '
-    "`Content-Type: application/json` is taken instead: that public https URL is fetched.",
+    # The JSON body is described in words, because @hey-api/openapi-ts 0.95 sends JSON if there are two media types.
+    "description": "A file of at most `POLLCAST_ASSET_LIMIT` bytes. Alternatively, send a JSON body "
+    '`{"url": "https://..."}` with `Content-Type: application/json`, and the server fetches the file from that public '
+    "https URL.",
     "required": True,
     "content": {
         "multipart/form-data": {
@@ -105,56 +107,66 @@ def _parameter(name: str, place: str, description: str, **schema: Any) -> Json:
     return {"name": name, "in": place, "description": description, "schema": schema or {"type": "string"}, **required}
 
 
-_YES_AND_NO: Final = ["1", "true", "0", "false"]
+_BOOLEAN_TEXTS: Final = ["1", "true", "0", "false"]
 
 PARAMETERS: Final[Mapping[str, Json]] = {
     parameter["name"]: parameter
     for parameter in (
-        _parameter("job", "path", "A job's id."),
-        _parameter("n", "path", "The output's number; the first is 0.", type="integer", minimum=0),
-        _parameter("asset", "path", "An asset's id."),
+        _parameter("job", "path", "Id of the job."),
+        _parameter("n", "path", "Number of the output. The first is 0.", type="integer", minimum=0),
+        _parameter("asset", "path", "Id of the asset."),
         _parameter(
             "Idempotency-Key",
             "header",
-            "Your own name for this order, kept for a day at the least: the same key and body give the same job, "
-            "another body gives 422.",
+            "A unique value of your choice for this order, stored for at least one day. The same key and body return "
+            "the same job. The same key with another body returns 422.",
             type="string",
             minLength=1,
             maxLength=255,
         ),
-        _parameter("Last-Event-ID", "header", "Go on after this id. What is no id of ours is answered from the start."),
-        _parameter("lastEventId", "query", "`Last-Event-ID`, for who cannot set headers."),
-        _parameter("Range", "header", "One byte range, such as `bytes=0-1023`; what cannot be read is ignored."),
-        _parameter("If-Range", "header", "The range only if this is still the `ETag`."),
-        _parameter("If-None-Match", "header", "The `ETag` that you have: 304 if it is still right."),
-        _parameter("If-Modified-Since", "header", "Passed on to the provider, where the bytes are its own."),
-        _parameter("status", "query", "Only jobs that are this now; empty: all.", enum=["", *map(str, Status)]),
-        _parameter("model", "query", "Only jobs of this model."),
-        _parameter("limit", "query", "How many, at most.", type="integer", minimum=1, maximum=200, default=50),
-        _parameter("before", "query", "The `next` of the page before."),
-        _parameter("after", "query", "An event's number; the newest when absent.", type="integer", minimum=0),
-        _parameter("wait", "query", "Seconds, at most.", type="integer", minimum=0, maximum=60, default=0),
-        _parameter("jobs", "query", "Only these jobs: ids, with commas between. Unknown ones are skipped."),
-        _parameter("marks", "query", "How many timed marks to send.", type="integer", minimum=1, maximum=20),
-        _parameter("gap", "query", "Milliseconds between two.", type="integer", minimum=0, maximum=15_000, default=500),
         _parameter(
-            "silence", "query", "Seconds before the last, without a byte.", type="number", minimum=0, maximum=90
+            "Last-Event-ID", "header", "Id of the last event that you received. An unknown id restarts the stream."
         ),
-        _parameter("dry_run", "query", "Make and charge nothing; say what would be sent.", enum=_YES_AND_NO),
+        _parameter("lastEventId", "query", "The same as `Last-Event-ID`, for clients that cannot set headers."),
+        _parameter("Range", "header", "One byte range, such as `bytes=0-1023`. Other values are ignored."),
+        _parameter("If-Range", "header", "The range applies only if this is the current `ETag`."),
+        _parameter("If-None-Match", "header", "The `ETag` of your copy. Returns 304 if it is current."),
+        _parameter("If-Modified-Since", "header", "Forwarded to the provider, if the provider stores the content."),
+        _parameter(
+            "status", "query", "Return only jobs with this status. Empty returns all.", enum=["", *map(str, Status)]
+        ),
+        _parameter("model", "query", "Return only jobs of this model."),
+        _parameter("limit", "query", "Maximum number of entries.", type="integer", minimum=1, maximum=200, default=50),
+        _parameter("before", "query", "The `next` of the previous page."),
+        _parameter("after", "query", "Number of an event. The default is the newest one.", type="integer", minimum=0),
+        _parameter("wait", "query", "Maximum wait, in seconds.", type="integer", minimum=0, maximum=60, default=0),
+        _parameter(
+            "jobs", "query", "Ids of jobs, separated by commas. Only their events are sent; unknown ids are ignored."
+        ),
+        _parameter("marks", "query", "Number of timed marks to send.", type="integer", minimum=1, maximum=20),
+        _parameter(
+            "gap", "query", "Milliseconds between two marks.", type="integer", minimum=0, maximum=15_000, default=500
+        ),
+        _parameter(
+            "silence", "query", "Seconds without any data before the last mark.", type="number", minimum=0, maximum=90
+        ),
+        _parameter(
+            "dry_run", "query", "Create and charge nothing. Return the request that would be sent.", enum=_BOOLEAN_TEXTS
+        ),
     )
 }
 
 HEADERS: Final[Mapping[str, str]] = {
-    "Location": "Where the job, or the content, is.",
-    "Idempotency-Replayed": "`true` where an earlier request with this key has made the job.",
-    "Retry-After": "Seconds after which to try again, where that is known.",
-    "RateLimit": "How many requests are left (`r`), and in how many seconds there are more (`t`); on every answer to a "
-    "request that is counted.",
-    "RateLimit-Policy": "How many requests (`q`) an account has in how many seconds (`w`).",
+    "Location": "URL of the job or the content.",
+    "Idempotency-Replayed": "`true` if an earlier request with this `Idempotency-Key` created the job.",
+    "Retry-After": "Seconds to wait before the next attempt, if known.",
+    "RateLimit": "Remaining requests (`r`), and seconds until more are available (`t`). In every response to a counted "
+    "request.",
+    "RateLimit-Policy": "Maximum number of requests (`q`) of an account in a window of `w` seconds.",
     "WWW-Authenticate": "`Bearer`.",
-    "Content-Range": "Which bytes, of how many.",
-    "Content-Disposition": "A file name.",
+    "Content-Range": "The range and the total size.",
+    "Content-Disposition": "A suggested file name.",
     "Accept-Ranges": "`bytes`.",
-    "ETag": "Changes with the bytes.",
-    "X-Request-Id": "Names this request in the server's log.",
+    "ETag": "Identifies this version of the content.",
+    "X-Request-Id": "Id of this request, also in the server's log.",
 }

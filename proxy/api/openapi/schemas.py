@@ -1,4 +1,7 @@
-"""The schemas of the document: answers and events from `shapes`, orders from the models that validate them."""
+"""The schemas of the OpenAPI document.
+
+Responses and events come from `shapes`, orders from the models that validate them.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -7,7 +10,7 @@ import orjson
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
-from proxy.api.body import LinkWish
+from proxy.api.body import LinkRequest
 from proxy.api.catalogue import without_nulls
 from proxy.api.openapi import shapes
 from proxy.api.openapi.parts import Json, ref
@@ -28,25 +31,25 @@ _ROOTS: Final[tuple[type[BaseModel], ...]] = (
     shapes.Ledger,
     shapes.Link,
     shapes.Mark,
-    LinkWish,
+    LinkRequest,
 )
 
 
 _RULES: Final = frozenset({"oneOf", "anyOf", "allOf", "if", "then", "else"})
-"""Keywords that say which fields of an order go together. They hold for each order, since each has a `model`."""
+"""Keywords of rules for several fields of an order. They apply to every order, because every order has a `model`."""
 
 
 class _Untitled(GenerateJsonSchema):
-    """Without a title for each field: beside `created_at`, "Created At" says nothing."""
+    """Generates schemas without field titles, because a title like "Created At" only repeats `created_at`."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
-        """Never."""
+        """Return False for every field."""
         del schema
         return False
 
 
 def _without_booleans(schema: Any) -> Any:
-    """The schema with each boolean sub-schema as an object that means the same, which every generator reads."""
+    """Return the schema with boolean subschemas as equivalent objects, which all generators can read."""
     if isinstance(schema, list):
         return [_without_booleans(inner) for inner in schema]
     if not isinstance(schema, dict):
@@ -59,33 +62,35 @@ def _without_booleans(schema: Any) -> Any:
 
 
 def schemas() -> Json:
-    """Every schema, by name."""
-    asked: dict[type[BaseModel], None] = dict.fromkeys([Envelope, *(model.fields for model in MODELS.values())])
-    roots: list[tuple[type[BaseModel], JsonSchemaMode]] = [(kind, "validation") for kind in (*_ROOTS, *asked)]
-    names, made = models_json_schema(roots, ref_template="#/components/schemas/{model}", schema_generator=_Untitled)
-    found: Json = _without_booleans(without_nulls(made["$defs"]))
-    own = {kind: found.pop(_name(names[kind, "validation"])) for kind in asked}
+    """Return all schemas, by name."""
+    order_models: dict[type[BaseModel], None] = dict.fromkeys([Envelope, *(model.fields for model in MODELS.values())])
+    roots: list[tuple[type[BaseModel], JsonSchemaMode]] = [(kind, "validation") for kind in (*_ROOTS, *order_models)]
+    names, generated = models_json_schema(
+        roots, ref_template="#/components/schemas/{model}", schema_generator=_Untitled
+    )
+    found: Json = _without_booleans(without_nulls(generated["$defs"]))
+    own = {kind: found.pop(_name(names[kind, "validation"])) for kind in order_models}
     orders = {
         f"order-{model.name}": _order(model, own[model.fields], own[Envelope]["properties"])
         for model in MODELS.values()
     }
-    made_of: Json = {
+    all_schemas: Json = {
         "Order": _any_order(orders),
         **orders,
         "Message": _message(ref(shapes.Event), ["message"], required=["data", "id"]),
         "MarkMessage": _message(ref(shapes.Mark), ["message"], required=["data", "id"]),
-        # The two named events are marks in the stream: they carry no event of a job, and `reset` no position.
+        # The events `ready` and `reset` carry no event of a job, and `reset` has no id.
         "AccountMessage": _message(
             {"anyOf": [ref(shapes.Event), {"type": "object"}]}, ["message", "ready", "reset"], required=["data"]
         ),
         **found,
     }
-    written: Json = _defaults_in_words(made_of)
-    return written
+    described: Json = _defaults_in_words(all_schemas)
+    return described
 
 
 def _defaults_in_words(schema: Any) -> Any:
-    """The schema with each default in its description: openapi-typescript makes a field with a default required."""
+    """Move defaults into the descriptions, because openapi-typescript makes fields with defaults required."""
     if isinstance(schema, list):
         return [_defaults_in_words(inner) for inner in schema]
     if not isinstance(schema, dict):
@@ -104,7 +109,7 @@ def _name(reference: Mapping[str, Any]) -> str:
 def _any_order(orders: Mapping[str, Json]) -> Json:
     mapping = {order["title"]: ref(name)["$ref"] for name, order in orders.items()}
     return {
-        "description": "What is asked of a model: its own fields, flat, beside the common ones. Null means absent.",
+        "description": "An order: the fields of its model, and the common fields. Null means absent.",
         "oneOf": [ref(name) for name in orders],
         "discriminator": {"propertyName": "model", "mapping": mapping},
     }
@@ -115,7 +120,7 @@ def _order(model: Model, fields: Json, envelope: Json) -> Json:
     rules = {name: schema for name, schema in fields.items() if name in _RULES}
     return {
         **{name: schema for name, schema in fields.items() if name not in _RULES},
-        # Beside `properties`, openapi-python-client takes a `oneOf` for the whole order, and leaves the fields out.
+        # A `oneOf` next to `properties` makes openapi-python-client drop the properties.
         **({"dependentSchemas": {"model": rules}} if rules else {}),
         "title": model.name,
         "description": model.note or f"Makes {model.kind}.",
@@ -123,7 +128,8 @@ def _order(model: Model, fields: Json, envelope: Json) -> Json:
         "properties": {
             "model": {"const": model.name},
             **fields["properties"],
-            "metadata": envelope["metadata"] | {"description": "Echoed in the job and its final event."},
+            "metadata": envelope["metadata"]
+            | {"description": "Your own data. Returned in the job and its final event."},
             **({"extra": extra} if extra else {}),
         },
     }
@@ -137,19 +143,21 @@ def _extra(model: Model, schema: Json) -> Json | None:
     if model.extra == "scalars":
         names["pattern"] = PART_NAME
         scalars = {"additionalProperties": {"type": ["string", "number", "boolean"]}}
-    description = "Merged into the provider's request: what is not named here, and does not raise the provider's cost."
+    description = (
+        "Further fields of the provider's request. Fields that Pollcast sets, or that raise the cost, are refused."
+    )
     return schema | scalars | {"propertyNames": names, "description": description}
 
 
 def _message(data: Json, names: Sequence[str], *, required: Sequence[str]) -> Json:
     return {
         "type": "object",
-        "description": "One frame of a stream, as a parser of server-sent events gives it.",
+        "description": "One event of a stream, as parsers of server-sent events return it.",
         "required": list(required),
         "properties": {
             "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": data},
             "id": {"type": "string", "pattern": "^[0-9]+$"},
             "event": {"enum": list(names), "default": "message"},
-            "retry": {"type": "integer", "description": "Milliseconds to wait before coming back."},
+            "retry": {"type": "integer", "description": "Milliseconds to wait before reconnecting."},
         },
     }

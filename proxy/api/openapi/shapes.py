@@ -1,7 +1,8 @@
-"""The JSON that leaves this server, as models: what `/openapi.json` says of answers and events is made from them.
+"""Models of the JSON that the server sends. `/openapi.json` describes responses and events by them.
 
-Answers are written as plain dicts where they arise. The tests hold real ones against these shapes, with no field more.
-A field with a default is left out where it does not apply; it is never null, save where the type says so.
+The endpoints build plain dicts instead of these models, for speed: every model would validate its fields again. Tests
+compare real responses with these models and allow no other field. A field with a default is omitted where it does not
+apply. It is null only if its type allows null.
 """
 
 from datetime import datetime
@@ -15,7 +16,7 @@ from proxy.store.types import Cause
 
 
 def codes(kind: type[PollcastError]) -> list[str]:
-    """The codes of an error and of all its kinds."""
+    """Return the codes of an error class and its subclasses."""
     own = [kind.code] if "code" in vars(kind) else []
     return own + [code for sub in kind.__subclasses__() for code in codes(sub)]
 
@@ -25,11 +26,11 @@ FinishReason = Literal["stop", "length", "content_filter"]
 Progress = Annotated[float, Field(ge=0, le=100)]
 Tokens = Annotated[int, Field(ge=0)]
 OrNull = WithJsonSchema({"type": ["string", "null"]})
-Next = Annotated[str | None, OrNull, Field(description="The `before` of the next page; null at the end.")]
+Next = Annotated[str | None, OrNull, Field(description="The `before` of the next page; null on the last page.")]
 
 
 class Shape(BaseModel):
-    """An answer, or a part of one."""
+    """A response, or a part of one."""
 
     model_config = ConfigDict(use_attribute_docstrings=True, defer_build=True)
 
@@ -38,46 +39,46 @@ class Shape(BaseModel):
 
 
 class Fault(Shape):
-    """One field that is at fault."""
+    """An invalid field."""
 
     field: str
-    """Its place: `clips.0.avatar_id`."""
+    """Path of the field, such as `clips.0.avatar_id`."""
     message: str
-    """What would be right."""
+    """The reason, and the values that are allowed."""
 
 
 class Error(Shape):
-    """Every answer that is not a success, for every path and method."""
+    """The body of every error response."""
 
     status: Literal["Error"]
     message: str
-    """For a person."""
+    """A message for people."""
     code: str
-    """For a program."""
+    """An error code for programs."""
     errors: list[Fault] | None = None
-    """With `invalid_request`; empty when no field is at fault."""
+    """The invalid fields, with code `invalid_request`. Empty if the error is not about a field."""
 
 
 # --- jobs and their events ---
 
 
 class Output(Shape):
-    """One thing the provider made, or failed to make. Further fields are the provider's own ids and URLs, as text."""
+    """A result of a job, or a failed item of a bulk order. Further fields are the provider's ids and URLs."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, str]
 
     role: Role
     type: str
-    """The media type."""
+    """Media type."""
     url: str | None = None
-    """Can be opened by whoever has it; a failed item has none."""
+    """URL of the content. It needs no key. A failed item has none."""
     unique_id: str | None = None
-    """The item's own, of a bulk order."""
+    """The `unique_id` of the item in a bulk order."""
     status: Literal["Completed", "Error"] | None = None
-    """The item's own, of a bulk order; `Error` for an image that was not made."""
+    """Status of the item in a bulk order. `Error` also marks an image that was not generated."""
     message: str | None = None
-    """Why this item failed."""
+    """The reason why this item failed."""
     thumbnail_url: str | None = None
 
 
@@ -86,76 +87,76 @@ class _Event(Shape):
     job: str
     model: str
     n: Annotated[int, Field(ge=1)]
-    """1, 2, 3 ... without gaps in a job."""
+    """Number of the event in its job: 1, 2, 3, without gaps."""
     at: datetime
-    """UTC."""
+    """Time of the event, in UTC."""
 
 
 class _Final(_Event):
     refunded: Tokens | None = None
-    """Tokens that were given back."""
+    """Refunded tokens."""
     metadata: dict[str, str] | None = None
-    """The order's own."""
+    """The `metadata` of the order."""
 
 
 class Started(_Event):
-    """The job is recorded; always the first event."""
+    """The job was created. Always the first event."""
 
     status: Literal[Status.STARTED]
 
 
 class Processing(_Event):
-    """The provider took it, changed state, or reported progress."""
+    """The provider accepted the order, changed its status, or reported progress."""
 
     status: Literal[Status.PROCESSING]
     detail: str | None = None
-    """The provider's own word; before it has the order, what the order waits for."""
+    """The provider's status text. Before the order is sent, the reason why it waits."""
     progress: Progress | None = None
-    """Per cent; only when the provider gives one; never goes back."""
+    """Progress in percent, if the provider reports it. It never decreases."""
     outputs: list[Output] | None = None
-    """Those finished since the last event."""
+    """Outputs finished since the previous event."""
     delta: str | None = None
-    """The next piece of streamed text."""
+    """The next part of a streamed text."""
     offset: Annotated[int, Field(ge=0)] | None = None
-    """Where `delta` begins, in characters."""
+    """Position of `delta` in the text, in characters."""
 
 
 class Completed(_Final):
-    """Final: all that there will be is there."""
+    """Final: the job completed, and all outputs are available."""
 
     status: Literal[Status.COMPLETED]
     url: str
-    """The first succeeded output's."""
+    """URL of the first successful output."""
     outputs: list[Output]
     text: str | None = None
-    """What a text model wrote."""
+    """The whole text of a text model."""
     finish_reason: FinishReason | None = None
-    """Why a text ends there, where the provider says so: at its end, at the limit of its length, or filtered."""
+    """The reason why a text ends, if the provider reports one: complete, too long, or filtered."""
 
 
 class Failed(_Final):
-    """Final: the job failed; its tokens are given back."""
+    """Final: the job failed. Its tokens are refunded."""
 
     status: Literal[Status.ERROR]
     message: str
-    """For a person; the provider's own words where it has any."""
+    """A message for people, in the provider's words if it gave a reason."""
     code: JobCode
-    """For a program."""
+    """An error code for programs."""
 
 
 class Canceled(_Final):
-    """Final: by the client, or by the provider's word."""
+    """Final: the job was canceled by the client or the provider."""
 
     status: Literal[Status.CANCELED]
     message: str
 
 
 class Event(RootModel[Annotated[Started | Processing | Completed | Failed | Canceled, Field(discriminator="status")]]):
-    """What a stream tells. Exactly one final event, always the last."""
+    """An event of a job. Exactly one event of a job is final, and it is the last one."""
 
 
 class JobLinks(Shape):
-    """Where the job's own things are; `events` and `content` are Links: they need no key, and expire."""
+    """URLs of the job. `events` and `content` are Links: they need no key, and they expire."""
 
     self: str
     events: str
@@ -163,86 +164,86 @@ class JobLinks(Shape):
 
 
 class Eta(Shape):
-    """Seconds to the end, as the model's jobs that were completed here tell: nine of ten lie between."""
+    """Estimated remaining seconds, from completed jobs of the same model. It covers nine of ten of them."""
 
     low: Annotated[int, Field(ge=0)]
     high: Annotated[int, Field(ge=0)]
 
 
 class Job(Shape):
-    """An order's life, as it is now."""
+    """A job, with its current status."""
 
     id: str
     model: str
     status: Status
     event: Annotated[int, Field(ge=1)]
-    """The newest event's number."""
+    """Number of the newest event."""
     detail: str | None = None
-    """The provider's newest word; before it has the order, what the order waits for."""
+    """The provider's newest status text. Before the order is sent, the reason why it waits."""
     progress: Progress | None = None
     eta: Eta | None = None
-    """While it is unfinished, once enough jobs of the model have been completed here."""
+    """Only for an unfinished job, once enough jobs of its model have completed."""
     polled_at: datetime | None = None
-    """When the provider was last asked; while it is unfinished, from the node that asks."""
+    """Time of the newest status request to the provider. Only while unfinished, and only from the node that polls."""
     url: str | None = None
-    """The first succeeded output's."""
+    """URL of the first successful output."""
     outputs: list[Output] | None = None
     message: str | None = None
-    """Why it failed or was canceled."""
+    """The reason why the job failed or was canceled."""
     code: JobCode | None = None
-    """Why it failed, for a program."""
+    """The error code of a failed job."""
     finish_reason: FinishReason | None = None
-    """Why a text ends there, where the provider says so."""
+    """The reason why a text ends, if the provider reports one."""
     tokens: Tokens
-    """What it was charged."""
+    """Charged tokens."""
     refunded: Tokens
     metadata: dict[str, str]
     created_at: datetime
     updated_at: datetime
     order: dict[str, Any]
-    """What was asked, with the defaults that were filled in."""
+    """The order, with default values filled in."""
     links: JobLinks
 
 
 class JobList(Shape):
-    """Jobs, newest first."""
+    """A page of jobs, newest first."""
 
     jobs: list[Job]
     next: Next
 
 
 class FormPart(Shape):
-    """A part of a multipart body; a file is a placeholder in words."""
+    """A part of a multipart body. Files are shown as placeholders."""
 
     name: str
     value: str
 
 
 class ProviderRequest(Shape):
-    """A request to a provider, without its credential; uploads are placeholders."""
+    """A request to a provider, without its credential. Uploads are shown as placeholders."""
 
     method: Literal["POST"]
     url: str
     query: dict[str, str]
     headers: dict[str, str]
-    # Not called `json`, which is a method of every model.
+    # The attribute cannot be called `json`, because every pydantic model has a method of that name.
     body: Annotated[dict[str, Any] | list[Any] | None, Field(alias="json")] = None
-    """Its body, where it is JSON."""
+    """The body, if it is JSON."""
     form: list[FormPart] | None = None
-    """Its body, where it is multipart."""
+    """The body, if it is multipart."""
 
 
 class DryRun(Shape):
-    """What an order would do; nothing was made, nothing was charged."""
+    """The result of a dry run: the provider's request and the price. Nothing was created or charged."""
 
     provider: str
     request: ProviderRequest
     tokens: Tokens
-    """The price."""
+    """Price of the order."""
 
 
 class Link(Shape):
-    """A signed, expiring URL that works without a key."""
+    """A signed URL that needs no key and expires."""
 
     url: str
     expires_at: datetime
@@ -252,84 +253,84 @@ class Link(Shape):
 
 
 class Asset(Shape):
-    """Bytes that a client brought in; `id` is what an order's media fields take."""
+    """An uploaded file. Use its `id` in the media fields of an order."""
 
     id: str
     type: str
     size: Annotated[int, Field(ge=0)]
-    """Bytes."""
+    """Size in bytes."""
     url: str
-    """A Link to its bytes."""
+    """A Link to the content."""
     created_at: datetime
 
 
 class Account(Shape):
-    """Who calls, and the tokens it holds."""
+    """Your account and its balance of tokens."""
 
     name: str
     tokens: Tokens
 
 
 class Entry(Shape):
-    """One movement of tokens."""
+    """A charge, refund or grant of tokens."""
 
     id: str
     tokens: int
-    """Signed: what was taken is negative."""
+    """Amount. A charge is negative."""
     cause: Cause
     job: Annotated[str | None, OrNull]
     at: datetime
 
 
 class Ledger(Shape):
-    """What moved the tokens, newest first; the sum of all is the balance."""
+    """A page of ledger entries, newest first. The sum of all entries is the balance."""
 
     entries: list[Entry]
     next: Next
 
 
 class Style(Shape):
-    """A value of a model's `style`, and its name."""
+    """A value of a model's `style`, and its display name."""
 
     value: str
     name: str
 
 
 class ModelEntry(Shape):
-    """A model that can be ordered by its `id`."""
+    """A model. Its `id` is the `model` of an order."""
 
     id: str
     provider: str
     kind: Kind
     tokens: Tokens
-    """The price of one."""
+    """Price of one output."""
     available: bool
-    """Whether it can be ordered here and now."""
+    """True if the model can be ordered now."""
     note: str
     typical_seconds: Annotated[list[int], Field(min_length=2, max_length=2)]
-    """From, to."""
+    """Typical duration in seconds, as [minimum, maximum]."""
     fields: dict[str, Any]
-    """The model's own fields, as JSON Schema."""
+    """JSON Schema of the model's own fields."""
     styles: list[Style]
 
 
 class Catalogue(Shape):
-    """All models."""
+    """The available models."""
 
     models: list[ModelEntry]
 
 
 class Mark(Shape):
-    """One of the timed marks that `/api/ping` sends."""
+    """A timed mark of `/api/ping`."""
 
     mark: Annotated[int, Field(ge=1)]
     of: Annotated[int, Field(ge=1)]
     at: datetime
     heartbeat: float
-    """Seconds of silence after which a stream says something."""
+    """Interval of the heartbeats in streams, in seconds."""
 
 
 class Health(Shape):
-    """All is well."""
+    """The server is healthy."""
 
     status: Literal["ok"]
