@@ -38,6 +38,9 @@ lock:  ## remake the lock files with the newest versions that pyproject.toml all
 run: $(RUNS)  ## a server against the built-in simulator, with a ready curl command
 	@$(BIN)/python server.py serve --demo
 
+# The tests start hundreds of Python processes: without bytecode files, each compiles the modules again.
+test test-wide cover: export PYTHONDONTWRITEBYTECODE =
+
 test: $(READY)  ## every test but the wide ones, in under five minutes
 	$(BIN)/python -m pytest -n 4 --max-worker-restart 4 -m 'not wide'
 
