@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from proxy.api.times import ApiTimes
+from proxy.upstream.times import UpstreamTimes
 from tests.api.test_api import error_of
 from tests.support.deployment import Deployment
 from tests.support.site import Handler, Site
@@ -100,11 +101,9 @@ async def test_content_of_another_account_s_job_is_not_found(deployment: Deploym
 
 @pytest.mark.parametrize("fault", ["cut", "stall"])
 async def test_an_incomplete_file_ends_with_an_error(
-    relaying: Deployment, fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    relaying: Deployment, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from aiohttp import ClientTimeout
-
-    monkeypatch.setattr("proxy.upstream.fetch._TIMEOUT", ClientTimeout(total=None, sock_read=0.2))
+    relaying.upstream_times = UpstreamTimes(fetch_silence=0.2)
     async with relaying as deployment:
         path = await content_of(deployment, "gaga-1", prompt="Hello")
         deployment.simulator.fault("media.get", fault)
