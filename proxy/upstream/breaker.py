@@ -79,6 +79,8 @@ class Breaker:
 
     async def hold(self, *, paid: bool = False) -> float:
         """Return the seconds that a request must wait. With 0 it is sent now, as the trial if one is due."""
+        if not self._until:
+            return 0.0
         now, sender = self._clock.monotonic(), subject.get()
         if not self._is_open(now) or (sender and self._is_healthy(sender.account)):
             return 0.0

@@ -208,8 +208,7 @@ class Upstream:
 
         None without a redirect, or if it leaves the provider's origin.
         """
-        location = answer.headers.get("location")
-        if answer.status not in {301, 302, 303, 307, 308} or not location:
+        if answer.status not in {301, 302, 303, 307, 308} or not (location := answer.headers.get("location")):
             return None
         try:
             target = URL(self.url(path)).join(parse_verbatim(location))
