@@ -1,8 +1,8 @@
-"""Part 2: thousands of exchanges with upstreams that do everything wrong, over real sockets, in one process.
+"""Part 2: thousands of exchanges with upstreams that fail in every way, over real sockets, in one process.
 
-Time runs `FACTOR` times as fast as ours, for the server and for the providers. What cannot be told of a clock is made
-short: the real time-outs of `proxy.upstream.client` are replaced by milliseconds. The providers' own clock wobbles, so
-that states and progress run backwards, and now and then all of them are away.
+The clock of the server and the providers runs `FACTOR` times as fast as real time. Timeouts of sockets are real, so
+they are shortened (`TIMES`). The providers' clock wobbles, so that states and progress run backwards, and sometimes all
+of them are away.
 """
 
 import asyncio
@@ -14,11 +14,9 @@ from datetime import datetime
 from pathlib import Path
 from random import Random
 from time import monotonic
-from unittest import mock
-
-from aiohttp import ClientTimeout
 
 from proxy.simulator import Fault, Kind, Received, Simulator
+from proxy.upstream.times import UpstreamTimes
 from tests.chaos import stores
 from tests.chaos.clients import Client, connected
 from tests.chaos.ear import Ear
@@ -36,12 +34,9 @@ PATIENCE = 60.0
 """Seconds, of ours, in which everything must be over after the last order."""
 LATE = 60.0
 """Seconds that one exchange may take beyond a deadline: the longest time-out, and a busy machine's own slowness."""
-TIMEOUTS = {
-    "_READ": ClientTimeout(total=0.5, connect=0.3, sock_read=0.3),
-    "_UPLOAD": ClientTimeout(total=0.5, connect=0.3, sock_read=0.3),
-    "_SUBMIT": ClientTimeout(total=0.6, connect=0.3, sock_read=0.4),
-    "_STREAM": ClientTimeout(total=None, connect=0.3, sock_read=0.4),
-}
+TIMES = UpstreamTimes(
+    connect=0.3, connect_in_all=0.3, read_silence=0.3, upload_silence=0.3, submit_silence=0.4, stream_silence=0.4
+)
 
 AT_ONCE = (
     Kind.BAD_REQUEST,
@@ -209,11 +204,10 @@ def _time(event: Event) -> float:
 async def _opened(number: int, seed: int, store: str) -> AsyncIterator[Exchanges]:
     chance = Random(seed)
     async with AsyncExitStack() as stack:
-        for name, bounds in TIMEOUTS.items():
-            stack.enter_context(mock.patch(f"proxy.upstream.client.{name}", bounds))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         clock = RunningClock()
         deployment = Deployment(folder, clock, provider={"deadline": DEADLINE}, providers={"Gaga": {"concurrency": 6}})
+        deployment.upstream_times = TIMES
         deployment.store_url = stack.enter_context(stores.opened(store, folder))
         deployment.simulator = Simulator(
             seed=seed, now=lambda: clock.now() + chance.uniform(-WOBBLE, WOBBLE), sleep=clock.sleep
