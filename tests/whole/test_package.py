@@ -89,7 +89,7 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
 
 
 @pytest.mark.wide
-def test_the_installed_demo_makes_a_film_serves_its_pages_and_stops_when_told(
+def test_the_installed_demo_serves_a_job_and_its_pages(
     demo: tuple[str, str, "subprocess.Popen[str]"], programs: Path, tmp_path: Path
 ) -> None:
     url, key, process = demo

@@ -109,9 +109,7 @@ async def test_events_come_one_by_one_and_after_the_end_comes_204(real: Deployme
 
 
 @each_front
-async def test_heartbeats_keep_an_idle_stream_open_past_a_time_out_of_five_seconds(
-    real: Deployment, front: Front
-) -> None:
+async def test_heartbeats_keep_an_idle_stream_open_past_a_proxy_timeout(real: Deployment, front: Front) -> None:
     async with behind(real, front) as served:
         stuck = await served.http.post("/api/jobs", json={"model": "gaga-1", "prompt": "[stuck]"})
         heartbeats: list[float] = []
@@ -155,7 +153,7 @@ async def test_a_large_file_goes_in_and_comes_out_again(real: Deployment, front:
         assert (await served.http.get(served.through(asset.json()["url"]))).content == film
 
 
-async def test_a_stream_that_the_server_breaks_off_is_not_made_to_look_whole(real: Deployment) -> None:
+async def test_a_proxy_does_not_make_a_broken_stream_look_complete(real: Deployment) -> None:
     # Not so by Caddy 2.6.2, which ends it as if it were over; the README says so.
     async with behind(real, readme_nginx) as served:
         order = {"model": "gaga-1", "prompt": "[stuck]"}

@@ -118,9 +118,7 @@ def orders(word: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.timeout(120)
-async def test_no_secret_is_in_a_log_an_error_an_event_or_a_page(
-    planted: Deployment, log: dict[str, io.StringIO]
-) -> None:
+async def test_no_secret_reaches_a_log_an_error_or_a_page(planted: Deployment, log: dict[str, io.StringIO]) -> None:
     told = Told()
     await everything(planted, told)
     signatures = set(re.findall(r"signature=([\w-]{20,})", told.text))

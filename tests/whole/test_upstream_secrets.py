@@ -252,9 +252,7 @@ async def test_no_refusal_of_ours_brings_out_a_secret(told: Told, caplog: pytest
     assert_kept(told, logged(caplog))
 
 
-async def test_neither_a_cancel_nor_a_restart_nor_a_key_that_is_refused_brings_out_a_secret(
-    told: Told, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_cancels_restarts_and_refused_keys_reveal_no_secret(told: Told, caplog: pytest.LogCaptureFixture) -> None:
     deployment = told.deployment
     canceled = await deployment.submit("gaga-1", prompt="[stuck]")
     await told.ask("POST", f"/api/jobs/{canceled['id']}/cancel")
