@@ -185,7 +185,7 @@ def test_the_project_of_gan_ai_is_a_setting(env: pytest.MonkeyPatch) -> None:
     assert load(GanAiSettings).project_id == "p-1"
 
 
-# --- what is wrong is named ---
+# --- invalid values ---
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_a_provider_key_unfit_for_a_header_is_refused_unquoted(env: pytest.Monke
     assert "sk-one" not in complaint(GagaSettings)
 
 
-# --- what is not known ---
+# --- unknown variables ---
 
 
 @pytest.mark.parametrize(

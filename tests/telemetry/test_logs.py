@@ -1,4 +1,4 @@
-"""What the log looks like, and what it never shows."""
+"""Log formats, and secrets masked in logs."""
 
 import logging
 import sys

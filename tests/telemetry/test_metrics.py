@@ -1,4 +1,4 @@
-"""What Prometheus is told, and who may read it."""
+"""Metrics for Prometheus, and access to them."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""The flight recorder: what it keeps, what it never keeps, and that a job it recorded can be met again."""
+"""Traces: their content, their limits, and the replay of a recorded job."""
 
 import asyncio
 import os
@@ -205,7 +205,7 @@ async def test_a_recorded_job_that_is_replayed_ends_the_same_way(
 
 
 def told(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What events say, but for whose and when they are, and how streamed text was cut into pieces."""
+    """Return the content of events without ids and times, with streamed text joined."""
     names = ("status", "code", "detail", "progress", "message", "text", "refunded")
     return [{name: event.get(name) for name in names} for event in events if "delta" not in event]
 

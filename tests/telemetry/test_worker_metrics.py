@@ -1,4 +1,4 @@
-"""What the workers on one port tell each other."""
+"""Metrics across worker processes."""
 
 import asyncio
 from pathlib import Path

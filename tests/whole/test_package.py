@@ -1,6 +1,6 @@
 """The wheel, as a stranger uses it: in an environment of its own, with no checkout in sight.
 
-It is built and installed from the package index. Where that cannot be reached the test is skipped, save in CI.
+It is built and installed from the package index. Where that cannot be reached the test is skipped, except in CI.
 """
 
 import os
@@ -48,7 +48,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def programs(wheel: Path) -> Path:
-    """The directory of the commands of a fresh environment that holds the wheel and what it asks for."""
+    """Return the folder of commands in a fresh environment with the wheel and its dependencies."""
     folder = wheel.parent
     assert run(sys.executable, "-m", "venv", folder / "venv", folder=folder).returncode == 0
     install(folder / "venv/bin/python", "-m", "pip", "install", "--quiet", wheel, folder=folder)
