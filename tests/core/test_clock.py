@@ -101,7 +101,7 @@ def test_a_slow_correction_is_no_step(clock: SettableClock) -> None:
     assert steps.is_settled()
 
 
-# --- what is under way ---
+# --- running jobs ---
 
 
 @pytest.mark.parametrize("step", [7200, -7200])
@@ -147,11 +147,11 @@ async def test_a_key_is_asked_about_again_after_the_clock_was_set_back(
     assert (await settable.http.get("/api/account")).status_code == 401
 
 
-# --- what is kept ---
+# --- retention ---
 
 
 async def some_looks() -> None:
-    """Let several looks for what is old pass."""
+    """Wait for several runs of the retention loop."""
     await asyncio.sleep(0.1)
 
 
@@ -175,7 +175,7 @@ async def asset_and_job(deployment: Deployment) -> None:
 
 
 async def left(deployment: Deployment) -> tuple[int, int, int]:
-    """How many jobs there are, assets' and outputs' files, and traces."""
+    """Return the numbers of jobs, of stored files and of traces."""
     jobs = len((await deployment.http.get("/api/jobs")).json()["jobs"])
     # `os.walk` passes over folders that disappear meanwhile; `rglob` does not.
     files = [file for _, _, names in os.walk(deployment.folder / "assets") for file in names]

@@ -1,4 +1,4 @@
-"""What Pollcast writes is its operator's: folders 700, files 600, whichever command comes first."""
+"""Permissions of files: folders are 700 and files 600, no matter which command creates them."""
 
 import os
 import stat
@@ -24,7 +24,7 @@ SERVER = [sys.executable, str(ROOT / "server.py")]
 
 
 def wide(folder: Path) -> list[str]:
-    """What users other than the owner can open, below a folder."""
+    """Return the files below a folder that users other than the owner can open."""
     found = [folder / name for name in folder.iterdir()]
     found += [path for place in found if place.is_dir() for path in place.rglob("*")]
     return [f"{path.relative_to(folder)} {path.stat().st_mode:o}" for path in found if path.stat().st_mode & 0o077]

@@ -89,7 +89,7 @@ def test_the_job_that_an_event_follows_is_not_changed() -> None:
 # --- orders and outputs ---
 
 
-def test_an_order_is_shown_flat_with_metadata_and_extra_where_they_hold_something() -> None:
+def test_an_order_as_json_is_flat_and_omits_empty_parts() -> None:
     order = Order("gaga-1", {"prompt": "A cat"})
     assert order.as_json() == {"model": "gaga-1", "prompt": "A cat"}
     full = replace(order, metadata={"user": "7"}, extra={"tier": 2})
@@ -124,7 +124,7 @@ def test_an_output_is_read_back_from_its_record_as_json(output: Output) -> None:
         assert read.status is output.status
 
 
-def test_an_output_is_shown_without_what_it_does_not_have_and_with_the_provider_s_ids_flat() -> None:
+def test_an_output_as_json_omits_absent_fields_and_flattens_ids() -> None:
     assert VIDEO.as_json(VIDEO.url) == {"url": "https://cdn.example.com/cat.mp4", "role": "video", "type": "video/mp4"}
     assert FULL_OUTPUT.as_json("https://x.example/") == {
         "url": "https://x.example/",

@@ -52,7 +52,7 @@ def refused(links: Links, path: str, query: str) -> bool:
 # --- a Link that is believed ---
 
 
-def test_a_link_is_an_absolute_url_that_names_the_key_of_its_maker(links: Links) -> None:
+def test_a_link_is_an_absolute_url_with_its_key_s_id(links: Links) -> None:
     link = links.sign(PATH, "key_1")
     assert link.startswith("https://cast.example.com/api/jobs/job_1/events?key=key_1&expires=1800003600&signature=")
     assert believed(links, PATH, query_of(link)) == "key_1"
@@ -173,7 +173,7 @@ def test_a_link_of_another_secret_is_refused(links: Links, clock: JumpClock) -> 
     assert refused(links, PATH, query_of(make(clock, b"t" * 32).sign(PATH, "key_1")))
 
 
-def test_an_old_secret_is_believed_while_it_is_given_and_signs_no_more(clock: JumpClock) -> None:
+def test_an_old_secret_verifies_links_but_signs_none(clock: JumpClock) -> None:
     old, new = b"o" * 32, b"n" * 32
     before, during, after = make(clock, old), make(clock, new, old), make(clock, new)
     link = query_of(before.sign(PATH, "key_1"))

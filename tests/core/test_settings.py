@@ -91,9 +91,7 @@ def test_what_is_no_duration_is_told_what_would_be_one(env: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize(("text", "meant"), [("Public", "public"), ("OFF", "off"), ("Office", "Office")])
-def test_public_and_off_are_written_in_any_case_and_a_token_as_it_is(
-    env: pytest.MonkeyPatch, text: str, meant: str
-) -> None:
+def test_public_and_off_ignore_case_but_a_token_keeps_it(env: pytest.MonkeyPatch, text: str, meant: str) -> None:
     env.setenv("POLLCAST_METRICS", text)
     assert load(Settings).metrics.get_secret_value() == meant
 
@@ -187,7 +185,7 @@ def test_the_project_of_gan_ai_is_a_setting(env: pytest.MonkeyPatch) -> None:
     assert load(GanAiSettings).project_id == "p-1"
 
 
-# --- what is wrong is named ---
+# --- invalid values ---
 
 
 @pytest.mark.parametrize(
@@ -256,7 +254,7 @@ def test_prices_that_are_not_json_are_told_so(env: pytest.MonkeyPatch) -> None:
     assert complaint(Settings) == "POLLCAST_TOKENS: must be JSON"
 
 
-def test_a_base_url_that_is_no_origin_is_told_what_would_be_right(env: pytest.MonkeyPatch) -> None:
+def test_an_invalid_base_url_is_refused_with_a_valid_example(env: pytest.MonkeyPatch) -> None:
     env.setenv("GAGA_BASE_URL", "api.gaga.art")
     assert complaint(GagaSettings) == "GAGA_BASE_URL: must be an origin such as https://api.example.com, without /v1"
 
@@ -268,7 +266,7 @@ def test_a_base_url_with_more_than_an_origin_is_refused(env: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize("port", ["0", "99999", "http"])
-def test_a_url_whose_port_is_none_is_refused_by_the_setting_s_name(env: pytest.MonkeyPatch, port: str) -> None:
+def test_a_url_with_an_invalid_port_is_refused_by_setting_name(env: pytest.MonkeyPatch, port: str) -> None:
     env.setenv("GAGA_BASE_URL", f"http://gateway.example:{port}")
     with pytest.raises(BadSetting, match="GAGA_BASE_URL"):
         load(GagaSettings)
@@ -305,13 +303,13 @@ def test_a_value_that_would_only_fail_later_is_refused_now(env: pytest.MonkeyPat
     assert complaint(Settings).startswith(f"{name}: ")
 
 
-def test_a_provider_key_that_no_header_can_carry_is_refused_without_showing_it(env: pytest.MonkeyPatch) -> None:
+def test_a_provider_key_unfit_for_a_header_is_refused_unquoted(env: pytest.MonkeyPatch) -> None:
     env.setenv("GAGA_API_KEY", "sk-one\ntwo")
     assert complaint(GagaSettings).startswith("GAGA_API_KEY: ")
     assert "sk-one" not in complaint(GagaSettings)
 
 
-# --- what is not known ---
+# --- unknown variables ---
 
 
 @pytest.mark.parametrize(
@@ -332,7 +330,7 @@ def test_an_unknown_setting_in_the_file_dot_env_is_told_too(tmp_path: Path) -> N
     assert unknown_variables() == ["POLLCAST_RETENTIONS is not a setting; the nearest is POLLCAST_RETENTION"]
 
 
-def test_settings_of_the_server_of_its_clients_and_of_others_are_not_unknown(env: pytest.MonkeyPatch) -> None:
+def test_server_client_and_foreign_variables_are_not_reported(env: pytest.MonkeyPatch) -> None:
     for name in ("POLLCAST_PORT", "pollcast_host", "POLLCAST_KEY", "POLLCAST_SERVER", "GAGA_VERSION", "POLL"):
         env.setenv(name, "1")
     assert unknown_variables() == []

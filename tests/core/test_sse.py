@@ -66,7 +66,7 @@ def test_a_heartbeat_is_one_comment_line_and_no_blank_line() -> None:
     assert sse.HEARTBEAT == b": keep-alive\n"
 
 
-def test_a_heartbeat_and_a_retry_line_before_a_frame_are_no_message_and_no_part_of_one() -> None:
+def test_heartbeats_and_retry_lines_are_no_part_of_a_message() -> None:
     assert parse(sse.RETRY + sse.HEARTBEAT + sse.frame(b"{}", 1)) == [Message("{}", "message", "1")]
 
 
@@ -75,7 +75,7 @@ def test_a_heartbeat_and_a_retry_line_before_a_frame_are_no_message_and_no_part_
     ["\n", "\r", "\r\n", "\0", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"],
     ids=lambda text: text.encode("unicode_escape").decode(),
 )
-def test_a_line_end_of_any_kind_in_a_message_neither_breaks_the_frame_nor_is_lost(separator: str) -> None:
+def test_line_ends_in_a_message_survive_framing(separator: str) -> None:
     message = f"one{separator}id: 9{separator}{separator}data: two"
     frame = sse.frame(encoded(message), 2)
     assert len(frame.splitlines()) == len(frame.decode().splitlines()) == 3
@@ -99,12 +99,12 @@ def test_the_lines_of_a_stock_ticker_are_one_message() -> None:
     assert parse(b"data: YHOO\ndata: +2\ndata: 10\n\n") == [Message("YHOO\n+2\n10")]
 
 
-def test_a_comment_fires_nothing_an_id_is_set_and_an_empty_id_resets_it() -> None:
+def test_comments_are_ignored_and_an_empty_id_resets_it() -> None:
     stream = b": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n\n"
     assert parse(stream) == [Message("first event", id="1"), Message("second event"), Message(" third event")]
 
 
-def test_data_lines_without_a_colon_are_empty_and_the_last_block_needs_its_blank_line() -> None:
+def test_data_without_a_colon_is_empty_and_blocks_need_blank_lines() -> None:
     assert data_of("data\n\ndata\ndata\n\ndata:") == ["", "\n"]
 
 
@@ -175,14 +175,14 @@ def test_line_ends_may_be_mixed(lines: list[str], data: st.DataObject) -> None:
     assert parse(mixed.encode()) == parse("".join(line + "\r" for line in lines).encode())
 
 
-def test_a_message_is_told_at_its_cr_before_the_next_byte_is_known() -> None:
+def test_a_message_is_yielded_at_its_cr_without_the_next_byte() -> None:
     parser = Parser()
     assert list(parser.feed(b"data: 1\r\r")) == [Message("1")]
     assert list(parser.feed(b"\ndata: 2\r\n\r")) == [Message("2")]
 
 
 @pytest.mark.parametrize("rest", [b"data: 2", b"data: 2\n", b"data: 2\r"])
-def test_a_stream_that_ends_cleanly_gives_its_last_message_without_the_blank_line(rest: bytes) -> None:
+def test_a_clean_end_yields_a_message_without_blank_line(rest: bytes) -> None:
     # The standard would drop it; AI-Now's page shows streams that end so.
     parser = Parser()
     assert list(parser.feed(b"data: 1\n\n" + rest)) == [Message("1")]
@@ -232,5 +232,5 @@ def test_a_chunk_says_its_length_in_hexadecimal() -> None:
     assert sse.chunk(b"x" * 31) == b"1f\r\n" + b"x" * 31 + b"\r\n"
 
 
-def test_no_bytes_are_no_chunk_because_an_empty_one_would_end_the_body() -> None:
+def test_empty_data_gives_no_chunk() -> None:
     assert sse.chunk(b"") == b""

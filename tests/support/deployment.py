@@ -67,7 +67,7 @@ class Deployment:
     upstream_times: UpstreamTimes = field(default_factory=UpstreamTimes)
     """Timeouts and intervals of requests to providers and to clients' URLs."""
     timeouts: Timeouts | None = None
-    """How long clients may take; the server's own, unless it is given."""
+    """Timeouts for clients; None for the server's defaults."""
     runner_times: RunnerTimes = field(default_factory=RunnerTimes)
     """Intervals and time limits of the runner."""
     runner_limits: RunnerLimits = field(default_factory=RunnerLimits)

@@ -1,4 +1,4 @@
-"""What stands between a client and its server, such as a CDN: it passes requests on, or answers in its own words."""
+"""A gateway such as a CDN: it forwards requests, or answers them with errors of its own."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

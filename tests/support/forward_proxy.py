@@ -10,9 +10,9 @@ HEAD_END = b"\r\n\r\n"
 
 
 class ForwardProxy:
-    """Forwards to wherever it is asked; `refusal` is what it answers instead, if it is given.
+    """An HTTP forward proxy. If `refusal` is given, it answers with that instead.
 
-    With `credentials` (`user:password`) it answers 407 to whoever lacks them.
+    With `credentials` (`user:password`) it answers 407 to clients without them.
     """
 
     def __init__(self, credentials: str = "", refusal: bytes | None = None) -> None:
@@ -34,7 +34,7 @@ class ForwardProxy:
         self._server.close()
 
     def targets(self) -> list[str]:
-        """What was asked for, without the method and the version."""
+        """The request target, without method and version."""
         return [head.split(b" ")[1].decode() for head in self.heads]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

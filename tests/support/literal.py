@@ -1,4 +1,4 @@
-"""A provider that says what it is told to say: scripted answers, and a record of what it was asked.
+"""A provider with scripted answers, which records its requests.
 
 It knows no provider: the documents stand in the tests, in the shape of the providers' own pages.
 """
@@ -35,7 +35,7 @@ def said(document: object, status: int = 200, **headers: str) -> Reply:
 
 
 def page(status: int) -> Reply:
-    """What a proxy in front of an API says."""
+    """An answer of a gateway in front of an API."""
     return Reply((b"<html><body>Bad Gateway</body></html>",), status, "text/html")
 
 
@@ -48,7 +48,7 @@ def moved(url: str) -> Reply:
 
 
 def streamed(*pieces: bytes, cut: bool = False, held: bool = False) -> Reply:
-    """Server-sent events, as they stand."""
+    """Server-sent events, sent verbatim."""
     return Reply(pieces, content_type="text/event-stream", streamed=True, cut=cut, held=held)
 
 

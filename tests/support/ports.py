@@ -1,4 +1,4 @@
-"""Ports for servers that are told theirs before they listen."""
+"""Free ports for servers that need a port number before they listen."""
 
 import random
 import socket
@@ -6,7 +6,7 @@ from contextlib import suppress
 
 
 def free_port() -> int:
-    """A port that nobody listens on, nor will by chance before it is used.
+    """Return a free port that no other process gets by chance before it is used.
 
     Those that Linux gives out by itself begin at 32768: one of them could be another test's a moment later.
     """

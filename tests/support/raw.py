@@ -18,7 +18,7 @@ class Said:
 
 
 Frame = Callable[[bytes], Said]
-"""How a body is framed."""
+"""The framing of a body."""
 
 
 def head(*fields: str, status: str = "200 OK", content_type: str = "application/json") -> bytes:

@@ -1,4 +1,4 @@
-"""A web server of a few lines at the other end of a real socket, for what is smaller than a provider."""
+"""A minimal web server on a real socket, for tests that need no provider."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,7 +14,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Site:
-    """One answer on a port of its own; it keeps what it was asked."""
+    """Serves one answer on its own port and records its requests."""
 
     def __init__(self, answer: Handler) -> None:
         self._answer = answer

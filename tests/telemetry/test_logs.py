@@ -1,4 +1,4 @@
-"""What the log looks like, and what it never shows."""
+"""Log formats, and secrets masked in logs."""
 
 import logging
 import sys
@@ -111,7 +111,7 @@ def test_what_stands_beside_a_secret_is_still_told() -> None:
     assert line.endswith("/api/events?key=key_1&signature=***&jobs=a")
 
 
-def test_a_secret_that_is_a_word_of_its_own_does_not_blot_out_the_log() -> None:
+def test_a_very_short_secret_does_not_mask_ordinary_words() -> None:
     mask = Mask()
     mask.hide(["e", ""])
     assert mask("there it is") == "there it is"

@@ -1,4 +1,4 @@
-"""What Prometheus is told, and who may read it."""
+"""Metrics for Prometheus, and access to them."""
 
 import asyncio
 import re
@@ -18,7 +18,7 @@ async def scraped(deployment: Deployment) -> dict[str, float]:
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
 
 
-async def test_a_finished_job_is_counted_with_its_duration_its_submit_and_its_polls(deployment: Deployment) -> None:
+async def test_a_finished_job_counts_its_duration_submit_and_polls(deployment: Deployment) -> None:
     await deployment.generate("gaga-1", prompt="Hello")
     told = await scraped(deployment)
     assert told['pollcast_jobs_ended_total{code="",model="gaga-1",status="Completed"}'] == 1
@@ -31,7 +31,7 @@ async def test_a_finished_job_is_counted_with_its_duration_its_submit_and_its_po
     assert told['pollcast_store_seconds_count{call="append"}'] > 0
 
 
-async def test_a_poll_that_is_broken_off_is_not_counted_as_the_one_before_it(unstarted: Deployment) -> None:
+async def test_an_interrupted_poll_has_its_own_outcome(unstarted: Deployment) -> None:
     unstarted.provider = {"deadline": 1e9}
     async with unstarted as deployment:
         deployment.simulator.fault("gaga.check", "timeout", after=2)
@@ -99,7 +99,7 @@ async def test_jobs_that_wait_are_told_by_what_they_wait_for(
             await asyncio.sleep(0.01)
 
 
-async def test_a_word_that_a_provider_s_page_does_not_name_raises_the_alarm(deployment: Deployment) -> None:
+async def test_an_undocumented_status_word_raises_its_metric(deployment: Deployment) -> None:
     deployment.simulator.fault("gaga.check", "unknown status")
     await deployment.generate("gaga-1", prompt="Hello")
     told = await scraped(deployment)
@@ -121,7 +121,7 @@ async def test_metrics_are_not_told_to_whom_a_proxy_speaks_for(deployment: Deplo
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
 
 
-async def test_metrics_can_be_public_or_off_or_behind_a_token_of_their_own(unstarted: Deployment) -> None:
+async def test_metrics_can_be_public_off_or_behind_a_token(unstarted: Deployment) -> None:
     expected = {"public": [200, 200, 200], "off": [404, 404, 404], "s3cret": [401, 401, 200]}
     async with unstarted as deployment:
         for value, statuses in expected.items():

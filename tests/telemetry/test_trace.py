@@ -1,4 +1,4 @@
-"""The flight recorder: what it keeps, what it never keeps, and that a job it recorded can be met again."""
+"""Traces: their content, their limits, and the replay of a recorded job."""
 
 import asyncio
 import os
@@ -40,7 +40,7 @@ async def test_nothing_is_recorded_unless_it_is_asked_for(deployment: Deployment
     assert not list(deployment.folder.rglob("*.jsonl"))
 
 
-async def test_a_poll_whose_answer_does_not_change_is_recorded_once_with_its_count(recorded: Deployment) -> None:
+async def test_unchanged_poll_answers_are_recorded_once_with_a_count(recorded: Deployment) -> None:
     recorded.provider = {"poll_interval": 0.5}
     async with recorded as deployment:
         job = (await deployment.generate("gaga-1", prompt="[slow]"))[-1]["job"]
@@ -63,7 +63,7 @@ async def test_a_submit_is_recorded_with_what_was_sent_and_answered_and_when(rec
     assert submit["at"] >= 1_800_000_000
 
 
-async def test_what_another_job_exchanges_is_not_in_a_job_s_trace(recorded: Deployment) -> None:
+async def test_a_trace_contains_only_its_own_job_s_exchanges(recorded: Deployment) -> None:
     async with recorded as deployment:
         jobs = [await deployment.submit("gaga-1", prompt=f"Prompt {n}") for n in range(3)]
         for job in jobs:
@@ -73,7 +73,7 @@ async def test_what_another_job_exchanges_is_not_in_a_job_s_trace(recorded: Depl
         assert [other for other in range(3) if f"Prompt {other}" in text] == [n]
 
 
-async def test_a_trace_goes_with_its_job(recorded: Deployment) -> None:
+async def test_deleting_a_job_deletes_its_trace(recorded: Deployment) -> None:
     async with recorded as deployment:
         gone, kept = [(await deployment.generate("gaga-1", prompt="Hello"))[-1]["job"] for _ in range(2)]
         assert (await deployment.http.delete(f"/api/jobs/{gone}")).status_code == 204
@@ -83,7 +83,7 @@ async def test_a_trace_goes_with_its_job(recorded: Deployment) -> None:
     assert len(list((deployment.folder / FOLDER).iterdir())) == 1
 
 
-async def test_a_trace_goes_on_after_a_restart(recorded: Deployment) -> None:
+async def test_a_trace_continues_after_a_restart(recorded: Deployment) -> None:
     async with recorded as deployment:
         deployment.simulator.fault("gaga.check", "slow", times=1, seconds=60)
         job = await deployment.submit("gaga-1", prompt="Hello")
@@ -95,7 +95,7 @@ async def test_a_trace_goes_on_after_a_restart(recorded: Deployment) -> None:
     assert "Success" in exchanges[-1]["body"] or "result" in exchanges[-1]["body"]
 
 
-def test_neither_a_key_nor_a_signature_is_kept(tmp_path: Path) -> None:
+def test_a_trace_contains_neither_keys_nor_signatures(tmp_path: Path) -> None:
     key = 'sk-"quoted'
     link = "https://x/a?key=k&signature=Zm9v-_b&size=1"
     body = orjson.dumps({"message": f"bad key {key}", "url": link, "X": "a?X-Amz-Signature=00ff&b=1", "next": link})
@@ -108,7 +108,7 @@ def test_neither_a_key_nor_a_signature_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "job_1.jsonl").stat().st_mode & 0o077 == 0
 
 
-def test_a_trace_is_bounded_in_each_text_and_in_all(tmp_path: Path) -> None:
+def test_a_trace_bounds_each_text_and_its_size(tmp_path: Path) -> None:
     recorder = Traces(str(tmp_path), TraceLimits(trace_size=1 << 20)).of("job_1")
     for n in range(20):
         recorder.record(polled(b"%d" % n + bytes(1 << 20).replace(b"\0", b"x"), sent="y" * 9999), [])
@@ -117,7 +117,7 @@ def test_a_trace_is_bounded_in_each_text_and_in_all(tmp_path: Path) -> None:
     assert (tmp_path / "job_1.jsonl").stat().st_size < (1 << 20) + trace.ANSWER_LIMIT + 10_000
 
 
-def test_old_traces_go_and_so_do_all_but_the_newest(tmp_path: Path) -> None:
+def test_old_and_surplus_traces_are_deleted(tmp_path: Path) -> None:
     kept = Traces(str(tmp_path), TraceLimits(traces=2))
     for n in range(5):
         kept.of(f"job_{n}").record(polled(), [])
@@ -146,7 +146,7 @@ def test_a_slow_disk_drops_and_counts_exchanges_without_blocking(tmp_path: Path)
     assert [each["body"] for each in kept.read("job_1")] == ["0", "1"]
 
 
-def test_a_trace_that_cannot_be_written_hinders_no_other(tmp_path: Path) -> None:
+def test_an_unwritable_trace_does_not_block_others(tmp_path: Path) -> None:
     kept = Traces(str(tmp_path))
     (tmp_path / "job_1.jsonl").mkdir()
     with kept.writing():
@@ -205,7 +205,7 @@ async def test_a_recorded_job_that_is_replayed_ends_the_same_way(
 
 
 def told(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What events say, but for whose and when they are, and how streamed text was cut into pieces."""
+    """Return the content of events without ids and times, with streamed text joined."""
     names = ("status", "code", "detail", "progress", "message", "text", "refunded")
     return [{name: event.get(name) for name in names} for event in events if "delta" not in event]
 

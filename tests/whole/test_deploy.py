@@ -43,7 +43,7 @@ def shell(script: str) -> str:
     return done.stdout
 
 
-def test_a_back_up_of_a_running_server_is_restored_with_its_jobs_its_ledger_and_its_files(tmp_path: Path) -> None:
+def test_a_backup_of_a_running_server_restores_jobs_ledger_and_files(tmp_path: Path) -> None:
     port = str(free_port())
     with serving("--demo", log=tmp_path / "log", POLLCAST_PORT=port):
         key = re.search(r"Demo key: (\S+)", (tmp_path / "log").read_text())
@@ -120,7 +120,7 @@ def test_the_unit_is_as_exposed_as_the_readme_says() -> None:
     assert float(rated[1]) <= float(said[1])
 
 
-def test_the_unit_and_the_container_serve_by_a_command_and_settings_that_exist() -> None:
+def test_unit_and_container_use_existing_commands_and_settings() -> None:
     unit, container = (DEPLOY / "pollcast.service").read_text(), (DEPLOY / "Containerfile").read_text()
     assert "serve" in command("--help").stdout
     assert "ExecStart=/opt/pollcast/bin/pollcast serve\n" in unit

@@ -105,7 +105,7 @@ TSCONFIG = """{
 
 
 async def run(folder: Path, *command: object) -> str:
-    """What a command writes; it has to succeed."""
+    """Return the output of a command. Fails if the command fails."""
 
     def work() -> str:
         done = subprocess.run(  # noqa: S603

@@ -1,6 +1,6 @@
 """The wheel, as a stranger uses it: in an environment of its own, with no checkout in sight.
 
-It is built and installed from the package index. Where that cannot be reached the test is skipped, save in CI.
+It is built and installed from the package index. Where that cannot be reached the test is skipped, except in CI.
 """
 
 import os
@@ -48,7 +48,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def programs(wheel: Path) -> Path:
-    """The directory of the commands of a fresh environment that holds the wheel and what it asks for."""
+    """Return the folder of commands in a fresh environment with the wheel and its dependencies."""
     folder = wheel.parent
     assert run(sys.executable, "-m", "venv", folder / "venv", folder=folder).returncode == 0
     install(folder / "venv/bin/python", "-m", "pip", "install", "--quiet", wheel, folder=folder)
@@ -89,7 +89,7 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
 
 
 @pytest.mark.wide
-def test_the_installed_demo_makes_a_film_serves_its_pages_and_stops_when_told(
+def test_the_installed_demo_serves_a_job_and_its_pages(
     demo: tuple[str, str, "subprocess.Popen[str]"], programs: Path, tmp_path: Path
 ) -> None:
     url, key, process = demo

@@ -100,9 +100,7 @@ async def read_by(*command: str) -> str:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("script", ["eventsource.js", "fetch.js"])
-async def test_a_client_of_npm_loses_and_repeats_nothing_and_sees_no_empty_message(
-    unstarted: Deployment, node: Path, script: str
-) -> None:
+async def test_npm_clients_lose_and_repeat_nothing(unstarted: Deployment, node: Path, script: str) -> None:
     unstarted.settings["heartbeat"] = 0.02
     async with unstarted as deployment, cutting(deployment) as front:
         deployment.simulator.fault("gaia.chat", "slow", seconds=1)
@@ -115,7 +113,7 @@ async def test_a_client_of_npm_loses_and_repeats_nothing_and_sees_no_empty_messa
         assert seen[-1][1]["status"] == "Completed"
 
 
-async def test_curl_reads_a_stream_with_its_heartbeats_and_goes_on_after_a_cut(unstarted: Deployment) -> None:
+async def test_curl_reads_a_stream_and_resumes_after_a_cut(unstarted: Deployment) -> None:
     if not shutil.which("curl"):
         without("There is no curl here")
     unstarted.settings["heartbeat"] = 0.02

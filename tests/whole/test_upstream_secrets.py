@@ -1,4 +1,4 @@
-"""Secrets are planted everywhere and everything is driven into every trouble: none of them may come out.
+"""Secrets never leak while providers fail in every way and repeat them in their errors.
 
 The pretend providers are indiscreet on purpose: every error of theirs, and every status word that nobody knows, repeats
 the key that they were shown.
@@ -49,13 +49,13 @@ pytestmark = pytest.mark.timeout(180)  # every fault of every operation, one aft
 
 @dataclass
 class Told:
-    """A client that keeps all that it is told, by whom it may be heard."""
+    """A client that collects all texts it receives, by their audience."""
 
     deployment: Deployment
     own: list[str] = field(default_factory=list)
-    """What the account itself was told."""
+    """Texts for the account itself."""
     others: list[str] = field(default_factory=list)
-    """What everyone else was."""
+    """Texts for everyone else."""
 
     async def ask(self, method: str, path: str, key: str | None = None, **options: Any) -> str:
         """Ask as the account, or with another key ("" for none), and read for as long as something comes."""
@@ -127,7 +127,7 @@ async def orders_of(deployment: Deployment, provider: str) -> list[dict[str, Any
 
 
 async def drive(told: Told, order: dict[str, Any]) -> None:
-    """Order, watch, and read what was made."""
+    """Order a job, watch it and read its outputs."""
     stream = await told.ask("POST", "/api/generate", json=order)
     found = re.search(r'"job":"(\w+)"', stream)
     if found is not None:
@@ -145,7 +145,7 @@ async def look_around(told: Told) -> str:
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> str:
-    """What the server logs, its libraries included.
+    """The server's log, including its libraries.
 
     Not what the tests' own client and the providers log; nor uvicorn's access log, which `serve` switches off: pytest
     listens to it all the same. That it is off is seen below, in a real process.
@@ -156,7 +156,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> str:
 
 
 def assert_kept(told: Told, logs: str) -> None:
-    """None of the secrets is in what was told, nor a signature where it does not belong."""
+    """Assert that the texts contain no secret, and signatures only for their account."""
     traces = "".join(file.read_text() for file in (told.deployment.folder / "traces").iterdir())
     assert '"method":"POST"' in traces
     everyone = "".join([*told.others, logs, traces])
@@ -185,7 +185,7 @@ async def test_no_fault_of_a_provider_brings_out_a_secret(
     """Each fault meets each operation."""
     operations = operations_of(told.deployment, provider)
     met = await suffer(told, caplog, monkeypatch, provider, list(product(Kind, operations)))
-    # Nobody asks for these: AI-Now's ping proves nothing, and results are told of by a check.
+    # Never requested: AI-Now's ping proves nothing, and a check reports the results.
     assert set(operations) - met <= {"ainow.ping", "gaga.asset", "gaia.models", "media.get"}
 
 
@@ -252,9 +252,7 @@ async def test_no_refusal_of_ours_brings_out_a_secret(told: Told, caplog: pytest
     assert_kept(told, logged(caplog))
 
 
-async def test_neither_a_cancel_nor_a_restart_nor_a_key_that_is_refused_brings_out_a_secret(
-    told: Told, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_cancels_restarts_and_refused_keys_reveal_no_secret(told: Told, caplog: pytest.LogCaptureFixture) -> None:
     deployment = told.deployment
     canceled = await deployment.submit("gaga-1", prompt="[stuck]")
     await told.ask("POST", f"/api/jobs/{canceled['id']}/cancel")
