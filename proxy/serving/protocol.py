@@ -72,6 +72,9 @@ _DROP_LIMIT: Final = 128 << 20
 """Bytes that are read and dropped after an answer: an upload over the asset limit should get to see its 413."""
 _PIECE: Final = 16 << 10
 """Bytes that the parser gets at once where it may gather them."""
+_PIECES_PER_TURN: Final = 500
+"""Pieces that are parsed in one turn of the event loop: about a millisecond. A body of line ends has a piece in every
+four bytes, and would otherwise block all other connections for as long as it arrives."""
 _CHUNKED: Final = -1
 """The length of a body that is sent in chunks."""
 _PROBES: Final = (0.1, 1.0)
@@ -144,6 +147,7 @@ class Http(HttpToolsProtocol):
         "_in_head",
         "_left",
         "_mark",
+        "_next_turn",
         "_priming",
         "_progress",
         "_received",
@@ -182,6 +186,7 @@ class Http(HttpToolsProtocol):
         self._left = self._gathered = self._head = self._hosts = 0
         self._received = self._dropped = self._mark = self._ticks = self._unsent = 0
         self._state = _ANSWER
+        self._next_turn: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._enter(_HEAD)
@@ -210,13 +215,38 @@ class Http(HttpToolsProtocol):
         self._watch()
 
     def _parse(self, data: bytes) -> None:
-        """Parse piece by piece, until the data is used up or enough requests wait."""
-        start, size = 0, len(data)
-        while start < size and not (self._ended or self._closing or (self.pipeline and self._full())):
+        """Parse piece by piece, until the data is used up, enough requests wait, or the turn is over."""
+        start, size, pieces = 0, len(data), 0
+        while start < size and pieces < _PIECES_PER_TURN and not self._must_wait():
             end = self._piece_end(data, start)
             start += self._feed(data[start:end])  # which copies nothing where it is all
+            pieces += 1
         if start < size or self.pipeline:
             self._wait_for_room(data[start:])
+            if self._unparsed and not self._must_wait() and self._next_turn is None:
+                self._next_turn = self.loop.call_soon(self._parse_in_next_turn)
+
+    def _must_wait(self) -> bool:
+        return self._ended or self._closing or (bool(self.pipeline) and self._full())
+
+    def _parse_in_next_turn(self) -> None:
+        self._next_turn = None
+        if self._parse_rest() and (self.cycle is None or self.cycle.response_complete or not self._body_is_full()):
+            self._resume_reading()
+
+    def _parse_rest(self) -> bool:
+        """Continue with the bytes that were kept. Return True if no request has to wait for another's answer."""
+        if self._must_wait():
+            return False
+        if self.flow.full:
+            self.flow.full, rest, self._unparsed = False, self._unparsed, b""
+            self._parse(rest)
+        return True
+
+    def _resume_reading(self) -> None:
+        if self.flow.read_paused:
+            self.flow.resume_reading()
+        self._watch()
 
     def _wait_for_room(self, rest: bytes) -> None:
         """Keep what is not parsed yet; the socket is not read while there is some, or while enough requests wait."""
@@ -226,7 +256,10 @@ class Http(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def _full(self) -> bool:
-        return len(self.pipeline) >= _QUEUE_LIMIT or len(self.cycle.body) > HIGH_WATER_LIMIT
+        return len(self.pipeline) >= _QUEUE_LIMIT or self._body_is_full()
+
+    def _body_is_full(self) -> bool:
+        return len(self.cycle.body) > HIGH_WATER_LIMIT
 
     def _piece_end(self, data: bytes, start: int) -> int:
         """The end of a piece in which at most one request ends, so that the parser can be stopped behind it."""
@@ -359,7 +392,7 @@ class Http(HttpToolsProtocol):
             return
         self._received += len(body)
         cycle.body += body
-        if len(cycle.body) > HIGH_WATER_LIMIT:
+        if self._body_is_full():
             self.flow.pause_reading()
         cycle.message_event.set()
 
@@ -423,12 +456,8 @@ class Http(HttpToolsProtocol):
             # Without a 100 the client may leave the body out, and what it sends next would be read as the body.
             self.close()
             return
-        if self.flow.full:
-            self.flow.full, rest, self._unparsed = False, self._unparsed, b""
-            self._parse(rest)
-        if self.flow.read_paused:
-            self.flow.resume_reading()
-        self._watch()
+        self._parse_rest()
+        self._resume_reading()
 
     def write(self, data: bytes) -> None:
         """Write a part of the response that is under way."""

@@ -284,6 +284,30 @@ async def test_a_body_in_chunks_of_one_byte_is_read(deployment: Deployment) -> N
     assert (await raw(deployment, head + chunks)).startswith(b"HTTP/1.1 202 ")
 
 
+@pytest.mark.parametrize("requests", [1, 3])
+async def test_a_body_of_line_ends_does_not_block_other_connections(deployment: Deployment, requests: int) -> None:
+    """A chunk of line ends is the body with the most pieces. Other connections are answered while it is parsed."""
+    hostile, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
+    other, other_writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
+    head = b"POST /api/jobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    body = b"40000\r\n" + b"\r\n" * (1 << 17) + b"\r\n"
+    last = b"GET /api/ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    writer.write((head + body + b"0\r\n\r\n") * requests + last)
+    answered = asyncio.create_task(hostile.read())
+    answers = 0
+    try:
+        while not answered.done():
+            other_writer.write(b"GET /api/ping HTTP/1.1\r\nHost: x\r\n\r\n")
+            await other.readuntil(b"pong")
+            answers += 1
+    finally:
+        writer.close()
+        other_writer.close()
+    assert (await answered).count(b" 401 ") == requests
+    assert (await answered).endswith(b"pong")
+    assert answers > 20 * requests
+
+
 async def test_many_small_fields_are_431(deployment: Deployment) -> None:
     answer = await raw(deployment, b"GET /api/ping HTTP/1.1\r\n" + HOST + b"a:\r\n" * 1000 + b"\r\n")
     assert refused(answer, 431)["code"] == "too_large"
