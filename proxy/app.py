@@ -47,7 +47,7 @@ from proxy.store import marker, open_store
 from proxy.store.base import Store
 from proxy.store.blobs import Blobs
 from proxy.streams.feed import Feed
-from proxy.streams.stream import StreamOutsideMiddleware
+from proxy.streams.responses import StreamOutsideMiddleware
 from proxy.telemetry import logs
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.trace import Traces

@@ -17,7 +17,8 @@ from proxy.serving.protocol import Http
 from proxy.store.base import Admission, Claim, QueueRoom
 from proxy.store.sqlite.store import SqliteStore
 from proxy.streams.feed import Feed
-from proxy.streams.stream import FeedResponse, JobStream, StreamOutsideMiddleware
+from proxy.streams.responses import FeedResponse, StreamOutsideMiddleware
+from proxy.streams.stream import JobStream
 
 EVENTS = 300
 SIZE = 4000

@@ -10,7 +10,8 @@ from proxy.api.request import answer, feed_position, limit
 from proxy.api.services import ApiServices
 from proxy.core.clock import rfc3339
 from proxy.core.errors import NotFound, RateLimited, Unavailable
-from proxy.streams.stream import AccountStream, FeedResponse, RetryLater
+from proxy.streams.responses import FeedResponse, RetryLater
+from proxy.streams.stream import AccountStream
 
 
 @dataclass(frozen=True, slots=True)

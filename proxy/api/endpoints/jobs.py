@@ -23,7 +23,8 @@ from proxy.providers import MODELS
 from proxy.providers.base import Passage, Reference, is_asset
 from proxy.store.base import Admission, Admitted, Asset, Key
 from proxy.streams.feed import JobTail
-from proxy.streams.stream import FeedResponse, JobStream, LineStream, RetryLater
+from proxy.streams.responses import FeedResponse, RetryLater
+from proxy.streams.stream import JobStream, LineStream
 from proxy.upstream.fetch import NotPublic, check_public
 
 log = logging.getLogger(__name__)
