@@ -48,6 +48,8 @@ from proxy.store.base import Store
 from proxy.store.blobs import Blobs
 from proxy.streams.feed import Feed
 from proxy.streams.responses import StreamOutsideMiddleware
+from proxy.streams.times import DEFAULT_TIMES as DEFAULT_STREAM_TIMES
+from proxy.streams.times import StreamTimes
 from proxy.telemetry import logs
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.trace import Traces
@@ -75,9 +77,12 @@ class Pollcast:
         providers: Mapping[str, ProviderSettings] | None = None,
         clock: Clock | None = None,
         worker_metrics: WorkerMetrics | None = None,
+        *,
+        stream_times: StreamTimes = DEFAULT_STREAM_TIMES,
     ) -> None:
         self._settings = settings
         self._worker_metrics = worker_metrics
+        self._stream_times = stream_times
         self._prices = _prices(settings)
         given = providers or {}
         self._providers = {
@@ -176,7 +181,12 @@ class Pollcast:
         )
         providers = by_model([await self._provider(stack, kind) for kind in PROVIDERS])
         metrics = Metrics()
-        self._feed = Feed(store, settings.heartbeat, lambda at: metrics.delivery_lag.observe(max(clock.now() - at, 0)))
+        self._feed = Feed(
+            store,
+            settings.heartbeat,
+            lambda at: metrics.delivery_lag.observe(max(clock.now() - at, 0)),
+            self._stream_times,
+        )
         with _naming("POLLCAST_TRACE"):
             traces = Traces(settings.trace) if settings.trace else None
         if traces is not None:

@@ -14,6 +14,7 @@ from httpx_sse import EventSource, ServerSentEvent
 from proxy.core.links import Links
 from proxy.store import open_store
 from proxy.streams.stream import line
+from proxy.streams.times import StreamTimes
 from tests.support.deployment import NO_AUTHORITIES, Deployment
 
 
@@ -221,9 +222,9 @@ def test_no_text_of_a_provider_s_makes_a_line_or_moves_the_cursor(evil: str) -> 
 
 
 async def test_an_idle_terminal_is_told_its_last_line_again(
-    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
+    unstarted: Deployment,
 ) -> None:
-    monkeypatch.setattr("proxy.streams.stream._REPEAT", 0.02)
+    unstarted.stream_times = StreamTimes(line_repeat=0.02)
     async with unstarted as deployment:
         deployment.simulator.fault("gaia.chat", "timeout")
         job = await deployment.submit("gpt-5.4-mini", prompt="Hello")
@@ -239,9 +240,9 @@ async def test_an_idle_terminal_is_told_its_last_line_again(
 
 
 async def test_a_terminal_that_comes_back_to_an_idle_job_is_told_the_job_again(
-    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
+    unstarted: Deployment,
 ) -> None:
-    monkeypatch.setattr("proxy.streams.stream._REPEAT", 0.02)
+    unstarted.stream_times = StreamTimes(line_repeat=0.02)
     async with unstarted as deployment:
         deployment.simulator.fault("gaia.chat", "timeout")
         job = await deployment.submit("gpt-5.4-mini", prompt="Hello")

@@ -104,11 +104,11 @@ class Reader:
 
     def __init__(self, cursor: int = 0, *, slow: bool = False, jobs: Collection[str] | None = None) -> None:
         self.cursor = cursor
-        self.at: float = math.inf
+        self.last_write_tick: float = math.inf
         self.key = ""
         self.jobs = jobs
-        self.fresh = True
-        self.rest: Collection[str] = ()
+        self.cursor_unchecked = True
+        self.snapshot_rest: Collection[str] = ()
         self.slow = slow
         self.pushed: list[bytes] = []
         self.woken = 0
@@ -232,8 +232,8 @@ async def test_who_cannot_take_what_comes_is_woken_and_finds_it_behind_its_curso
         await store.append(claim, PROGRESS)
         await reached(tail, 3)
         assert (reader.cursor, reader.woken > 0) == (1, True)
-        assert numbers(await tail.after(reader)) == [2, 3]
-        assert await tail.after(reader) == b""
+        assert numbers(await tail.next_frames(reader)) == [2, 3]
+        assert await tail.next_frames(reader) == b""
 
 
 async def test_who_comes_with_a_cursor_before_the_log_is_read_gets_nothing_twice(store: WatchedStore) -> None:
@@ -245,7 +245,7 @@ async def test_who_comes_with_a_cursor_before_the_log_is_read_gets_nothing_twice
     await tail.refresh(store, 4)
     tail.publish(0)
     assert reader.pushed == []
-    assert numbers(await tail.after(reader)) == [3, 4]
+    assert numbers(await tail.next_frames(reader)) == [3, 4]
 
 
 async def test_a_log_too_long_for_one_write_is_read_in_pieces(store: WatchedStore) -> None:
@@ -257,7 +257,7 @@ async def test_a_log_too_long_for_one_write_is_read_in_pieces(store: WatchedStor
     await tail.refresh(store, 21)
     tail.publish(0)
     assert reader.pushed == []
-    pieces = [await tail.after(reader) for _ in range(5)]
+    pieces = [await tail.next_frames(reader) for _ in range(5)]
     assert [number for piece in pieces for number in numbers(piece)] == list(range(1, 22))
     assert all(len(piece) <= 1 << 16 for piece in pieces)
 
@@ -272,7 +272,7 @@ async def test_the_end_wakes_everybody_so_that_streams_can_end(store: WatchedSto
         await reached(tail, 2)
         assert numbers(reader.pushed[0]) == [2]
         assert reader.woken
-        assert tail.stopped(reader)
+        assert tail.is_finished_for(reader)
 
 
 async def test_a_stream_whose_own_time_is_over_as_the_final_event_comes_holds_up_no_other(
@@ -360,7 +360,7 @@ async def test_changes_that_went_untold_are_read(store: WatchedStore, untold: in
     account = feed.join(feed.account(claim.job.account), "key")
     tail, reader = await feed.job(claim.job.account, claim.job.id), Reader(cursor=-1)
     assert tail is not None
-    await account.after(reader)
+    await account.next_frames(reader)
     account.live.add(reader)
     reads = store.reads
     for _ in range(untold):
@@ -370,7 +370,7 @@ async def test_changes_that_went_untold_are_read(store: WatchedStore, untold: in
         await asyncio.sleep(0.001)
     await reached(tail, 1 + untold)
     assert not tail.ended
-    assert numbers(await account.after(reader)) == [reader.cursor] * untold
+    assert numbers(await account.next_frames(reader)) == [reader.cursor] * untold
     running.cancel()
     with suppress(asyncio.CancelledError):
         await running
@@ -394,7 +394,7 @@ async def account(feed: Feed, claim: Claim) -> AsyncIterator[AccountTail]:
 async def live(account: AccountTail, reader: Reader) -> bytes:
     """Let a reader catch up, and be live."""
     caught = b""
-    while frames := await account.after(reader):
+    while frames := await account.next_frames(reader):
         caught += frames
     account.live.add(reader)
     return caught
@@ -489,7 +489,7 @@ async def test_who_joins_while_events_come_misses_and_repeats_none(
     end = (await store.snapshot(claim.job.account)).head
     for reader, ready in readers:
         seen = [number for chunk in reader.pushed for number in numbers(chunk)]
-        while frames := await account.after(reader):
+        while frames := await account.next_frames(reader):
             seen += numbers(frames)
         assert seen == list(range(ready + 1, end + 1))
 
@@ -514,7 +514,7 @@ async def test_a_tail_is_dropped_some_time_after_its_last_watcher(store: Watched
             assert await feed.job(claim.job.account, claim.job.id) is tail
         assert await feed.job(claim.job.account, claim.job.id) is tail
         async with asyncio.timeout(5):
-            while tail.kept:
+            while tail.scheduled:
                 await asyncio.sleep(0.001)
         another = await feed.job(claim.job.account, claim.job.id)
         assert another is not None
@@ -529,20 +529,20 @@ async def test_a_deleted_job_s_tail_does_not_take_another_s_place_with_it(store:
         assert deleted is not None
         feed.forget(claim.job.account, claim.job.id)
         async with watch(feed, claim) as another, asyncio.timeout(5):
-            while deleted.kept:
+            while deleted.scheduled:
                 await asyncio.sleep(0.001)
             assert await feed.job(claim.job.account, claim.job.id) is another
 
 
 async def test_a_stream_hears_something_when_it_has_been_silent_for_a_heartbeat_and_no_sooner() -> None:
     tail, early, late = JobTail("acct_1", "job_1"), Reader(), Reader()
-    early.at, late.at = 3, 9
+    early.last_write_tick, late.last_write_tick = 3, 9
     tail.live |= {early, late}
-    assert tail.beat(19) == 20
+    assert tail.send_heartbeats(19) == 20
     assert (early.pushed, late.pushed) == ([], [])
-    assert tail.beat(20) == 26
+    assert tail.send_heartbeats(20) == 26
     assert (early.pushed, late.pushed) == ([HEARTBEAT], [])
-    assert tail.beat(26) == 37
+    assert tail.send_heartbeats(26) == 37
     assert (early.pushed, late.pushed) == ([HEARTBEAT], [HEARTBEAT])
 
 
@@ -550,7 +550,7 @@ async def test_each_silent_stream_hears_something_again_and_again_whenever_it_ca
     async with beating(store) as feed, watch(feed, await start(store)) as tail:
         readers = [Reader() for _ in range(5)]
         for reader in readers:
-            reader.at = feed.tick
+            reader.last_write_tick = feed.tick
             tail.live.add(reader)
             await asyncio.sleep(0.005)
         async with asyncio.timeout(5):
@@ -561,9 +561,9 @@ async def test_each_silent_stream_hears_something_again_and_again_whenever_it_ca
 
 async def test_who_cannot_take_a_heartbeat_is_woken() -> None:
     tail, slow = JobTail("acct_1", "job_1"), Reader(slow=True)
-    slow.at = 0
+    slow.last_write_tick = 0
     tail.live.add(slow)
-    tail.beat(17)
+    tail.send_heartbeats(17)
     assert slow.woken == 1
 
 
@@ -603,12 +603,11 @@ async def test_a_job_that_nobody_watches_is_not_read(store: WatchedStore, feed: 
         assert store.reads == reads
 
 
-async def test_a_store_that_is_away_is_asked_again(store: WatchedStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.streams.feed._AGAIN", 0.001)
+async def test_a_store_that_is_away_is_asked_again(store: WatchedStore) -> None:
     claim = await start(store)
     store.away = 3
     tail = JobTail(claim.job.account, claim.job.id)
-    await tail.refresh(store, 1)
+    await tail.refresh(store, 1, retry_delay=0.001)
     assert len(tail.frames) == 1
 
 

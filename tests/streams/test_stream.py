@@ -13,6 +13,7 @@ from httpx_sse import EventSource, ServerSentEvent
 
 from proxy.core import sse
 from proxy.serving.protocol import Http
+from proxy.streams.times import StreamTimes
 from tests.support.deployment import NO_AUTHORITIES, Deployment, events_of
 
 FRAME = re.compile(
@@ -392,9 +393,9 @@ async def test_clients_that_come_and_go_leave_nothing_behind(deployment: Deploym
 
 
 async def test_a_client_that_reads_nothing_is_dropped_and_blocks_nobody(
-    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
+    unstarted: Deployment,
 ) -> None:
-    monkeypatch.setattr("proxy.streams.stream._WRITE", 0.1)
+    unstarted.stream_times = StreamTimes(write_timeout=0.1)
     async with unstarted as deployment:
         final = await deployment.generate("suno", prompt="song", metadata={str(n): "x" * 512 for n in range(16)})
         path = f"/api/jobs/{final[0]['job']}/events"

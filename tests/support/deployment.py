@@ -20,6 +20,7 @@ from proxy.providers import PROVIDERS
 from proxy.serving.protocol import Timeouts
 from proxy.simulator import DEFAULT_KEYS, Simulator
 from proxy.store import open_store
+from proxy.streams.times import DEFAULT_TIMES, StreamTimes
 from tests.support.root import ROOT
 
 NO_AUTHORITIES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -61,6 +62,8 @@ class Deployment:
     """By the provider's name; wins over `provider`."""
     store_url: str = ""
     """A file in the folder, unless it is given."""
+    stream_times: StreamTimes = DEFAULT_TIMES
+    """Timeouts and intervals of event streams."""
     timeouts: Timeouts | None = None
     """How long clients may take; the server's own, unless it is given."""
 
@@ -100,7 +103,7 @@ class Deployment:
             **self.settings,
         }
         settings = load(Settings, **values)
-        self.app = Pollcast(settings, self._provider_settings(), self.clock)
+        self.app = Pollcast(settings, self._provider_settings(), self.clock, stream_times=self.stream_times)
         self._server = Server(self.app, settings, timeouts=self.timeouts)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listening]))
         while not self._server.started and not self._serving.done():
