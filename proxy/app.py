@@ -45,7 +45,9 @@ from proxy.store import open_store
 from proxy.store.blobs import Blobs, check_shared
 from proxy.store.contract import Store
 from proxy.streams.feed import Feed
-from proxy.streams.stream import StreamOutsideMiddleware
+from proxy.streams.responses import StreamOutsideMiddleware
+from proxy.streams.times import DEFAULT_TIMES as DEFAULT_STREAM_TIMES
+from proxy.streams.times import StreamTimes
 from proxy.telemetry import logs
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.trace import Traces
@@ -79,6 +81,7 @@ class Pollcast:
         upstream_times: UpstreamTimes = DEFAULT_UPSTREAM_TIMES,
         runner_times: RunnerTimes = DEFAULT_TIMES,
         runner_limits: RunnerLimits = DEFAULT_LIMITS,
+        stream_times: StreamTimes = DEFAULT_STREAM_TIMES,
         api_times: ApiTimes | None = None,
     ) -> None:
         self._api_times = api_times or ApiTimes()
@@ -87,6 +90,7 @@ class Pollcast:
         self._upstream_times = upstream_times
         self._runner_times = runner_times
         self._runner_limits = runner_limits
+        self._stream_times = stream_times
         self._prices = _prices(settings)
         given = providers or {}
         self._providers = {
@@ -185,7 +189,12 @@ class Pollcast:
         )
         metrics = Metrics()
         providers = by_model([await self._provider(stack, kind, metrics, store) for kind in PROVIDERS])
-        self._feed = Feed(store, settings.heartbeat, lambda at: metrics.delivery_lag.observe(max(clock.now() - at, 0)))
+        self._feed = Feed(
+            store,
+            settings.heartbeat,
+            lambda at: metrics.delivery_lag.observe(max(clock.now() - at, 0)),
+            self._stream_times,
+        )
         with _naming("POLLCAST_TRACE"):
             traces = Traces(settings.trace) if settings.trace else None
         if traces is not None:

@@ -1,1 +1,1 @@
-"""uvicorn, with our protocol, server and worker processes."""
+"""Serving: uvicorn with its own protocol, server and worker processes."""

@@ -1,1 +1,1 @@
-"""From the event log to the socket."""
+"""Streams: from the event log to the client's socket."""

@@ -1,9 +1,26 @@
-"""Log to subscribers: one tail for each watched job or account, each event framed once; a subscriber is a cursor.
+"""Publish/subscribe: hands each event of the log to the streams that watch its job or its account.
 
-At any moment a subscriber is *live* (its cursor is at the tail's head: the tail hands it what comes, without waking a
-task) or *catching up* (only its own task reads and writes). It becomes live in the tick in which its cursor reaches the
-head, so that nothing overtakes, and whoever cannot take what comes falls back to its cursor: a slow subscriber blocks
-nobody and loses nothing. Live and replay are one log: what is pushed was committed before it was told.
+A watched job or account has one *tail*. It frames each event once for all its subscribers. A subscriber is a cursor
+in the tail, not a queue: a slow client falls behind in the shared list. It blocks no other client and loses no event.
+
+At any moment a subscriber is in one of two states:
+
+- *live*: its cursor is at the tail's head. The publisher and the heartbeat timer push to it without waking a task.
+- *catching up*: only its own task reads and writes.
+
+It becomes live in the same tick in which its cursor reaches the head, so no event overtakes another. A subscriber
+that cannot take a push falls back to its cursor and catches up. Live events and replay are one log: an event is
+pushed only after its commit.
+
+The counters:
+
+- `Feed.tick` counts the rounds of the heartbeat timer. One heartbeat interval has `_TICKS_PER_HEARTBEAT` of them.
+- `Subscriber.last_write_tick` is the tick of the last write to a stream, and infinite if it wants no heartbeats.
+- `Tail.last_used_tick` is the tick in which a tail was last looked up or left. An unwatched tail is dropped one
+  heartbeat interval later.
+- `Tail.scheduled` is True while the timer has an entry for the tail (`Feed._due`, by tick).
+- `JobTail.head` is the number of the last published event. `JobTail.frames` may already hold later ones.
+- `Subscriber.cursor` is an event number in a job's tail, and a feed position in an account's.
 """
 
 import asyncio
@@ -21,77 +38,77 @@ from proxy.core.errors import Unavailable
 from proxy.core.job import Event
 from proxy.store.contract import Feeds
 from proxy.store.types import Change
+from proxy.streams.times import DEFAULT_TIMES, StreamTimes
 from proxy.telemetry.metrics import gauge, total
 
 log = logging.getLogger(__name__)
 
-_AGAIN: Final = 1.0
-"""Seconds until a read that the store could not serve is tried again."""
-_JOINED: Final = 1 << 16
-"""Bytes of frames that are joined into one write, at the most (a longer frame goes alone)."""
-_STRETCH: Final = 200
-"""Events that are taken from the log at once, at the most."""
-_WINDOW: Final = 0.002
-"""Seconds between two rounds of pushes: what comes within goes out as one write. The first goes at once."""
-_TICKS: Final = 16
-"""Looks for silent streams in one heartbeat's time."""
+_MAX_WRITE: Final = 1 << 16
+"""Maximum size, in bytes, of frames that are joined into one write. A longer frame is written alone."""
+_READ_BATCH: Final = 200
+"""Maximum number of events that are taken from the log at once."""
+_TICKS_PER_HEARTBEAT: Final = 16
+"""Rounds of the heartbeat timer in one heartbeat interval. More rounds make heartbeats more exact and cost CPU."""
 _HEARTBEAT: Final = sse.chunk(sse.HEARTBEAT)
 _RESET: Final = b"event: reset\ndata: {}\n\n"
 
 
 class Subscriber(Protocol):
-    """Who watches a tail."""
+    """One watcher of a tail, such as a `Stream`."""
 
     cursor: int
-    """Up to where it has been served: an event's number in a job's tail, a position in an account's."""
-    at: float
-    """The feed's tick in which it was last written to; infinite for one that wants no heartbeats."""
+    """The last event that it was served: a number in a job's tail, a position in an account's."""
+    last_write_tick: float
+    """The feed's tick of the last write to it; infinite if it wants no heartbeats."""
     key: str
-    """The id of the key that it was let in by."""
+    """The id of the API key that authenticated it."""
 
     def push(self, chunk: bytes, /) -> bool:
-        """Take bytes now (an HTTP chunk of whole frames), or say that it cannot; never waits."""
+        """Write an HTTP chunk of whole frames now. Return False if that is not possible. Never waits."""
 
     def wake(self) -> None:
-        """Leave the live ones, and look at what there is in its own task."""
+        """Leave the live subscribers, and continue in the subscriber's own task."""
 
 
 class Tail:
-    """What the tails of jobs and of accounts share: who is live, and how frames reach them."""
+    """The newest part of a log and its live subscribers: the common base of the tails of jobs and of accounts."""
 
     def __init__(self, account: str) -> None:
         self.account = account
         self.watchers = 0
-        self.left_at = 0
-        """The feed's tick in which it was last looked for, or left."""
-        self.kept = False
-        """Whether its feed looks at it from time to time."""
+        self.last_used_tick = 0
+        """The feed's tick in which it was last looked up, or left by a watcher."""
+        self.scheduled = False
+        """True while the feed's heartbeat timer has an entry for it."""
         self.live: set[Subscriber] = set()
-        """To be joined in the tick in which the cursor is at the head."""
+        """A subscriber adds itself in the same tick in which its cursor reaches the head."""
 
     def wake(self) -> None:
-        """Send everybody to its own task."""
+        """Wake all live subscribers."""
         for subscriber in self.live:
             subscriber.wake()
 
-    def beat(self, tick: int) -> int:
-        """Say something to who is live and has been silent too long, and return the tick when the next may have been.
+    def send_heartbeats(self, tick: int) -> int:
+        """Push a heartbeat to each silent live subscriber, and return the tick in which the next may be due.
 
-        One tick more than a heartbeat's, because a stream's last write lies somewhere within its tick.
+        The interval is counted with one extra tick, because a stream's last write was anywhere within its tick.
         """
         earliest: float = tick
         for subscriber in self.live:
-            if subscriber.at + _TICKS < tick:
-                subscriber.at = tick
+            if subscriber.last_write_tick + _TICKS_PER_HEARTBEAT < tick:
+                subscriber.last_write_tick = tick
                 if not subscriber.push(_HEARTBEAT):
                     subscriber.wake()
-            elif subscriber.at < earliest:
-                earliest = subscriber.at
-        return int(earliest) + _TICKS + 1
+            elif subscriber.last_write_tick < earliest:
+                earliest = subscriber.last_write_tick
+        return int(earliest) + _TICKS_PER_HEARTBEAT + 1
 
 
 class JobTail(Tail):
-    """One watched job: `frames[n - 1]` is event n; those up to `head` have been published. Grows at its end only."""
+    """The tail of one watched job. `frames[n - 1]` is event n, and the frames up to `head` have been published.
+
+    The list only grows at its end.
+    """
 
     def __init__(self, account: str, job: str) -> None:
         super().__init__(account)
@@ -99,30 +116,30 @@ class JobTail(Tail):
         self.frames: list[bytes] = []
         self.head = 0
         self.ended = False
-        """Nothing will follow what is published: the final event is, or the job was deleted."""
+        """True if no event will follow the published ones: the last is the final event, or the job was deleted."""
         self._known = 0
         self._final = False
         self._reading = False
 
     def take(self, event: Event) -> bool:
-        """Add a told event; False when those between are missing and must be read."""
+        """Add an event of a change. Return False if events before it are missing and must be read from the store."""
         if event.n == len(self.frames) + 1:
             self.frames.append(sse.frame(event.data, event.n))
             self._final = event.final
         return event.n <= len(self.frames)
 
     def publish(self, tick: int) -> int:
-        """Push what is new to who is live, and return how many deliveries that were."""
+        """Push the new events to the live subscribers, and return the number of events delivered."""
         joined, start = b"".join(self.frames[self.head :]), self.head
         self.head, self.ended = len(self.frames), self._final or self.ended
-        # Far too much for one write goes the way that waits for the client.
-        chunk, small = sse.chunk(joined), len(joined) <= _JOINED
+        # Frames that are too long for one write are written by the stream's own task, which waits for the client.
+        chunk, small = sse.chunk(joined), len(joined) <= _MAX_WRITE
         delivered = 0
         for subscriber in self.live if joined else ():
-            # One that came back with a cursor may have been here before the frames were.
+            # A reconnected subscriber may have joined, with a cursor above 0, before the frames were read.
             if small and subscriber.cursor == start and subscriber.push(chunk):
                 subscriber.cursor = self.head
-                subscriber.at = max(subscriber.at, tick)
+                subscriber.last_write_tick = max(subscriber.last_write_tick, tick)
                 delivered += 1
             else:
                 subscriber.wake()
@@ -130,144 +147,150 @@ class JobTail(Tail):
             self.wake()
         return delivered * (self.head - start)
 
-    async def after(self, subscriber: Subscriber) -> bytes:
-        """The next frames for a subscriber, whose cursor moves behind them; nothing when it is at the head."""
+    async def next_frames(self, subscriber: Subscriber) -> bytes:
+        """Return the next frames for a subscriber and move its cursor behind them; empty if it is at the head."""
         start, size = subscriber.cursor, 0
-        for frame in self.frames[start : min(self.head, start + _STRETCH)]:
-            if size and size + len(frame) > _JOINED:
+        for frame in self.frames[start : min(self.head, start + _READ_BATCH)]:
+            if size and size + len(frame) > _MAX_WRITE:
                 break
             size += len(frame)
             subscriber.cursor += 1
         return b"".join(self.frames[start : subscriber.cursor])
 
-    def stopped(self, subscriber: Subscriber) -> bool:
-        """Whether the subscriber has had everything that there will ever be."""
+    def is_finished_for(self, subscriber: Subscriber) -> bool:
+        """Return whether the log has ended and the subscriber has all of it."""
         return self.ended and subscriber.cursor >= self.head
 
-    async def refresh(self, store: Feeds, known: int) -> None:
-        """Read what there is, on until event `known` is here; one read at a time, whoever asks."""
+    async def refresh(self, store: Feeds, known: int, retry_delay: float = DEFAULT_TIMES.read_retry) -> None:
+        """Read from the store, until event `known` is here. If a read is already running, it continues until then.
+
+        While the store is unavailable, a read is repeated every `retry_delay` seconds.
+        """
         self._known = max(self._known, known)
         if self._reading:
             return
         self._reading = True
         try:
-            await self._read(store)
+            await self._read(store, retry_delay)
             while len(self.frames) < self._known:
-                await self._read(store)
+                await self._read(store, retry_delay)
         finally:
             self._reading = False
 
-    async def _read(self, store: Feeds) -> None:
+    async def _read(self, store: Feeds, retry_delay: float) -> None:
         try:
             events = await store.read(self.job, len(self.frames), self.account)
         except Unavailable:
-            await asyncio.sleep(_AGAIN)
+            await asyncio.sleep(retry_delay)
             return
         if not events and len(self.frames) < self._known:
-            # Told of events that cannot be read: the job was deleted meanwhile.
+            # A change announced events that are no longer in the store: the job was deleted meanwhile.
             self._known, self.ended = len(self.frames), True
         for event in events:
             self.take(event)
 
 
 class AccountSubscriber(Subscriber, Protocol):
-    """Who watches an account: `jobs` are the only ones it wants (None: all)."""
+    """One watcher of an account."""
 
     jobs: Collection[str] | None
-    rest: Collection[str]
-    """The jobs whose events follow in its snapshot, which is read in parts."""
-    fresh: bool
-    """Its cursor is what its client said, and not yet known to be a position of this account."""
+    """The ids of the jobs that it wants; None: all jobs of the account."""
+    snapshot_rest: Collection[str]
+    """The jobs whose events are still missing in its snapshot, which is read in parts."""
+    cursor_unchecked: bool
+    """True while its cursor is a value sent by the client that may be no position of this account."""
 
 
 class AccountTail(Tail):
-    """One watched account. Frames are not kept: who lags reads the store."""
+    """The tail of one watched account. It keeps no frames: a subscriber that lags reads the store."""
 
-    def __init__(self, account: str, store: Feeds) -> None:
+    def __init__(self, account: str, store: Feeds, retry_delay: float = DEFAULT_TIMES.read_retry) -> None:
         super().__init__(account)
         self._store = store
+        self._retry_delay = retry_delay
+        """Delay, in seconds, before a read is repeated while the store is unavailable."""
         self._head = -1
-        """The newest position that was told; below 0: none yet."""
-        self._start = -1
-        """The position before the first of those that are to be published."""
-        self._coming: list[tuple[str, bytes]] = []
+        """The newest position that is known; below 0: none yet."""
+        self._published = -1
+        """The position before the first pending frame."""
+        self._pending: list[tuple[str, bytes]] = []
 
     def take(self, event: Event) -> None:
-        """Add a told event; where those between are missing, whoever lacks them reads them."""
+        """Add an event of a change. If events before it are missing, subscribers read them from the store."""
         if event.position <= self._head:
             return
         if event.position != self._head + 1:
-            self._coming.clear()
-            self._start = event.position - 1
+            self._pending.clear()
+            self._published = event.position - 1
         self._head = event.position
         if not event.delta:
-            self._coming.append((event.job, sse.frame(event.data, event.position)))
+            self._pending.append((event.job, sse.frame(event.data, event.position)))
 
     def publish(self, tick: int) -> int:
-        """Push what is new to who is live, and return how many deliveries that were."""
-        coming, self._coming = self._coming, []
-        start, self._start = self._start, self._head
-        everything = b"".join(frame for _, frame in coming)
-        chunk, small = sse.chunk(everything), len(everything) <= _JOINED
+        """Push the new events to the live subscribers, and return the number of events delivered."""
+        pending, self._pending = self._pending, []
+        start, self._published = self._published, self._head
+        everything = b"".join(frame for _, frame in pending)
+        chunk, small = sse.chunk(everything), len(everything) <= _MAX_WRITE
         delivered = 0
         for subscriber in cast("set[AccountSubscriber]", self.live):
             if subscriber.cursor >= self._head:
                 continue
-            wanted = coming if subscriber.jobs is None else [pair for pair in coming if pair[0] in subscriber.jobs]
-            own = chunk if len(wanted) == len(coming) else sse.chunk(b"".join(frame for _, frame in wanted))
+            wanted = pending if subscriber.jobs is None else [pair for pair in pending if pair[0] in subscriber.jobs]
+            own = chunk if len(wanted) == len(pending) else sse.chunk(b"".join(frame for _, frame in wanted))
             if subscriber.cursor == start and small and (not wanted or subscriber.push(own)):
                 subscriber.cursor = self._head
-                subscriber.at = tick if wanted else subscriber.at
+                subscriber.last_write_tick = tick if wanted else subscriber.last_write_tick
                 delivered += len(wanted)
             else:
                 subscriber.wake()
         return delivered
 
     async def refresh(self) -> None:
-        """Find out where the feed is now, after changes went untold; whoever lags then reads."""
+        """Read the feed's current position after missed changes, and wake the subscribers if they lag."""
         while True:
             try:
                 head = (await self._store.snapshot(self.account, ())).head
                 break
             except Unavailable:
-                await asyncio.sleep(_AGAIN)
+                await asyncio.sleep(self._retry_delay)
         if head > self._head:
-            self._coming.clear()
-            self._head = self._start = head
+            self._pending.clear()
+            self._head = self._published = head
             self.wake()
 
-    async def after(self, subscriber: AccountSubscriber) -> bytes:
-        """The next frames for a subscriber, whose cursor moves behind them; nothing when it is at the head.
+    async def next_frames(self, subscriber: AccountSubscriber) -> bytes:
+        """Return the next frames for a subscriber and move its cursor behind them; empty if it is at the head.
 
-        A cursor below 0 begins with a snapshot; one that is not kept with a `reset` and a snapshot.
+        A cursor below 0 begins with a snapshot. A cursor whose events are no longer kept gets a `reset` and a snapshot.
         """
-        if subscriber.cursor < 0 or subscriber.rest:
+        if subscriber.cursor < 0 or subscriber.snapshot_rest:
             return await self._snapshot(subscriber)
-        while subscriber.fresh or subscriber.cursor < self._head:
-            stretch = await self._store.read_account(self.account, subscriber.cursor, _STRETCH)
-            if stretch is None:
+        while subscriber.cursor_unchecked or subscriber.cursor < self._head:
+            part = await self._store.read_account(self.account, subscriber.cursor, _READ_BATCH)
+            if part is None:
                 return _RESET + await self._snapshot(subscriber)
-            subscriber.fresh = False
-            full = stretch.cut or len(stretch.events) == _STRETCH
-            subscriber.cursor = stretch.events[-1].position if full else stretch.head
-            if frames := _frames(stretch.events, subscriber.jobs):
+            subscriber.cursor_unchecked = False
+            full = part.cut or len(part.events) == _READ_BATCH
+            subscriber.cursor = part.events[-1].position if full else part.head
+            if frames := _frames(part.events, subscriber.jobs):
                 return frames
         return b""
 
     async def _snapshot(self, subscriber: AccountSubscriber) -> bytes:
-        if subscriber.rest:
-            stretch = await self._store.snapshot(self.account, subscriber.rest, subscriber.cursor)
+        if subscriber.snapshot_rest:
+            part = await self._store.snapshot(self.account, subscriber.snapshot_rest, subscriber.cursor)
         else:
-            stretch = await self._store.snapshot(self.account, subscriber.jobs)
-        subscriber.cursor, subscriber.fresh, subscriber.rest = stretch.head, False, stretch.rest
-        frames = _frames(stretch.events, None)
-        if not stretch.rest:
-            return frames + b"event: ready\ndata: {}\nid: %d\n\n" % stretch.head
-        # Nothing is left of this part where all its jobs were deleted meanwhile.
+            part = await self._store.snapshot(self.account, subscriber.jobs)
+        subscriber.cursor, subscriber.cursor_unchecked, subscriber.snapshot_rest = part.head, False, part.rest
+        frames = _frames(part.events, None)
+        if not part.rest:
+            return frames + b"event: ready\ndata: {}\nid: %d\n\n" % part.head
+        # The part is empty if all its jobs were deleted meanwhile.
         return frames or await self._snapshot(subscriber)
 
-    def stopped(self, subscriber: Subscriber) -> bool:
-        """An account's feed never ends by itself."""
+    def is_finished_for(self, subscriber: Subscriber) -> bool:
+        """Return False: an account's feed has no end."""
         del subscriber
         return False
 
@@ -277,7 +300,7 @@ def _frames(events: Sequence[Event], jobs: Collection[str] | None) -> bytes:
 
 
 def _count_down(counter: Counter[str], name: str) -> int:
-    """One less; what has come to nothing is not kept."""
+    """Decrement a count and return it. A count of zero is removed."""
     counter[name] -= 1
     return counter[name] or counter.pop(name)
 
@@ -286,11 +309,11 @@ AnyTail = TypeVar("AnyTail", JobTail, AccountTail)
 
 
 class _Waiter:
-    """Who only wants to know that something came."""
+    """A subscriber without a stream: it only notes that an event came. It wants no heartbeats."""
 
     def __init__(self, key: str) -> None:
         self.cursor = 0
-        self.at = math.inf
+        self.last_write_tick = math.inf
         self.key = key
         self.came = asyncio.Event()
 
@@ -303,105 +326,117 @@ class _Waiter:
 
 
 class Feed:
-    """All tails of this process. `run` follows the store's changes until it is cancelled."""
+    """All tails of this process. `run` follows the store's changes until it is cancelled.
 
-    def __init__(self, store: Feeds, heartbeat: float = 4.0, lag: Callable[[float], None] | None = None) -> None:
+    `observe_lag` is called after each round of pushes, with the time at which each pushed event was given to the store.
+    """
+
+    def __init__(
+        self,
+        store: Feeds,
+        heartbeat: float = 4.0,
+        observe_lag: Callable[[float], None] | None = None,
+        times: StreamTimes = DEFAULT_TIMES,
+    ) -> None:
         self._store = store
-        self._lag = lag
-        self._handed_in: list[float] = []
-        """When what is to be published was handed in to be recorded."""
+        self._observe_lag = observe_lag
+        self._append_times: list[float] = []
+        """For each event to be published, the time at which it was given to the store."""
         self.heartbeat = heartbeat
-        """Seconds of silence after which a stream says something."""
+        """Silence, in seconds, after which a stream writes a heartbeat."""
+        self.times = times
+        self._publish_window = times.publish_window
         self._jobs: dict[tuple[str, str], JobTail] = {}
         self._accounts: dict[str, AccountTail] = {}
         self._unpublished: set[JobTail | AccountTail] = set()
         self._published_at = 0.0
-        self._refreshing: set[asyncio.Task[None]] = set()
+        self._refreshes: set[asyncio.Task[None]] = set()
+        """Running reads. They are cancelled and awaited when `run` ends."""
         self.watched: Counter[str] = Counter()
         """Open streams, by account."""
         self.keys: Counter[str] = Counter()
-        """Open streams, by the id of the key that each was let in by."""
+        """Open streams, by the id of the API key that authenticated each."""
         self.revoked: set[str] = set()
-        """Those of `keys` whose streams are to break off."""
+        """The `keys` that were revoked. Their streams break off."""
         self.tick = 0
-        """Counts the looks for silent streams."""
+        """Number of rounds of the heartbeat timer."""
         self._due: dict[int, list[JobTail | AccountTail]] = defaultdict(list)
-        """The tails, by the tick in which one of their streams may have been silent too long."""
+        """The tails, by the tick in which a heartbeat may be due on one of their streams."""
         self.delivered = 0
-        """Events that were handed to live streams."""
+        """Number of events pushed to live streams."""
         self.stopped = False
-        """Nothing follows the store any more: at the end, or because the server's own work has died."""
+        """True after `run` has ended: the server has stopped, or one of its background tasks has failed."""
         self.stopping = False
-        """The server stops: every stream breaks off, so that its client comes back elsewhere or later."""
+        """True while the server stops. Every stream breaks off, so that its client reconnects, later or elsewhere."""
 
     async def run(self) -> None:
-        """Tell the tails what the store records, and the silent streams that all is well."""
+        """Publish the store's changes to the tails, and send heartbeats, until cancelled."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._beat())
+                tasks.create_task(self._send_heartbeats())
                 async for change in self._store.changes():
-                    self._tell(change)
+                    self._on_change(change)
         finally:
             self.stopped = True
-            for task in self._refreshing:
+            for task in self._refreshes:
                 task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.gather(*self._refreshing, return_exceptions=True)
+                await asyncio.gather(*self._refreshes, return_exceptions=True)
 
     def metrics(self) -> Iterator[Metric]:
-        """What there is now, for a scrape."""
+        """Yield the current values for a scrape."""
         yield gauge("streams", "Open streams.", (), {(): self.streams})
         yield total("events_delivered", "Events handed to live streams.", (), {(): self.delivered})
 
     @property
     def streams(self) -> int:
-        """How many streams are open."""
+        """Number of open streams."""
         return self.watched.total()
 
     def stop(self) -> None:
-        """Have every stream break off, and every new one too."""
+        """Break off every stream. New streams break off at once."""
         self.stopping = True
         for tail in (*self._jobs.values(), *self._accounts.values()):
             tail.wake()
 
     def revoke(self, keys: set[str]) -> None:
-        """Have the streams of these keys break off."""
-        self.revoked |= self.keys.keys() & keys  # some may have closed their last one meanwhile
+        """Break off the streams of these keys."""
+        self.revoked |= self.keys.keys() & keys  # a key may have lost its last stream meanwhile
         for tail in (*self._jobs.values(), *self._accounts.values()):
             for subscriber in tail.live:
                 if subscriber.key in self.revoked:
                     subscriber.wake()
 
-    def _tell(self, change: Change) -> None:
+    def _on_change(self, change: Change) -> None:
         if change.lost:
-            self._read_anew()
+            self._refresh_all()
         if change.deleted:
             self.forget(change.account, change.job)
         if change.event is None:
             return
         if (tail := self._jobs.get((change.account, change.job))) is not None:
             if tail.take(change.event):
-                self._publish_soon(tail)
+                self._schedule_publish(tail)
             else:
                 self._refresh(tail, change.n)
         if (account := self._accounts.get(change.account)) is not None:
             account.take(change.event)
-            self._publish_soon(account)
-        if self._lag is not None and change.at and self._unpublished:
-            self._handed_in.append(change.at)
+            self._schedule_publish(account)
+        if self._observe_lag is not None and change.at and self._unpublished:
+            self._append_times.append(change.at)
 
-    def _read_anew(self) -> None:
-        """Changes went untold: whoever lags is found by reading."""
+    def _refresh_all(self) -> None:
+        """Read all tails again after missed changes."""
         for job in self._jobs.values():
             self._refresh(job)
         for account in self._accounts.values():
-            self._hold(asyncio.create_task(account.refresh()))
+            self._keep_refresh(asyncio.create_task(account.refresh()))
 
-    def _publish_soon(self, tail: JobTail | AccountTail) -> None:
-        """Publish in this loop's next round, or when the window since the last round is over."""
+    def _schedule_publish(self, tail: JobTail | AccountTail) -> None:
+        """Publish in the event loop's next round, or when the window since the last push is over."""
         if not self._unpublished:
             loop = asyncio.get_running_loop()
-            loop.call_at(max(self._published_at + _WINDOW, loop.time()), self._publish)
+            loop.call_at(max(self._published_at + self._publish_window, loop.time()), self._publish)
         self._unpublished.add(tail)
 
     def _publish(self) -> None:
@@ -410,64 +445,69 @@ class Feed:
             try:
                 self.delivered += tail.publish(self.tick)
             except Exception:
-                log.exception("A feed could not be pushed to all; each looks for itself.")
+                log.exception(
+                    "Internal error while pushing events; each stream of this feed catches up in its own task."
+                )
                 tail.wake()
         self._published_at = asyncio.get_running_loop().time()
-        for at in self._handed_in:
-            assert self._lag is not None  # noqa: S101 - else nothing was noted
-            self._lag(at)
-        self._handed_in.clear()
+        for at in self._append_times:
+            assert self._observe_lag is not None  # noqa: S101 - otherwise the list is empty
+            self._observe_lag(at)
+        self._append_times.clear()
 
-    async def _beat(self) -> None:
-        """One timer for all streams: say something on those that have been silent for a heartbeat's time."""
+    async def _send_heartbeats(self) -> None:
+        """Run the one timer of all streams: send heartbeats, and drop the tails that have no watcher any more."""
         while True:
-            await asyncio.sleep(self.heartbeat / _TICKS)
+            await asyncio.sleep(self.heartbeat / _TICKS_PER_HEARTBEAT)
             self.tick += 1
             for tail in self._due.pop(self.tick, ()):
-                if tail.watchers or tail.left_at + _TICKS >= self.tick:
-                    self._due[tail.beat(self.tick)].append(tail)
+                if tail.watchers or tail.last_used_tick + _TICKS_PER_HEARTBEAT >= self.tick:
+                    self._due[tail.send_heartbeats(self.tick)].append(tail)
                 else:
                     self._drop(tail)
 
-    def _keep(self, tail: JobTail | AccountTail) -> None:
-        if not tail.kept:
-            tail.kept = True
-            self._due[self.tick + _TICKS + 1].append(tail)
+    def _schedule(self, tail: JobTail | AccountTail) -> None:
+        if not tail.scheduled:
+            tail.scheduled = True
+            self._due[self.tick + _TICKS_PER_HEARTBEAT + 1].append(tail)
 
     def _drop(self, tail: JobTail | AccountTail) -> None:
-        tail.kept = False
+        tail.scheduled = False
         if isinstance(tail, JobTail):
-            if self._jobs.get((tail.account, tail.job)) is tail:  # else it was deleted, and another has its place
+            if (
+                self._jobs.get((tail.account, tail.job)) is tail
+            ):  # otherwise the job was deleted, and a newer tail is registered
                 del self._jobs[tail.account, tail.job]
         else:
             del self._accounts[tail.account]
 
     def _refresh(self, tail: JobTail, known: int = 0) -> None:
-        task = asyncio.create_task(tail.refresh(self._store, known))
-        task.add_done_callback(lambda _: self._publish_soon(tail))
-        self._hold(task)
+        task = asyncio.create_task(tail.refresh(self._store, known, self.times.read_retry))
+        task.add_done_callback(lambda _: self._schedule_publish(tail))
+        self._keep_refresh(task)
 
-    def _hold(self, task: "asyncio.Task[None]") -> None:
-        self._refreshing.add(task)
-        task.add_done_callback(self._refreshed)
+    def _keep_refresh(self, task: "asyncio.Task[None]") -> None:
+        self._refreshes.add(task)
+        task.add_done_callback(self._on_refresh_done)
 
-    def _refreshed(self, task: "asyncio.Task[None]") -> None:
-        self._refreshing.discard(task)
+    def _on_refresh_done(self, task: "asyncio.Task[None]") -> None:
+        self._refreshes.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            log.error("What is watched cannot be read.", exc_info=error)
+            log.error("Internal error while reading a watched job or account", exc_info=error)
 
     async def job(self, account: str, job: str, first: Event | None = None) -> JobTail | None:
-        """The tail of an account's job, from its first event on, shared with all who watch; None: no such job.
+        """Return the tail of an account's job with all its events, or None if the account has no job with this id.
 
-        It follows the log from now on, and is dropped some seconds after its last watcher. `first` is the job's only
-        event, as its admission gave it: then nothing is read. Raises Unavailable.
+        All watchers share the tail. It follows the log from now on, and is dropped one heartbeat interval after its
+        last watcher left. `first` is the job's only event, as returned by its admission; then nothing is read.
+        Raises Unavailable.
         """
         tail = self._jobs.get((account, job))
         if tail is None:
-            # Registered before the read: what is recorded from now on is told to it.
+            # Register before the read: changes that are recorded from now on reach this tail.
             tail = self._jobs[account, job] = JobTail(account, job)
-            self._keep(tail)
-        tail.left_at = self.tick
+            self._schedule(tail)
+        tail.last_used_tick = self.tick
         if not tail.head:
             for event in [first] if first else await self._store.read(job, 0, account):
                 tail.take(event)
@@ -475,54 +515,57 @@ class Feed:
         return tail if tail.head else None
 
     def forget(self, account: str, job: str) -> None:
-        """A job was deleted: its streams end, and nobody finds its tail any more."""
+        """End the streams of a deleted job, and remove its tail."""
         if tail := self._jobs.pop((account, job), None):
             tail.ended = True
             tail.wake()
 
     def account(self, account: str) -> AccountTail:
-        """The tail of an account, shared with all who watch it; dropped some seconds after its last watcher."""
-        tail = self._accounts.setdefault(account, AccountTail(account, self._store))
-        self._keep(tail)
-        tail.left_at = self.tick
+        """Return the tail of an account. All watchers share it. It is dropped after its last watcher left."""
+        tail = self._accounts.setdefault(account, AccountTail(account, self._store, self.times.read_retry))
+        self._schedule(tail)
+        tail.last_used_tick = self.tick
         return tail
 
     def join(self, tail: AnyTail, key: str) -> AnyTail:
-        """Watch a tail, let in by a key, until `leave`; gives the one to follow, should this one have been dropped."""
+        """Count a watcher, authenticated by a key, until `leave`. Return the registered tail to follow.
+
+        That is another tail if this one was dropped since it was looked up.
+        """
         if isinstance(tail, AccountTail):
-            kept = self._accounts.setdefault(tail.account, tail)
+            registered = self._accounts.setdefault(tail.account, tail)
         else:
             if (tail.account, tail.job) not in self._jobs:
                 self._refresh(tail)
-            kept = self._jobs.setdefault((tail.account, tail.job), tail)
-        self._keep(kept)
-        kept.watchers += 1
+            registered = self._jobs.setdefault((tail.account, tail.job), tail)
+        self._schedule(registered)
+        registered.watchers += 1
         self.watched[tail.account] += 1
         self.keys[key] += 1
-        return kept
+        return registered
 
     def leave(self, tail: JobTail | AccountTail, key: str) -> None:
-        """Watch a tail no more."""
+        """Remove a watcher that `join` counted."""
         tail.watchers -= 1
-        tail.left_at = self.tick
+        tail.last_used_tick = self.tick
         _count_down(self.watched, tail.account)
         if not _count_down(self.keys, key):
             self.revoked.discard(key)
 
     async def reached(self, tail: JobTail, beyond: int, seconds: float, key: str) -> None:
-        """Wait until the job has an event above `beyond`, or is over, but no longer than `seconds`.
+        """Wait until the job has an event above `beyond` or has ended, for at most `seconds`.
 
-        Nor when the server stops, or the key by which the caller was let in is revoked.
+        Return at once if the server stops, or if the caller's key is revoked.
         """
-        waiter, kept = _Waiter(key), self.join(tail, key)
-        kept.live.add(waiter)
+        waiter, registered = _Waiter(key), self.join(tail, key)
+        registered.live.add(waiter)
         try:
             async with asyncio.timeout(seconds):
-                while not (kept.head > beyond or kept.ended or self.stopping or key in self.revoked):
+                while not (registered.head > beyond or registered.ended or self.stopping or key in self.revoked):
                     waiter.came.clear()
                     await waiter.came.wait()
         except TimeoutError:
             return
         finally:
-            kept.live.discard(waiter)
-            self.leave(kept, key)
+            registered.live.discard(waiter)
+            self.leave(registered, key)

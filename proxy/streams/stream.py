@@ -1,4 +1,8 @@
-"""The response that a stream is: the feed of a job or of an account, written to one client."""
+"""Streams: a `Stream` is the feed's `Subscriber` for one client, and writes the body of its response.
+
+A live stream needs no task: the feed pushes to its connection. Otherwise the stream's own task reads the tail, and
+waits for the client where the client is slow. Servers without a `PushConnection` only have the second way.
+"""
 
 import asyncio
 import logging
@@ -6,132 +10,127 @@ import math
 import random
 import sys
 from collections.abc import Callable, Collection, Mapping
-from functools import cache
 from typing import Any, Final, Protocol
 
 import orjson
-from sse_starlette import EventSourceResponse
-from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from proxy.core import sse
 from proxy.core.clock import cut_short
 from proxy.core.errors import Unavailable
-from proxy.core.text import escape_unprintable, replace_surrogates
+from proxy.core.text import escape_unprintable
 from proxy.streams.feed import AccountTail, Feed, JobTail
 
 log = logging.getLogger(__name__)
 
-_WRITE: Final = 60.0
-"""Seconds that one write may wait for a client that reads nothing."""
-_AGAIN: Final = 1.0
-"""Seconds until a read that the store could not serve is tried again."""
-_REPEAT: Final = 15.0
-"""Seconds of silence after which a stream of plain lines repeats its last one."""
-_SPREAD: Final = (500, 5000)
-"""Milliseconds, from and to, over which the clients of a server that stops come back."""
-_RETRY_WHEN_OVER: Final = 60_000
-"""Milliseconds after which a client may come back to a job that was over before its stream began.
+_STOP_RETRY_RANGE: Final = (500, 5000)
+"""Smallest and largest reconnection time, in milliseconds, that a stopping server gives to its clients.
 
-Chromium loses `Last-Event-ID` where a service worker passes requests through (seen in December 2026). A source that its
-page does not close would then get the whole replay every two seconds. A longer time would keep Node programs alive
-whose EventSource waits to be answered 204.
+Each client gets a random one, so that they do not all reconnect at once.
 """
-_COME_BACK: Final = 5000
-"""Milliseconds after which a client that was turned away may try again."""
+_ENDED_JOB_RETRY: Final = 60_000
+"""Reconnection time, in milliseconds, after the stream of a job that had ended before the stream was opened.
+
+Chromium loses `Last-Event-ID` where a service worker passes requests through (seen in December 2026). An EventSource
+that its page does not close would then get the whole replay every two seconds. A longer time would keep Node programs
+alive whose EventSource waits for a 204.
+"""
 
 
 class PushConnection(Protocol):
-    """What our HTTP protocol offers beyond ASGI, in `scope["state"]["connection"]`; other servers lack it."""
+    """Direct access to a client's connection, beyond ASGI, in `scope["state"]["connection"]`.
+
+    `serving.protocol` offers it. Other servers do not.
+    """
 
     half_closed: bool
-    """Whether the client has ended its side: it may have left, which only a write finds out."""
+    """True if the client has ended its side. It may have left; only a write can tell."""
 
     def push(self, chunk: bytes, /) -> bool:
-        """Write an HTTP chunk now; False when the client has enough to read already."""
+        """Write an HTTP chunk now. Return False if the client has enough to read already."""
 
     def hold(self) -> None:
-        """Keep what is sent until `release`: a stream's head and first event then cost one write, not two."""
+        """Buffer writes until `release`, so that a stream's head and first event cost one write instead of two."""
 
     def release(self) -> None:
-        """Write what was kept."""
+        """Write the buffered bytes."""
 
     def abort(self) -> None:
-        """Drop the connection with all that is still to be written: a close would wait for the client."""
+        """Drop the connection and all unwritten bytes, because a close would wait for the client."""
 
 
-class _Left(Exception):
-    """The client has gone."""
+class _ClientDisconnected(Exception):
+    """The client has closed its connection."""
 
 
 class Stream:
-    """One client's place in a feed: live while it can take what comes, else catching up in its own task.
+    """One client's subscription to a feed: live while it accepts pushes, otherwise catching up in its own task.
 
-    It breaks off when the key with the id `key`, by which it was let in, is revoked.
-    `idle` is the silence in seconds after which it says something, where the feed cannot do that for it.
+    `key` is the id of the API key that authenticated it. The stream breaks off when that key is revoked.
+    `heartbeat` is the silence in seconds after which it writes a heartbeat, if the feed cannot push one to it.
     """
 
     __slots__ = (
         "_connection",
         "_feed",
-        "_idle",
-        "_leash",
-        "_nudged",
+        "_heartbeat",
         "_tail",
-        "at",
+        "_timed_out",
+        "_timeout",
         "cursor",
-        "fresh",
+        "cursor_unchecked",
         "jobs",
         "key",
+        "last_write_tick",
         "push",
-        "rest",
+        "snapshot_rest",
     )
 
     def __init__(
-        self, feed: Feed, tail: JobTail | AccountTail, cursor: int, key: str, idle: float | None = None
+        self, feed: Feed, tail: JobTail | AccountTail, cursor: int, key: str, heartbeat: float | None = None
     ) -> None:
         self.cursor = cursor
-        # Read anew for each request: one copy for all the streams of a key.
+        # Each request reads its own copy of the id. The streams of a key share one.
         self.key = sys.intern(key)
-        self.at: float = math.inf
+        self.last_write_tick: float = math.inf
         self.jobs: Collection[str] | None = None
-        self.rest: Collection[str] = ()
-        self.fresh = True
-        self.push: Callable[[bytes], bool] = _cannot
+        self.snapshot_rest: Collection[str] = ()
+        self.cursor_unchecked = True
+        self.push: Callable[[bytes], bool] = _push_nothing
         self._feed = feed
         self._tail: Any = tail
-        self._idle = feed.heartbeat if idle is None else idle
+        self._heartbeat = feed.heartbeat if heartbeat is None else heartbeat
         self._connection: PushConnection | None = None
-        self._leash: asyncio.Timeout | None = None
-        self._nudged = False
+        self._timeout: asyncio.Timeout | None = None
+        self._timed_out = False  # True after a wait: if there is nothing to read then, a heartbeat is due
 
     def connect(self, scope: Scope) -> None:
-        """Take what the server offers for this request's connection, before the response's head is sent."""
+        """Use the `PushConnection` of this request, if the server offers one. Call it before the head is sent."""
         self._connection = scope.get("state", {}).get("connection")
         if self._connection is not None:
             self.push = self._connection.push
-            self.at = self._feed.tick
+            self.last_write_tick = self._feed.tick
             self._connection.hold()
 
     def wake(self) -> None:
-        """Leave the live ones, and look at what there is in the stream's own task."""
-        if self._leash is not None:
-            cut_short(self._leash)
-            self._leash = None
+        """Leave the live subscribers, and continue in the stream's own task."""
+        if self._timeout is not None:
+            cut_short(self._timeout)
+            self._timeout = None
 
     async def serve(self, receive: Receive, send: Send) -> None:
-        """Write the body, until the feed's end, the client's, or the server's."""
+        """Write the body, until the feed ends, the client disconnects, or the stream must break off."""
         tail = self._tail = self._feed.join(self._tail, self.key)
         try:
             await self._open(receive, send)
             if await self._follow(receive, send):
-                await self._write(send, self._last_words(), more=False)
+                await self._write(send, self._lines_after_end(), more=False)
             elif self._feed.stopping:
-                await self._write(send, self._farewell())
-        except _Left:
+                await self._write(send, self._closing_lines())
+        except _ClientDisconnected:
             pass
         except TimeoutError:
-            log.info("A client read nothing for %d seconds; its stream is dropped.", _WRITE)
+            log.info("A client read nothing for %g seconds. Its stream is dropped.", self._feed.times.write_timeout)
             if self._connection is not None:
                 self._connection.abort()
         finally:
@@ -139,135 +138,135 @@ class Stream:
 
     async def _open(self, receive: Receive, send: Send) -> None:
         try:
-            await self._write(send, self._opening() + await self._next(receive))
+            await self._write(send, self._first_lines() + await self._next(receive))
         finally:
             if self._connection is not None:
                 self._connection.release()
 
     async def _follow(self, receive: Receive, send: Send) -> bool:
-        """Write what comes; True when there will be no more, False when the stream must break."""
+        """Write events as they come. Return True at the end of the feed, False if the stream must break off."""
         tail = self._tail
-        while not self._breaks_off():
+        while not self._must_break_off():
             if data := await self._next(receive):
                 await self._write(send, data)
-            elif tail.stopped(self):
+            elif tail.is_finished_for(self):
                 return True
-            elif self._nudged:
-                await self._write(send, self._filler())
-            elif not self._breaks_off():  # it may have been told while it read, when nobody could wake it
+            elif self._timed_out:
+                await self._write(send, self._keep_alive())
+            elif not self._must_break_off():  # checked again: during the read, `wake` had no effect
                 tail.live.add(self)
                 try:
-                    await self._rest(receive, self._leash_length())
+                    await self._wait(receive, self._idle_timeout())
                 finally:
                     tail.live.discard(self)
-                self._nudged = True
+                self._timed_out = True
         return False
 
     async def _next(self, receive: Receive) -> bytes:
         try:
-            frames: bytes = await self._tail.after(self)
+            frames: bytes = await self._tail.next_frames(self)
         except Unavailable:
-            await self._rest(receive, _AGAIN)
-            return self._filler()
-        return self._shown(frames) if frames else b""
+            await self._wait(receive, self._feed.times.read_retry)
+            return self._keep_alive()
+        return self._render(frames) if frames else b""
 
-    async def _rest(self, receive: Receive, seconds: float | None) -> None:
-        """Wait until `wake`, or for so long. Raises _Left."""
+    async def _wait(self, receive: Receive, seconds: float | None) -> None:
+        """Wait until `wake`, or for `seconds` (None: without a limit). Raises _ClientDisconnected."""
         try:
-            async with asyncio.timeout(seconds) as self._leash:
+            async with asyncio.timeout(seconds) as self._timeout:
                 while (await receive())["type"] != "http.disconnect":
                     if self._connection is not None and self._connection.half_closed:
                         return
         except TimeoutError:
             return
         finally:
-            self._leash = None
-        raise _Left
+            self._timeout = None
+        raise _ClientDisconnected
 
     async def _write(self, send: Send, data: bytes, *, more: bool = True) -> None:
-        async with asyncio.timeout(_WRITE):
+        async with asyncio.timeout(self._feed.times.write_timeout):
             await send({"type": "http.response.body", "body": data, "more_body": more})
-        self._nudged = False
-        self.at = max(self.at, self._feed.tick)
+        self._timed_out = False
+        self.last_write_tick = max(self.last_write_tick, self._feed.tick)
 
-    def _leash_length(self) -> float | None:
-        return self._idle if self.push is _cannot else None
+    def _idle_timeout(self) -> float | None:
+        return self._heartbeat if self.push is _push_nothing else None
 
-    def _breaks_off(self) -> bool:
+    def _must_break_off(self) -> bool:
         return self._feed.stopping or self.key in self._feed.revoked
 
-    def _opening(self) -> bytes:
+    def _first_lines(self) -> bytes:
         return sse.RETRY
 
-    def _shown(self, frames: bytes) -> bytes:
+    def _render(self, frames: bytes) -> bytes:
         return frames
 
-    def _filler(self) -> bytes:
+    def _keep_alive(self) -> bytes:
         return sse.HEARTBEAT
 
-    def _last_words(self) -> bytes:
-        """What is written after the final event."""
+    def _lines_after_end(self) -> bytes:
+        """Return the bytes that follow the final event."""
         return b""
 
-    def _farewell(self) -> bytes:
-        """Spread over time when the clients of a server that stops come back."""
-        return b"retry: %d\n" % random.randint(*_SPREAD)
+    def _closing_lines(self) -> bytes:
+        """Return the last bytes of a stream that a stopping server breaks off: a random reconnection time."""
+        return b"retry: %d\n" % random.randint(*_STOP_RETRY_RANGE)
 
 
-def _cannot(_: bytes) -> bool:
-    """Stand in for a connection's `push` where there is none: such a stream writes everything in its own task."""
+def _push_nothing(_: bytes) -> bool:
+    """Replace a connection's `push` on other servers: the stream then writes everything in its own task."""
     return False
 
 
 class JobStream(Stream):
-    """A job's feed after event `after`."""
+    """A job's events after event number `after`, as SSE."""
 
-    __slots__ = ("_was_over",)
+    __slots__ = ("_had_ended",)
 
-    def __init__(self, feed: Feed, tail: JobTail, after: int, key: str, idle: float | None = None) -> None:
-        # An id from the future, or of some other stream, is answered from the beginning.
-        super().__init__(feed, tail, after if after <= tail.head else 0, key, idle)
-        self._was_over = tail.ended
+    def __init__(self, feed: Feed, tail: JobTail, after: int, key: str, heartbeat: float | None = None) -> None:
+        # An id above the head, for example of another stream, is answered from the first event.
+        super().__init__(feed, tail, after if after <= tail.head else 0, key, heartbeat)
+        self._had_ended = tail.ended
 
-    def _last_words(self) -> bytes:
-        return b"retry: %d\n" % _RETRY_WHEN_OVER if self._was_over else b""
+    def _lines_after_end(self) -> bytes:
+        return b"retry: %d\n" % _ENDED_JOB_RETRY if self._had_ended else b""
 
 
 class LineStream(JobStream):
-    """A job's feed as plain lines for a terminal: one for each event, the first names the job, the last is the url."""
+    """A job's events as plain lines for a terminal, one per event. The first names the job, the last is the URL."""
 
-    __slots__ = ("_last", "_parser")
+    __slots__ = ("_last_line", "_parser")
 
     def __init__(self, feed: Feed, tail: JobTail, after: int, key: str) -> None:
-        super().__init__(feed, tail, after, key, idle=_REPEAT)
+        super().__init__(feed, tail, after, key, heartbeat=feed.times.line_repeat)
         self._parser = sse.Parser(sse.OWN_MESSAGE_LIMIT)
-        self._last = b""
+        self._last_line = b""
 
     def connect(self, scope: Scope) -> None:
-        """Frames are not what this stream is made of: it writes everything itself."""
+        """Use no `PushConnection`: the feed pushes SSE frames, and this stream writes lines."""
 
-    def _opening(self) -> bytes:
-        # The first event names the job by itself; a client that comes back gets the name again.
-        self._last = b"" if self.cursor == 0 else f"Job {self._tail.job}\n".encode()
-        return self._last
+    def _first_lines(self) -> bytes:
+        # The first event names the job. A client that reconnects gets the name again.
+        self._last_line = b"" if self.cursor == 0 else f"Job {self._tail.job}\n".encode()
+        return self._last_line
 
-    def _shown(self, frames: bytes) -> bytes:
+    def _render(self, frames: bytes) -> bytes:
         lines = [line(orjson.loads(message.data)) for message in self._parser.feed(frames)]
-        self._last = f"{lines[-1]}\n".encode()
+        self._last_line = f"{lines[-1]}\n".encode()
         return "".join(f"{line}\n" for line in lines).encode()
 
-    def _filler(self) -> bytes:
-        return self._last
+    def _keep_alive(self) -> bytes:
+        return self._last_line
 
-    def _last_words(self) -> bytes:
+    def _lines_after_end(self) -> bytes:
         return b""
 
-    def _farewell(self) -> bytes:
+    def _closing_lines(self) -> bytes:
         return b""
 
 
 def line(event: Mapping[str, Any]) -> str:
-    """An event as one line; what is not printable is escaped, so that no text of a provider's makes a line."""
+    """Return an event as one line. Unprintable characters are escaped, so that a provider's text adds no line."""
     status = event["status"]
     match status:
         case "Processing started":
@@ -284,9 +283,10 @@ def line(event: Mapping[str, Any]) -> str:
 
 
 class AccountStream(Stream):
-    """The feed of an account (of its `jobs` alone, if named) after a position; below 0 from a snapshot.
+    """An account's events after a feed position, or a snapshot first if the position is below 0.
 
-    `ends_in` is the life of the Link that opened it, in seconds; the stream breaks off with it.
+    `jobs` are the ids of the jobs that it is limited to (None: all). `ends_in` is the remaining lifetime, in seconds,
+    of the Link that opened it; the stream breaks off when the Link expires.
     """
 
     __slots__ = ("_deadline",)
@@ -305,108 +305,10 @@ class AccountStream(Stream):
         self.jobs = jobs
         self._deadline = asyncio.get_running_loop().time() + ends_in
 
-    def _leash_length(self) -> float | None:
+    def _idle_timeout(self) -> float | None:
         left = self._deadline - asyncio.get_running_loop().time()
-        length = min(left, super()._leash_length() or math.inf)
+        length = min(left, super()._idle_timeout() or math.inf)
         return None if length == math.inf else length
 
-    def _breaks_off(self) -> bool:
-        return super()._breaks_off() or asyncio.get_running_loop().time() >= self._deadline
-
-
-class FeedResponse(EventSourceResponse):
-    """An `EventSourceResponse` that drives its body itself.
-
-    The parent runs four or five tasks for each stream (body, ping, disconnect, two for shutdown), encodes for each
-    client, and sends its ping on a fixed beat: 45 KiB and 35 to 70 microseconds of CPU for each event. Replaced are:
-    the body (frames that were encoded once, pushed to the connection without waking a task), the ping (one timer for
-    all streams, after silence only, never inside a frame) and the end: a stream that stops before its final event is
-    broken off without the last chunk, so that clients see a break and come back. Kept are headers, HEAD, and the
-    response's place in Starlette.
-    """
-
-    def __init__(self, stream: Stream, headers: Mapping[str, str] | None = None) -> None:
-        # What the parent works out is the same for every stream: 15 microseconds of each one's opening.
-        vars(self).update(vars(_pattern("text/plain" if isinstance(stream, LineStream) else "text/event-stream")))
-        own = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
-        self.raw_headers = [*self.raw_headers, *own]
-        self._stream = stream
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Begin the stream; its body is written by whoever unwinds (see `StreamOutsideMiddleware`), or here."""
-        if scope["method"] == "HEAD":
-            await super().__call__(scope, receive, send)
-            return
-        self._stream.connect(scope)
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        unwinding: list[Stream] | None = scope.get("state", {}).get("unwinding")
-        if unwinding is None:
-            await self._stream.serve(receive, send)
-        else:
-            unwinding.append(self._stream)
-
-
-@cache
-def _pattern(media_type: str) -> EventSourceResponse:
-    charset = "; charset=utf-8" if media_type == "text/plain" else ""
-    response = EventSourceResponse(iter(()), headers=sse.HEADERS | {"Content-Type": media_type + charset})
-    # A server's own affair, which it says itself where it must: to HTTP/1.0, and to who asked for a close.
-    del response.headers["Connection"]
-    return response
-
-
-class StreamOutsideMiddleware:
-    """The outermost application: a stream's body is written once the frames of all inner ones are off the stack.
-
-    A waiting stream would hold a dozen of them, and what they refer to: a third of its memory.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        unwinding: list[Stream] = []
-        scope.setdefault("state", {})["unwinding"] = unwinding
-        await self._app(scope, receive, send)
-        if unwinding:
-            visit = scope["state"].get("visit")
-            _shrink(scope)
-            try:
-                await unwinding.pop().serve(receive, send)
-            finally:
-                if visit is not None:
-                    visit.ended(scope["path"])
-
-
-def _shrink(scope: Scope) -> None:
-    """Let go of the request: the server needs its method from now on, and a log its path. A tenth of the memory."""
-    kept = {name: scope[name] for name in ("type", "method", "path")}
-    scope["headers"].clear()
-    scope.clear()
-    scope.update(kept)
-
-
-class RetryLater(Response):
-    """The answer of an event endpoint to a condition that will pass: 200, why, when to come back, and a break."""
-
-    def __init__(self, why: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(headers={**sse.HEADERS, **(headers or {})})
-        del self.headers["Content-Length"]
-        self._why = " ".join(replace_surrogates(why).split())
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Say why, and break off without the last chunk."""
-        del receive
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        if scope["method"] == "HEAD":
-            await send(_body(b"", more=False))
-        else:
-            await send(_body(f": {self._why}\nretry: {_COME_BACK}\n".encode()))
-
-
-def _body(data: bytes, *, more: bool = True) -> Message:
-    return {"type": "http.response.body", "body": data, "more_body": more}
+    def _must_break_off(self) -> bool:
+        return super()._must_break_off() or asyncio.get_running_loop().time() >= self._deadline

@@ -1,4 +1,4 @@
-"""Where the server listens: one family, or both on `::`."""
+"""Addresses on which the server listens: one family, or both on `::`."""
 
 import errno
 import socket
@@ -23,14 +23,14 @@ def also_at(host: str) -> Iterator[socket.socket]:
         without("There is no IPv6 here")
 
 
-def test_both_families_reach_the_unspecified_address() -> None:
+def test_the_unspecified_address_accepts_both_families() -> None:
     with also_at("::") as listening:
         port = listening.getsockname()[1]
         for address in ("127.0.0.1", "::1"):
             socket.create_connection((address, port), timeout=5).close()
 
 
-async def test_a_peer_on_ipv4_loopback_reads_the_metrics_of_a_dual_socket(
+async def test_both_loopback_addresses_may_read_the_metrics_of_a_dual_socket(
     unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with also_at("::"):
@@ -44,7 +44,7 @@ async def test_a_peer_on_ipv4_loopback_reads_the_metrics_of_a_dual_socket(
 
 
 @pytest.mark.parametrize("code", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
-def test_a_machine_without_ipv6_is_told_so_in_one_line(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_a_machine_without_ipv6_gets_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     def absent(*_: object, **__: object) -> socket.socket:
         raise OSError(code, "Not here")
 

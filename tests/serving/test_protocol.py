@@ -1,10 +1,12 @@
-"""HTTP/1.1 on the wire: what is refused, what is bounded in bytes and in time, and how a connection ends."""
+"""HTTP/1.1 on the wire: refusals, limits on bytes and time, and the end of a connection."""
 
 import asyncio
 import socket
 
 import orjson
 import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
 
 from proxy.serving.protocol import Http, Timeouts
 from tests.api.test_api import GAGA, raw
@@ -13,7 +15,7 @@ from tests.support.deployment import Deployment
 HOST = b"Host: x\r\nConnection: close\r\n"
 
 
-def refused(answer: bytes, status: int) -> dict[str, str]:
+def error_of(answer: bytes, status: int) -> dict[str, str]:
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status), head
     assert b"content-type: application/json" in head
@@ -24,8 +26,8 @@ def refused(answer: bytes, status: int) -> dict[str, str]:
     return parsed
 
 
-async def sent_on(deployment: Deployment, begin: bytes, piece: bytes, pieces: int) -> bytes:
-    """What comes back when a head is sent on and on, piece by piece."""
+async def send_repeatedly(deployment: Deployment, begin: bytes, piece: bytes, pieces: int) -> bytes:
+    """Send a beginning and then the same piece many times, and return the response."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(deployment.origin.rsplit(":", 1)[1]))
     writer.write(begin)
     answer = asyncio.create_task(reader.read())
@@ -36,14 +38,14 @@ async def sent_on(deployment: Deployment, begin: bytes, piece: bytes, pieces: in
         await asyncio.sleep(0)
     try:
         return await answer
-    except ConnectionResetError:  # closed while more was on its way
+    except ConnectionResetError:  # the server closed while the client was sending
         return b""
     finally:
         writer.close()
 
 
-async def emptied(deployment: Deployment) -> None:
-    """Wait until the server has let go of all its connections."""
+async def wait_for_no_connections(deployment: Deployment) -> None:
+    """Wait until the server has closed all its connections."""
     async with asyncio.timeout(5):
         while deployment.connections:
             await asyncio.sleep(0.001)
@@ -51,29 +53,29 @@ async def emptied(deployment: Deployment) -> None:
 
 async def test_a_url_that_is_too_long_is_414(deployment: Deployment) -> None:
     answer = await raw(deployment, b"GET /api/ping?x=" + b"y" * (16 << 10) + b" HTTP/1.1\r\n" + HOST + b"\r\n")
-    assert refused(answer, 414)["code"] == "too_large"
+    assert error_of(answer, 414)["code"] == "too_large"
 
 
-async def test_a_url_as_long_as_it_may_be_is_read(deployment: Deployment) -> None:
+async def test_a_url_at_the_limit_is_accepted(deployment: Deployment) -> None:
     path = b"/api/ping?x="
     answer = await raw(deployment, b"GET " + path + b"y" * ((16 << 10) - len(path)) + b" HTTP/1.1\r\n" + HOST + b"\r\n")
     assert answer.startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize("headers", [b"X-A: b\r\n" * 20_000, b"X-A: " + b"b" * (65 << 10) + b"\r\n"])
-async def test_headers_that_are_too_long_together_are_431(deployment: Deployment, headers: bytes) -> None:
+async def test_headers_over_the_limit_are_431(deployment: Deployment, headers: bytes) -> None:
     answer = await raw(deployment, b"GET /api/ping HTTP/1.1\r\n" + HOST + headers + b"\r\n")
-    assert refused(answer, 431)["code"] == "too_large"
+    assert error_of(answer, 431)["code"] == "too_large"
 
 
 @pytest.mark.parametrize("begin", [b"GET /", b"GET /api/ping HTTP/1.1\r\nX-A: "])
-async def test_a_head_without_an_end_is_not_kept(deployment: Deployment, begin: bytes) -> None:
-    answer = await sent_on(deployment, begin, b"y" * 4096, 10_000)
+async def test_an_endless_head_is_refused(deployment: Deployment, begin: bytes) -> None:
+    answer = await send_repeatedly(deployment, begin, b"y" * 4096, 10_000)
     assert not answer or answer.startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 414 "))
-    await emptied(deployment)
+    await wait_for_no_connections(deployment)
 
 
-async def test_a_long_body_is_no_long_head(deployment: Deployment) -> None:
+async def test_a_long_body_does_not_count_as_a_long_head(deployment: Deployment) -> None:
     body = orjson.dumps(GAGA | {"prompt": "x" * (300 << 10)})
     one = b"POST /api/jobs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n" % (
         deployment.key.encode(),
@@ -94,20 +96,20 @@ async def test_a_request_in_small_pieces_is_read(deployment: Deployment) -> None
 
 
 @pytest.mark.parametrize("begin", [b"", b"GET /api/ping HTTP/1.1\r\nX-A: b"])
-async def test_a_head_that_does_not_come_is_not_waited_for(unstarted: Deployment, begin: bytes) -> None:
+async def test_a_head_that_never_arrives_times_out(unstarted: Deployment, begin: bytes) -> None:
     unstarted.timeouts = Timeouts(head=0.05)
     async with unstarted as deployment, asyncio.timeout(5):
-        assert await sent_on(deployment, begin, b"", 0) == b""
+        assert await send_repeatedly(deployment, begin, b"", 0) == b""
 
 
-async def test_a_second_request_that_does_not_come_whole_is_not_waited_for(unstarted: Deployment) -> None:
+async def test_an_incomplete_second_request_times_out(unstarted: Deployment) -> None:
     unstarted.timeouts = Timeouts(head=0.05)
     request = b"GET /api/ping HTTP/1.1\r\nHost: x\r\n\r\nGET /api/ping HTTP/1.1\r\nX-A: b"
     async with unstarted as deployment, asyncio.timeout(5):
         assert (await raw(deployment, request)).count(b"pong") == 1
 
 
-async def test_blanks_behind_a_header_s_value_are_not_of_it(deployment: Deployment) -> None:
+async def test_blanks_around_a_header_value_are_ignored(deployment: Deployment) -> None:
     jobs = set()
     for value in (b"abc", b"abc ", b" abc\t "):
         body = orjson.dumps(GAGA)
@@ -117,7 +119,7 @@ async def test_blanks_behind_a_header_s_value_are_not_of_it(deployment: Deployme
     assert len(jobs) == 1
 
 
-async def test_a_client_that_leaves_with_a_request_in_line_is_seen_to_leave(
+async def test_a_disconnect_with_a_queued_request_ends_all_tasks(
     deployment: Deployment, caplog: pytest.LogCaptureFixture
 ) -> None:
     others, before = set(deployment.connections), len(asyncio.all_tasks())
@@ -133,7 +135,7 @@ async def test_a_client_that_leaves_with_a_request_in_line_is_seen_to_leave(
     assert "Exception" not in caplog.text
 
 
-async def test_who_is_still_at_its_request_when_the_server_stops_is_told_so(unstarted: Deployment) -> None:
+async def test_an_incomplete_request_gets_503_when_the_server_stops(unstarted: Deployment) -> None:
     unstarted.settings |= {"cors_origins": ["https://app.example"]}
     async with unstarted as deployment:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(deployment.origin.rsplit(":", 1)[1]))
@@ -171,17 +173,15 @@ def port_of(deployment: Deployment) -> int:
     return int(deployment.origin.rsplit(":", 1)[1])
 
 
-def keyed(deployment: Deployment, line: bytes, fields: bytes = b"") -> bytes:
-    """The begin of a head, without its end."""
+def authenticated_head(deployment: Deployment, line: bytes, fields: bytes = b"") -> bytes:
+    """Return an authenticated head without its last line."""
     return line + b" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + deployment.key.encode() + b"\r\n" + fields
 
 
 @pytest.mark.parametrize("framing", FRAMINGS, ids=["length", "chunked"])
 @pytest.mark.parametrize("offer", OFFERS)
-async def test_an_offer_of_an_upgrade_is_ignored_however_it_is_cut(
-    deployment: Deployment, offer: bytes, framing: bytes
-) -> None:
-    request = keyed(deployment, b"POST /api/jobs", offer) + framing
+async def test_an_upgrade_offer_is_ignored_at_every_split(deployment: Deployment, offer: bytes, framing: bytes) -> None:
+    request = authenticated_head(deployment, b"POST /api/jobs", offer) + framing
     ping = b"GET /api/ping HTTP/1.1\r\nHost: x\r\n"
     for cut in (1, 7, len(request) // 2, len(request) - len(framing), len(request)):
         reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
@@ -194,7 +194,7 @@ async def test_an_offer_of_an_upgrade_is_ignored_however_it_is_cut(
         assert (answer.count(b"HTTP/1.1 202 "), answer.count(b"pong"), answer.count(b"HTTP/1.1 ")) == (2, 2, 4)
 
 
-async def test_an_offer_inside_the_rest_of_an_answered_body_changes_nothing(deployment: Deployment) -> None:
+async def test_an_upgrade_offer_inside_a_dropped_body_has_no_effect(deployment: Deployment) -> None:
     victim = b"GET /api/ping HTTP/1.1\r\nHost: x\r\n\r\n"
     body = b"x\r\nUpgrade: h2c\r\n" * 100 + victim
     reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
@@ -231,9 +231,9 @@ async def test_an_offer_inside_the_rest_of_an_answered_body_changes_nothing(depl
         b"GET /api/ping HTTP/1.1\r\nHost: a\r\nX: b\r\n c\r\n",
     ],
 )
-async def test_what_two_servers_might_read_in_two_ways_is_400(deployment: Deployment, head: bytes) -> None:
+async def test_an_ambiguous_request_is_400(deployment: Deployment, head: bytes) -> None:
     answer = await raw(deployment, head + b"\r\n0\r\n\r\nGET /api/ping HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert refused(answer, 400)["code"] == "bad_request"
+    assert error_of(answer, 400)["code"] == "bad_request"
 
 
 async def test_http_1_0_needs_no_host(deployment: Deployment) -> None:
@@ -244,12 +244,12 @@ async def test_http_1_0_needs_no_host(deployment: Deployment) -> None:
     ("url", "status"),
     [(b"http://host", 200), (b"http://host?x=1", 200), (b"HTTP://host:80/api/ping", 200), (b"https://[::1]/no", 404)],
 )
-async def test_an_absolute_url_means_its_path(deployment: Deployment, url: bytes, status: int) -> None:
+async def test_an_absolute_url_is_served_as_its_path(deployment: Deployment, url: bytes, status: int) -> None:
     answer = await raw(deployment, b"GET " + url + b" HTTP/1.1\r\n" + HOST + b"\r\n")
     assert answer.startswith(b"HTTP/1.1 %d " % status)
 
 
-async def test_a_key_in_a_trailer_does_not_log_in(deployment: Deployment) -> None:
+async def test_a_key_in_a_trailer_does_not_authenticate(deployment: Deployment) -> None:
     key = b"Authorization: Bearer " + deployment.key.encode()
     head = b"GET /api/account HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + HOST
     answer = await raw(deployment, head + b"\r\n0\r\n" + key + b"\r\n\r\n")
@@ -264,36 +264,91 @@ async def test_a_key_in_a_trailer_does_not_log_in(deployment: Deployment) -> Non
     [b"0\r\nX: ", b"0\r\nX", b"1;x=", b"1;", b"0" * 100],
     ids=["trailer value", "trailer name", "extension value", "extension name", "size"],
 )
-async def test_the_framing_of_a_chunked_body_has_an_end(deployment: Deployment, begin: bytes) -> None:
-    head = keyed(deployment, b"POST /api/jobs", b"Transfer-Encoding: chunked\r\n\r\n")
-    answer = await sent_on(deployment, head + begin, b"0" * 1024, 100)
+async def test_endless_framing_of_a_chunked_body_is_refused(deployment: Deployment, begin: bytes) -> None:
+    head = authenticated_head(deployment, b"POST /api/jobs", b"Transfer-Encoding: chunked\r\n\r\n")
+    answer = await send_repeatedly(deployment, head + begin, b"0" * 1024, 100)
     assert not answer or answer.startswith(b"HTTP/1.1 400 ")
-    await emptied(deployment)
+    await wait_for_no_connections(deployment)
 
 
-async def test_small_extensions_of_small_chunks_have_an_end(deployment: Deployment) -> None:
-    head = keyed(deployment, b"POST /api/jobs", b"Transfer-Encoding: chunked\r\n\r\n")
-    answer = await sent_on(deployment, head, b"1;" + b"x" * 100 + b"\r\ny\r\n", 1000)
+async def test_many_chunk_extensions_are_refused(deployment: Deployment) -> None:
+    head = authenticated_head(deployment, b"POST /api/jobs", b"Transfer-Encoding: chunked\r\n\r\n")
+    answer = await send_repeatedly(deployment, head, b"1;" + b"x" * 100 + b"\r\ny\r\n", 1000)
     assert not answer or answer.startswith(b"HTTP/1.1 400 ")
 
 
-async def test_a_body_in_chunks_of_one_byte_is_read(deployment: Deployment) -> None:
+async def test_a_body_in_chunks_of_one_byte_is_accepted(deployment: Deployment) -> None:
     body = orjson.dumps(GAGA | {"prompt": "x" * 20_000})
     chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
-    head = keyed(deployment, b"POST /api/jobs", b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n")
+    head = authenticated_head(deployment, b"POST /api/jobs", b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n")
     assert (await raw(deployment, head + chunks)).startswith(b"HTTP/1.1 202 ")
+
+
+@pytest.mark.parametrize("requests", [1, 3])
+async def test_a_body_of_line_ends_does_not_block_other_connections(deployment: Deployment, requests: int) -> None:
+    """A chunk of line ends is the body with the most pieces. Other connections are answered while it is parsed."""
+    hostile, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
+    other, other_writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
+    head = b"POST /api/jobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    body = b"40000\r\n" + b"\r\n" * (1 << 17) + b"\r\n"
+    last = b"GET /api/ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    writer.write((head + body + b"0\r\n\r\n") * requests + last)
+    answered = asyncio.create_task(hostile.read())
+    answers = 0
+    try:
+        while not answered.done():
+            other_writer.write(b"GET /api/ping HTTP/1.1\r\nHost: x\r\n\r\n")
+            await other.readuntil(b"pong")
+            answers += 1
+    finally:
+        writer.close()
+        other_writer.close()
+    assert (await answered).count(b" 401 ") == requests
+    assert (await answered).endswith(b"pong")
+    assert answers > 20 * requests
+
+
+async def test_a_body_of_line_ends_is_not_read_ahead_of_the_application() -> None:
+    """It is parsed over many turns. The socket is read again only after the application has read the body."""
+    done = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        del receive
+        if scope["method"] == "POST":
+            await done.wait()
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    server = uvicorn.Server(uvicorn.Config(app, http=Http, lifespan="off", log_config=None))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        _, writer = await asyncio.open_connection(*listening.getsockname())
+        other, other_writer = await asyncio.open_connection(*listening.getsockname())
+        writer.write(
+            b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n400000\r\n" + b"\r\n" * (2 << 20)
+        )
+        for _ in range(600):
+            other_writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            await other.readuntil(b"\r\n\r\n")
+        sizes = [len(connection.cycle.body) for connection in server.server_state.connections]  # type: ignore[union-attr]
+        done.set()
+        writer.close()
+        other_writer.close()
+        server.should_exit = True
+        await serving
+    assert 64 << 10 < max(sizes) < 1 << 20
 
 
 async def test_many_small_fields_are_431(deployment: Deployment) -> None:
     answer = await raw(deployment, b"GET /api/ping HTTP/1.1\r\n" + HOST + b"a:\r\n" * 1000 + b"\r\n")
-    assert refused(answer, 431)["code"] == "too_large"
+    assert error_of(answer, 431)["code"] == "too_large"
 
 
-async def test_pipelined_requests_wait_in_the_socket_and_are_all_answered(deployment: Deployment) -> None:
+async def test_pipelined_requests_wait_in_the_socket_and_all_get_answers(deployment: Deployment) -> None:
     job = await deployment.submit("gaga-1", prompt="[stuck]")
     others = set(deployment.connections)
     reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
-    writer.write(keyed(deployment, b"GET /api/jobs/%s/events" % job["id"].encode()) + b"\r\n")
+    writer.write(authenticated_head(deployment, b"GET /api/jobs/%s/events" % job["id"].encode()) + b"\r\n")
     await reader.readuntil(b"id: 1\n\n")
     (connection,) = set(deployment.connections) - others
     assert isinstance(connection, Http)
@@ -310,33 +365,35 @@ async def test_pipelined_requests_wait_in_the_socket_and_are_all_answered(deploy
     writer.close()
 
 
-async def test_nonsense_behind_a_request_is_refused_after_its_answer(deployment: Deployment) -> None:
+async def test_invalid_bytes_after_a_request_are_refused_after_its_answer(deployment: Deployment) -> None:
     job = await deployment.submit("gaga-1", prompt="[stuck]")
     reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
-    writer.write(keyed(deployment, b"GET /api/jobs/%s/events" % job["id"].encode()) + b"\r\nNONSENSE\r\n\r\n")
+    writer.write(
+        authenticated_head(deployment, b"GET /api/jobs/%s/events" % job["id"].encode()) + b"\r\nNONSENSE\r\n\r\n"
+    )
     await reader.readuntil(b"id: 1\n\n")
     await deployment.http.post(f"/api/jobs/{job['id']}/cancel")
     stream, _, refusal = (await reader.read()).partition(b"\r\n0\r\n\r\n")
     writer.close()
     assert b"HTTP/1.1" not in stream
-    assert refused(refusal, 400)["code"] == "bad_request"
+    assert error_of(refusal, 400)["code"] == "bad_request"
 
 
 # --- bounds in time ---
 
 
-async def ends(reader: asyncio.StreamReader) -> bytes:
-    """All that comes until the server ends the connection."""
+async def read_to_end(reader: asyncio.StreamReader) -> bytes:
+    """Return all bytes until the server ends the connection."""
     async with asyncio.timeout(5):
         return await reader.read()
 
 
-async def test_a_body_that_drips_is_not_waited_for(unstarted: Deployment) -> None:
+async def test_a_slow_body_times_out(unstarted: Deployment) -> None:
     unstarted.timeouts = Timeouts(body=0.1, rate=10_000)
     async with unstarted as deployment:
         reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
-        writer.write(keyed(deployment, b"POST /api/jobs", b"Content-Length: 1000000\r\n\r\n"))
-        ending = asyncio.create_task(ends(reader))
+        writer.write(authenticated_head(deployment, b"POST /api/jobs", b"Content-Length: 1000000\r\n\r\n"))
+        ending = asyncio.create_task(read_to_end(reader))
         while not ending.done():
             writer.write(b"x")
             await asyncio.sleep(0.001)
@@ -344,39 +401,39 @@ async def test_a_body_that_drips_is_not_waited_for(unstarted: Deployment) -> Non
         writer.close()
 
 
-async def test_a_request_that_waits_in_line_may_not_drip_either(unstarted: Deployment) -> None:
+async def test_the_slow_body_of_a_queued_request_times_out(unstarted: Deployment) -> None:
     unstarted.timeouts = Timeouts(body=0.1)
     async with unstarted as deployment:
         job = await deployment.submit("gaga-1", prompt="[stuck]")
         reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
-        stream = keyed(deployment, b"GET /api/jobs/%s/events" % job["id"].encode()) + b"\r\n"
-        writer.write(stream + keyed(deployment, b"POST /api/jobs", b"Content-Length: 9\r\n\r\nx"))
+        stream = authenticated_head(deployment, b"GET /api/jobs/%s/events" % job["id"].encode()) + b"\r\n"
+        writer.write(stream + authenticated_head(deployment, b"POST /api/jobs", b"Content-Length: 9\r\n\r\nx"))
         await reader.readuntil(b"id: 1\n\n")
         async with asyncio.timeout(5):
             while any(connection.pipeline for connection in deployment.connections):  # type: ignore[attr-defined]
                 await asyncio.sleep(0.001)
         await deployment.http.post(f"/api/jobs/{job['id']}/cancel")
-        answer = await ends(reader)
+        answer = await read_to_end(reader)
         writer.close()
     assert answer.endswith(b"\r\n0\r\n\r\n")
 
 
-async def test_the_rest_of_an_answered_body_is_not_waited_for(unstarted: Deployment) -> None:
+async def test_the_missing_rest_of_an_answered_body_times_out(unstarted: Deployment) -> None:
     unstarted.timeouts = Timeouts(silence=0.05)
     async with unstarted as deployment:
         reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
         writer.write(b"POST /api/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nx")
-        assert b" 401 " in await ends(reader)
-        await emptied(deployment)
+        assert b" 401 " in await read_to_end(reader)
+        await wait_for_no_connections(deployment)
         writer.close()
 
 
-async def test_the_rest_of_an_answered_body_may_not_drip(unstarted: Deployment) -> None:
+async def test_the_slow_rest_of_an_answered_body_times_out(unstarted: Deployment) -> None:
     unstarted.timeouts = Timeouts(silence=0.05, linger=0.1)
     async with unstarted as deployment:
         reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
         writer.write(b"POST /api/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nx")
-        answer = asyncio.create_task(ends(reader))
+        answer = asyncio.create_task(read_to_end(reader))
         async with asyncio.timeout(5):
             while not answer.done() or deployment.connections:
                 writer.write(b"x")
@@ -385,12 +442,12 @@ async def test_the_rest_of_an_answered_body_may_not_drip(unstarted: Deployment) 
         writer.close()
 
 
-async def test_the_next_request_is_not_waited_for_longer_than_set(unstarted: Deployment) -> None:
+async def test_an_idle_connection_is_closed_after_the_keepalive_time(unstarted: Deployment) -> None:
     unstarted.settings |= {"keepalive": 0.05}
     async with unstarted as deployment:
         reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
         writer.write(b"GET /api/ping HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert (await ends(reader)).endswith(b"pong")
+        assert (await read_to_end(reader)).endswith(b"pong")
         writer.close()
 
 
@@ -399,8 +456,8 @@ async def test_a_client_that_does_not_close_is_dropped(unstarted: Deployment) ->
     async with unstarted as deployment:
         reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
         writer.write(b"GET /api/ping HTTP/1.1\r\n" + HOST + b"\r\n")
-        assert (await ends(reader)).endswith(b"pong")
-        await emptied(deployment)
+        assert (await read_to_end(reader)).endswith(b"pong")
+        await wait_for_no_connections(deployment)
         writer.close()
 
 
@@ -417,18 +474,18 @@ async def test_a_client_that_does_not_read_a_plain_answer_is_dropped(unstarted: 
             stalled.setblocking(False)
             await loop.sock_connect(stalled, ("127.0.0.1", port_of(deployment)))
             path = f"GET /api/assets/{asset['id']}/content".encode()
-            await loop.sock_sendall(stalled, keyed(deployment, path, close) + b"\r\n")
+            await loop.sock_sendall(stalled, authenticated_head(deployment, path, close) + b"\r\n")
             async with asyncio.timeout(5):
                 while not deployment.connections:
                     await asyncio.sleep(0.001)
-            await emptied(deployment)
+            await wait_for_no_connections(deployment)
 
 
 # --- the end of a connection ---
 
 
 @pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"])
-async def test_an_answer_that_comes_before_the_body_reaches_the_client(deployment: Deployment, close: bytes) -> None:
+async def test_an_early_answer_reaches_a_client_that_is_still_sending(deployment: Deployment, close: bytes) -> None:
     for _ in range(20):
         reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
         writer.write(b"POST /api/assets HTTP/1.1\r\nHost: x\r\nContent-Length: 4000000\r\n" + close + b"\r\n")
@@ -436,26 +493,26 @@ async def test_an_answer_that_comes_before_the_body_reaches_the_client(deploymen
         await writer.drain()
         if not close:
             writer.write(b"GET /api/ping HTTP/1.1\r\n" + HOST + b"\r\n")
-        answer = await ends(reader)
+        answer = await read_to_end(reader)
         writer.close()
         assert answer.startswith(b"HTTP/1.1 401 ")
         assert close or answer.endswith(b"pong")
 
 
-async def test_a_refusal_reaches_a_client_that_sends_on(deployment: Deployment) -> None:
+async def test_a_refusal_reaches_a_client_that_is_still_sending(deployment: Deployment) -> None:
     for _ in range(20):
         reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
         writer.write(b"NONSENSE\r\n\r\n" + bytes(4_000_000))
         await writer.drain()
-        assert refused(await ends(reader), 400)
+        assert error_of(await read_to_end(reader), 400)
         writer.close()
 
 
-async def test_a_body_that_is_not_asked_for_is_not_waited_for(deployment: Deployment) -> None:
+async def test_a_refused_expect_100_closes_the_connection(deployment: Deployment) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
     writer.write(b"POST /api/jobs HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 1000\r\n\r\n")
-    # What comes next could be the body, or another request.
-    answer = await ends(reader)
+    # The next bytes might be the body or another request.
+    answer = await read_to_end(reader)
     writer.close()
     assert answer.startswith(b"HTTP/1.1 401 ")
 
@@ -465,7 +522,7 @@ async def test_a_half_closed_client_gets_its_whole_answer(deployment: Deployment
     reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
     writer.write((b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n") * 2)
     writer.write_eof()
-    answer = await ends(reader)
+    answer = await read_to_end(reader)
     writer.close()
     assert answer.count(b"HTTP/1.1 200 ") == 2
     assert answer.endswith((b"pong", b"\r\n0\r\n\r\n"))
@@ -474,32 +531,34 @@ async def test_a_half_closed_client_gets_its_whole_answer(deployment: Deployment
 async def test_a_half_closed_client_gets_its_whole_stream(deployment: Deployment) -> None:
     job = await deployment.submit("gaga-1", prompt="[stuck]")
     reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
-    writer.write(keyed(deployment, b"GET /api/jobs/%s/events" % job["id"].encode()) + b"\r\n")
+    writer.write(authenticated_head(deployment, b"GET /api/jobs/%s/events" % job["id"].encode()) + b"\r\n")
     writer.write_eof()
     await reader.readuntil(b"id: 1\n\n")
     await reader.readuntil(b": keep-alive\n")
     await deployment.http.post(f"/api/jobs/{job['id']}/cancel")
-    answer = await ends(reader)
+    answer = await read_to_end(reader)
     writer.close()
     assert b'"status":"Canceled"' in answer
     assert answer.endswith(b"\r\n0\r\n\r\n")
 
 
-async def test_a_client_that_leaves_its_stream_is_noticed_soon(deployment: Deployment) -> None:
+async def test_a_disconnect_during_a_stream_is_detected_soon(deployment: Deployment) -> None:
     await deployment.http.aclose()
     reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
-    writer.write(keyed(deployment, b"GET /api/events") + b"\r\n")
+    writer.write(authenticated_head(deployment, b"GET /api/events") + b"\r\n")
     await reader.readuntil(b"event: ready")
     await asyncio.sleep(0)
     writer.close()
-    await emptied(deployment)
+    await wait_for_no_connections(deployment)
 
 
-async def test_a_request_that_is_cut_off_is_not_carried_out(deployment: Deployment) -> None:
+async def test_a_truncated_request_is_not_executed(deployment: Deployment) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port_of(deployment))
     writer.write(b"GET /api/ping HTTP/1.1\r\nHost: x\r\n\r\n")
-    writer.write(keyed(deployment, b"POST /api/jobs", b"Content-Length: %d\r\n\r\n" % (len(ORDER) + 1)) + ORDER)
+    writer.write(
+        authenticated_head(deployment, b"POST /api/jobs", b"Content-Length: %d\r\n\r\n" % (len(ORDER) + 1)) + ORDER
+    )
     writer.write_eof()
-    assert (await ends(reader)).endswith(b"pong")
+    assert (await read_to_end(reader)).endswith(b"pong")
     writer.close()
     assert (await deployment.http.get("/api/jobs")).json()["jobs"] == []

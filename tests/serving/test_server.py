@@ -1,4 +1,4 @@
-"""`server:app` under an ASGI server of somebody else's."""
+"""`server:app` under other ASGI servers."""
 
 import asyncio
 import copy
@@ -36,8 +36,8 @@ from tests.support.root import ROOT
 LINK = "/api/jobs/job_1/events?key=key_1&expires=1800000000&signature=" + "Zm9vYmFyYmF6"
 
 
-def hosted(folder: Path, *options: str, **environment: str) -> str:
-    """What uvicorn, started by its own command, writes while a Link is opened and it is stopped."""
+def run_uvicorn(folder: Path, *options: str, **environment: str) -> str:
+    """Start uvicorn by its own command, open a Link, stop it, and return its output."""
     port = str(free_port())
     own = {"PYTHONPATH": str(ROOT), "POLLCAST_STORE": f"sqlite:///{folder}/pollcast.db", "POLLCAST_ASSETS": str(folder)}
     process = subprocess.Popen(  # noqa: S603
@@ -48,7 +48,7 @@ def hosted(folder: Path, *options: str, **environment: str) -> str:
         text=True,
     )
     try:
-        answer = opened(f"http://127.0.0.1:{port}{LINK}")
+        answer = get_when_ready(f"http://127.0.0.1:{port}{LINK}")
         assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
     finally:
         process.terminate()
@@ -56,7 +56,7 @@ def hosted(folder: Path, *options: str, **environment: str) -> str:
     return written
 
 
-def opened(url: str) -> httpx.Response:
+def get_when_ready(url: str) -> httpx.Response:
     until = time.monotonic() + 15
     while True:
         try:
@@ -67,38 +67,36 @@ def opened(url: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("form", ["console", "json"])
-def test_neither_uvicorns_access_log_nor_ours_shows_a_link_s_signature(tmp_path: Path, form: str) -> None:
-    written = hosted(tmp_path, POLLCAST_LOG=form)
+def test_no_access_log_shows_the_signature_of_a_link(tmp_path: Path, form: str) -> None:
+    written = run_uvicorn(tmp_path, POLLCAST_LOG=form)
     assert "Zm9vYmFyYmF6" not in written
     assert "GET /api/jobs/job_1/events?key=key_1&expires=1800000000&signature=*** HTTP/1.1" in written  # uvicorn's
     assert "Traceback" not in written
 
 
-def test_a_log_that_its_operator_has_set_up_is_left_as_it_is(tmp_path: Path) -> None:
+def test_a_log_configured_by_the_operator_is_not_changed(tmp_path: Path) -> None:
     config = tmp_path / "log.ini"
     config.write_text(
         "[loggers]\nkeys=root\n[handlers]\nkeys=out\n[formatters]\nkeys=plain\n"
         "[logger_root]\nlevel=INFO\nhandlers=out\n[handler_out]\nclass=StreamHandler\nargs=(sys.stdout,)\nformatter=plain\n"
         "[formatter_plain]\nformat=MINE %(name)s %(message)s\n"
     )
-    written = hosted(tmp_path, "--log-config", str(config))
+    written = run_uvicorn(tmp_path, "--log-config", str(config))
     assert "MINE uvicorn.access" in written
     assert "signature=***" in written
     assert "Zm9vYmFyYmF6" not in written
 
 
-def test_a_log_of_the_server_s_own_may_show_its_process(tmp_path: Path) -> None:
+def test_uvicorns_access_log_may_show_its_process(tmp_path: Path) -> None:
     config = copy.deepcopy(LOGGING_CONFIG)
     config["formatters"]["access"]["fmt"] = "process %(process)d: %(message)s"
     (tmp_path / "log.json").write_text(json.dumps(config))
-    written = hosted(tmp_path, "--log-config", str(tmp_path / "log.json"))
+    written = run_uvicorn(tmp_path, "--log-config", str(tmp_path / "log.json"))
     assert re.search(r"process \d+: .*GET /api/jobs/job_1/events", written)
     assert "Traceback" not in written
 
 
-async def test_where_the_work_has_died_and_the_server_goes_on_it_is_told_as_not_alive(
-    tmp_path: Path, dies: asyncio.Event
-) -> None:
+async def test_healthz_is_503_after_a_background_task_has_died(tmp_path: Path, dies: asyncio.Event) -> None:
     port = free_port()
     app = Pollcast(load(Settings, store=f"sqlite:///{tmp_path}/pollcast.db", assets=str(tmp_path)))
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None))
@@ -143,7 +141,7 @@ def app(tmp_path: Path) -> Pollcast:
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/api/ping", "/api/jobs/job_1/events", "/nowhere"])
-async def test_a_server_without_lifespan_is_answered_503_that_names_it(app: Pollcast, path: str) -> None:
+async def test_a_server_without_lifespan_gets_503_that_names_lifespan(app: Pollcast, path: str) -> None:
     async with in_process(app, "off") as client:
         for method in ("GET", "POST"):
             answer = await client.request(method, path)
@@ -169,7 +167,7 @@ async def test_a_mounted_application_works_once_its_parent_opens_it(app: Pollcas
 
 @contextmanager
 def process(folder: Path, *command: str, **environment: str) -> Iterator["subprocess.Popen[str]"]:
-    """A server of ours in a process; its output goes to `log` in the folder."""
+    """Run a server in a process. Its output goes to `log` in the folder."""
     own = {"PYTHONPATH": str(ROOT), "POLLCAST_STORE": f"sqlite:///{folder}/pollcast.db", "POLLCAST_ASSETS": str(folder)}
     with (folder / "log").open("w") as output:
         started = subprocess.Popen(  # noqa: S603
@@ -194,7 +192,7 @@ async def new_key(folder: Path) -> str:
 
 
 @pytest.mark.parametrize(("patience", "signals"), [(("--timeout-graceful-shutdown", "1"), 1), ((), 2)])
-async def test_a_stop_with_open_streams_leaves_no_traceback_in_the_log(
+async def test_a_stop_with_open_streams_logs_no_traceback(
     tmp_path: Path, patience: tuple[str, ...], signals: int
 ) -> None:
     """Without a limit uvicorn waits for the streams until a second signal."""
@@ -205,9 +203,11 @@ async def test_a_stop_with_open_streams_leaves_no_traceback_in_the_log(
         base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False, verify=NO_AUTHORITIES
     ) as client:
         with process(tmp_path, *command) as server:
-            await asyncio.to_thread(opened, f"http://127.0.0.1:{port}/healthz")
+            await asyncio.to_thread(get_when_ready, f"http://127.0.0.1:{port}/healthz")
             async with client.stream("GET", "/api/events") as first, client.stream("GET", "/api/events") as second:
-                reading = [response.aiter_raw() for response in (first, second)]  # one that is dropped is closed
+                reading = [
+                    response.aiter_raw() for response in (first, second)
+                ]  # a garbage-collected iterator would close its stream
                 for chunks in reading:
                     await anext(chunks)
                 for _ in range(signals):
@@ -222,7 +222,7 @@ async def test_a_stop_with_open_streams_leaves_no_traceback_in_the_log(
     assert "CancelledError" not in written
 
 
-def test_the_application_is_in_the_dictionary_of_its_module(tmp_path: Path) -> None:
+def test_the_application_is_an_attribute_of_its_module(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     program = "import server; print(type(vars(server)['app']).__name__)"
     run = subprocess.run(  # noqa: S603
@@ -231,7 +231,7 @@ def test_the_application_is_in_the_dictionary_of_its_module(tmp_path: Path) -> N
     assert run.stdout == b"Pollcast\n"
 
 
-def test_a_bad_setting_stops_another_server_with_one_line(tmp_path: Path) -> None:
+def test_a_bad_setting_stops_uvicorn_with_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "uvicorn", "server:app"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "POLLCAST_LEASE": "soon"}
     run = subprocess.run(  # noqa: S603
@@ -254,7 +254,7 @@ SERVERS: Mapping[str, tuple[str, ...]] = {
 
 @pytest.fixture(scope="module")
 def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with other servers in it, beside what is installed here."""
+    """A folder into which other ASGI servers are installed."""
     folder = tmp_path_factory.mktemp("servers")
     wanted = ("hypercorn==0.18.0", "granian==2.8.9", "gunicorn==27.0.1", "uvicorn-worker==0.4.0")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), *wanted]
@@ -281,7 +281,7 @@ async def test_orders_and_links_work_under_another_server(others: Path, tmp_path
         }
         with process(tmp_path, *SERVERS[name], place, **environment) as server:
             origin = f"http://127.0.0.1:{port}"
-            await asyncio.to_thread(opened, f"{origin}/healthz")
+            await asyncio.to_thread(get_when_ready, f"{origin}/healthz")
             async with httpx.AsyncClient(base_url=origin, trust_env=False, verify=NO_AUTHORITIES, timeout=20) as client:
                 order = {"model": "gaga-1", "prompt": "Hello"}
                 answer = await client.post("/api/generate", json=order, headers=headers)
@@ -289,7 +289,7 @@ async def test_orders_and_links_work_under_another_server(others: Path, tmp_path
                 job = (await client.get(answer.headers["Location"], headers=headers)).json()
                 assert '"status":"Completed"' in (await client.get(job["links"]["events"])).text
                 async with client.stream("GET", "/api/events", headers=headers) as response:
-                    chunks = response.aiter_raw()  # dropped, it would close the stream
+                    chunks = response.aiter_raw()  # a garbage-collected iterator would close the stream
                     await anext(chunks)
                     server.terminate()
                     await asyncio.to_thread(server.wait, 15)

@@ -18,9 +18,9 @@ Front = Callable[[Path, str], AbstractContextManager[str]]
 
 SEEDS = (1, 2, 3, 4, 5)
 SEQUENCES = 4000
-"""For each seed and front: 20,000 in all for each front."""
-AT_ONCE = 24
-"""Connections at the same time: behind a proxy, their requests share connections to the server."""
+"""Number of sequences for each seed and front: 20,000 for each front."""
+CONNECTIONS = 24
+"""Number of concurrent connections. Behind a proxy, their requests share connections to the server."""
 
 OFFERS = (
     b"Connection: upgrade\r\nUpgrade: h2c\r\n",
@@ -44,8 +44,8 @@ TRAPS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One request, and the answer that belongs to it."""
+class SentRequest:
+    """One request, and the possible statuses of its answer."""
 
     id: str
     method: str
@@ -53,7 +53,7 @@ class Asked:
     statuses: tuple[int, ...]
 
 
-def asked(chance: random.Random, key: str, name: str, *, last: bool) -> Asked:
+def random_request(chance: random.Random, key: str, name: str, *, last: bool) -> SentRequest:
     method, path, statuses, keyed = chance.choice(
         [
             ("GET", "/api/ping", (200,), False),
@@ -73,7 +73,9 @@ def asked(chance: random.Random, key: str, name: str, *, last: bool) -> Asked:
     framing, body = _body(chance)
     fields += [framing]
     chance.shuffle(fields)
-    return Asked(name, method, f"{method} {path} HTTP/1.1\r\n".encode() + b"".join(fields) + b"\r\n" + body, statuses)
+    return SentRequest(
+        name, method, f"{method} {path} HTTP/1.1\r\n".encode() + b"".join(fields) + b"\r\n" + body, statuses
+    )
 
 
 def _body(chance: random.Random) -> tuple[bytes, bytes]:
@@ -93,13 +95,13 @@ def _body(chance: random.Random) -> tuple[bytes, bytes]:
 
 
 def pieces(chance: random.Random, data: bytes) -> list[bytes]:
-    """The same bytes, cut anywhere."""
+    """Split bytes at random places."""
     cuts = sorted(chance.randrange(len(data)) for _ in range(chance.choice((0, 1, 2, 6))))
     return [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
 
 
-async def exchanged(port: int, chance: random.Random, sequence: list[Asked]) -> bytes:
-    """Everything that comes back."""
+async def exchange(port: int, chance: random.Random, sequence: list[SentRequest]) -> bytes:
+    """Send a sequence in pieces, and return all bytes of the answers."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         answer = asyncio.create_task(reader.read())
@@ -113,8 +115,8 @@ async def exchanged(port: int, chance: random.Random, sequence: list[Asked]) -> 
         writer.close()
 
 
-def answers(data: bytes, sequence: list[Asked]) -> list[tuple[int, str]]:
-    """Status and request id of each answer; there must be nothing behind the last one."""
+def answers(data: bytes, sequence: list[SentRequest]) -> list[tuple[int, str]]:
+    """Return status and request id of each answer. No bytes may follow the last one."""
     found = []
     for one in sequence:
         if not data:
@@ -134,18 +136,18 @@ def answers(data: bytes, sequence: list[Asked]) -> list[tuple[int, str]]:
 
 
 async def one_sequence(port: int, key: str, seed: int, number: int) -> bool:
-    """Whether all of its requests were answered; each answer must be that of its own request."""
+    """Run one sequence, and return True if all its requests were answered. Each answer must belong to its request."""
     chance = random.Random(f"{seed}/{number}")
     size = chance.randint(1, 6)
-    sequence = [asked(chance, key, f"{seed}-{number}-{n}", last=n == size - 1) for n in range(size)]
-    found = answers(await exchanged(port, chance, sequence), sequence)
+    sequence = [random_request(chance, key, f"{seed}-{number}-{n}", last=n == size - 1) for n in range(size)]
+    found = answers(await exchange(port, chance, sequence), sequence)
     for (status, name), one in zip(found, sequence, strict=False):
         assert (name, status in one.statuses) == (one.id, True), (seed, number, found, sequence)
     return len(found) == size
 
 
-async def tried(deployment: Deployment, origin: str, seed: int, sequences: int) -> float:
-    """The share of sequences that were answered to their end."""
+async def run_sequences(deployment: Deployment, origin: str, seed: int, sequences: int) -> float:
+    """Run many sequences, and return the share in which all requests were answered."""
     port, numbers, whole = int(origin.rsplit(":", 1)[1]), iter(range(sequences)), 0
 
     async def working() -> None:
@@ -156,7 +158,7 @@ async def tried(deployment: Deployment, origin: str, seed: int, sequences: int) 
             whole += complete
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(AT_ONCE):
+        for _ in range(CONNECTIONS):
             group.create_task(working())
     sys.stdout.write(f"seed {seed}: {sequences} sequences, {whole} answered to the end\n")
     return whole / sequences
@@ -171,21 +173,23 @@ each_front = pytest.mark.parametrize(
 )
 
 
-async def answered(deployment: Deployment, front: Front, seed: int, sequences: int) -> None:
+async def check_answers(deployment: Deployment, front: Front, seed: int, sequences: int) -> None:
     with front(deployment.folder / "front", deployment.origin) as origin:
-        share = await tried(deployment, origin, seed, sequences)
+        share = await run_sequences(deployment, origin, seed, sequences)
     # A proxy may end a connection after an early answer; the server itself answers all.
     assert share == 1 if front is directly else share > 0.8
 
 
 @each_front
 async def test_every_answer_belongs_to_its_own_request(deployment: Deployment, front: Front) -> None:
-    await answered(deployment, front, 0, 150)
+    await check_answers(deployment, front, 0, 150)
 
 
 @pytest.mark.wide
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", SEEDS)
 @each_front
-async def test_every_answer_of_many_belongs_to_its_own_request(deployment: Deployment, front: Front, seed: int) -> None:
-    await answered(deployment, front, seed, SEQUENCES)
+async def test_every_answer_of_many_sequences_belongs_to_its_own_request(
+    deployment: Deployment, front: Front, seed: int
+) -> None:
+    await check_answers(deployment, front, seed, SEQUENCES)

@@ -1,4 +1,4 @@
-"""`serve --workers N`: several processes on one port, and the one that looks after them."""
+"""`serve --workers N`: worker processes on one port, and their supervisor."""
 
 import concurrent.futures
 import os
@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from proxy.core.settings import BadSetting
-from proxy.serving import workers as crew_of_processes
+from proxy.serving.workers import Supervisor
 from tests.cli.test_cli import command, serving
 from tests.support.deployment import NO_AUTHORITIES
 from tests.support.ports import free_port
@@ -27,25 +27,25 @@ HANGING = """
 import signal, socket, sys, time
 from proxy.serving.workers import Supervisor
 
-def work(listening, served, siblings):
+def work(listening, is_serving, metrics):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    served.set()
+    is_serving.set()
     time.sleep(60)
 
-class Told(Supervisor):
+class Reporting(Supervisor):
     def _start(self, place):
         super()._start(place)
-        self._served.wait(10)
+        self._is_serving.wait(10)
         print(self._workers[place].pid, flush=True)
 
 if __name__ == "__main__":
-    sys.exit(Told(1, work, socket.socket(fileno=int(sys.argv[1])), grace=0.1).run())
+    sys.exit(Reporting(1, work, socket.socket(fileno=int(sys.argv[1])), grace=0.1).run())
 """
-"""A crew whose one worker does not hear SIGTERM."""
+"""A program whose only worker ignores SIGTERM."""
 
 
-class Crew:
-    """Two workers on a Redis, as a user starts them."""
+class RunningCommand:
+    """The command `serve` with two workers on a Redis."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", port: str, log: Path) -> None:
         self.process = process
@@ -54,7 +54,7 @@ class Crew:
 
     @property
     def workers(self) -> set[int]:
-        """The processes that serve, by the lines of the log that say so; who is dead does not count."""
+        """The ids of the living worker processes."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return {pid for pid in map(int, children) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
 
@@ -71,7 +71,7 @@ class Crew:
 
     @property
     def served(self) -> int:
-        """How many workers have said that they listen."""
+        """Number of log lines that report a listening worker."""
         return self.log.read_text().count("; clients reach it at ")
 
 
@@ -83,41 +83,42 @@ def until(holds: Callable[[], bool], seconds: float = 15) -> None:
 
 
 @pytest.fixture
-def crew(tmp_path: Path) -> Iterator[Crew]:
+def server(tmp_path: Path) -> Iterator[RunningCommand]:
     flush(shared_server())
     port, log = str(free_port()), tmp_path / "log"
     with serving("--workers", "2", log=log, POLLCAST_PORT=port, POLLCAST_STORE=shared_server().url) as process:
-        found = Crew(process, port, log)
+        found = RunningCommand(process, port, log)
         until(lambda: found.served == 2)
         yield found
 
 
-def test_as_many_workers_as_asked_for_serve_on_one_port(crew: Crew) -> None:
-    assert len(crew.workers) == 2
-    assert all(crew.answers() for _ in range(20))
+def test_all_workers_serve_on_one_port(server: RunningCommand) -> None:
+    assert len(server.workers) == 2
+    assert all(server.answers() for _ in range(20))
 
 
-def test_a_worker_that_is_killed_is_replaced_and_the_other_serves_meanwhile(crew: Crew) -> None:
-    (killed, kept) = sorted(crew.workers)
+def test_a_killed_worker_is_replaced_while_the_other_serves(server: RunningCommand) -> None:
+    (killed, kept) = sorted(server.workers)
     os.kill(killed, signal.SIGKILL)
-    until(lambda: killed not in crew.workers)
-    assert crew.answers()
-    until(lambda: crew.served == 3)
-    assert kept in crew.workers
-    assert len(crew.workers) == 2
-    assert f"Worker {killed} ended" in crew.log.read_text()
+    until(lambda: killed not in server.workers)
+    assert server.answers()
+    until(lambda: server.served == 3)
+    assert kept in server.workers
+    assert len(server.workers) == 2
+    assert f"Worker {killed} ended" in server.log.read_text()
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_ends_all_workers_and_is_no_failure(crew: Crew, stop: signal.Signals) -> None:
-    workers = crew.workers
-    crew.process.send_signal(stop)
-    assert crew.process.wait(10) == 0
+def test_a_stop_ends_all_workers_with_exit_status_0(server: RunningCommand, stop: signal.Signals) -> None:
+    workers = server.workers
+    server.process.send_signal(stop)
+    assert server.process.wait(10) == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
-    assert "Traceback" not in crew.log.read_text()
+    assert "Traceback" not in server.log.read_text()
 
 
-def test_a_worker_that_does_not_stop_is_killed_and_the_exit_status_says_so(tmp_path: Path) -> None:
+def test_a_worker_that_does_not_stop_is_killed(tmp_path: Path) -> None:
+    """The exit status of the command is then 1."""
     (tmp_path / "hanging.py").write_text(HANGING)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         hanging = subprocess.Popen(  # noqa: S603
@@ -130,60 +131,58 @@ def test_a_worker_that_does_not_stop_is_killed_and_the_exit_status_says_so(tmp_p
         assert hanging.stdout
         worker = int(hanging.stdout.readline())
         hanging.terminate()
-        _, told = hanging.communicate(timeout=10)
+        _, output = hanging.communicate(timeout=10)
     assert hanging.returncode == 1
-    assert f"Worker {worker} has not stopped within 0.1 seconds: it is killed." in told.decode()
+    assert f"Worker {worker} did not stop within 0.1 seconds and is killed." in output.decode()
     assert cmdline(worker) == b""
 
 
-def test_workers_without_a_folder_to_write_in_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_without_a_writable_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
-    with socket.socket() as listening, pytest.raises(BadSetting, match="TMPDIR: the workers need a folder"):
-        crew_of_processes.Supervisor(1, lambda *_: None, listening, grace=1).run()
+    with socket.socket() as listening, pytest.raises(BadSetting, match="TMPDIR: the workers need a writable folder"):
+        Supervisor(1, lambda *_: None, listening, grace=1).run()
 
 
-def test_workers_whose_folder_has_too_long_a_name_for_sockets_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_name_too_long_for_sockets_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = tmp_path / ("long" * 25)
     long.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))
     with socket.socket() as listening, pytest.raises(BadSetting, match=r"TMPDIR: .*too long"):
-        crew_of_processes.Supervisor(1, lambda *_: None, listening, grace=1).run()
+        Supervisor(1, lambda *_: None, listening, grace=1).run()
     assert not list(long.iterdir())
 
 
-def test_what_a_start_warns_of_is_said_once_for_all_workers(tmp_path: Path) -> None:
+def test_a_warning_at_start_is_logged_once_for_all_workers(tmp_path: Path) -> None:
     flush(shared_server())
     environment = {"POLLCAST_PORT": str(free_port()), "POLLCAST_STORE": shared_server().url, "POLLCAST_MAXJOBS": "5"}
     with serving("--workers", "2", log=tmp_path / "log", **environment) as process:
-        crew = Crew(process, environment["POLLCAST_PORT"], tmp_path / "log")
-        until(lambda: crew.served == 2)
-    assert crew.log.read_text().count("POLLCAST_MAXJOBS is not a setting") == 1
+        server = RunningCommand(process, environment["POLLCAST_PORT"], tmp_path / "log")
+        until(lambda: server.served == 2)
+    assert server.log.read_text().count("POLLCAST_MAXJOBS is not a setting") == 1
 
 
-def test_a_scrape_is_whole_whichever_worker_it_meets(crew: Crew) -> None:
-    url = f"http://127.0.0.1:{crew.port}/metrics"
-    with concurrent.futures.ThreadPoolExecutor(8) as clients:  # each on a connection of its own
+def test_a_scrape_of_any_worker_contains_the_metrics_of_all(server: RunningCommand) -> None:
+    url = f"http://127.0.0.1:{server.port}/metrics"
+    with concurrent.futures.ThreadPoolExecutor(8) as clients:  # each uses its own connection
         for answer in clients.map(lambda _: httpx.get(url, trust_env=False, verify=NO_AUTHORITIES), range(16)):
-            told = answer.text
-            assert set(re.findall(r'pollcast_loop_lag_seconds_count\{worker="(\d)"\}', told)) == {"0", "1"}
-            assert set(re.findall(r'pollcast_breaker_open\{provider="Gaga",worker="(\d)"\} 0.0', told)) == {"0", "1"}
-            assert told.count("# TYPE pollcast_breaker_open gauge") == 1
-            assert told.count("# TYPE pollcast_polls_total counter") == 1
+            output = answer.text
+            assert set(re.findall(r'pollcast_loop_lag_seconds_count\{worker="(\d)"\}', output)) == {"0", "1"}
+            assert set(re.findall(r'pollcast_breaker_open\{provider="Gaga",worker="(\d)"\} 0.0', output)) == {"0", "1"}
+            assert output.count("# TYPE pollcast_breaker_open gauge") == 1
+            assert output.count("# TYPE pollcast_polls_total counter") == 1
 
 
-def test_a_worker_in_the_place_of_a_dead_one_tells_its_metrics_there(crew: Crew) -> None:
-    os.kill(min(crew.workers), signal.SIGKILL)
-    until(lambda: crew.served == 3)
-    told = httpx.get(f"http://127.0.0.1:{crew.port}/metrics", trust_env=False, verify=NO_AUTHORITIES).text
-    assert set(re.findall(r'pollcast_loop_lag_seconds_count\{worker="(\d)"\}', told)) == {"0", "1"}
+def test_a_replaced_worker_reports_metrics_under_the_same_label(server: RunningCommand) -> None:
+    os.kill(min(server.workers), signal.SIGKILL)
+    until(lambda: server.served == 3)
+    output = httpx.get(f"http://127.0.0.1:{server.port}/metrics", trust_env=False, verify=NO_AUTHORITIES).text
+    assert set(re.findall(r'pollcast_loop_lag_seconds_count\{worker="(\d)"\}', output)) == {"0", "1"}
 
 
-def test_workers_whose_parent_is_killed_end_too(crew: Crew) -> None:
-    workers = crew.workers
-    crew.process.kill()
-    until(lambda: not crew.answers())
+def test_workers_end_after_their_supervisor_is_killed(server: RunningCommand) -> None:
+    workers = server.workers
+    server.process.kill()
+    until(lambda: not server.answers())
     until(lambda: not any(b"spawn_main" in cmdline(pid) for pid in workers))
 
 
@@ -203,7 +202,7 @@ def cmdline(pid: int) -> bytes:
         ({"POLLCAST_STORE": "redis://127.0.0.1:1/0", "POLLCAST_HOST": "192.0.2.1"}, "POLLCAST_HOST"),
     ],
 )
-def test_workers_that_cannot_serve_are_refused_with_one_line(environment: dict[str, str], named: str) -> None:
+def test_workers_that_cannot_serve_exit_with_one_line(environment: dict[str, str], named: str) -> None:
     done = command("serve", "--workers", "3", **{"POLLCAST_PORT": str(free_port()), **environment})
     assert done.returncode == 1
     assert re.fullmatch(r"Error: [^\n]+\n", done.stderr), done.stderr

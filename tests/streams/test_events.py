@@ -1,4 +1,4 @@
-"""The feed of an account on the wire, plain lines for a terminal, and waiting for who cannot read a stream."""
+"""The feed of an account on the wire, plain lines for a terminal, and long polling."""
 
 import asyncio
 import re
@@ -14,6 +14,7 @@ from httpx_sse import EventSource, ServerSentEvent
 from proxy.core.links import Links
 from proxy.store import open_store
 from proxy.streams.stream import line
+from proxy.streams.times import StreamTimes
 from tests.support.deployment import NO_AUTHORITIES, Deployment
 
 
@@ -27,7 +28,7 @@ async def feed(
 
 
 async def up_to(messages: AsyncIterator[ServerSentEvent], last: str) -> list[ServerSentEvent]:
-    """Messages up to the first whose name or status is `last`."""
+    """Return the messages up to the first whose name or status is `last`."""
     seen = []
     async with asyncio.timeout(10):
         async for message in messages:
@@ -37,13 +38,13 @@ async def up_to(messages: AsyncIterator[ServerSentEvent], last: str) -> list[Ser
     return seen
 
 
-def shown(messages: list[ServerSentEvent]) -> list[tuple[str, int]]:
+def events_in(messages: list[ServerSentEvent]) -> list[tuple[str, int]]:
     events = [orjson.loads(message.data) for message in messages if message.event == "message"]
     return [(event["job"], event["n"]) for event in events]
 
 
 async def stuck(deployment: Deployment, count: int = 1) -> list[str]:
-    """Jobs that do not end by themselves, at their first event or a little further."""
+    """Submit jobs that never end, and return their ids."""
     return [(await deployment.submit("gaga-1", prompt="[stuck]"))["id"] for _ in range(count)]
 
 
@@ -57,20 +58,20 @@ async def test_the_feed_of_an_account_without_jobs_is_ready_at_once(deployment: 
     assert ready.id.isdigit()
 
 
-async def test_the_feed_begins_with_the_newest_event_of_every_unfinished_job_and_then_ready(
+async def test_the_feed_begins_with_every_unfinished_job_and_then_ready(
     deployment: Deployment,
 ) -> None:
     jobs = await stuck(deployment, 3)
     await deployment.generate("suno", prompt="over")
     async with feed(deployment) as messages:
         seen = await up_to(messages, "ready")
-    assert sorted(job for job, _ in shown(seen)) == sorted(jobs)
+    assert sorted(job for job, _ in events_in(seen)) == sorted(jobs)
     positions = [int(message.id) for message in seen]
     assert positions == sorted(positions)
     assert seen[-1].event == "ready"
 
 
-async def test_jobs_that_start_later_are_in_the_same_stream(deployment: Deployment) -> None:
+async def test_jobs_that_start_later_appear_in_the_same_stream(deployment: Deployment) -> None:
     async with feed(deployment) as messages:
         await up_to(messages, "ready")
         jobs = [(await deployment.submit("suno", prompt="song"))["id"] for _ in range(30)]
@@ -78,31 +79,31 @@ async def test_jobs_that_start_later_are_in_the_same_stream(deployment: Deployme
         for _ in jobs:
             seen += await up_to(messages, "Completed")
     for job in jobs:
-        numbers = [n for other, n in shown(seen) if other == job]
+        numbers = [n for other, n in events_in(seen) if other == job]
         assert numbers == list(range(1, len(numbers) + 1))
     positions = [int(message.id) for message in seen]
     assert positions == list(range(positions[0], positions[0] + len(positions)))
 
 
-async def test_a_feed_goes_on_after_its_last_event_id_whatever_ended_meanwhile(deployment: Deployment) -> None:
+async def test_a_feed_resumes_after_its_last_event_id(deployment: Deployment) -> None:
     async with feed(deployment) as messages:
         head = (await up_to(messages, "ready"))[-1].id
     first, second = await deployment.generate("suno", prompt="one"), await deployment.generate("suno", prompt="two")
     async with feed(deployment, last=head) as messages:
         seen = await up_to(messages, "Completed") + await up_to(messages, "Completed")
-    assert shown(seen) == [(event["job"], event["n"]) for event in first + second]
+    assert events_in(seen) == [(event["job"], event["n"]) for event in first + second]
 
 
 @pytest.mark.parametrize("last", ["1", "x", "9" * 18, "99999999999999999999", "-1"])
-async def test_an_id_that_is_none_of_the_feed_s_is_a_reset(deployment: Deployment, last: str) -> None:
+async def test_an_unknown_last_event_id_gets_a_reset(deployment: Deployment, last: str) -> None:
     (job,) = await stuck(deployment)
     async with feed(deployment, last=last) as messages:
         seen = await up_to(messages, "ready")
     assert seen[0].event == "reset"
-    assert [name for name, _ in shown(seen)] == [job]
+    assert [name for name, _ in events_in(seen)] == [job]
 
 
-async def test_a_position_of_another_account_is_a_reset(deployment: Deployment) -> None:
+async def test_a_position_of_another_account_gets_a_reset(deployment: Deployment) -> None:
     key = await deployment.new_key("other")
     headers = {"Authorization": f"Bearer {key}"}
     async with deployment.open("GET", "/api/events", headers=headers) as response:
@@ -111,7 +112,7 @@ async def test_a_position_of_another_account_is_a_reset(deployment: Deployment) 
         assert (await up_to(messages, "ready"))[0].event == "reset"
 
 
-async def test_a_position_below_a_deleted_job_is_a_reset(deployment: Deployment) -> None:
+async def test_a_position_below_a_deleted_job_gets_a_reset(deployment: Deployment) -> None:
     async with feed(deployment) as messages:
         head = (await up_to(messages, "ready"))[-1].id
     job = (await deployment.generate("suno", prompt="song"))[0]["job"]
@@ -121,7 +122,7 @@ async def test_a_position_below_a_deleted_job_is_a_reset(deployment: Deployment)
     assert [message.event for message in seen] == ["reset", "ready"]
 
 
-async def test_named_jobs_are_shown_finished_or_not_and_unknown_names_are_skipped(deployment: Deployment) -> None:
+async def test_a_feed_of_named_jobs_skips_unknown_names(deployment: Deployment) -> None:
     over = (await deployment.generate("suno", prompt="over"))[0]["job"]
     (running, beside) = await stuck(deployment, 2)
     async with feed(deployment, f"?jobs={over},{running},job_unknown") as messages:
@@ -129,28 +130,28 @@ async def test_named_jobs_are_shown_finished_or_not_and_unknown_names_are_skippe
         await deployment.http.post(f"/api/jobs/{beside}/cancel")
         await deployment.http.post(f"/api/jobs/{running}/cancel")
         seen += await up_to(messages, "Canceled")
-    assert {job for job, _ in shown(seen)} == {over, running}
+    assert {job for job, _ in events_in(seen)} == {over, running}
 
 
-async def test_the_feed_leaves_streamed_text_out(deployment: Deployment) -> None:
+async def test_the_feed_omits_streamed_text(deployment: Deployment) -> None:
     async with feed(deployment) as messages:
         await up_to(messages, "ready")
         events = await deployment.generate("gpt-5.4-mini", prompt="Tell me")
         seen = await up_to(messages, "Completed")
     wanted = [event["n"] for event in events if "delta" not in event]
-    assert [n for _, n in shown(seen)] == wanted
+    assert [n for _, n in events_in(seen)] == wanted
 
 
-async def test_an_account_sees_its_own_jobs_alone(deployment: Deployment) -> None:
+async def test_an_account_sees_only_its_own_jobs(deployment: Deployment) -> None:
     (job,) = await stuck(deployment)
     headers = {"Authorization": f"Bearer {await deployment.new_key('other')}"}
     for query in ("", f"?jobs={job}"):
         async with deployment.open("GET", f"/api/events{query}", headers=headers) as response:
-            assert shown(await up_to(EventSource(response).aiter_sse(), "ready")) == []
+            assert events_in(await up_to(EventSource(response).aiter_sse(), "ready")) == []
 
 
-async def test_a_feed_is_broken_off_when_the_link_that_opened_it_expires(deployment: Deployment) -> None:
-    # What POST /api/links does, with a life shorter than it gives.
+async def test_a_feed_breaks_off_when_its_link_expires(deployment: Deployment) -> None:
+    # As POST /api/links does, with a shorter lifetime.
     async with open_store(deployment.store_url, deployment.clock) as store:
         links = Links([await store.secret("links")], deployment.origin, deployment.clock, ttl=0.2)
         link = links.sign("/api/events", (await store.keys())[0].id)
@@ -171,7 +172,7 @@ async def test_the_feed_survives_a_restart_of_the_server(deployment: Deployment)
     job = (await deployment.generate("suno", prompt="song"))[0]["job"]
     await deployment.restart()
     async with feed(deployment, last=head) as messages:
-        assert {name for name, _ in shown(await up_to(messages, "Completed"))} == {job}
+        assert {name for name, _ in events_in(await up_to(messages, "Completed"))} == {job}
 
 
 # --- plain lines ---
@@ -184,7 +185,7 @@ async def lines(deployment: Deployment, method: str, path: str, **options: Any) 
         return (await response.aread()).decode().splitlines()
 
 
-async def test_a_terminal_reads_one_line_for_each_event_and_the_bare_url_at_the_end(deployment: Deployment) -> None:
+async def test_a_terminal_reads_a_line_per_event_and_finally_the_url(deployment: Deployment) -> None:
     read = await lines(deployment, "POST", "/api/generate", json={"model": "grok-imagine-video", "prompt": "Rain"})
     assert re.fullmatch(r"Processing started: job job_[0-9A-Z]{26} \(grok-imagine-video\)", read[0])
     assert any(re.fullmatch(r"Processing: in_progress: \d+ %", row) for row in read)
@@ -192,19 +193,19 @@ async def test_a_terminal_reads_one_line_for_each_event_and_the_bare_url_at_the_
         assert (await stranger.get(read[-1])).status_code == 200
 
 
-async def test_a_terminal_that_comes_back_is_told_the_job_first(deployment: Deployment) -> None:
+async def test_a_reconnecting_terminal_reads_the_job_id_first(deployment: Deployment) -> None:
     job = (await deployment.generate("suno", prompt="song"))[0]["job"]
     read = await lines(deployment, "GET", f"/api/jobs/{job}/events", headers={"Last-Event-ID": "2"})
     assert read[0] == f"Job {job}"
     assert read[-1].startswith("http")
 
 
-async def test_a_failure_s_last_line_says_error(deployment: Deployment) -> None:
+async def test_the_last_line_of_a_failure_begins_with_error(deployment: Deployment) -> None:
     read = await lines(deployment, "POST", "/api/generate", json={"model": "gaga-1", "prompt": "[fail]"})
     assert read[-1].startswith("Error: ")
 
 
-async def test_a_cancellation_s_last_line_says_canceled(deployment: Deployment) -> None:
+async def test_the_last_line_of_a_cancellation_begins_with_canceled(deployment: Deployment) -> None:
     (job,) = await stuck(deployment)
     await deployment.http.post(f"/api/jobs/{job}/cancel")
     assert (await lines(deployment, "GET", f"/api/jobs/{job}/events"))[-1].startswith("Canceled: ")
@@ -213,17 +214,17 @@ async def test_a_cancellation_s_last_line_says_canceled(deployment: Deployment) 
 @pytest.mark.parametrize(
     "evil", ["a\nError: forged", "a\r\nhttps://evil", "\x1b[2J", "\u2028https://evil", "\u202eevil"]
 )
-def test_no_text_of_a_provider_s_makes_a_line_or_moves_the_cursor(evil: str) -> None:
+def test_a_providers_text_cannot_add_lines_or_control_characters(evil: str) -> None:
     for event in ({"status": "Processing", "detail": evil}, {"status": "Error", "message": evil}):
         written = line(event)
         assert written.isprintable()
         assert written.startswith(("Processing: ", "Error: "))
 
 
-async def test_an_idle_terminal_is_told_its_last_line_again(
-    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
+async def test_an_idle_terminal_reads_its_last_line_again(
+    unstarted: Deployment,
 ) -> None:
-    monkeypatch.setattr("proxy.streams.stream._REPEAT", 0.02)
+    unstarted.stream_times = StreamTimes(line_repeat=0.02)
     async with unstarted as deployment:
         deployment.simulator.fault("gaia.chat", "timeout")
         job = await deployment.submit("gpt-5.4-mini", prompt="Hello")
@@ -238,10 +239,10 @@ async def test_an_idle_terminal_is_told_its_last_line_again(
     assert read == [f"Processing started: job {job['id']} (gpt-5.4-mini)"] * 3
 
 
-async def test_a_terminal_that_comes_back_to_an_idle_job_is_told_the_job_again(
-    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
+async def test_a_reconnecting_terminal_of_an_idle_job_reads_the_job_again(
+    unstarted: Deployment,
 ) -> None:
-    monkeypatch.setattr("proxy.streams.stream._REPEAT", 0.02)
+    unstarted.stream_times = StreamTimes(line_repeat=0.02)
     async with unstarted as deployment:
         deployment.simulator.fault("gaia.chat", "timeout")
         job = await deployment.submit("gpt-5.4-mini", prompt="Hello")
@@ -255,14 +256,14 @@ async def test_a_terminal_that_comes_back_to_an_idle_job_is_told_the_job_again(
 # --- wait ---
 
 
-async def test_waiting_is_answered_by_the_next_event(deployment: Deployment) -> None:
+async def test_waiting_returns_at_the_next_event(deployment: Deployment) -> None:
     deployment.simulator.fault("gaia.chat", "slow", seconds=1)
     job = await deployment.submit("gpt-5.4-mini", prompt="Hello")
     answer = (await deployment.http.get(f"/api/jobs/{job['id']}", params={"after": 1, "wait": 20})).json()
     assert answer["event"] > 1
 
 
-async def test_waiting_is_answered_at_once_when_there_is_more_already_or_the_job_is_over(
+async def test_waiting_returns_at_once_for_newer_events_or_an_ended_job(
     deployment: Deployment,
 ) -> None:
     job = (await deployment.generate("suno", prompt="song"))[0]["job"]
@@ -285,7 +286,7 @@ async def test_waiting_ends_with_its_time_and_with_the_server(deployment: Deploy
 
 
 @pytest.mark.parametrize("query", ["wait=61", "wait=x", "wait=-1", "wait=1.5", "after=-1&wait=1", "after=x"])
-async def test_waiting_that_makes_no_sense_is_refused_by_name(deployment: Deployment, query: str) -> None:
+async def test_an_invalid_wait_is_refused_by_field_name(deployment: Deployment, query: str) -> None:
     (job,) = await stuck(deployment)
     answer = await deployment.http.get(f"/api/jobs/{job}?{query}")
     assert answer.status_code == 422

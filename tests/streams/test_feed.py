@@ -25,7 +25,7 @@ DONE = Draft(Status.COMPLETED, {"url": "https://example.com/cat.mp4"})
 
 
 class WatchedStore(SqliteStore):
-    """A store that counts its reads, and serves none of the next `away` ones."""
+    """A store that counts its reads. The next `away` reads raise Unavailable."""
 
     reads = 0
     away = 0
@@ -34,7 +34,7 @@ class WatchedStore(SqliteStore):
         self.reads += 1
         if self.away:
             self.away -= 1
-            raise Unavailable("The store is away.")
+            raise Unavailable("The store is unavailable.")
         return await super().read(job_id, after, account)
 
 
@@ -48,7 +48,7 @@ async def store(tmp_path: Path) -> AsyncIterator[WatchedStore]:
 async def feed(store: WatchedStore) -> AsyncIterator[Feed]:
     feed = Feed(store)
     running = asyncio.create_task(feed.run())
-    await asyncio.sleep(0)  # it listens from now on
+    await asyncio.sleep(0)  # it receives changes from now on
     yield feed
     running.cancel()
     with suppress(asyncio.CancelledError):
@@ -56,7 +56,7 @@ async def feed(store: WatchedStore) -> AsyncIterator[Feed]:
 
 
 async def start(store: SqliteStore) -> Claim:
-    """A new job at its first event."""
+    """Return the claim of a new job with one event."""
     digest = str(len(await store.keys())).encode()
     key = await store.create_key("web", digest, 100)
     await store.admit(Admission(key.account, key.id, Order("suno", {"prompt": "A song"}), 1))
@@ -64,12 +64,12 @@ async def start(store: SqliteStore) -> Claim:
     return claim
 
 
-async def logged(store: SqliteStore, job: Job) -> list[bytes]:
-    """What the log holds, as frames."""
+async def frames_in_log(store: SqliteStore, job: Job) -> list[bytes]:
+    """Return the events of the log as frames."""
     return [sse.frame(event.data, event.n) for event in await store.read(job.id, 0)]
 
 
-async def reached(tail: JobTail, n: int) -> None:
+async def wait_for_event(tail: JobTail, n: int) -> None:
     """Wait until event `n` is published."""
     async with asyncio.timeout(5):
         while tail.head < n:
@@ -78,7 +78,7 @@ async def reached(tail: JobTail, n: int) -> None:
 
 @asynccontextmanager
 async def beating(store: SqliteStore) -> AsyncIterator[Feed]:
-    """A feed that runs, with a heartbeat every 16 ms."""
+    """Run a feed with a heartbeat every 16 ms."""
     feed = Feed(store, heartbeat=0.016)
     running = asyncio.create_task(feed.run())
     yield feed
@@ -89,7 +89,7 @@ async def beating(store: SqliteStore) -> AsyncIterator[Feed]:
 
 @asynccontextmanager
 async def watch(feed: Feed, claim: Claim) -> AsyncIterator[JobTail]:
-    """The tail of a claim's job, watched."""
+    """Watch the tail of a claim's job."""
     tail = await feed.job(claim.job.account, claim.job.id)
     assert tail is not None
     kept = feed.join(tail, "key")
@@ -100,15 +100,15 @@ async def watch(feed: Feed, claim: Claim) -> AsyncIterator[JobTail]:
 
 
 class Reader:
-    """A subscriber that takes what is pushed, unless it is told to be slow."""
+    """A subscriber that accepts every push, unless it is slow."""
 
     def __init__(self, cursor: int = 0, *, slow: bool = False, jobs: Collection[str] | None = None) -> None:
         self.cursor = cursor
-        self.at: float = math.inf
+        self.last_write_tick: float = math.inf
         self.key = ""
         self.jobs = jobs
-        self.fresh = True
-        self.rest: Collection[str] = ()
+        self.cursor_unchecked = True
+        self.snapshot_rest: Collection[str] = ()
         self.slow = slow
         self.pushed: list[bytes] = []
         self.woken = 0
@@ -123,7 +123,7 @@ class Reader:
 
 
 async def silence() -> Message:
-    """A client that says nothing, and stays."""
+    """Receive nothing from a client that stays connected."""
     await asyncio.Event().wait()
     raise AssertionError
 
@@ -136,64 +136,62 @@ def writing(sent: list[bytes]) -> Send:
 
 
 def numbers(data: bytes) -> list[int]:
-    """The ids of frames."""
+    """Return the ids of frames."""
     return [int(number) for number in re.findall(rb"^id: (\d+)$", data, re.MULTILINE)]
 
 
-async def test_a_tail_reads_what_was_there_before_it(store: WatchedStore, feed: Feed) -> None:
+async def test_a_tail_reads_the_events_before_it(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
     await store.append(claim, PROGRESS)
     async with watch(feed, claim) as tail:
-        await reached(tail, 2)
-        assert tail.frames == await logged(store, claim.job)
+        await wait_for_event(tail, 2)
+        assert tail.frames == await frames_in_log(store, claim.job)
         assert not tail.ended
 
 
-async def test_a_tail_reads_what_comes_after(store: WatchedStore, feed: Feed) -> None:
+async def test_a_tail_receives_later_events(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
     async with watch(feed, claim) as tail:
-        await reached(tail, 1)
+        await wait_for_event(tail, 1)
         await store.append(claim, PROGRESS)
-        await reached(tail, 2)
+        await wait_for_event(tail, 2)
         await store.append(claim, DONE)
-        await reached(tail, 3)
-        assert tail.frames == await logged(store, claim.job)
+        await wait_for_event(tail, 3)
+        assert tail.frames == await frames_in_log(store, claim.job)
         assert [frame.splitlines()[-2] for frame in tail.frames] == [b"id: 1", b"id: 2", b"id: 3"]
         assert tail.ended
 
 
-async def test_a_tail_of_a_job_that_is_over_has_ended(store: WatchedStore, feed: Feed) -> None:
+async def test_the_tail_of_an_ended_job_has_ended(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
     await store.append(claim, DONE)
     async with watch(feed, claim) as tail:
-        await reached(tail, 2)
+        await wait_for_event(tail, 2)
         assert tail.ended
 
 
-async def test_an_event_between_the_look_at_the_job_and_the_watch_is_not_missed(
-    store: WatchedStore, feed: Feed
-) -> None:
+async def test_an_event_before_the_watch_begins_is_not_missed(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
     await store.append(claim, PROGRESS)
     async with watch(feed, claim) as tail:
-        await reached(tail, 2)
+        await wait_for_event(tail, 2)
 
 
-async def test_many_events_come_whole_and_in_order(store: WatchedStore, feed: Feed) -> None:
+async def test_many_events_arrive_completely_and_in_order(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
     async with watch(feed, claim) as tail:
         await asyncio.gather(*(store.append(claim, PROGRESS) for _ in range(50)))
-        await reached(tail, 51)
-        assert tail.frames == await logged(store, claim.job)
+        await wait_for_event(tail, 51)
+        assert tail.frames == await frames_in_log(store, claim.job)
 
 
-async def test_a_tail_holds_no_other_job_s_events(store: WatchedStore, feed: Feed) -> None:
+async def test_a_tail_has_no_events_of_other_jobs(store: WatchedStore, feed: Feed) -> None:
     one, other = await start(store), await start(store)
     async with watch(feed, one) as tail, watch(feed, other) as beside:
         await store.append(other, DONE)
-        await reached(beside, 2)
-        await reached(tail, 1)
-        assert tail.frames == await logged(store, one.job)
+        await wait_for_event(beside, 2)
+        await wait_for_event(tail, 1)
+        assert tail.frames == await frames_in_log(store, one.job)
 
 
 async def test_two_watchers_share_one_tail_and_one_read(store: WatchedStore, feed: Feed) -> None:
@@ -201,42 +199,40 @@ async def test_two_watchers_share_one_tail_and_one_read(store: WatchedStore, fee
     async with watch(feed, claim) as one, watch(feed, claim) as other:
         assert one is other
         assert one.watchers == 2
-        await reached(one, 1)
+        await wait_for_event(one, 1)
         assert store.reads == 1
 
 
-async def test_who_is_live_gets_what_comes_in_one_chunk_made_once(store: WatchedStore, feed: Feed) -> None:
+async def test_live_subscribers_get_the_same_chunk_encoded_once(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
     async with watch(feed, claim) as tail:
-        await reached(tail, 1)
+        await wait_for_event(tail, 1)
         readers = [Reader(cursor=1) for _ in range(3)]
         for reader in readers:
             tail.live.add(reader)
         await store.append(claim, PROGRESS)
-        await reached(tail, 2)
+        await wait_for_event(tail, 2)
         (chunk,) = readers[0].pushed
-        assert chunk == sse.chunk((await logged(store, claim.job))[1])
+        assert chunk == sse.chunk((await frames_in_log(store, claim.job))[1])
         assert all(reader.pushed[0] is chunk and reader.cursor == 2 for reader in readers)
         assert not any(reader.woken for reader in readers)
 
 
-async def test_who_cannot_take_what_comes_is_woken_and_finds_it_behind_its_cursor(
-    store: WatchedStore, feed: Feed
-) -> None:
+async def test_a_slow_subscriber_is_woken_and_reads_after_its_cursor(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
     async with watch(feed, claim) as tail:
-        await reached(tail, 1)
+        await wait_for_event(tail, 1)
         reader = Reader(cursor=1, slow=True)
         tail.live.add(reader)
         await store.append(claim, PROGRESS)
         await store.append(claim, PROGRESS)
-        await reached(tail, 3)
+        await wait_for_event(tail, 3)
         assert (reader.cursor, reader.woken > 0) == (1, True)
-        assert numbers(await tail.after(reader)) == [2, 3]
-        assert await tail.after(reader) == b""
+        assert numbers(await tail.next_frames(reader)) == [2, 3]
+        assert await tail.next_frames(reader) == b""
 
 
-async def test_who_comes_with_a_cursor_before_the_log_is_read_gets_nothing_twice(store: WatchedStore) -> None:
+async def test_a_subscriber_that_joins_before_the_read_gets_nothing_twice(store: WatchedStore) -> None:
     claim = await start(store)
     for _ in range(3):
         await store.append(claim, PROGRESS)
@@ -245,10 +241,10 @@ async def test_who_comes_with_a_cursor_before_the_log_is_read_gets_nothing_twice
     await tail.refresh(store, 4)
     tail.publish(0)
     assert reader.pushed == []
-    assert numbers(await tail.after(reader)) == [3, 4]
+    assert numbers(await tail.next_frames(reader)) == [3, 4]
 
 
-async def test_a_log_too_long_for_one_write_is_read_in_pieces(store: WatchedStore) -> None:
+async def test_a_log_too_long_for_one_write_is_sent_in_parts(store: WatchedStore) -> None:
     claim = await start(store)
     for _ in range(20):
         await store.append(claim, Draft(Status.PROCESSING, {"detail": "x" * 10_000}))
@@ -257,34 +253,32 @@ async def test_a_log_too_long_for_one_write_is_read_in_pieces(store: WatchedStor
     await tail.refresh(store, 21)
     tail.publish(0)
     assert reader.pushed == []
-    pieces = [await tail.after(reader) for _ in range(5)]
+    pieces = [await tail.next_frames(reader) for _ in range(5)]
     assert [number for piece in pieces for number in numbers(piece)] == list(range(1, 22))
     assert all(len(piece) <= 1 << 16 for piece in pieces)
 
 
-async def test_the_end_wakes_everybody_so_that_streams_can_end(store: WatchedStore, feed: Feed) -> None:
+async def test_the_final_event_wakes_all_subscribers(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
     async with watch(feed, claim) as tail:
-        await reached(tail, 1)
+        await wait_for_event(tail, 1)
         reader = Reader(cursor=1)
         tail.live.add(reader)
         await store.append(claim, DONE)
-        await reached(tail, 2)
+        await wait_for_event(tail, 2)
         assert numbers(reader.pushed[0]) == [2]
         assert reader.woken
-        assert tail.stopped(reader)
+        assert tail.is_finished_for(reader)
 
 
-async def test_a_stream_whose_own_time_is_over_as_the_final_event_comes_holds_up_no_other(
-    store: WatchedStore, feed: Feed
-) -> None:
+async def test_a_timeout_at_the_final_event_delays_no_other_stream(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
     async with watch(feed, claim) as tail:
         streams = [JobStream(feed, tail, 0, "key_1", idle) for idle in (0.02, 30, 30, 30, 30, 30)]
         sent: list[bytes] = []
         serving = [asyncio.create_task(stream.serve(silence, writing(sent))) for stream in streams]
         await asyncio.sleep(0.01)
-        time.sleep(0.03)  # noqa: ASYNC251 - its time is over, but nobody has heard of that
+        time.sleep(0.03)  # noqa: ASYNC251 - its timeout has expired, but its task has not run yet
         tail.take(Event(claim.job.id, 2, b"{}", final=True, position=2))
         loop = asyncio.get_running_loop()
         loop.call_at(loop.time(), tail.publish, 0)  # in the same round, and after it
@@ -293,12 +287,12 @@ async def test_a_stream_whose_own_time_is_over_as_the_final_event_comes_holds_up
         assert sum(frames.count(b"id: 2") for frames in sent) == len(streams)
 
 
-async def test_one_that_cannot_be_pushed_to_for_a_fault_of_ours_costs_no_other_an_event(
+async def test_an_exception_in_one_push_costs_no_other_subscriber_an_event(
     store: WatchedStore, feed: Feed, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken(Reader):
         def push(self, chunk: bytes) -> bool:
-            raise RuntimeError(f"A fault of ours over {len(chunk)} bytes.")
+            raise RuntimeError(f"Internal error with {len(chunk)} bytes.")
 
     claim = await start(store)
     async with watch(feed, claim) as tail:
@@ -308,10 +302,10 @@ async def test_one_that_cannot_be_pushed_to_for_a_fault_of_ours_costs_no_other_a
         async with asyncio.timeout(5):
             while not all(reader.pushed or reader.woken for reader in readers):
                 await asyncio.sleep(0.001)
-    assert "A fault of ours" in caplog.text
+    assert "Internal error with" in caplog.text
 
 
-async def test_an_event_of_any_length_is_shown_as_a_line(store: WatchedStore, feed: Feed) -> None:
+async def test_an_event_of_any_length_becomes_one_line(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
     url = f"https://example.com/{'x' * (2 << 20)}".encode()
     async with watch(feed, claim) as tail:
@@ -322,55 +316,55 @@ async def test_an_event_of_any_length_is_shown_as_a_line(store: WatchedStore, fe
     assert b"".join(sent).splitlines()[-1] == url
 
 
-async def test_a_read_that_finds_nothing_new_pushes_nothing(store: WatchedStore, feed: Feed) -> None:
+async def test_a_read_without_new_events_pushes_nothing(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
     async with watch(feed, claim) as tail:
-        await reached(tail, 1)
+        await wait_for_event(tail, 1)
         reader = Reader(cursor=1)
         tail.live.add(reader)
         assert tail.publish(1) == 0
         assert (reader.pushed, reader.woken) == ([], 0)
 
 
-async def test_events_that_come_together_are_pushed_together(store: WatchedStore, feed: Feed) -> None:
+async def test_simultaneous_events_are_pushed_together(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
     async with watch(feed, claim) as tail:
-        await reached(tail, 1)
+        await wait_for_event(tail, 1)
         reader = Reader(cursor=1)
         tail.live.add(reader)
         await asyncio.gather(*(store.append(claim, PROGRESS) for _ in range(50)))
-        await reached(tail, 51)
+        await wait_for_event(tail, 51)
         assert [number for chunk in reader.pushed for number in numbers(chunk)] == list(range(2, 52))
         assert len(reader.pushed) < 25
 
 
-@pytest.mark.parametrize("untold", [0, 1])
-async def test_changes_that_went_untold_are_read(store: WatchedStore, untold: int) -> None:
-    class Forgetful(WatchedStore):
+@pytest.mark.parametrize("missed", [0, 1])
+async def test_missed_changes_are_read(store: WatchedStore, missed: int) -> None:
+    class LossyStore(WatchedStore):
         async def changes(self) -> AsyncIterator[Change]:
-            await forgot.wait()
+            await lose_changes.wait()
             yield Change("", "", 0, lost=True)
             await asyncio.Event().wait()
 
-    forgot = asyncio.Event()
-    store.__class__ = Forgetful
+    lose_changes = asyncio.Event()
+    store.__class__ = LossyStore
     feed = Feed(store)
     running = asyncio.create_task(feed.run())
     claim = await start(store)
     account = feed.join(feed.account(claim.job.account), "key")
     tail, reader = await feed.job(claim.job.account, claim.job.id), Reader(cursor=-1)
     assert tail is not None
-    await account.after(reader)
+    await account.next_frames(reader)
     account.live.add(reader)
     reads = store.reads
-    for _ in range(untold):
+    for _ in range(missed):
         await store.append(claim, PROGRESS)
-    forgot.set()
-    while store.reads == reads or reader.woken < untold:
+    lose_changes.set()
+    while store.reads == reads or reader.woken < missed:
         await asyncio.sleep(0.001)
-    await reached(tail, 1 + untold)
+    await wait_for_event(tail, 1 + missed)
     assert not tail.ended
-    assert numbers(await account.after(reader)) == [reader.cursor] * untold
+    assert numbers(await account.next_frames(reader)) == [reader.cursor] * missed
     running.cancel()
     with suppress(asyncio.CancelledError):
         await running
@@ -392,9 +386,9 @@ async def account(feed: Feed, claim: Claim) -> AsyncIterator[AccountTail]:
 
 
 async def live(account: AccountTail, reader: Reader) -> bytes:
-    """Let a reader catch up, and be live."""
+    """Let a reader catch up and become live. Return the frames."""
     caught = b""
-    while frames := await account.after(reader):
+    while frames := await account.next_frames(reader):
         caught += frames
     account.live.add(reader)
     return caught
@@ -406,7 +400,7 @@ async def until(reader: Reader, count: int) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_an_account_s_feed_begins_with_a_snapshot_and_goes_on_live(
+async def test_an_accounts_feed_begins_with_a_snapshot_and_continues_live(
     store: WatchedStore, account: AccountTail, claim: Claim
 ) -> None:
     reader = Reader(cursor=-1)
@@ -419,7 +413,7 @@ async def test_an_account_s_feed_begins_with_a_snapshot_and_goes_on_live(
     assert numbers(reader.pushed[0]) == [head + 1]
 
 
-async def test_an_account_s_feed_goes_on_after_a_position(
+async def test_an_accounts_feed_resumes_after_a_position(
     store: WatchedStore, account: AccountTail, claim: Claim
 ) -> None:
     head = (await store.snapshot(claim.job.account)).head
@@ -428,13 +422,15 @@ async def test_an_account_s_feed_goes_on_after_a_position(
     assert numbers(await live(account, Reader(cursor=head + 1))) == [head + 2, head + 3]
 
 
-async def test_a_position_that_is_not_kept_is_a_reset(account: AccountTail) -> None:
+async def test_an_unknown_position_gets_a_reset(account: AccountTail) -> None:
     caught = await live(account, Reader(cursor=7))
     assert caught.startswith(b"event: reset\ndata: {}\n\ndata: ")
     assert b"event: ready\n" in caught
 
 
-async def test_a_feed_of_named_jobs_has_theirs_alone(store: WatchedStore, account: AccountTail, claim: Claim) -> None:
+async def test_a_feed_of_named_jobs_has_only_their_events(
+    store: WatchedStore, account: AccountTail, claim: Claim
+) -> None:
     other = await start(store)
     named, all_of_them = Reader(cursor=-1, jobs=[claim.job.id]), Reader(cursor=-1)
     assert len(numbers(await live(account, named))) == 2
@@ -446,7 +442,7 @@ async def test_a_feed_of_named_jobs_has_theirs_alone(store: WatchedStore, accoun
     assert named.cursor == all_of_them.cursor == (await store.snapshot(claim.job.account)).head
 
 
-async def test_streamed_text_is_left_out_and_holds_nobody_up(
+async def test_streamed_text_is_omitted_without_waking_subscribers(
     store: WatchedStore, account: AccountTail, claim: Claim
 ) -> None:
     reader = Reader(cursor=-1)
@@ -458,7 +454,7 @@ async def test_streamed_text_is_left_out_and_holds_nobody_up(
     assert not reader.woken
 
 
-async def test_a_slow_reader_of_an_account_finds_all_behind_its_cursor(
+async def test_a_slow_reader_of_an_account_reads_all_after_its_cursor(
     store: WatchedStore, account: AccountTail, claim: Claim
 ) -> None:
     reader = Reader(cursor=-1, slow=True)
@@ -470,7 +466,7 @@ async def test_a_slow_reader_of_an_account_finds_all_behind_its_cursor(
     assert found == list(range(head + 1, head + 301))
 
 
-async def test_who_joins_while_events_come_misses_and_repeats_none(
+async def test_a_reader_that_joins_during_events_misses_and_repeats_none(
     store: WatchedStore, account: AccountTail, claim: Claim
 ) -> None:
     async def write() -> None:
@@ -489,7 +485,7 @@ async def test_who_joins_while_events_come_misses_and_repeats_none(
     end = (await store.snapshot(claim.job.account)).head
     for reader, ready in readers:
         seen = [number for chunk in reader.pushed for number in numbers(chunk)]
-        while frames := await account.after(reader):
+        while frames := await account.next_frames(reader):
             seen += numbers(frames)
         assert seen == list(range(ready + 1, end + 1))
 
@@ -497,7 +493,7 @@ async def test_who_joins_while_events_come_misses_and_repeats_none(
 # --- who watches ---
 
 
-async def test_a_tail_stays_while_one_still_watches(store: WatchedStore, feed: Feed) -> None:
+async def test_a_tail_is_kept_while_one_watcher_is_left(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
     async with watch(feed, claim) as tail:
         async with watch(feed, claim):
@@ -514,7 +510,7 @@ async def test_a_tail_is_dropped_some_time_after_its_last_watcher(store: Watched
             assert await feed.job(claim.job.account, claim.job.id) is tail
         assert await feed.job(claim.job.account, claim.job.id) is tail
         async with asyncio.timeout(5):
-            while tail.kept:
+            while tail.scheduled:
                 await asyncio.sleep(0.001)
         another = await feed.job(claim.job.account, claim.job.id)
         assert another is not None
@@ -522,35 +518,35 @@ async def test_a_tail_is_dropped_some_time_after_its_last_watcher(store: Watched
         assert another.frames == tail.frames
 
 
-async def test_a_deleted_job_s_tail_does_not_take_another_s_place_with_it(store: WatchedStore) -> None:
+async def test_dropping_a_deleted_jobs_tail_keeps_its_newer_tail(store: WatchedStore) -> None:
     async with beating(store) as feed:
         claim = await start(store)
         deleted = await feed.job(claim.job.account, claim.job.id)
         assert deleted is not None
         feed.forget(claim.job.account, claim.job.id)
         async with watch(feed, claim) as another, asyncio.timeout(5):
-            while deleted.kept:
+            while deleted.scheduled:
                 await asyncio.sleep(0.001)
             assert await feed.job(claim.job.account, claim.job.id) is another
 
 
-async def test_a_stream_hears_something_when_it_has_been_silent_for_a_heartbeat_and_no_sooner() -> None:
+async def test_a_stream_gets_a_heartbeat_only_after_a_silent_interval() -> None:
     tail, early, late = JobTail("acct_1", "job_1"), Reader(), Reader()
-    early.at, late.at = 3, 9
+    early.last_write_tick, late.last_write_tick = 3, 9
     tail.live |= {early, late}
-    assert tail.beat(19) == 20
+    assert tail.send_heartbeats(19) == 20
     assert (early.pushed, late.pushed) == ([], [])
-    assert tail.beat(20) == 26
+    assert tail.send_heartbeats(20) == 26
     assert (early.pushed, late.pushed) == ([HEARTBEAT], [])
-    assert tail.beat(26) == 37
+    assert tail.send_heartbeats(26) == 37
     assert (early.pushed, late.pushed) == ([HEARTBEAT], [HEARTBEAT])
 
 
-async def test_each_silent_stream_hears_something_again_and_again_whenever_it_came(store: WatchedStore) -> None:
+async def test_every_silent_stream_gets_repeated_heartbeats(store: WatchedStore) -> None:
     async with beating(store) as feed, watch(feed, await start(store)) as tail:
         readers = [Reader() for _ in range(5)]
         for reader in readers:
-            reader.at = feed.tick
+            reader.last_write_tick = feed.tick
             tail.live.add(reader)
             await asyncio.sleep(0.005)
         async with asyncio.timeout(5):
@@ -559,30 +555,30 @@ async def test_each_silent_stream_hears_something_again_and_again_whenever_it_ca
         assert {chunk for reader in readers for chunk in reader.pushed} == {HEARTBEAT}
 
 
-async def test_who_cannot_take_a_heartbeat_is_woken() -> None:
+async def test_a_subscriber_that_refuses_a_heartbeat_is_woken() -> None:
     tail, slow = JobTail("acct_1", "job_1"), Reader(slow=True)
-    slow.at = 0
+    slow.last_write_tick = 0
     tail.live.add(slow)
-    tail.beat(17)
+    tail.send_heartbeats(17)
     assert slow.woken == 1
 
 
-async def test_a_tail_that_was_dropped_before_it_is_watched_catches_up(store: WatchedStore, feed: Feed) -> None:
+async def test_a_tail_dropped_before_its_watch_catches_up(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
     tail = JobTail(claim.job.account, claim.job.id)
     await tail.refresh(store, 1)
     await store.append(claim, PROGRESS)
-    await reached(feed.join(tail, "key"), 2)
+    await wait_for_event(feed.join(tail, "key"), 2)
 
 
-async def test_another_account_s_job_is_none(store: WatchedStore, feed: Feed) -> None:
+async def test_a_job_of_another_account_has_no_tail(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
     other = await store.create_key("other", b"other", 0)
     assert await feed.job(other.account, claim.job.id) is None
     assert await feed.job(claim.job.account, claim.job.id) is not None
 
 
-async def test_a_watcher_that_fails_leaves_too(store: WatchedStore, feed: Feed) -> None:
+async def test_a_failed_watcher_leaves(store: WatchedStore, feed: Feed) -> None:
     claim = await start(store)
     with pytest.raises(RuntimeError, match="client"):
         async with watch(feed, claim) as tail:
@@ -590,38 +586,37 @@ async def test_a_watcher_that_fails_leaves_too(store: WatchedStore, feed: Feed) 
     assert tail.watchers == 0
 
 
-async def test_a_job_that_nobody_watches_is_not_read(store: WatchedStore, feed: Feed) -> None:
+async def test_an_unwatched_job_is_not_read(store: WatchedStore, feed: Feed) -> None:
     claim, watched = await start(store), await start(store)
     async with watch(feed, watched) as tail:
         await store.append(claim, PROGRESS)
         await store.append(watched, PROGRESS)
-        await reached(tail, 2)
+        await wait_for_event(tail, 2)
         reads = store.reads
         await store.append(claim, DONE)
         await store.append(watched, DONE)
-        await reached(tail, 3)
+        await wait_for_event(tail, 3)
         assert store.reads == reads
 
 
-async def test_a_store_that_is_away_is_asked_again(store: WatchedStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.streams.feed._AGAIN", 0.001)
+async def test_a_read_is_repeated_while_the_store_is_unavailable(store: WatchedStore) -> None:
     claim = await start(store)
     store.away = 3
     tail = JobTail(claim.job.account, claim.job.id)
-    await tail.refresh(store, 1)
+    await tail.refresh(store, 1, retry_delay=0.001)
     assert len(tail.frames) == 1
 
 
-async def test_a_tail_that_was_told_of_what_cannot_be_read_has_ended(store: WatchedStore) -> None:
+async def test_a_tail_ends_if_announced_events_cannot_be_read(store: WatchedStore) -> None:
     tail = JobTail("acct_1", "job_deleted")
     await tail.refresh(store, 3)
     assert tail.ended
     assert tail.frames == []
 
 
-@pytest.mark.parametrize("told", [Feed.stop, lambda feed: feed.revoke({"key_1"})])
-async def test_a_stream_that_is_to_break_off_while_it_reads_goes_live_no_more(
-    store: WatchedStore, feed: Feed, monkeypatch: pytest.MonkeyPatch, told: Callable[[Feed], None]
+@pytest.mark.parametrize("break_off", [Feed.stop, lambda feed: feed.revoke({"key_1"})])
+async def test_a_stream_that_must_break_off_during_a_read_ends(
+    store: WatchedStore, feed: Feed, monkeypatch: pytest.MonkeyPatch, break_off: Callable[[Feed], None]
 ) -> None:
     claim = await start(store)
     tail, witness, reading, read = feed.account(claim.job.account), Reader(), asyncio.Event(), asyncio.Event()
@@ -630,7 +625,7 @@ async def test_a_stream_that_is_to_break_off_while_it_reads_goes_live_no_more(
     async def outdated(*asked: Any) -> FeedSlice:
         found = await SqliteStore.snapshot(store, *asked)
         await store.append(claim, PROGRESS)
-        while not witness.woken:  # until it is told
+        while not witness.woken:  # until the change has been published
             await asyncio.sleep(0.001)
         return found
 
@@ -645,12 +640,12 @@ async def test_a_stream_that_is_to_break_off_while_it_reads_goes_live_no_more(
     serving = asyncio.create_task(stream.serve(silence, writing([])))
     async with asyncio.timeout(5):
         await reading.wait()
-        told(feed)
-        read.set()  # and there is nothing that it wants
+        break_off(feed)
+        read.set()  # the slice has no event that it wants
         await serving
 
 
-async def test_a_feed_that_is_stopped_leaves_no_read_behind(store: WatchedStore) -> None:
+async def test_a_stopped_feed_leaves_no_running_read(store: WatchedStore) -> None:
     feed = Feed(store)
     running = asyncio.create_task(feed.run())
     await asyncio.sleep(0)

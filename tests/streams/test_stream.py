@@ -1,4 +1,4 @@
-"""The stream on the wire: contract section 2, byte for byte, over a real port."""
+"""Job streams on the wire (see `proxy/docs/api.md`), byte for byte, over a real port."""
 
 import asyncio
 import re
@@ -13,6 +13,7 @@ from httpx_sse import EventSource, ServerSentEvent
 
 from proxy.core import sse
 from proxy.serving.protocol import Http
+from proxy.streams.times import StreamTimes
 from tests.support.deployment import NO_AUTHORITIES, Deployment, events_of
 
 FRAME = re.compile(
@@ -35,7 +36,7 @@ async def bytes_of(
         return await response.aread()
 
 
-async def finished(deployment: Deployment) -> str:
+async def finished_job(deployment: Deployment) -> str:
     return str((await deployment.generate("gaga-1", prompt="Hello"))[0]["job"])
 
 
@@ -51,7 +52,7 @@ async def test_a_stream_is_one_retry_line_and_then_frames(deployment: Deployment
     assert FRAME.sub(b"", frames) == b""
 
 
-async def test_a_stream_begins_with_started_and_ends_with_the_one_final_event(deployment: Deployment) -> None:
+async def test_a_stream_begins_with_started_and_ends_with_its_final_event(deployment: Deployment) -> None:
     events = await deployment.generate("gaga-1", prompt="Hello")
     statuses = [event["status"] for event in events]
     assert statuses[0] == "Processing started"
@@ -60,14 +61,14 @@ async def test_a_stream_begins_with_started_and_ends_with_the_one_final_event(de
 
 
 async def test_streams_carry_the_headers_that_keep_proxies_from_buffering(deployment: Deployment) -> None:
-    job = await finished(deployment)
+    job = await finished_job(deployment)
     async with deployment.open("GET", f"/api/jobs/{job}/events") as response:
         assert {name: response.headers[name] for name in STREAM_HEADERS} == STREAM_HEADERS
         assert response.headers.get("connection", "keep-alive") == "keep-alive"
         assert "content-length" not in response.headers
 
 
-async def test_generate_names_its_job_in_location(deployment: Deployment) -> None:
+async def test_generate_returns_its_job_in_location(deployment: Deployment) -> None:
     async with deployment.open("POST", "/api/generate", json={"model": "suno", "prompt": "song"}) as response:
         events = events_of([message async for message in EventSource(response).aiter_sse()])
     assert response.headers["location"] == f"/api/jobs/{events[0]['job']}"
@@ -81,7 +82,7 @@ async def test_head_on_a_stream_answers_its_headers_at_once(deployment: Deployme
     assert response.content == b""
 
 
-async def test_text_cannot_forge_a_frame_even_for_clients_that_split_at_every_unicode_line_end(
+async def test_text_cannot_forge_a_frame_at_any_unicode_line_end(
     deployment: Deployment,
 ) -> None:
     evil = "a\rb\nc\r\nid: 99\n\ndata: {}\u2028d\u0085e\x00f\u2029"
@@ -96,7 +97,7 @@ async def test_text_cannot_forge_a_frame_even_for_clients_that_split_at_every_un
 # --- heartbeats ---
 
 
-async def test_an_idle_stream_says_keep_alive_between_frames_and_nowhere_else(unstarted: Deployment) -> None:
+async def test_an_idle_stream_has_keep_alive_comments_only_between_frames(unstarted: Deployment) -> None:
     unstarted.settings["heartbeat"] = 0.02
     async with unstarted as deployment:
         deployment.simulator.fault("gaia.chat", "timeout")
@@ -114,15 +115,15 @@ async def test_an_idle_stream_says_keep_alive_between_frames_and_nowhere_else(un
 
 
 async def test_a_finished_job_is_replayed_from_its_first_event(deployment: Deployment) -> None:
-    job = await finished(deployment)
+    job = await finished_job(deployment)
     first = await bytes_of(deployment, "GET", f"/api/jobs/{job}/events")
     again = await bytes_of(deployment, "GET", f"/api/jobs/{job}/events")
     assert first == again
     assert len(FRAME.findall(first)) >= 3
 
 
-async def test_a_stream_goes_on_after_last_event_id(deployment: Deployment) -> None:
-    job = await finished(deployment)
+async def test_a_stream_resumes_after_last_event_id(deployment: Deployment) -> None:
+    job = await finished_job(deployment)
     everything = await deployment.messages("GET", f"/api/jobs/{job}/events")
     for last in range(1, len(everything)):
         rest = await deployment.messages("GET", f"/api/jobs/{job}/events", last=str(last))
@@ -132,20 +133,20 @@ async def test_a_stream_goes_on_after_last_event_id(deployment: Deployment) -> N
 
 
 def bare(messages: list[ServerSentEvent]) -> list[tuple[str, str]]:
-    """Without `retry`, which clients ascribe to a connection's first message."""
+    """Return id and data of messages. `retry` is omitted, because clients add it to a connection's first message."""
     return [(message.id, message.data) for message in messages]
 
 
-async def test_who_has_the_final_event_gets_204(deployment: Deployment) -> None:
-    job = await finished(deployment)
+async def test_a_client_that_has_the_final_event_gets_204(deployment: Deployment) -> None:
+    job = await finished_job(deployment)
     last = (await deployment.messages("GET", f"/api/jobs/{job}/events"))[-1].id
     response = await deployment.http.get(f"/api/jobs/{job}/events", headers={"Last-Event-ID": last})
     assert (response.status_code, response.content) == (204, b"")
 
 
 @pytest.mark.parametrize("last", ["x", "-1", "1.5", "999", "0", "٣", "9" * 40])
-async def test_a_last_event_id_that_makes_no_sense_is_answered_from_event_1(deployment: Deployment, last: str) -> None:
-    job = await finished(deployment)
+async def test_an_invalid_last_event_id_is_answered_from_event_1(deployment: Deployment, last: str) -> None:
+    job = await finished_job(deployment)
     headers = [(b"Last-Event-ID", last.encode())]
     async with deployment.http.stream("GET", f"/api/jobs/{job}/events", headers=headers) as response:
         messages = [message async for message in EventSource(response).aiter_sse()]
@@ -153,7 +154,7 @@ async def test_a_last_event_id_that_makes_no_sense_is_answered_from_event_1(depl
     assert events_of(messages)[-1]["status"] == "Completed"
 
 
-async def test_a_client_that_leaves_and_comes_back_misses_and_repeats_nothing(deployment: Deployment) -> None:
+async def test_a_reconnecting_client_misses_and_repeats_no_event(deployment: Deployment) -> None:
     job = await deployment.submit("gpt-5.4-mini", prompt="A long answer")
     seen: list[str] = []
     while True:
@@ -168,13 +169,13 @@ async def test_a_client_that_leaves_and_comes_back_misses_and_repeats_nothing(de
     assert len(seen) > 3
 
 
-async def test_the_job_goes_on_when_its_client_leaves(deployment: Deployment) -> None:
+async def test_a_job_continues_after_its_client_disconnects(deployment: Deployment) -> None:
     async with deployment.open("POST", "/api/generate", json={"model": "suno", "prompt": "song"}) as response:
         job = response.headers["location"].rsplit("/", 1)[1]
     assert (await deployment.ended(job))["status"] == "Completed"
 
 
-async def test_a_hundred_subscribers_see_the_same_bytes_and_make_no_more_polls(deployment: Deployment) -> None:
+async def test_a_hundred_subscribers_see_the_same_bytes_without_more_polls(deployment: Deployment) -> None:
     await deployment.generate("gaga-1", prompt="Hello")
     alone = deployment.simulator.calls["gaga.check"]
     deployment.simulator.calls.clear()
@@ -186,14 +187,14 @@ async def test_a_hundred_subscribers_see_the_same_bytes_and_make_no_more_polls(d
         base_url=deployment.origin, headers=headers, limits=limits, trust_env=False, verify=NO_AUTHORITIES
     ) as many:
         answers = await asyncio.gather(*(many.get(path, timeout=20) for _ in range(100)))
-    # One that comes after the end is also asked to stay away for longer.
+    # A subscriber that connects after the end also gets a longer reconnection time.
     bodies = {re.sub(rb": keep-alive\n|retry: 60000\n", b"", answer.content) for answer in answers}
     assert len(bodies) == 1
     assert deployment.simulator.calls["gaga.check"] <= alone + 1  # the pace is jittered
 
 
 @pytest.mark.parametrize("last", [{"headers": {"Last-Event-ID": "2"}}, {"params": {"lastEventId": "2"}}])
-async def test_a_reconnecting_post_without_a_key_of_its_first_try_makes_no_job(
+async def test_a_reconnecting_post_without_idempotency_key_creates_no_job(
     deployment: Deployment, last: dict[str, Any]
 ) -> None:
     response = await deployment.http.post("/api/generate", json={"model": "gaga-1", "prompt": "Hello"}, **last)
@@ -227,7 +228,7 @@ async def test_an_empty_header_does_not_hide_the_query(deployment: Deployment) -
     assert events_of(await deployment.messages("GET", path, last=""))[0]["n"] == 2
 
 
-async def test_a_reconnecting_post_goes_on_after_what_it_has(deployment: Deployment) -> None:
+async def test_a_reconnecting_post_resumes_after_its_last_event(deployment: Deployment) -> None:
     options = {"json": {"model": "suno", "prompt": "song"}, "headers": {"Idempotency-Key": "one"}}
     everything = await deployment.messages("POST", "/api/generate", **options)
     rest = await deployment.messages("POST", "/api/generate", last="2", **options)
@@ -235,8 +236,8 @@ async def test_a_reconnecting_post_goes_on_after_what_it_has(deployment: Deploym
     assert deployment.simulator.submits["ainow"] == 1
 
 
-async def test_the_stream_of_a_job_that_was_over_ends_with_a_longer_retry(deployment: Deployment) -> None:
-    """A browser that has lost the last id, as behind a service worker, then asks once a minute."""
+async def test_the_stream_of_an_ended_job_has_a_longer_retry(deployment: Deployment) -> None:
+    """A browser that lost the last id, as behind a service worker, then reconnects once a minute."""
     job = (await deployment.generate("suno", prompt="song"))[0]["job"]
     for last in (None, "1"):
         whole = await bytes_of(deployment, "GET", f"/api/jobs/{job}/events", last)
@@ -244,7 +245,7 @@ async def test_the_stream_of_a_job_that_was_over_ends_with_a_longer_retry(deploy
         assert whole.endswith(b"\n\nretry: 60000\n")
 
 
-async def test_the_stream_that_brings_the_end_has_no_longer_retry(deployment: Deployment) -> None:
+async def test_a_stream_open_at_the_final_event_has_no_longer_retry(deployment: Deployment) -> None:
     whole = await bytes_of(deployment, "POST", "/api/generate", body={"model": "suno", "prompt": "song"})
     assert whole.count(b"retry: ") == 1
 
@@ -259,7 +260,7 @@ async def test_a_link_opens_the_stream_without_a_key(deployment: Deployment) -> 
     assert '"status":"Completed"' in text
 
 
-async def test_a_link_goes_on_after_the_last_event_id_that_eventsource_appends(deployment: Deployment) -> None:
+async def test_a_link_resumes_after_an_appended_last_event_id(deployment: Deployment) -> None:
     job = await deployment.submit("suno", prompt="song")
     everything = await deployment.messages("GET", f"/api/jobs/{job['id']}/events")
     async with httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES) as stranger:
@@ -273,7 +274,7 @@ async def test_an_altered_or_misused_link_is_401(deployment: Deployment) -> None
     link = one["links"]["events"]
     async with httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES) as stranger:
         for wrong in (
-            # Not the last character: a part of its bits means nothing.
+            # The last character is kept, because a part of its bits is unused.
             link[:-2] + ("A" if link[-2] != "A" else "B") + link[-1],
             link.replace(one["id"], other["id"]),
             link.replace("/events", "/content"),
@@ -285,7 +286,7 @@ async def test_an_altered_or_misused_link_is_401(deployment: Deployment) -> None
             assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized"), wrong
 
 
-async def test_links_outlive_the_secret_that_signed_them_as_long_as_it_is_listed(unstarted: Deployment) -> None:
+async def test_links_are_valid_while_their_secret_is_listed(unstarted: Deployment) -> None:
     unstarted.settings = {"secret": "old"}
     async with unstarted as deployment:
         link = (await deployment.submit("suno", prompt="one"))["links"]["events"]
@@ -305,7 +306,7 @@ async def test_a_link_expires(deployment: Deployment) -> None:
         assert (await stranger.get(job["links"]["events"])).status_code == 401
 
 
-async def test_a_link_dies_with_the_key_that_made_it(deployment: Deployment) -> None:
+async def test_a_link_is_invalid_after_its_key_is_revoked(deployment: Deployment) -> None:
     from proxy.store import open_store
 
     job = await deployment.submit("suno", prompt="song")
@@ -318,7 +319,7 @@ async def test_a_link_dies_with_the_key_that_made_it(deployment: Deployment) -> 
 # --- the end ---
 
 
-async def test_a_stream_that_stops_before_its_final_event_is_broken_off(deployment: Deployment) -> None:
+async def test_a_stream_without_final_event_ends_without_the_last_chunk(deployment: Deployment) -> None:
     job = await deployment.submit("gaga-1", prompt="[stuck]")
     async with deployment.open("GET", f"/api/jobs/{job['id']}/events") as response:
         chunks = response.aiter_raw()
@@ -328,12 +329,12 @@ async def test_a_stream_that_stops_before_its_final_event_is_broken_off(deployme
         with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
             async for chunk in chunks:
                 rest += chunk
-        # So that the clients of a server that stops do not come back all at once.
+        # A random time, so that the clients of a stopping server do not all reconnect at once.
         assert re.search(rb"retry: \d{3,4}\n$", rest)
 
 
 async def test_a_finished_stream_ends_cleanly_and_keeps_its_connection(deployment: Deployment) -> None:
-    job = await finished(deployment)
+    job = await finished_job(deployment)
     async with httpx.AsyncClient(
         base_url=deployment.origin,
         headers=dict(deployment.http.headers),
@@ -345,7 +346,7 @@ async def test_a_finished_stream_ends_cleanly_and_keeps_its_connection(deploymen
             assert (await one.get(f"/api/jobs/{job}/events")).status_code == 200
 
 
-async def test_a_stopping_server_turns_stream_clients_away_so_that_they_come_back(deployment: Deployment) -> None:
+async def test_a_stopping_server_makes_new_stream_clients_reconnect(deployment: Deployment) -> None:
     job = await deployment.submit("gaga-1", prompt="[stuck]")
     deployment.app.stop_streams()
     async with deployment.open("GET", f"/api/jobs/{job['id']}/events") as response:
@@ -357,7 +358,7 @@ async def test_a_stopping_server_turns_stream_clients_away_so_that_they_come_bac
     assert re.fullmatch(rb": [^\n]+\nretry: \d+\n", read)
 
 
-async def test_a_server_whose_own_work_dies_breaks_its_streams_off_and_says_of_what(
+async def test_a_failed_background_task_breaks_off_streams_and_is_reported(
     unstarted: Deployment, dies: asyncio.Event
 ) -> None:
     async with unstarted as deployment:
@@ -366,14 +367,14 @@ async def test_a_server_whose_own_work_dies_breaks_its_streams_off_and_says_of_w
             dies.set()
             with pytest.raises(httpx.RemoteProtocolError):
                 await response.aread()
-        with pytest.raises(BaseExceptionGroup) as said:
+        with pytest.raises(BaseExceptionGroup) as raised:
             await deployment.stop()
-        assert "The work broke." in "".join(traceback.format_exception(said.value))
+        assert "The work broke." in "".join(traceback.format_exception(raised.value))
         dies.clear()
         await deployment.start()
 
 
-async def test_clients_that_come_and_go_leave_nothing_behind(deployment: Deployment) -> None:
+async def test_disconnected_clients_leave_no_tasks(deployment: Deployment) -> None:
     job = await deployment.submit("gaga-1", prompt="[stuck]")
     path = f"/api/jobs/{job['id']}/events"
 
@@ -391,10 +392,10 @@ async def test_clients_that_come_and_go_leave_nothing_behind(deployment: Deploym
             await asyncio.sleep(0.01)
 
 
-async def test_a_client_that_reads_nothing_is_dropped_and_blocks_nobody(
-    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
+async def test_a_client_that_reads_nothing_is_dropped_and_blocks_no_other(
+    unstarted: Deployment,
 ) -> None:
-    monkeypatch.setattr("proxy.streams.stream._WRITE", 0.1)
+    unstarted.stream_times = StreamTimes(write_timeout=0.1)
     async with unstarted as deployment:
         final = await deployment.generate("suno", prompt="song", metadata={str(n): "x" * 512 for n in range(16)})
         path = f"/api/jobs/{final[0]['job']}/events"
@@ -414,7 +415,7 @@ async def test_a_client_that_reads_nothing_is_dropped_and_blocks_nobody(
         await asyncio.gather(sending, return_exceptions=True)
 
 
-async def test_nothing_is_pushed_to_a_client_that_has_gone(deployment: Deployment) -> None:
+async def test_nothing_is_pushed_to_a_closed_connection(deployment: Deployment) -> None:
     async with deployment.open("GET", "/api/events") as response:
         await anext(response.aiter_raw())
         (connection,) = deployment.connections
@@ -424,7 +425,7 @@ async def test_nothing_is_pushed_to_a_client_that_has_gone(deployment: Deploymen
         assert connection.push(sse.chunk(sse.HEARTBEAT)) is False
 
 
-async def test_a_client_that_leaves_before_its_stream_begins_is_no_error(
+async def test_a_disconnect_before_the_stream_begins_is_no_error(
     deployment: Deployment, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", int(deployment.origin.rsplit(":", 1)[1]))
@@ -437,7 +438,7 @@ async def test_a_client_that_leaves_before_its_stream_begins_is_no_error(
     await deployment.start()
 
 
-async def test_a_stream_ends_as_it_should_though_another_request_came_while_it_began(deployment: Deployment) -> None:
+async def test_a_stream_ends_normally_with_a_request_queued_during_its_start(deployment: Deployment) -> None:
     job = await deployment.submit("gaga-1", prompt="[stuck]")
     rest = b" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + deployment.key.encode() + b"\r\n"
     others = set(deployment.connections)

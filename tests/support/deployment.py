@@ -22,6 +22,7 @@ from proxy.runner.services import RunnerLimits, RunnerTimes
 from proxy.serving.protocol import Timeouts
 from proxy.simulator import DEFAULT_KEYS, Simulator
 from proxy.store import open_store
+from proxy.streams.times import DEFAULT_TIMES, StreamTimes
 from proxy.upstream.times import UpstreamTimes
 from tests.support.root import ROOT
 
@@ -66,6 +67,8 @@ class Deployment:
     """A file in the folder, unless it is given."""
     upstream_times: UpstreamTimes = field(default_factory=UpstreamTimes)
     """Timeouts and intervals of requests to providers and to clients' URLs."""
+    stream_times: StreamTimes = DEFAULT_TIMES
+    """Timeouts and intervals of event streams."""
     timeouts: Timeouts | None = None
     """Timeouts for clients; None for the server's defaults."""
     runner_times: RunnerTimes = field(default_factory=RunnerTimes)
@@ -119,6 +122,7 @@ class Deployment:
             upstream_times=self.upstream_times,
             runner_times=self.runner_times,
             runner_limits=self.runner_limits,
+            stream_times=self.stream_times,
             api_times=self.api_times,
         )
         self._server = Server(self.app, settings, timeouts=self.timeouts)

@@ -15,7 +15,8 @@ from proxy.core.errors import NotFound, RateLimited, Unavailable
 from proxy.store import contract
 from proxy.store.types import Key
 from proxy.streams.feed import Feed
-from proxy.streams.stream import AccountStream, FeedResponse, RetryLater
+from proxy.streams.responses import FeedResponse, RetryLater
+from proxy.streams.stream import AccountStream
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,8 @@ from proxy.store import contract
 from proxy.store.blobs import Blobs
 from proxy.store.types import Admitted, Key
 from proxy.streams.feed import Feed, JobTail
-from proxy.streams.stream import FeedResponse, JobStream, LineStream, RetryLater
+from proxy.streams.responses import FeedResponse, RetryLater
+from proxy.streams.stream import JobStream, LineStream
 
 _MAX_WAIT: Final = 60
 """Maximum time that a request for a job waits for its next event, in seconds."""
