@@ -3,8 +3,8 @@
     python -m tests.docs            rewrite the tables in the pages
     python -m tests.docs --check    list the pages that differ, and exit with 1 if there is one
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`. `tests/whole/test_docs.py` compares the pages with this
-command's output, so a change of the code needs a run of it.
+A table is between `<!-- table: NAME -->` and `<!-- end -->`. `tests/whole/test_docs.py` compares the pages with this
+command's output, so run it after a change of the code.
 """
 
 import ast
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from inspect import getsource
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -106,7 +107,9 @@ def leaves(kind: type[PollcastError]) -> Iterator[type[PollcastError]]:
 def request_errors() -> str:
     """Return the errors that answer a request, ordered by HTTP status."""
     rows = sorted(leaves(RequestError), key=lambda kind: kind.status)
-    return table(["HTTP", "`code`", "meaning"], ((str(kind.status), code(kind.code), summary(kind.__doc__)) for kind in rows))
+    return table(
+        ["HTTP", "`code`", "meaning"], ((str(kind.status), code(kind.code), summary(kind.__doc__)) for kind in rows)
+    )
 
 
 def job_errors() -> str:
@@ -123,7 +126,7 @@ def field_docs(kind: type[BaseModel]) -> Mapping[str, str]:
     inherited = [field_docs(base) for base in kind.__bases__ if base.__module__ == settings.__name__]
     docs = {name: text for each in inherited for name, text in each.items()}
     (body,) = (node.body for node in ast.parse(getsource(kind)).body if isinstance(node, ast.ClassDef))
-    for field, below in zip(body, body[1:], strict=False):
+    for field, below in pairwise(body):
         match field, below:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
                 docs[name] = summary(text)
@@ -253,7 +256,7 @@ def metrics() -> str:
     return table(["metric", "type", "labels", "meaning"], found)
 
 
-def metrics_in(path: Path) -> Iterator[Sequence[str]]:
+def metrics_in(path: Path) -> Iterator[tuple[str, ...]]:
     """Yield the metrics that a module defines: calls of a metric function with a literal name."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
@@ -263,7 +266,7 @@ def metrics_in(path: Path) -> Iterator[Sequence[str]]:
                     yield metric(METRIC_TYPES[maker], name, literal(text, tree), rest)
 
 
-def metric(kind: str, name: str, text: str, rest: Sequence[ast.expr]) -> Sequence[str]:
+def metric(kind: str, name: str, text: str, rest: Sequence[ast.expr]) -> tuple[str, ...]:
     """Return the row of a metric: name, type, labels and meaning."""
     prefix = "" if name.startswith("pollcast_") else "pollcast_"
     ending = "_total" if kind == "counter" else ""

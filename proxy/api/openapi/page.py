@@ -35,6 +35,7 @@ def page(server: str) -> bytes:
     everywhere = _everywhere(whole)
     parts = [
         f"<h1>{escape(whole['info']['title'])}</h1>",
+        "<p><a href='docs/api'>Reference pages</a>: models, settings, operating, and more.</p>",
         *_paragraphs(whole["info"]["description"]),
         f"<p>It is at <code>{escape(server)}</code>; for programs, as <a href='/openapi.json'>OpenAPI 3.1</a>.</p>",
         f"<nav>{''.join(_contents(whole))}</nav>",
