@@ -1,4 +1,4 @@
-"""Writes the tables of `proxy/docs/` that repeat code: endpoints, errors, settings, models, metrics, prompt words.
+"""Writes the tables of the README and of `proxy/docs/` that repeat code, such as settings, errors and models.
 
     python -m tests.docs            rewrite the tables in the pages
     python -m tests.docs --check    list the pages that differ, and exit with 1 if there is one
@@ -29,7 +29,7 @@ from proxy.providers.base import COUNTS, DURATIONS, PRIORITIES, QUALITIES, Model
 from proxy.simulator import PROMPT_FAULTS
 
 ROOT: Final = Path(__file__).parent.parent
-PAGES: Final = ROOT / "proxy" / "docs"
+PAGES: Final = (ROOT / "README.md", *sorted((ROOT / "proxy" / "docs").glob("*.md")))
 BLOCK: Final = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 CALLERS: Final = {(): "", ("key",): "key", ("key", "link"): "key or Link"}
 METRIC_TYPES: Final = {
@@ -181,6 +181,12 @@ def provider_defaults() -> str:
 # --- models ---
 
 
+def provider_names() -> str:
+    """Return a row for each provider with its models."""
+    rows = ((provider.name, ", ".join(code(model.name) for model in provider.models)) for provider in PROVIDERS)
+    return table(["provider", "models"], rows)
+
+
 def model_rows() -> str:
     """Return a row for each model: price, kind and fields."""
     provider = {model.name: kind.name for kind in PROVIDERS for model in kind.models}
@@ -304,6 +310,7 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "client settings": client_settings,
     "provider settings": provider_settings,
     "providers": provider_defaults,
+    "provider names": provider_names,
     "models": model_rows,
     "styles": styles,
     "extra groups": extra_groups,
@@ -321,7 +328,7 @@ def rendered(page: str) -> str:
 def main() -> int:
     """Rewrite the pages, or with `--check` only compare them. Return 1 if a page differed under `--check`."""
     check = sys.argv[1:] == ["--check"]
-    changed = [path for path in sorted(PAGES.glob("*.md")) if rendered(path.read_text()) != path.read_text()]
+    changed = [path for path in PAGES if rendered(path.read_text()) != path.read_text()]
     for path in changed:
         sys.stdout.write(f"{'differs' if check else 'rewritten'}: {path.relative_to(ROOT)}\n")
         if not check:
