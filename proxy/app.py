@@ -24,7 +24,7 @@ from proxy.api.access_log import AccessLog
 from proxy.api.auth import Auth
 from proxy.api.catalogue import Catalogue
 from proxy.api.cors import Cors
-from proxy.api.endpoints import playground
+from proxy.api.endpoints import docs, playground
 from proxy.api.error_responses import EXCEPTION_HANDLERS, AnswerOnShutdown
 from proxy.api.eta import Eta
 from proxy.api.limits import AccountLimits, storage
@@ -161,6 +161,7 @@ class Pollcast:
             # Only now is there something for the routes to speak with.
             self._app.router.routes.extend(api.routes(services))
             self._app.router.routes.extend(playground.routes(playground=self._settings.playground == "on"))
+            self._app.router.routes.extend(docs.routes())
             self._app.router.default = self._app.router.not_found
             try:
                 yield

@@ -126,44 +126,66 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(**_ENVIRONMENT | {"env_prefix": "POLLCAST_"})
 
     host: str = "127.0.0.1"
+    """Address to listen on. `::` listens on all addresses of both IPv6 and IPv4."""
     port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on."""
     public_url: str = ""
+    """Base of every Link, as clients see it; `http://HOST:PORT` if empty. It may have a path. The proxy in front may
+    strip that path or pass it on."""
     store: str = "sqlite:///var/pollcast.db"
+    """The store: SQLite (four slashes for an absolute path) or Redis (`redis://`, `rediss://`)."""
     assets: str = "var/assets"
+    """Storage of assets and of inline results: a directory, or the URL of an object store (`s3://bucket/prefix`)."""
     asset_limit: int = Field(default=64 << 20, gt=0)
-    """Largest size of an asset, in bytes."""
+    """Largest size of an asset, in bytes; also the largest sum of an order's inputs, assets and URLs. Where the bytes
+    are part of the provider's request, as at Gaia, each mention counts. HeyGen opens media itself, so they do not
+    count."""
     secret: SecretStr | None = None
-    """Secrets that sign Links, separated by commas. The first one signs; all are accepted."""
+    """Secrets that sign Links, separated by commas. The first one signs; all are accepted. If empty, the store creates
+    and keeps one. Set it if there are several nodes, because an emptied Redis would create another one."""
     metrics: Annotated[SecretStr, BeforeValidator(_scrapers)] = SecretStr("")
-    """Access to /metrics: this machine only (empty), `public`, `off`, or a bearer token."""
+    """Access to `/metrics`: this machine only, without a proxy between (empty), `public`, `off`, or a bearer token."""
     cors_origins: Annotated[list[str], NoDecode, BeforeValidator(_comma_list)] = Field(default_factory=list)
+    """Origins of pages that may read answers, separated by commas, or `*`. `https://*.example.com` is every subdomain
+    at any depth, without `example.com` itself. Apps (`capacitor://`, `ionic://`, `tauri://`, `app://`), extensions
+    (`chrome-extension://ID`) and `null` are accepted. Each refused origin is logged once an hour."""
     heartbeat: Duration = Field(default=4, gt=0)
+    """Interval, in seconds, of keep-alive comments on a silent stream. Keep it below 60, after which `pollcast.js`
+    reconnects."""
     keepalive: Duration = Field(default=75, gt=0)
-    """Time, in seconds, for which an idle connection stays open; longer than reverse proxies usually keep it."""
+    """Time, in seconds, for which an idle connection stays open. It must exceed the idle time of the proxy in front
+    (Google's load balancer: 600)."""
     retention: Duration = Field(default=7 * 86400.0, gt=0)
+    """Time, in seconds (7 days), after which finished jobs, their outputs and assets are deleted. Links to them are
+    valid for the same time. Ledger entries are never deleted."""
     results: Literal["direct", "relay"] = "direct"
+    """`direct`: an output's `url` is the provider's where that is public. `relay`: it is always a Link."""
     lease: Duration = Field(default=30, gt=0)
-    """Time, in seconds, after which other nodes take over the jobs of a silent node."""
+    """Time, in seconds, after which other nodes take over the jobs of a silent node. Equal on all nodes."""
     drain: Duration = Field(default=0, ge=0)
     """Time, in seconds, that a shutdown waits for submits and for streams that a provider cannot resume."""
     tokens: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    """Prices that differ from the catalogue, as JSON: `{"gaga-1": 25}`."""
     log: Literal["console", "json"] = "console"
+    """Format of the log on standard error: `console`, or `json` for one object per line."""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower_case)] = "info"
+    """Least severe level that is logged: `debug`, `info`, `warning` or `error`."""
     playground: Literal["on", "off"] = "on"
+    """`off` removes the page at `/`. `/pollcast.js` is always served."""
     max_jobs: int = Field(default=20_000, ge=0)
-    """Maximum of unfinished jobs of an account; 0 is no limit, also for the next settings."""
+    """Maximum of unfinished jobs of an account. 0 is no limit, also for the other `MAX` settings."""
     queue: int = Field(default=0, ge=0)
-    """Size of an account's backlog, for orders beyond `max_jobs`. With 0 they are refused."""
+    """Size of an account's backlog, for orders beyond `POLLCAST_MAX_JOBS`. With 0 they are refused."""
     max_requests: int = Field(default=60_000, ge=0)
-    """Maximum of an account's requests per minute, without event streams."""
+    """Maximum of an account's requests with a key per minute, in a sliding window. Event streams do not count."""
     max_streams: int = Field(default=100_000, ge=0)
-    """Maximum of an account's open streams on this node."""
+    """Maximum of an account's open streams on one node; with `--workers`, in one worker."""
     upstream_proxy: ProxyUrl | None = None
-    """The HTTP proxy for requests to providers. Clients' URLs are read without it."""
+    """The HTTP proxy for requests to providers: `http://user:password@host:3128`. Clients' URLs are read without it."""
     max_uploads: int = Field(default=32, ge=0)
-    """Maximum of an account's concurrent uploads on this node. Each uses at most about 15 MiB of memory."""
+    """Maximum of an account's concurrent uploads on one node. Each uses at most about 15 MiB of memory."""
     trace: str = ""
-    """Folder for traces of the exchanges with providers. Empty: no traces."""
+    """Folder for traces of the exchanges with providers, which `trace JOB` prints. Empty: no traces."""
 
     @field_validator("host")
     @classmethod
@@ -215,7 +237,9 @@ class ClientSettings(BaseSettings):
     model_config = SettingsConfigDict(**_ENVIRONMENT | {"env_prefix": "POLLCAST_"})
 
     server: str = "http://127.0.0.1:8000"
+    """URL of the server."""
     key: SecretStr = SecretStr("")
+    """API key of the account."""
 
     @field_validator("server")
     @classmethod
@@ -232,17 +256,19 @@ class ProviderSettings(BaseSettings):
     model_config = _ENVIRONMENT
 
     api_key: SecretStr | None = None
+    """The operator's API key. Without it the provider's models are unavailable."""
     base_url: str
+    """Origin of the provider's API, without `/v1`."""
     poll_interval: float = Field(default=2, gt=0)
     """Time, in seconds, before the first poll, and between polls while a job may end; other polls are rarer."""
     deadline: float = Field(default=1800, gt=0)
-    """Time, in seconds, after which Pollcast ends an accepted job."""
+    """Time, in seconds, that an order may take. An order may also wait that long for room before it is sent."""
     concurrency: int = Field(default=64, gt=0)
     """Maximum of concurrent jobs at the provider. Further orders wait."""
     rate: float = Field(default=50, gt=0)
     """Maximum of requests per second."""
     proxy: ProxyUrl | None = None
-    """The HTTP proxy for this provider. `through` sets the installation's proxy if this is None."""
+    """The HTTP proxy for this provider, instead of `POLLCAST_UPSTREAM_PROXY`."""
 
     @field_validator("poll_interval", "deadline", mode="before")
     @classmethod

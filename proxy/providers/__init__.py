@@ -1,6 +1,7 @@
 """The five providers, and the one look-up from a model's name to its provider.
 
-A new provider is one adapter, one simulator file, one test file, one entry in `PROVIDERS` and one README row.
+A new provider is one adapter, one simulator file, one test file and one entry in `PROVIDERS`
+(`proxy/docs/adding-a-provider.md`).
 """
 
 from collections.abc import Iterable, Mapping

@@ -82,6 +82,7 @@ class GanAiSettings(ProviderSettings):
     poll_interval: float = Field(default=5, gt=0)
     deadline: float = Field(default=7200, gt=0)
     project_id: str = ""
+    """Project of orders that name none."""
 
 
 class GanAiFields(Fields):

@@ -15,7 +15,7 @@ from proxy.cli.probe import Examination, NoAnswer, ProxyFinding
 from proxy.core.clock import SystemClock
 from tests.cli.test_cli import command
 from tests.support.deployment import Deployment
-from tests.support.fronts import plain_nginx, readme_nginx
+from tests.support.fronts import documented_nginx, plain_nginx
 from tests.support.site import Site
 
 pytestmark = pytest.mark.timeout(60)
@@ -58,10 +58,10 @@ async def test_nginx_as_it_comes_is_well(real: Deployment, tmp_path: Path) -> No
         assert await troubles(front, idle=3) == []
 
 
-async def test_the_readme_s_nginx_is_well_and_offers_http_2(
+async def test_the_documented_nginx_is_well_and_offers_http_2(
     real: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with readme_nginx(tmp_path / "nginx", real.origin) as front:
+    with documented_nginx(tmp_path / "nginx", real.origin) as front:
         made = tmp_path / "nginx" / "made.pem"
         trusting = ssl.create_default_context(cafile=made)
         monkeypatch.setenv("SSL_CERT_FILE", str(made))

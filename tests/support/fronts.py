@@ -1,4 +1,4 @@
-"""Real proxies in front of a server: nginx and Caddy as they are installed, by the blocks that the README shows."""
+"""Real proxies in front of a server: the installed nginx and Caddy, with the blocks of `proxy/docs/proxies.md`."""
 
 import os
 import re
@@ -14,9 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.ports import free_port
-from tests.support.root import ROOT
-
-README = (ROOT / "README.md").read_text()
+from tests.support.root import blocks, page
 
 NGINX = """
 daemon off;
@@ -48,10 +46,9 @@ def needed(program: str) -> str:
 
 
 def block(language: str) -> str:
-    """The README's block of configuration."""
-    found = re.search(rf"```{language}\n(.*?)```", README, re.DOTALL)
-    assert found, f"the README has no block of {language}"
-    return found[1]
+    """Return the configuration that the page on proxies shows."""
+    (found,) = blocks(page("proxies"), language)
+    return found
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
@@ -109,8 +106,8 @@ def upgrading_nginx(folder: Path, origin: str) -> Iterator[str]:
 
 
 @contextmanager
-def readme_nginx(folder: Path, origin: str) -> Iterator[str]:
-    """nginx with the README's own block; only ports, names and paths are this machine's."""
+def documented_nginx(folder: Path, origin: str) -> Iterator[str]:
+    """nginx with the block of the page; only ports, names and paths are replaced."""
     folder.mkdir(exist_ok=True)
     port, (made, key) = free_port(), certificate(folder)
     ours = {
@@ -124,8 +121,8 @@ def readme_nginx(folder: Path, origin: str) -> Iterator[str]:
 
 
 @contextmanager
-def readme_caddy(folder: Path, origin: str) -> Iterator[str]:
-    """Caddy with the README's own block; only ports, names and paths are this machine's."""
+def documented_caddy(folder: Path, origin: str) -> Iterator[str]:
+    """Caddy with the block of the page; only ports, names and paths are replaced."""
     program = needed("caddy")
     folder.mkdir(exist_ok=True)
     port, (made, key) = free_port(), certificate(folder)
@@ -141,7 +138,7 @@ def readme_caddy(folder: Path, origin: str) -> Iterator[str]:
 
 def _replaced(text: str, ours: dict[str, str]) -> str:
     for shown, real in ours.items():
-        assert shown in text, f"the README's block has no {shown!r}"
+        assert shown in text, f"the page's block has no {shown!r}"
         text = text.replace(shown, real)
     return text
 

@@ -1,4 +1,4 @@
-"""What the README's "Operations" tells an operator to do is done here, word for word, and does what it says."""
+"""The commands and recipes of `proxy/docs/operating.md` are run, word for word."""
 
 import os
 import re
@@ -16,16 +16,14 @@ from proxy.core.settings import Settings
 from tests.cli.test_cli import command, serving
 from tests.support.deployment import NO_AUTHORITIES
 from tests.support.ports import free_port
-from tests.support.root import ROOT
+from tests.support.root import ROOT, blocks, page
 
 DEPLOY = ROOT / "proxy/deploy"
 
 
 def block(name: str) -> str:
-    """The README's shell block whose first line is that comment."""
-    found = re.search(rf"```sh\n(# {name}\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert found is not None, name
-    return found[1]
+    """Return the shell block of the page on operating whose first line is that comment."""
+    return next(block for block in blocks(page("operating"), "sh") if block.startswith(f"# {name}\n"))
 
 
 def shell(script: str) -> str:
@@ -104,9 +102,9 @@ def test_systemd_takes_every_line_of_the_unit(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed here")
-def test_the_unit_is_as_exposed_as_the_readme_says() -> None:
-    said = re.search(r"rates its exposure ([\d.]+),", (ROOT / "README.md").read_text())
-    assert said is not None
+def test_the_unit_is_as_exposed_as_the_page_says() -> None:
+    stated = re.search(r"rates its exposure ([\d.]+),", page("operating"))
+    assert stated is not None
     done = subprocess.run(  # noqa: S603
         ["systemd-analyze", "security", "--offline=true", DEPLOY / "pollcast.service"],  # noqa: S607
         env=os.environ | {"SYSTEMD_PAGER": ""},
@@ -117,7 +115,7 @@ def test_the_unit_is_as_exposed_as_the_readme_says() -> None:
     )
     rated = re.search(r"Overall exposure level for pollcast.service: ([\d.]+)", done.stdout)
     assert rated is not None, done.stderr
-    assert float(rated[1]) <= float(said[1])
+    assert float(rated[1]) <= float(stated[1])
 
 
 def test_unit_and_container_use_existing_commands_and_settings() -> None:

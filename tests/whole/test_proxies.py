@@ -16,7 +16,7 @@ from httpx_sse import EventSource
 
 from proxy.core.clock import SystemClock
 from tests.support.deployment import Deployment
-from tests.support.fronts import keepalive_nginx, needed, plain_nginx, readme_caddy, readme_nginx, trusting
+from tests.support.fronts import documented_caddy, documented_nginx, keepalive_nginx, needed, plain_nginx, trusting
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -44,10 +44,12 @@ def nginx_that_takes_large_bodies(folder: Path, origin: str) -> AbstractContextM
 
 each_front = pytest.mark.parametrize(
     "front",
-    [nginx_as_it_comes, nginx_that_compresses, readme_nginx, readme_caddy],
+    [nginx_as_it_comes, nginx_that_compresses, documented_nginx, documented_caddy],
     ids=lambda front: front.__name__,
 )
-each_readme_front = pytest.mark.parametrize("front", [readme_nginx, readme_caddy], ids=lambda front: front.__name__)
+each_documented_front = pytest.mark.parametrize(
+    "front", [documented_nginx, documented_caddy], ids=lambda front: front.__name__
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ async def test_uploads_links_ranges_and_head_work(real: Deployment, front: Front
             assert (await arriving(response))[-1][1]["status"] == "Completed"
 
 
-@each_readme_front
+@each_documented_front
 async def test_a_large_file_goes_in_and_comes_out_again(real: Deployment, front: Front) -> None:
     film = Deployment.media("video") + bytes(20 << 20)
     async with behind(real, front) as served:
@@ -154,8 +156,8 @@ async def test_a_large_file_goes_in_and_comes_out_again(real: Deployment, front:
 
 
 async def test_a_proxy_does_not_make_a_broken_stream_look_complete(real: Deployment) -> None:
-    # Not so by Caddy 2.6.2, which ends it as if it were over; the README says so.
-    async with behind(real, readme_nginx) as served:
+    # Caddy 2.6.2 fails this: it ends the stream as if it were complete. proxies.md says so.
+    async with behind(real, documented_nginx) as served:
         order = {"model": "gaga-1", "prompt": "[stuck]"}
         async with served.http.stream("POST", "/api/generate", json=order) as response:
             chunks = response.aiter_bytes()
@@ -166,7 +168,7 @@ async def test_a_proxy_does_not_make_a_broken_stream_look_complete(real: Deploym
                     pass
 
 
-@each_readme_front
+@each_documented_front
 async def test_a_browser_is_spoken_to_in_http_2(real: Deployment, front: Front) -> None:
     async with behind(real, front) as served:
         stream = f"{served.place}/api/ping?marks=3&gap=100"
@@ -185,7 +187,7 @@ async def test_a_browser_is_spoken_to_in_http_2(real: Deployment, front: Front) 
 
 @pytest.mark.parametrize(
     "front",
-    [nginx_that_takes_large_bodies, nginx_that_passes_bodies_on, keepalive_nginx, readme_nginx, readme_caddy],
+    [nginx_that_takes_large_bodies, nginx_that_passes_bodies_on, keepalive_nginx, documented_nginx, documented_caddy],
     ids=lambda front: front.__name__,
 )
 async def test_a_refusal_overtakes_a_large_body_and_still_reaches_the_client(real: Deployment, front: Front) -> None:

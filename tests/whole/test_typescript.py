@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from proxy.api.openapi import shapes
 from tests.support.npm import install
-from tests.support.root import ROOT
+from tests.support.root import PAGES, ROOT, blocks
 
 PLAYGROUND = ROOT / "proxy" / "playground"
 TYPES = (PLAYGROUND / "pollcast.d.ts").read_text()
@@ -19,7 +19,7 @@ declare const key: string, jobId: string, jobIdOrLink: string, signal: AbortSign
 declare const show: (done: object) => void, complain: (error: Error) => void;
 declare const update: (job: string, status: string) => void;
 """
-"""What the README's example leaves to its reader."""
+"""Declarations of the names that the examples do not declare."""
 ENDS = f"""
 import {{ PollcastError, type Event }} from "{SERVER}/pollcast.js";
 
@@ -70,9 +70,9 @@ def complaints(typescript: Path, snippet: str) -> str:
 
 
 @pytest.mark.timeout(120)
-def test_the_readme_s_examples_of_the_client_compile(typescript: Path) -> None:
-    blocks: list[str] = re.findall(r"```[jt]s\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    examples = [block for block in blocks if "pollcast.js" in block]
+@pytest.mark.parametrize("path", [ROOT / "README.md", PAGES / "api.md"], ids=lambda path: path.name)
+def test_the_examples_of_the_client_compile(typescript: Path, path: Path) -> None:
+    examples = [block for block in blocks(path.read_text(), "[jt]s") if "pollcast.js" in block]
     assert examples
     for example in examples:
         assert complaints(typescript, example + AROUND) == ""

@@ -35,6 +35,7 @@ def page(server: str) -> bytes:
     common = _common_responses(whole)
     parts = [
         f"<h1>{escape(whole['info']['title'])}</h1>",
+        "<p><a href='docs/api'>Reference pages</a>: models, settings, operating, and more.</p>",
         *_paragraphs(whole["info"]["description"]),
         f"<p>Base URL: <code>{escape(server)}</code>. <a href='/openapi.json'>OpenAPI 3.1 document</a></p>",
         f"<nav>{''.join(_contents(whole))}</nav>",

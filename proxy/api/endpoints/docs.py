@@ -1,0 +1,77 @@
+"""The reference pages of `proxy/docs/`: as HTML at `/docs/NAME`, as Markdown at `/docs/NAME.md`."""
+
+import re
+from functools import cache
+from html import escape
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+from markdown_it import MarkdownIt
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from proxy.api.openapi import page as api_page
+from proxy.core.errors import NotFound
+
+_FOLDER: Final = Path(__file__).parents[2] / "docs"
+_STYLE: Final = Path(api_page.__file__).with_name("page.css").read_text()
+"""The style of `/docs`. The headers of that page allow this style by its hash."""
+_MARKDOWN: Final = MarkdownIt("commonmark", {"html": False}).enable("table")
+_MARKDOWN_HEADERS: Final = {"Content-Type": "text/markdown; charset=utf-8", "X-Content-Type-Options": "nosniff"}
+
+
+def routes() -> list[Route]:
+    """Return the route of all pages."""
+    return [Route("/docs/{page}", _serve, methods=["GET"])]
+
+
+def names() -> list[str]:
+    """Return the names of all pages."""
+    return sorted(path.stem for path in _FOLDER.glob("*.md"))
+
+
+async def _serve(request: Request) -> Response:
+    page = str(request.path_params["page"])
+    name = page.removesuffix(".md")
+    if name not in names():
+        raise NotFound(f"There is no page {name!r}. There are {', '.join(names())}.")
+    if page.endswith(".md"):
+        return Response(_read(name), headers=_MARKDOWN_HEADERS)
+    return Response(_html(name), headers=api_page.HEADERS)
+
+
+def _read(name: str) -> str:
+    return (_FOLDER / f"{name}.md").read_text("utf-8")
+
+
+@cache
+def _html(name: str) -> str:
+    """Return a page as HTML. Its links are relative, so that they keep the prefix of a proxy."""
+    text = re.sub(r"<!--.*?-->\n", "", _read(name))
+    text = re.sub(r"\]\(([a-z-]+)\.md", r"](\1", text)
+    text = re.sub(r"\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", text)  # files of the repository, which are not served
+    links = "".join(f"<a href='{each}'>{escape(_title(each))}</a><br>" for each in names())
+    head = (
+        "<meta charset=utf-8><meta name=viewport content='width=device-width, initial-scale=1'>"
+        f"<title>{escape(_title(name))}: Pollcast</title><style>{_STYLE}</style>"
+    )
+    nav = f"<nav><a href='../docs'>All endpoints</a><br>{links}</nav>"
+    return (
+        f"<!DOCTYPE html>\n<html lang=en><head>{head}</head>\n<body><main>\n{nav}\n{_body(text)}</main></body></html>\n"
+    )
+
+
+def _body(text: str) -> str:
+    """Return Markdown as HTML whose headings have the ids that GitHub gives them."""
+    tokens = _MARKDOWN.parse(text)
+    for opening, content in pairwise(tokens):
+        if opening.type == "heading_open":
+            opening.attrSet("id", re.sub(r"[^\w -]", "", content.content.lower()).replace(" ", "-"))
+    return str(_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {}))
+
+
+@cache
+def _title(name: str) -> str:
+    return _read(name).partition("\n")[0].removeprefix("# ")
