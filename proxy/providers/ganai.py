@@ -10,6 +10,7 @@ which the reply leaves out was not taken.
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 from urllib.parse import quote
 from uuid import UUID
@@ -200,14 +201,21 @@ class GanAi(Provider):
         """One status call for each item that is not over; a call that fails leaves its item as it was."""
         items = [dict(item) for item in ticket["items"]]
         open_items = [item for item in items if not item.get("over")]
-        silent = list(filter(None, await self._ask_all(open_items, seen)))
+        outcomes = await self._ask_all(open_items, seen)
+        # The longest of the hints, because all items are polled together.
+        wait = max((outcome.wait for outcome in outcomes if outcome and outcome.wait), default=None)
+        silent = [outcome for outcome in outcomes if isinstance(outcome, ReadFailed | Unchanged)]
+        outcomes.clear()  # an exception and a frame that hold each other wait for the garbage collector
         if silent and len(silent) == len(open_items):
             # That one of them answered as before matters more than that another could not be read.
             silent.sort(key=lambda nothing: isinstance(nothing, Unchanged))
-            raise silent.pop()  # not kept here: an exception and a frame that hold each other wait for the collector
-        return _update(items, open_items)
+            silent[-1].wait = wait
+            raise silent.pop()
+        return replace(_update(items, open_items), wait=wait)
 
-    async def _ask_all(self, items: list[dict[str, Any]], seen: LastAnswers) -> list[ReadFailed | Unchanged | None]:
+    async def _ask_all(
+        self, items: list[dict[str, Any]], seen: LastAnswers
+    ) -> list[ReadFailed | Unchanged | Answer | None]:
         gate = asyncio.Semaphore(_AT_ONCE)
         if len(items) == 1:  # a task of its own would be a tenth of a poll's cost
             return [await self._ask(items[0], gate, seen)]
@@ -215,8 +223,8 @@ class GanAi(Provider):
 
     async def _ask(
         self, item: dict[str, Any], gate: asyncio.Semaphore, seen: LastAnswers
-    ) -> ReadFailed | Unchanged | None:
-        """Note in `item` what the provider says of it; gives why that was nothing new, if so."""
+    ) -> ReadFailed | Unchanged | Answer | None:
+        """Note in `item` what the provider says of it. Returns the answer, or the reason why it was no news."""
         if not item.get("inference_id"):
             item |= {"over": "failed", "message": item.get("message") or "Gan.ai's reply left this item out."}
             return None
@@ -229,7 +237,7 @@ class GanAi(Provider):
         except (ReadFailed, Unchanged) as nothing:
             seen.forget(path)
             return nothing
-        return None
+        return answer
 
     def _learn(self, item: dict[str, Any], answer: Answer) -> None:
         body = self.dialect.json_object(answer)

@@ -1,211 +1,59 @@
 """Part 3: an upstream that mixes odd answers at random, on all five adapters; no paid job may end early by them.
 
-One socket speaks for all providers, in literal bytes. Time runs `FACTOR` times as fast as ours. A job is given fewer
-odd answers than end one by time, so each has to end well, unless its last odd answer was the provider's own word.
+Time runs `FACTOR` times as fast as ours, and the silence that the server allows is made short. Most jobs are given
+fewer odd answers than end one by time. Some are besieged: their polls are unreadable for less, or for more, than the
+20 polls and 5 minutes that end a job.
 """
 
 import asyncio
-import re
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Collection
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from random import Random
 from time import monotonic
-from typing import Any, Self
+from typing import Any
 
-import orjson
-
+from proxy.upstream.times import UpstreamTimes
 from tests.chaos import stores
 from tests.chaos.exchanges import RunningClock
-from tests.chaos.odd_answers import CHUNKS, COMPLETED, KINDS, ODDITIES, WORDS, Odd, Reply, reply
-from tests.support.deployment import Deployment
+from tests.chaos.odd_answers import ADAPTERS, KINDS, SECRET, SILENCE, cells
+from tests.chaos.odd_upstream import Upstream, Work
+from tests.chaos.odd_verdict import Finding, end_of, faults, refund_due
+from tests.core.test_tracks import CLUSTER, FTYP, INFO, box, element, moov, tracks, webm
+from tests.support.deployment import Deployment, events_of
 
 ACCOUNTS, UNDER_WAY, GRANTED = 8, 48, 10_000_000
 MOST_ODD = 16
 """Odd answers of one job: fewer than the 20 unreadable ones that may end it."""
-SHARE = 0.85
-"""Of the answers to a job that are odd, until it has had its number."""
-DEADLINE = 7200.0
+LONG = 500
+"""Odd answers from which on a campaign has sieges and storms, and must reach every kind on every adapter."""
+ROUND = 2000
+"""Odd answers in which each siege takes place once on each adapter."""
+DEADLINE, HEYGEN_DEADLINE = 7200.0, 1800.0
 PATIENCE = 240.0
 """Seconds, of ours, in which everything must be over."""
-SETTINGS = {"api_key": "sk-odd", "project_id": "p", "poll_interval": 1, "deadline": DEADLINE, "concurrency": 1000}
-ROUTES = (
-    (r"POST /v1/assets$", "gaga", "upload"),
-    (r"POST /v1/generations$", "gaga", "submit"),
-    (r"GET /v1/generations/(\w+)$", "gaga", "poll"),
-    (r"POST /v1/(?:videos|images/generations)/async$", "gaia", "submit"),
-    (r"GET /v1/(?:videos|images/generations)/async/(\w+)$", "gaia", "poll"),
-    (r"GET /v1/images/generations/async/(\w+)/result$", "gaia", "result"),
-    (r"POST /v1/chat/completions$", "chat", "stream"),
-    (r"POST /api/generate$", "ainow", "stream"),
-    (r"POST /create_video/bulk\?", "ganai", "submit"),
-    (r"GET /projects/p/inference/(\w+)/video_status$", "ganai", "poll"),
-    (r"POST /v1/video.generate$", "heygen", "submit"),
-    (r"GET /v1/video_status.get\?video_id=(\w+)$", "heygen", "poll"),
-)
-MODELS = ("gaga-1", "grok-imagine-video", "gpt-image-2", "ganai-bulk", "heygen-v1", "gpt-5.4-mini", "suno", "luma")
-URL = "https://cdn.example.com/a.mp4"
-
-
-@dataclass(slots=True)
-class Work:
-    """One order at the upstream, by the token in its prompt."""
-
-    account: int
-    left: int
-    running: int
-    ends: str | None = None
-    log: list[str] = field(default_factory=list)
-
-
-class Upstream:
-    """All providers on one socket: the right answer, or an odd one."""
-
-    def __init__(self, chance: Random, kinds: Collection[str]) -> None:
-        self._chance = chance
-        self._kinds = kinds
-        self._odd = [odd for odd in ODDITIES if odd.kind in kinds]
-        self._ids = count(1001)
-        self.works: dict[str, Work] = {}
-        self._by_id: dict[str, Work] = {}
-        self.exchanges = 0
-        self.counted: Counter[tuple[str, str]] = Counter()
-        """Odd answers, by kind and adapter."""
-        self.healthy: dict[int, bool] = {}
-        """By account: whether its last request was answered without a failure."""
-        self.nameless = 0
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20)
-        self.origin = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        await self._server.wait_closed()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, EOFError, asyncio.LimitOverrunError):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            body = await _body(reader, head)
-            for piece in self._answer(head, body).pieces:
-                writer.write(piece)
-                await writer.drain()
-                await asyncio.sleep(0)
-        writer.close()
-
-    def _answer(self, head: str, body: bytes) -> Reply:
-        self.exchanges += 1
-        line = head.split(" HTTP/", 1)[0]
-        if "N" in self._kinds:
-            named = re.search(r"(?im)^user-agent: pollcast/", head)
-            self.nameless += not named
-            self.counted["N", "all"] += 1
-        for pattern, adapter, role in ROUTES:
-            if found := re.match(pattern, line):
-                work = self._work(found[1] if found.re.groups else "", body)
-                return self._chosen(adapter, role, work, body)
-        return reply(b'{"data": []}' if line == "GET /v1/models" else b"{}")
-
-    def _work(self, id_: str, body: bytes) -> Work | None:
-        if id_:
-            return self._by_id.get(id_)
-        found = re.search(rb"token-\d+", body)
-        return self.works.get(found[0].decode()) if found else None
-
-    def _chosen(self, adapter: str, role: str, work: Work | None, body: bytes) -> Reply:
-        uploads = Work(-1, int(self._chance.random() < 0.5), 0)  # an upload does not say for which order it is
-        work = work or uploads
-        state = "running" if work.running > 0 else "done"
-        odd = (
-            self._chance.choice(self._fitting(adapter, role, state))
-            if self._strikes(adapter, role, state, work)
-            else None
-        )
-        made = odd.make(self._right(adapter, role, work, body)) if odd else None
-        if odd is None or made is None:
-            work.running -= role == "poll"
-            made = _framed(self._right(adapter, role, work, body), role)
-        else:
-            work.left -= 1
-            work.ends = made.ends
-            work.log.append(f"{odd.kind} {role} {odd.name}")
-            self.counted[odd.kind, "gaia" if adapter == "chat" else adapter] += 1
-        self.healthy[work.account] = bool(made.pieces) and not made.pieces[0].startswith(b"HTTP/1.1 5")
-        return made
-
-    def _fitting(self, adapter: str, role: str, state: str) -> list[Odd]:
-        fitting = [odd for odd in self._odd if role in odd.roles and adapter in odd.adapters]
-        fitting = [odd for odd in fitting if odd.wants in {"", state}]
-        kinds = sorted({odd.kind for odd in fitting})
-        kind = self._chance.choice(kinds) if kinds else ""
-        if "J" in kinds and self._chance.random() < 0.5:  # which fits one answer of one adapter alone
-            kind = "J"
-        return [odd for odd in fitting if odd.kind == kind]
-
-    def _strikes(self, adapter: str, role: str, state: str, work: Work) -> bool:
-        any_fits = any(role in odd.roles and adapter in odd.adapters and odd.wants in {"", state} for odd in self._odd)
-        return any_fits and work.left > 0 and self._chance.random() < SHARE
-
-    def _right(self, adapter: str, role: str, work: Work, body: bytes) -> bytes:
-        if role == "stream":
-            frame = b'data: {"status":"Processing started"}\n\ndata: %b\n\n' % COMPLETED
-            return CHUNKS if adapter == "chat" else frame
-        if role in {"submit", "upload"}:
-            self._by_id[id_ := str(next(self._ids))] = work
-            return orjson.dumps(_receipt(adapter, id_, body))
-        if role == "result":
-            return orjson.dumps({"data": [{"url": f"https://cdn.example.com/{n}.png"} for n in range(3)]})
-        return orjson.dumps(_state(adapter, done=work.running <= 0))
-
-
-def _framed(body: bytes, role: str) -> Reply:
-    return reply(body, content_type="text/event-stream" if role == "stream" else "application/json")
-
-
-def _receipt(adapter: str, id_: str, body: bytes) -> Any:
-    match adapter:
-        case "ganai":
-            items = orjson.loads(body)
-            return [{"unique_id": item["unique_id"], "inference_id": id_, "project_id": "p"} for item in items]
-        case "heygen":
-            return {"code": 100, "data": {"video_id": id_}}
-    return {"id": int(id_)}
-
-
-def _state(adapter: str, *, done: bool) -> Any:
-    match adapter:
-        case "gaga":
-            return {"status": "Success", "resultVideoURL": URL} if done else {"status": "Running"}
-        case "ganai":
-            return {"gen_status": "SUCCEEDED", "video_url": URL} if done else {"gen_status": "PROCESSING"}
-        case "heygen":
-            return {"code": 100, "data": {"status": "completed", "video_url": URL} if done else {"status": "pending"}}
-    return {"status": "completed" if done else "running"}
-
-
-async def _body(reader: asyncio.StreamReader, head: str) -> bytes:
-    if length := re.search(r"(?im)^content-length: (\d+)", head):
-        return await reader.readexactly(int(length[1]))
-    body = b""
-    while "chunked" in head.lower():
-        size = int(await reader.readuntil(b"\r\n"), 16)
-        body += (await reader.readexactly(size + 2))[:-2]
-        if not size:
-            break
-    return body
-
-
-@dataclass(slots=True)
-class Finding:
-    """What must not be: a job that ended early, or an order that was refused."""
-
-    text: str
-    log: list[str]
+SETTINGS = {"api_key": SECRET, "project_id": "p", "poll_interval": 1, "deadline": DEADLINE, "concurrency": 1000}
+TIMES = UpstreamTimes(read_silence=SILENCE, upload_silence=SILENCE, submit_silence=SILENCE, send_silence=SILENCE)
+MODELS = {
+    "gaga-1": (20, "gaga"),
+    "avatar-h1": (20, "gaga"),
+    "grok-imagine-video": (30, "gaia"),
+    "gpt-image-2": (5, "gaia"),
+    "gpt-5.4-mini": (1, "gaia"),
+    "ganai-bulk": (10, "ganai"),
+    "heygen-v1": (20, "heygen"),
+    "suno": (10, "ainow"),
+    "luma": (30, "ainow"),
+}
+"""The price of a unit, and the provider."""
+SIEGES = (
+    *((model, siege) for model in ("gaga-1", "grok-imagine-video", "ganai-bulk", "heygen-v1")
+      for siege in ("hopeless", "nineteen", "brief")),
+    ("heygen-v1", "endless"),
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -217,32 +65,54 @@ class Campaign:
     upstream: Upstream
     chance: Random
     keys: list[str] = field(default_factory=list)
-    images: list[str] = field(default_factory=list)
+    sieges: list[tuple[str, str]] = field(default_factory=list)
+    """Those still to come."""
     jobs: int = 0
+    refused: int = 0
+    """Orders that were refused because their provider was closed to a failing account."""
+    balances: Counter[int] = field(default_factory=Counter)
+    """What each account has to have spent."""
     findings: list[Finding] = field(default_factory=list)
     ends: Counter[str] = field(default_factory=Counter)
+    besieged: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     @property
     def odd(self) -> int:
         """Odd answers so far."""
         return sum(number for (kind, _), number in self.upstream.counted.items() if kind != "N")
 
-    async def run(self) -> None:
+    async def run(self, kinds: Collection[str]) -> None:
         """Order until there were enough odd answers, and see every job to its end."""
+        self.sieges = [*SIEGES] * (-(-self.number // ROUND)) if self.number >= LONG and "B" in kinds else []
         work = [asyncio.create_task(self._work(n % ACCOUNTS)) for n in range(min(UNDER_WAY, max(self.number // 40, 6)))]
         _, late = await asyncio.wait(work, timeout=PATIENCE + self.number / 20)
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
-        self.findings += [Finding("a job did not end", []) for _ in late]
-        if self.upstream.nameless:
-            self.findings.append(Finding(f"{self.upstream.nameless} requests without our User-Agent", []))
+        self.findings += [Finding("a job did not end") for _ in late]
         for task in set(work) - set(late):
             task.result()
+        self.findings += [Finding(text) for text in self.upstream.faults]
+        self.findings += [Finding(f"kind {kind} was never tried on {name}") for kind, name in self._missed(kinds)]
+        await self._audit()
+
+    def _missed(self, kinds: Collection[str]) -> list[tuple[str, str]]:
+        """The kinds and adapters without an odd answer, in a campaign that is long enough for all."""
+        tried = {cell for cell, times in self.upstream.counted.items() if times}
+        return sorted(cell for cell in cells() - tried if cell[0] in kinds) if self.number >= LONG else []
+
+    async def _audit(self) -> None:
+        """Hold each account's balance and ledger against what its jobs must have cost."""
+        for account, key in enumerate(self.keys):
+            headers = {"Authorization": f"Bearer {key}"}
+            balance = (await self.deployment.http.get("/api/account", headers=headers)).json()["tokens"]
+            if balance != GRANTED - self.balances[account]:
+                due = GRANTED - self.balances[account]
+                self.findings.append(Finding(f"account {account} has {balance} tokens instead of {due}"))
 
     def evidence(self) -> str:
         """The first findings, each with the odd answers of its job."""
-        return "\n".join(f"{finding.text}\n    {'; '.join(finding.log)}" for finding in self.findings[:12])
+        return "\n".join(f"{finding.text}\n    {'; '.join(finding.log[-40:])}" for finding in self.findings[:12])
 
     async def _work(self, account: int) -> None:
         while self.odd < self.number:
@@ -251,60 +121,95 @@ class Campaign:
     async def _carry_out(self, account: int) -> None:
         self.jobs += 1
         token = f"token-{self.jobs}"
-        left = self.chance.randint(MOST_ODD // 2, MOST_ODD)
-        work = self.upstream.works[token] = Work(account, left, self.chance.randint(1, 4))
+        model, siege = self.sieges.pop() if self.sieges else (self.chance.choice([*MODELS]), "")
         headers = {"Authorization": f"Bearer {self.keys[account]}"}
-        answer = await self.deployment.http.post("/api/jobs", json=self._order(token, account), headers=headers)
-        if answer.status_code == 503:
-            # Where all requests of an account fail, closing its provider for a moment is right.
-            if self.upstream.healthy.get(account, True):
-                self.findings.append(Finding(f"closed to a healthy account: {answer.text}", []))
-            await self.deployment.clock.sleep(2)
+        work = self.upstream.works[token] = self._new_work(account, model, siege)
+        order = await self._order(token, work, headers)
+        began = self.deployment.clock.now()
+        answer = await self.deployment.http.post("/api/jobs", json=order, headers=headers)
+        if answer.status_code != 202:
+            await self._turned_away(work, answer.status_code, answer.text)
             return
-        job = answer.json()
-        while job["status"] not in {"Completed", "Error", "Canceled"}:
-            path = f"/api/jobs/{job['id']}?after={job['event']}&wait=15"
-            job = (await self.deployment.http.get(path, headers=headers)).json()
-        self._judge(job, work)
+        path = f"/api/jobs/{answer.json()['id']}"
+        events = events_of(await self.deployment.messages("GET", f"{path}/events", headers=headers))
+        job = (await self.deployment.http.get(path, headers=headers)).json()
+        self._judge(work, job, events, self.deployment.clock.now() - began)
 
-    def _judge(self, job: dict[str, Any], work: Work) -> None:
-        end = job["status"] if job["status"] != "Error" else job["code"]
-        self.ends[end] += 1
-        if end != (work.ends or "Completed"):
-            wanted = work.ends or "Completed"
-            self.findings.append(Finding(f"{job['model']}: {end} instead of {wanted}: {job.get('message')}", work.log))
-        elif work.ends and work.ends != "outcome_unknown" and WORDS not in job["message"]:
-            self.findings.append(Finding(f"{job['model']}: the provider's words are lost: {job['message']}", work.log))
+    def _new_work(self, account: int, model: str, siege: str) -> Work:
+        units = {"gpt-image-2": 3, "ganai-bulk": 1 if siege else self.chance.choice((1, 1, 2, 3))}.get(model, 1)
+        running = 10**9 if siege == "endless" else self.chance.randint(1, 4)
+        return Work(account, model, units, self.chance.randint(MOST_ODD // 2, MOST_ODD), running, siege)
 
-    def _order(self, token: str, account: int) -> dict[str, Any]:
-        model = self.chance.choice(MODELS)
-        match model:
+    async def _turned_away(self, work: Work, status: int, text: str) -> None:
+        """Where the requests of an account fail, closing its provider to it for a moment is right."""
+        self.refused += 1
+        if status != 503 or self.upstream.is_well(work.account, MODELS[work.model][1]):
+            self.findings.append(Finding(f"{work.model}: an order of account {work.account} was refused: {text}"))
+        if work.siege:
+            self.sieges.append((work.model, work.siege))
+        await self.deployment.clock.sleep(2)
+
+    def _judge(self, work: Work, job: dict[str, Any], events: Sequence[dict[str, Any]], seconds: float) -> None:
+        self.ends[end_of(job)] += 1
+        if work.siege:
+            self.besieged[work.siege, end_of(job)] += 1
+        price = MODELS[work.model][0] * work.units
+        self.balances[work.account] += price - refund_due(work, job, price)
+        deadline = HEYGEN_DEADLINE if work.model == "heygen-v1" else DEADLINE
+        for text in faults(work, job, events, price=price, overdue=seconds >= deadline):
+            self.findings.append(Finding(f"{work.model} {work.siege} {job['id']}: {text}", work.log))
+
+    async def _order(self, token: str, work: Work, headers: dict[str, str]) -> dict[str, Any]:
+        match work.model:
             case "ganai-bulk":
-                return {"model": model, "items": [{"unique_id": token, "name": token}]}
+                names = [f"{token}-{n}" for n in range(work.units)]
+                return {"model": work.model, "items": [{"unique_id": name, "name": name} for name in names]}
             case "heygen-v1":
-                return {"model": model, "prompt": token, "avatar_id": "Anna"}
+                return {"model": work.model, "prompt": token, "avatar_id": "Anna"}
             case "gpt-image-2":
-                return {"model": model, "prompt": token, "n": 3}
+                return {"model": work.model, "prompt": token, "n": 3}
+            case "avatar-h1":
+                sound = await self._asset(self.chance.choice(_SOUNDS), token, headers)
+                return {
+                    "model": work.model,
+                    "prompt": token,
+                    "audio": sound,
+                    "image": await self._image(token, headers),
+                }
             case "gaga-1" if self.chance.random() < 0.7:
-                return {"model": model, "prompt": token, "image": self.images[account]}
-        return {"model": model, "prompt": token}
+                return {"model": work.model, "prompt": token, "image": await self._image(token, headers)}
+        return {"model": work.model, "prompt": token}
+
+    async def _image(self, token: str, headers: dict[str, str]) -> str:
+        """An image of the order's own, so that its upload shows whose it is; now and then a large one."""
+        padding = bytes(600_000 if self.number >= LONG and self.chance.random() < 0.05 else 0)
+        return await self._asset(Deployment.media("image") + padding, token, headers)
+
+    async def _asset(self, data: bytes, token: str, headers: dict[str, str]) -> str:
+        free = box(b"free", token.encode()) if data.startswith(FTYP) else element("EC", token.encode())
+        files = {"file": ("input", data + free, "application/octet-stream")}
+        answer = await self.deployment.http.post("/api/assets", files=files, headers=headers)
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["id"])
+
+
+_SOUNDS = (FTYP + moov(b"soun"), webm(INFO, tracks(2), CLUSTER))
+"""A recording of Android, and one of Chrome: containers that hold sound alone."""
 
 
 @asynccontextmanager
 async def _opened(number: int, seed: int, store: str, kinds: Collection[str]) -> AsyncIterator[Campaign]:
-    chance = Random(seed)
+    chance, clock = Random(seed), RunningClock()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
-        upstream = await stack.enter_async_context(Upstream(chance, kinds))
-        deployment = Deployment(folder, RunningClock(), provider={**SETTINGS, "base_url": upstream.origin})
+        upstream = await stack.enter_async_context(Upstream(chance, kinds, clock, storms=number >= LONG))
+        settings = {**SETTINGS, "base_url": upstream.origin}
+        late = {"HeyGen": {"deadline": HEYGEN_DEADLINE}}
+        deployment = Deployment(folder, clock, provider=settings, providers=late, upstream_times=TIMES)
         deployment.store_url = stack.enter_context(stores.opened(store, folder))
         await stack.enter_async_context(deployment)
         campaign = Campaign(number, deployment, upstream, chance)
-        for n in range(ACCOUNTS):
-            deployment.key = await deployment.new_key(f"account-{n}", GRANTED)
-            deployment.http.headers["Authorization"] = f"Bearer {deployment.key}"
-            campaign.keys.append(deployment.key)
-            campaign.images.append(await deployment.asset("image"))
+        campaign.keys = [await deployment.new_key(f"account-{n}", GRANTED) for n in range(ACCOUNTS)]
         yield campaign
 
 
@@ -314,18 +219,24 @@ async def run(
     """Give so many odd answers of these kinds; gives the campaign and its summary."""
     began = monotonic()
     async with _opened(number, seed, store, kinds) as campaign:
-        await campaign.run()
-    counted, early = campaign.upstream.counted, len(campaign.findings)
-    by_kind: dict[str, Counter[str]] = {}
-    for (kind, adapter), times in sorted(counted.items()):
-        by_kind.setdefault(kind, Counter())[adapter] = times
-    lines = [
-        f"  {kind} {sum(each.values()):,} ({', '.join(f'{name} {n:,}' for name, n in each.items())}): {KINDS[kind]}"
-        for kind, each in by_kind.items()
-    ]
+        await campaign.run(kinds)
     ends = ", ".join(f"{end} {n:,}" for end, n in campaign.ends.most_common())
-    head = (
+    sieges = ", ".join(f"{siege}: {end} {n}" for (siege, end), n in sorted(campaign.besieged.items()))
+    lines = [
         f"oddities: {store}, seed {seed}, {campaign.upstream.exchanges:,} exchanges, {campaign.odd:,} odd answers, "
-        f"{campaign.jobs:,} jobs ({ends}), jobs ended early: {early}, {monotonic() - began:.0f} s"
-    )
-    return campaign, "\n".join([head, *lines])
+        f"{campaign.jobs:,} jobs ({ends}), {campaign.refused} orders of failing accounts refused, "
+        f"{len(campaign.findings)} findings, {monotonic() - began:.0f} s",
+        *([f"  sieges: {sieges}"] if sieges else []),
+        *_table(campaign.upstream.counted),
+    ]
+    return campaign, "\n".join(lines)
+
+
+def _table(counted: Counter[tuple[str, str]]) -> list[str]:
+    """A row for each kind, a column for each adapter; a dash where the kind cannot apply."""
+    able = cells()
+    rows = [f"  {'':52}" + "".join(f"{adapter:>8}" for adapter in ADAPTERS)]
+    for kind, name in KINDS.items():
+        numbers = [f"{counted[kind, each]:,}" if (kind, each) in able else "-" for each in ADAPTERS]
+        rows.append(f"  {kind} {name:50}" + "".join(f"{number:>8}" for number in numbers))
+    return rows

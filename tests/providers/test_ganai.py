@@ -1,5 +1,7 @@
 """Gan.ai: a list in, a list of URLs out behind which nothing exists yet; each item ends by its own status."""
 
+from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -314,6 +316,22 @@ async def test_a_poll_that_cannot_be_read_is_asked_again(
 ) -> None:
     assert ended(await one(deployment, upstream, answer, state("abc123", "SUCCEEDED")))["status"] == "Completed"
     assert len(upstream.asked(*BULK)) == 1
+
+
+HINTS = {
+    "a word that is new": state("abc123", "PROCESSING"),
+    "a word that cannot be read": page(200),
+}
+
+
+@pytest.mark.parametrize("answer", HINTS.values(), ids=HINTS)
+async def test_a_hint_of_one_item_holds_for_all(deployment: Deployment, upstream: Literal, answer: Reply) -> None:
+    hinted = replace(answer, headers={"Retry-After": "90"})
+    ends = {"abc123": [hinted, state("abc123", "SUCCEEDED")], "cba321": [state("cba321", "PROCESSING")] * 2}
+    ends["cba321"].append(state("cba321", "SUCCEEDED"))
+    events = await made(deployment, upstream, **ends)
+    first, last = (datetime.fromisoformat(event["at"]) for event in (events[0], events[-1]))
+    assert (last - first).total_seconds() > 90
 
 
 async def test_a_token_that_has_expired_suspends_the_job_until_it_works_again(
