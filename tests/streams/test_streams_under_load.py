@@ -11,9 +11,9 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from proxy.cli.serve import listen
 from proxy.core.job import Draft, Order, Status
 from proxy.serving.protocol import Http
+from proxy.serving.server import listen
 from proxy.store.base import Admission, Claim, QueueRoom
 from proxy.store.sqlite.store import SqliteStore
 from proxy.streams.feed import Feed

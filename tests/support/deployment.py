@@ -13,11 +13,11 @@ import orjson
 from httpx_sse import EventSource, ServerSentEvent
 
 from proxy.app import Pollcast
-from proxy.cli.serve import Server, listen
 from proxy.core import keys
 from proxy.core.settings import ProviderSettings, Settings, load
 from proxy.providers import PROVIDERS
 from proxy.serving.protocol import Timeouts
+from proxy.serving.server import Server, listen
 from proxy.simulator import DEFAULT_KEYS, Simulator
 from proxy.store import open_store
 from tests.support.root import ROOT
