@@ -1,4 +1,4 @@
-"""The commands."""
+"""The `pollcast` command and its subcommands, built with click."""
 
 import io
 import sys
@@ -18,11 +18,14 @@ _MODULES: Final = {
     "models": "jobs",
     "trace": "trace",
 }
-"""The module of each command in this package."""
+"""From each command's name to the module of this package that defines it."""
 
 
 class Commands(click.Group):
-    """Imports a command's module when the command is used: a client starts without the server's libraries."""
+    """Command group that imports a command's module on first use.
+
+    Client commands such as `watch` therefore start without loading the server's libraries.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""
@@ -30,7 +33,7 @@ class Commands(click.Group):
         return list(_MODULES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return the command of that name; None where there is none."""
+        """Return the command of that name, or None if it is unknown."""
         del ctx
         module = _MODULES.get(cmd_name)
         if module is None:
@@ -45,4 +48,4 @@ def main() -> None:
     """Pollcast: one server-sent-events stream for every generation provider."""
     for output in (sys.stdout, sys.stderr):
         if isinstance(output, io.TextIOWrapper):
-            output.reconfigure(errors="backslashreplace")  # for letters that its encoding (cp1252, ASCII) does not have
+            output.reconfigure(errors="backslashreplace")  # escapes characters that its encoding (cp1252, ASCII) lacks

@@ -1,8 +1,8 @@
-"""The client of this server's own API, for the command line: orders, streams that come back by themselves, files.
+"""HTTP client of the Pollcast API for the command line: places orders, reads streams and downloads files.
 
-Every order carries an `Idempotency-Key`, so that one whose answer was lost is sent again without making a second job.
-A stream that breaks is taken up after the last event that was read, until the job is over or the server has been away
-for too long.
+Every order carries an `Idempotency-Key`, so an order whose response was lost is sent again without creating a second
+job. A broken stream resumes after the last event that was read. It ends when the job is over, or when the server has
+been unreachable for five minutes.
 """
 
 import asyncio
@@ -29,24 +29,26 @@ from proxy.upstream.sessions import HEADER_LIMITS, USER_AGENT
 Event = Mapping[str, Any]
 
 FINAL: Final = frozenset({"Completed", "Error", "Canceled"})
-_PATIENCE: Final = 300.0
-"""Seconds of waiting after which a server that stays away is given up."""
-_SLOWEST: Final = 15.0
-"""Seconds between two tries, at the most."""
-_PASSING: Final = frozenset({"rate_limited", "unavailable"})
-"""The server's own codes that are likely to pass."""
-_MALFORMED: Final = frozenset({400, 405, 411, 413, 414, 415, 431})
-"""Statuses by which a proxy before the server refuses a request for good; all its others are likely to pass."""
-_PAUSES: Final = (1.0, 3.0, 10.0)
-"""Seconds before a plain call or a download is repeated that something before the server has answered."""
-_SILENCE: Final = ClientTimeout(total=None, connect=10, sock_read=60)
-_CHUNK: Final = 1 << 18
+_GIVE_UP_AFTER: Final = 300.0
+"""Total seconds of waiting for an unreachable server, after which the client gives up."""
+_MAX_RETRY_DELAY: Final = 15.0
+"""Maximum seconds between two attempts to reconnect."""
+_TRANSIENT_CODES: Final = frozenset({"rate_limited", "unavailable"})
+"""Error codes of Pollcast after which a request is repeated."""
+_PERMANENT_STATUSES: Final = frozenset({400, 405, 411, 413, 414, 415, 431})
+"""Statuses of a proxy in front of Pollcast that blame the request itself. After all others a request is repeated."""
+_RETRY_DELAYS: Final = (1.0, 3.0, 10.0)
+"""Seconds before each repetition of a call or a download after a transient error."""
+_TIMEOUT: Final = ClientTimeout(total=None, connect=10, sock_read=60)
+"""A response without any byte for 60 seconds has failed. Heartbeats keep a healthy stream below this limit."""
+_CHUNK_SIZE: Final = 1 << 18
+"""Bytes of a download that are written to disk at once."""
 _JOB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
-"""Job ids that are accepted from a server: they become parts of file names and URLs."""
+"""Pattern of job ids that the client accepts. Ids become parts of file names and URLs."""
 
 
 class Refused(Exception):
-    """The server's answer to what it will not do: its message and code."""
+    """Pollcast, or a proxy in front of it, refused the request for good. Holds the HTTP status and error code."""
 
     def __init__(self, status: int, message: str, code: str = "") -> None:
         super().__init__(message)
@@ -55,9 +57,9 @@ class Refused(Exception):
 
 
 class Lost(Exception):
-    """No connection, a broken one, or an answer that is likely to pass (`answered`).
+    """Transient failure: no connection, a broken one, or an error response after which a retry can succeed.
 
-    `wait` is what the server asks for, in seconds.
+    `answered` is true for an error response. `wait` is its `Retry-After` in seconds.
     """
 
     def __init__(self, message: str, wait: float | None = None, *, answered: bool = False) -> None:
@@ -67,51 +69,51 @@ class Lost(Exception):
 
 
 @dataclass(slots=True)
-class _Place:
-    """How far a stream has been read, and how long its server has been waited for since."""
+class _Cursor:
+    """Position in a job's stream: last event read, attempts to reconnect since then, and seconds waited."""
 
     job: str = ""
     last: str = ""
     retry: float = 2.0
-    tries: int = 0
+    attempts: int = 0
     waited: float = 0.0
 
     def read(self, message: sse.Message) -> Event:
-        event = _checked(message.data)
+        event = _parse_event(message.data)
         self.job, self.last = event["job"], message.id
-        self.tries, self.waited = 0, 0.0
+        self.attempts, self.waited = 0, 0.0
         return event
 
-    def lost(self, error: Lost) -> float:
-        """How long to wait for the next try, in seconds; raises `error` when that has been long enough."""
-        wait = error.wait or min(self.retry * 1.5**self.tries, _SLOWEST)
-        self.tries += 1
+    def next_delay(self, error: Lost) -> float:
+        """Return the seconds to wait before the next attempt. Raises `error` after `_GIVE_UP_AFTER` seconds."""
+        wait = error.wait or min(self.retry * 1.5**self.attempts, _MAX_RETRY_DELAY)
+        self.attempts += 1
         self.waited += wait
-        if self.waited > _PATIENCE:
+        if self.waited > _GIVE_UP_AFTER:
             raise error
         return wait
 
 
 class Client:
-    """One account's view of a server. `told` hears of each connection that was lost."""
+    """Asynchronous client of a Pollcast server. `on_lost` is called with a message after each lost connection."""
 
     def __init__(
         self,
         server: str,
         key: str,
         *,
-        told: Callable[[str], None] = lambda _: None,
+        on_lost: Callable[[str], None] = lambda _: None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._server = server.rstrip("/")
         self._key = key
-        self._told = told
+        self._on_lost = on_lost
         self._sleep = sleep
 
     async def __aenter__(self) -> Self:
         headers = {"User-Agent": USER_AGENT} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
-        options: dict[str, Any] = {"middlewares": [_through_proxy], **HEADER_LIMITS}
-        self._session = ClientSession(headers=headers, timeout=_SILENCE, **options)
+        options: dict[str, Any] = {"middlewares": [_use_proxy], **HEADER_LIMITS}
+        self._session = ClientSession(headers=headers, timeout=_TIMEOUT, **options)
         return self
 
     async def __aexit__(
@@ -122,12 +124,12 @@ class Client:
     # --- plain calls ---
 
     async def models(self) -> Sequence[dict[str, Any]]:
-        """The catalogue. Raises Refused and Lost."""
+        """Return the catalogue. Raises Refused and Lost."""
         models: Sequence[dict[str, Any]] = (await self._json("GET", "/api/models"))["models"]
         return models
 
     async def jobs(self, limit: int, **filters: str) -> AsyncGenerator[dict[str, Any]]:
-        """Up to `limit` of the account's jobs, newest first. Raises Refused and Lost."""
+        """Yield up to `limit` of the account's jobs, newest first. Raises Refused and Lost."""
         before = ""
         while limit > 0:
             params = {"limit": str(min(limit, 200)), "before": before, **filters}
@@ -139,7 +141,7 @@ class Client:
                 return
 
     async def upload(self, file: Path) -> str:
-        """Bring in a file; returns the asset's id. Raises Refused, Lost and OSError."""
+        """Upload a file and return the asset's id. Raises Refused, Lost and OSError."""
         data = await asyncio.to_thread(file.read_bytes)
 
         def form() -> FormData:
@@ -150,28 +152,28 @@ class Client:
         return str((await self._json("POST", "/api/assets", form))["id"])
 
     async def _json(self, method: str, path: str, form: Callable[[], FormData] | None = None, **options: Any) -> Any:
-        """A call's answer. It is repeated a few times while something before the server answers in its place."""
-        for pause in (*_PAUSES, None):
+        """Return the JSON of a response. Repeats the call a few times after transient error responses."""
+        for pause in (*_RETRY_DELAYS, None):
             try:
-                data = form() if form else None  # each can be sent once
-                async with self._answer(method, path, "application/json", data=data, **options) as response:
+                data = form() if form else None  # a form can be sent only once
+                async with self._open(method, path, "application/json", data=data, **options) as response:
                     return orjson.loads(await response.read())
             except Lost as error:
                 if pause is None or not error.answered:
                     raise
-                self._told(str(error))
+                self._on_lost(str(error))
                 await self._sleep(error.wait or pause)
         raise AssertionError
 
     @asynccontextmanager
-    async def _answer(
+    async def _open(
         self, method: str, path: str, media_type: str = "", **options: Any
     ) -> AsyncIterator[ClientResponse]:
-        """A successful answer, of that type if one is named. Raises Lost for what is likely to pass, and Refused."""
+        """Open a successful response, of `media_type` if given. Raises Lost (transient) or Refused."""
         try:
             async with self._session.request(method, self._server + path, **options) as response:
                 if response.status >= 300 or media_type not in {"", response.content_type}:
-                    raise await _refusal(response)
+                    raise await _error_of(response)
                 yield response
         except (ClientError, TimeoutError, ConnectionError) as error:
             raise Lost(f"{self._server} cannot be reached: {reason(error)}") from None
@@ -179,79 +181,89 @@ class Client:
     # --- streams ---
 
     async def generate(self, order: Mapping[str, Any], idempotency_key: str) -> AsyncGenerator[Event]:
-        """Order, and yield the job's events to the last one. Raises Refused, and Lost when the server stays away."""
+        """Place an order and yield the job's events, up to the final one.
+
+        Raises Refused, and Lost if the server stays unreachable.
+        """
         headers = {"Idempotency-Key": idempotency_key}
-        async with aclosing(self._events(_Place(), {"data": orjson.dumps(order), "headers": headers})) as events:
+        async with aclosing(self._events(_Cursor(), {"data": orjson.dumps(order), "headers": headers})) as events:
             async for event in events:
                 yield event
 
     async def watch(self, job: str) -> AsyncGenerator[Event]:
-        """Yield a job's events, from the first to the last. Raises as `generate` does."""
-        async with aclosing(self._events(_Place(job), {})) as events:
+        """Yield all events of a job, up to the final one. Raises Refused and Lost."""
+        async with aclosing(self._events(_Cursor(job), {})) as events:
             async for event in events:
                 yield event
 
-    async def _events(self, place: _Place, order: Mapping[str, Any]) -> AsyncGenerator[Event]:
+    async def _events(self, cursor: _Cursor, order: Mapping[str, Any]) -> AsyncGenerator[Event]:
         while True:
-            lost = Lost("The stream broke off.")
+            lost = Lost("The stream was interrupted.")
             try:
-                async with aclosing(self._read(place, order)) as events:
+                async with aclosing(self._read(cursor, order)) as events:
                     async for event in events:
                         yield event
                         if event["status"] in FINAL:
                             return
             except Lost as error:
                 lost = error
-            wait = place.lost(lost)
-            self._told(str(lost))
+            wait = cursor.next_delay(lost)
+            self._on_lost(str(lost))
             await self._sleep(wait)
 
-    async def _read(self, place: _Place, order: Mapping[str, Any]) -> AsyncGenerator[Event]:
-        """What one connection brings. Once the job is known it is watched; until then the order is sent (again)."""
+    async def _read(self, cursor: _Cursor, order: Mapping[str, Any]) -> AsyncGenerator[Event]:
+        """Yield the events of one connection.
+
+        While the job's id is unknown, this sends the order (again). Afterwards it watches the job.
+        """
         method, path, options = "POST", "/api/generate", dict(order)
-        if place.job:
-            method, path, options = "GET", f"/api/jobs/{_quoted(place.job)}/events", {"headers": _after(place.last)}
+        if cursor.job:
+            method, path, options = (
+                "GET",
+                f"/api/jobs/{_segment(cursor.job)}/events",
+                {"headers": _resume_headers(cursor.last)},
+            )
         parser = sse.Parser(sse.OWN_MESSAGE_LIMIT)
-        async with self._answer(method, path, "text/event-stream", **options) as response:
+        async with self._open(method, path, "text/event-stream", **options) as response:
             async for chunk in response.content.iter_any():
                 for message in parser.feed(chunk):
-                    yield place.read(message)
-                place.retry = parser.retry or place.retry
+                    yield cursor.read(message)
+                cursor.retry = parser.retry or cursor.retry
 
     # --- files ---
 
-    async def save(self, job: str, n: int, place: Path) -> None:
-        """Write output `n` of a job into a file, whole or not at all. Raises Refused, Lost and OSError."""
-        part = place.with_name(f".{place.name}.{os.getpid()}.part")
+    async def save(self, job: str, n: int, path: Path) -> None:
+        """Download output `n` of a job into a file, completely or not at all. Raises Refused, Lost and OSError."""
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            for pause in (*_PAUSES, None):
+            for pause in (*_RETRY_DELAYS, None):
                 try:
                     part.unlink(missing_ok=True)
-                    await self._download(f"/api/jobs/{_quoted(job)}/content/{n}", part)
+                    await self._download(f"/api/jobs/{_segment(job)}/content/{n}", part)
                     break
                 except Lost as error:
                     if pause is None:
                         raise
                     if error.answered:
                         await self._sleep(error.wait or pause)
-            part.replace(place)
+            part.replace(path)
         finally:
             part.unlink(missing_ok=True)
 
     async def _download(self, path: str, part: Path) -> None:
-        # A redirect to the provider's own URL is followed; aiohttp leaves the key behind at another origin.
-        async with self._answer("GET", path) as response:
-            # "x" makes the file: one that is there, or a link to another, is never written to.
+        # aiohttp follows a redirect to the provider's URL, and drops the Authorization header at another origin.
+        async with self._open("GET", path) as response:
+            # "x" creates the file. It never writes to an existing file or through a symbolic link.
             with await asyncio.to_thread(part.open, "xb") as file:
-                async for chunk in response.content.iter_chunked(_CHUNK):
+                async for chunk in response.content.iter_chunked(_CHUNK_SIZE):
                     await asyncio.to_thread(file.write, chunk)
 
 
-def _checked(data: str) -> Event:
-    """A server's event, with fields of the types that the client uses. Raises Refused."""
+def _parse_event(data: str) -> Event:
+    """Parse an event and check the types of the fields that the client uses. Raises Refused."""
     try:
         event = orjson.loads(data)
-        good = (
+        is_valid = (
             _JOB_ID.fullmatch(event["job"])
             and isinstance(event["status"], str)
             and isinstance(event["n"], int)
@@ -259,50 +271,61 @@ def _checked(data: str) -> Event:
             and isinstance(event.get("delta", ""), str)
             and isinstance(event.get("offset", 0), int)
             and isinstance(event.get("text", ""), str)
-            and all(isinstance(output[name], str) for output in event.get("outputs", ()) for name in _named(output))
+            and all(
+                isinstance(output[name], str) for output in event.get("outputs", ()) for name in _used_fields(output)
+            )
         )
     except (orjson.JSONDecodeError, AttributeError, LookupError, TypeError):
-        good = False
-    if not good:
-        raise Refused(502, f"The server sent an event that cannot be read: {data[:200]}")
+        is_valid = False
+    if not is_valid:
+        raise Refused(502, f"The server sent an unreadable event: {data[:200]}")
     return dict(event)
 
 
-def _named(output: Mapping[str, Any]) -> Sequence[str]:
-    """The fields of an output that a client goes by; only one that can be opened has a type and a URL."""
+def _used_fields(output: Mapping[str, Any]) -> Sequence[str]:
+    """Return the fields of an output that the client uses. Only an output with a URL has a type."""
     return ("type", "url") if output.get("url") else ()
 
 
-def _quoted(job: str) -> str:
-    """A job's id as one part of a path."""
+def _segment(job: str) -> str:
+    """Return a job's id, percent-encoded as one segment of a path."""
     return quote(job, safe="")
 
 
-def _after(last: str) -> dict[str, str]:
+def _resume_headers(last: str) -> dict[str, str]:
     return {"Last-Event-ID": last} if last else {}
 
 
-async def _refusal(response: ClientResponse) -> Exception:
-    """What an answer that is no success means. Only the server's own word is final: an error in its JSON form."""
-    asked = response.headers.get("Retry-After", "")
-    wait = min(float(asked), _PATIENCE) if asked.isascii() and asked.isdigit() else None
+async def _error_of(response: ClientResponse) -> Exception:
+    """Return the exception for an unsuccessful response.
+
+    Only an error in Pollcast's JSON format is final. An error page of a proxy is transient, unless its status blames
+    the request.
+    """
+    retry_after = response.headers.get("Retry-After", "")
+    wait = min(float(retry_after), _GIVE_UP_AFTER) if retry_after.isascii() and retry_after.isdigit() else None
     try:
         body = orjson.loads(await response.read())
-        own, message, code = body["status"] == "Error", str(body["message"]), str(body["code"])
+        is_own, message, code = body["status"] == "Error", str(body["message"]), str(body["code"])
     except (orjson.JSONDecodeError, ClientError, TypeError, KeyError):
-        own = False
-    if not own:
-        message = f"{response.url.origin()} answers {response.status} ({response.content_type}): no Pollcast?"
+        is_own = False
+    if not is_own:
+        message = (
+            f"{response.url.origin()} answered {response.status} ({response.content_type}). Is this a Pollcast server?"
+        )
         code = ""
-    if code in _PASSING or not (own or response.status in _MALFORMED):
+    if code in _TRANSIENT_CODES or not (is_own or response.status in _PERMANENT_STATUSES):
         return Lost(message, wait, answered=True)
     return Refused(response.status, message, code)
 
 
-async def _through_proxy(
+async def _use_proxy(
     request: aiohttp.ClientRequest, handler: Callable[[aiohttp.ClientRequest], Awaitable[ClientResponse]]
 ) -> ClientResponse:
-    """Use the environment's proxies. aiohttp's `trust_env` would send the passwords of ~/.netrc as well."""
+    """Middleware that uses the proxies of the environment.
+
+    aiohttp's `trust_env` does the same, but also sends the passwords of ~/.netrc.
+    """
     proxy = getproxies().get(request.url.scheme)
     if proxy and not proxy_bypass(request.url.host or ""):
         url = URL(proxy)

@@ -1,4 +1,4 @@
-"""`doctor`: what stands between a server and its users, and what mends it."""
+"""`doctor`: reports how the proxies in front of a server treat its streams, and how to fix them."""
 
 from contextlib import aclosing
 
@@ -16,22 +16,36 @@ from proxy.core.text import replace_unprintable
     default="",
     envvar="POLLCAST_KEY",
     show_envvar=True,
-    help="A key, to see whether it gets through and where Links lead.",
+    help="API key. With it, doctor also tests the Authorization header and the URLs of Links.",
 )
-@click.option("--idle", type=click.FloatRange(0, 15), default=12, show_default=True, help="Seconds with heartbeats.")
-@click.option("--silence", type=click.FloatRange(0, 90), default=0, help="Seconds without any, to find a time-out.")
+@click.option(
+    "--idle",
+    type=click.FloatRange(0, 15),
+    default=12,
+    show_default=True,
+    help="Seconds of an idle stream with heartbeats.",
+)
+@click.option(
+    "--silence",
+    type=click.FloatRange(0, 90),
+    default=0,
+    help="Seconds of a stream without heartbeats, to find a timeout. 0 skips it.",
+)
 def doctor(url: str, key: str, idle: float, silence: float) -> None:
-    """Say what the proxies in front of a server do to its streams, and what mends it; status 1 if anything does."""
+    """Test how the proxies in front of the server at URL treat its streams, and print fixes.
+
+    Exit status 0 means that no problem was found. Otherwise it is 1.
+    """
     if not run(lambda: _examine(Examination(url, key, idle, silence))):
         raise SystemExit(1)
 
 
 async def _examine(examination: Examination) -> bool:
-    good = True
+    is_good = True
     async with aclosing(examination.findings()) as findings:
         async for finding in findings:
-            click.echo(f"{'ok' if finding.good else 'TROUBLE':8} {replace_unprintable(finding.text)}")
-            for line in finding.mend:
+            click.echo(f"{'ok' if finding.is_good else 'PROBLEM':8} {replace_unprintable(finding.text)}")
+            for line in finding.fixes:
                 click.echo(f"{'':8}   {replace_unprintable(line)}")
-            good = good and finding.good
-    return good
+            is_good = is_good and finding.is_good
+    return is_good

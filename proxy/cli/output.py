@@ -1,4 +1,4 @@
-"""A job on the terminal or in a pipe: what was asked for on standard output, what is told of it on standard error."""
+"""Output of the client commands: results on standard output, progress and messages on standard error."""
 
 import mimetypes
 import sys
@@ -24,40 +24,40 @@ _terminal = Console(stderr=True, highlight=False)
 
 
 def say(text: str) -> None:
-    """Tell the person, beside what the command gives."""
+    """Print a message to standard error."""
     _terminal.print(Text(replace_unprintable(text)), soft_wrap=True)
 
 
-def told(state: Mapping[str, Any]) -> str:
-    """The state of a job, or an event, in one line."""
+def describe(state: Mapping[str, Any]) -> str:
+    """Return the status and detail of a job or an event in one line."""
     return replace_unprintable(": ".join(str(word) for word in (state["status"], state.get("detail")) if word))
 
 
 def json_line(value: Any) -> bytes:
-    """A value as a line of JSON in which every character that a terminal may act upon is escaped."""
+    """Return a value as one line of JSON, with every character escaped that could control a terminal."""
     text = orjson.dumps(value).decode()
-    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text).encode()
+    return "".join(letter if letter.isprintable() else _escape(letter) for letter in text).encode()
 
 
-def _escaped(letter: str) -> str:
+def _escape(letter: str) -> str:
     units = letter.encode("utf-16-be")
     return "".join(f"\\u{units[place] << 8 | units[place + 1]:04x}" for place in range(0, len(units), 2))
 
 
 class _Lines:
-    """A job in lines, where there is no terminal: each state once."""
+    """Progress as plain lines, for output that is not a terminal. Each state is printed once."""
 
     def __init__(self) -> None:
         self._last = ""
 
     def start(self) -> None:
-        """Nothing to begin."""
+        """Do nothing."""
 
     def stop(self) -> None:
-        """Nothing to end."""
+        """Do nothing."""
 
     def show(self, text: str, progress: float | None = None) -> None:
-        """Write a state, when it is another one."""
+        """Print a state if it has changed."""
         line = text + (f" {progress:.0f} %" if progress is not None else "")
         if line != self._last:
             say(line)
@@ -65,7 +65,7 @@ class _Lines:
 
 
 class _Bar:
-    """A job on a terminal: a bar that moves with its progress, or pulses while there is none."""
+    """Progress bar on a terminal. It pulses while the progress is unknown."""
 
     def __init__(self) -> None:
         self._bar = Progress(
@@ -80,15 +80,15 @@ class _Bar:
         self._task = self._bar.add_task("Ordering", total=None, share="")
 
     def start(self) -> None:
-        """Begin to draw."""
+        """Start to draw the bar."""
         self._bar.start()
 
     def stop(self) -> None:
-        """Clear what was drawn."""
+        """Clear the bar."""
         self._bar.stop()
 
     def show(self, text: str, progress: float | None = None) -> None:
-        """Draw a state."""
+        """Draw a state and its progress in percent."""
         if progress is None:
             self._bar.update(self._task, description=text)
         else:
@@ -96,9 +96,10 @@ class _Bar:
 
 
 class Watch:
-    """One job as it comes: shown, and delivered at its end into files (`out`), or as text or urls on standard output.
+    """Shows one job while it runs, and delivers its outputs.
 
-    `lines` prints each event as JSON instead.
+    Outputs are written to files (`out`), or printed as text or URLs. With `lines` each event is printed as JSON
+    instead.
     """
 
     def __init__(self, out: Path | None, *, lines: bool) -> None:
@@ -108,35 +109,35 @@ class Watch:
         self._written = 0
         self.job = ""
         self.final: Event = {}
-        """The newest event; the last one, once the job is over."""
+        """The newest event. After the end of the job it is the final one."""
 
-    def lost(self, why: str) -> None:
-        """The connection is gone, for now."""
-        self._screen.show(f"{replace_unprintable(why)} Coming back.")
+    def show_reconnecting(self, reason: str) -> None:
+        """Show that the connection is lost and that the client reconnects."""
+        self._screen.show(f"{replace_unprintable(reason)} Reconnecting.")
 
     async def follow(self, events: AsyncGenerator[Event]) -> int:
-        """Show the events; returns the exit status that their end is."""
+        """Show the events and return the exit status for the final one."""
         self._screen.start()
         try:
             async with aclosing(events):
                 async for event in events:
-                    self._take(event)
+                    self._show(event)
         finally:
             self._screen.stop()
-        return self._ended()
+        return self._exit_status()
 
-    def _take(self, event: Event) -> None:
+    def _show(self, event: Event) -> None:
         self.job, self.final = event["job"], event
         if self._lines:
             click.echo(json_line(event))
         elif "delta" in event:
             self._write(event["delta"], event["offset"])
         else:
-            named = f" ({self.job})" if event["n"] == 1 else ""
-            self._screen.show(told(event) + named, event.get("progress"))
+            job = f" ({self.job})" if event["n"] == 1 else ""
+            self._screen.show(describe(event) + job, event.get("progress"))
 
     def _write(self, delta: str, offset: int) -> None:
-        """Write streamed text as it comes, each piece once."""
+        """Print streamed text on arrival, each piece once."""
         if self._out is not None:
             return
         self._screen.stop()
@@ -144,31 +145,31 @@ class Watch:
         self._written = max(self._written, offset + len(delta))
         click.echo(replace_unprintable(new) if sys.stdout.isatty() else new, nl=False)
 
-    def _ended(self) -> int:
+    def _exit_status(self) -> int:
         final, status = self.final, self.final.get("status")
         if status == "Completed":
             return COMPLETED
-        given_back = f" ({final['refunded']} tokens are given back)" if final.get("refunded") else ""
+        refund = f" ({final['refunded']} tokens refunded)" if final.get("refunded") else ""
         code = f" ({final['code']})" if "code" in final else ""
-        say(f"{status}{code}: {final.get('message', '')}{given_back}")
+        say(f"{status}{code}: {final.get('message', '')}{refund}")
         return CANCELED if status == "Canceled" else FAILED
 
     @property
-    def unfinished(self) -> bool:
-        """Whether there is a job whose end was not seen."""
+    def is_unfinished(self) -> bool:
+        """True if a job was started and its final event has not been seen."""
         return bool(self.job) and self.final["status"] not in FINAL
 
     @property
     def outputs(self) -> list[tuple[int, Mapping[str, Any]]]:
-        """What there is to open, each with its number."""
+        """Outputs that have a URL, each with its number."""
         return [(n, output) for n, output in enumerate(self.final.get("outputs", ())) if output.get("url")]
 
     async def deliver(self, client: Client) -> None:
-        """Give what was made. Raises what `Client.save` raises."""
+        """Write or print the outputs. Raises Refused, Lost and OSError."""
         if self._out is not None:
-            for (n, _), place in zip(self.outputs, places(self._out, self.job, self.outputs), strict=True):
-                await client.save(self.job, n, place)
-                click.echo(str(place), err=self._lines)
+            for (n, _), path in zip(self.outputs, paths(self._out, self.job, self.outputs), strict=True):
+                await client.save(self.job, n, path)
+                click.echo(str(path), err=self._lines)
         elif "text" in self.final and not self._lines:
             self._write(self.final["text"], 0)
             click.echo()
@@ -177,11 +178,15 @@ class Watch:
                 click.echo(replace_unprintable(output["url"]))
 
 
-def places(out: Path, job: str, outputs: Sequence[tuple[int, Mapping[str, Any]]]) -> list[Path]:
-    """Where outputs go: the one to `out`, several to `out-1`, `out-2` ..., those for a directory under the job's id."""
+def paths(out: Path, job: str, outputs: Sequence[tuple[int, Mapping[str, Any]]]) -> list[Path]:
+    """Return the paths of the outputs.
+
+    A single output is written to `out`, several to `out-1`, `out-2` and so on. In a directory, files are named after
+    the job's id.
+    """
     if out.is_dir():
         endings = [mimetypes.guess_extension(output["type"].split(";")[0]) or "" for _, output in outputs]
         return [out / f"{job}-{n}{ending}" for (n, _), ending in zip(outputs, endings, strict=True)]
     if len(outputs) == 1:
         return [out]
-    return [out.with_name(f"{out.stem}-{place}{out.suffix}") for place in range(1, len(outputs) + 1)]
+    return [out.with_name(f"{out.stem}-{number}{out.suffix}") for number in range(1, len(outputs) + 1)]

@@ -1,4 +1,4 @@
-"""How a command runs: in one event loop, and what stops it is one line."""
+"""Runs a command in an event loop, and reports an error as one line."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -14,13 +14,16 @@ from proxy.core.text import replace_unprintable
 
 
 def run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    """Run a command; what stops it is one line on standard error. What it writes is for the operator alone."""
+    """Run a command's coroutine and return its result. An error becomes one line on standard error.
+
+    Files that the command creates are readable by their owner only.
+    """
     restrict_umask()
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(work())
     except BrokenPipeError:
-        raise  # nobody reads any more, as behind `| head`: click ends without a word
+        raise  # the reader has closed the pipe, as `| head` does: click exits silently
     except (BadSetting, NoAnswer, PollcastError, ValueError, OSError) as error:
         raise click.ClickException(replace_unprintable(str(error))) from None
     except KeyboardInterrupt:
@@ -28,7 +31,7 @@ def run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """The fast loop's, where there is one."""
+    """Return the factory of uvloop's event loop, or None if uvloop is not installed."""
     try:
         import uvloop  # noqa: PLC0415 - not there on Windows
     except ImportError:

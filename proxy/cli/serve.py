@@ -1,31 +1,25 @@
-"""`serve`: the API, against the providers or (`--demo`) against the built-in simulator."""
+"""`serve`: runs the API server with the real providers, or with the built-in simulator (`--demo`)."""
 
-import asyncio
-import errno
 import gc
 import logging
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
-from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import click
-import uvicorn
 
 from proxy.app import Pollcast
-from proxy.cli.checkup import opened_here_alone
+from proxy.cli.check import local_url_warning
 from proxy.cli.run import run
 from proxy.core import keys
 from proxy.core.clock import SystemClock
-from proxy.core.settings import BadSetting, ProviderSettings, Settings, in_brackets, load, unknown_variables
-from proxy.providers import PROVIDERS
+from proxy.core.settings import BadSetting, ProviderSettings, Settings, load, unknown_variables
+from proxy.providers import MODELS, PROVIDERS
 from proxy.providers.base import Provider
-from proxy.serving.protocol import Http, Timeouts
+from proxy.serving.server import Server, listen
 from proxy.serving.workers import Supervisor, end_with_parent
 from proxy.simulator import DEFAULT_KEYS, Simulator
 from proxy.store import open_store
@@ -34,30 +28,35 @@ from proxy.telemetry.worker_metrics import WorkerMetrics
 
 log = logging.getLogger(__name__)
 
-_DEMO: Final = Path("var/demo")
-_NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
-"""What a bind to an IPv6 address fails with where the kernel lacks IPv6 or has it switched off."""
+_DEMO_FOLDER: Final = Path("var/demo")
+"""Folder of the demo's store and assets."""
 _DEMO_TOKENS: Final = 10_000
-_PATIENCE: Final = 1
-"""Seconds that a stop waits for clients that neither read nor leave."""
-_GRACE: Final = 10
-"""Seconds that a worker has to stop, beside POLLCAST_DRAIN, before it is killed."""
+"""Tokens granted to the demo's account at each start."""
+_WORKER_STOP_TIMEOUT: Final = 10
+"""Seconds in addition to POLLCAST_DRAIN that a worker has to stop before it is killed."""
 
 
 @click.command()
-@click.option("--demo", is_flag=True, help="Against the built-in simulator, with a key and a store of its own.")
-@click.option("--workers", type=click.IntRange(1, 256), default=1, help="Processes on the one port; needs Redis.")
+@click.option(
+    "--demo", is_flag=True, help="Use the built-in simulator instead of the providers, with a separate store and key."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    default=1,
+    help="Number of processes that share the port. More than one needs Redis.",
+)
 def serve(*, demo: bool, workers: int) -> None:
-    """Serve the API, with settings from the environment or .env."""
+    """Run the API server, with settings from the environment or .env."""
     if workers > 1:
-        _serve_with(workers, demo=demo)
+        _serve_with_workers(workers, demo=demo)
     else:
         run(_serve_demo if demo else lambda: _serve(load(Settings)))
 
 
-def _serve_with(workers: int, *, demo: bool) -> None:
+def _serve_with_workers(workers: int, *, demo: bool) -> None:
     if demo:
-        raise click.ClickException("--workers: a demo is one process, with its simulator in it.")
+        raise click.ClickException("--workers: the demo runs in one process, together with its simulator.")
     try:
         settings = load(Settings)
         listening = listen(settings.host, settings.port)
@@ -66,27 +65,30 @@ def _serve_with(workers: int, *, demo: bool) -> None:
     if settings.store.startswith("sqlite:"):
         listening.close()
         raise click.ClickException(
-            "--workers: only one process serves from a SQLite file; set POLLCAST_STORE=redis://host:6379/0."
+            "--workers: a SQLite file can be used by one process only. Set POLLCAST_STORE=redis://host:6379/0."
         )
     logs.configure(settings.log, settings.log_level)
-    _warn(settings)
+    _warn_about_settings(settings)
     with listening:
         try:
-            sys.exit(Supervisor(workers, _work, listening, grace=settings.drain + _GRACE).run())
+            sys.exit(Supervisor(workers, _run_worker, listening, grace=settings.drain + _WORKER_STOP_TIMEOUT).run())
         except BadSetting as error:
             raise click.ClickException(str(error)) from None
 
 
-def _warn(settings: Settings) -> None:
-    """Say what will surely not do what was meant; of a crew, its parent says it for all."""
+def _warn_about_settings(settings: Settings) -> None:
+    """Log a warning for each setting that surely has no effect, or a wrong one.
+
+    With several workers only the supervisor logs them.
+    """
     for line in unknown_variables(kind.settings_type for kind in PROVIDERS):
         log.warning("%s.", line)
     if not settings.public_url and settings.host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
-        log.warning("%s.", opened_here_alone(settings.base_url))
+        log.warning("%s.", local_url_warning(settings.base_url))
 
 
-def _work(listening: socket.socket, served: Event, worker_metrics: WorkerMetrics) -> None:
-    """One worker's life: as that of a server of its own, on the socket that all share."""
+def _run_worker(listening: socket.socket, served: Event, worker_metrics: WorkerMetrics) -> None:
+    """Run one worker: a complete server on the socket that all workers share."""
 
     async def work() -> None:
         end_with_parent()
@@ -99,78 +101,11 @@ def _work(listening: socket.socket, served: Event, worker_metrics: WorkerMetrics
         sys.exit(1)
 
 
-class Server(uvicorn.Server):
-    """uvicorn, with our life around its own.
+def _tune_garbage_collection() -> None:
+    """Run Python's cyclic garbage collector less often, and exclude the objects that exist at the start.
 
-    The application is opened before it listens (what stops that is raised as it is), its streams are broken off before
-    it waits for them to end, and it is closed before the signal that stopped it is raised again.
-    """
-
-    def __init__(
-        self,
-        app: Pollcast,
-        settings: Settings,
-        ready: Callable[[], None] | None = None,
-        timeouts: Timeouts | None = None,
-    ) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http=cast("type[Http]", partial(Http, timeouts=timeouts or Timeouts(idle=settings.keepalive))),
-                ws="none",
-                lifespan="off",
-                access_log=False,
-                log_config=None,
-                server_header=False,
-                timeout_graceful_shutdown=_PATIENCE,
-                # Links are made from POLLCAST_PUBLIC_URL, never from what a request claims.
-                proxy_headers=False,
-            )
-        )
-        self._app = app
-        self._ready = ready
-        self._open = AsyncExitStack()
-        self._address = (in_brackets(settings.host), settings.port, settings.base_url)
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Open the application, then listen."""
-        await self._open.enter_async_context(self._app.opened())
-        try:
-            await super().startup(sockets)
-        except BaseException:
-            await self._open.aclose()
-            raise
-        log.info("Pollcast %s listens on %s:%s; clients reach it at %s.", _version(), *self._address)
-        if self._ready is not None:
-            self._ready()
-
-    async def main_loop(self) -> None:
-        """Serve until a stop, or until our own work dies, which cancels this: then stop in order, and say of what."""
-        with suppress(asyncio.CancelledError):
-            await super().main_loop()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let the clients go, stop listening, then close the application."""
-        self._app.stop_streams()
-        try:
-            await super().shutdown(sockets)
-        finally:
-            # Also where our own work has died, and with it this stop: here it says of what.
-            await self._open.aclose()
-
-
-def _version() -> str:
-    try:
-        return version("pollcast")
-    except PackageNotFoundError:
-        return "(a checkout)"
-
-
-def _spare_the_collector() -> None:
-    """Have the cyclic collector look less often, and not at what is there for good.
-
-    Ten thousand streams are a million objects that live long and make no cycles: at Python's own thresholds, looking
-    at them was a third of the CPU of opening one.
+    Ten thousand streams are a million long-lived objects without cycles. With Python's default thresholds, the
+    collector used a third of the CPU time of opening a stream.
     """
     gc.collect()
     gc.freeze()
@@ -189,40 +124,28 @@ async def _serve(
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(logs.is_fault)
     if worker_metrics is None:
-        _warn(settings)
-    _spare_the_collector()
-    with listening or listen(settings.host, settings.port) as own:
+        _warn_about_settings(settings)
+    _tune_garbage_collection()
+    with listening or listen(settings.host, settings.port) as bound:
         try:
-            await Server(app, settings, ready).serve(sockets=[own])
-        except BaseExceptionGroup:  # of the work beside the server; left to Python, it would be shown without the mask
-            log.critical("Pollcast has met a fault of its own, and has stopped.", exc_info=True)
+            await Server(app, settings, ready).serve(sockets=[bound])
+        except BaseExceptionGroup:  # of a background task. Python's own traceback would show secrets
+            log.critical("Internal error: Pollcast has stopped.", exc_info=True)
             sys.exit(1)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Bind the address to serve at; raises BadSetting when it cannot be had. `::` listens on IPv4 too."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    both = host == "::" and socket.has_dualstack_ipv6()
-    try:
-        listening = socket.create_server((host, port), family=family, backlog=4096, dualstack_ipv6=both)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        if family == socket.AF_INET6 and error.errno in _NO_IPV6:
-            reason += "; this machine may have no IPv6: set POLLCAST_HOST=0.0.0.0 or an IPv4 address"
-        place = f"{in_brackets(host)}:{port}"
-        raise BadSetting(f"POLLCAST_HOST, POLLCAST_PORT: cannot listen on {place}: {reason}") from None
-    # Accepted connections take it over: an event must not wait for the acknowledgement of the one before.
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listening
-
-
 async def _serve_demo() -> None:
-    settings = load(Settings, store=f"sqlite:///{_DEMO}/pollcast.db", assets=str(_DEMO / "assets"), upstream_proxy=None)
+    settings = load(
+        Settings,
+        store=f"sqlite:///{_DEMO_FOLDER}/pollcast.db",
+        assets=str(_DEMO_FOLDER / "assets"),
+        upstream_proxy=None,
+    )
     key = keys.new_key()
     async with open_store(settings.store, SystemClock()) as store:
         await store.create_key("demo", keys.digest(key), _DEMO_TOKENS)
     async with Simulator() as simulator:
-        # Explicit values win over the environment's: nothing of a demo can reach a real installation.
+        # These values override the environment, so that the demo can never reach a real provider.
         providers = {
             kind.name: load(
                 kind.settings_type, base_url=simulator.origin, api_key=_demo_key(kind), project_id="demo", proxy=None
@@ -233,14 +156,23 @@ async def _serve_demo() -> None:
 
 
 def _demo_key(kind: type[Provider]) -> str:
-    # The simulator knows its five APIs by the same short names as the environment does.
+    # The simulator's names are the prefixes of the environment variables, such as GAGA_.
     return DEFAULT_KEYS[str(kind.settings_type.model_config["env_prefix"]).rstrip("_").lower()]
 
 
+def _demo_model() -> str:
+    """Return the first model that can be ordered with a prompt alone."""
+    for model in MODELS.values():
+        schema = model.fields.model_json_schema()
+        if "prompt" in schema["properties"] and set(schema.get("required", ())) <= {"prompt"}:
+            return model.name
+    raise LookupError("no model can be ordered with a prompt alone")
+
+
 def _print_demo(url: str, key: str, upstreams: str) -> None:
-    log.info("Upstreams are simulated at %s; no provider is called.", upstreams)
+    log.info("The providers are simulated at %s. No real provider is called.", upstreams)
     click.echo(
-        f"\nDemo key: {key}\n\nTry it at {url}/, or watch a stream (any model of {url}/api/models):\n\n"
+        f"\nDemo key: {key}\n\nTry it at {url}/, or watch a stream ({url}/api/models lists all models):\n\n"
         f"curl -N {url}/api/generate -H 'Authorization: Bearer {key}' \\\n"
-        """  -d '{"model": "gaga-1", "prompt": "Hello, World!"}'\n"""
+        f"""  -d '{{"model": "{_demo_model()}", "prompt": "Hello, World!"}}'\n"""
     )

@@ -1,4 +1,4 @@
-"""`trace`: what a job and its provider said to each other, if the flight recorder was on."""
+"""`trace`: prints the recorded HTTP exchanges of a job with its provider."""
 
 from typing import Any
 
@@ -14,23 +14,24 @@ from proxy.telemetry.trace import Traces
 @click.command()
 @click.argument("job")
 def trace(job: str) -> None:
-    """Print the exchanges of JOB with its provider, a JSON line each; an answer that came again is counted.
+    """Print the exchanges of JOB with its provider, one JSON object per line. Repeated responses are counted.
 
-    They are recorded where POLLCAST_TRACE names a folder. Keys and signatures are left out; what clients wrote is not.
+    Exchanges are recorded if POLLCAST_TRACE names a folder. Keys and signatures are removed, but not the contents of
+    orders.
     """
     restrict_umask()
     try:
         folder = load(Settings).trace
         if not folder:
-            raise click.ClickException("Nothing is recorded: POLLCAST_TRACE names no folder.")
+            raise click.ClickException("Tracing is off: POLLCAST_TRACE is not set.")
         exchanges = Traces(folder).read(job)
     except (BadSetting, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from None
     if not exchanges:
         raise click.ClickException(f"There is no trace of {job} in {folder}.")
     for exchange in exchanges:
-        click.echo(json_line({name: _shown(name, value) for name, value in exchange.items()}))
+        click.echo(json_line({name: _format(name, value) for name, value in exchange.items()}))
 
 
-def _shown(name: str, value: Any) -> Any:
+def _format(name: str, value: Any) -> Any:
     return rfc3339(value) if name in {"at", "until"} else value

@@ -1,4 +1,4 @@
-"""Why a server cannot be reached, in plain words: aiohttp's own are for programmers. For the command line."""
+"""Messages for connection errors on the command line. aiohttp's own messages are written for programmers."""
 
 import os
 from collections.abc import Sequence
@@ -7,27 +7,27 @@ from typing import Final
 import aiohttp
 
 _REASONS: Final[Sequence[tuple[type[BaseException] | tuple[type[BaseException], ...], str]]] = (
-    (aiohttp.ClientConnectorDNSError, "there is no such host, or its name cannot be looked up."),
+    (aiohttp.ClientConnectorDNSError, "the host name cannot be resolved."),
     (aiohttp.ClientConnectorCertificateError, "its TLS certificate is not trusted: {detail}."),
-    (aiohttp.ClientSSLError, "it does not speak TLS here, or not in a way that can be read."),
-    (aiohttp.ClientProxyConnectionError, "the proxy of the environment does not answer."),
-    (aiohttp.ClientHttpProxyError, "the proxy of the environment answers {status}."),
-    (aiohttp.TooManyRedirects, "it redirects in a circle."),
+    (aiohttp.ClientSSLError, "the TLS handshake failed."),
+    (aiohttp.ClientProxyConnectionError, "the proxy set in the environment does not respond."),
+    (aiohttp.ClientHttpProxyError, "the proxy set in the environment answered {status}."),
+    (aiohttp.TooManyRedirects, "there are too many redirects."),
     (
         (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError),
-        "its address, or one that it redirects to, is not a web URL.",
+        "its URL, or the target of a redirect, is not an http or https URL.",
     ),
-    (TimeoutError, "it does not answer in time."),
-    (ConnectionRefusedError, "nothing listens there (connection refused)."),
+    (TimeoutError, "the connection timed out."),
+    (ConnectionRefusedError, "the connection was refused."),
     (ConnectionResetError, "the connection was reset."),
-    (aiohttp.ServerDisconnectedError, "it closed the connection without an answer."),
-    (aiohttp.ClientPayloadError, "the answer broke off."),
-    (aiohttp.ClientResponseError, "its answer is not HTTP."),
+    (aiohttp.ServerDisconnectedError, "it closed the connection without a response."),
+    (aiohttp.ClientPayloadError, "the response was incomplete."),
+    (aiohttp.ClientResponseError, "its response is not valid HTTP."),
 )
 
 
 def reason(error: BaseException) -> str:
-    """Why a server cannot be reached, in plain words."""
+    """Return why a server cannot be reached, as the end of a sentence."""
     causes = (error, getattr(error, "os_error", None), error.__cause__)
     for kind, words in _REASONS:
         if any(isinstance(cause, kind) for cause in causes):

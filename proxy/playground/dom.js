@@ -1,8 +1,8 @@
-// What the page's parts share: elements, links that are safe to follow, words for times, and the clipboard.
+// Shared functions of the page: elements, safe links, formatted times and the clipboard.
 
 export const find = (id) => document.getElementById(id);
 
-/** An element with its attributes (functions are listeners) and children. Text becomes text, never markup. */
+/** Creates an element with attributes (functions become listeners) and children. Strings become text, never markup. */
 export function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -14,7 +14,7 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** The URL, if it is http or https; anything else that a provider may send is not followed. */
+/** Returns the URL if it is http or https. Other URLs from a provider are not linked. */
 export function webUrl(text) {
   const url = URL.parse?.(text) ?? parsed(text);
   return ["http:", "https:"].includes(url?.protocol) ? url.href : undefined;
@@ -28,23 +28,23 @@ function parsed(text) {
   }
 }
 
-/** "aspect_ratio" as "Aspect ratio". */
+/** Formats "aspect_ratio" as "Aspect ratio". */
 export const spoken = (name) => (name[0].toUpperCase() + name.slice(1)).replaceAll("_", " ");
 
-/** 75 as "1:15". */
+/** Formats 75 seconds as "1:15". */
 export function clock(seconds) {
   const whole = Math.max(0, Math.round(seconds));
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
 }
 
-/** A range of seconds, in words. */
+/** Formats a range of seconds. */
 export function range(low, high) {
   if (high < 90) return low === high ? `${low} s` : `${low} to ${high} s`;
   const [from, to] = [Math.max(1, Math.round(low / 60)), Math.round(high / 60)];
   return from === to ? `${to} min` : `${from} to ${to} min`;
 }
 
-/** "just now", "12 min ago", or the day. */
+/** Formats a time as "just now", "12 min ago" or a date. */
 export function ago(at) {
   const seconds = (Date.now() - at) / 1000;
   if (seconds < 60) return "just now";
@@ -53,12 +53,12 @@ export function ago(at) {
   return new Date(at).toLocaleDateString();
 }
 
-/** Say something to those who do not see the page. */
+/** Announces a text to screen readers. */
 export function announce(text) {
   find("news").textContent = text;
 }
 
-/** Copy the text; where the page may not (it is not a secure one), show it to be copied by hand. */
+/** Copies the text. On an insecure page, which has no clipboard access, it shows the text instead. */
 export async function copy(text, button) {
   try {
     await navigator.clipboard.writeText(text);
@@ -73,7 +73,7 @@ export async function copy(text, button) {
   }
 }
 
-/** The order as a shell command; the key is a variable. */
+/** Returns the order as a curl command. The key is a shell variable. */
 export function asCurl(base, order) {
   const quoted = JSON.stringify(order).replaceAll("'", "'\\''");
   return [
@@ -83,7 +83,7 @@ export function asCurl(base, order) {
   ].join("\n");
 }
 
-/** The order as a module; the key is a placeholder. */
+/** Returns the order as a JavaScript module. The key is a placeholder. */
 export function asJavaScript(base, order) {
   return `import { connect } from "${base}/pollcast.js";
 

@@ -1,12 +1,13 @@
-// The order's form, made from a model's JSON Schema (GET /api/models). Every field can `read()` its value (undefined
-// when left as it is), `find()` the field of a path such as ["chunks", "0", "audio"], and show a `fault()`.
+// Order form, generated from a model's JSON Schema (GET /api/models). Each field has `read()`, which returns its value
+// (undefined if unchanged), `find()`, which returns the field of a path such as ["chunks", "0", "audio"], and `fault()`,
+// which shows an error.
 
 import { make, spoken } from "./dom.js";
 
 const LONG = new Set(["prompt", "content"]);
 let fields = 0;
 
-/** One model's form. `upload` takes a file and promises an asset. */
+/** Form of one model. `upload` takes a file and returns a promise of an asset. */
 export class Form {
   #model;
   #top;
@@ -33,7 +34,7 @@ export class Form {
     if (this.#top.children.prompt) this.#top.children.prompt.input.value = text;
   }
 
-  /** The order, once every upload is done. Throws a Fault when a field cannot be read. */
+  /** Returns the order after all uploads. Throws a Fault for an invalid field. */
   async order() {
     await Promise.allSettled(this.#context.uploads);
     return { model: this.#model, ...this.#top.read() };
@@ -44,7 +45,7 @@ export class Form {
     this.#faulty.clear();
   }
 
-  /** Show each fault at its field, and go to the first. Returns those that belong to no field of this form. */
+  /** Shows each error at its field and focuses the first. Returns the errors without a field in this form. */
   show(faults) {
     const strangers = [];
     for (const { field: path, message } of faults) {
@@ -63,7 +64,7 @@ export class Form {
   }
 }
 
-/** What a field holds cannot be sent. */
+/** A field's value is invalid. */
 class Fault extends Error {
   constructor(field, message) {
     super(message);
@@ -71,7 +72,7 @@ class Fault extends Error {
   }
 }
 
-/** What most orders say stands at the top; what has a default, or is rarely said, behind "More options". */
+/** Common fields are shown first. Rare fields, and fields with a default, are under "More options". */
 function parted(schema, children) {
   const isRare = ([name, { type, default: usual, items }]) =>
     !schema.required?.includes(name) &&
@@ -157,11 +158,11 @@ class Numeric extends Field {
   }
 
   read() {
-    if (this.input.validity.badInput) throw new Fault(this, "This is no number.");
+    if (this.input.validity.badInput) throw new Fault(this, "This is not a number.");
     if (this.input.value === "") return undefined;
     const number = Number(this.input.value);
     if (Number.isInteger(number) && !Number.isSafeInteger(number))
-      throw new Fault(this, "Too many digits for a browser.");
+      throw new Fault(this, "The number has too many digits.");
     return number;
   }
 }
@@ -208,7 +209,7 @@ class Json extends Field {
   }
 }
 
-/** An asset's id or a URL; a file that is dropped or chosen is uploaded, and becomes an id. */
+/** Field for an asset id or a URL. A dropped or chosen file is uploaded and replaced by its id. */
 class Media extends Field {
   #failed = "";
 
@@ -286,7 +287,7 @@ class Media extends Field {
   }
 }
 
-// --- fields of fields ---
+// --- nested fields ---
 
 class Group {
   constructor(schema, context, name = "") {
@@ -322,7 +323,7 @@ class Group {
   }
 }
 
-/** As many of one kind as wanted. */
+/** List of fields of one kind. */
 class List {
   #items = [];
   #sent = [];
@@ -339,7 +340,7 @@ class List {
     const hint = schema.description ? make("p", { class: "hint" }, schema.description) : "";
     const mark = required ? make("span", { class: "mark", "aria-hidden": "true" }, "*") : "";
     this.node = make("fieldset", {}, make("legend", {}, spoken(name), mark), hint, this.holder, this.told, this.button);
-    if (schema.items["x-media"]) this.#add(); // somewhere to drop a file
+    if (schema.items["x-media"]) this.#add(); // an empty field to drop a file on
   }
 
   #add() {
@@ -358,7 +359,7 @@ class List {
   }
 
   read() {
-    // Blank texts are left out; a group that says nothing is sent, to be told what it lacks.
+    // Blank texts are omitted. An empty group is sent, so that the server reports its missing fields.
     this.#sent = this.#items.filter((item) => item instanceof Group || item.read() !== undefined);
     return this.#sent.length ? this.#sent.map((item) => item.read() ?? {}) : undefined;
   }

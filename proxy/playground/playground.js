@@ -1,28 +1,28 @@
-// The page: a key, then orders, jobs and their results. All that it knows of the server it has through pollcast.js.
+// Playground page: key form, orders, jobs and results. It accesses the server only through pollcast.js.
 
 import { connect } from "../pollcast.js";
 import { ago, announce, asCurl, asJavaScript, copy, find, make } from "./dom.js";
 import { Form } from "./form.js";
 import { said, Stage } from "./stage.js";
 
-const KEY = "pollcast.key"; // in sessionStorage: this tab's alone
+const KEY = "pollcast.key"; // in sessionStorage, which only this tab can read
 const PAGE = 20;
-const RETRY = 3_000; // ms between attempts to enter with a key that a reload found
+const RETRY = 3_000; // ms between attempts to log in with the stored key after a reload
 const BASE = new URL("..", import.meta.url).href.replace(/\/$/, "");
 const FINAL = new Set(["Completed", "Error", "Canceled"]);
 
-/** What one key opens. */
+/** Main view of the account of one key. */
 class Studio {
   #pollcast;
   #models;
   #stage;
   #form;
   #rows = new Map(); // job -> Row
-  #next; // where older jobs begin
+  #next; // cursor of the next page of older jobs
   #closed = new AbortController();
   #refreshing;
-  #wanted; // the job that was chosen last
-  #waiting; // takes back an order that the server does not take yet
+  #wanted; // id of the job that was selected last
+  #waiting; // withdraws an order that the server has not accepted yet
 
   constructor(pollcast, models, account) {
     this.#pollcast = pollcast;
@@ -34,7 +34,7 @@ class Studio {
     pollcast
       .watchAll({ onEvent: (event) => this.#happened(event), onReady: () => this.#list() })
       .catch((error) => this.#refused(error));
-    // Orders that a reload interrupted go on; what becomes of them is in the feed.
+    // Resumes orders after a reload. The feed shows their progress.
     const onWaiting = ({ status, message }) => (find("order-error").textContent = status ? message : "");
     const onEvent = ({ n }) => n === 1 && (find("order-error").textContent = "");
     for (const order of pollcast.resume({ onWaiting, onEvent }))
@@ -78,7 +78,7 @@ class Studio {
     const model = this.#models.get(find("model").value);
     find("send").disabled = !model;
     if (!model) {
-      find("order-error").textContent = "This installation has no provider's key yet: no model can be ordered.";
+      find("order-error").textContent = "No provider has a key yet, so no model can be ordered.";
       return;
     }
     const prompt = this.#form?.prompt ?? "";
@@ -120,7 +120,7 @@ class Studio {
       await this.#pollcast.generate(order, {
         signal: taking.signal,
         onWaiting: ({ status, message }) => {
-          if (!status) return; // a lost connection is told by itself
+          if (!status) return; // a lost connection is shown separately
           find("order-error").textContent = message;
           this.#sending(true, taking);
         },
@@ -178,7 +178,7 @@ class Studio {
     if (!row) {
       row = new Row(id, () => this.#select(id, { reveal: true }));
       this.#rows.set(id, row);
-      // Ids are in the order of time; the newest stands first.
+      // Ids sort by time. The newest job is first.
       const below = [...find("recent").children].find((other) => other.dataset.job < id);
       find("recent").insertBefore(row.node, below ?? null);
       find("recent-none").hidden = true;
@@ -210,9 +210,9 @@ class Studio {
     this.#wanted = id;
     try {
       const row = this.#row(id);
-      // One that goes on is asked for anew: how long it may still take was said for the moment of asking.
+      // An unfinished job is fetched again, because its estimate of the remaining time changes.
       if (!row.job || !FINAL.has(row.job.status)) row.is(await this.#pollcast.request(`/api/jobs/${id}`));
-      if (this.#wanted !== id) return; // another was chosen meanwhile
+      if (this.#wanted !== id) return; // another job was selected meanwhile
       for (const other of this.#rows.values()) other.mark(other === row);
       history.replaceState(null, "", `#${id}`);
       this.#stage.show(row.job, this.#models.get(row.job.model));
@@ -227,14 +227,14 @@ class Studio {
 
   // --- tokens ---
 
-  /** Ask for the balance, once for all that happens together. */
+  /** Fetches the balance, once for several simultaneous events. */
   #refresh() {
     clearTimeout(this.#refreshing);
     this.#refreshing = setTimeout(async () => {
       try {
         this.#balance(await this.#pollcast.request("/api/account"));
       } catch {
-        // The next event asks again.
+        // The next event repeats the request.
       }
     }, 200);
   }
@@ -244,7 +244,7 @@ class Studio {
   }
 }
 
-/** A job in the list. */
+/** Row of the job list. */
 class Row {
   #title = make("span", { class: "what" });
   #about = make("span", { class: "hint" });
@@ -327,7 +327,7 @@ async function tryKey(key, { typed }) {
   } catch (error) {
     ask(error.status ? error.message : "The server cannot be reached. Is it running?");
     find("key").value = key;
-    // A reload does not need its visitor again because of a server, or a proxy before it, that is away for a moment.
+    // After a reload, a short outage of the server or a proxy must not ask for the key again.
     if (!typed && error.code !== "unauthorized") retrying = setTimeout(() => retry(key), RETRY);
   }
 }
@@ -341,16 +341,16 @@ find("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const key = find("key").value.trim();
   if (/^[\x21-\x7e]+$/.test(key)) tryKey(key, { typed: true });
-  else ask(key ? "A key is one word of plain letters, digits and signs." : "Put in a key first.");
+  else ask(key ? "A key may contain only printable ASCII characters." : "Enter a key first.");
 });
 
-/** Keep the key for a reload of this tab, or forget it. A browser that keeps nothing for pages asks for it again. */
+/** Stores the key for a reload of this tab, or removes it. Without storage the page asks again. */
 function keep(key) {
   try {
     if (key) sessionStorage.setItem(KEY, key);
     else sessionStorage.removeItem(KEY);
   } catch {
-    // There is no storage, or it is full.
+    // No storage, or it is full.
   }
 }
 

@@ -1,10 +1,10 @@
-/** The types of pollcast.js, the browser client of Pollcast. Every browser of 2024 or later runs it as it is. */
+/** Types of pollcast.js, the browser client of Pollcast. It runs unmodified in browsers of 2024 and later. */
 
 export type Status = "Processing started" | "Processing" | "Completed" | "Error" | "Canceled";
 
-/** One thing that the provider made, or (in bulk) failed to make. */
+/** One result of a job, or an item of a bulk order that failed. */
 export interface Output {
-  /** Can be opened by whoever has it; absent for an item that failed. */
+  /** URL of the result. Anyone who has it can open it. Absent for a failed item. */
   url?: string;
   role: "video" | "image" | "audio" | "text" | "page" | "thumbnail";
   /** The media type. */
@@ -13,45 +13,45 @@ export interface Output {
   status?: "Completed" | "Error";
   message?: string;
   thumbnail_url?: string;
-  /** The provider's own ids, as text. */
+  /** The provider's ids, as strings. */
   [id: string]: string | undefined;
 }
 
-/** What every event of a job carries, and what some do: it may be asked of any event before its `status` is known. */
+/** Fields of all events, and optional fields that can be read before the `status` is known. */
 interface Common {
   /** The job's id. */
   job: string;
   model: string;
-  /** 1, 2, 3 ... without gaps in a job. */
+  /** Number of the event in its job: 1, 2, 3 ... without gaps. */
   n: number;
-  /** RFC 3339, UTC. */
+  /** Time of the event, RFC 3339 in UTC. */
   at: string;
-  /** The provider's own word. */
+  /** The provider's status word. */
   detail?: string;
-  /** 0 to 100; only where the provider tells. */
+  /** Percent, 0 to 100, if the provider reports it. */
   progress?: number;
-  /** Those that were finished since the last event; all of them, of a completed job. */
+  /** Outputs finished since the previous event. On `Completed`, all outputs. */
   outputs?: Output[];
-  /** A piece of a text, and where it begins, in characters. */
+  /** A piece of a text. `offset` is its position in characters. */
   delta?: string;
   offset?: number;
-  /** The first output's. */
+  /** URL of the first output. */
   url?: string;
-  /** Of a text model, at its end. */
+  /** Complete text of a text model, at the end of the job. */
   text?: string;
-  /** Why a text ends there, where the provider says so: `length` and `content_filter` cut it short. */
+  /** Reason why a text ends, if the provider reports it. `length` and `content_filter` mean that it is cut off. */
   finish_reason?: "stop" | "length" | "content_filter";
-  /** Why there is no result, for a person. */
+  /** Reason of a failure, for people. */
   message?: string;
-  /** The same for a program; absent when canceled. */
+  /** Error code, for programs. Absent for a canceled job. */
   code?: string;
-  /** Tokens; of a completed job, for the items or images that were not made. */
+  /** Refunded tokens. A completed job is refunded for items or images that failed. */
   refunded?: number;
-  /** The order's own, at the end. */
+  /** Metadata of the order, at the end of the job. */
   metadata?: Record<string, string>;
 }
 
-/** The job is recorded, or goes on. */
+/** The job is recorded or in progress. */
 export interface Progress extends Common {
   status: "Processing started" | "Processing";
 }
@@ -78,7 +78,7 @@ export interface Canceled extends Common {
 /** Exactly one `Completed`, `Failed` or `Canceled` ends a job. */
 export type Event = Progress | Completed | Failed | Canceled;
 
-/** A model, its fields, flat, and what goes with every model. */
+/** An order: the model, its fields on the top level, and the fields that every model accepts. */
 export interface Order {
   model: string;
   metadata?: Record<string, string>;
@@ -90,19 +90,19 @@ export interface Job {
   id: string;
   model: string;
   status: Status;
-  /** The newest event's number. */
+  /** Number of the newest event. */
   event: number;
   detail?: string;
   progress?: number;
-  /** Whole seconds to its end; while it is unfinished, once enough jobs of the model were completed there. */
+  /** Estimated remaining seconds of an unfinished job, once enough jobs of the model have completed. */
   eta?: { low: number; high: number };
-  /** When the provider was last asked; while it is unfinished, from the node that asks. */
+  /** Time of the last poll of an unfinished job. Only the node that polls reports it. */
   polled_at?: string;
   url?: string;
   outputs?: Output[];
   message?: string;
   code?: string;
-  /** Of a text model, at its end. */
+  /** Complete text of a text model, at the end of the job. */
   finish_reason?: "stop" | "length" | "content_filter";
   tokens: number;
   refunded: number;
@@ -114,122 +114,122 @@ export interface Job {
 }
 
 export interface Asset {
-  /** What an order's `image`, `images`, `audio` or `background` takes. */
+  /** Value for an order's `image`, `images`, `audio` or `background`. */
   id: string;
   type: string;
-  /** In bytes. */
+  /** Size in bytes. */
   size: number;
   /** A Link to its bytes. */
   url: string;
   created_at: string;
 }
 
-/** An answer that is an error, the end of a job that did not complete, or what cannot be sent as it is. */
+/** An error response, a job that did not complete, or a request that cannot be sent. */
 export class PollcastError extends Error {
   constructor(
     message: string,
     about?: Partial<Pick<PollcastError, "status" | "code" | "errors" | "retryAfter" | "event">>,
   );
   name: "PollcastError";
-  /** The HTTP status; 0 where no answer is the reason. */
+  /** HTTP status. 0 if the error is not a response. */
   status: number;
   /**
-   * The contract's word, such as `insufficient_tokens` or `upstream_failed`; `canceled` for a canceled job; empty if
-   * the answer is not the server's own but that of a proxy or firewall in front of it.
+   * Error code of the API, such as `insufficient_tokens` or `upstream_failed`. `canceled` for a canceled job. Empty if a
+   * proxy or firewall in front of the server responded.
    */
   code: string;
-  /** What is wrong with which field, of an order that was refused with 422. */
+  /** Invalid fields of an order that was refused with 422. */
   errors: { field: string; message: string }[];
-  /** Seconds after which it may be tried again, where the server says so. */
+  /** Seconds to wait before a retry, if the server sends them. */
   retryAfter?: number;
   /** The final event, at the end of a job. */
   event?: Failed | Canceled;
 }
 
 /**
- * A job that is being watched. As a promise it gives the `Completed` event and rejects with a PollcastError for any
- * other end; as an async iterable it gives every event from the first, the final one of any kind included.
+ * A watched job. As a promise it resolves to the `Completed` event, and rejects with a PollcastError for every other
+ * final event. As an async iterable it yields all events, including every kind of final event.
  */
 export interface Watch extends Promise<Completed>, AsyncIterable<Event> {
-  /** The job's id, once it is known: with the first event at the latest. */
+  /** The job's id. Known from the first event at the latest. */
   readonly job?: string;
-  /** What was ordered; of generate() and resume(). */
+  /** The order, for generate() and resume(). */
   readonly order?: Order;
 }
 
 export interface WatchOptions {
-  /** Is called with every event, in order, each once. What it throws rejects the promise. */
+  /** Called once with each event, in order. An exception rejects the promise. */
   onEvent?: (event: Event) => void;
-  /** Ends the watching, and rejects with its reason. The job itself goes on: see cancel(). */
+  /** Stops watching and rejects with the signal's reason. The job continues; use cancel() to end it. */
   signal?: AbortSignal;
 }
 
 export interface OrderOptions extends WatchOptions {
   /**
-   * Is told each time why the order has to be sent again: a PollcastError of a limit or of a server that is not ready, or
-   * the network's own error. An abort of `signal` then takes the order back, unless the server had it already.
+   * Called each time before the order is sent again, with the reason: a PollcastError (limit reached, server not ready)
+   * or a network error. Aborting `signal` then withdraws the order, unless the server has already received it.
    */
   onWaiting?: (error: Error) => void;
 }
 
 export interface Options {
   /**
-   * Where the server is; by default where pollcast.js came from. In a bundle, which comes from elsewhere, it has to be
-   * given: without it every call to the server rejects with `bad_request`.
+   * Address of the server. Default: the address that pollcast.js was loaded from. Required in a bundle: without it every
+   * call to the server rejects with `bad_request`.
    */
   url?: string | URL;
-  /** The account's key. Without one only watch() and watchAll() work, by Links. */
+  /** API key of the account. Without a key only watch() and watchAll() work, with Links. */
   key?: string;
   /**
-   * Gives a Link to a path (`/api/events`, `/api/jobs/.../events`): asks your backend for one, where there is no key.
-   * It is called again shortly before a Link expires, and when one is refused. What it throws rejects the watching;
-   * when it gave a Link to that path before, a TypeError, as fetch() throws without a network, is waited out instead.
+   * Returns a Link to a path (`/api/events`, `/api/jobs/.../events`) from your backend, for pages without a key. Called
+   * again shortly before a Link expires, and when one is refused. An exception rejects the watch. One exception is
+   * retried: a TypeError, as fetch() throws without a network, after an earlier Link to the same path.
    */
   link?: (path: string) => string | Promise<string>;
-  /** Is told when the connection is lost (false) and when it is there again (true). */
+  /** Called when the connection is lost (false) or restored (true). */
   onConnection?: (connected: boolean) => void;
 }
 
 export interface Pollcast {
   /**
-   * Orders, and watches the job. While the server is away, or a limit is reached, it goes on trying, always with the
-   * same Idempotency-Key, so that the job is made once; an order that is refused rejects. After a reload see resume().
+   * Places an order and watches the job. While the server is unreachable or a limit is reached, it retries with the same
+   * Idempotency-Key, so that only one job is created. A refused order rejects. After a reload use resume().
    */
   generate(order: Order, options?: OrderOptions & { idempotencyKey?: string }): Watch;
 
   /**
-   * The orders of this tab that were not over when the page was reloaded, each as generate() gave it: one whose answer
-   * was lost is sent again under its Idempotency-Key; one that runs is watched on after its last event.
+   * Resumes the unfinished orders of this tab after a reload, with one Watch for each. An order whose response was lost is
+   * sent again with its Idempotency-Key. A running job is watched from its last event.
    */
   resume(options?: OrderOptions): Watch[];
 
-  /** A job from its first event, by its id (with a key) or by a Link to its events (without). */
+  /** Watches a job from its first event, by its id (with a key) or by a Link to its events (without a key). */
   watch(jobOrLink: string, options?: WatchOptions): Watch;
 
   /**
-   * All jobs of the account: the newest event of each unfinished one, then everything that happens, but no pieces of
-   * text. It goes on until its signal, or until a `for await` over it is left. All tabs share one connection for it.
+   * Watches all jobs of the account: first the newest event of each unfinished job, then all further events without
+   * deltas of texts. Ends with its signal, or when a `for await` loop over it ends. All tabs share one connection.
    */
   watchAll(
     options?: WatchOptions & {
-      /** Is called after that beginning: what is asked of the server from now on misses nothing. Again after a gap. */
+      /** Called after the first events, and again after a gap. State read from the server from then on misses no event. */
       onReady?: () => void;
     },
   ): Promise<void> & AsyncIterable<Event>;
 
-  /** Asks for a job's end, which may come first. The job, or a PollcastError `conflict` when it is over. */
+  /** Requests cancellation and resolves to the job, which may still complete. Rejects with `conflict` if it is over. */
   cancel(job: string): Promise<Job>;
 
-  /** Brings in a file, or what is at a public https URL. */
+  /** Uploads a file, or the content of a public https URL. */
   upload(file: Blob | string): Promise<Asset>;
 
-  /** Makes a Link to an `events`, `content` or asset path; `ttl` in seconds, 3600 by default. */
+  /** Creates a Link to an `events`, `content` or asset path. `ttl` is in seconds, 3600 by default. */
   link(path: string, ttl?: number): Promise<{ url: string; expires_at: string }>;
 
-  /** Any other call of the API, such as `request("/api/account")`: JSON in (`body`) and out; may reject. */
+  /** Calls any other path of the API, such as `request("/api/account")`. `body` and result are JSON. */
   request<Answer = any>(path: string, options?: Omit<RequestInit, "body"> & { body?: unknown }): Promise<Answer>;
 
-  /** Ends all watching. */
+  /** Stops all watches. */
   close(): void;
 }
 
@@ -237,12 +237,12 @@ export function connect(options?: Options): Pollcast;
 
 export interface Message {
   id: string;
-  /** `message`, where the stream names none. */
+  /** `message` if the stream names no type. */
   type: string;
   data: string;
 }
 
-/** The messages of a text/event-stream body, read as the WHATWG standard has it, for streams of your own. */
+/** Yields the messages of any text/event-stream body, parsed as the WHATWG HTML standard specifies. */
 export function messages(
   body: ReadableStream<Uint8Array>,
   onRetry?: (milliseconds: number) => void,

@@ -1,27 +1,29 @@
-// The browser client of Pollcast: one ES module without dependencies. pollcast.d.ts says what it takes and gives.
+// Browser client of Pollcast: one ES module without dependencies. pollcast.d.ts documents its interface.
 //
-// - generate() sends an Idempotency-Key with every order, so it can be sent again after a lost answer or a reload: the
-//   same key is the same job. Orders that are not over are kept in sessionStorage, without the API key.
-// - All jobs share one connection, GET /api/events, and so do all tabs: the tab that holds a Web Lock reads it and
-//   tells the others over a BroadcastChannel. When it is left, or goes silent (a dialog stops a page, too), another one
-//   goes on after the last position it heard of.
-// - The pieces of a text are not in that feed, so a text model's job is read from its own stream; so is what a job's
-//   reader finds missing (a job's events are numbered 1, 2, 3 ...), and a job of which only a Link is known.
-// - Streams are opened by Links, which expire: a new one is asked for shortly before that, and when one is refused.
-// - Only the server's own answers are final: errors in its JSON form. What a proxy or firewall in front of it answers
-//   passes like a lost connection, unless the request itself is at fault (MALFORMED).
-// - A page that may not share (in a sandboxed frame, on an insecure origin) has a connection of its own. Without storage
-//   a reload forgets its orders. The orders themselves work.
+// - generate() sends an Idempotency-Key with every order. An order can therefore be sent again after a lost response or
+//   a reload, and creates no second job. Unfinished orders are kept in sessionStorage, without the API key.
+// - All jobs and all tabs share one connection, GET /api/events. The tab that holds a Web Lock reads it and sends the
+//   events to the other tabs over a BroadcastChannel. When that tab is closed or goes silent (a dialog also stops a
+//   page), another tab continues after the last position it received.
+// - The feed does not contain the deltas of texts, so a text model's job is read from its own stream. Missing events are
+//   also read there (a job's events are numbered 1, 2, 3 ...), and so is a job of which only a Link is known.
+// - Streams are opened with Links, which expire. A new Link is requested shortly before that, or when one is refused.
+// - Only errors in Pollcast's JSON format are final. An error page of a proxy or firewall is treated like a lost
+//   connection, unless its status blames the request (PERMANENT_STATUSES).
+// - A page that cannot share (in a sandboxed frame, on an insecure origin) opens its own connection. Without storage,
+//   orders work as well, but a reload loses them.
 
 const FINAL = new Set(["Completed", "Error", "Canceled"]);
-const RETRY = 2_000; // ms before a reconnect, until a stream says otherwise
-const [FIRST, SLOWEST] = [1_000, 30_000]; // ms between attempts to reach a server that is away
-const SILENCE = 60_000; // ms without even a heartbeat, or without an answer, after which a connection is dead
-const [BEAT, DEAF] = [5_000, 15_000]; // ms between a reading tab's signs of life; ms without one until another takes over
-const EARLY = 10_000; // ms before a Link's end at which it is no longer used
-const LONGEST_PAUSE = 300_000; // ms, whatever Retry-After says: a timer of more than 2 ** 31 ms would not wait at all
-const MALFORMED = new Set([400, 405, 411, 413, 414, 415, 431]); // statuses by which a proxy refuses a request for good
-const KEPT = 86_400_000; // ms for which the server is sure to remember an Idempotency-Key
+const RETRY_DELAY = 2_000; // ms before a reconnect, until the stream sends a `retry` line
+const [FIRST_DELAY, MAX_DELAY] = [1_000, 30_000]; // ms between attempts to reach an unreachable server
+const SILENCE_TIMEOUT = 60_000; // ms without a heartbeat or a response, after which a connection counts as lost
+// ms between two signs of life of the leading tab; ms without one until another tab takes over
+const [BEAT_INTERVAL, LEADER_TIMEOUT] = [5_000, 15_000];
+const EXPIRY_MARGIN = 10_000; // ms before a Link's expiry from which it is no longer used
+const MAX_PAUSE = 300_000; // ms. Limits Retry-After, because a timer of more than 2 ** 31 ms fires at once
+// Statuses of a proxy that blame the request itself: a retry is pointless.
+const PERMANENT_STATUSES = new Set([400, 405, 411, 413, 414, 415, 431]);
+const KEY_LIFETIME = 86_400_000; // ms for which the server certainly remembers an Idempotency-Key
 
 export const connect = (options) => new Pollcast(options);
 
@@ -41,7 +43,7 @@ class Pollcast {
   #records;
   #connected = true;
   #warned = new Set();
-  #isAllowed = false; // whether CORS lets this page read the server's answers, as far as is known
+  #isAllowed = false; // true once this page could read a response, so CORS allows it
   #closed = new AbortController();
   #hub = new Hub({
     open: (last, signal, onPiece) => this.#stream("/api/events", last, signal, onPiece),
@@ -120,6 +122,14 @@ class Pollcast {
     return watching(open, { ...options, signal: AbortSignal.any([this.#closed.signal, signal].filter(Boolean)) });
   }
 
+  /**
+   * Sends an order and yields its events. A job is read in one of three ways:
+   *
+   * 1. The model is a text model: the job's own stream, because the feed has no deltas.
+   * 2. The feed was ready before the order was sent, and the job is new: all of its events arrive in the feed.
+   * 3. Otherwise the job may have events from before the feed was ready: after a reload, a repeated Idempotency-Key, or
+   *    while the feed is still connecting. The earlier events are then read from the job's own stream.
+   */
   async *#generated(record, signal, onWaiting) {
     let feed;
     try {
@@ -136,12 +146,12 @@ class Pollcast {
       }
     } finally {
       feed?.leave();
-      // It is over, was refused, or nobody waits for it any more. A reload does not come here.
+      // The job is over or refused, or its reader has stopped. A reload does not run this.
       this.#records.remove(record);
     }
   }
 
-  /** Sends an order; gives whether the job was made just now, so that all of its events are still to come. */
+  /** Sends an order. Resolves to true if the job is new, so that all of its events are still to come. */
   async #post(record, signal, onWaiting) {
     const headers = { "Idempotency-Key": record.key };
     const send = (signal) => this.request("/api/jobs", { body: record.order, headers, signal });
@@ -164,9 +174,18 @@ class Pollcast {
     }
   }
 
-  /** A job's events after number `n`, out of the common feed (`all`: nothing was missed yet), until the final one. */
+  /**
+   * Yields a job's events after number `n` from the shared feed, until the final one. `all` means that the feed was
+   * ready before the job existed. Three cases:
+   *
+   * 1. An event in the feed has the next number: it is yielded. An earlier one was already yielded and is skipped.
+   * 2. Events are missing: a number is skipped, or a snapshot (`ready`) holds a newer event of the job. They are read
+   *    from the job's own stream, until it has caught up with the feed.
+   * 3. The feed does not hold the job at the start, or after a snapshot: it is over, or it is so new that its first event
+   *    is still to come. The job's own stream answers both.
+   */
   async *#inFeed(feed, job, n, { all, signal }) {
-    // One that the feed does not hold was over before it began, or is so new that it is still to come.
+    // Infinity is case 3.
     const isBehind = () => (this.#hub.newest.get(job)?.n ?? Infinity) > n;
     for (let missing = !all && isBehind(); ;) {
       if (missing) {
@@ -217,7 +236,7 @@ class Pollcast {
     }
   }
 
-  /** What a job did after number `n` until it was over, or deleted. */
+  /** Yields a job's events after number `n`, until it is over or deleted. */
   async *#end(job, n, signal) {
     try {
       yield* this.#own(job, n, signal);
@@ -232,7 +251,7 @@ class Pollcast {
     return this.#alone(`/api/jobs/${job}/events`, n, signal);
   }
 
-  /** The events of a job's own stream after number `n`, to the final one. */
+  /** Yields the events of a job's own stream after number `n`, up to the final one. */
   async *#alone(path, n, signal) {
     for await (const { data } of this.#stream(path, () => n || undefined, signal)) {
       const event = JSON.parse(data);
@@ -242,9 +261,9 @@ class Pollcast {
     }
   }
 
-  /** The messages of a stream, on every connection after the id that `last()` gives, until the server says the end. */
+  /** Yields the messages of a stream until the server ends it. Each connection starts after the id `last()` returns. */
   async *#stream(path, last, signal, onPiece) {
-    for (let pause = RETRY; ; await sleep(pause, signal)) {
+    for (let pause = RETRY_DELAY; ; await sleep(pause, signal)) {
       const response = await patiently(signal, this.#report, () => this.#open(path, last(), signal));
       if (response.status === 204) return;
       try {
@@ -259,7 +278,7 @@ class Pollcast {
   async #open(path, last, signal) {
     for (let refused = false; ; refused = true) {
       const link = await this.#linked(path, refused);
-      // The id stands in the query, since a header would cost a preflight.
+      // The id is in the query, because a header would cause a CORS preflight.
       const url = last === undefined ? link : `${link}&lastEventId=${last}`;
       const open = (signal) => this.#send(url, () => ({ cache: "no-store", referrerPolicy: "no-referrer", signal }));
       const response = await inTime(open, signal);
@@ -273,9 +292,10 @@ class Pollcast {
   async #linked(path, refused = false) {
     const known = this.#links.get(path);
     const expires = Number(/[?&]expires=(\d+)/.exec(known)?.[1] ?? Infinity) * 1000;
-    if (known && !refused && (Date.now() < expires - EARLY || !this.#newLink)) return known;
+    if (known && !refused && (Date.now() < expires - EXPIRY_MARGIN || !this.#newLink)) return known;
     if (!this.#newLink) throw new PollcastError(`There is no key, and no Link to ${path}.`, { code: "unauthorized" });
-    // The caller's link() may fetch, whose TypeError is like that of a mistake: it is one until there was a Link.
+    // A TypeError of the caller's link() is a network error or a programming error. Before the first Link it counts
+    // as the latter.
     const asked = this.#newLink(path);
     const link = await (known ? overNetwork(asked) : asked);
     if (typeof link !== "string") throw mistake(`link() gave no Link to ${path}, which would be a text.`);
@@ -290,12 +310,12 @@ class Pollcast {
     return path;
   }
 
-  /** A Link of the server's making, at the address by which we know the server: it may have several. */
+  /** Returns a Link with the server's address that connect() was given. The server may have several addresses. */
   #here(link) {
     return this.#url + link.slice(apiIn(link));
   }
 
-  // --- odds and ends ---
+  // --- other ---
 
   async #isShared(model) {
     try {
@@ -303,7 +323,7 @@ class Pollcast {
       return (await this.#models).models.find(({ id }) => id === model)?.kind !== "text";
     } catch {
       this.#models = undefined;
-      return false; // a job's own stream is never wrong, only one connection more
+      return false; // a job's own stream always works, at the cost of one more connection
     }
   }
 
@@ -318,7 +338,7 @@ class Pollcast {
     }
   }
 
-  /** To a script, a refusal by CORS is a lost connection. But every origin may read pollcast.js where the server is up. */
+  /** Detects a refusal by CORS, which looks like a lost connection. Every origin may read pollcast.js. */
   async #checkCors(url) {
     const server = url.slice(0, Math.max(0, apiIn(url)));
     if (!server || !globalThis.location || this.#warned.has(server)) return;
@@ -348,7 +368,7 @@ class Pollcast {
   };
 }
 
-/** A promise of the Completed event and an async iterable of all events, which `open` gives until its signal. */
+/** Returns a promise of the Completed event that is also an async iterable of all events of `open`. */
 function watching(open, { onEvent, signal, endless = false, order }) {
   const history = [];
   const readers = new Set();
@@ -371,7 +391,7 @@ function watching(open, { onEvent, signal, endless = false, order }) {
   async function* events() {
     const reader = new Queue(history);
     readers.add(reader);
-    // A reader sees a final event of any kind; only what keeps it from that is thrown.
+    // A reader receives every final event. Only errors without a final event are thrown.
     watch.then(
       () => reader.end(),
       (error) => reader.end(error?.event ? undefined : error),
@@ -384,12 +404,12 @@ function watching(open, { onEvent, signal, endless = false, order }) {
     }
   }
 
-  const ended = Promise.resolve().then(read); // not at once: `watch` must be there
+  const ended = Promise.resolve().then(read); // deferred, because `watch` must be assigned first
   const watch = endless ? ended.catch((error) => until.aborted || Promise.reject(error)).then(() => {}) : ended;
   return Object.assign(watch, { order, job: undefined, [Symbol.asyncIterator]: events });
 }
 
-/** What is pushed in at one end is taken at the other; after the end, take() throws its error or gives undefined. */
+/** Asynchronous queue. After end(), take() throws its error or returns undefined. */
 class Queue {
   #items;
   #end;
@@ -423,14 +443,14 @@ class Queue {
   }
 }
 
-/** The account's feed, read by one tab for all. Its members take notices: { event }, and { ready } after a snapshot. */
+/** The account's feed, read by one tab for all tabs. Members receive { event }, and { ready } after a snapshot. */
 class Hub {
-  newest = new Map(); // job -> its newest event, while it is not over
+  newest = new Map(); // job -> its newest event, for unfinished jobs
   #position; // undefined until the snapshot is complete, and again after a reset
   #members = new Set();
   #leading = false;
   #channel;
-  #heard; // when another tab that leads gave its last sign of life
+  #heard; // time of the last message from the leading tab
   #stop;
   #server;
 
@@ -453,7 +473,7 @@ class Hub {
       take: () => queue.take(),
       ready: async () => {
         while (!this.isReady) await queue.take();
-        queue.clear(); // all of it is in `newest`, or over
+        queue.clear(); // the events are in `newest`, or their jobs are over
       },
       leave: () => {
         signal.removeEventListener("abort", aborted);
@@ -463,7 +483,7 @@ class Hub {
     };
   }
 
-  /** Tells the other tabs, if this one leads. */
+  /** Sends a message to the other tabs if this tab leads. */
   tell(message) {
     if (this.#leading) this.#channel?.postMessage(message);
   }
@@ -478,7 +498,7 @@ class Hub {
     });
   }
 
-  /** A page that is left may be kept for its visitor's return, with the lock, for which all other tabs would wait. */
+  /** Releases the lock on `pagehide`. The back/forward cache would keep it, and block all other tabs. */
   #rest() {
     this.#stop.abort();
     const again = () => this.#members.size && this.#stop.signal.aborted && this.#start();
@@ -488,7 +508,7 @@ class Hub {
   async #run(signal) {
     const link = await this.#server.scope(signal);
     signal.throwIfAborted();
-    // Tabs share by the server, the key's id, and what is asked for: all of a Link but what changes in it.
+    // Tabs share a connection if their Links are equal except for expiry, signature and position.
     const name = `pollcast ${link.replace(/\b(expires|signature|lastEventId)=[^&]*&?/g, "")}`;
     const channel = (this.#channel = await sharing(name));
     if (!channel) return this.#lead(signal);
@@ -500,7 +520,10 @@ class Hub {
     }
   }
 
-  /** Waits until this tab leads, and leads; when another is to, gives whether it is this one, for that one is silent. */
+  /**
+   * Waits for the lock and leads. Resolves when the lock has to be requested again: to true if this tab has to steal it,
+   * because the leading tab is silent.
+   */
   async #turn(name, steal, signal) {
     const turn = new AbortController();
     const until = AbortSignal.any([signal, turn.signal]);
@@ -508,8 +531,8 @@ class Hub {
     this.#channel.postMessage({ hello: true });
     const beating = setInterval(() => {
       if (this.#leading) this.tell({ beat: true });
-      else if (Date.now() - this.#heard > DEAF) turn.abort();
-    }, BEAT);
+      else if (Date.now() - this.#heard > LEADER_TIMEOUT) turn.abort();
+    }, BEAT_INTERVAL);
     let lead;
     try {
       await navigator.locks.request(name, steal ? { steal } : { signal: until }, () => (lead = this.#lead(until)));
@@ -530,8 +553,8 @@ class Hub {
     };
     this.#leading = true;
     try {
-      this.#greet(); // whoever said hello to a leader that was leaving
-      // Of pieces, too, because a hidden tab's timers hardly run.
+      this.#greet(); // tabs whose hello the previous leader did not answer
+      // Each chunk is a sign of life as well, because browsers throttle the timers of hidden tabs.
       for await (const { id, type, data } of this.#server.open(last, signal, () => this.tell({ beat: true }))) {
         if (type === "reset") this.#reset();
         else if (type === "ready") this.#ready(id);
@@ -550,7 +573,7 @@ class Hub {
     else if (reset) this.#reset();
     else if (event && this.isReady) this.#happened(event, id);
     else if (newest && !(Number(id) <= Number(this.#position))) {
-      this.#reset(); // there is no position yet, or something was missed
+      this.#reset(); // there is no position yet, or events were missed
       for (const event of newest) this.#happened(event);
       this.#ready(id);
     }
@@ -561,7 +584,7 @@ class Hub {
   }
 
   #happened(event, id) {
-    if (Number(id) <= Number(this.#position)) return; // told twice, at a change of leaders
+    if (Number(id) <= Number(this.#position)) return; // received twice, at a change of leaders
     if (FINAL.has(event.status)) this.newest.delete(event.job);
     else this.newest.set(event.job, event);
     for (const member of this.#members) member.push({ event });
@@ -583,7 +606,7 @@ class Hub {
   }
 }
 
-/** The channel of the tabs that share a connection; undefined where a page may not share, whichever way it is refused. */
+/** Opens the channel of the tabs that share a connection. Resolves to undefined if the page is not allowed to share. */
 async function sharing(name) {
   try {
     await navigator.locks.request(`${name} is allowed`, { mode: "shared" }, () => {});
@@ -593,7 +616,7 @@ async function sharing(name) {
   }
 }
 
-/** The orders that are not over, for a reload of this tab: `key` (the idempotency key), `order`, `job`, and `n`. */
+/** Unfinished orders, kept for a reload of this tab: `key` (the idempotency key), `order`, `job` and `n`. */
 class Records {
   #name;
   #left = []; // from before the reload
@@ -602,9 +625,9 @@ class Records {
   constructor(name) {
     this.#name = name;
     try {
-      this.#left = JSON.parse(sessionStorage.getItem(name)).filter(({ at }) => Date.now() - at < KEPT);
+      this.#left = JSON.parse(sessionStorage.getItem(name)).filter(({ at }) => Date.now() - at < KEY_LIFETIME);
     } catch {
-      // Nothing there, or no storage.
+      // No stored orders, or no storage.
     }
   }
 
@@ -634,21 +657,21 @@ class Records {
     try {
       sessionStorage.setItem(this.#name, JSON.stringify([...this.#left, ...this.#open]));
     } catch {
-      // No storage, or no room in it: a reload will not remember; all else works.
+      // No storage, or it is full: only a reload loses the orders.
     }
   }
 }
 
-/** The messages of a text/event-stream body, read as the WHATWG standard has it. */
+/** Yields the messages of a text/event-stream body, parsed as the WHATWG HTML standard specifies. */
 export async function* messages(body, onRetry = () => {}, onPiece = () => {}) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let [rest, id, type, data, afterCr] = ["", "", "", [], false];
   try {
     for (;;) {
       const { value, done } = await timely(reader.read());
-      if (done) return; // what is unfinished is not dispatched
+      if (done) return; // an incomplete message is not dispatched
       onPiece();
-      const text = afterCr && value[0] === "\n" ? value.slice(1) : value; // a CRLF may be cut in its middle
+      const text = afterCr && value[0] === "\n" ? value.slice(1) : value; // a CRLF may be split between two chunks
       if (value) afterCr = value.endsWith("\r");
       const lines = (rest + text).split(/\r\n|\r|\n/);
       rest = lines.pop();
@@ -671,7 +694,7 @@ export async function* messages(body, onRetry = () => {}, onPiece = () => {}) {
 async function timely(reading) {
   let timer;
   const silence = new Promise((_, fail) => {
-    timer = setTimeout(() => fail(new TypeError("The stream went silent.")), SILENCE);
+    timer = setTimeout(() => fail(new TypeError("The stream went silent.")), SILENCE_TIMEOUT);
   });
   try {
     return await Promise.race([reading, silence]);
@@ -680,10 +703,10 @@ async function timely(reading) {
   }
 }
 
-/** An answer that has to come within `SILENCE`; what streams behind it may take longer. */
+/** Fails if the response does not begin within `SILENCE_TIMEOUT`. Its body may take longer. */
 async function inTime(ask, signal) {
   const late = new AbortController();
-  const timer = setTimeout(() => late.abort(new TypeError("The server does not answer.")), SILENCE);
+  const timer = setTimeout(() => late.abort(new TypeError("The server does not answer.")), SILENCE_TIMEOUT);
   try {
     return await ask(AbortSignal.any([signal, late.signal].filter(Boolean)));
   } finally {
@@ -691,9 +714,9 @@ async function inTime(ask, signal) {
   }
 }
 
-/** Asks, ever more seldom, until there is an answer or a refusal that will not pass. */
+/** Repeats a request with growing delays, until it succeeds or fails permanently. */
 async function patiently(signal, report, ask, onWaiting) {
-  for (let pause = FIRST; ; pause = Math.min(2 * pause, SLOWEST)) {
+  for (let pause = FIRST_DELAY; ; pause = Math.min(2 * pause, MAX_DELAY)) {
     try {
       const answer = await ask();
       report(true);
@@ -707,7 +730,7 @@ async function patiently(signal, report, ask, onWaiting) {
   }
 }
 
-// Errors of the network: they will pass, unlike other TypeErrors.
+// Network errors. They are retried, unlike other TypeErrors.
 const lost = new WeakSet();
 
 const overNetwork = (answer) =>
@@ -716,7 +739,7 @@ const overNetwork = (answer) =>
     throw error;
   });
 
-/** fetch(), which then fails for the network alone: what can never be sent is refused before. */
+/** Calls fetch(). Invalid requests are refused first, so that every failure of fetch() is a network error. */
 function send(url, options) {
   let request;
   try {
@@ -735,7 +758,7 @@ const isStream = ({ ok, status, headers }) =>
 
 const mistake = (message) => new PollcastError(message, { code: "bad_request" });
 
-/** What an answer that is no success means. It has a code only if it is the server's own. */
+/** Returns the error for an unsuccessful response. It has a code only if Pollcast itself answered. */
 async function refusal(response) {
   const { status } = response;
   const said = isJson(response) ? await response.json().catch(() => {}) : response.body?.cancel().catch(() => {});
@@ -747,26 +770,26 @@ async function refusal(response) {
   return new PollcastError(message, { status, retryAfter });
 }
 
-/** The network, a limit, a server that is away, or something in front of it; not a provider. */
+/** Returns true for transient errors: the network, a limit, an unavailable server or a proxy, but not a provider. */
 function isPassing(error) {
   if (lost.has(error)) return true;
   if (error?.name !== "PollcastError" || !error.status) return false;
-  return error.code ? ["rate_limited", "unavailable"].includes(error.code) : !MALFORMED.has(error.status);
+  return error.code ? ["rate_limited", "unavailable"].includes(error.code) : !PERMANENT_STATUSES.has(error.status);
 }
 
-/** Where the server's own path begins in its URL. The address before that may hold `/api/` as well (https://api/api). */
+/** Returns the index of the server's path in its URL. The address may also contain `/api/` (https://api/api). */
 const apiIn = (url) => url.split("?")[0].lastIndexOf("/api/");
 
-/** The server's address, if this module was loaded from it. That of a bundle says nothing about the server. */
+/** Returns the server's address if this module was loaded from it. A bundle's address does not identify the server. */
 function ownServer() {
   try {
     return /^(https?:(?!.*\/node_modules\/)[^?#]+)\/pollcast\.js(?:[?#]|$)/.exec(import.meta.url)?.[1];
   } catch {
-    return undefined; // Bundlers warn of import.meta in scripts that are no modules, but not inside of `try`.
+    return undefined; // Bundlers warn about import.meta in scripts that are not modules, except inside `try`.
   }
 }
 
-/** Waits, but not longer than until the browser is online again. */
+/** Waits for `ms`, or until the browser is online again. */
 function sleep(ms, signal) {
   return new Promise((resolve, reject) => {
     const done = () => {
@@ -776,21 +799,21 @@ function sleep(ms, signal) {
       if (signal.aborted) reject(signal.reason);
       else resolve();
     };
-    const timer = setTimeout(done, Math.min(ms, LONGEST_PAUSE));
+    const timer = setTimeout(done, Math.min(ms, MAX_PAUSE));
     signal.addEventListener("abort", done);
     globalThis.addEventListener?.("online", done);
     if (signal.aborted) done();
   });
 }
 
-/** 128 random bits. crypto.randomUUID is for secure pages only, and some pages have no crypto at all. */
+/** Returns 128 random bits. crypto.randomUUID needs a secure page, and some pages have no crypto at all. */
 function newKey() {
   const bytes = new Uint8Array(16).map(() => Math.random() * 256);
   globalThis.crypto?.getRandomValues?.(bytes);
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** FNV-1a: tells accounts apart in storage, and tells nothing about the key. */
+/** FNV-1a hash. It distinguishes accounts in storage and does not reveal the key. */
 function digest(text) {
   const hash = [...text].reduce((hash, letter) => Math.imul(hash ^ letter.codePointAt(0), 16777619), 2166136261);
   return (hash >>> 0).toString(36);

@@ -1,9 +1,9 @@
-// One job on the stage: its state, its bar, its events, what it made, and its frames as they travel.
+// View of one job: state, progress bar, events, results and raw SSE frames.
 
 import { announce, asCurl, asJavaScript, clock, copy, make, range, spoken, webUrl } from "./dom.js";
 
 const FINAL = new Set(["Completed", "Error", "Canceled"]);
-const PRELOADED = 4; // results beyond which nothing is fetched before it is played
+const PRELOAD_LIMIT = 4; // number of results above which media are not preloaded
 
 export class Stage {
   #node;
@@ -22,7 +22,7 @@ export class Stage {
     return this.#view?.job.id;
   }
 
-  /** Show a job (as GET /api/jobs/{id} gives it) and watch it to its end. */
+  /** Shows a job, as returned by GET /api/jobs/{id}, and watches it to its end. */
   show(job, model) {
     this.close();
     const left = (this.#left = new AbortController());
@@ -56,14 +56,14 @@ export class Stage {
     button.disabled = true;
     try {
       await this.#pollcast.cancel(job);
-      announce("Asked to cancel.");
+      announce("Cancellation requested.");
     } catch (error) {
       if (error.code !== "conflict") this.#view?.fail(error.message);
       button.disabled = false;
     }
   }
 
-  /** The job's own stream, letter by letter, for as long as the frames are looked at. */
+  /** Shows the raw job stream while its frames are open. */
   async #frames(job, view) {
     view.reading?.abort();
     if (!view.raw.open) return;
@@ -80,7 +80,7 @@ export class Stage {
   }
 }
 
-/** What is seen of one job. */
+/** Elements of the view of one job. */
 class View {
   #events = make("ol", { class: "events" });
   #bar = make("progress", { max: 100, "aria-label": "Progress" });
@@ -91,11 +91,11 @@ class View {
   #result = make("div", { class: "result" });
   #text;
   #last;
-  #progress; // the last one told; none: the bar is an estimate
+  #progress; // last reported progress; without one the bar shows an estimate
   #eta;
   #timer;
-  #began; // by this machine's clock
-  #recorded; // by the server's
+  #began; // start, by the browser's clock
+  #recorded; // start, by the server's clock
   #model;
 
   constructor(job, model) {
@@ -181,7 +181,7 @@ class View {
     const progress = this.#progress;
     const [low, high] = this.#model?.typical_seconds ?? [30, 300];
     let left = `usually ${range(low, high)}`;
-    let share = 95 * (1 - Math.exp((-2 * elapsed) / high)); // an estimate never claims to be over
+    let share = 95 * (1 - Math.exp((-2 * elapsed) / high)); // an estimate stays below 100 %
     if (this.#eta) {
       const since = (Date.now() - this.#eta.at) / 1000;
       const [from, to] = [this.#eta.low, this.#eta.high].map((seconds) => Math.max(1, Math.round(seconds - since)));
@@ -209,13 +209,13 @@ class View {
       return;
     }
     const outputs = event.outputs.map((output, n) => shown(output, this.job, n));
-    // A text is in the event: there is no need to fetch it.
+    // The event contains the text, so nothing is fetched.
     if (event.text !== undefined) outputs.splice(0, outputs.length, make("p", { class: "text" }, event.text));
     this.#result.replaceChildren(...outputs);
   }
 }
 
-/** What was asked for, in a line or two. */
+/** Returns a short description of an order. */
 export function said(order) {
   const { prompt, chunks, clips, messages, items } = order ?? {};
   const first = prompt ?? chunks?.[0]?.prompt ?? clips?.[0]?.prompt ?? messages?.at(-1)?.content;
@@ -226,7 +226,7 @@ function shown(output, job, n) {
   const { role, type, unique_id: name, status, message } = output;
   const url = webUrl(output.url);
   if (status === "Error" || !url) {
-    const why = message ?? "There is no web address.";
+    const why = message ?? "The result has no URL.";
     return make("figure", {}, make("figcaption", {}, name ? `${name}: ${why}` : why));
   }
   const label = [name, `${spoken(role)}, ${type}`].filter(Boolean).join(": ");
@@ -235,7 +235,7 @@ function shown(output, job, n) {
 }
 
 function player({ role, thumbnail_url: thumbnail }, url, job, n) {
-  const played = { src: url, controls: true, preload: n < PRELOADED ? "metadata" : "none" };
+  const played = { src: url, controls: true, preload: n < PRELOAD_LIMIT ? "metadata" : "none" };
   if (role === "video") return make("video", { ...played, playsinline: true, poster: webUrl(thumbnail) });
   if (role === "audio") return make("audio", played);
   if (role === "page" || role === "text") return "";

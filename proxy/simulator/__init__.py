@@ -1,7 +1,7 @@
-"""The pretend world: the five providers' HTTP APIs on one loopback port, written from the providers' own pages.
+"""Simulator of the providers' HTTP APIs on one loopback port, written from the providers' documentation.
 
-Tests put it at the other end of a real socket and ask for faults; `serve --demo` runs against it.
-It imports nothing of the rest of this project, so that one misreading is not made twice.
+Tests call it over real sockets and inject faults. `serve --demo` uses it instead of the providers.
+It imports nothing else of this project, so that a misreading in an adapter is not repeated here.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from aiohttp import web
 
@@ -25,11 +25,12 @@ from .messages import Operation, Part, Received
 from .prompt_faults import PROMPT_FAULTS, UNDOCUMENTED, PromptFault
 from .provider import Provider
 from .replay import Replay
-from .state import DEFAULT_KEYS, Job, State
+from .state import Job, State
 
 __all__ = [
     "DEFAULT_KEYS",
     "PROMPT_FAULTS",
+    "PROVIDERS",
     "UNDOCUMENTED",
     "Fault",
     "Job",
@@ -41,12 +42,24 @@ __all__ = [
     "Simulator",
 ]
 
-LARGEST_BODY = 256 * 1024 * 1024
-GRACE = 0.1
+PROVIDERS: tuple[type[Provider], ...] = (Gaga, Gaia, AINow, GanAI, HeyGen)
+"""The registry. A new provider is a file with its class, and one entry here."""
+
+DEFAULT_KEYS: Mapping[str, str] = {kind.name: kind.key for kind in PROVIDERS}
+"""API key of each provider, by its name."""
+
+MAX_BODY_SIZE = 256 * 1024 * 1024
+"""Largest request body that is accepted, in bytes."""
+
+STOP_TIMEOUT = 0.1
+"""Seconds that open requests have to end when the simulator stops."""
 
 
 class Simulator:
-    """Five providers on one port; `gaga`, `gaia`, `ainow`, `ganai` and `heygen` hold each one's options."""
+    """All providers of the registry on one port.
+
+    Each provider is an attribute with its name, such as `simulator.gaga`, and holds its own options.
+    """
 
     def __init__(
         self,
@@ -59,55 +72,54 @@ class Simulator:
     ) -> None:
         self.state = State(seed=seed, speed=speed, now=now, sleep=sleep, keys={**DEFAULT_KEYS, **(keys or {})})
         self.files = Files(self.state)
-        self.gaga = Gaga(self.state, self.files)
-        self.gaia = Gaia(self.state, self.files)
-        self.ainow = AINow(self.state, self.files)
-        self.ganai = GanAI(self.state, self.files)
-        self.heygen = HeyGen(self.state, self.files)
+        self.providers = tuple(kind(self.state, self.files) for kind in PROVIDERS)
+        self._by_name = {provider.name: provider for provider in self.providers}
         self._runner: web.AppRunner | None = None
 
-    @property
-    def providers(self) -> tuple[Provider, ...]:
-        """The five."""
-        return (self.gaga, self.gaia, self.ainow, self.ganai, self.heygen)
+    def __getattr__(self, name: str) -> Any:
+        """Return the provider of that name."""
+        try:
+            return self.__dict__["_by_name"][name]
+        except KeyError:
+            raise AttributeError(name) from None
 
     @property
     def owners(self) -> tuple[Provider | Files, ...]:
-        """The five, and the media files."""
+        """The providers and the media server."""
         return (*self.providers, self.files)
 
     @property
     def operations(self) -> tuple[Operation, ...]:
-        """Every route, under the name that faults and counters use."""
+        """All routes, with the names that faults and counters use."""
         return tuple(operation for owner in self.owners for operation in owner.operations())
 
     @property
     def origin(self) -> str:
-        """Where it listens, such as `http://127.0.0.1:54321`; empty before the first start."""
+        """Address of the simulator, such as `http://127.0.0.1:54321`. Empty before the first start."""
         return self.state.origin
 
     @property
     def keys(self) -> dict[str, str]:
-        """The key that each provider accepts; may be changed at any time."""
+        """API key of each provider, by its name. Can be changed at any time."""
         return self.state.keys
 
     @property
     def calls(self) -> Counter[str]:
-        """How many requests each operation received, refused ones too."""
+        """Number of requests to each operation, including refused ones."""
         return self.state.calls
 
     @property
     def submits(self) -> Counter[str]:
-        """How many requests to each provider made something that costs money."""
+        """Number of paid requests to each provider."""
         return self.state.submits
 
     @property
     def requests(self) -> deque[Received]:
-        """The last thousand requests."""
+        """The most recent 1,000 requests."""
         return self.state.requests
 
     def jobs(self, provider: str | None = None) -> list[Job]:
-        """The jobs in the order they were made; of Gan.ai each item is one."""
+        """Return the jobs in order of creation. Each item of a Gan.ai order is a job."""
         return [job for job in self.state.jobs.values() if provider in {None, job.provider}]
 
     def fault(
@@ -122,18 +134,24 @@ class Simulator:
         retry_after: int = 1,
         size: int = 32 * 1024 * 1024,
     ) -> Fault:
-        """Ask for a fault: of an operation or a pattern of them, after so many requests, for so many, if they match."""
+        """Arm a fault for an operation, or for all operations that match a pattern such as `gaga.*`.
+
+        It skips the first `after` matching requests and hits the next `times` (None: all). `seconds`, `retry_after`
+        and `size` (bytes) are parameters of single kinds. Raises ValueError for an unknown operation or kind.
+        """
         fault = Fault(operation, Kind(kind), times, after, match, seconds, retry_after, size)
         return self.state.faults.arm(fault, (known.name for known in self.operations))
 
     def clear_faults(self) -> None:
-        """Forget every fault that was asked for."""
+        """Remove all armed faults."""
         self.state.faults.clear()
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
-        """Listen; gives the origin. After a stop it may start again, with all that it knew."""
+        """Listen, and return the origin. Can be called again after `stop`; jobs and files are kept."""
         self.state.stopping.clear()
-        self._runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=GRACE, handler_cancellation=True)
+        self._runner = web.AppRunner(
+            self._app(), access_log=None, shutdown_timeout=STOP_TIMEOUT, handler_cancellation=True
+        )
         await self._runner.setup()
         await web.TCPSite(self._runner, host, port).start()
         bound = self._runner.addresses[0][1]
@@ -141,7 +159,7 @@ class Simulator:
         return self.state.origin
 
     async def stop(self) -> None:
-        """Close every connection, answered or not."""
+        """Stop listening and close all connections, including those with unanswered requests."""
         self.state.stopping.set()
         runner, self._runner = self._runner, None
         if runner is not None:
@@ -157,9 +175,9 @@ class Simulator:
         await self.stop()
 
     def _app(self) -> web.Application:
-        app = web.Application(client_max_size=LARGEST_BODY)
+        app = web.Application(client_max_size=MAX_BODY_SIZE)
         for owner in self.owners:
-            gate = Dispatcher(self.state, owner)
+            dispatcher = Dispatcher(self.state, owner)
             for operation in owner.operations():
-                app.router.add_route(operation.method, operation.path, gate.served(operation))
+                app.router.add_route(operation.method, operation.path, dispatcher.handler(operation))
         return app

@@ -1,7 +1,7 @@
-"""AI-Now (`/api/ping`, `/api/generate`): one POST that answers by a stream of its progress. Written from its wiki page.
+"""AI-Now (`/api/ping`, `/api/generate`): one POST that streams its progress. Written from the wiki page.
 
 Doc: the frames, models, prices, styles, the error body and 401, 418, 500. Guess: the error frame inside a stream,
-and the status of a parameter error, which the page leaves out.
+and the status of a parameter error, which is not documented.
 """
 
 import json
@@ -64,7 +64,7 @@ class Order(Strict):
 
 @dataclass(slots=True, kw_only=True)
 class AINow(Provider):
-    """The pretend AI-Now. `tokens` is what the account has left."""
+    """Simulated AI-Now API. `tokens` is the remaining balance of the account."""
 
     seconds: dict[str, float] = field(default_factory=lambda: {"suno": 7, "luma": 9, "pika": 6, "run": 8})
     tokens: int = 1_000_000
@@ -74,6 +74,7 @@ class AINow(Provider):
     chance: Random = field(init=False)
 
     name: ClassVar[str] = "ainow"
+    key: ClassVar[str] = "sim-ainow"
     invalid_status: ClassVar[int] = 400
     messages: ClassVar[Mapping[int, str]] = {
         401: "Unauthorized: missing or invalid API key",
@@ -86,27 +87,27 @@ class AINow(Provider):
         self.chance = self.state.random(self.name)
 
     def operations(self) -> tuple[Operation, ...]:
-        """The routes of the page."""
+        """Return the routes of the wiki page."""
         return (
             Operation("ainow.ping", "GET", "/api/ping", self.ping),
             Operation("ainow.generate", "POST", "/api/generate", self.generate, Role.STREAM),
         )
 
     def error(self, status: int, message: str = "") -> web.Response:
-        """Doc: the error body."""
+        """Return an error. Doc: its body."""
         return web.json_response({"status": "Error", "message": self.message(status, message)}, status=status)
 
     def no_credit(self) -> web.Response:
-        """Doc: 418."""
+        """Return the error for missing tokens. Doc: status 418."""
         return self.error(418)
 
     async def ping(self, _received: Received) -> Answer:
-        """Doc: `pong`."""
+        """Return `pong`, as documented."""
         return web.Response(text="pong")
 
     async def generate(self, received: Received) -> Answer:
-        """Take the tokens and stream the progress."""
-        order = self.parsed(Order, received.body)
+        """Charge the tokens and stream the progress."""
+        order = self.parse(Order, received.body)
         if order.style is not None and order.style not in STYLES.get(order.model, frozenset()):
             raise self.refuse(self.invalid_status, f"Invalid style for {order.model}: {order.style}")
         if self.tokens < PRICES[order.model]:
@@ -151,5 +152,5 @@ class AINow(Provider):
 
 
 def slug(prompt: str) -> str:
-    """A file name made of the prompt's words, as in the page's examples."""
+    """Return a file name built from the prompt's words, as in the documented examples."""
     return "_".join(re.findall(r"[a-z0-9]+", prompt.lower())[:4]) or "result"

@@ -1,6 +1,6 @@
-"""How an answer goes over the wire, whole or broken: one function per fault, and the table that names them.
+"""Delivery of answers: one function per fault that changes the transfer of a response, and a table of them.
 
-`gate` decides which; nothing here knows a provider.
+`dispatch` selects the fault. This module is independent of the providers.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -15,22 +15,26 @@ from .messages import Answer, File, Frames
 from .prompt_faults import UNDOCUMENTED
 from .state import State
 
-FRAMES_BEFORE_A_BREAK = 2
+FRAMES_BEFORE_CUT = 2
+"""Number of frames that are sent before a stream is cut."""
+
 STATUS_FIELDS = frozenset({"status", "gen_status"})
+"""Fields whose value `unknown status` replaces."""
+
 PAGE = "<!DOCTYPE html><html><head><title>{title}</title></head><body><h1>{title}</h1><hr>nginx</body></html>"
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A request that waits for its answer."""
+    """A request, the provider's answer to it, and the fault that applies."""
 
     request: web.Request
     answer: Answer
     state: State
     fault: Fault | None = None
 
-    def whole(self) -> tuple[int, CIMultiDict[str], bytes]:
-        """The plain answer as status, headers and body."""
+    def parts(self) -> tuple[int, CIMultiDict[str], bytes]:
+        """Return the intact answer as status, headers and body."""
         if isinstance(self.answer, File):
             return 200, CIMultiDict({"Content-Type": self.answer.content_type}), self.answer.path.read_bytes()
         if isinstance(self.answer, Frames):
@@ -41,21 +45,21 @@ class Exchange:
         return self.answer.status, headers, bytes(body) if isinstance(body, bytes | bytearray) else b""
 
     async def open(self, length: int | None = None) -> web.StreamResponse:
-        """Send the headers; without a length the body is chunked."""
-        status, headers, _ = self.whole()
+        """Send the headers. Without a length the body is chunked."""
+        status, headers, _ = self.parts()
         response = web.StreamResponse(status=status, headers=headers)
         response.content_length = length
         await response.prepare(self.request)
         return response
 
     def hang_up(self) -> web.StreamResponse:
-        """Close the connection: what is said so far is all that will be said."""
+        """Close the connection. The client receives the bytes that were already written."""
         if self.request.transport is not None:
             self.request.transport.close()
         return web.Response()
 
     def abort(self) -> web.StreamResponse:
-        """Tear the connection down."""
+        """Reset the connection."""
         if self.request.transport is not None:
             self.request.transport.abort()
         return web.Response()
@@ -66,14 +70,14 @@ Change = Callable[[bytes], bytes]
 
 
 def page(status: int, title: str) -> web.Response:
-    """An HTML page where JSON was expected, as proxies in front of an API send it."""
+    """Return an HTML page, as proxies in front of an API send it instead of JSON."""
     return web.Response(status=status, text=PAGE.format(title=title), content_type="text/html")
 
 
 async def deliver(exchange: Exchange) -> web.StreamResponse:
-    """Answer, in the way that the fault asks for."""
+    """Send the answer, with the exchange's fault if it has one."""
     kind = exchange.fault.kind if exchange.fault else None
-    delivery = BROKEN.get(kind, normally) if kind else normally
+    delivery = BROKEN.get(kind, send) if kind else send
     try:
         return await delivery(exchange)
     finally:
@@ -81,8 +85,8 @@ async def deliver(exchange: Exchange) -> web.StreamResponse:
             await exchange.answer.pieces.aclose()
 
 
-async def normally(exchange: Exchange) -> web.StreamResponse:
-    """Answer as it should be."""
+async def send(exchange: Exchange) -> web.StreamResponse:
+    """Send the intact answer."""
     answer = exchange.answer
     if isinstance(answer, File):
         return web.FileResponse(answer.path, headers={"Content-Type": answer.content_type})
@@ -92,43 +96,43 @@ async def normally(exchange: Exchange) -> web.StreamResponse:
 
 
 async def drop(exchange: Exchange) -> web.StreamResponse:
-    """Close without a word, after the request was obeyed."""
+    """Close the connection without a response, after the request was processed."""
     return exchange.hang_up()
 
 
 async def timeout(exchange: Exchange) -> web.StreamResponse:
-    """Never answer, after the request was obeyed."""
+    """Never respond, after the request was processed."""
     await exchange.state.stopping.wait()
     return exchange.hang_up()
 
 
 async def cut(exchange: Exchange) -> web.StreamResponse:
-    """Send a half of the body, or some frames and half of the next, and hang up."""
+    """Send half of the body, or some frames and half of the next, then close the connection."""
     response = await _half(exchange)
     exchange.hang_up()
     return response
 
 
 async def stall(exchange: Exchange) -> web.StreamResponse:
-    """Send a half and then nothing more, with the connection open."""
+    """Send the same half as `cut`, then nothing, and keep the connection open."""
     response = await _half(exchange)
     await exchange.state.stopping.wait()
     exchange.hang_up()
     return response
 
 
-async def unfinished(exchange: Exchange) -> web.StreamResponse:
-    """End a stream cleanly before its last frame."""
+async def omit_last_frame(exchange: Exchange) -> web.StreamResponse:
+    """End a stream cleanly before its final frame."""
     if not isinstance(exchange.answer, Frames):
-        return await normally(exchange)
-    return await _stream(exchange, _first(exchange.answer.pieces, FRAMES_BEFORE_A_BREAK))
+        return await send(exchange)
+    return await _stream(exchange, _first(exchange.answer.pieces, FRAMES_BEFORE_CUT))
 
 
 async def drip(exchange: Exchange) -> web.StreamResponse:
     """Send one byte at a time."""
     if isinstance(exchange.answer, Frames):
         return await _stream(exchange, _single_bytes(exchange.answer.pieces))
-    _, _, body = exchange.whole()
+    _, _, body = exchange.parts()
     response = await exchange.open(len(body))
     for at in range(len(body)):
         await response.write(body[at : at + 1])
@@ -136,7 +140,7 @@ async def drip(exchange: Exchange) -> web.StreamResponse:
 
 
 async def huge(exchange: Exchange) -> web.StreamResponse:
-    """Send a body, or a frame, of many megabytes."""
+    """Send a body or a frame of the fault's size, by default 32 MiB."""
     response = await exchange.open()
     size = exchange.fault.size if exchange.fault else 0
     await response.write(b'data: {"padding": "' if isinstance(exchange.answer, Frames) else b'{"padding": "')
@@ -146,20 +150,20 @@ async def huge(exchange: Exchange) -> web.StreamResponse:
     return response
 
 
-def changed(change: Change) -> Delivery:
-    """Answer with every body, or every frame's data, changed."""
+def change_body(change: Change) -> Delivery:
+    """Return a delivery that applies `change` to the body, or to the data of every frame."""
 
     async def delivery(exchange: Exchange) -> web.StreamResponse:
         if isinstance(exchange.answer, Frames):
             return await _stream(exchange, _changed_frames(exchange.answer.pieces, change))
-        status, headers, body = exchange.whole()
+        status, headers, body = exchange.parts()
         return web.Response(status=status, headers=headers, body=change(body))
 
     return delivery
 
 
-def changed_json(change: Callable[[object], object]) -> Delivery:
-    """Answer with the parsed JSON changed; what is no JSON stays as it is."""
+def change_json(change: Callable[[object], object]) -> Delivery:
+    """Return a delivery that applies `change` to the parsed JSON. Other content is not changed."""
 
     def change_bytes(body: bytes) -> bytes:
         try:
@@ -167,11 +171,11 @@ def changed_json(change: Callable[[object], object]) -> Delivery:
         except orjson.JSONDecodeError:
             return body
 
-    return changed(change_bytes)
+    return change_body(change_bytes)
 
 
 def wrong_types(value: object) -> object:
-    """The same document, with every value of another type."""
+    """Return the document with every value replaced by one of another type."""
     match value:
         case dict():
             return {key: wrong_types(inner) for key, inner in value.items()}
@@ -186,7 +190,7 @@ def wrong_types(value: object) -> object:
 
 
 def unknown_status(value: object) -> object:
-    """The same document, with every status word one that nobody knows."""
+    """Return the document with every status replaced by an undocumented one."""
     if isinstance(value, list):
         return [unknown_status(inner) for inner in value]
     if not isinstance(value, dict):
@@ -202,15 +206,15 @@ BROKEN: Mapping[Kind, Delivery] = {
     Kind.TIMEOUT: timeout,
     Kind.CUT: cut,
     Kind.STALL: stall,
-    Kind.UNFINISHED: unfinished,
+    Kind.UNFINISHED: omit_last_frame,
     Kind.DRIP: drip,
     Kind.HUGE: huge,
-    Kind.MALFORMED: changed(lambda body: body[: len(body) // 2]),
-    Kind.EMPTY: changed(lambda _: b""),
-    Kind.WRONG_TYPES: changed_json(wrong_types),
-    Kind.UNKNOWN_STATUS: changed_json(unknown_status),
+    Kind.MALFORMED: change_body(lambda body: body[: len(body) // 2]),
+    Kind.EMPTY: change_body(lambda _: b""),
+    Kind.WRONG_TYPES: change_json(wrong_types),
+    Kind.UNKNOWN_STATUS: change_json(unknown_status),
 }
-"""How each fault looks on the wire; a kind that is not here is answered normally, by something else."""
+"""Delivery of each kind of fault. Other kinds are sent intact, because `dispatch` has replaced the answer."""
 
 
 async def _stream(exchange: Exchange, pieces: AsyncIterator[bytes]) -> web.StreamResponse:
@@ -223,7 +227,7 @@ async def _stream(exchange: Exchange, pieces: AsyncIterator[bytes]) -> web.Strea
 async def _half(exchange: Exchange) -> web.StreamResponse:
     if isinstance(exchange.answer, Frames):
         return await _stream(exchange, _broken_in_a_frame(exchange.answer.pieces))
-    _, _, body = exchange.whole()
+    _, _, body = exchange.parts()
     response = await exchange.open(len(body))
     await response.write(body[: len(body) // 2])
     return response
@@ -241,7 +245,7 @@ async def _first(pieces: AsyncIterator[bytes], number: int) -> AsyncIterator[byt
 async def _broken_in_a_frame(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     seen = 0
     async for piece in pieces:
-        if seen == FRAMES_BEFORE_A_BREAK:
+        if seen == FRAMES_BEFORE_CUT:
             yield piece[: len(piece) // 2]
             return
         seen += 1

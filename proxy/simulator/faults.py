@@ -1,6 +1,7 @@
-"""The faults that can be asked for, by a test in a call or by a prompt in a word, and which request each one hits.
+"""Faults of the simulator, and the rules by which a fault hits a request.
 
-`Kind` is the closed set of what can go wrong on the wire; `delivery` knows how each looks there.
+Tests arm faults with `Simulator.fault`, and words in a prompt cause them. `Kind` is the closed set of faults, and
+`delivery` implements those that change the transfer of a response.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +15,7 @@ Match = str | Callable[[Received], bool]
 
 
 class Kind(StrEnum):
-    """What goes wrong. The statuses, `reject`, `credits`, `html` and `redirect` make no job; the others do."""
+    """Kind of fault. Statuses, `reject`, `credits`, `html` and `redirect` create no job, nor does `reset`."""
 
     BAD_REQUEST = "400"
     UNAUTHORIZED = "401"
@@ -52,12 +53,12 @@ class Kind(StrEnum):
 
 
 STATUSES: Mapping[Kind, int] = {kind: int(kind) for kind in Kind if kind.isdigit()}
-"""The kinds that are an HTTP status with the provider's own error body."""
+"""Kinds that are an HTTP status with the provider's error body."""
 
 
 @dataclass(slots=True)
 class Fault:
-    """A fault that is armed: for which operations, how often, and for which requests."""
+    """An armed fault: its operations, the requests that it matches, and how often it hits."""
 
     operation: str
     kind: Kind
@@ -67,26 +68,26 @@ class Fault:
     seconds: float = 5.0
     retry_after: int = 1
     size: int = 32 * 1024 * 1024
-    met: int = field(default=0, init=False)
+    matched: int = field(default=0, init=False)
 
     @property
     def used(self) -> int:
-        """How many requests it has hit."""
-        return max(0, self.met - self.after)
+        """Number of requests that it has hit."""
+        return max(0, self.matched - self.after)
 
     @property
-    def blind(self) -> bool:
-        """Whether it strikes without a look at the request: a reset, unless it is only for some."""
+    def is_unread(self) -> bool:
+        """True if it hits before the request is read: a reset without `match`."""
         return self.kind is Kind.RESET and self.match is None
 
     def hits(self, received: Received, prompt: str) -> bool:
-        """Whether it concerns this request; counts those it concerns."""
+        """Return True if the fault hits this request, and count matching requests."""
         if not (fnmatchcase(received.operation, self.operation) and self._matches(received, prompt)):
             return False
         if self.times is not None and self.used >= self.times:
             return False
-        self.met += 1
-        return self.met > self.after
+        self.matched += 1
+        return self.matched > self.after
 
     def _matches(self, received: Received, prompt: str) -> bool:
         if self.match is None:
@@ -97,13 +98,13 @@ class Fault:
 
 
 class Faults:
-    """The armed faults, first come first served."""
+    """Armed faults, in the order in which they were armed."""
 
     def __init__(self) -> None:
         self._armed: list[Fault] = []
 
     def arm(self, fault: Fault, operations: Iterable[str]) -> Fault:
-        """Add a fault, provided that some operation can meet it."""
+        """Add a fault. Raises ValueError if its pattern matches no operation."""
         known = sorted(operations)
         if not any(fnmatchcase(name, fault.operation) for name in known):
             raise ValueError(f"no operation is called {fault.operation!r}; there are {', '.join(known)}")
@@ -111,13 +112,13 @@ class Faults:
         return fault
 
     def clear(self) -> None:
-        """Forget them all."""
+        """Remove all faults."""
         self._armed.clear()
 
     def take_unread(self, received: Received) -> Fault | None:
-        """The fault that hits before anything is read."""
-        return next((fault for fault in self._armed if fault.blind and fault.hits(received, "")), None)
+        """Return the fault that hits a request before it is read, or None."""
+        return next((fault for fault in self._armed if fault.is_unread and fault.hits(received, "")), None)
 
     def take(self, received: Received, prompt: str) -> Fault | None:
-        """The fault that hits a request that was read."""
-        return next((fault for fault in self._armed if not fault.blind and fault.hits(received, prompt)), None)
+        """Return the fault that hits a request after it was read, or None."""
+        return next((fault for fault in self._armed if not fault.is_unread and fault.hits(received, prompt)), None)

@@ -1,6 +1,6 @@
-"""The media files that results are, and the route that serves them: `/media/...` on the simulator's own origin.
+"""Media server of the simulator: serves the results of jobs under `/media/...`.
 
-A file may be published before it exists (Gan.ai's URLs) and may ask for a signature that expires (HeyGen's).
+A URL can be published before its file exists (Gan.ai), and can require a signature that expires (HeyGen).
 """
 
 import hashlib
@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parent / "media"
 
 
 class Sample(Enum):
-    """The real media files of this package, with their types."""
+    """Media files of this package, with their content types."""
 
     VIDEO = ("video.mp4", "video/mp4")
     AUDIO = ("audio.mp3", "audio/mpeg")
@@ -30,7 +30,7 @@ class Sample(Enum):
 
     @property
     def file(self) -> File:
-        """The sample as an answer."""
+        """The sample as a response."""
         name, content_type = self.value
         return File(FOLDER / name, content_type)
 
@@ -42,7 +42,7 @@ class Sample(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Inline:
-    """Bytes that are not a file of this package: an uploaded asset, a page."""
+    """Content that is not a file of this package, such as an uploaded asset."""
 
     body: bytes
     content_type: str
@@ -50,7 +50,7 @@ class Inline:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What is behind a URL."""
+    """Content of a published URL."""
 
     content: Sample | Inline
     ready: Callable[[], bool]
@@ -58,7 +58,7 @@ class Published:
 
 
 class Files:
-    """The published files; served without any key."""
+    """Serves the published files, without authentication."""
 
     name = "media"
 
@@ -68,15 +68,15 @@ class Files:
         self._links = count(1)
 
     def operations(self) -> tuple[Operation, ...]:
-        """The routes: the files, and the place where the fault `redirect` leads."""
+        """Return the routes: the files, and the target of the fault `redirect`."""
         return (
             Operation("media.get", "GET", "/media/{path:.+}", self.get),
             Operation("media.get", "HEAD", "/media/{path:.+}", self.get),
-            Operation("media.moved", "*", "/moved/{path:.*}", self.moved),
+            Operation("media.moved", "*", "/moved/{path:.*}", self.redirect_target),
         )
 
     def error(self, status: int, message: str = "") -> web.Response:
-        """An error as an object store shows it."""
+        """Return an error in the XML format of object stores."""
         code = {403: "AccessDenied", 404: "NoSuchKey"}.get(status, "InternalError")
         text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
         return web.Response(status=status, text=text, content_type="application/xml")
@@ -84,22 +84,22 @@ class Files:
     def publish(
         self, path: str, content: Sample | Inline, *, ready: Callable[[], bool] = lambda: True, signed: bool = False
     ) -> str:
-        """Put a file under `path`; gives its bare URL."""
+        """Publish content under `path` and return its URL without a signature."""
         self._published[path] = Published(content, ready, signed)
         return self.url(path)
 
     def url(self, path: str) -> str:
-        """The bare URL of a path."""
+        """Return the URL of a path, without a signature."""
         return f"{self.state.origin}/media/{quote(path)}"
 
     def link(self, path: str, lasts: float) -> str:
-        """A new signed URL that lasts for that many simulated seconds."""
+        """Return a new signed URL that expires after `lasts` simulated seconds."""
         expires, nonce = f"{self.state.wall() + lasts:.3f}", str(next(self._links))
         signature = self._signature(path, expires, nonce)
         return f"{self.url(path)}?Expires={expires}&Nonce={nonce}&Signature={signature}"
 
     async def get(self, received: Received) -> Answer:
-        """Serve a file that exists, to whoever has its URL."""
+        """Return a file. Answers 404 before it exists, and 403 for an invalid or expired signature."""
         path = received.params["path"]
         published = self._published.get(path)
         if published is None or not published.ready():
@@ -110,14 +110,14 @@ class Files:
             return published.content.file
         return web.Response(body=published.content.body, content_type=published.content.content_type)
 
-    async def moved(self, received: Received) -> Answer:
-        """Where redirects end; tests look at what was sent here."""
+    async def redirect_target(self, received: Received) -> Answer:
+        """Answer a redirected request. Tests inspect what was sent here."""
         return web.json_response({"moved": received.params["path"]})
 
     def _allows(self, path: str, received: Received) -> bool:
         expires, nonce = received.query.get("Expires", "0"), received.query.get("Nonce", "")
-        right = received.query.get("Signature") == self._signature(path, expires, nonce)
-        return right and self.state.wall() < float(expires)
+        is_signed = received.query.get("Signature") == self._signature(path, expires, nonce)
+        return is_signed and self.state.wall() < float(expires)
 
     def _signature(self, path: str, expires: str, nonce: str) -> str:
         return hashlib.sha256(f"{self.state.seed}/{path}/{expires}/{nonce}".encode()).hexdigest()[:32]

@@ -1,7 +1,7 @@
-"""Gaga (`/v1/assets`, `/v1/generations`): upload, submit, and one status call. Written from the provider's quick start.
+"""Gaga (`/v1/assets`, `/v1/generations`): upload, submit, and one status call. Written from the quick start.
 
-Doc: paths, fields, examples, state words, the sentences of the FAQ. Guess: every error's HTTP status and body but
-401 and 422, and where a failure's reason stands; the options hold the alternatives.
+Doc: paths, fields, examples, status words, the messages of the FAQ. Guess: the HTTP status and body of every error
+except 401 and 422, and the field with a failure's reason. Options select the alternatives.
 """
 
 from collections.abc import Mapping
@@ -24,31 +24,31 @@ STATES = Timeline(((0.12, "PreProcessing"), (0.3, "Pending"), (1.0, "Running")))
 ENDS = {Outcome.SUCCEEDED: "Success", Outcome.FAILED: "Fail", Outcome.CANCELED: "Canceled"}
 
 FIRST_ID = 747324435023237  # doc: the size of the ids in the example, above 2^31
-FIRST_WIDE_ID = 2**53 + 1  # an odd number up here is lost by anyone who reads JSON numbers as doubles
+FIRST_WIDE_ID = 2**53 + 1  # an odd number of this size is rounded by parsers that read JSON numbers as doubles
 
 
 class Camel(Strict):
-    """A schema whose names are spelled the provider's way."""
+    """Base class of schemas with the provider's spelling of field names."""
 
     model_config = ConfigDict(alias_generator=to_camel)
 
 
 class Source(Camel):
-    """The image of the actor. Doc: its id is a text in one example and a number in the other."""
+    """The image of the actor. Doc: its id is a string in one example and a number in the other."""
 
     type: Literal["image"]
     content: int | Annotated[str, Field(pattern=r"^\d+$")]
 
 
 class Condition(Camel):
-    """What is said, or heard. Doc: both are texts, the audio's id too."""
+    """Speech, as text or audio. Doc: both values are strings, also the id of the audio."""
 
     type: Literal["text", "audio"]
     content: Annotated[str, Field(min_length=1)]
 
 
 class Chunk(Camel):
-    """A stretch of the video."""
+    """A chunk of the video."""
 
     duration: Annotated[float, Field(gt=0)]
     conditions: Annotated[list[Condition], Field(min_length=1)]
@@ -56,7 +56,7 @@ class Chunk(Camel):
 
 
 class Generation(Camel):
-    """The submit. Doc: `enablePromptEnhancement` stands here in one example and in the chunk in the other."""
+    """Body of a submit. Doc: `enablePromptEnhancement` is here in one example and in the chunk in the other."""
 
     model: Literal["gaga-1", "avatar-h1", "avatar-h1-pro"]
     chunks: Annotated[list[Chunk], Field(min_length=1)]
@@ -68,7 +68,7 @@ class Generation(Camel):
 
     @property
     def prompt(self) -> str:
-        """Everything that is said."""
+        """All spoken text."""
         said = (each for chunk in self.chunks for each in chunk.conditions if each.type == "text")
         return "\n".join(each.content for each in said)
 
@@ -84,7 +84,7 @@ class Asset:
 
 @dataclass(slots=True, kw_only=True)
 class Gaga(Provider):
-    """The pretend Gaga."""
+    """Simulated Gaga API."""
 
     seconds: dict[str, float] = field(default_factory=lambda: {"gaga-1": 8, "avatar-h1": 7, "avatar-h1-pro": 10})
     wide_ids: bool = False
@@ -96,6 +96,7 @@ class Gaga(Provider):
     chance: Random = field(init=False)
 
     name: ClassVar[str] = "gaga"
+    key: ClassVar[str] = "sim-gaga"
     messages: ClassVar[Mapping[int, str]] = {
         401: "Invalid API Key",
         402: "Insufficient credits",
@@ -107,7 +108,7 @@ class Gaga(Provider):
         self.chance = self.state.random(self.name)
 
     def operations(self) -> tuple[Operation, ...]:
-        """The routes of the quick start."""
+        """Return the routes of the quick start."""
         return (
             Operation("gaga.upload", "POST", "/v1/assets", self.upload),
             Operation("gaga.asset", "GET", "/v1/assets/{asset}", self.asset),
@@ -116,23 +117,23 @@ class Gaga(Provider):
         )
 
     def error(self, status: int, message: str = "") -> web.Response:
-        """FastAPI's error (guess: from the 422 that the FAQ names)."""
+        """Return an error in FastAPI's format. Guess, because the FAQ mentions FastAPI's 422."""
         return web.json_response({"detail": self.message(status, message)}, status=status)
 
     def invalid(self, error: ValidationError) -> web.Response:
-        """FastAPI's 422."""
+        """Return FastAPI's 422."""
         return web.json_response({"detail": details(error)}, status=422)
 
-    def rejected(self) -> web.Response:
-        """FastAPI's 422 about the prompt."""
+    def reject(self) -> web.Response:
+        """Return FastAPI's 422 for the prompt."""
         return self._invalid("Invalid parameter", "chunks", 0, "conditions").response
 
     def no_credit(self) -> web.Response:
-        """Doc: the sentence; guess: the status."""
+        """Return the error for missing credit. Doc: the message; guess: the status."""
         return self.error(self.credits_status, "Insufficient credits")
 
     async def upload(self, received: Received) -> Answer:
-        """Take a file and give it an id."""
+        """Store an uploaded file and return its id."""
         part = received.part("file")
         if part is None or part.filename is None:
             missing = {"loc": ["body", "file"], "msg": "Field required", "type": "missing"}
@@ -147,15 +148,15 @@ class Gaga(Provider):
         return web.json_response({"id": number})
 
     async def asset(self, received: Received) -> Answer:
-        """Tell an asset's URL."""
+        """Return an asset's URL."""
         asset = self.assets.get(self._number(received.params["asset"], "asset_id"))
         if asset is None:
             raise self.refuse(404, "Asset not found")
         return web.json_response({"id": asset.id, "url": asset.url})
 
     async def submit(self, received: Received) -> Answer:
-        """Begin a generation."""
-        order = self.parsed(Generation, received.body)
+        """Start a generation."""
+        order = self.parse(Generation, received.body)
         self._check_assets(order)
         number = self._new_id()
         taken = self.state.take(self.seconds[order.model], order.prompt, self.chance)
@@ -172,7 +173,7 @@ class Gaga(Provider):
         return web.json_response({"id": number})
 
     async def check(self, received: Received) -> Answer:
-        """Tell how a generation stands."""
+        """Return the state of a generation."""
         number = self._number(received.params["job"], "generation_id")
         job = self.job_of(received)
         if job is None:
@@ -233,7 +234,7 @@ class Gaga(Provider):
 
 
 def format_of(part: Part) -> str | None:
-    """The type of a file by its first bytes, if it is one that the page names."""
+    """Return the content type of a file by its first bytes, or None for a type that is not documented."""
     begin, box = part.body[:4], part.body[4:12]
     known = {b"\x89PNG": "image/png", b"GIF8": "image/gif", b"OggS": "audio/ogg"}
     if begin in known:

@@ -29,7 +29,7 @@ ENDS = {Outcome.SUCCEEDED: "completed", Outcome.FAILED: "failed", Outcome.CANCEL
 ANSWER = (
     "You asked: {prompt} \N{EM DASH} so here is a short answer, word by word. A poll asks the same question again "
     "and again; a stream says it once, when it is true. 答案会一个字一个字地到来 \N{BLACK RIGHT-POINTING TRIANGLE} "
-    "and every piece is kept, so that whoever comes late reads it from the beginning."
+    "and every piece is kept, so that a late reader starts at the beginning."
 )
 
 Text = Annotated[str, Field(min_length=1)]
@@ -37,7 +37,7 @@ Size = Annotated[str, Field(pattern=r"^\d+x\d+$|^auto$")]
 
 
 class Video(Strict):
-    """The text parts of a video's form. Seen: `seconds` must be a text, which in a form it is."""
+    """Text parts of a video's form. Seen: `seconds` must be a string, as it always is in a form."""
 
     model: Literal["grok-imagine-video"]
     prompt: Text
@@ -67,13 +67,13 @@ class Message(Strict):
 
 
 class StreamOptions(Strict):
-    """OpenAI's options of a stream."""
+    """OpenAI's stream options."""
 
     include_usage: bool = False
 
 
 class Chat(Strict):
-    """A chat order, OpenAI's shape."""
+    """A chat order in OpenAI's format."""
 
     model: Literal["gpt-5.4-mini"]
     messages: Annotated[list[Message], Field(min_length=1)]
@@ -85,26 +85,26 @@ class Chat(Strict):
 
     @property
     def prompt(self) -> str:
-        """What the user said last."""
+        """The last message of the user."""
         content = next((each.content for each in reversed(self.messages) if each.role == "user"), "")
         return content if isinstance(content, str) else " ".join(str(piece.get("text", "")) for piece in content)
 
     @property
     def limit(self) -> int | None:
-        """How many words may be said: to the simulator a token is a word."""
+        """Maximum number of words. The simulator counts a word as a token."""
         return self.max_completion_tokens or self.max_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation(Job):
-    """A Gaia job and how many results it has."""
+    """A Gaia job and its number of results."""
 
     number: int = 1
 
 
 @dataclass(slots=True, kw_only=True)
 class Gaia(Provider):
-    """The pretend Gaia Video Factory."""
+    """Simulated Gaia Video Factory API."""
 
     seconds: dict[str, float] = field(
         default_factory=lambda: {VIDEO_MODEL: 9, "gpt-image-2": 6, "image2": 6, TEXT_MODEL: 6}
@@ -124,6 +124,7 @@ class Gaia(Provider):
     chance: Random = field(init=False)
 
     name: ClassVar[str] = "gaia"
+    key: ClassVar[str] = "sk-ga_sim"
     invalid_status: ClassVar[int] = 400
     messages: ClassVar[Mapping[int, str]] = {
         401: "Incorrect API key provided",
@@ -139,7 +140,7 @@ class Gaia(Provider):
         self.chance = self.state.random(self.name)
 
     def operations(self) -> tuple[Operation, ...]:
-        """The routes of the page; a video and an image are both a submit and a check."""
+        """Return the documented routes. Videos and images each have a submit and a check."""
         video, image = "/v1/videos", "/v1/images/generations"
         return (
             Operation("gaia.models", "GET", "/v1/models", self.models),
@@ -155,7 +156,7 @@ class Gaia(Provider):
         )
 
     def error(self, status: int, message: str = "") -> web.Response:
-        """OpenAI's error object (guess)."""
+        """Return OpenAI's error object (guess)."""
         kinds = {401: "authentication_error", 402: "insufficient_quota", 403: "insufficient_quota"}
         codes: Mapping[int, str] = {
             401: "invalid_api_key",
@@ -173,7 +174,7 @@ class Gaia(Provider):
         return web.json_response({"error": inner}, status=status)
 
     def invalid(self, error: ValidationError) -> web.Response:
-        """OpenAI's refusal: the first thing that is wrong, by its name."""
+        """Return OpenAI's validation error, which names the first invalid parameter."""
         first = error.errors(include_url=False, include_context=False)[0]
         param = ".".join(map(str, first["loc"]))
         inner = {
@@ -185,28 +186,28 @@ class Gaia(Provider):
         return web.json_response({"error": inner}, status=400)
 
     def no_credit(self) -> web.Response:
-        """An empty balance. Seen: 402 or 403."""
+        """Return the error for an empty balance. Seen: 402 or 403."""
         return self.error(self.credits_status, "Insufficient account balance")
 
     async def models(self, _received: Received) -> Answer:
-        """List the models, as OpenAI does."""
+        """List the models in OpenAI's format."""
         data = [
             {"id": name, "object": "model", "created": 1760000000, "owned_by": "gaia"} for name in self.models_listed
         ]
         return web.json_response({"object": "list", "data": data})
 
     async def submit_video_by_query(self, received: Received) -> Answer:
-        """Doc: the other spelling of a submit. The form that waits for the result is not on the page."""
+        """Submit with the other documented path. The variant that waits for the result is not documented."""
         self._need_async(received)
         return await self.submit_video(received)
 
     async def submit_image_by_query(self, received: Received) -> Answer:
-        """Doc: the other spelling of a submit. The form that waits for the result is not on the page."""
+        """Submit with the other documented path. The variant that waits for the result is not documented."""
         self._need_async(received)
         return await self.submit_image(received)
 
     async def submit_video(self, received: Received) -> Answer:
-        """Begin a video."""
+        """Start a video."""
         if not received.parts:
             raise self.refuse(400, "multipart/form-data is required")
         files = [part for part in received.parts if part.filename is not None]
@@ -215,44 +216,44 @@ class Gaia(Provider):
             raise self.refuse(400, f"Unexpected file: {strays[0]}")
         if any(not part.content_type.startswith("image/") or not part.body for part in files):
             raise self.refuse(400, "input_reference[] must be an image")
-        order = self.parsed(Video, received.form())
+        order = self.parse(Video, received.form())
         if self.needs_reference and not files:
             raise self.refuse(400, "At least one reference image is required")
-        return self._begun(self._add("vidjob", order.model, order.prompt))
+        return self._start_response(self._add("vidjob", order.model, order.prompt))
 
     async def submit_image(self, received: Received) -> Answer:
-        """Begin an image."""
-        order = self.parsed(Image, received.body)
-        return self._begun(self._add("imgjob", order.model, order.prompt, order.n))
+        """Start an image."""
+        order = self.parse(Image, received.body)
+        return self._start_response(self._add("imgjob", order.model, order.prompt, order.n))
 
     async def check(self, received: Received) -> Answer:
-        """Tell how a video or an image stands."""
-        return web.json_response(self._wrapped(self._document(self._job(received))))
+        """Return the state of a video or an image."""
+        return web.json_response(self._wrap(self._document(self._job(received))))
 
     async def content(self, received: Received) -> Answer:
-        """Give a finished video's bytes. Doc: with the key; `-L` in the page's curl lets it redirect."""
-        job = self._finished(received)
+        """Return the bytes of a finished video. Doc: it needs the key, and may redirect (`curl -L` in the example)."""
+        job = self._require_finished(received)
         if not self.content_redirects:
             return Sample.VIDEO.file
         self.files.publish(f"gaia/{job.id}/result.mp4", Sample.VIDEO, signed=True)
         return web.Response(status=302, headers={"Location": self.files.link(f"gaia/{job.id}/result.mp4", 600)})
 
     async def result(self, received: Received) -> Answer:
-        """Give a finished image: OpenAI's shape, inline or by URL (guess)."""
-        job = self._finished(received)
+        """Return a finished image in OpenAI's format, inline or as a URL (guess)."""
+        job = self._require_finished(received)
         form = self.image_form
         if job.words & {PromptFault.URL, PromptFault.BASE64}:
             form = "url" if PromptFault.URL in job.words else "b64_json"
         data = [{form: self._image(job, at, form)} for at in range(job.number)]
-        return web.json_response({"created": self._created(job), "data": data})
+        return web.json_response({"created": self._created_at(job), "data": data})
 
     async def chat(self, received: Received) -> Answer:
-        """Say a text, as a stream of chunks or at once when it is over."""
-        order = self.parsed(Chat, received.body)
+        """Return a text, as a stream of chunks or as one response at the end."""
+        order = self.parse(Chat, received.body)
         job = self._add("chatcmpl", order.model, order.prompt)
         if order.stream:
             return Frames(self._chunks(job, order))
-        words, finish = self._said(job, order)
+        words, finish = self._answer(job, order)
         await self.state.pause(job.seconds)
         if job.outcome is not Outcome.SUCCEEDED:
             return self.error(500, "The model failed to answer")
@@ -278,8 +279,8 @@ class Gaia(Provider):
         self.state.add(job)
         return job
 
-    def _begun(self, job: Generation) -> web.Response:
-        return web.json_response(self._wrapped(self._document(job)))
+    def _start_response(self, job: Generation) -> web.Response:
+        return web.json_response(self._wrap(self._document(job)))
 
     def _document(self, job: Generation) -> dict[str, object]:
         share = self.state.share(job)
@@ -291,8 +292,8 @@ class Gaia(Provider):
             "model": job.model,
             "status": self.spelling.get(status, status),
             **self._progress(share),
-            "created_at": self._created(job),
-            "completed_at": self._created(job) + int(job.seconds) if over else None,
+            "created_at": self._created_at(job),
+            "completed_at": self._created_at(job) + int(job.seconds) if over else None,
             "error": None,
         }
         if over and job.outcome is Outcome.FAILED:
@@ -315,7 +316,7 @@ class Gaia(Provider):
             return f"/v1/videos/async/{job.id}/content"
         return f"/v1/images/generations/async/{job.id}/result"
 
-    def _wrapped(self, document: dict[str, object]) -> dict[str, object]:
+    def _wrap(self, document: dict[str, object]) -> dict[str, object]:
         return {"code": "success", "message": "", "data": document} if self.wrapped else document
 
     def _job(self, received: Received) -> Generation:
@@ -327,7 +328,7 @@ class Gaia(Provider):
             raise self.refuse(self.gone_status, "Job expired")
         return job
 
-    def _finished(self, received: Received) -> Generation:
+    def _require_finished(self, received: Received) -> Generation:
         job = self._job(received)
         if not self.state.done(job):
             raise self.refuse(409, f"Job is not completed: {job.id}")
@@ -338,13 +339,13 @@ class Gaia(Provider):
             return self.files.publish(f"gaia/{job.id}/{at}.png", Sample.IMAGE)
         return base64.b64encode(Sample.IMAGE.bytes).decode()
 
-    def _created(self, job: Job) -> int:
+    def _created_at(self, job: Job) -> int:
         return int(self.state.wall() - self.state.time() + job.made_at)
 
     def _head(self, job: Job, kind: str) -> dict[str, object]:
-        return {"id": job.id, "object": kind, "created": self._created(job), "model": job.model}
+        return {"id": job.id, "object": kind, "created": self._created_at(job), "model": job.model}
 
-    def _said(self, job: Job, order: Chat) -> tuple[list[str], str]:
+    def _answer(self, job: Job, order: Chat) -> tuple[list[str], str]:
         words = [f"{word} " for word in ANSWER.format(prompt=job.prompt).split()]
         limit = order.limit or len(words)
         return words[:limit], "length" if limit < len(words) else "stop"
@@ -353,7 +354,7 @@ class Gaia(Provider):
         return {"prompt_tokens": 8, "completion_tokens": len(words), "total_tokens": 8 + len(words)}
 
     async def _chunks(self, job: Job, order: Chat) -> AsyncGenerator[bytes]:
-        words, finish = self._said(job, order)
+        words, finish = self._answer(job, order)
         yield self._chunk(job, {"role": "assistant", "content": ""})
         for at, word in enumerate(words):
             await self.state.pause(job.seconds / len(words))
@@ -369,7 +370,7 @@ class Gaia(Provider):
         yield b"data: [DONE]\n\n"
 
     async def _trouble(self, job: Job) -> AsyncGenerator[bytes]:
-        """What a prompt's word makes of the middle of an answer."""
+        """Return the frames that a word in the prompt inserts in the middle of an answer."""
         if PromptFault.UNKNOWN in job.words:
             yield event({**self._head(job, "chat.completion.reticulating"), "choices": []})
         while PromptFault.STUCK in job.words:
@@ -384,5 +385,5 @@ class Gaia(Provider):
 
 
 def event(document: dict[str, object]) -> bytes:
-    """A server-sent event, written as OpenAI writes it."""
+    """Return a server-sent event in OpenAI's format."""
     return b"data: " + orjson.dumps(document) + b"\n\n"

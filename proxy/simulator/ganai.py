@@ -1,4 +1,4 @@
-"""Gan.ai Studio (`/create_video/bulk`, `.../video_status`): a list in, a list of URLs out that lead nowhere yet.
+"""Gan.ai Studio (`/create_video/bulk`, `.../video_status`): a list of orders in, a list of future URLs out.
 
 Doc: both paths, the reply's fields, the status words, the text "None" for no error. Guess: every HTTP error's body
 (FastAPI's), the order in which the words pass, what a project demands of its tags.
@@ -34,7 +34,7 @@ PAGE = "<!DOCTYPE html><html><body><video controls src='{url}'></video></body></
 
 
 class Item(Strict):
-    """One video: its own `unique_id` and the project's tags, whatever they are called."""
+    """One video: its `unique_id`, and the tags of the project, whose names are free."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, str | int | float | bool]
@@ -43,12 +43,12 @@ class Item(Strict):
 
 
 class Items(RootModel[Annotated[list[Item], Field(min_length=1)]]):
-    """The body: a list, even for one."""
+    """Body of an order: a list, even for a single video."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inference(Job):
-    """One item of a list, with a clock of its own."""
+    """One item of an order, with its own duration."""
 
     project: str
     unique_id: str
@@ -57,7 +57,7 @@ class Inference(Job):
 
 @dataclass(slots=True, kw_only=True)
 class GanAI(Provider):
-    """The pretend Gan.ai. The sets and `ends` name items by their unique_id."""
+    """Simulated Gan.ai API. The sets and `ends` refer to items by their unique_id."""
 
     seconds: tuple[float, float] = (5.0, 10.0)
     projects: set[str] = field(default_factory=set)
@@ -73,6 +73,7 @@ class GanAI(Provider):
     chance: Random = field(init=False)
 
     name: ClassVar[str] = "ganai"
+    key: ClassVar[str] = "sim-ganai"
     messages: ClassVar[Mapping[int, str]] = {
         401: "Could not validate credentials",
         402: "Insufficient credits",
@@ -84,7 +85,7 @@ class GanAI(Provider):
         self.chance = self.state.random(self.name)
 
     def operations(self) -> tuple[Operation, ...]:
-        """The routes of the pages."""
+        """Return the documented routes."""
         status = "/projects/{project}/inference/{job}/video_status"
         return (
             Operation("ganai.submit", "POST", "/create_video/bulk", self.submit, Role.SUBMIT),
@@ -92,31 +93,31 @@ class GanAI(Provider):
         )
 
     def error(self, status: int, message: str = "") -> web.Response:
-        """FastAPI's error (guess)."""
+        """Return an error in FastAPI's format (guess)."""
         return web.json_response({"detail": self.message(status, message)}, status=status)
 
     def invalid(self, error: ValidationError) -> web.Response:
-        """FastAPI's 422 (guess)."""
+        """Return FastAPI's 422 (guess)."""
         return web.json_response({"detail": details(error)}, status=422)
 
-    def rejected(self) -> web.Response:
-        """FastAPI's 422 about the first item."""
+    def reject(self) -> web.Response:
+        """Return FastAPI's 422 for the first item."""
         return self._invalid("Value error, tag is not valid", "value_error", "body", 0).response
 
     async def submit(self, received: Received) -> Answer:
-        """Begin a video for every item; the reply has all URLs, and none of them works yet."""
+        """Start a video for every item, and return all URLs. No URL works before its video is finished."""
         project = received.query.get("project_id")
         if not project:
             raise self._invalid("Field required", "missing", "query", "project_id")
         if self.projects and project not in self.projects:
             raise self.refuse(404, "Project not found")
-        items = self.parsed(Items, received.body).root
+        items = self.parse(Items, received.body).root
         self._check_tags(items)
         replies = [self._reply(self._add(project, item)) for item in items if item.unique_id not in self.omitted]
         return web.json_response(replies[::-1] if self.reply_reversed else replies)
 
     async def check(self, received: Received) -> Answer:
-        """Tell how one item stands. Doc: `error` is the text "None" while there is none."""
+        """Return the state of one item. Doc: `error` is the string "None" if there is no error."""
         job = self.job_of(received)
         if not isinstance(job, Inference) or job.project != received.params["project"]:
             raise self.refuse(404, "Inference not found")

@@ -1,4 +1,4 @@
-"""HeyGen v1 (`/v1/video.generate`, `/v1/video_status.get`): clips in, a video out. Written from its v1 reference.
+"""HeyGen v1 (`/v1/video.generate`, `/v1/video_status.get`): clips in, a video out. Written from the v1 reference.
 
 Doc: the request's table, the status object, the codes, `X-Api-Key`. Seen: `voice_id`, and the envelope
 `{code, message, data}` where 100 is success. Guess: which HTTP status goes with which code.
@@ -26,27 +26,27 @@ LONGEST_TEXT = 5000
 
 
 def public_url(value: str) -> str:
-    """Doc: a public HTTP link."""
+    """Check that a URL is a public HTTP URL, as documented."""
     parts = urlsplit(value)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("must be an http or https URL")
     return value
 
 
-def colour_or_url(value: str) -> str:
-    """Doc: `#FAFAFA`, or a link to an image or a video."""
+def color_or_url(value: str) -> str:
+    """Check a color such as `#FAFAFA`, or the URL of an image or a video, as documented."""
     return value if re.fullmatch(r"#[0-9a-fA-F]{6}", value) else public_url(value)
 
 
 class Offset(Strict):
-    """Where the avatar stands; 0 is the centre."""
+    """Position of the avatar. 0 is the center."""
 
     x: float = 0
     y: float = 0
 
 
 class Clip(Strict):
-    """A stretch of the video: one of two figures says or mimes one of two things."""
+    """A clip of the video: an avatar or a talking photo, with text or audio."""
 
     avatar_id: Annotated[str, Field(min_length=1)] | None = None
     avatar_style: Literal["normal", "circle"] | None = None
@@ -72,7 +72,7 @@ class Video(Strict):
 
     version: Literal["v1alpha"]
     clips: Annotated[list[Clip], Field(min_length=1)]
-    background: Annotated[str, AfterValidator(colour_or_url)] | None = None
+    background: Annotated[str, AfterValidator(color_or_url)] | None = None
     ratio: Literal["16:9", "9:16"] = "16:9"
     test: bool = False
     caption_open: bool = False
@@ -85,20 +85,20 @@ class Video(Strict):
 
     @property
     def prompt(self) -> str:
-        """Everything that is said."""
+        """All spoken text."""
         return "\n".join(clip.input_text for clip in self.clips if clip.input_text is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendering(Job):
-    """A video, and whether it has captions."""
+    """A video, with a flag for captions."""
 
     captions: bool
 
 
 @dataclass(slots=True, kw_only=True)
 class HeyGen(Provider):
-    """The pretend HeyGen."""
+    """Simulated HeyGen API."""
 
     seconds: float = 9
     spelling: dict[str, str] = field(default_factory=dict)
@@ -112,6 +112,7 @@ class HeyGen(Provider):
     chance: Random = field(init=False)
 
     name: ClassVar[str] = "heygen"
+    key: ClassVar[str] = "sim-heygen"
     invalid_status: ClassVar[int] = 400
     messages: ClassVar[Mapping[int, str]] = {
         400: "Invalid parameters",
@@ -126,39 +127,39 @@ class HeyGen(Provider):
         self.chance = self.state.random(self.name)
 
     def operations(self) -> tuple[Operation, ...]:
-        """The routes of the reference."""
+        """Return the routes of the reference."""
         return (
             Operation("heygen.submit", "POST", "/v1/video.generate", self.submit, Role.SUBMIT),
             Operation("heygen.check", "GET", "/v1/video_status.get", self.check, Role.CHECK),
         )
 
     def credential(self, received: Received) -> str | None:
-        """Doc: its own header."""
+        """Return the key of the `X-Api-Key` header, as documented."""
         return received.headers.get("X-Api-Key")
 
     def job_of(self, received: Received) -> Job | None:
-        """Doc: the id is in the query."""
+        """Return the job of a request. Doc: its id is in the query."""
         return self.state.jobs.get((self.name, received.query.get("video_id", "")))
 
     def error(self, status: int, message: str = "") -> web.Response:
-        """An error with the code that goes with a status."""
+        """Return an error with the code for a status."""
         codes = {400: 40001, 401: self.bad_key_code, 402: 40009, 404: 40040, 422: 400175, 429: 40029}
-        return self._coded(status, codes.get(status, status * 100), self.message(status, message))
+        return self._error_with_code(status, codes.get(status, status * 100), self.message(status, message))
 
     def invalid(self, error: ValidationError) -> web.Response:
-        """Doc: 40001 for a field's value, 400175 for fields that do not go together."""
+        """Return a validation error. Doc: 40001 for an invalid value, 400175 for fields that exclude each other."""
         first = error.errors(include_url=False, include_context=False)[0]
         code = 400175 if first["type"] == "value_error" else 40001
         where = ".".join(map(str, first["loc"]))
-        return self._coded(400, code, f"{where} is invalid: {first['msg']}" if where else first["msg"])
+        return self._error_with_code(400, code, f"{where} is invalid: {first['msg']}" if where else first["msg"])
 
     def no_credit(self) -> web.Response:
-        """Doc: 40009."""
-        return self._coded(self.credits_status, 40009, "Insufficient credit")
+        """Return the error for missing credit. Doc: code 40009."""
+        return self._error_with_code(self.credits_status, 40009, "Insufficient credit")
 
     async def submit(self, received: Received) -> Answer:
-        """Begin a video."""
-        order = self.parsed(Video, received.body)
+        """Start a video."""
+        order = self.parse(Video, received.body)
         self._check_texts(order)
         job = Rendering(
             provider=self.name,
@@ -178,7 +179,7 @@ class HeyGen(Provider):
         return web.json_response({"code": SUCCESS, "message": "Success", "data": {"video_id": job.id}})
 
     async def check(self, received: Received) -> Answer:
-        """Tell how a video stands. Doc: a failed one is still HTTP 200; links are signed anew by every call."""
+        """Return the state of a video. Doc: a failed video is also HTTP 200, and every call signs new URLs."""
         if not received.query.get("video_id"):
             raise self.refuse(400, "video_id is required")
         job = self.job_of(received)
@@ -191,7 +192,7 @@ class HeyGen(Provider):
 
     def _document(self, job: Rendering) -> dict[str, object]:
         share = self.state.share(job)
-        ends = "completed" if job.outcome is Outcome.SUCCEEDED else "failed"  # it has no word for canceled
+        ends = "completed" if job.outcome is Outcome.SUCCEEDED else "failed"  # HeyGen has no status for canceled videos
         status = STATES.word(job, share) or ends
         done = self.state.done(job)
         return {
@@ -217,9 +218,9 @@ class HeyGen(Provider):
     def _check_texts(self, order: Video) -> None:
         texts = [clip.input_text for clip in order.clips if clip.input_text is not None]
         if any(not text.strip() or len(text) > LONGEST_TEXT for text in texts):
-            raise Refused(self._coded(400, 40039, "input_text is empty or too long"))
+            raise Refused(self._error_with_code(400, 40039, "input_text is empty or too long"))
         if any(word in text.lower() for text in texts for word in self.blocked_words):
-            raise Refused(self._coded(400, 400105, "input_text contains blocked words"))
+            raise Refused(self._error_with_code(400, 400105, "input_text contains blocked words"))
 
-    def _coded(self, status: int, code: int, message: str) -> web.Response:
+    def _error_with_code(self, status: int, code: int, message: str) -> web.Response:
         return web.json_response({"code": code, "message": message}, status=status)

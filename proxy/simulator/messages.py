@@ -1,7 +1,7 @@
-"""What goes in and out of the pretend providers: a request as it was received, and the three forms an answer has.
+"""Messages of the simulated providers: a received request, and the three forms of an answer.
 
-`gate` makes a `Received` of every request and keeps it for tests; providers read it and give an `Answer`;
-`delivery` puts the answer on the wire, whole or broken.
+`dispatch` converts each request to a `Received` and records it for tests. A provider returns an `Answer`, and
+`delivery` sends it, intact or with a fault.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
@@ -27,13 +27,13 @@ class Part:
 
     @property
     def text(self) -> str:
-        """The part's bytes as text."""
+        """The part's bytes, decoded as UTF-8."""
         return self.body.decode(errors="replace")
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A request as it arrived; `body` is its parsed JSON, `parts` its multipart form."""
+    """A received request. `body` is its parsed JSON, `parts` its multipart form."""
 
     operation: str
     method: str
@@ -47,22 +47,22 @@ class Received:
 
     @property
     def text(self) -> str:
-        """Every string of the query and the body, a line each: where prompt words and matches are looked for."""
+        """All strings of the query and the body, one per line. Fault words and matches are searched here."""
         texts = [part.text for part in self.parts if part.filename is None]
         return "\n".join([*self.query.values(), *strings(self.body), *texts])
 
     def part(self, name: str) -> Part | None:
-        """The first part of that name."""
+        """Return the first part of that name, or None."""
         return next((part for part in self.parts if part.name == name), None)
 
     def form(self) -> dict[str, str]:
-        """The text parts by name; a file is not text, whatever its name."""
+        """Return the text parts by name, without files."""
         return {part.name: part.text for part in self.parts if part.filename is None}
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """An answer that is a file of this package."""
+    """Answer with a file of this package."""
 
     path: Path
     content_type: str
@@ -70,7 +70,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """An answer that is a stream of server-sent events, each piece one whole frame."""
+    """Answer with a stream of server-sent events. Each piece is a whole frame."""
 
     pieces: AsyncGenerator[bytes]
     content_type: str = "text/event-stream"
@@ -81,7 +81,7 @@ Handler = Callable[[Received], Awaitable[Answer]]
 
 
 class Refused(Exception):
-    """A request that the provider answers by an error; carries the answer."""
+    """The provider answers a request with an error. Carries the response."""
 
     def __init__(self, response: web.Response) -> None:
         super().__init__(f"refused with {response.status}")
@@ -89,7 +89,7 @@ class Refused(Exception):
 
 
 class Role(StrEnum):
-    """What an operation is to a job."""
+    """Role of an operation in the life of a job."""
 
     OTHER = "other"
     SUBMIT = "submit"
@@ -97,14 +97,14 @@ class Role(StrEnum):
     CHECK = "check"
 
     @property
-    def paid(self) -> bool:
-        """Whether a call that succeeds makes a job that costs something."""
+    def is_paid(self) -> bool:
+        """True if a successful call creates a paid job."""
         return self in {Role.SUBMIT, Role.STREAM}
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A route of a provider, under the name that faults and counters use."""
+    """A route of a provider, with the name that faults and counters use."""
 
     name: str
     method: str
@@ -114,7 +114,7 @@ class Operation:
 
 
 def strings(value: object) -> Iterator[str]:
-    """Every string inside a parsed JSON value, keys aside."""
+    """Yield all strings of a parsed JSON value, without keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -126,23 +126,23 @@ def strings(value: object) -> Iterator[str]:
 
 
 async def receive(request: web.Request, operation: str) -> Received:
-    """Read the whole request; a body that does not parse is kept raw, for the provider to refuse."""
+    """Read the whole request. A body that is not valid JSON is kept in `raw` only, and the provider refuses it."""
     parts: tuple[Part, ...] = ()
     raw = b""
     if request.content_type == "multipart/form-data":
         parts = await _parts(request)
     else:
         raw = await request.read()
-    body = _parsed(raw) if request.content_type == JSON else None
-    return _received(request, operation, body=body, parts=parts, raw=raw)
+    body = _parse_json(raw) if request.content_type == JSON else None
+    return _to_received(request, operation, body=body, parts=parts, raw=raw)
 
 
 def unread(request: web.Request, operation: str) -> Received:
-    """The request without its body."""
-    return _received(request, operation)
+    """Return the request without its body."""
+    return _to_received(request, operation)
 
 
-def _received(
+def _to_received(
     request: web.Request, operation: str, *, body: object = None, parts: tuple[Part, ...] = (), raw: bytes = b""
 ) -> Received:
     return Received(
@@ -158,7 +158,7 @@ def _received(
     )
 
 
-def _parsed(raw: bytes) -> object:
+def _parse_json(raw: bytes) -> object:
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -172,6 +172,6 @@ async def _parts(request: web.Request) -> tuple[Part, ...]:
             if isinstance(part, BodyPartReader):
                 content_type = part.headers.get("Content-Type", "text/plain")
                 parts.append(Part(part.name or "", part.filename, content_type, bytes(await part.read())))
-    except ValueError:  # no boundary, or a form that breaks off: what was whole remains
+    except ValueError:  # no boundary, or an incomplete form: the complete parts remain
         pass
     return tuple(parts)

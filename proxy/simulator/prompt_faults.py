@@ -1,6 +1,6 @@
-"""The words that ask for trouble from within a prompt, as test card numbers do for payments.
+"""Words in a prompt that cause a fault, similar to test card numbers of payment providers.
 
-The demo and its README show them; `gate` and the providers obey them. `PROMPT_FAULTS` is the table for people.
+`dispatch` and the providers react to them. `PROMPT_FAULTS` describes them for users; see `proxy/docs/simulator.md`.
 """
 
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class PromptFault(StrEnum):
-    """A word in brackets that changes what becomes of the job whose prompt holds it."""
+    """A word in brackets that changes the course of a job if its prompt contains the word."""
 
     FAIL = "[fail]"
     CANCEL = "[cancel]"
@@ -26,26 +26,26 @@ class PromptFault(StrEnum):
 
 
 PROMPT_FAULTS: Mapping[str, str] = {
-    PromptFault.FAIL.value: "the job fails at its end, with the provider's message",
-    PromptFault.CANCEL.value: "the provider cancels the job; one without a word for that fails it",
+    PromptFault.FAIL.value: "the job fails with the provider's message",
+    PromptFault.CANCEL.value: "the provider cancels the job, or fails it if it has no status for cancellation",
     PromptFault.SLOW.value: "the job takes five times as long",
     PromptFault.STUCK.value: "the job never ends",
-    PromptFault.TOO_MANY.value: "the first submit is answered by 429 with Retry-After: 1, the next one works",
-    PromptFault.SERVER_ERROR.value: "the submit is answered by 500 and the provider's own error body",
-    PromptFault.REJECT.value: "the submit is refused for its parameters",
+    PromptFault.TOO_MANY.value: "the first submit gets 429 with Retry-After: 1, the next one succeeds",
+    PromptFault.SERVER_ERROR.value: "the submit gets 500 with the provider's error body",
+    PromptFault.REJECT.value: "the submit is refused because of its parameters",
     PromptFault.CREDITS.value: "the submit is refused because the account has no credit",
-    PromptFault.UNKNOWN.value: "the job passes through a status that the provider never documented",
-    PromptFault.FLAKY.value: "every other poll is answered by a 502 HTML page",
-    PromptFault.CUT.value: "a stream breaks in its middle; a polled job has one poll answer cut short",
-    PromptFault.URL.value: "a Gaia image result is a URL",
-    PromptFault.BASE64.value: "a Gaia image result is inline base64",
+    PromptFault.UNKNOWN.value: "the job has an undocumented status for a while",
+    PromptFault.FLAKY.value: "every second poll gets a 502 HTML page",
+    PromptFault.CUT.value: "a stream is cut in the middle; for a polled job, one poll response is cut",
+    PromptFault.URL.value: "a Gaia image is returned as a URL",
+    PromptFault.BASE64.value: "a Gaia image is returned as inline base64",
 }
 
 UNDOCUMENTED = "Reticulating"
-"""The status word that no provider's page knows."""
+"""Status word that no provider documents."""
 
 
 def words_in(text: str) -> frozenset[PromptFault]:
-    """The words that stand in `text`, in any letter case."""
+    """Return the fault words in `text`, in any letter case."""
     lowered = text.lower()
     return frozenset(word for word in PromptFault if word in lowered)

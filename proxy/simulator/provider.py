@@ -1,6 +1,6 @@
-"""What every pretend provider has: a name, a table of operations, a way to read its key, and its own shape of error.
+"""Base class of the simulated providers: name, default key, routes, authentication and error format.
 
-Each provider's file holds its rules and its words, written from that provider's page; `gate` calls them.
+Each provider's module follows that provider's documentation. `dispatch` calls it.
 """
 
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ from .state import Job, State
 
 
 class Strict(BaseModel):
-    """A request's schema: no guessing of types, no field that the page does not know."""
+    """Base class of request schemas. Types are not coerced, and unknown fields are refused."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -28,55 +28,57 @@ Schema = TypeVar("Schema", bound=BaseModel)
 
 @dataclass(slots=True)
 class Provider(ABC):
-    """One provider's API. Its further fields are the options that tests may set."""
+    """API of one provider. Fields of a subclass are options that tests may set."""
 
     state: State
     files: Files
 
     name: ClassVar[str]
+    key: ClassVar[str]
+    """API key that the provider accepts by default."""
     messages: ClassVar[Mapping[int, str]] = {}
     invalid_status: ClassVar[int] = 422
 
     @abstractmethod
     def operations(self) -> tuple[Operation, ...]:
-        """The routes."""
+        """Return the routes."""
 
     @abstractmethod
     def error(self, status: int, message: str = "") -> web.Response:
-        """An error in the provider's own shape."""
+        """Return an error response in the provider's format."""
 
     def invalid(self, error: ValidationError) -> web.Response:
-        """The refusal of a body that breaks the schema."""
+        """Return the error for a body that does not match the schema."""
         first = error.errors(include_url=False, include_context=False)[0]
         return self.error(self.invalid_status, f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": "))
 
-    def rejected(self) -> web.Response:
-        """The refusal of parameters that a prompt asks for."""
+    def reject(self) -> web.Response:
+        """Return the parameter error that the prompt word `[reject]` causes."""
         return self.error(self.invalid_status, "Invalid parameter: prompt")
 
     def no_credit(self) -> web.Response:
-        """The refusal of an account without credit."""
+        """Return the error for an account without credit."""
         return self.error(402)
 
     def credential(self, received: Received) -> str | None:
-        """The key that came with a request."""
+        """Return the API key of a request, or None."""
         scheme, _, key = received.headers.get("Authorization", "").partition(" ")
         return key if scheme == "Bearer" else None
 
     def job_of(self, received: Received) -> Job | None:
-        """The job that a request is about."""
+        """Return the job of a request, or None."""
         return self.state.jobs.get((self.name, received.params.get("job", "")))
 
     def message(self, status: int, message: str) -> str:
-        """The message given, else the provider's for that status, else HTTP's."""
+        """Return `message` if given, otherwise the provider's message for the status, otherwise HTTP's phrase."""
         return message or self.messages.get(status) or HTTPStatus(status).phrase
 
     def refuse(self, status: int, message: str = "") -> Refused:
-        """An error to raise."""
+        """Return an exception with an error response, to be raised."""
         return Refused(self.error(status, message))
 
-    def parsed(self, schema: type[Schema], body: object) -> Schema:
-        """The body as its schema, or the provider's refusal."""
+    def parse(self, schema: type[Schema], body: object) -> Schema:
+        """Return the body, validated against the schema. Raises Refused with the provider's error."""
         try:
             return schema.model_validate(body)
         except ValidationError as error:
@@ -84,7 +86,7 @@ class Provider(ABC):
 
 
 def details(error: ValidationError, *prefix: str | int) -> list[dict[str, object]]:
-    """FastAPI's list of what is wrong with a body: where, what, and the name of the rule."""
+    """Return FastAPI's list of validation errors: location, message and type of each."""
     return [
         {"loc": ["body", *prefix, *found["loc"]], "msg": found["msg"], "type": found["type"]}
         for found in error.errors(include_url=False, include_context=False)

@@ -1,6 +1,6 @@
-"""What the five pretend providers share: the clock and its scale, the seed, the keys, the jobs and the counters.
+"""State shared by the simulated providers: clock, seed, keys, jobs and counters.
 
-Job states are computed from the clock when somebody asks; nothing runs in the background.
+A job's state is computed from the clock on each request. No background task runs.
 """
 
 import asyncio
@@ -15,21 +15,18 @@ from .faults import Faults
 from .messages import Received
 from .prompt_faults import UNDOCUMENTED, PromptFault, words_in
 
-DEFAULT_KEYS: Mapping[str, str] = {
-    "gaga": "sim-gaga",
-    "gaia": "sk-ga_sim",
-    "ainow": "sim-ainow",
-    "ganai": "sim-ganai",
-    "heygen": "sim-heygen",
-}
+STUCK_SHARE = 0.8
+"""Share of its duration at which a stuck job stops."""
 
-STUCK_AT = 0.8
-SLOWER = 5
-UNKNOWN_BETWEEN = (0.4, 0.75)
+SLOW_FACTOR = 5
+"""Factor by which `[slow]` extends a job's duration."""
+
+UNKNOWN_SHARES = (0.4, 0.75)
+"""Shares of its duration between which a job with `[unknown]` has an undocumented status."""
 
 
 class Outcome(StrEnum):
-    """How a job ends."""
+    """Final state of a job."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -38,7 +35,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A generation that was paid for; all that becomes of it follows from this and the clock."""
+    """A paid generation. Its state follows from these fields and the clock."""
 
     provider: str
     id: str
@@ -49,12 +46,12 @@ class Job:
 
     @property
     def words(self) -> frozenset[PromptFault]:
-        """The words in its prompt."""
+        """Fault words in the prompt."""
         return words_in(self.prompt)
 
     @property
     def outcome(self) -> Outcome:
-        """How it will end, if it ends."""
+        """Final state that the prompt's words determine."""
         if PromptFault.FAIL in self.words:
             return Outcome.FAILED
         return Outcome.CANCELED if PromptFault.CANCEL in self.words else Outcome.SUCCEEDED
@@ -62,19 +59,19 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """The words a job passes through: each up to a share of its time."""
+    """Status words of a job, each with the share of the duration at which it ends."""
 
     steps: tuple[tuple[float, str], ...]
 
     def word(self, job: Job, share: float) -> str | None:
-        """The word at that share of the job's time; None when the time is over."""
-        if PromptFault.UNKNOWN in job.words and UNKNOWN_BETWEEN[0] <= share < UNKNOWN_BETWEEN[1]:
+        """Return the status word at a share of the job's duration, or None after its end."""
+        if PromptFault.UNKNOWN in job.words and UNKNOWN_SHARES[0] <= share < UNKNOWN_SHARES[1]:
             return UNDOCUMENTED
         return next((word for until, word in self.steps if share < until), None)
 
 
 class State:
-    """The state that outlives a request."""
+    """State of all providers. It outlives requests, and restarts of the simulator."""
 
     def __init__(
         self,
@@ -103,36 +100,36 @@ class State:
         self._began_at = time.time()
 
     def time(self) -> float:
-        """Simulated seconds since the world began."""
+        """Return the simulated seconds since the start."""
         return (self._now() - self._began) * self.speed
 
     def wall(self) -> float:
-        """The simulated time of day, in seconds since 1970."""
+        """Return the simulated Unix time, in seconds."""
         return self._began_at + self.time()
 
     async def pause(self, seconds: float) -> None:
-        """Wait for that many simulated seconds."""
+        """Wait for a number of simulated seconds."""
         await self._sleep(seconds / self.speed)
-        await asyncio.sleep(0)  # an injected sleep may return at once, and an endless stream would then starve all else
+        await asyncio.sleep(0)  # an injected sleep may return at once: an endless stream would block the event loop
 
     def random(self, name: str) -> Random:
-        """A repeatable source of chance."""
+        """Return a random number generator seeded with the simulator's seed and `name`."""
         return Random(f"{self.seed}/{name}")
 
     def take(self, seconds: float, prompt: str, chance: Random) -> float:
-        """How long a job of that usual length takes this time."""
+        """Return a job's duration in seconds: the usual one, varied by up to 10 %."""
         usual = round(seconds * chance.uniform(0.9, 1.1), 3)
-        return usual * SLOWER if PromptFault.SLOW in words_in(prompt) else usual
+        return usual * SLOW_FACTOR if PromptFault.SLOW in words_in(prompt) else usual
 
     def add(self, job: Job) -> None:
-        """Remember a job."""
+        """Record a job."""
         self.jobs[job.provider, job.id] = job
 
     def share(self, job: Job) -> float:
-        """How much of the job's time is over, from 0 up; a stuck job stays where it is."""
+        """Return the elapsed share of the job's duration, from 0. For a stuck job it stays below 1."""
         share = (self.time() - job.made_at) / job.seconds
-        return min(share, STUCK_AT) if PromptFault.STUCK in job.words else share
+        return min(share, STUCK_SHARE) if PromptFault.STUCK in job.words else share
 
     def done(self, job: Job) -> bool:
-        """Whether the job's results exist."""
+        """Return True if the job's results exist."""
         return self.share(job) >= 1 and job.outcome is Outcome.SUCCEEDED

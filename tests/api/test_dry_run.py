@@ -90,7 +90,7 @@ async def test_it_shows_the_request_that_the_order_sends(deployment: Deployment,
 
     job = await deployment.submit(**order)
     await deployment.ended(job["id"])
-    paid = {operation.name for operation in deployment.simulator.operations if operation.role.paid}
+    paid = {operation.name for operation in deployment.simulator.operations if operation.role.is_paid}
     (submit,) = [request for request in deployment.simulator.requests if request.operation in paid]
     assert (shown["provider"], shown["tokens"]) == (PROVIDER[order["model"]], job["tokens"])
     request = shown["request"]

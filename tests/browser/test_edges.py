@@ -43,7 +43,7 @@ async def hasten(context: BrowserContext) -> None:
             return
         answer = await route.fetch()
         text = (await answer.text()).replace("[1_000, 30_000]", "[10, 30]")
-        await route.fulfill(response=answer, body=re.sub(r"RETRY = \d_000", "RETRY = 20", text))
+        await route.fulfill(response=answer, body=re.sub(r"RETRY_DELAY = \d_000", "RETRY_DELAY = 20", text))
 
     await context.route(re.compile(r"/(pollcast|playground)\.js$"), fast)
 

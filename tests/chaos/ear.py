@@ -39,7 +39,7 @@ class Ear(Faults):
         super().__init__()
         self._simulator = simulator
         self._mischief: Mischief = mischief or (lambda _: None)
-        self._paid = {operation.name for operation in simulator.operations if operation.role.paid}
+        self._paid = {operation.name for operation in simulator.operations if operation.role.is_paid}
         self._began = monotonic()
         self._lines: dict[str, list[Line]] = defaultdict(list)
         self.tell: Callable[[str], None] = lambda _: None

@@ -223,9 +223,11 @@ async def run(
     ends = ", ".join(f"{end} {n:,}" for end, n in campaign.ends.most_common())
     sieges = ", ".join(f"{siege}: {end} {n}" for (siege, end), n in sorted(campaign.besieged.items()))
     lines = [
-        f"oddities: {store}, seed {seed}, {campaign.upstream.exchanges:,} exchanges, {campaign.odd:,} odd answers, "
-        f"{campaign.jobs:,} jobs ({ends}), {campaign.refused} orders of failing accounts refused, "
-        f"{len(campaign.findings)} findings, {monotonic() - began:.0f} s",
+        (
+            f"oddities: {store}, seed {seed}, {campaign.upstream.exchanges:,} exchanges, {campaign.odd:,} odd answers, "
+            f"{campaign.jobs:,} jobs ({ends}), {campaign.refused} orders of failing accounts refused, "
+            f"{len(campaign.findings)} findings, {monotonic() - began:.0f} s"
+        ),
         *([f"  sieges: {sieges}"] if sieges else []),
         *_table(campaign.upstream.counted),
     ]

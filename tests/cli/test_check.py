@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from proxy.cli.checkup import CheckResult, State, checkup
+from proxy.cli.check import CheckResult, State, check_all
 from proxy.core.clock import SystemClock
 from proxy.core.settings import Settings, load
 from proxy.providers import PROVIDERS
@@ -32,7 +32,7 @@ def right_key(kind: type[Provider]) -> str:
 async def findings(kind: type[Provider], settings: Settings | None = None, **given: Any) -> dict[str, CheckResult]:
     """What is found of one provider, and of all else."""
     own = load(kind.settings_type, **given)
-    return {found.subject: found async for found in checkup(settings or load(Settings), {kind: own}, SystemClock())}
+    return {found.subject: found async for found in check_all(settings or load(Settings), {kind: own}, SystemClock())}
 
 
 async def finding(kind: type[Provider], **given: Any) -> CheckResult:

@@ -118,9 +118,7 @@ def test_only_serve_and_check_warn_of_settings_that_nobody_reads() -> None:
 def test_links_that_name_no_host_are_warned_of_at_the_start(tmp_path: Path) -> None:
     port = str(free_port())
     with serving(log=tmp_path / "log", POLLCAST_PORT=port, POLLCAST_HOST="0.0.0.0"):  # noqa: S104
-        told = (
-            f"Links begin with http://0.0.0.0:{port}, which nobody but this machine can open: set POLLCAST_PUBLIC_URL."
-        )
+        told = f"Links begin with http://0.0.0.0:{port}, which only this machine can open: set POLLCAST_PUBLIC_URL."
         assert told in (tmp_path / "log").read_text()
 
 
@@ -131,7 +129,7 @@ def test_links_of_a_server_for_this_machine_alone_are_no_matter(tmp_path: Path) 
 
 def test_a_demo_of_several_workers_is_refused_for_what_it_is() -> None:
     done = command("serve", "--demo", "--workers", "2", POLLCAST_STORE="redis://127.0.0.1:1/0")
-    assert done.stderr == "Error: --workers: a demo is one process, with its simulator in it.\n"
+    assert done.stderr == "Error: --workers: the demo runs in one process, together with its simulator.\n"
 
 
 def test_the_demo_prints_a_curl_command_that_streams_to_completed(tmp_path: Path) -> None:

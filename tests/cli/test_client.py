@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 
 from proxy.cli.api_client import Client, Lost, Refused
-from proxy.cli.output import places
+from proxy.cli.output import paths
 from proxy.core.text import replace_unprintable
 from tests.cli.test_cli import SERVER
 from tests.support.deployment import MEDIA, Deployment
@@ -136,7 +136,7 @@ async def test_several_files_are_numbered(deployment: Deployment, tmp_path: Path
 
 def test_files_for_a_directory_are_named_by_job_number_and_type(tmp_path: Path) -> None:
     outputs = [(0, {"type": "video/mp4"}), (2, {"type": "text/plain; charset=utf-8"})]
-    assert places(tmp_path, "job_1", outputs) == [tmp_path / "job_1-0.mp4", tmp_path / "job_1-2.txt"]
+    assert paths(tmp_path, "job_1", outputs) == [tmp_path / "job_1-0.mp4", tmp_path / "job_1-2.txt"]
 
 
 async def test_what_cannot_be_read_whole_leaves_no_file(deployment: Deployment, tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ async def test_a_field_is_what_the_model_wants_it_to_be(deployment: Deployment) 
         (("no-such-model", "Hello"), 2, "unknown_model"),
         (("suno",), 2, "invalid_request"),
         (("suno", "A song", "--image", "missing.png"), 2, "suno takes no image"),
-        (("gaga-1", "Hello", "--image", "missing.png"), 2, "neither a file nor"),
+        (("gaga-1", "Hello", "--image", "missing.png"), 2, "is not a file, a URL or an asset id"),
         (("suno", "A song", "--field", "style"), 2, "name=value"),
     ],
 )
@@ -286,7 +286,7 @@ async def test_the_environment_s_proxy_is_used_with_the_password_in_its_url(monk
         async with Client("http://cast.invalid", "key") as client:
             assert await client.models() == []
         async with Client("http://direct.invalid", "key") as client:
-            with pytest.raises(Lost, match="no such host"):
+            with pytest.raises(Lost, match="cannot be resolved"):
                 await client.models()
     (asked,) = site.asked
     assert asked.headers["Proxy-Authorization"] == "Basic bWU6bWluZQ=="
@@ -314,7 +314,7 @@ async def test_letters_that_the_output_cannot_show_end_no_command(
 async def test_bytes_that_are_no_text_are_refused_in_one_line(deployment: Deployment) -> None:
     done = await command(deployment, "generate", "suno", os.fsdecode(b"A \xff song"))
     assert done.status == 2
-    assert "is not text" in done.told
+    assert "is not valid UTF-8" in done.told
 
 
 @pytest.mark.parametrize(
@@ -385,7 +385,7 @@ async def at_once(_: float) -> None:
 @pytest.mark.parametrize("after", [0, 300, 700, 1000])
 async def test_a_line_that_breaks_costs_no_event_and_makes_no_second_job(deployment: Deployment, after: int) -> None:
     line, lost = Line(deployment, after=after, cuts=2), list[str]()
-    async with line as server, Client(server, deployment.key, told=lost.append, sleep=at_once) as client:
+    async with line as server, Client(server, deployment.key, on_lost=lost.append, sleep=at_once) as client:
         events = [event async for event in client.generate({"model": "gaga-1", "prompt": "Hello"}, "mine")]
     assert lost
     assert events == await events_of_the_job(deployment)
@@ -464,14 +464,14 @@ async def test_why_a_server_cannot_be_reached_is_told_in_plain_words(tmp_path: P
             return int(server.sockets[0].getsockname()[1])
 
         reasons = {
-            "http://nothing.invalid": "there is no such host",
-            f"http://127.0.0.1:{free_port()}": "connection refused",
+            "http://nothing.invalid": "the host name cannot be resolved",
+            f"http://127.0.0.1:{free_port()}": "the connection was refused",
             f"https://127.0.0.1:{await port(leave, ssl=secured)}": "TLS certificate is not trusted",
-            f"https://127.0.0.1:{await port(babble)}": "does not speak TLS",
-            f"http://127.0.0.1:{await port(leave)}": "closed the connection without an answer",
-            f"http://127.0.0.1:{await port(babble)}": "not HTTP",
-            (await stack.enter_async_context(Site(circle))).url: "in a circle",
-            (await stack.enter_async_context(Site(away))).url: "not a web URL",
+            f"https://127.0.0.1:{await port(babble)}": "TLS handshake failed",
+            f"http://127.0.0.1:{await port(leave)}": "closed the connection without a response",
+            f"http://127.0.0.1:{await port(babble)}": "not valid HTTP",
+            (await stack.enter_async_context(Site(circle))).url: "too many redirects",
+            (await stack.enter_async_context(Site(away))).url: "not an http or https URL",
         }
         for server, reason in reasons.items():
             async with Client(server, "key") as client:

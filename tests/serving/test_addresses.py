@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from proxy.cli.serve import listen
 from proxy.core.settings import BadSetting
+from proxy.serving.server import listen
 from tests.support.deployment import NO_AUTHORITIES, Deployment
 from tests.support.npm import without
 

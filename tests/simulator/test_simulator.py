@@ -7,7 +7,7 @@ import time
 import aiohttp
 import pytest
 
-from proxy.simulator import DEFAULT_KEYS, Simulator
+from proxy.simulator import DEFAULT_KEYS, PROVIDERS, Simulator
 from proxy.simulator.files import FOLDER, Sample
 from tests.simulator.wire import ALL, POLLED, Client, Clock, speech
 
@@ -21,7 +21,14 @@ READS = {
 }
 
 
-def test_the_default_keys_are_those_of_the_demo() -> None:
+def test_each_provider_of_the_registry_is_an_attribute_with_its_own_key() -> None:
+    simulator = Simulator()
+    assert [getattr(simulator, kind.name) for kind in PROVIDERS] == list(simulator.providers)
+    assert len(set(simulator.keys.values())) == len(PROVIDERS)
+    assert not hasattr(simulator, "unknown")
+
+
+def test_keys_given_to_the_simulator_override_the_default_keys() -> None:
     assert Simulator().keys == dict(DEFAULT_KEYS)
     assert Simulator(keys={"gaga": "mine"}).keys == {**DEFAULT_KEYS, "gaga": "mine"}
 

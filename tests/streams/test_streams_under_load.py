@@ -1,4 +1,4 @@
-"""Streams under load: fast, slow and reconnecting readers, while events come faster than some of them read."""
+"""Streams under churn: readers that are quick, slow or come and go, while events come faster than some can read."""
 
 import asyncio
 import random
@@ -11,9 +11,9 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from proxy.cli.serve import listen
 from proxy.core.job import Draft, Order, Status
 from proxy.serving.protocol import Http
+from proxy.serving.server import listen
 from proxy.store.sqlite.store import SqliteStore
 from proxy.store.types import Admission, Claim, QueueRoom
 from proxy.streams.feed import Feed
@@ -22,11 +22,11 @@ from proxy.streams.stream import JobStream
 
 EVENTS = 300
 SIZE = 4000
-"""Size of an event in bytes. All events together exceed the buffers of a socket."""
+"""Bytes of an event: all of them are far more than a socket's buffers hold."""
 
 
 class Served:
-    """One job's stream on a port, from a real store, with the server's own HTTP protocol."""
+    """One job's stream on a port, from a real store, by our own HTTP protocol."""
 
     def __init__(self, store: SqliteStore, claim: Claim) -> None:
         self.store, self.claim = store, claim
@@ -68,7 +68,7 @@ async def served(tmp_path: Path) -> AsyncIterator[tuple[Served, int]]:
 
 
 async def read(port: int, after: int, *, pause: float, leave: float) -> list[int]:
-    """Read a stream from `after` until its end, or until the reader leaves. Return the ids of complete frames."""
+    """Read a stream from `after` until its end, or until the reader leaves; gives the ids of whole frames."""
     loop = asyncio.get_running_loop()
     with socket.socket() as own:
         if pause:
@@ -88,14 +88,14 @@ async def read(port: int, after: int, *, pause: float, leave: float) -> list[int
 
 
 async def visit(port: int, *, pause: float = 0, leave: float = 0) -> list[int]:
-    """Return all ids that one reader sees. It reconnects after its last id until it has all events."""
+    """All ids that one reader sees, however often it leaves and comes back after its last one."""
     seen: list[int] = []
     while not seen or seen[-1] < EVENTS:
         seen += await read(port, seen[-1] if seen else 0, pause=pause, leave=leave)
     return seen
 
 
-async def test_no_reader_sees_a_gap_or_a_repetition(served: tuple[Served, int]) -> None:
+async def test_no_reader_sees_a_gap_or_a_repetition_however_it_reads(served: tuple[Served, int]) -> None:
     app, port = served
     random.seed(7)
     quick = [visit(port) for _ in range(10)]

@@ -14,12 +14,12 @@ from httpx_sse import EventSource, ServerSentEvent
 
 from proxy.api.times import ApiTimes
 from proxy.app import Pollcast
-from proxy.cli.serve import Server, listen
 from proxy.core import keys
 from proxy.core.settings import ProviderSettings, Settings, load
 from proxy.providers import PROVIDERS
 from proxy.runner.services import RunnerLimits, RunnerTimes
 from proxy.serving.protocol import Timeouts
+from proxy.serving.server import Server, listen
 from proxy.simulator import DEFAULT_KEYS, Simulator
 from proxy.store import open_store
 from proxy.streams.times import DEFAULT_TIMES, StreamTimes

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from yarl import URL
 
 from proxy.app import Pollcast
-from proxy.cli.checkup import checkup
+from proxy.cli.check import check_all
 from proxy.core import errors
 from proxy.core.clock import SystemClock
 from proxy.core.settings import BadSetting, Settings, load, proxy_secrets, through
@@ -181,7 +181,7 @@ async def test_check_asks_providers_through_the_proxy(tmp_path: Path) -> None:
             Settings, store=f"sqlite:///{tmp_path}/s.db", assets=str(tmp_path / "a"), upstream_proxy=proxy.url
         )
         gaga = load(GagaSettings, base_url=site.url, api_key="sk-1")
-        found = [finding async for finding in checkup(settings, {Gaga: gaga}, SystemClock())]
+        found = [finding async for finding in check_all(settings, {Gaga: gaga}, SystemClock())]
         assert found[-1].works
         assert proxy.targets() == [f"{site.url}/v1/assets/1"]
 
