@@ -38,8 +38,8 @@ ARGUMENTS = [
 ]
 PATIENCE = 15_000
 """Milliseconds that a busy machine has for what a page is waited for to do."""
-SLOW = 3
-"""A pace at which a job runs for seconds, and can be held in its middle."""
+STEP = 0.1
+"""Time, in seconds, that passes between two looks at a page; a job takes at least fifty steps."""
 
 expect.set_options(timeout=PATIENCE)
 
@@ -60,6 +60,17 @@ class PacedClock:
 
     def run(self, pace: float) -> None:
         self._at, self._since, self._pace = self.now(), time.monotonic(), pace
+
+    async def step_until(self, page: Page, condition: str) -> None:
+        """Let time pass in small steps until a condition holds in the page, then stop it.
+
+        At a steady pace a job could end before a page on a busy machine has seen its events.
+        """
+        self.run(0)
+        async with asyncio.timeout(PATIENCE / 1000):
+            while not await page.evaluate(condition):
+                self._at += STEP
+                await asyncio.sleep(0.01)
 
     async def sleep(self, seconds: float) -> None:
         due = self.now() + seconds

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, Request
 
-from tests.browser.conftest import SLOW, Open, PacedClock
+from tests.browser.conftest import Open, PacedClock
 from tests.support.deployment import Deployment
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -29,11 +29,11 @@ async def test_a_source_reads_to_completed_and_stops_by_itself_after_one_more_re
     deployment: Deployment, open_page: Open, elsewhere: str, asked: list[Request]
 ) -> None:
     clock: PacedClock = deployment.clock
-    clock.run(SLOW)
+    clock.run(0)
     job = await deployment.submit("gaga-1", prompt="Hello")
     page = await open_page(elsewhere)
     await page.evaluate(LISTEN, job["links"]["events"])
-    await page.wait_for_function("seen.length > 1")  # a stream of a job that is over asks to come back much later
+    await clock.step_until(page, "seen.length > 1")  # the stream of an ended job has a much longer retry
     clock.run(30)
     events = await seen_to_the_end(page)
     assert [event["n"] for event in events] == list(range(1, len(events) + 1))
@@ -49,12 +49,11 @@ async def test_a_source_outlives_a_restart_of_the_server_without_loss_or_repetit
     deployment: Deployment, open_page: Open, elsewhere: str, asked: list[Request], complaints: list[str]
 ) -> None:
     clock: PacedClock = deployment.clock
-    clock.run(SLOW)
+    clock.run(0)
     job = await deployment.submit("gaga-1", prompt="Hello")
     page = await open_page(elsewhere)
     await page.evaluate(LISTEN, job["links"]["events"])
-    await page.wait_for_function("seen.length > 1")
-    clock.run(0)
+    await clock.step_until(page, "seen.length > 1")
     assert await page.evaluate("seen.at(-1).status") == "Processing"
     await deployment.restart(same_port=True)
     clock.run(30)

@@ -12,7 +12,7 @@ from playwright.async_api import BrowserContext, Error, Page, Request, Route
 from yarl import URL
 
 from proxy.serving.protocol import Http
-from tests.browser.conftest import SLOW, Open, PacedClock, lose_first_answer
+from tests.browser.conftest import Open, PacedClock, lose_first_answer
 from tests.support.deployment import Deployment
 
 Streams = Callable[[], list[str]]
@@ -302,10 +302,9 @@ async def test_when_the_reading_tab_closes_the_next_goes_on_without_a_gap(
 ) -> None:
     clock: PacedClock = deployment.clock
     other = await two_tabs(deployment, caller, await open_page(elsewhere))
-    clock.run(SLOW)
-    job = (await deployment.submit("gaga-1", prompt="Hello"))["id"]
-    await other.until("seen.length > 1")
     clock.run(0)
+    job = (await deployment.submit("gaga-1", prompt="Hello"))["id"]
+    await clock.step_until(other.page, "seen.length > 1")
     assert (await other.seen())[-1]["status"] == "Processing"
     await caller.page.close()
     clock.run(30)
@@ -394,15 +393,14 @@ async def test_a_restarted_server_costs_no_event_and_repeats_none(
     deployment: Deployment, caller: Caller, complaints: list[str]
 ) -> None:
     clock: PacedClock = deployment.clock
-    clock.run(SLOW)
+    clock.run(0)
     await caller.run("""
       await new Promise((onReady) => pollcast.watchAll({ onEvent, onReady }));
       window.generated = [];
       const options = { onEvent: (event) => generated.push(event) };
       window.watch = pollcast.generate({ model: "gaga-1", prompt: "Hello" }, options);
     """)
-    await caller.until("seen.length > 1")
-    clock.run(0)
+    await clock.step_until(caller.page, "seen.length > 1")
     assert (await caller.seen())[-1]["status"] == "Processing"
     await deployment.restart(same_port=True)
     await caller.until("states?.includes(false)")
@@ -433,10 +431,9 @@ async def test_a_running_job_is_watched_on_after_a_reload_from_its_last_event(
     deployment: Deployment, caller: Caller
 ) -> None:
     clock: PacedClock = deployment.clock
-    clock.run(SLOW)
-    await caller.run('window.watch = pollcast.generate({ model: "gaga-1", prompt: "Hello" }, { onEvent })')
-    await caller.until("seen.length > 1")
     clock.run(0)
+    await caller.run('window.watch = pollcast.generate({ model: "gaga-1", prompt: "Hello" }, { onEvent })')
+    await clock.step_until(caller.page, "seen.length > 1")
     before = await caller.seen()
     assert before[-1]["status"] == "Processing"
     await caller.page.reload()
