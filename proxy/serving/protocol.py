@@ -140,7 +140,7 @@ class Http(HttpToolsProtocol):
     """One connection. Its cycles (one for each request) use it as their transport: they write to it and close it."""
 
     # Slots save 1.3 KiB per connection: Python shares the keys of at most 30 attributes between the dictionaries of
-    # objects, and uvicorn has 28. With more, each connection would have an unshared dictionary.
+    # objects, and uvicorn has 28. With more, the dictionary of each connection is unshared.
     __slots__ = (
         "_body_left",
         "_current_cycle",

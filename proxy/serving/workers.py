@@ -70,7 +70,7 @@ class Supervisor:
             return 0 if self._join_workers() and (self._is_serving.is_set() or self._stopping) else 1
 
     def _join_workers(self) -> bool:
-        """Wait until all workers have stopped. Return False if one had to be killed."""
+        """Wait until all workers have stopped. Return False if one was killed."""
         end = time.monotonic() + self._grace
         for worker in self._workers.values():
             worker.join(max(end - time.monotonic(), 0))

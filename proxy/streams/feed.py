@@ -552,7 +552,7 @@ class Feed:
         if not _count_down(self.keys, key):
             self.revoked.discard(key)
 
-    async def reached(self, tail: JobTail, beyond: int, seconds: float, key: str) -> None:
+    async def wait_for_event(self, tail: JobTail, beyond: int, seconds: float, key: str) -> None:
         """Wait until the job has an event above `beyond` or has ended, for at most `seconds`.
 
         Return at once if the server stops, or if the caller's key is revoked.

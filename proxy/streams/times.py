@@ -6,7 +6,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class StreamTimes:
-    """Timeouts and intervals of a feed and of its streams, in seconds. The heartbeat is a setting of its own."""
+    """Timeouts and intervals of a feed and of its streams, in seconds. The heartbeat is a separate setting."""
 
     read_retry: float = 1.0
     """Delay before a read is repeated that failed because the store was unavailable."""

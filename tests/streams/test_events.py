@@ -124,10 +124,10 @@ async def test_a_position_below_a_deleted_job_gets_a_reset(deployment: Deploymen
 
 async def test_a_feed_of_named_jobs_skips_unknown_names(deployment: Deployment) -> None:
     over = (await deployment.generate("suno", prompt="over"))[0]["job"]
-    (running, beside) = await stuck(deployment, 2)
+    (running, other_job) = await stuck(deployment, 2)
     async with feed(deployment, f"?jobs={over},{running},job_unknown") as messages:
         seen = await up_to(messages, "ready")
-        await deployment.http.post(f"/api/jobs/{beside}/cancel")
+        await deployment.http.post(f"/api/jobs/{other_job}/cancel")
         await deployment.http.post(f"/api/jobs/{running}/cancel")
         seen += await up_to(messages, "Canceled")
     assert {job for job, _ in events_in(seen)} == {over, running}

@@ -187,9 +187,9 @@ async def test_many_events_arrive_completely_and_in_order(store: WatchedStore, f
 
 async def test_a_tail_has_no_events_of_other_jobs(store: WatchedStore, feed: Feed) -> None:
     one, other = await start(store), await start(store)
-    async with watch(feed, one) as tail, watch(feed, other) as beside:
+    async with watch(feed, one) as tail, watch(feed, other) as other_tail:
         await store.append(other, DONE)
-        await wait_for_event(beside, 2)
+        await wait_for_event(other_tail, 2)
         await wait_for_event(tail, 1)
         assert tail.frames == await frames_in_log(store, one.job)
 
@@ -622,20 +622,20 @@ async def test_a_stream_that_must_break_off_during_a_read_ends(
     tail, witness, reading, read = feed.account(claim.job.account), Reader(), asyncio.Event(), asyncio.Event()
     tail.live.add(witness)
 
-    async def outdated(*asked: Any) -> FeedSlice:
+    async def snapshot_before_an_event(*asked: Any) -> FeedSlice:
         found = await SqliteStore.snapshot(store, *asked)
         await store.append(claim, PROGRESS)
         while not witness.woken:  # until the change has been published
             await asyncio.sleep(0.001)
         return found
 
-    async def slowly(*asked: Any) -> FeedSlice | None:
+    async def blocked_read(*asked: Any) -> FeedSlice | None:
         reading.set()
         await read.wait()
         return await SqliteStore.read_account(store, *asked)
 
-    monkeypatch.setattr(store, "snapshot", outdated)
-    monkeypatch.setattr(store, "read_account", slowly)
+    monkeypatch.setattr(store, "snapshot", snapshot_before_an_event)
+    monkeypatch.setattr(store, "read_account", blocked_read)
     stream = AccountStream(feed, claim.job.account, "key_1", after=-1, jobs=["job_another"])
     serving = asyncio.create_task(stream.serve(silence, writing([])))
     async with asyncio.timeout(5):

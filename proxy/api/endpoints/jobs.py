@@ -131,7 +131,7 @@ class WatchedJobs:
         if seconds and job.event <= after and not job.status.final:
             tail = await _find_tail(self.feed, key, job.id)
             self.limits.check_stream(key.account)
-            await self.feed.reached(tail, after, seconds, key.id)
+            await self.feed.wait_for_event(tail, after, seconds, key.id)
             key = await self.auth.key(request)  # it may have been revoked during the wait
             job = await find_job(self.store, key.account, job.id)
         return json_response(await self.view.as_json(job, key))
