@@ -75,8 +75,8 @@ async def check_all(
             State.WARNING,
             f"POLLCAST_SECRET is shorter than {_MIN_SECRET_LENGTH} characters and can be guessed",
         )
-    yield await _timed("store", partial(_store, settings, clock), clock)
-    yield await _timed("assets", partial(_assets, settings), clock)
+    yield await _run_check("store", partial(_store, settings, clock), clock)
+    yield await _run_check("assets", partial(_assets, settings), clock)
     adapters = [kind(through(own, settings), clock, settings.base_url) for kind, own in providers.items()]
     for result in await asyncio.gather(*(_provider(provider, clock) for provider in adapters)):
         yield result
@@ -116,10 +116,10 @@ async def _provider(provider: Provider, clock: Clock) -> CheckResult:
     if not provider.configured:
         return CheckResult(provider.name, State.NO_KEY)
     async with provider.upstream:
-        return await _timed(provider.name, provider.check_key, clock)
+        return await _run_check(provider.name, provider.check_key, clock)
 
 
-async def _timed(subject: str, check: Callable[[], Awaitable[str]], clock: Clock) -> CheckResult:
+async def _run_check(subject: str, check: Callable[[], Awaitable[str]], clock: Clock) -> CheckResult:
     began = clock.monotonic()
     try:
         async with asyncio.timeout(_CHECK_TIMEOUT):

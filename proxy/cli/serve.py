@@ -77,7 +77,7 @@ def _serve_with_workers(workers: int, *, demo: bool) -> None:
 
 
 def _warn_about_settings(settings: Settings) -> None:
-    """Log a warning for each setting that surely has no effect, or a wrong one.
+    """Log a warning for each unknown setting and for Links with a wildcard address.
 
     With several workers only the supervisor logs them.
     """

@@ -111,7 +111,7 @@ class Files:
         return web.Response(body=published.content.body, content_type=published.content.content_type)
 
     async def redirect_target(self, received: Received) -> Answer:
-        """Answer a redirected request. Tests inspect what was sent here."""
+        """Answer a redirected request. Tests inspect the request."""
         return web.json_response({"moved": received.params["path"]})
 
     def _allows(self, path: str, received: Received) -> bool:

@@ -130,7 +130,7 @@ class Gaia(Provider):
         401: "Incorrect API key provided",
         402: "Insufficient account balance",
         403: "Insufficient account balance",
-        404: "No such job",
+        404: "Job not found",
         429: "Rate limit reached",
         500: "The server had an error while processing your request",
         502: "Upstream request failed",
@@ -323,7 +323,7 @@ class Gaia(Provider):
         job = self.job_of(received)
         kind = "vidjob_" if received.path.startswith("/v1/videos") else "imgjob_"
         if not isinstance(job, Generation) or not job.id.startswith(kind):
-            raise self.refuse(self.gone_status, "No such job")
+            raise self.refuse(self.gone_status, "Job not found")
         if self.state.time() - job.made_at > self.lives:
             raise self.refuse(self.gone_status, "Job expired")
         return job

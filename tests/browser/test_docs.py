@@ -24,9 +24,7 @@ async def test_all_of_it_is_its_main_part(deployment: Deployment, open_page: Ope
     assert await page.evaluate("document.body.children.length") == 1
 
 
-async def test_an_example_that_is_wider_than_the_screen_is_scrolled_with_the_keyboard(
-    deployment: Deployment, open_page: Open
-) -> None:
+async def test_a_wide_example_can_be_scrolled_with_the_keyboard(deployment: Deployment, open_page: Open) -> None:
     page = await open_page(f"{deployment.origin}/docs")
     await page.set_viewport_size({"width": 320, "height": 800})
     examples = page.locator("pre")

@@ -109,7 +109,7 @@ async def test_a_request_that_an_edge_finds_too_large_is_refused_for_good(
     complaints.clear()
 
 
-async def test_an_edge_s_answer_to_a_call_rejects_with_its_status_and_no_code(
+async def test_a_call_that_an_edge_answers_rejects_with_status_and_no_code(
     deployment: Deployment, open_page: Open, elsewhere: str, complaints: list[str]
 ) -> None:
     async with edge(deployment) as front:
@@ -188,7 +188,7 @@ async def test_a_public_path_may_hold_the_server_s_own_words(
     assert not [path for path in paths if "/api/api/" in path.removeprefix(prefix)]
 
 
-async def test_links_that_name_a_host_called_api_are_asked_of_the_known_one(
+async def test_links_to_a_host_called_api_are_opened_at_the_given_address(
     tmp_path: Path, open_page: Open, elsewhere: str
 ) -> None:
     settings = {"cors_origins": ["*"], "public_url": "http://api/api"}

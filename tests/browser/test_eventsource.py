@@ -25,7 +25,7 @@ async def seen_to_the_end(page: Page) -> list[dict[str, Any]]:
     return events
 
 
-async def test_a_source_reads_to_completed_and_stops_by_itself_after_one_more_request(
+async def test_eventsource_reads_to_completed_and_stops_after_one_more_request(
     deployment: Deployment, open_page: Open, elsewhere: str, asked: list[Request]
 ) -> None:
     clock: PacedClock = deployment.clock

@@ -118,9 +118,7 @@ async def test_every_model_has_a_form_with_all_of_its_fields(deployment: Deploym
         assert set(model["fields"]["properties"]) <= names, model["id"]
 
 
-async def test_styles_are_chosen_by_name_and_repeated_groups_are_sent_as_a_list(
-    deployment: Deployment, enter: Enter
-) -> None:
+async def test_styles_are_selected_by_name_and_groups_sent_as_a_list(deployment: Deployment, enter: Enter) -> None:
     page = await enter()
     await page.get_by_label("Model").select_option("pika")
     await page.get_by_label("Prompt").fill("A lake")
@@ -334,7 +332,7 @@ async def test_an_account_without_tokens_is_told_the_price_and_its_balance(
     complaints.clear()
 
 
-async def test_an_order_that_waits_at_a_limit_says_why_and_can_be_taken_back(
+async def test_an_order_waiting_at_a_limit_shows_why_and_can_be_withdrawn(
     tmp_path: Path, open_page: Open, complaints: list[str]
 ) -> None:
     async with Deployment(tmp_path, clock=PacedClock(30), settings={"max_jobs": 1, "queue": 0}) as deployment:

@@ -114,7 +114,7 @@ async def test_a_refused_order_rejects_and_names_the_field(caller: Caller, compl
     complaints.clear()
 
 
-async def test_a_failed_job_rejects_who_awaits_and_shows_its_end_to_who_iterates(caller: Caller) -> None:
+async def test_a_failed_job_rejects_its_promise_and_yields_its_final_event(caller: Caller) -> None:
     failed, statuses = await caller.run("""
       const watch = pollcast.generate({ model: "gaga-1", prompt: "[fail]" });
       const statuses = [];
@@ -314,7 +314,7 @@ async def test_when_the_reading_tab_closes_the_next_goes_on_without_a_gap(
     assert streams() == ["/api/events", "/api/events"]
 
 
-async def test_when_the_reading_tab_is_left_another_goes_on_and_it_hears_that_one_at_its_return(
+async def test_another_tab_leads_after_the_leading_tab_is_left_and_restored(
     deployment: Deployment, caller: Caller, streams: Streams, open_page: Open, elsewhere: str
 ) -> None:
     other = await two_tabs(deployment, caller, await open_page(elsewhere))
@@ -330,7 +330,7 @@ async def test_when_the_reading_tab_is_left_another_goes_on_and_it_hears_that_on
     assert streams() == ["/api/events", "/api/events"]
 
 
-async def test_a_reading_tab_that_goes_silent_is_replaced_and_hears_the_other_when_it_speaks_again(
+async def test_a_silent_leading_tab_is_replaced_and_then_follows_the_new_one(
     deployment: Deployment, context: BrowserContext, open_page: Open, elsewhere: str
 ) -> None:
     async def impatient(route: Route) -> None:
@@ -354,7 +354,7 @@ async def test_a_reading_tab_that_goes_silent_is_replaced_and_hears_the_other_wh
         assert numbers(await tab.seen(), later["job"]) == list(range(1, later["n"] + 1))
 
 
-async def test_a_page_in_the_place_of_a_stream_is_not_asked_for_again_and_again(
+async def test_an_html_page_instead_of_a_stream_is_not_requested_repeatedly(
     deployment: Deployment, open_page: Open, elsewhere: str
 ) -> None:
     page = await open_page(elsewhere)
@@ -412,7 +412,7 @@ async def test_a_restarted_server_costs_no_event_and_repeats_none(
     complaints.clear()  # Chromium says that the stream broke
 
 
-async def test_an_order_whose_answer_is_lost_in_a_reload_is_sent_again_and_made_once(
+async def test_an_order_whose_response_a_reload_lost_creates_only_one_job(
     deployment: Deployment, caller: Caller, context: BrowserContext
 ) -> None:
     sent = await lose_first_answer(context)
@@ -427,9 +427,7 @@ async def test_an_order_whose_answer_is_lost_in_a_reload_is_sent_again_and_made_
     assert await caller.run("return pollcast.resume()") == []
 
 
-async def test_a_running_job_is_watched_on_after_a_reload_from_its_last_event(
-    deployment: Deployment, caller: Caller
-) -> None:
+async def test_after_a_reload_a_job_is_watched_from_its_last_event(deployment: Deployment, caller: Caller) -> None:
     clock: PacedClock = deployment.clock
     clock.run(0)
     await caller.run('window.watch = pollcast.generate({ model: "gaga-1", prompt: "Hello" }, { onEvent })')
@@ -452,7 +450,7 @@ async def test_what_is_kept_for_a_reload_does_not_hold_the_key(deployment: Deplo
     assert deployment.key not in kept
 
 
-async def test_what_was_missed_before_a_reset_is_read_from_the_job_s_own_stream(
+async def test_events_missed_before_a_reset_are_read_from_the_job_stream(
     deployment: Deployment, caller: Caller, context: BrowserContext, complaints: list[str]
 ) -> None:
     await caller.run("await new Promise((onReady) => pollcast.watchAll({ onEvent, onReady }))")
@@ -545,7 +543,7 @@ MESSAGES = [
 ]
 
 
-async def test_a_stream_is_read_as_the_standard_has_it_wherever_it_is_cut(caller: Caller) -> None:
+async def test_a_stream_is_parsed_per_the_standard_wherever_it_is_split(caller: Caller) -> None:
     read = await caller.run(
         """
       const bytes = new Uint8Array(given);

@@ -1,4 +1,4 @@
-"""`check`: what works is told apart from what does not, nothing is paid, nothing is left behind."""
+"""Tests of `check`: it reports failures, pays for nothing and leaves nothing behind."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -30,7 +30,7 @@ def right_key(kind: type[Provider]) -> str:
 
 
 async def findings(kind: type[Provider], settings: Settings | None = None, **given: Any) -> dict[str, CheckResult]:
-    """What is found of one provider, and of all else."""
+    """Return the results by subject, for one provider and the server's settings."""
     own = load(kind.settings_type, **given)
     return {found.subject: found async for found in check_all(settings or load(Settings), {kind: own}, SystemClock())}
 
@@ -51,7 +51,7 @@ async def test_a_key_that_works_is_ok_and_nothing_is_ordered(kind: type[Provider
 
 
 @each_provider
-async def test_a_key_that_is_refused_is_told(kind: type[Provider], simulator: Simulator) -> None:
+async def test_a_refused_key_is_reported(kind: type[Provider], simulator: Simulator) -> None:
     found = await finding(kind, base_url=simulator.origin, api_key="sk-wrong")
     assert found.state is State.REFUSED, str(found)
     assert "sk-wrong" not in str(found)
@@ -141,7 +141,7 @@ async def test_a_secret_that_can_be_guessed_is_a_warning() -> None:
 # --- as a command ---
 
 
-def test_the_command_prints_a_line_for_each_and_exits_with_0_when_what_is_set_up_works() -> None:
+def test_check_prints_a_line_per_subject_and_exits_with_0_on_success() -> None:
     done = command("check")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

@@ -111,23 +111,23 @@ def test_a_setting_that_nobody_reads_is_warned_of_and_stops_nothing(tmp_path: Pa
     assert "listens on" in text
 
 
-def test_only_serve_and_check_warn_of_settings_that_nobody_reads() -> None:
+def test_only_serve_and_check_warn_about_unknown_settings() -> None:
     assert command("keys", "list", POLLCAST_MAXJOBS="5").stderr == ""
 
 
-def test_links_that_name_no_host_are_warned_of_at_the_start(tmp_path: Path) -> None:
+def test_the_server_warns_about_links_to_a_wildcard_address(tmp_path: Path) -> None:
     port = str(free_port())
     with serving(log=tmp_path / "log", POLLCAST_PORT=port, POLLCAST_HOST="0.0.0.0"):  # noqa: S104
         told = f"Links begin with http://0.0.0.0:{port}, which only this machine can open: set POLLCAST_PUBLIC_URL."
         assert told in (tmp_path / "log").read_text()
 
 
-def test_links_of_a_server_for_this_machine_alone_are_no_matter(tmp_path: Path) -> None:
+def test_a_loopback_server_starts_without_warnings(tmp_path: Path) -> None:
     with serving(log=tmp_path / "log", POLLCAST_PORT=str(free_port())):
         assert "WARNING" not in (tmp_path / "log").read_text()
 
 
-def test_a_demo_of_several_workers_is_refused_for_what_it_is() -> None:
+def test_a_demo_with_several_workers_is_refused() -> None:
     done = command("serve", "--demo", "--workers", "2", POLLCAST_STORE="redis://127.0.0.1:1/0")
     assert done.stderr == "Error: --workers: the demo runs in one process, together with its simulator.\n"
 
@@ -197,7 +197,7 @@ def test_a_command_that_cannot_be_carried_out_says_so_in_one_line(arguments: tup
 @pytest.mark.parametrize(
     "arguments", [("--name", " "), ("--name", "web", "--tokens", "-1"), ("--name", "web", "--tokens", "9" * 20)]
 )
-def test_a_key_for_nobody_or_for_more_than_can_be_counted_is_not_made(arguments: tuple[str, ...]) -> None:
+def test_a_key_with_a_blank_name_or_too_many_tokens_is_refused(arguments: tuple[str, ...]) -> None:
     done = command("keys", "create", *arguments)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
@@ -273,7 +273,7 @@ cli.main(["serve"])
 """
 
 
-def test_a_server_that_dies_of_its_own_fault_says_so_in_its_log_alone(tmp_path: Path) -> None:
+def test_an_internal_error_that_stops_the_server_is_only_logged(tmp_path: Path) -> None:
     own = {
         "PYTHONPATH": str(SERVER.parent),
         "POLLCAST_STORE": f"sqlite:///{tmp_path}/pollcast.db",

@@ -28,7 +28,7 @@ from tests.support.site import Site
 
 @dataclass(frozen=True)
 class Done:
-    """What a command gave, told, and exited with."""
+    """Standard output, standard error and exit status of a command."""
 
     out: str
     told: str
@@ -40,7 +40,7 @@ class Done:
 
 
 @asynccontextmanager
-async def started(
+async def start_command(
     deployment: Deployment, *arguments: str, **environment: str
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
@@ -59,7 +59,7 @@ async def started(
 
 
 async def command(deployment: Deployment, *arguments: str, **environment: str) -> Done:
-    async with started(deployment, *arguments, **environment) as process:
+    async with start_command(deployment, *arguments, **environment) as process:
         out, told = await process.communicate()
         assert "Traceback" not in told.decode()
         return Done(out.decode(), told.decode(), process.returncode or 0)
@@ -76,7 +76,7 @@ async def order_of(deployment: Deployment) -> dict[str, Any]:
     return order
 
 
-# --- what comes out ---
+# --- output ---
 
 
 async def test_a_reader_that_has_enough_is_no_error(deployment: Deployment) -> None:
@@ -176,7 +176,7 @@ async def test_a_listing_that_no_terminal_bounds_has_a_line_for_each_job(deploym
     assert line.split()[-1] == "30"
 
 
-# --- what goes in ---
+# --- arguments ---
 
 
 async def test_files_are_brought_in_where_the_model_has_a_place_for_them(deployment: Deployment) -> None:
@@ -187,7 +187,7 @@ async def test_files_are_brought_in_where_the_model_has_a_place_for_them(deploym
     assert (order["prompt"], order["image"][:6], order["audio"][:6]) == ("Smile", "asset_", "asset_")
 
 
-async def test_several_images_are_a_list_and_an_asset_s_id_is_taken_as_it_is(deployment: Deployment) -> None:
+async def test_several_images_are_sent_as_a_list_and_asset_ids_unchanged(deployment: Deployment) -> None:
     asset = await deployment.asset("image")
     arguments = ("--image", asset, "--image", str(MEDIA / "image.png"))
     assert (await command(deployment, "generate", "grok-imagine-video", "Rain", *arguments)).status == 0
@@ -203,7 +203,7 @@ async def test_a_field_is_what_the_model_wants_it_to_be(deployment: Deployment) 
     assert (order["style"], order["metadata"]) == ("4", {"order": "4711"})
 
 
-# --- how it exits ---
+# --- exit status ---
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ async def test_a_field_is_what_the_model_wants_it_to_be(deployment: Deployment) 
         (("suno", "A song", "--field", "style"), 2, "name=value"),
     ],
 )
-async def test_the_exit_status_says_how_it_ended(
+async def test_the_exit_status_matches_the_outcome(
     deployment: Deployment, arguments: tuple[str, ...], status: int, said: str
 ) -> None:
     done = await command(deployment, "generate", *arguments)
@@ -234,7 +234,7 @@ async def test_the_exit_status_says_how_it_ended(
         ({"POLLCAST_SERVER": "cast.example.com"}, 2, "POLLCAST_SERVER"),
     ],
 )
-async def test_what_is_wrong_with_server_or_key_is_told(
+async def test_an_invalid_server_or_key_is_reported(
     deployment: Deployment, environment: dict[str, str], status: int, said: str
 ) -> None:
     done = await command(deployment, "generate", "suno", "A song", **environment)
@@ -242,8 +242,8 @@ async def test_what_is_wrong_with_server_or_key_is_told(
     assert "pollcast_wrong" not in done.told
 
 
-async def test_an_interrupted_command_leaves_the_job_running_and_says_how_to_come_back(deployment: Deployment) -> None:
-    async with started(deployment, "generate", "gaga-1", "[slow] Hello", "--json") as process:
+async def test_an_interrupted_command_leaves_the_job_running_and_prints_how_to_resume(deployment: Deployment) -> None:
+    async with start_command(deployment, "generate", "gaga-1", "[slow] Hello", "--json") as process:
         assert process.stdout is not None
         job = orjson.loads(await process.stdout.readline())["job"]
         process.send_signal(signal.SIGINT)
@@ -335,7 +335,7 @@ async def test_what_no_request_can_carry_is_a_wrong_command(
 
 
 class Line:
-    """A line to a server that is cut after so many bytes of its answers, as often as `cuts` says."""
+    """TCP proxy in front of a server that closes a connection after `after` bytes, `cuts` times."""
 
     def __init__(self, deployment: Deployment, *, after: int, cuts: int) -> None:
         self._world, self._after, self.cuts = deployment, after, cuts
@@ -383,7 +383,7 @@ async def at_once(_: float) -> None:
 
 
 @pytest.mark.parametrize("after", [0, 300, 700, 1000])
-async def test_a_line_that_breaks_costs_no_event_and_makes_no_second_job(deployment: Deployment, after: int) -> None:
+async def test_a_broken_connection_loses_no_event_and_creates_no_second_job(deployment: Deployment, after: int) -> None:
     line, lost = Line(deployment, after=after, cuts=2), list[str]()
     async with line as server, Client(server, deployment.key, on_lost=lost.append, sleep=at_once) as client:
         events = [event async for event in client.generate({"model": "gaga-1", "prompt": "Hello"}, "mine")]
@@ -480,7 +480,7 @@ async def test_why_a_server_cannot_be_reached_is_told_in_plain_words(tmp_path: P
             assert reason in str(lost.value)
 
 
-async def test_a_busy_server_is_asked_again_when_it_says(deployment: Deployment) -> None:
+async def test_a_busy_server_is_retried_after_its_retry_after(deployment: Deployment) -> None:
     waits: list[float] = []
 
     async def sleep(seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""What `doctor` says of a server behind real proxies that do wrong, and behind those that do right."""
+"""Tests of `doctor` with servers behind real proxies, both misconfigured and correctly configured."""
 
 import asyncio
 import re
@@ -38,7 +38,7 @@ async def troubles(url: str, *, idle: float = 0.1, **more: Any) -> list[ProxyFin
     return [finding for finding in await found(url, idle=idle, **more) if not finding.is_good]
 
 
-async def test_a_server_without_anything_in_front_is_well(real: Deployment) -> None:
+async def test_a_server_without_a_proxy_has_no_problem(real: Deployment) -> None:
     findings = await found(real.origin, idle=3, silence=1, key=real.key)
     assert [finding.text for finding in findings if not finding.is_good] == []
     text = "\n".join(finding.text for finding in findings)
@@ -53,7 +53,7 @@ async def test_a_server_without_anything_in_front_is_well(real: Deployment) -> N
         assert said in text
 
 
-async def test_nginx_as_it_comes_is_well(real: Deployment, tmp_path: Path) -> None:
+async def test_nginx_with_its_defaults_has_no_problem(real: Deployment, tmp_path: Path) -> None:
     with plain_nginx(tmp_path / "nginx", real.origin) as front:
         assert await troubles(front, idle=3) == []
 
@@ -73,7 +73,7 @@ async def test_the_documented_nginx_is_well_and_offers_http_2(
 
 @asynccontextmanager
 async def hoarding(origin: str) -> AsyncIterator[str]:
-    """What a proxy does that passes an answer on when it has it all."""
+    """Proxy that forwards a response only when it is complete."""
 
     async def whole(request: web.Request) -> web.StreamResponse:
         async with ClientSession() as session, session.get(origin + request.path_qs) as answer:
@@ -86,7 +86,7 @@ async def hoarding(origin: str) -> AsyncIterator[str]:
         yield site.url
 
 
-async def test_a_proxy_that_buffers_is_told_by_marks_that_come_in_a_lump(real: Deployment) -> None:
+async def test_a_buffering_proxy_is_detected_by_marks_that_arrive_together(real: Deployment) -> None:
     async with hoarding(real.origin) as front:
         (trouble,) = await troubles(front)
         lump = r"6 marks sent 0\.2 s apart arrived together, the last one 1\.\d s after the request: a proxy buffers"

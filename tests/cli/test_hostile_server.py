@@ -1,4 +1,4 @@
-"""The command-line client trusts no server: what it sends writes no other file and moves no cursor."""
+"""Tests of the client commands against a hostile server: it cannot write other files or control the terminal."""
 
 import os
 from collections.abc import Mapping
@@ -34,8 +34,8 @@ def files_in(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-async def delivered(server: Handler, out: Path | None, *, lines: bool = False) -> Site:
-    """Watch a job of the server, and deliver what it made."""
+async def deliver(server: Handler, out: Path | None, *, lines: bool = False) -> Site:
+    """Watch a job of the server and deliver its outputs."""
     async with Site(server) as site, Client(site.url, "secret") as client:
         watch = Watch(out, lines=lines)
         await watch.follow(client.watch("job_1"))
@@ -68,7 +68,7 @@ async def test_a_job_id_that_is_no_name_writes_nothing(tmp_path: Path, job: obje
     out = tmp_path / "out" / "in"
     out.mkdir(parents=True)
     with pytest.raises(Refused, match="event that cannot be read"):
-        await delivered(stream(job=job), out)
+        await deliver(stream(job=job), out)
     assert files_in(tmp_path) == []
 
 
@@ -88,14 +88,14 @@ async def test_a_job_id_that_is_no_name_writes_nothing(tmp_path: Path, job: obje
 )
 async def test_an_event_of_another_form_is_refused(fields: Mapping[str, Any]) -> None:
     with pytest.raises(Refused, match="event that cannot be read"):
-        await delivered(stream(**fields), None)
+        await deliver(stream(**fields), None)
 
 
 @pytest.mark.parametrize("media_type", ["../../x", "a/../b", "video/mp4;/../x", "\0", "", "image/png\x1b"])
 async def test_a_media_type_names_no_other_file(tmp_path: Path, media_type: str) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    await delivered(stream(outputs=[{**OUTPUT, "type": media_type}]), out)
+    await deliver(stream(outputs=[{**OUTPUT, "type": media_type}]), out)
     (written,) = files_in(tmp_path)
     assert written.parent == out
     assert written.name.startswith("job_1-0")
@@ -107,7 +107,7 @@ async def test_a_symbolic_link_in_the_folder_is_replaced_not_followed(tmp_path: 
     other.write_text("kept")
     for name in ("job_1-0.mp4", f".job_1-0.mp4.{os.getpid()}.part"):
         (out / name).symlink_to(other)
-    await delivered(stream(), out)
+    await deliver(stream(), out)
     assert other.read_text() == "kept"
     assert (out / "job_1-0.mp4").read_bytes() == b"bytes"
 
@@ -120,7 +120,7 @@ async def test_content_from_another_host_is_asked_for_without_the_key(tmp_path: 
                 raise web.HTTPFound(f"{elsewhere.url}/content/0")
             return await stream()(request)
 
-        site = await delivered(answer, tmp_path / "out.mp4")
+        site = await deliver(answer, tmp_path / "out.mp4")
     assert "Authorization" in site.asked[0].headers
     assert [request.headers.get("Authorization") for request in elsewhere.asked] == [None]
 
@@ -138,7 +138,7 @@ async def test_nothing_that_a_server_sends_reaches_the_terminal_raw(
 ) -> None:
     url = f"https://provider/{letter}[link=x]"
     for lines in (True, False):
-        await delivered(stream(outputs=[{**OUTPUT, "url": url}], detail=letter), None, lines=lines)
+        await deliver(stream(outputs=[{**OUTPUT, "url": url}], detail=letter), None, lines=lines)
         _list(("a",), [{"a": url}], lambda row: [row["a"]], lines=lines)
     out, told = capsys.readouterr()
     assert letter not in out + told

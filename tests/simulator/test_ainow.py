@@ -57,7 +57,7 @@ async def test_each_model_takes_its_own_styles_only(client: Client) -> None:
         assert (await generate(client, model=model, prompt="x", style=style))[0] == expected
 
 
-async def test_tokens_are_taken_by_price_and_418_is_said_when_they_are_short(
+async def test_tokens_are_charged_and_missing_tokens_are_answered_with_418(
     simulator: Simulator, client: Client
 ) -> None:
     simulator.ainow.tokens = 45

@@ -31,7 +31,7 @@ async def test_a_generation_passes_through_the_documented_states_to_a_video(clie
     assert await client.get("gaga", document["resultVideoURL"]) == (200, Sample.VIDEO.bytes)
 
 
-async def test_an_uploaded_asset_has_an_id_and_a_url_that_gives_it_back(client: Client) -> None:
+async def test_an_uploaded_asset_has_an_id_and_a_url_that_returns_it(client: Client) -> None:
     number = await client.upload(Sample.IMAGE)
     status, asset = await client.get("gaga", f"/v1/assets/{number}")
     assert (status, asset["id"]) == (200, number)
@@ -113,7 +113,7 @@ async def test_ids_may_be_wider_than_a_double_holds(simulator: Simulator, client
     assert int(float(reply["id"])) != reply["id"]
 
 
-async def test_an_unknown_generation_is_404_and_a_word_for_an_id_is_422(client: Client) -> None:
+async def test_an_unknown_generation_is_404_and_a_non_numeric_id_is_422(client: Client) -> None:
     assert (await client.get("gaga", "/v1/generations/1"))[0] == 404
     assert (await client.get("gaga", "/v1/generations/one"))[0] == 422
     assert (await client.get("gaga", "/v1/assets/1"))[0] == 404

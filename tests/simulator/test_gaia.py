@@ -135,7 +135,7 @@ async def test_a_text_is_streamed_in_openais_chunks_up_to_done(client: Client) -
     assert parsed[-1]["choices"][0]["finish_reason"] == "stop"
 
 
-async def test_a_text_comes_at_once_when_no_stream_is_asked_and_may_be_cut_by_max_tokens(client: Client) -> None:
+async def test_a_text_without_a_stream_is_one_response_limited_by_max_tokens(client: Client) -> None:
     _, reply = await client.post("gaia", "/v1/chat/completions", json={**CHAT, "max_tokens": 3})
     assert reply["object"] == "chat.completion"
     assert reply["choices"][0]["message"] == {"role": "assistant", "content": "You asked: Who "}
@@ -143,7 +143,7 @@ async def test_a_text_comes_at_once_when_no_stream_is_asked_and_may_be_cut_by_ma
     assert reply["usage"]["completion_tokens"] == 3
 
 
-async def test_a_text_that_fails_says_so_inside_the_stream_and_never_says_done(client: Client) -> None:
+async def test_a_failed_text_sends_an_error_in_the_stream_without_done(client: Client) -> None:
     order = {"model": "gpt-5.4-mini", "stream": True, "messages": [{"role": "user", "content": "x [fail]"}]}
     _, body = await client.post("gaia", "/v1/chat/completions", json=order)
     assert "error" in json.loads(frames(body)[-1])

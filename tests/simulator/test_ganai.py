@@ -8,9 +8,7 @@ BULK = "/create_video/bulk?project_id=p1"
 ITEMS = [{"unique_id": "abc123", "names": "Manash"}, {"unique_id": "cba321", "names": "Manash2"}]
 
 
-async def test_the_reply_holds_every_url_and_none_works_before_the_item_has_succeeded(
-    client: Client, clock: Clock
-) -> None:
+async def test_the_reply_contains_all_urls_which_work_after_their_item_succeeded(client: Client, clock: Clock) -> None:
     _, reply = await client.post("ganai", BULK, json=ITEMS)
     assert [each["unique_id"] for each in reply] == ["abc123", "cba321"]
     urls = [value for key, value in reply[0].items() if key.endswith("_url") or key == "permalink"]

@@ -117,7 +117,7 @@ async def test_stopping_is_quick_though_requests_hang(clock: Clock) -> None:
     assert all(isinstance(result, aiohttp.ClientError) for result in results)
 
 
-async def test_it_may_come_back_on_the_same_port_and_still_knows_its_jobs(clock: Clock) -> None:
+async def test_a_restart_on_the_same_port_keeps_the_jobs(clock: Clock) -> None:
     simulator = Simulator(now=clock.now, sleep=clock.sleep)
     origin = await simulator.start()
     async with aiohttp.ClientSession(origin) as session:

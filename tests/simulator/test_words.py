@@ -58,9 +58,7 @@ async def test_429_refuses_the_first_submit_and_takes_the_second(
 
 
 @pytest.mark.parametrize("provider", ALL)
-async def test_a_submit_may_be_refused_by_a_word_and_then_makes_no_job(
-    simulator: Simulator, client: Client, provider: str
-) -> None:
+async def test_a_submit_that_a_word_refuses_creates_no_job(simulator: Simulator, client: Client, provider: str) -> None:
     assert (await client.submit(provider, "[500]"))[0] == 500
     assert (await client.submit(provider, "[reject]"))[0] == REJECTED[provider]
     assert (await client.submit(provider, "[credits]"))[0] == NO_CREDIT[provider]
