@@ -1,6 +1,7 @@
 """The words that ask for trouble from within a prompt, as test card numbers do for payments.
 
-The demo and `proxy/docs/simulator.md` show them; `gate` and the providers obey them. `PROMPT_FAULTS` is the table for people.
+The demo and `proxy/docs/simulator.md` show them; `gate` and the providers obey them. `PROMPT_FAULTS` is the table for
+people.
 """
 
 from collections.abc import Mapping
