@@ -219,7 +219,12 @@ class Upstream:
         new = self._new_items(adapter, role, work)
         right = self._right(adapter, role, item, new, body)
         odd, made = self._chosen(adapter, role, work, item, right)
-        self._note_answer(adapter, role, work, item, new, odd, made)
+        self._count(provider_of(adapter), role, work, odd, made)
+        if role in {"submit", "stream"}:
+            self._note_receipt(work, role, new, made)
+        elif item:
+            self._note_state(role, work, item, made)
+        self._note_words(role, work, made)
         return made
 
     # --- which answer ---
@@ -296,21 +301,13 @@ class Upstream:
                 work.faults.append(f"sent again {work.send_after - now:.2f} s too early")
             work.sent += 1
 
-    def _note_answer(
-        self, adapter: str, role: str, work: Work, item: Item | None, new: dict[str, Item], odd: Odd | None, made: Reply
-    ) -> None:
-        provider = provider_of(adapter)
+    def _count(self, provider: str, role: str, work: Work, odd: Odd | None, made: Reply) -> None:
         self._outcomes.setdefault((work.account, provider), {})[not made.fails] = self._clock.now()
+        work.ends, work.failed = made.ends, work.failed + made.failed
         if odd:
             work.left -= odd is not STORM
             work.log.append(f"{odd.kind} {role} {odd.name}")
             self.counted[odd.kind, provider] += 1
-        work.ends, work.failed = made.ends, work.failed + made.failed
-        if role in {"submit", "stream"}:
-            self._note_receipt(work, role, new, made)
-        elif item:
-            self._note_state(role, work, item, made)
-        self._note_words(role, work, made)
 
     def _note_receipt(self, work: Work, role: str, new: dict[str, Item], made: Reply) -> None:
         now = self._clock.now()
