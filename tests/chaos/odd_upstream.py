@@ -37,8 +37,8 @@ UNREADABLE_POLLS, UNREADABLE_SECONDS = 20, 300.0
 """Both must have passed without a readable answer before a job may end by that."""
 STORM_SECONDS = 30.0
 """In each such time one provider, or none, is away for all accounts but the calm ones."""
-CALM = frozenset({0, 1})
-"""Accounts whose requests all succeed."""
+CALM = frozenset({0})
+"""Accounts whose requests all succeed. With more of them the circuit breaker would never open."""
 _MEMORY = 50.0
 """Seconds in which a success shows that an account's requests succeed; the breaker's own memory is a little longer."""
 _IN_FLIGHT = 15.0
@@ -270,7 +270,8 @@ class Upstream:
         kinds = sorted({odd.kind for odd in fitting})
         if not kinds:
             return None
-        kind = "J" if "J" in kinds and self._chance.random() < 0.4 else self._chance.choice(kinds)
+        untried = [kind for kind in kinds if not self.counted[kind, provider_of(adapter)]]
+        kind = "J" if "J" in kinds and self._chance.random() < 0.4 else self._chance.choice(untried or kinds)
         return self._chance.choice([odd for odd in fitting if odd.kind == kind])
 
     def _besieged(self, siege: str, item: Item) -> bool:
