@@ -64,6 +64,7 @@ class Campaign:
     deployment: Deployment
     upstream: Upstream
     chance: Random
+    kinds: Collection[str]
     keys: list[str] = field(default_factory=list)
     sieges: list[tuple[str, str]] = field(default_factory=list)
     """Those still to come."""
@@ -81,9 +82,9 @@ class Campaign:
         """Odd answers so far."""
         return sum(number for (kind, _), number in self.upstream.counted.items() if kind != "N")
 
-    async def run(self, kinds: Collection[str]) -> None:
-        """Order until there were enough odd answers, and see every job to its end."""
-        self.sieges = [*SIEGES] * (-(-self.number // ROUND)) if self.number >= LONG and "B" in kinds else []
+    async def run(self) -> None:
+        """Order until there were enough odd answers of each kind, and see every job to its end."""
+        self.sieges = [*SIEGES] * (-(-self.number // ROUND)) if self.number >= LONG and "B" in self.kinds else []
         work = [asyncio.create_task(self._work(n % ACCOUNTS)) for n in range(min(UNDER_WAY, max(self.number // 40, 6)))]
         _, late = await asyncio.wait(work, timeout=PATIENCE + self.number / 20)
         for task in late:
@@ -93,13 +94,13 @@ class Campaign:
         for task in set(work) - set(late):
             task.result()
         self.findings += [Finding(text) for text in self.upstream.faults]
-        self.findings += [Finding(f"kind {kind} was never tried on {name}") for kind, name in self._missed(kinds)]
+        self.findings += [Finding(f"kind {kind} was never tried on {name}") for kind, name in self._missed()]
         await self._audit()
 
-    def _missed(self, kinds: Collection[str]) -> list[tuple[str, str]]:
+    def _missed(self) -> list[tuple[str, str]]:
         """The kinds and adapters without an odd answer, in a campaign that is long enough for all."""
         tried = {cell for cell, times in self.upstream.counted.items() if times}
-        return sorted(cell for cell in cells() - tried if cell[0] in kinds) if self.number >= LONG else []
+        return sorted(cell for cell in cells() - tried if cell[0] in self.kinds) if self.number >= LONG else []
 
     async def _audit(self) -> None:
         """Hold each account's balance and ledger against what its jobs must have cost."""
@@ -115,7 +116,7 @@ class Campaign:
         return "\n".join(f"{finding.text}\n    {'; '.join(finding.log[-40:])}" for finding in self.findings[:12])
 
     async def _work(self, account: int) -> None:
-        while self.odd < self.number:
+        while self.odd < self.number or self._missed():
             await self._carry_out(account)
 
     async def _carry_out(self, account: int) -> None:
@@ -214,7 +215,7 @@ async def _opened(number: int, seed: int, store: str, kinds: Collection[str]) ->
         deployment = Deployment(folder, clock, provider=settings, providers=late, upstream_times=TIMES)
         deployment.store_url = stack.enter_context(stores.opened(store, folder))
         await stack.enter_async_context(deployment)
-        campaign = Campaign(number, deployment, upstream, chance)
+        campaign = Campaign(number, deployment, upstream, chance, kinds)
         campaign.keys = [await deployment.new_key(f"account-{n}", GRANTED) for n in range(ACCOUNTS)]
         yield campaign
 
@@ -225,7 +226,7 @@ async def run(
     """Give so many odd answers of these kinds; gives the campaign and its summary."""
     began = monotonic()
     async with _opened(number, seed, store, kinds) as campaign:
-        await campaign.run(kinds)
+        await campaign.run()
     ends = ", ".join(f"{end} {n:,}" for end, n in campaign.ends.most_common())
     sieges = ", ".join(f"{siege}: {end} {n}" for (siege, end), n in sorted(campaign.besieged.items()))
     head = (
