@@ -143,8 +143,8 @@ class Campaign:
 
     def _new_work(self, account: int, model: str, siege: str) -> Work:
         units = {"gpt-image-2": 3, "ganai-bulk": 1 if siege else self.chance.choice((1, 1, 2, 3))}.get(model, 1)
-        # A siege is repeated before each readable answer, and all of it has to fit into the deadline.
-        running = 10**9 if siege == "endless" else 1 if siege else self.chance.randint(1, 4)
+        # A siege is repeated before each readable answer, and has to fit into the deadline on a busy machine.
+        running = 10**9 if siege == "endless" else 0 if siege else self.chance.randint(1, 4)
         return Work(account, model, units, self.chance.randint(MOST_ODD // 2, MOST_ODD), running, siege)
 
     async def _turned_away(self, work: Work, status: int, text: str) -> None:
