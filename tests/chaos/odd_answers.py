@@ -1,4 +1,4 @@
-"""Odd answers of the campaign as literal bytes: their kinds, and the adapters and requests that they fit.
+"""The odd answers of the campaign, as literal bytes: a registry of their kinds, adapters and requests.
 
 The kinds have the letters under which the campaign counts them. Each answer is made from the right one. `Reply` also
 says what the answer means for the job, so that `odd_verdict` can judge the job's end.

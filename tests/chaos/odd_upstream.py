@@ -37,8 +37,8 @@ UNREADABLE_POLLS, UNREADABLE_SECONDS = 20, 300.0
 """Both must have passed without a readable answer before a job may end by that."""
 STORM_SECONDS = 30.0
 """In each such time one provider, or none, is away for all accounts but the calm ones."""
-CALM = frozenset({0, 1})
-"""Accounts whose requests all succeed."""
+CALM = frozenset({0})
+"""Accounts whose requests all succeed. With more of them the circuit breaker would never open."""
 _MEMORY = 50.0
 """Seconds in which a success shows that an account's requests succeed; the breaker's own memory is a little longer."""
 _IN_FLIGHT = 15.0
@@ -219,7 +219,12 @@ class Upstream:
         new = self._new_items(adapter, role, work)
         right = self._right(adapter, role, item, new, body)
         odd, made = self._chosen(adapter, role, work, item, right)
-        self._note_answer(adapter, role, work, item, new, odd, made)
+        self._count(provider_of(adapter), role, work, odd, made)
+        if role in {"submit", "stream"}:
+            self._note_receipt(work, role, new, made)
+        elif item:
+            self._note_state(role, work, item, made)
+        self._note_words(role, work, made)
         return made
 
     # --- which answer ---
@@ -265,7 +270,8 @@ class Upstream:
         kinds = sorted({odd.kind for odd in fitting})
         if not kinds:
             return None
-        kind = "J" if "J" in kinds and self._chance.random() < 0.4 else self._chance.choice(kinds)
+        untried = [kind for kind in kinds if not self.counted[kind, provider_of(adapter)]]
+        kind = "J" if "J" in kinds and self._chance.random() < 0.4 else self._chance.choice(untried or kinds)
         return self._chance.choice([odd for odd in fitting if odd.kind == kind])
 
     def _besieged(self, siege: str, item: Item) -> bool:
@@ -296,21 +302,13 @@ class Upstream:
                 work.faults.append(f"sent again {work.send_after - now:.2f} s too early")
             work.sent += 1
 
-    def _note_answer(
-        self, adapter: str, role: str, work: Work, item: Item | None, new: dict[str, Item], odd: Odd | None, made: Reply
-    ) -> None:
-        provider = provider_of(adapter)
+    def _count(self, provider: str, role: str, work: Work, odd: Odd | None, made: Reply) -> None:
         self._outcomes.setdefault((work.account, provider), {})[not made.fails] = self._clock.now()
+        work.ends, work.failed = made.ends, work.failed + made.failed
         if odd:
             work.left -= odd is not STORM
             work.log.append(f"{odd.kind} {role} {odd.name}")
             self.counted[odd.kind, provider] += 1
-        work.ends, work.failed = made.ends, work.failed + made.failed
-        if role in {"submit", "stream"}:
-            self._note_receipt(work, role, new, made)
-        elif item:
-            self._note_state(role, work, item, made)
-        self._note_words(role, work, made)
 
     def _note_receipt(self, work: Work, role: str, new: dict[str, Item], made: Reply) -> None:
         now = self._clock.now()

@@ -64,6 +64,7 @@ class Campaign:
     deployment: Deployment
     upstream: Upstream
     chance: Random
+    kinds: Collection[str]
     keys: list[str] = field(default_factory=list)
     sieges: list[tuple[str, str]] = field(default_factory=list)
     """Those still to come."""
@@ -81,9 +82,9 @@ class Campaign:
         """Odd answers so far."""
         return sum(number for (kind, _), number in self.upstream.counted.items() if kind != "N")
 
-    async def run(self, kinds: Collection[str]) -> None:
-        """Order until there were enough odd answers, and see every job to its end."""
-        self.sieges = [*SIEGES] * (-(-self.number // ROUND)) if self.number >= LONG and "B" in kinds else []
+    async def run(self) -> None:
+        """Order until there were enough odd answers of each kind, and see every job to its end."""
+        self.sieges = [*SIEGES] * (-(-self.number // ROUND)) if self.number >= LONG and "B" in self.kinds else []
         work = [asyncio.create_task(self._work(n % ACCOUNTS)) for n in range(min(UNDER_WAY, max(self.number // 40, 6)))]
         _, late = await asyncio.wait(work, timeout=PATIENCE + self.number / 20)
         for task in late:
@@ -93,13 +94,13 @@ class Campaign:
         for task in set(work) - set(late):
             task.result()
         self.findings += [Finding(text) for text in self.upstream.faults]
-        self.findings += [Finding(f"kind {kind} was never tried on {name}") for kind, name in self._missed(kinds)]
+        self.findings += [Finding(f"kind {kind} was never tried on {name}") for kind, name in self._missed()]
         await self._audit()
 
-    def _missed(self, kinds: Collection[str]) -> list[tuple[str, str]]:
+    def _missed(self) -> list[tuple[str, str]]:
         """The kinds and adapters without an odd answer, in a campaign that is long enough for all."""
         tried = {cell for cell, times in self.upstream.counted.items() if times}
-        return sorted(cell for cell in cells() - tried if cell[0] in kinds) if self.number >= LONG else []
+        return sorted(cell for cell in cells() - tried if cell[0] in self.kinds) if self.number >= LONG else []
 
     async def _audit(self) -> None:
         """Hold each account's balance and ledger against what its jobs must have cost."""
@@ -115,13 +116,13 @@ class Campaign:
         return "\n".join(f"{finding.text}\n    {'; '.join(finding.log[-40:])}" for finding in self.findings[:12])
 
     async def _work(self, account: int) -> None:
-        while self.odd < self.number:
+        while self.odd < self.number or self._missed():
             await self._carry_out(account)
 
     async def _carry_out(self, account: int) -> None:
         self.jobs += 1
         token = f"token-{self.jobs}"
-        model, siege = self.sieges.pop() if self.sieges else (self.chance.choice([*MODELS]), "")
+        model, siege = self.sieges.pop() if self.sieges else (self._model(), "")
         headers = {"Authorization": f"Bearer {self.keys[account]}"}
         work = self.upstream.works[token] = self._new_work(account, model, siege)
         order = await self._order(token, work, headers)
@@ -135,9 +136,15 @@ class Campaign:
         job = (await self.deployment.http.get(path, headers=headers)).json()
         self._judge(work, job, events, self.deployment.clock.now() - began)
 
+    def _model(self) -> str:
+        """A model by chance; streamed ones more often, because their jobs are of one exchange."""
+        weights = [3 if provider == "ainow" or price == 1 else 1 for price, provider in MODELS.values()]
+        return self.chance.choices([*MODELS], weights)[0]
+
     def _new_work(self, account: int, model: str, siege: str) -> Work:
         units = {"gpt-image-2": 3, "ganai-bulk": 1 if siege else self.chance.choice((1, 1, 2, 3))}.get(model, 1)
-        running = 10**9 if siege == "endless" else self.chance.randint(1, 4)
+        # A siege is repeated before each readable answer, and has to fit into the deadline on a busy machine.
+        running = 10**9 if siege == "endless" else 0 if siege else self.chance.randint(1, 4)
         return Work(account, model, units, self.chance.randint(MOST_ODD // 2, MOST_ODD), running, siege)
 
     async def _turned_away(self, work: Work, status: int, text: str) -> None:
@@ -208,7 +215,7 @@ async def _opened(number: int, seed: int, store: str, kinds: Collection[str]) ->
         deployment = Deployment(folder, clock, provider=settings, providers=late, upstream_times=TIMES)
         deployment.store_url = stack.enter_context(stores.opened(store, folder))
         await stack.enter_async_context(deployment)
-        campaign = Campaign(number, deployment, upstream, chance)
+        campaign = Campaign(number, deployment, upstream, chance, kinds)
         campaign.keys = [await deployment.new_key(f"account-{n}", GRANTED) for n in range(ACCOUNTS)]
         yield campaign
 
@@ -219,19 +226,15 @@ async def run(
     """Give so many odd answers of these kinds; gives the campaign and its summary."""
     began = monotonic()
     async with _opened(number, seed, store, kinds) as campaign:
-        await campaign.run(kinds)
+        await campaign.run()
     ends = ", ".join(f"{end} {n:,}" for end, n in campaign.ends.most_common())
     sieges = ", ".join(f"{siege}: {end} {n}" for (siege, end), n in sorted(campaign.besieged.items()))
-    lines = [
-        (
-            f"oddities: {store}, seed {seed}, {campaign.upstream.exchanges:,} exchanges, {campaign.odd:,} odd answers, "
-            f"{campaign.jobs:,} jobs ({ends}), {campaign.refused} orders of failing accounts refused, "
-            f"{len(campaign.findings)} findings, {monotonic() - began:.0f} s"
-        ),
-        *([f"  sieges: {sieges}"] if sieges else []),
-        *_table(campaign.upstream.counted),
-    ]
-    return campaign, "\n".join(lines)
+    head = (
+        f"oddities: {store}, seed {seed}, {campaign.upstream.exchanges:,} exchanges, {campaign.odd:,} odd answers, "
+        f"{campaign.jobs:,} jobs ({ends}), {campaign.refused} orders of failing accounts refused, "
+        f"{len(campaign.findings)} findings, {monotonic() - began:.0f} s"
+    )
+    return campaign, "\n".join([head, f"  sieges: {sieges or 'none'}", *_table(campaign.upstream.counted)])
 
 
 def _table(counted: Counter[tuple[str, str]]) -> list[str]:
