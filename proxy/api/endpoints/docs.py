@@ -52,12 +52,12 @@ def _html(name: str) -> str:
     text = re.sub(r"<!--.*?-->\n", "", _read(name))
     text = re.sub(r"\]\(([a-z-]+)\.md", r"](\1", text)
     text = re.sub(r"\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", text)  # files of the repository, which are not served
-    links = "".join(f"<a href='{each}'>{escape(_title(each))}</a><br>" for each in names())
+    links = "".join(f"<li><a href='{each}'>{escape(_title(each))}</a></li>" for each in names())
     head = (
         "<meta charset=utf-8><meta name=viewport content='width=device-width, initial-scale=1'>"
         f"<title>{escape(_title(name))}: Pollcast</title><style>{_STYLE}</style>"
     )
-    nav = f"<nav><a href='../docs'>All endpoints</a><br>{links}</nav>"
+    nav = f"<nav><a href='../docs'>All endpoints</a><ul>{links}</ul></nav>"
     return (
         f"<!DOCTYPE html>\n<html lang=en><head>{head}</head>\n<body><main>\n{nav}\n{_body(text)}</main></body></html>\n"
     )
