@@ -26,7 +26,7 @@ KINDS: Final[Mapping[str, str]] = {
     "K": "a gateway's timeouts",
     "L": "hints",
     "M": "spellings",
-    "N": "requests with our name",
+    "N": "requests with Pollcast's name",
 }
 SECRET: Final = "sk-odd-campaign"
 """The providers' key, which odd answers repeat, and which no client may see."""
