@@ -1,6 +1,6 @@
-"""The composition root: the only place that knows everyone.
+"""The composition root: builds every part of the application and connects them.
 
-`Pollcast` is the ASGI application. What it is made of is opened when the server starts and closed when it stops.
+`Pollcast` is the ASGI application. It opens its parts when the server starts and closes them when it stops.
 """
 
 import asyncio
@@ -66,9 +66,10 @@ _NO_LIFESPAN: Final = (
 
 
 class Pollcast:
-    """The application; raises BadSetting. `providers` are settings by a provider's name; those not given are read.
+    """The ASGI application. Raises BadSetting.
 
-    As one of several workers it has `worker_metrics`, whose metrics it shows beside its own.
+    `providers` are settings by provider name; missing ones are read from the environment. One of several worker
+    processes gets `worker_metrics`, through which it also serves the other workers' metrics.
     """
 
     def __init__(
@@ -100,9 +101,9 @@ class Pollcast:
         self._feed: Feed | None = None
         self._prefix = unquote(urlsplit(settings.base_url).path)
         self._app = Starlette(lifespan=lambda _: self.opened(), exception_handlers=EXCEPTION_HANDLERS)
-        # Slashes are not forgiven: a redirect would lose the body of a POST, and a Link its signature.
+        # No redirects to paths with or without a slash: they lose the body of a POST and break a Link's signature.
         self._app.router.redirect_slashes = False
-        self._app.router.default = self._unopened
+        self._app.router.default = self._answer_before_start
         self._asgi = StreamOutsideMiddleware(
             AccessLog(Cors(AnswerOnShutdown(self._app), Origins(settings.cors_origins), settings.base_url))
         )
@@ -126,15 +127,15 @@ class Pollcast:
                 scope["root_path"] = path.removesuffix(route)
                 return
 
-    async def _unopened(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer while there are no routes yet, because nobody has entered `opened`."""
+    async def _answer_before_start(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer requests before `opened` is entered, while there are no routes."""
         if scope["type"] == "http":
             raise errors.Unavailable(_NO_LIFESPAN)
         await self._app.router.not_found(scope, receive, send)
 
     @property
     def secrets(self) -> Sequence[str]:
-        """What no log may show: the operator's own."""
+        """The operator's secrets, which no log may contain."""
         scraper = self._settings.metrics.get_secret_value()
         return [
             *self._settings.secrets,
@@ -145,20 +146,20 @@ class Pollcast:
 
     @property
     def routes(self) -> Sequence[Route]:
-        """Every path that is served, once opened."""
+        """All routes; empty before `opened` is entered."""
         return [route for route in self._app.routes if isinstance(route, Route)]
 
     def stop_streams(self) -> None:
-        """Break off every stream, so that the server, which waits for them, can stop; to be called before that wait."""
+        """Close all streams. Call this before the server waits for them at shutdown."""
         if self._feed is not None:
             self._feed.stop()
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        """Open the store and the providers, and run jobs, for as long as the body lasts. It is the ASGI lifespan."""
+        """Open the store and the providers, and run jobs, while the body runs. This is the ASGI lifespan."""
         async with AsyncExitStack() as stack:
             services = await self._services(stack)
-            # Only now is there something for the routes to speak with.
+            # The routes need the services, so they are added now.
             self._app.router.routes.extend(api.routes(services))
             self._app.router.routes.extend(playground.routes(playground=self._settings.playground == "on"))
             self._app.router.routes.extend(docs.routes())
@@ -171,11 +172,11 @@ class Pollcast:
 
     async def _services(self, stack: AsyncExitStack) -> ApiServices:
         settings, clock = self._settings, self._clock
-        with _naming("POLLCAST_STORE"):
+        with _blame_setting("POLLCAST_STORE"):
             opened = open_store(settings.store, clock, lease=settings.lease, exclusive=True)
-        with _naming("POLLCAST_ASSETS"):
+        with _blame_setting("POLLCAST_ASSETS"):
             blobs = Blobs(settings.assets)
-        with _naming("POLLCAST_STORE"):
+        with _blame_setting("POLLCAST_STORE"):
             store = await stack.enter_async_context(opened)
         self._warn_of_open_folders()
         if store.shared is not None:
@@ -196,7 +197,7 @@ class Pollcast:
             lambda at: metrics.delivery_lag.observe(max(clock.now() - at, 0)),
             self._stream_times,
         )
-        with _naming("POLLCAST_TRACE"):
+        with _blame_setting("POLLCAST_TRACE"):
             traces = Traces(settings.trace) if settings.trace else None
         if traces is not None:
             stack.enter_context(traces.writing())
@@ -277,7 +278,7 @@ class Pollcast:
 
 
 def hosted() -> Pollcast:
-    """The application for an ASGI server that is not ours, settings from the environment; raises BadSetting."""
+    """Return the application for another ASGI server, with settings from the environment. Raises BadSetting."""
     restrict_umask()
     settings = load(Settings)
     app = Pollcast(settings)
@@ -290,8 +291,8 @@ def _observe(metrics: Metrics, provider: str, call: str, seconds: float) -> None
 
 
 @contextmanager
-def _naming(setting: str) -> Iterator[None]:
-    """Lay what goes wrong at a setting's door."""
+def _blame_setting(setting: str) -> Iterator[None]:
+    """Turn errors of the body into a BadSetting that names the setting."""
     try:
         yield
     except (ValueError, OSError, errors.Unavailable) as error:
@@ -310,13 +311,13 @@ async def _secrets(settings: Settings, store: Store) -> Sequence[bytes]:
 
 
 def _node() -> str:
-    """A name that no other node has had: containers share process numbers, and a namesake would never take over."""
+    """Return a new unique node name. With a repeated name, jobs of the earlier node would never be taken over."""
     return f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}"
 
 
 @asynccontextmanager
 async def _running(*work: Any) -> AsyncIterator[None]:
-    """Run coroutines beside the body; cancelled, and waited for, at its end."""
+    """Run coroutines concurrently with the body. At its end, cancel them and wait for them."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(coroutine) for coroutine in work]
         yield
