@@ -273,7 +273,7 @@ class Upstream:
             response = await self._paid.post(
                 URL(self.url(request.path)),
                 params=request.query,
-                headers=self.origin.credential,
+                headers={**request.headers, **self.origin.credential},
                 data=body,
                 allow_redirects=False,
                 timeout=self._timeout(self._times.submit_silence if call == "submit" else self._times.stream_silence),
