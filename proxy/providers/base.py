@@ -206,6 +206,8 @@ class Model:
     """How many units an order of these fields is."""
     streamed: bool = False
     """Whether the provider answers with a stream of updates (`stream`), or with a ticket (`submit`)."""
+    one_result: bool = False
+    """True if an order of several units still makes one result, which is not refunded in part."""
     repeatable: bool = False
     """True if the provider promises that a repeat with the same `Request.key` buys once, for 24 hours.
 

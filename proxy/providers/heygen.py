@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.core.errors import FieldError, JobError
+from proxy.core.errors import FieldError, JobError, UpstreamRetired
 from proxy.core.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.core.media_types import by_url
 from proxy.core.settings import ProviderSettings, is_loopback
+from proxy.providers import heygen_v3
 from proxy.providers.base import (
     COUNTS,
     DURATIONS,
@@ -40,6 +41,7 @@ from proxy.providers.base import (
     urls_in,
     without_none,
 )
+from proxy.providers.heygen_v3 import HeyGenV3
 from proxy.upstream.answers import Answer, LastAnswers, NotReady, UnreadableAnswer
 from proxy.upstream.classify import Dialect, plain
 from proxy.upstream.requests import Request
@@ -47,8 +49,10 @@ from proxy.upstream.requests import Request
 Style = Literal["normal", "circle"]
 
 _OK = 100
-_NO_CREDIT = ("40009",)
+_NO_CREDIT = ("40009", "insufficient_credit")
 _GOING_ON = frozenset({"pending", "waiting", "processing"})
+_V3_GOING_ON = heygen_v3.STATES
+V3 = heygen_v3.MODEL.name
 
 
 class HeyGenSettings(ProviderSettings):
@@ -199,22 +203,30 @@ class HeyGen(Provider):
             costly=_COSTLY,
             media="linked",
             units=_units,
+            retired_on="2026-10-31",
         ),
+        heygen_v3.MODEL,
     )
     settings_type = HeyGenSettings
+
+    @property
+    def _v3(self) -> HeyGenV3:
+        """The v3 API, for its own model. A job continues on the API that gave its ticket."""
+        return HeyGenV3(self.upstream, self.public_url)
 
     def declare_dialect(self) -> Dialect:
         """The codes are those that clients have seen: 40009 credits, 400112 and 401057 a bad key."""
         return Dialect(
             {"X-Api-Key": self.settings.key},
             no_credit=_NO_CREDIT,
-            refused_key=("400112", "401057"),
+            refused_key=("400112", "401057", "unauthorized"),
             retired=(404, 405, 410),
+            in_progress=(heygen_v3.IN_PROGRESS,),
         )
 
     def validate(self, order: Order) -> Sequence[FieldError]:
         """HeyGen fetches media itself: an asset's Link must be one that it can open."""
-        if not is_loopback(self.public_url) or is_loopback(self.settings.base_url):
+        if order.model == V3 or not is_loopback(self.public_url) or is_loopback(self.settings.base_url):
             return ()
         return [
             FieldError(
@@ -227,12 +239,14 @@ class HeyGen(Provider):
         ]
 
     async def check_key(self) -> str:
-        """The status of a video that does not exist."""
-        await self.upstream.check_key("/v1/video_status.get", {"video_id": "0" * 32})
+        """Read the operator's own account."""
+        await self.upstream.check_key("/v3/users/me")
         return ""
 
     async def prepare(self, order: Order, inputs: Inputs) -> Request:
         """Flat fields become the one clip; assets travel as Links."""
+        if order.model == V3:
+            return await self._v3.prepare(order, inputs)
         fields = HeyGenFields(**order.fields)
         background = fields.background
         if background and not background.startswith("#"):
@@ -252,7 +266,12 @@ class HeyGen(Provider):
 
         The page's own table calls the id `id`, and has no envelope.
         """
-        answer = await self.upstream.submit(request)
+        if request.path.startswith("/v3/"):
+            return await self._v3.submit(request)
+        try:
+            answer = await self.upstream.submit(request)
+        except UpstreamRetired as error:
+            raise UpstreamRetired(f"{error.message} Order {V3} instead.") from None
         try:
             body = answer.exact()
         except UnreadableAnswer:
@@ -269,6 +288,8 @@ class HeyGen(Provider):
 
     async def check(self, ticket: Ticket, seen: LastAnswers) -> Update:
         """`completed` and `failed` end; every other word goes on."""
+        if "video" in ticket:
+            return await self._check_v3(ticket, seen)
         answer, data = await self._status(ticket, seen)
         word = data.get("status")
         if not isinstance(word, str) or not plain(word):
@@ -281,14 +302,28 @@ class HeyGen(Provider):
                 return Update(detail=shown, status=Status.ERROR, error=self._failure(data.get("error")))
         return self.in_progress(word, _GOING_ON, answer)
 
+    async def _check_v3(self, ticket: Ticket, seen: LastAnswers) -> Update:
+        answer, word, ended = await self._v3.check(ticket, seen)
+        if ended is not None:
+            return ended
+        return self.without_status(answer) if word is None else self.in_progress(word, _V3_GOING_ON, answer)
+
+    async def cancel(self, ticket: Ticket) -> None:
+        """Delete the video. v1 has no such call."""
+        if "video" in ticket:
+            await self._v3.cancel(ticket)
+
     def _failure(self, error: object) -> JobError:
         kind = type(self.dialect.failure({"error": error}, ""))
         return kind(self.dialect.safe_text(_reason(error) or "HeyGen gave no reason."))
 
     async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
         """URLs expire after days; the status call signs fresh ones."""
-        _, data = await self._status(ticket)
-        fresh = self._videos(ticket, data)
+        if "video" in ticket:
+            fresh = list(await self._v3.fresh_outputs(ticket))
+        else:
+            _, data = await self._status(ticket)
+            fresh = self._videos(ticket, data)
         return Source((fresh[n].output.url if n < len(fresh) else output.url) or "")
 
     async def _status(self, ticket: Ticket, seen: LastAnswers | None = None) -> tuple[Answer, dict[str, Any]]:

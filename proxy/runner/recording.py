@@ -82,7 +82,8 @@ class Recording:
         """Record the final event of an update, with its refund. Raises ClaimLost."""
         job, status = self.job, update.status or Status.ERROR
         outputs = tuple([await self._store_output(made, n) for n, made in enumerate(update.outputs)])
-        refunded = refund(job.tokens, status, outputs, self._model.units(job.order.fields))
+        ordered = 1 if self._model.one_result else self._model.units(job.order.fields)
+        refunded = refund(job.tokens, status, outputs, ordered)
         fields: dict[str, Any] = {}
         if status is Status.COMPLETED:
             shown = self._as_json(outputs)
