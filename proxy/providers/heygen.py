@@ -8,6 +8,7 @@ Seen, not on the page: the reply's envelope, `voice_id`, the states `pending` an
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
@@ -50,6 +51,7 @@ Style = Literal["normal", "circle"]
 
 _OK = 100
 _NO_CREDIT = ("40009", "insufficient_credit")
+_VIDEO_URL = re.compile(r"\.(mp4|m4v|mov|webm)([?#]|$)", re.IGNORECASE)
 _GOING_ON = frozenset({"pending", "waiting", "processing"})
 _V3_GOING_ON = heygen_v3.STATES
 V3 = heygen_v3.MODEL.name
@@ -63,6 +65,8 @@ class HeyGenSettings(ProviderSettings):
     base_url: str = "https://api.heygen.com"
     poll_interval: float = Field(default=5, gt=0)
     deadline: float = Field(default=3600, gt=0)
+    v1: Literal["keep", "translate"] = "keep"
+    """With `translate`, an order of heygen-v1 is sent to the v3 API."""
 
 
 class Offset(Fields):
@@ -210,6 +214,10 @@ class HeyGen(Provider):
     settings_type = HeyGenSettings
 
     @property
+    def _translates(self) -> bool:
+        return isinstance(self.settings, HeyGenSettings) and self.settings.v1 == "translate"
+
+    @property
     def _v3(self) -> HeyGenV3:
         """The v3 API, for its own model. A job continues on the API that gave its ticket."""
         return HeyGenV3(self.upstream, self.public_url)
@@ -225,7 +233,9 @@ class HeyGen(Provider):
         )
 
     def validate(self, order: Order) -> Sequence[FieldError]:
-        """HeyGen fetches media itself: an asset's Link must be one that it can open."""
+        """HeyGen v1 fetches media itself: an asset's Link must be one that it can open. v3 lacks some fields of v1."""
+        if order.model != V3 and self._translates:
+            return _without_counterpart(HeyGenFields(**order.fields), order.extra)
         if order.model == V3 or not is_loopback(self.public_url) or is_loopback(self.settings.base_url):
             return ()
         return [
@@ -247,6 +257,8 @@ class HeyGen(Provider):
         """Flat fields become the one clip; assets travel as Links."""
         if order.model == V3:
             return await self._v3.prepare(order, inputs)
+        if self._translates:
+            return await self._v3.prepare(replace(order, fields=_as_v3(HeyGenFields(**order.fields))), inputs)
         fields = HeyGenFields(**order.fields)
         background = fields.background
         if background and not background.startswith("#"):
@@ -382,3 +394,41 @@ def _reason(error: object) -> str | None:
         texts = [str(error[name]) for name in ("message", "detail", "code") if error.get(name)]
         return ": ".join(texts[:2]) or None
     return str(error) if error else None
+
+
+def _as_v3(fields: HeyGenFields) -> dict[str, Any]:
+    """Return the fields of heygen-v3 for an order of heygen-v1 that uses nothing that v3 lacks.
+
+    A talking photo's id is a look's id in v3 (inferred from the provider's endpoint comparison, 2026-11).
+    """
+    parts = [
+        without_none(
+            prompt=part.prompt,
+            audio=part.audio,
+            avatar_id=part.avatar_id or part.talking_photo_id,
+            voice_id=part.voice_id,
+            background=fields.background,
+        )
+        for part in fields.parts()
+    ]
+    if fields.clips is not None:
+        return {"scenes": parts}
+    return without_none(**parts[0], aspect_ratio=fields.aspect_ratio, captions=fields.captions or None)
+
+
+def _without_counterpart(fields: HeyGenFields, extra: Mapping[str, Any]) -> list[FieldError]:
+    """Return an error for each field of an order of heygen-v1 that v3 lacks."""
+    names = []
+    for index, part in enumerate(fields.parts()):
+        prefix = "" if fields.clips is None else f"clips.{index}."
+        names += [f"{prefix}{name}" for name in ("scale", "offset") if getattr(part, name) is not None]
+        styles = ("avatar_style", "talking_photo_style")
+        names += [f"{prefix}{name}" for name in styles if getattr(part, name) == "circle"]
+    if fields.test:
+        names.append("test")
+    if fields.clips is not None:  # a studio video has its format and captions from its scenes
+        names += [name for name in ("aspect_ratio", "captions") if getattr(fields, name)]
+    if fields.background and _VIDEO_URL.search(fields.background):
+        names.append("background")
+    names += [f"extra.{name}" for name in extra]
+    return [FieldError(name, f"HeyGen's v3 API has no such field; {V3} lists what it has") for name in names]

@@ -265,3 +265,42 @@ async def test_content_redirects_to_a_fresh_link(deployment: Deployment, upstrea
     upstream.on(*STATUS, video("completed", video_url=fresh, thumbnail_url=THUMBNAIL))
     answer = await deployment.http.get(f"/api/jobs/{final['job']}/content", follow_redirects=False)
     assert (answer.status_code, answer.headers["Location"]) == (302, fresh)
+
+
+# --- the end of v1 ---
+
+
+@pytest.mark.parametrize("status", [404, 405, 410])
+async def test_a_retired_v1_names_its_successor_and_refunds(
+    deployment: Deployment, upstream: Literal, status: int
+) -> None:
+    upstream.on("POST", "/v1/video.generate", said({"message": "Gone."}, status))
+    final = ended(await deployment.generate("heygen-v1", **SPOKEN))
+    assert (final["code"], final["refunded"]) == ("upstream_retired", 20)
+    assert "heygen-v3" in final["message"]
+
+
+async def test_the_catalogue_says_when_v1_ends(deployment: Deployment) -> None:
+    models = {model["id"]: model for model in (await deployment.http.get("/api/models")).json()["models"]}
+    assert models["heygen-v1"]["retired_on"] == "2026-10-31"
+    assert "retired_on" not in models["heygen-v3"]
+
+
+async def test_a_translated_v1_order_is_sent_to_v3(unstarted: Deployment, upstream: Literal) -> None:
+    scripted(upstream)
+    unstarted.providers["HeyGen"] = {"base_url": upstream.origin, "api_key": KEY, "v1": "translate"}
+    async with unstarted as deployment:
+        order = {"prompt": "Hello", "talking_photo_id": "p1", "aspect_ratio": "9:16", "captions": True}
+        assert ended(await deployment.generate("heygen-v1", **order))["status"] == "Completed"
+        assert await deployment.balance() == 980
+        dropped = {"scale": 2, "test": True, "avatar_style": "circle", "background": "https://93.184.216.34/b.mp4"}
+        refused = await deployment.http.post("/api/jobs", json={"model": "heygen-v1", **SPOKEN, **dropped})
+    assert upstream.once(*SUBMIT).json == {
+        "type": "avatar",
+        "avatar_id": "p1",
+        "script": "Hello",
+        "aspect_ratio": "9:16",
+        "caption": {"file_format": "srt", "style": "default"},
+    }
+    assert refused.status_code == 422
+    assert {error["field"] for error in refused.json()["errors"]} == set(dropped)
