@@ -146,6 +146,8 @@ class V3:
     moderated: set[str] = field(default_factory=lambda: {"blockedword"})
     bought: Counter[str] = field(default_factory=Counter)
     """Videos made, by idempotency key."""
+    deleted: set[str] = field(default_factory=set)
+    """Ids of deleted videos. They stay in the state, because they were bought."""
     _kept: dict[str, Kept] = field(default_factory=dict)
     _assets: set[str] = field(default_factory=set)
 
@@ -216,10 +218,7 @@ class V3:
 
     async def check(self, received: Received) -> Answer:
         """Tell how a video stands."""
-        job = self.state.jobs.get((self.provider, received.params["job"]))
-        if not isinstance(job, Rendering):
-            raise refused(404, "not_found", "Video not found")
-        return web.json_response({"data": self._document(job)})
+        return web.json_response({"data": self._document(self._find(received.params["job"]))})
 
     async def statuses(self, received: Received) -> Answer:
         """Tell how up to a hundred videos stand."""
@@ -230,17 +229,22 @@ class V3:
 
     def _brief(self, video: str) -> dict[str, object]:
         job = self.state.jobs.get((self.provider, video))
-        if not isinstance(job, Rendering):
+        if not isinstance(job, Rendering) or job.id in self.deleted:
             return {"video_id": video, "status": "not_found"}
         word = self._word(job)
         return {"video_id": video, "status": "queued" if word in {"waiting", "pending"} else word}
 
     async def delete(self, received: Received) -> Answer:
         """Delete a video."""
-        job = self.state.jobs.pop((self.provider, received.params["job"]), None)
-        if job is None:
-            raise refused(404, "not_found", "Video not found")
+        job = self._find(received.params["job"])
+        self.deleted.add(job.id)
         return web.json_response({"data": {"id": job.id, "deleted": True}})
+
+    def _find(self, video: str) -> Rendering:
+        job = self.state.jobs.get((self.provider, video))
+        if not isinstance(job, Rendering) or job.id in self.deleted:
+            raise refused(404, "not_found", "Video not found")
+        return job
 
     async def upload(self, received: Received) -> Answer:
         """Take a file."""

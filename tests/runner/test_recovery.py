@@ -149,7 +149,7 @@ async def test_a_canceled_order_is_sent_again_and_deleted(unstarted: Deployment)
         assert (ended["status"], ended["refunded"]) == ("Canceled", 0)
         assert bought(deployment) == 1
         assert deployment.simulator.calls["heygen3.delete"] == 1
-        assert not deployment.simulator.jobs("heygen")
+        assert len(deployment.simulator.heygen.v3.deleted) == 1
 
 
 async def test_an_order_canceled_before_a_stop_is_deleted_after_it(deployment: Deployment) -> None:
