@@ -84,6 +84,7 @@ class Catalogue:
             "tokens": self._unit_price(model),
             "available": await self._is_available(provider, model.name),
             "note": model.note,
+            **({"retired_on": model.retired_on} if model.retired_on else {}),
             "typical_seconds": model.typical_seconds,
             "fields": _schema(model.fields),
             "styles": [{"value": value, "name": name} for value, name in model.styles.items()],

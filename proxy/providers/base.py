@@ -206,6 +206,16 @@ class Model:
     """How many units an order of these fields is."""
     streamed: bool = False
     """Whether the provider answers with a stream of updates (`stream`), or with a ticket (`submit`)."""
+    one_result: bool = False
+    """True if an order of several units still makes one result, which is not refunded in part."""
+    repeatable: bool = False
+    """True if the provider promises that a repeat with the same `Request.key` buys once, for 24 hours.
+
+    Then a lost or unreadable answer is followed by the same request. Its body has to be JSON without files."""
+    can_lookup: bool = False
+    """True if the provider finds a job by `Request.key` (`Provider.lookup`), after a lost or unreadable answer."""
+    retired_on: str | None = None
+    """The date from which the provider may refuse the model for good, such as 2026-10-31."""
 
 
 # --- what an adapter learns ---
@@ -314,6 +324,13 @@ class Provider(ABC):
     async def submit(self, request: Request) -> Ticket:
         """Send a paid request, once. Raises NotTaken when it may be sent again, else a JobError."""
         raise NotImplementedError(f"{self.name} streams; see `stream`.")
+
+    async def lookup(self, key: str) -> Ticket | None:
+        """Find the job of the order that was sent with `key`, for a model with `can_lookup`; None if there is none.
+
+        It buys nothing. Raises ReadFailed when no answer could be read.
+        """
+        raise NotImplementedError(f"{self.name} cannot look up {key}.")
 
     def stream(self, request: Request) -> AsyncGenerator[Update]:
         """Send a paid request, once, and yield updates as they come. Raises as `submit`, and Interrupted."""

@@ -8,15 +8,17 @@ Seen, not on the page: the reply's envelope, `voice_id`, the states `pending` an
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from proxy.core.errors import FieldError, JobError
+from proxy.core.errors import FieldError, JobError, UpstreamRetired
 from proxy.core.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.core.media_types import by_url
 from proxy.core.settings import ProviderSettings, is_loopback
+from proxy.providers import heygen_v3
 from proxy.providers.base import (
     COUNTS,
     DURATIONS,
@@ -40,6 +42,7 @@ from proxy.providers.base import (
     urls_in,
     without_none,
 )
+from proxy.providers.heygen_v3 import HeyGenV3
 from proxy.upstream.answers import Answer, LastAnswers, NotReady, UnreadableAnswer
 from proxy.upstream.classify import Dialect, plain
 from proxy.upstream.requests import Request
@@ -47,8 +50,11 @@ from proxy.upstream.requests import Request
 Style = Literal["normal", "circle"]
 
 _OK = 100
-_NO_CREDIT = ("40009",)
+_NO_CREDIT = ("40009", "insufficient_credit")
+_VIDEO_URL = re.compile(r"\.(mp4|m4v|mov|webm)([?#]|$)", re.IGNORECASE)
 _GOING_ON = frozenset({"pending", "waiting", "processing"})
+_V3_GOING_ON = heygen_v3.STATES
+V3 = heygen_v3.MODEL.name
 
 
 class HeyGenSettings(ProviderSettings):
@@ -59,6 +65,8 @@ class HeyGenSettings(ProviderSettings):
     base_url: str = "https://api.heygen.com"
     poll_interval: float = Field(default=5, gt=0)
     deadline: float = Field(default=3600, gt=0)
+    v1: Literal["keep", "translate"] = "keep"
+    """With `translate`, an order of heygen-v1 is sent to the v3 API."""
 
 
 class Offset(Fields):
@@ -199,22 +207,36 @@ class HeyGen(Provider):
             costly=_COSTLY,
             media="linked",
             units=_units,
+            retired_on="2026-10-31",
         ),
+        heygen_v3.MODEL,
     )
     settings_type = HeyGenSettings
+
+    @property
+    def _translates(self) -> bool:
+        return isinstance(self.settings, HeyGenSettings) and self.settings.v1 == "translate"
+
+    @property
+    def _v3(self) -> HeyGenV3:
+        """The v3 API, for its own model. A job continues on the API that gave its ticket."""
+        return HeyGenV3(self.upstream, self.public_url)
 
     def declare_dialect(self) -> Dialect:
         """The codes are those that clients have seen: 40009 credits, 400112 and 401057 a bad key."""
         return Dialect(
             {"X-Api-Key": self.settings.key},
             no_credit=_NO_CREDIT,
-            refused_key=("400112", "401057"),
+            refused_key=("400112", "401057", "unauthorized"),
             retired=(404, 405, 410),
+            in_progress=(heygen_v3.IN_PROGRESS,),
         )
 
     def validate(self, order: Order) -> Sequence[FieldError]:
-        """HeyGen fetches media itself: an asset's Link must be one that it can open."""
-        if not is_loopback(self.public_url) or is_loopback(self.settings.base_url):
+        """HeyGen v1 fetches media itself: an asset's Link must be one that it can open. v3 lacks some fields of v1."""
+        if order.model != V3 and self._translates:
+            return _without_counterpart(HeyGenFields(**order.fields), order.extra)
+        if order.model == V3 or not is_loopback(self.public_url) or is_loopback(self.settings.base_url):
             return ()
         return [
             FieldError(
@@ -227,12 +249,16 @@ class HeyGen(Provider):
         ]
 
     async def check_key(self) -> str:
-        """The status of a video that does not exist."""
-        await self.upstream.check_key("/v1/video_status.get", {"video_id": "0" * 32})
+        """Read the operator's own account."""
+        await self.upstream.check_key("/v3/users/me")
         return ""
 
     async def prepare(self, order: Order, inputs: Inputs) -> Request:
         """Flat fields become the one clip; assets travel as Links."""
+        if order.model == V3:
+            return await self._v3.prepare(order, inputs)
+        if self._translates:
+            return await self._v3.prepare(replace(order, fields=_as_v3(HeyGenFields(**order.fields))), inputs)
         fields = HeyGenFields(**order.fields)
         background = fields.background
         if background and not background.startswith("#"):
@@ -252,7 +278,12 @@ class HeyGen(Provider):
 
         The page's own table calls the id `id`, and has no envelope.
         """
-        answer = await self.upstream.submit(request)
+        if request.path.startswith("/v3/"):
+            return await self._v3.submit(request)
+        try:
+            answer = await self.upstream.submit(request)
+        except UpstreamRetired as error:
+            raise UpstreamRetired(f"{error.message} Order {V3} instead.") from None
         try:
             body = answer.exact()
         except UnreadableAnswer:
@@ -269,6 +300,8 @@ class HeyGen(Provider):
 
     async def check(self, ticket: Ticket, seen: LastAnswers) -> Update:
         """`completed` and `failed` end; every other word goes on."""
+        if "video" in ticket:
+            return await self._check_v3(ticket, seen)
         answer, data = await self._status(ticket, seen)
         word = data.get("status")
         if not isinstance(word, str) or not plain(word):
@@ -281,14 +314,28 @@ class HeyGen(Provider):
                 return Update(detail=shown, status=Status.ERROR, error=self._failure(data.get("error")))
         return self.in_progress(word, _GOING_ON, answer)
 
+    async def _check_v3(self, ticket: Ticket, seen: LastAnswers) -> Update:
+        answer, word, ended = await self._v3.check(ticket, seen)
+        if ended is not None:
+            return ended
+        return self.without_status(answer) if word is None else self.in_progress(word, _V3_GOING_ON, answer)
+
+    async def cancel(self, ticket: Ticket) -> None:
+        """Delete the video. v1 has no such call."""
+        if "video" in ticket:
+            await self._v3.cancel(ticket)
+
     def _failure(self, error: object) -> JobError:
         kind = type(self.dialect.failure({"error": error}, ""))
         return kind(self.dialect.safe_text(_reason(error) or "HeyGen gave no reason."))
 
     async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
         """URLs expire after days; the status call signs fresh ones."""
-        _, data = await self._status(ticket)
-        fresh = self._videos(ticket, data)
+        if "video" in ticket:
+            fresh = list(await self._v3.fresh_outputs(ticket))
+        else:
+            _, data = await self._status(ticket)
+            fresh = self._videos(ticket, data)
         return Source((fresh[n].output.url if n < len(fresh) else output.url) or "")
 
     async def _status(self, ticket: Ticket, seen: LastAnswers | None = None) -> tuple[Answer, dict[str, Any]]:
@@ -347,3 +394,41 @@ def _reason(error: object) -> str | None:
         texts = [str(error[name]) for name in ("message", "detail", "code") if error.get(name)]
         return ": ".join(texts[:2]) or None
     return str(error) if error else None
+
+
+def _as_v3(fields: HeyGenFields) -> dict[str, Any]:
+    """Return the fields of heygen-v3 for an order of heygen-v1 that uses nothing that v3 lacks.
+
+    A talking photo's id is a look's id in v3 (inferred from the provider's endpoint comparison, 2026-11).
+    """
+    parts = [
+        without_none(
+            prompt=part.prompt,
+            audio=part.audio,
+            avatar_id=part.avatar_id or part.talking_photo_id,
+            voice_id=part.voice_id,
+            background=fields.background,
+        )
+        for part in fields.parts()
+    ]
+    if fields.clips is not None:
+        return {"scenes": parts}
+    return without_none(**parts[0], aspect_ratio=fields.aspect_ratio, captions=fields.captions or None)
+
+
+def _without_counterpart(fields: HeyGenFields, extra: Mapping[str, Any]) -> list[FieldError]:
+    """Return an error for each field of an order of heygen-v1 that v3 lacks."""
+    names = []
+    for index, part in enumerate(fields.parts()):
+        prefix = "" if fields.clips is None else f"clips.{index}."
+        names += [f"{prefix}{name}" for name in ("scale", "offset") if getattr(part, name) is not None]
+        styles = ("avatar_style", "talking_photo_style")
+        names += [f"{prefix}{name}" for name in styles if getattr(part, name) == "circle"]
+    if fields.test:
+        names.append("test")
+    if fields.clips is not None:  # a studio video has its format and captions from its scenes
+        names += [name for name in ("aspect_ratio", "captions") if getattr(fields, name)]
+    if fields.background and _VIDEO_URL.search(fields.background):
+        names.append("background")
+    names += [f"extra.{name}" for name in extra]
+    return [FieldError(name, f"HeyGen's v3 API has no such field; {V3} lists what it has") for name in names]

@@ -50,9 +50,16 @@ class CancelScope:
         """
         return _Step(self, is_cancelable=False)
 
-    def start_timeout(self) -> asyncio.Timeout:
+    def recovery(self) -> AbstractAsyncContextManager[None]:
+        """Run the body until the deadline, whether or not the client has canceled. Raises DeadlinePassed.
+
+        It is for an order that may have been bought: a cancel needs its ticket.
+        """
+        return _Step(self, is_cancelable=False, ignores_cancel=True)
+
+    def start_timeout(self, *, ignores_cancel: bool = False) -> asyncio.Timeout:
         """Return a timeout up to the deadline. Raises DeadlinePassed, and Canceled if the client has canceled."""
-        if self.is_canceled:
+        if self.is_canceled and not ignores_cancel:
             raise Canceled
         left = self.deadline - self._clock.monotonic()
         if left <= 0:
@@ -63,14 +70,15 @@ class CancelScope:
 class _Step(AbstractAsyncContextManager[None]):
     """One step within a scope. It is a class, because a generator would cost each poll five microseconds more."""
 
-    __slots__ = ("_is_cancelable", "_scope", "_timeout")
+    __slots__ = ("_ignores_cancel", "_is_cancelable", "_scope", "_timeout")
 
-    def __init__(self, scope: CancelScope, *, is_cancelable: bool) -> None:
+    def __init__(self, scope: CancelScope, *, is_cancelable: bool, ignores_cancel: bool = False) -> None:
         self._scope = scope
+        self._ignores_cancel = ignores_cancel
         self._is_cancelable = is_cancelable
 
     async def __aenter__(self) -> None:
-        self._timeout = self._scope.start_timeout()
+        self._timeout = self._scope.start_timeout(ignores_cancel=self._ignores_cancel)
         await self._timeout.__aenter__()
         self._scope.timeout = self._timeout if self._is_cancelable else None
 

@@ -125,21 +125,31 @@ class JobRun:
     async def _order(self) -> None:
         """Take the order to its ticket, or the provider's stream to its end."""
         submission = Submission(self._services, self._provider, self._model, self._recording, self._scope)
-        submission.check_unsent()
+        self._submission = submission
+        async with aclosing(submission):
+            recovered = await submission.recover_sent()
+            if recovered is not None:
+                await self._accept(submission, recovered)
+            else:
+                await self._send(submission)
+        self._submission = None
+
+    async def _send(self, submission: Submission) -> None:
+        """Send an order that was certainly not sent before."""
         if not self._scope.is_canceled:
             self._check_waiting_time()
             await self._recording.record_start()
         self._scope.deadline = self._clock.monotonic() + self._provider.settings.deadline
-        self._submission = submission
-        async with aclosing(submission):
-            first = await submission.send_until_taken(await submission.prepare())
-            taken_at = self._clock.monotonic()
-            await self._recording.record(first)
-            if first.ticket is None:
-                await self._read_stream(submission)
-            else:
-                self._start_polling(first.ticket, possible_since=taken_at, resumed=False)
-        self._submission = None
+        await self._accept(submission, await submission.send_until_taken(await submission.prepare()))
+
+    async def _accept(self, submission: Submission, first: Update) -> None:
+        """Record the first update of an order that the provider has taken, then poll it or read its stream."""
+        taken_at = self._clock.monotonic()
+        await self._recording.record(first)
+        if first.ticket is None:
+            await self._read_stream(submission)
+        else:
+            self._start_polling(first.ticket, possible_since=taken_at, resumed=False)
 
     def _check_waiting_time(self) -> None:
         """Raise DeadlineExceeded for an order that has waited too long for room at its provider."""

@@ -43,9 +43,13 @@ class Recording:
 
     # --- before the ticket ---
 
-    async def record_intent(self) -> None:
-        """Record that the order is about to be sent. Raises ClaimLost."""
-        self.job = await self._persist(lambda: self._services.store.record_intent(self._claim))
+    async def record_intent(self, request: bytes | None = None) -> None:
+        """Record that the order is about to be sent, and the request's record. Raises ClaimLost."""
+        self.job = await self._persist(lambda: self._services.store.record_intent(self._claim, request))
+
+    async def intended_request(self) -> bytes | None:
+        """Return the request's record of the last intent; None if there is none. Raises ClaimLost."""
+        return await self._persist(lambda: self._services.store.intended_request(self._claim))
 
     async def withdraw_intent(self) -> None:
         """Record that the provider certainly did not take the order. Raises ClaimLost."""
@@ -78,7 +82,8 @@ class Recording:
         """Record the final event of an update, with its refund. Raises ClaimLost."""
         job, status = self.job, update.status or Status.ERROR
         outputs = tuple([await self._store_output(made, n) for n, made in enumerate(update.outputs)])
-        refunded = refund(job.tokens, status, outputs, self._model.units(job.order.fields))
+        ordered = 1 if self._model.one_result else self._model.units(job.order.fields)
+        refunded = refund(job.tokens, status, outputs, ordered)
         fields: dict[str, Any] = {}
         if status is Status.COMPLETED:
             shown = self._as_json(outputs)

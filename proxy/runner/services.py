@@ -53,6 +53,12 @@ class RunnerTimes:
     """Delay of a poll from which this process counts as suspended: a stopped laptop or container, not a busy one."""
     cancel_timeout: float = 10.0
     """Time limit of a provider's cancel call."""
+    repeat_limit: float = 23 * 3600.0
+    """Time from an intent during which its order may be sent again with the same key.
+
+    Providers remember a key for 24 hours. The last hour allows for clocks that differ."""
+    lookup_limit: float = 300.0
+    """Time during which an order that the provider does not find is looked up again."""
     text_gap: float = 0.2
     """Minimum time between two events of streamed text, so a job has at most five of them a second."""
 

@@ -1,11 +1,13 @@
 """Submission of one order to its provider: prepare, record the intent, send once.
 
 The order of steps keeps money safe. Inputs are prepared, which is unpaid and may be repeated. The intent is recorded,
-so that a crash after it is noticed. The order is sent, which is paid, and happens once.
+so that a crash after it is noticed. The order is sent, which is paid, and happens once. An order whose answer was lost
+is sent again only where the provider promises that a repeat with the same key buys once.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 from proxy.core.clock import Clock
@@ -16,14 +18,17 @@ from proxy.core.errors import (
     OutcomeUnknown,
     Unavailable,
     UpstreamProtocol,
+    UpstreamRejected,
     UpstreamUnreachable,
 )
+from proxy.core.job import Ticket
 from proxy.providers.base import Model, Provider, Update
-from proxy.runner.cancel_scope import CancelScope
+from proxy.runner import intent
+from proxy.runner.cancel_scope import CancelScope, DeadlinePassed
 from proxy.runner.inputs import JobInputs
 from proxy.runner.recording import REPEATING_THE_UPLOAD, WAITING_TO_BE_TAKEN, Recording, pauses
 from proxy.runner.services import RunnerServices
-from proxy.upstream.answers import NotTaken, Transient, UnreadableAnswer
+from proxy.upstream.answers import NotTaken, ReadFailed, Transient, UnreadableAnswer
 from proxy.upstream.requests import Request
 
 
@@ -44,19 +49,84 @@ class Submission:
         self.may_be_taken = False
         """True from the moment of sending, unless the provider certainly did not take the order."""
 
-    def check_unsent(self) -> None:
-        """Raise the error of an order that an earlier run may have sent: its intent is recorded, its ticket is not.
+    async def recover_sent(self) -> Update | None:
+        """Return the first update of an order that an earlier run may have sent; None if it certainly sent nothing.
 
-        After a crash this decides what happens to the order, as `send_until_taken` does after a lost answer.
+        After a crash this decides what happens to the order, as `send_until_taken` does after a lost answer. Raises
+        OutcomeUnknown or Interrupted if the ticket cannot be had.
         """
         job = self._recording.job
         if job.intended_at is None:
-            return
-        if self._model.streamed and job.updated_at > job.intended_at:
-            raise Interrupted("Pollcast stopped while it read the provider's stream, which cannot be resumed.")
-        raise OutcomeUnknown(
+            return None
+        lost: JobError = OutcomeUnknown(
             "Pollcast stopped while it sent the order. The provider may have taken it, so it is not sent again."
         )
+        if self._can_recover:
+            self.may_be_taken = True
+            record = await self._recording.intended_request()
+            request = intent.load(record, self._provider) if record is not None else None
+            if request is None:
+                raise lost
+            return await self._recover(request, lost)
+        if self._model.streamed and job.updated_at > job.intended_at:
+            raise Interrupted("Pollcast stopped while it read the provider's stream, which cannot be resumed.")
+        raise lost
+
+    @property
+    def _can_recover(self) -> bool:
+        """True if the ticket of an order can be had after a lost answer."""
+        return self._model.repeatable or self._model.can_lookup
+
+    async def _recover(self, request: Request, lost: JobError) -> Update:
+        """Learn the ticket of an order that was sent, and whose answer was lost with the error `lost`.
+
+        A client's cancel does not end it, because the order can be deleted at the provider only with its ticket.
+        Raises `lost` if the ticket is not learnt in time, and another JobError if the provider refused the order.
+        """
+        times, now = self._services.times, self._clock.now()
+        if self._model.repeatable:
+            attempt, since, limit = self._repeat, self._recording.job.intended_at or now, times.repeat_limit
+        else:
+            attempt, since, limit = self._look_up, now, times.lookup_limit
+        try:
+            for pause in pauses():
+                if self._clock.now() - since >= limit:
+                    break
+                async with self._scope.recovery():
+                    await self._provider.upstream.wait_for_rate()
+                    ticket, wait = await attempt(request)
+                if ticket is not None:
+                    return Update(ticket=ticket)
+                async with self._scope.recovery():
+                    await self._clock.sleep(max(pause, wait or 0))
+        except DeadlinePassed:
+            pass
+        raise lost
+
+    async def _repeat(self, request: Request) -> tuple[Ticket | None, float | None]:
+        """Send the same order again, with the same key: return its ticket, or None with the provider's wait.
+
+        Only a refusal of the order itself is final. Others (the key, credit, the load) are about the repeat: the
+        provider may have taken the first request.
+        """
+        try:
+            ticket = await self._provider.submit(request)
+        except NotTaken as refusal:
+            return None, refusal.wait
+        except UpstreamRejected:
+            self.count_submit(UpstreamRejected.code)
+            raise
+        except JobError:
+            return None, None
+        self.count_submit("repeated")
+        return ticket, None
+
+    async def _look_up(self, request: Request) -> tuple[Ticket | None, float | None]:
+        """Look up the order's job by its key: return its ticket, or None with the provider's wait."""
+        try:
+            return await self._provider.lookup(request.key), None
+        except ReadFailed as error:
+            return None, error.wait
 
     async def prepare(self) -> Request:
         """Make the request to send: fetch and upload the order's inputs, which is unpaid and may be repeated.
@@ -69,7 +139,7 @@ class Submission:
         for pause in pauses():
             try:
                 async with self._scope.step():
-                    return await self._provider.prepare(job.order, inputs)
+                    return replace(await self._provider.prepare(job.order, inputs), key=job.id)
             except Transient as error:
                 wait, failure = error.wait, UpstreamUnreachable(f"{error.message} Nothing was ordered.")
                 await self._recording.record(Update(detail=f"{REPEATING_THE_UPLOAD}: {error.message}"))
@@ -87,16 +157,22 @@ class Submission:
         """Send the order until the provider takes it, and return its first update.
 
         Each attempt is recorded as an intent first. The intent is withdrawn, and the order sent again, only if the
-        provider certainly did not take it. A lost answer raises OutcomeUnknown, which ends the job. Also raises other
+        provider certainly did not take it. After a lost answer the order is sent again with the same key, or looked up,
+        where the provider offers that. Otherwise OutcomeUnknown is raised, which ends the job. Also raises other
         JobErrors, Canceled and DeadlinePassed.
         """
+        record = intent.dump(self._provider, request) if self._can_recover else None
         for pause in pauses():
             # Wait for the rate limit before recording the intent: if we are stopped while waiting, nothing was sent.
             async with self._scope.step():
                 await self._provider.upstream.wait_for_rate()
-            await self._recording.record_intent()
+            await self._recording.record_intent(record)
             try:
                 return await self.send_once(request)
+            except OutcomeUnknown as lost:
+                if not self._can_recover:
+                    raise
+                return await self._recover(request, lost)
             except NotTaken as refusal:
                 await self._recording.withdraw_intent()
                 wait = max(pause, refusal.wait or 0)

@@ -15,6 +15,7 @@ from aiohttp import web
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from .files import Sample
+from .heygen_v3 import V3
 from .messages import Answer, Operation, Received, Refused, Role
 from .provider import Provider, Strict
 from .state import Job, Outcome, Timeline
@@ -110,6 +111,8 @@ class HeyGen(Provider):
     credits_status: int = 400
     blocked_words: set[str] = field(default_factory=lambda: {"blockedword"})
     chance: Random = field(init=False)
+    v3: V3 = field(init=False)
+    """The v3 API, with its own options."""
 
     name: ClassVar[str] = "heygen"
     key: ClassVar[str] = "sim-heygen"
@@ -125,12 +128,14 @@ class HeyGen(Provider):
 
     def __post_init__(self) -> None:
         self.chance = self.state.random(self.name)
+        self.v3 = V3(self.state, self.files, self.name, lambda: f"{self.chance.getrandbits(128):032x}")
 
     def operations(self) -> tuple[Operation, ...]:
         """Return the routes of the reference."""
         return (
             Operation("heygen.submit", "POST", "/v1/video.generate", self.submit, Role.SUBMIT),
             Operation("heygen.check", "GET", "/v1/video_status.get", self.check, Role.CHECK),
+            *self.v3.operations(),
         )
 
     def credential(self, received: Received) -> str | None:
@@ -138,8 +143,8 @@ class HeyGen(Provider):
         return received.headers.get("X-Api-Key")
 
     def job_of(self, received: Received) -> Job | None:
-        """Return the job of a request. Doc: its id is in the query."""
-        return self.state.jobs.get((self.name, received.query.get("video_id", "")))
+        """Return the job of a request. Doc: its id is in the query; v3 has it in the path."""
+        return self.state.jobs.get((self.name, received.params.get("job") or received.query.get("video_id", "")))
 
     def error(self, status: int, message: str = "") -> web.Response:
         """Return an error with the code for a status."""

@@ -190,8 +190,14 @@ class Claims(Protocol):
         A job without a recorded intent (`record_intent`) waits again in its old turn, and its room is free.
         """
 
-    async def record_intent(self, claim: Claim) -> Job:
-        """Record that the order is about to be sent. Raises ClaimLost."""
+    async def record_intent(self, claim: Claim, request: bytes | None = None) -> Job:
+        """Record that the order is about to be sent, and the `request` for `intended_request`. Raises ClaimLost."""
+
+    async def intended_request(self, claim: Claim) -> bytes | None:
+        """Return the `request` of the recorded intent; None if there is none. Raises ClaimLost.
+
+        An intent that an earlier version recorded has none.
+        """
 
     async def withdraw_intent(self, claim: Claim) -> Job:
         """Record that the provider certainly did not take the order. The job is as before `record_intent`.

@@ -58,6 +58,8 @@ class Dialect:
     """Codes and phrases for an invalid key."""
     retired: Collection[int] = ()
     """Statuses with which a submit to a deprecated API says that the API is gone."""
+    in_progress: Collection[str] = ()
+    """Codes of a 409 that says that an earlier request with the same key is still being worked on."""
     bad_file: Collection[str] = ()
     """Phrases with which a 5xx answer to an upload blames the file, not the provider."""
     proxy_secrets: Collection[str] = field(default=(), repr=False)
@@ -138,8 +140,8 @@ class Dialect:
         With `status` the answer is judged as if it had that HTTP status.
         """
         status, message = status or answer.status, self.explain(answer)
-        if status in _GATEWAY_STATUSES:
-            return errors.OutcomeUnknown(f"A gateway answered in the provider's place. {NOT_SENT_AGAIN}: {message}")
+        if reason := self._unknown_outcome(answer, status):
+            return errors.OutcomeUnknown(f"{reason}. {NOT_SENT_AGAIN}: {message}")
         if status in self.retired:
             return errors.UpstreamRetired(f"The provider has retired this API: {message}")
         if status in {402, 418} or self._is_empty(content_of(answer.body)):
@@ -158,6 +160,14 @@ class Dialect:
         if status >= 500 and message_of(loads(answer.body)):
             return errors.UpstreamFailed(message)
         return errors.OutcomeUnknown(f"{NOT_SENT_AGAIN}: {message}")
+
+    def _unknown_outcome(self, answer: Answer, status: int) -> str | None:
+        """Return the reason why a submit's answer does not say what became of the order; None if it may say so."""
+        if status in _GATEWAY_STATUSES:
+            return "A gateway answered in the provider's place"
+        if status == 409 and mentions(content_of(answer.body), self.in_progress):
+            return "The provider still works on an earlier request with this key"
+        return None
 
     def refusal_in_success(self, answer: Answer) -> errors.JobError:
         """Return what a refusal with HTTP 200 means: the same as with 400."""

@@ -147,6 +147,12 @@ class Upstream:
         if error is not None:
             raise error
 
+    async def delete(self, path: str) -> None:
+        """Delete a path's object, which may be gone already. It is free and may be repeated. Raises a ReadFailed."""
+        answer = await self._read("DELETE", path)
+        if not answer.ok and answer.status not in {404, 410}:
+            raise self.dialect.read_error(answer)
+
     async def upload(self, path: str, name: str, file: File) -> Answer:
         """Post one file as multipart. It is free and may be repeated.
 
@@ -219,12 +225,15 @@ class Upstream:
 
     # --- submits: paid, sent once; the caller waits for the rate limit before it records the intent ---
 
-    async def submit(self, request: Request) -> Answer:
-        """Send a paid request once. Raises NotTaken, or the JobError with which the order ends."""
+    async def submit(self, request: Request, dialect: Dialect | None = None) -> Answer:
+        """Send a paid request once. Raises NotTaken, or the JobError with which the order ends.
+
+        `dialect` (None: the client's own) says what a failed answer means.
+        """
         async with self._send(request, "submit") as response:
             answer = await self._read_answer(response, request)
         if not answer.ok:
-            raise self.dialect.submit_error(answer)
+            raise (dialect or self.dialect).submit_error(answer)
         return answer
 
     @asynccontextmanager
@@ -272,7 +281,7 @@ class Upstream:
             response = await self._paid.post(
                 URL(self.url(request.path)),
                 params=request.query,
-                headers=self.origin.credential,
+                headers={**request.headers, **self.origin.credential},
                 data=body,
                 allow_redirects=False,
                 timeout=self._timeout(self._times.submit_silence if call == "submit" else self._times.stream_silence),

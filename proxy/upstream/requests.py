@@ -47,12 +47,17 @@ class DataUrl:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A paid request: `json`, or a multipart `form` of names with texts or files, in order."""
+    """A paid request: `json`, or a multipart `form` of names with texts or files, in order.
+
+    `key` is our own id of the order. The runner sets it, and an adapter sends it where its provider takes one.
+    """
 
     path: str
     json: Any = None
     form: tuple[tuple[str, str | File], ...] = ()
     query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    key: str = ""
 
 
 def dump_json(body: Any, default: Callable[[Any], str] | None = None) -> bytes:

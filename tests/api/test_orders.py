@@ -27,6 +27,7 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "run": CAT,
     "ganai-bulk": {"items": [{"unique_id": "row-1", "name": "Ada", "age": 36, "vip": True}]},
     "heygen-v1": SPOKEN,
+    "heygen-v3": SPOKEN,
 }
 
 

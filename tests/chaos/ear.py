@@ -17,6 +17,9 @@ Mischief = Callable[[Received], Fault | None]
 ASKS_AGAIN = (Kind.TOO_MANY, Kind.UNAVAILABLE)
 """Answers after which an order may be sent once more: 429, and 503, which here comes with Retry-After."""
 
+REPEATABLE = {"heygen3.submit"}
+"""The submits that may be repeated with their key."""
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -74,6 +77,9 @@ class Ear(Faults):
         return bought
 
     def sent_again(self, token: str) -> list[Line]:
-        """The submits after which the order was sent again although it may have been taken."""
-        sent = [line for line in self.lines(token) if line.paid]
+        """The submits after which the order was sent again although it may have been taken.
+
+        Those of a provider that promises to sell once for a key do not count.
+        """
+        sent = [line for line in self.lines(token) if line.paid and line.operation not in REPEATABLE]
         return [line for line in sent[:-1] if line.fault not in ASKS_AGAIN]

@@ -121,7 +121,7 @@ class Orders:
                 return {"prompt": prompt, **({"images": [image]} if some else {})}
             case "ganai-bulk":
                 return {"items": self._items(prompt)}
-            case "heygen-v1":
+            case "heygen-v1" | "heygen-v3":
                 return {"prompt": prompt, "avatar_id": "Angela", **({"background": image} if some else {})}
         return {"prompt": prompt}
 

@@ -57,7 +57,7 @@ async def fields(deployment: Deployment, model: str, prompt: str = "Hello") -> d
         return {"image": await deployment.asset("image"), "audio": await deployment.asset("audio"), "prompt": prompt}
     if model == "ganai-bulk":
         return {"items": [{"unique_id": "a", "names": prompt}]}
-    return {"prompt": prompt} | ({"avatar_id": "Anna"} if model == "heygen-v1" else {})
+    return {"prompt": prompt} | ({"avatar_id": "Anna"} if model.startswith("heygen") else {})
 
 
 async def ordered(deployment: Deployment, model: str, prompt: str = "Hello") -> list[dict[str, Any]]:

@@ -304,12 +304,12 @@ async def test_a_cancel_during_a_write_before_the_ticket_refunds_all(
 ) -> None:
     original = getattr(SqliteStore, write)
 
-    async def cancel_during(store: SqliteStore, claim: Claim) -> Job:
+    async def cancel_during(store: SqliteStore, claim: Claim, *request: bytes | None) -> Job:
         changes = store.changes()
         await store.request_cancel(claim.job.account, claim.job.id)
         await anext(changes)
         await asyncio.sleep(0)  # the runner has received the change too
-        job: Job = await original(store, claim)
+        job: Job = await original(store, claim, *request)
         return job
 
     monkeypatch.setattr(SqliteStore, write, cancel_during)

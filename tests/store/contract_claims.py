@@ -179,6 +179,42 @@ class ClaimsContract(StoreFixtures):
         with pytest.raises(ClaimLost):
             await store.withdraw_intent(claim)
 
+    async def test_an_intent_keeps_its_request_over_claims(
+        self, store: Store, caller: Caller, clock: ManualClock
+    ) -> None:
+        await caller.admit()
+        old = await claim_one(store, "node-a")
+        request = bytes(range(256))
+        await store.record_intent(old, request)
+        assert await store.intended_request(old) == request
+        clock.time += LEASE
+        new = await claim_one(store, "node-b")
+        assert await store.intended_request(new) == request
+        with pytest.raises(ClaimLost):
+            await store.intended_request(old)
+
+    async def test_an_intent_without_a_request_has_none(self, store: Store, caller: Caller) -> None:
+        await caller.admit()
+        claim = await claim_one(store)
+        assert await store.intended_request(claim) is None
+        await store.record_intent(claim)
+        assert await store.intended_request(claim) is None
+
+    async def test_a_withdrawn_intent_takes_its_request_with_it(self, store: Store, caller: Caller) -> None:
+        await caller.admit()
+        claim = await claim_one(store)
+        await store.record_intent(claim, b"{}")
+        await store.withdraw_intent(claim)
+        assert await store.intended_request(claim) is None
+
+    async def test_the_request_of_a_finished_job_is_gone(self, store: Store, caller: Caller) -> None:
+        await caller.admit()
+        claim = await claim_one(store)
+        await store.record_intent(claim, b"{}")
+        await store.append(claim, DONE)
+        with pytest.raises(ClaimLost):
+            await store.intended_request(claim)
+
     # --- turns and room ---
 
     async def test_waiting_jobs_are_claimed_as_far_as_their_queue_has_room(self, store: Store, caller: Caller) -> None:

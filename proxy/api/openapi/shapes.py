@@ -307,6 +307,8 @@ class ModelEntry(Shape):
     available: bool
     """True if the model can be ordered now."""
     note: str
+    retired_on: str | None = None
+    """Date from which the provider may refuse the model for good."""
     typical_seconds: Annotated[list[int], Field(min_length=2, max_length=2)]
     """Typical duration in seconds, as [minimum, maximum]."""
     fields: dict[str, Any]

@@ -100,6 +100,13 @@ class Holdings:
             raise _lost(claim)
         return parse_job(record)
 
+    async def fetch_request(self, claim: Claim) -> bytes | None:
+        """Read the request of the job's intent from Redis. Raises ClaimLost."""
+        found = await self._read("intended_request", claim.job.id, claim.node, claim.epoch)
+        if not found:
+            raise _lost(claim)
+        return bytes(found[0]) or None
+
     async def change(self, command: str, claim: Claim, *arguments: Argument) -> Any:
         """Run a command that changes the claim's job and return its reply. Raises ClaimLost."""
         reply = await self._write(command, claim.job.id, claim.node, claim.epoch, *arguments)

@@ -323,10 +323,10 @@ class RedisStore:
         await self._write("release", claim.job.id, claim.node, claim.epoch)
         self._holdings.discard(claim)
 
-    async def record_intent(self, claim: Claim) -> Job:
-        """Record that the order is about to be sent."""
+    async def record_intent(self, claim: Claim, request: bytes | None = None) -> Job:
+        """Record that the order is about to be sent, and its request."""
         time, monotonic = self._clock.now(), self._clock.monotonic()
-        job = await self._set_intent(claim, time)
+        job = await self._set_intent(claim, time, request)
         # The monotonic clock may stop while a machine is suspended, and the other clock may be set back.
         if max(self._clock.now() - time, self._clock.monotonic() - monotonic) >= self._lease:
             # This node was suspended before it got the reply. Meanwhile another node may have claimed the job.
@@ -337,13 +337,17 @@ class RedisStore:
         """Record that the provider certainly did not take the order."""
         return await self._set_intent(claim, None)
 
-    async def _set_intent(self, claim: Claim, at: float | None) -> Job:
+    async def intended_request(self, claim: Claim) -> bytes | None:
+        """Return the request of the recorded intent."""
+        return await self._holdings.fetch_request(claim)
+
+    async def _set_intent(self, claim: Claim, at: float | None, request: bytes | None = None) -> Job:
         async with self._holdings.lock(claim) as known:
             job = known
             while True:
                 record = job_json.dump(replace(job, intended_at=at))
                 sent = "" if at is None else "1"
-                match await self._holdings.change("record_intent", claim, job.event, sent, record):
+                match await self._holdings.change("record_intent", claim, job.event, sent, record, request or b""):
                     case [b"held", record]:
                         return self._holdings.remember(claim, replies.parse_job(record))
                     case [b"moved", record, _]:

@@ -16,7 +16,7 @@ from proxy.store.sqlite.log import (
     write_job,
     write_status,
 )
-from proxy.store.types import Admission, Admitted, Asset, Change, Claim, Page, check_refund
+from proxy.store.types import Admission, Admitted, Asset, Change, Claim, ClaimLost, Page, check_refund
 
 
 def admit(db: SqliteConnection, admission: Admission, now: float) -> Admitted:
@@ -71,9 +71,21 @@ def rehearse_admission(db: SqliteConnection, now: float) -> None:
     db.pending_changes, db.pending_heads = changes, heads
 
 
-def write_intent(db: SqliteConnection, claim: Claim, intended_at: float | None) -> Job:
-    """Set the time of the job's intent; None withdraws it. Raises ClaimLost."""
-    return claims.write_held(db, claim, replace(claims.require_held(db, claim), intended_at=intended_at))
+def write_intent(db: SqliteConnection, claim: Claim, intended_at: float | None, request: bytes | None = None) -> Job:
+    """Set the time of the job's intent, and its request; None withdraws it. Raises ClaimLost."""
+    job = claims.write_held(db, claim, replace(claims.require_held(db, claim), intended_at=intended_at))
+    db.execute("UPDATE work SET request = ? WHERE job = ?", (request, job.id))
+    return job
+
+
+def intended_request(db: SqliteConnection, claim: Claim) -> bytes | None:
+    """Return the request of the job's intent. Raises ClaimLost."""
+    held = "SELECT request FROM work WHERE job = ? AND node = ? AND epoch = ?"
+    row = db.execute(held, (claim.job.id, claim.node, claim.epoch)).fetchone()
+    if row is None:
+        raise ClaimLost(f"{claim.node} does not hold {claim.job.id} any more.")
+    found: bytes | None = row["request"]
+    return found
 
 
 def append(db: SqliteConnection, claim: Claim, draft: Draft, ticket: Ticket | None, now: float) -> Job:

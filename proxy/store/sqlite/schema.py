@@ -177,7 +177,12 @@ _SPENT_KEYS: Final = (
     "DROP INDEX idempotency_by_age",
     "CREATE INDEX idempotency_spent ON idempotency (at) WHERE spent",
 )
-MIGRATIONS: Final = (_SCHEMA, _JOB_ENDS, _FEEDS, _QUEUE_TURNS, _JOB_COUNTS, _BACKLOGS, _KEY_AGES, _SPENT_KEYS)
+# Not part of the job's record, because the versions before refuse a record with a field that they do not know.
+_INTENDED_REQUESTS: Final = ("ALTER TABLE work ADD COLUMN request BLOB",)
+MIGRATIONS: Final = (
+    *(_SCHEMA, _JOB_ENDS, _FEEDS, _QUEUE_TURNS, _JOB_COUNTS, _BACKLOGS, _KEY_AGES, _SPENT_KEYS),
+    _INTENDED_REQUESTS,
+)
 """Each migrates a database from the version that is its index to the next. Released migrations are never edited."""
 
 

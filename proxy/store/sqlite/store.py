@@ -195,9 +195,13 @@ class SqliteStore:
         """Give the job back unfinished."""
         await self._writer.run(claims.release, claim)
 
-    async def record_intent(self, claim: Claim) -> Job:
-        """Record that the order is about to be sent."""
-        return await self._writer.run(jobs.write_intent, claim, self._clock.now())
+    async def record_intent(self, claim: Claim, request: bytes | None = None) -> Job:
+        """Record that the order is about to be sent, and its request."""
+        return await self._writer.run(jobs.write_intent, claim, self._clock.now(), request)
+
+    async def intended_request(self, claim: Claim) -> bytes | None:
+        """Return the request of the recorded intent."""
+        return await self._reader.run(jobs.intended_request, claim)
 
     async def withdraw_intent(self, claim: Claim) -> Job:
         """Record that the provider certainly did not take the order."""

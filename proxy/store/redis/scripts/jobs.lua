@@ -129,7 +129,9 @@ function commands.record_position(job, event, position, status, record, data, no
 end
 
 -- Record that the order is about to be sent (`sent` = '1'), or that the provider certainly did not take it ('').
-function commands.record_intent(job, node, epoch, event, sent, record)
+-- `request` is the request of the intent, or ''. It is not part of the record, because the versions before refuse a
+-- record with a field that they do not know.
+function commands.record_intent(job, node, epoch, event, sent, record, request)
   local state = fence(job, node, epoch, event)
   if state == 'moved' then
     return newer_state(job)
@@ -140,8 +142,18 @@ function commands.record_intent(job, node, epoch, event, sent, record)
     else
       call('HSET', 'pollcast:work:' .. job, 'sent', sent)
     end
+    if request == '' then
+      call('HDEL', 'pollcast:work:' .. job, 'request')
+    else
+      call('HSET', 'pollcast:work:' .. job, 'request', request)
+    end
   end
   return {state, call('GET', 'pollcast:job:' .. job)}
+end
+
+-- Return {the request of the job's intent, or ''} if the claim is held, else false.
+function commands.intended_request(job, node, epoch)
+  return fence(job, node, epoch) == 'held' and {call('HGET', 'pollcast:work:' .. job, 'request') or ''}
 end
 
 -- End the work on a job. Its `work:J` stays for an hour, so that a holder whose reply was lost can repeat the call.
@@ -157,6 +169,7 @@ local function finish(job, account, node, now)
   end
   call('ZADD', 'pollcast:ended', now, job)
   call('HSET', work, 'over', 1)
+  call('HDEL', work, 'request')
   call('EXPIRE', work, 3600)
 end
 

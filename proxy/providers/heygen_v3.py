@@ -1,0 +1,326 @@
+"""HeyGen v3: videos of speaking avatars and images. `HeyGen` (heygen.py) offers it as the model `heygen-v3`.
+
+An order is one video, or a studio video of several scenes. A reply is `{data: {...}}`, an error
+`{error: {code, message}}`. A submit carries an `Idempotency-Key`: for 24 hours a repeat gets the first answer, and 409
+`request_in_progress` while the first request is still being worked on. Video URLs expire, and each status call signs
+new ones. Sources: the provider's v3 reference and endpoint comparison (2026-11), and public client code (2026-12) for
+the shape of `background`, `caption`, `engine` and the upload's `asset_id`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import quote
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from proxy.core.errors import JobError, UpstreamRejected
+from proxy.core.job import Kind, Order, Output, Role, Status, Ticket
+from proxy.core.media_types import by_url
+from proxy.core.settings import is_loopback
+from proxy.providers.base import (
+    COUNTS,
+    DURATIONS,
+    MOST_PARTS,
+    PRIORITIES,
+    QUALITIES,
+    AudioRef,
+    Fields,
+    ImageRef,
+    Inputs,
+    Media,
+    Model,
+    NewOutput,
+    Text,
+    Update,
+    field_error,
+    id_in,
+    is_asset,
+    without_none,
+    words,
+)
+from proxy.upstream.answers import Answer, LastAnswers, NotReady, UnreadableAnswer
+from proxy.upstream.classify import Dialect, plain
+from proxy.upstream.client import Upstream
+from proxy.upstream.requests import File, Request
+
+IN_PROGRESS: Final = "request_in_progress"
+"""Code of the answer to a repeat, while the first request with its key has no answer yet."""
+_UPLOAD_LIMIT: Final = 32 << 20
+"""Largest file that HeyGen takes as an upload, in bytes. It opens larger ones by their URL."""
+STATES: Final = frozenset({"pending", "processing", "waiting", "queued"})
+"""The words for work that goes on. A submit says `waiting`, the bulk status `queued`, the single one `pending`."""
+
+Background = Annotated[str, Field(min_length=1, max_length=2048), Media(frozenset({Kind.IMAGE}), color=True)]
+"""A background: an image or a color."""
+
+
+class _Speech(Fields):
+    """The speaker (avatar or image) and the speech (prompt or audio)."""
+
+    prompt: Text | None = None
+    audio: AudioRef | None = None
+    avatar_id: Text | None = None
+    image: ImageRef | None = None
+    voice_id: Text | None = None
+    background: Background | None = Field(
+        default=None,
+        description="An image (asset id or public URL), or a color such as #FAFAFA.",
+        json_schema_extra={"pattern": "^([^#]|#[0-9A-Fa-f]{6}$)"},
+    )
+
+    @field_validator("background")
+    @classmethod
+    def _color(cls, background: str | None) -> str | None:
+        if background and background.startswith("#") and not re.fullmatch("#[0-9A-Fa-f]{6}", background):
+            raise field_error("", "a color is written with six hexadecimal digits, such as #FAFAFA")
+        return background
+
+
+_SPEECH_RULES: Final[Mapping[str, Any]] = {
+    "allOf": [
+        {"oneOf": [{"required": ["prompt"]}, {"required": ["audio"]}]},
+        {"oneOf": [{"required": ["avatar_id"]}, {"required": ["image"]}]},
+    ],
+    "dependentRequired": {"voice_id": ["prompt"]},
+}
+"""The rules of `_check_speech` in JSON Schema."""
+
+
+def _check_speech(fields: _Speech) -> None:
+    for one, other in (("prompt", "audio"), ("avatar_id", "image")):
+        if (getattr(fields, one) is None) == (getattr(fields, other) is None):
+            raise field_error(one, f"exactly one of {one} and {other} is required")
+    if fields.voice_id is not None and fields.prompt is None:
+        raise field_error("voice_id", "voice_id goes with prompt only")
+
+
+class Scene(_Speech):
+    """One scene of a studio video."""
+
+    model_config = ConfigDict(json_schema_extra=dict(_SPEECH_RULES))
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> "Scene":
+        _check_speech(self)
+        return self
+
+
+_FLAT: Final = (
+    *_Speech.model_fields,
+    *("title", "resolution", "aspect_ratio", "captions", "engine", "output_format"),
+)
+
+
+class HeyGenV3Fields(_Speech):
+    """heygen-v3: the flat fields of one video, or `scenes`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {**_SPEECH_RULES, "properties": {"scenes": False}},
+                {"required": ["scenes"], "properties": dict.fromkeys(_FLAT, False)},
+            ]
+        }
+    )
+
+    title: Text | None = None
+    resolution: Literal["720p", "1080p", "4k"] | None = None
+    aspect_ratio: Literal["16:9", "9:16", "4:5", "5:4", "1:1", "auto"] | None = None
+    captions: bool | None = None
+    engine: Literal["avatar_iii", "avatar_iv", "avatar_v"] | None = None
+    output_format: Literal["mp4", "webm"] | None = None
+    scenes: Annotated[list[Scene], Field(min_length=1, max_length=MOST_PARTS)] | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "HeyGenV3Fields":
+        given = [name for name in _FLAT if getattr(self, name) is not None]
+        if self.scenes is None:
+            _check_speech(self)
+        elif given:
+            raise field_error(given[0], f"scenes goes without {', '.join(given)}")
+        return self
+
+
+def _units(fields: Mapping[str, Any]) -> int:
+    return len(fields.get("scenes") or [None])
+
+
+MODEL: Final = Model(
+    "heygen-v3",
+    Kind.VIDEO,
+    20,
+    HeyGenV3Fields,
+    words(
+        """type avatar_id image script voice_id audio_url audio_asset_id title resolution aspect_ratio background
+        caption engine output_format scenes"""
+    ),
+    typical_seconds=(120, 900),
+    costly=COUNTS | DURATIONS | QUALITIES | PRIORITIES | {"video_inputs", "motion_engine"},
+    units=_units,
+    one_result=True,
+    repeatable=True,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HeyGenV3:
+    """The calls of HeyGen's v3 API, with the key, the rate limit and the breaker of `upstream`."""
+
+    upstream: Upstream
+    public_url: str
+
+    @property
+    def _dialect(self) -> Dialect:
+        """Return the dialect, in which 404 means an unknown avatar or voice and not the end of the API."""
+        return replace(self.upstream.dialect, retired=())
+
+    async def prepare(self, order: Order, inputs: Inputs) -> Request:
+        """Upload assets, then build the body. Public URLs are sent as they are."""
+        fields = HeyGenV3Fields(**order.fields)
+        body = await self.body(fields, inputs)
+        return Request("/v3/videos", json={**body, **order.extra})
+
+    async def body(self, fields: HeyGenV3Fields, inputs: Inputs) -> dict[str, Any]:
+        """Return the body of a submit."""
+        if fields.scenes is not None:
+            scenes = [await self._speech(scene, inputs, "avatar_video") for scene in fields.scenes]
+            return {"type": "studio", "scenes": scenes}
+        return {
+            **await self._speech(fields, inputs, "avatar"),
+            **without_none(
+                title=fields.title,
+                resolution=fields.resolution,
+                aspect_ratio=fields.aspect_ratio,
+                # With a style, the captions are also drawn into a second video (public client code, 2026-12).
+                caption={"file_format": "srt", "style": "default"} if fields.captions else None,
+                engine={"type": fields.engine} if fields.engine else None,
+                output_format=fields.output_format,
+            ),
+        }
+
+    async def _speech(self, part: _Speech, inputs: Inputs, avatar_type: str) -> dict[str, Any]:
+        """Return the fields of a video or scene. A scene has those of a video (inferred, 2026-12)."""
+        audio = await self._place(part.audio, inputs) if part.audio else {}
+        image = await self._place(part.image, inputs) if part.image else None
+        return without_none(
+            type="image" if part.image else avatar_type,
+            avatar_id=part.avatar_id,
+            image={"type": next(iter(image)), **image} if image else None,
+            script=part.prompt,
+            audio_url=audio.get("url"),
+            audio_asset_id=audio.get("asset_id"),
+            voice_id=part.voice_id,
+            background=await self._background(part.background, inputs),
+        )
+
+    async def _background(self, background: str | None, inputs: Inputs) -> dict[str, Any] | None:
+        if background is None or background.startswith("#"):
+            return {"type": "color", "value": background} if background else None
+        return {"type": "image", **await self._place(background, inputs)}
+
+    async def _place(self, ref: str, inputs: Inputs) -> dict[str, str]:
+        """Return where HeyGen finds a file: `{"asset_id": ...}` for one of our assets, else `{"url": ...}`."""
+        if not is_asset(ref):
+            return {"url": ref}
+        uploaded = await inputs.uploaded(ref, self._upload)
+        if uploaded is not None:
+            return {"asset_id": uploaded}
+        if is_loopback(self.public_url) and not is_loopback(self.upstream.base_url):
+            raise UpstreamRejected(
+                f"{ref} is larger than {_UPLOAD_LIMIT} bytes, so HeyGen would have to fetch it, but "
+                "POLLCAST_PUBLIC_URL is a loopback address. Nothing was sent."
+            )
+        return {"url": inputs.url(ref)}
+
+    async def _upload(self, file: File) -> str | None:
+        """Upload a file and return its id at HeyGen; None if the file is too large."""
+        if len(file.data) > _UPLOAD_LIMIT:
+            return None
+        answer = await self.upstream.upload("/v3/assets", "file", file)
+        found = id_in(answer.exact(), "asset_id")
+        if not found and self._dialect.message_in(answer):
+            raise self._dialect.refusal_in_success(answer)
+        if not found:
+            raise UnreadableAnswer("HeyGen's answer to the upload names no id.")
+        return found
+
+    async def submit(self, request: Request) -> Ticket:
+        """Send an order with its key. The reply is `{data: {video_id, status, output_format}}`."""
+        sent = replace(request, headers={"Idempotency-Key": request.key})
+        answer = await self.upstream.submit(sent, self._dialect)
+        try:
+            found = id_in(answer.exact(), "video_id")
+        except UnreadableAnswer:
+            found = ""
+        if not found:
+            raise self._dialect.missing_ticket(answer, "names no video_id")
+        return {"video": found}
+
+    async def check(self, ticket: Ticket, seen: LastAnswers) -> tuple[Answer, str | None, Update | None]:
+        """Return the answer, its status word, and the update of a video that has ended."""
+        answer, data = await self._status(ticket, seen)
+        word = data.get("status")
+        if not isinstance(word, str) or not plain(word):
+            return answer, None, None
+        shown = self._dialect.safe_text(word)
+        match plain(word):
+            case "completed":
+                return answer, word, Update(detail=shown, status=Status.COMPLETED, outputs=self.outputs(ticket, data))
+            case "failed":
+                return answer, word, Update(detail=shown, status=Status.ERROR, error=self._failure(data))
+        return answer, word, None
+
+    async def fresh_outputs(self, ticket: Ticket) -> Sequence[NewOutput]:
+        """Return the outputs of a completed video, with new URLs. Raises ReadFailed."""
+        _, data = await self._status(ticket)
+        return self.outputs(ticket, data)
+
+    async def cancel(self, ticket: Ticket) -> None:
+        """Delete the video. Raises ReadFailed."""
+        await self.upstream.delete(_path(ticket))
+
+    async def _status(self, ticket: Ticket, seen: LastAnswers | None = None) -> tuple[Answer, dict[str, Any]]:
+        answer = await self.upstream.get(_path(ticket), seen=seen)
+        body = self._dialect.json_object(answer)
+        data = body.get("data", body)
+        return answer, data if isinstance(data, dict) else {}
+
+    def _failure(self, data: Mapping[str, Any]) -> JobError:
+        code, message = data.get("failure_code"), data.get("failure_message")
+        kind = type(self._dialect.failure({"error": {"code": code, "message": message}}, ""))
+        parts = [str(word) for word in (message, f"({code})" if code and message else code) if word]
+        return kind(self._dialect.safe_text(" ".join(parts) or "HeyGen gave no reason."))
+
+    def outputs(self, ticket: Ticket, data: Mapping[str, Any]) -> list[NewOutput]:
+        """Return the outputs of a completed video: the video first, then what else HeyGen made of it."""
+        thumbnail = self.upstream.url_or_none(data.get("thumbnail_url"))
+        ids = {"id": ticket["video"]}
+        made = []
+        for name, role in _OUTPUTS:
+            url = self.upstream.url_or_none(data.get(name))
+            if url is not None:
+                shown = thumbnail if role is Role.VIDEO else None
+                made.append(NewOutput(Output(role, _type(url, role), url=url, thumbnail_url=shown, ids=ids)))
+        if not any(output.output.role is Role.VIDEO for output in made):
+            raise NotReady("HeyGen says completed, but gives no video's URL yet.")
+        return made
+
+
+_OUTPUTS: Final = (
+    ("video_url", Role.VIDEO),
+    ("captioned_video_url", Role.VIDEO),
+    ("gif_url", Role.IMAGE),
+    ("subtitle_url", Role.TEXT),
+    ("thumbnail_url", Role.THUMBNAIL),
+)
+"""The URLs of a completed video, in the order of its outputs."""
+
+
+def _type(url: str, role: Role) -> str:
+    return "application/x-subrip" if role is Role.TEXT else by_url(url, role)
+
+
+def _path(ticket: Ticket) -> str:
+    return f"/v3/videos/{quote(ticket['video'], safe='')}"

@@ -1,0 +1,306 @@
+"""HeyGen v3: the requests and answers of its reference, byte for byte."""
+
+from typing import Any
+
+import pytest
+
+from tests.providers.conftest import KEY
+from tests.support.deployment import Deployment
+from tests.support.literal import Literal, Reply, ended, said, words, written
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SUBMIT = ("POST", "/v3/videos")
+STATUS = ("GET", "/v3/videos/vid1")
+DELETE = ("DELETE", "/v3/videos/vid1")
+ASSETS = ("POST", "/v3/assets")
+VIDEO = "https://files.heygen.ai/v/video.mp4?Signature=1"
+CAPTIONED = "https://files.heygen.ai/v/captioned.mp4?Signature=1"
+SUBTITLE = "https://files.heygen.ai/v/captions.srt?Signature=1"
+GIF = "https://files.heygen.ai/v/video.gif"
+THUMBNAIL = "https://files.heygen.ai/v/video.jpg"
+AUDIO = "https://93.184.216.34/voice.mp3"  # an address, so that no name is looked up
+IMAGE = "https://93.184.216.34/face.png"
+
+
+def video(status: str, **more: Any) -> Reply:
+    return said({"data": {"id": "vid1", "status": status, "failure_code": None, "failure_message": None, **more}})
+
+
+def failure(status: int, code: str, message: str) -> Reply:
+    return said({"error": {"code": code, "message": message, "doc_url": "https://developers.heygen.com"}}, status)
+
+
+COMPLETED = video("completed", video_url=VIDEO, thumbnail_url=THUMBNAIL, duration=2.5)
+
+
+def scripted(upstream: Literal, *polls: Reply) -> None:
+    upstream.on(*SUBMIT, said({"data": {"video_id": "vid1", "status": "waiting", "output_format": "mp4"}}))
+    upstream.on(*STATUS, *(polls or (COMPLETED,)))
+    upstream.on(*ASSETS, said({"data": {"asset_id": "up1", "mime_type": "image/png", "size_bytes": 4}}))
+
+
+async def spoken(deployment: Deployment, upstream: Literal, *polls: Reply, **order: Any) -> list[dict[str, Any]]:
+    scripted(upstream, *polls)
+    return await deployment.generate("heygen-v3", **{"prompt": "Hello", "avatar_id": "Anna", **order})
+
+
+# --- what it is sent ---
+
+
+async def test_an_avatar_s_body_has_the_fields_of_the_reference(deployment: Deployment, upstream: Literal) -> None:
+    await spoken(
+        deployment,
+        upstream,
+        voice_id="v7",
+        title="Greeting",
+        resolution="1080p",
+        aspect_ratio="9:16",
+        background="#FAFAFA",
+        captions=True,
+        engine="avatar_iv",
+        output_format="webm",
+    )
+    assert upstream.once(*SUBMIT).written == written(
+        {
+            "type": "avatar",
+            "avatar_id": "Anna",
+            "script": "Hello",
+            "voice_id": "v7",
+            "title": "Greeting",
+            "resolution": "1080p",
+            "aspect_ratio": "9:16",
+            "background": {"type": "color", "value": "#FAFAFA"},
+            "caption": {"file_format": "srt", "style": "default"},
+            "engine": {"type": "avatar_iv"},
+            "output_format": "webm",
+        }
+    )
+
+
+async def test_the_job_s_id_is_the_idempotency_key(deployment: Deployment, upstream: Literal) -> None:
+    final = ended(await spoken(deployment, upstream))
+    headers = upstream.once(*SUBMIT).headers
+    assert (headers["Idempotency-Key"], headers["X-Api-Key"]) == (final["job"], KEY)
+
+
+async def test_an_image_speaks_an_audio_url(deployment: Deployment, upstream: Literal) -> None:
+    scripted(upstream)
+    await deployment.generate("heygen-v3", audio=AUDIO, image=IMAGE)
+    assert upstream.once(*SUBMIT).json == {
+        "type": "image",
+        "image": {"type": "url", "url": IMAGE},
+        "audio_url": AUDIO,
+    }
+
+
+async def test_assets_are_uploaded_and_sent_by_id(deployment: Deployment, upstream: Literal) -> None:
+    scripted(upstream)
+    image, audio = await deployment.asset("image"), await deployment.asset("audio")
+    await deployment.generate("heygen-v3", audio=audio, image=image, background=image)
+    assert upstream.once(*SUBMIT).json == {
+        "type": "image",
+        "image": {"type": "asset_id", "asset_id": "up1"},
+        "audio_asset_id": "up1",
+        "background": {"type": "image", "asset_id": "up1"},
+    }
+    uploads = [asked.parts[0] for asked in upstream.asked(*ASSETS)]
+    assert [(part.name, part.body) for part in uploads] == [
+        ("file", deployment.media("audio")),
+        ("file", deployment.media("image")),
+    ]
+
+
+async def test_an_asset_over_32_mb_is_sent_as_a_link(deployment: Deployment, upstream: Literal) -> None:
+    scripted(upstream)
+    large = deployment.media("image") + bytes(32 << 20)
+    uploaded = await deployment.http.post("/api/assets", files={"file": ("large.png", large, "image/png")})
+    await deployment.generate("heygen-v3", prompt="Hello", image=uploaded.json()["id"])
+    place = upstream.once(*SUBMIT).json["image"]
+    assert place["type"] == "url"
+    answer = await deployment.http.get(place["url"], headers={"Authorization": ""})
+    assert (answer.status_code, len(answer.content)) == (200, len(large))
+    assert not upstream.asked(*ASSETS)
+
+
+async def test_scenes_are_a_studio_video_and_cost_a_price_each(deployment: Deployment, upstream: Literal) -> None:
+    scripted(upstream)
+    before = await deployment.balance()
+    scenes = [{"prompt": "One", "avatar_id": "Anna", "background": "#000000"}, {"audio": AUDIO, "avatar_id": "Bob"}]
+    final = ended(await deployment.generate("heygen-v3", scenes=scenes))
+    assert upstream.once(*SUBMIT).json == {
+        "type": "studio",
+        "scenes": [
+            {
+                "type": "avatar_video",
+                "avatar_id": "Anna",
+                "script": "One",
+                "background": {"type": "color", "value": "#000000"},
+            },
+            {"type": "avatar_video", "avatar_id": "Bob", "audio_url": AUDIO},
+        ],
+    }
+    assert "refunded" not in final
+    assert await deployment.balance() == before - 40
+
+
+SPOKEN = {"prompt": "Hello", "avatar_id": "Anna"}
+
+
+@pytest.mark.parametrize(
+    ("order", "field"),
+    [
+        ({**SPOKEN, "audio": AUDIO}, "prompt"),
+        ({**SPOKEN, "image": IMAGE}, "avatar_id"),
+        ({"avatar_id": "Anna"}, "prompt"),
+        ({"prompt": "Hello"}, "avatar_id"),
+        ({"audio": AUDIO, "avatar_id": "Anna", "voice_id": "v"}, "voice_id"),
+        ({**SPOKEN, "scenes": [SPOKEN]}, "prompt"),
+        ({"scenes": [SPOKEN], "resolution": "4k"}, "resolution"),
+        ({"scenes": [SPOKEN, {**SPOKEN, "audio": AUDIO}]}, "scenes.1.prompt"),
+        ({"scenes": []}, "scenes"),
+        ({**SPOKEN, "background": "#FFF"}, "background"),
+        ({**SPOKEN, "resolution": "480p"}, "resolution"),
+        ({**SPOKEN, "test": True}, "test"),
+        ({**SPOKEN, "scale": 1}, "scale"),
+        ({**SPOKEN, "talking_photo_id": "p"}, "talking_photo_id"),
+    ],
+)
+async def test_a_bad_order_is_refused_by_its_field(deployment: Deployment, order: dict[str, Any], field: str) -> None:
+    refused = await deployment.http.post("/api/jobs", json={"model": "heygen-v3", **order})
+    assert refused.status_code == 422
+    assert field in [error["field"] for error in refused.json()["errors"]]
+
+
+# --- its answers ---
+
+
+async def test_the_words_of_the_reference_go_on(deployment: Deployment, upstream: Literal) -> None:
+    polls = [video(word) for word in ("waiting", "queued", "pending", "processing")]
+    events = await spoken(deployment, upstream, *polls, COMPLETED)
+    assert words(events) == ["waiting", "queued", "pending", "processing"]
+    assert ended(events)["status"] == "Completed"
+
+
+async def test_all_files_of_a_video_become_outputs_with_roles(deployment: Deployment, upstream: Literal) -> None:
+    made = video(
+        "completed",
+        video_url=VIDEO,
+        captioned_video_url=CAPTIONED,
+        subtitle_url=SUBTITLE,
+        gif_url=GIF,
+        thumbnail_url=THUMBNAIL,
+    )
+    final = ended(await spoken(deployment, upstream, made))
+    assert final["url"] == VIDEO
+    assert [(output["url"], output["role"], output["type"]) for output in final["outputs"]] == [
+        (VIDEO, "video", "video/mp4"),
+        (CAPTIONED, "video", "video/mp4"),
+        (GIF, "image", "image/gif"),
+        (SUBTITLE, "text", "application/x-subrip"),
+        (THUMBNAIL, "thumbnail", "image/jpeg"),
+    ]
+    assert final["outputs"][0]["id"] == "vid1"
+
+
+async def test_a_failed_video_shows_its_code_and_message(deployment: Deployment, upstream: Literal) -> None:
+    failed = video("failed", failure_code="moderated", failure_message="Not allowed.")
+    final = ended(await spoken(deployment, upstream, failed))
+    assert (final["status"], final["code"], final["refunded"]) == ("Error", "upstream_failed", 20)
+    assert "Not allowed." in final["message"]
+    assert "moderated" in final["message"]
+
+
+async def test_a_moderated_order_is_refused_with_the_provider_s_words(
+    deployment: Deployment, upstream: Literal
+) -> None:
+    scripted(upstream)
+    upstream.on(*SUBMIT, failure(400, "content_moderated", "The script was refused."))
+    final = ended(await deployment.generate("heygen-v3", **SPOKEN))
+    assert (final["code"], final["refunded"]) == ("upstream_rejected", 20)
+    assert "The script was refused." in final["message"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "code"),
+    [
+        (failure(402, "insufficient_credit", "Top up."), "upstream_credits"),
+        (failure(400, "insufficient_credit", "Top up."), "upstream_credits"),
+        (failure(401, "unauthorized", "Bad key."), "upstream_auth"),
+        (failure(404, "not_found", "No such avatar."), "upstream_rejected"),
+        (failure(400, "download_failed", "Cannot open the image."), "upstream_rejected"),
+    ],
+)
+async def test_a_refused_submit_ends_by_its_kind(
+    deployment: Deployment, upstream: Literal, reply: Reply, code: str
+) -> None:
+    scripted(upstream)
+    upstream.on(*SUBMIT, reply)
+    final = ended(await deployment.generate("heygen-v3", **SPOKEN))
+    assert (final["status"], final["code"], final["refunded"]) == ("Error", code, 20)
+
+
+async def test_an_unreadable_receipt_is_asked_for_again(deployment: Deployment, upstream: Literal) -> None:
+    scripted(upstream)
+    receipt = said({"data": {"video_id": "vid1", "status": "waiting"}})
+    upstream.on(*SUBMIT, said({"data": {}}), failure(409, "request_in_progress", "In progress."), receipt)
+    assert ended(await deployment.generate("heygen-v3", **SPOKEN))["status"] == "Completed"
+    asked = upstream.asked(*SUBMIT)
+    assert len(asked) == 3
+    assert len({(one.headers["Idempotency-Key"], one.body) for one in asked}) == 1
+
+
+async def test_a_canceled_video_is_deleted(deployment: Deployment, upstream: Literal) -> None:
+    scripted(upstream, video("processing"))
+    upstream.on(*DELETE, said({"data": {"id": "vid1", "deleted": True}}))
+    job = await deployment.submit("heygen-v3", **SPOKEN)
+    await deployment.http.post(f"/api/jobs/{job['id']}/cancel")
+    assert (await deployment.ended(job["id"]))["status"] == "Canceled"
+    assert len(upstream.asked(*DELETE)) <= 1
+
+
+async def test_content_redirects_to_a_fresh_link(deployment: Deployment, upstream: Literal) -> None:
+    fresh = VIDEO.replace("Signature=1", "Signature=2")
+    final = ended(await spoken(deployment, upstream))
+    upstream.on(*STATUS, video("completed", video_url=fresh, thumbnail_url=THUMBNAIL))
+    answer = await deployment.http.get(f"/api/jobs/{final['job']}/content", follow_redirects=False)
+    assert (answer.status_code, answer.headers["Location"]) == (302, fresh)
+
+
+# --- the end of v1 ---
+
+
+@pytest.mark.parametrize("status", [404, 405, 410])
+async def test_a_retired_v1_names_its_successor_and_refunds(
+    deployment: Deployment, upstream: Literal, status: int
+) -> None:
+    upstream.on("POST", "/v1/video.generate", said({"message": "Gone."}, status))
+    final = ended(await deployment.generate("heygen-v1", **SPOKEN))
+    assert (final["code"], final["refunded"]) == ("upstream_retired", 20)
+    assert "heygen-v3" in final["message"]
+
+
+async def test_the_catalogue_says_when_v1_ends(deployment: Deployment) -> None:
+    models = {model["id"]: model for model in (await deployment.http.get("/api/models")).json()["models"]}
+    assert models["heygen-v1"]["retired_on"] == "2026-10-31"
+    assert "retired_on" not in models["heygen-v3"]
+
+
+async def test_a_translated_v1_order_is_sent_to_v3(unstarted: Deployment, upstream: Literal) -> None:
+    scripted(upstream)
+    unstarted.providers["HeyGen"] = {"base_url": upstream.origin, "api_key": KEY, "v1": "translate"}
+    async with unstarted as deployment:
+        order = {"prompt": "Hello", "talking_photo_id": "p1", "aspect_ratio": "9:16", "captions": True}
+        assert ended(await deployment.generate("heygen-v1", **order))["status"] == "Completed"
+        assert await deployment.balance() == 980
+        dropped = {"scale": 2, "test": True, "avatar_style": "circle", "background": "https://93.184.216.34/b.mp4"}
+        refused = await deployment.http.post("/api/jobs", json={"model": "heygen-v1", **SPOKEN, **dropped})
+    assert upstream.once(*SUBMIT).json == {
+        "type": "avatar",
+        "avatar_id": "p1",
+        "script": "Hello",
+        "aspect_ratio": "9:16",
+        "caption": {"file_format": "srt", "style": "default"},
+    }
+    assert refused.status_code == 422
+    assert {error["field"] for error in refused.json()["errors"]} == set(dropped)
