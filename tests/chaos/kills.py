@@ -335,6 +335,8 @@ def untrue(ear: Ear, kills: Sequence[float], order: Order, events: Sequence[Even
         return None
     if end == "outcome_unknown" and ear.polled(order.token):
         return "its outcome is called unknown, and yet its ticket was polled"
+    if end == "outcome_unknown" and order.repeatable:
+        return "its outcome is called unknown, and yet its order could be sent again"
     in_flight = end == "outcome_unknown" or (end == "interrupted" and order.streamed and bought)
     if in_flight and any(time_of(events[0]) - 0.1 <= kill <= time_of(final) for kill in kills):
         return None

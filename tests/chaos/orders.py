@@ -66,6 +66,11 @@ class Order:
         return MODELS[self.model].streamed
 
     @property
+    def repeatable(self) -> bool:
+        """True if its provider promises that a repeat buys once."""
+        return MODELS[self.model].repeatable
+
+    @property
     def over(self) -> bool:
         """Whether its client has seen the final event."""
         return bool(self.seen) and self.seen[-1]["status"] in FINAL
