@@ -98,7 +98,7 @@ async def test_a_buffering_proxy_is_detected_by_marks_that_arrive_together(real:
 async def test_heartbeats_that_are_held_back_are_told(real: Deployment) -> None:
     async with hoarding(real.origin) as front:
         texts = [trouble.text for trouble in await troubles(front, idle=3)]
-        assert any(text.startswith("heartbeats were held back: nothing came for 3") for text in texts)
+        assert any(text.startswith("heartbeats were delayed: no byte arrived for 3") for text in texts)
 
 
 GZIP = "proxy_http_version 1.1; gzip on; gzip_types text/event-stream; gzip_proxied any; gzip_min_length 0;"
@@ -155,13 +155,13 @@ async def test_a_proxy_that_changes_what_streams_say_is_told(real: Deployment, t
 async def test_a_key_that_does_not_get_through_is_told(real: Deployment, tmp_path: Path) -> None:
     assert "refused" in (await troubles(real.origin, key="nobody"))[0].text
     with plain_nginx(tmp_path / "nginx", real.origin, location='proxy_set_header Authorization "";') as front:
-        assert "takes the Authorization header away" in (await troubles(front, key=real.key))[0].text
+        assert "removes the Authorization header" in (await troubles(front, key=real.key))[0].text
 
 
 async def test_links_that_lead_elsewhere_are_told(real: Deployment, tmp_path: Path) -> None:
     with plain_nginx(tmp_path / "nginx", real.origin) as front:
         (trouble,) = await troubles(front, key=real.key)
-        assert trouble.text == f"Links lead to {real.origin}, and not to {front}"
+        assert trouble.text == f"Links lead to {real.origin}, not to {front}"
         assert trouble.fixes == (f"Pollcast: POLLCAST_PUBLIC_URL={front}",)
 
 

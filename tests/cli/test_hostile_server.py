@@ -67,7 +67,7 @@ async def deliver(server: Handler, out: Path | None, *, lines: bool = False) -> 
 async def test_a_job_id_that_is_no_name_writes_nothing(tmp_path: Path, job: object) -> None:
     out = tmp_path / "out" / "in"
     out.mkdir(parents=True)
-    with pytest.raises(Refused, match="event that cannot be read"):
+    with pytest.raises(Refused, match="unreadable event"):
         await deliver(stream(job=job), out)
     assert files_in(tmp_path) == []
 
@@ -87,7 +87,7 @@ async def test_a_job_id_that_is_no_name_writes_nothing(tmp_path: Path, job: obje
     ],
 )
 async def test_an_event_of_another_form_is_refused(fields: Mapping[str, Any]) -> None:
-    with pytest.raises(Refused, match="event that cannot be read"):
+    with pytest.raises(Refused, match="unreadable event"):
         await deliver(stream(**fields), None)
 
 
