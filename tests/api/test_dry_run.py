@@ -31,6 +31,7 @@ ORDERS: list[dict[str, Any]] = [
     {"model": "run", "prompt": "lake", "style": "anime"},
     {"model": "ganai-bulk", "items": [{"unique_id": "a", "names": "Ada"}, {"unique_id": "b", "names": "Bob"}]},
     {"model": "heygen-v1", **SPOKEN, "background": "IMAGE", "test": True},
+    {"model": "heygen-v3", **SPOKEN, "captions": True},
     {"model": "heygen-v1", "clips": [SPOKEN, {"audio": "AUDIO", "avatar_id": "Bob"}], "background": "#FAFAFA"},
 ]
 
