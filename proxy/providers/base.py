@@ -5,6 +5,7 @@ that the provider cannot carry is refused by name. Money sits between its steps:
 `submit` (or `stream`) is paid and called once, `check` is free.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -64,12 +65,36 @@ Text = Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]
 """Text that is not blank."""
 MOST_PARTS: Final = 50
 """Chunks or clips in one order: each may name files to be looked at, fetched and uploaded."""
+_COLOR: Final = "#[0-9A-Fa-f]{6}"
 Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 def field_error(field_name: str, message: str) -> PydanticCustomError:
     """The error of a rule over several fields, laid at the door of one of them; to be raised in a validator."""
     return PydanticCustomError("order", "{message}", {"field": field_name, "message": message})
+
+
+def check_exactly_one(fields: BaseModel, one: str, other: str) -> None:
+    """Raise the error of `one` unless exactly one of two fields is given."""
+    if (getattr(fields, one) is None) == (getattr(fields, other) is None):
+        raise field_error(one, f"exactly one of {one} and {other} is required")
+
+
+def check_goes_with(fields: BaseModel, name: str, needed: str) -> None:
+    """Raise the error of `name` if it is given without the field `needed`."""
+    if getattr(fields, name) is not None and getattr(fields, needed) is None:
+        raise field_error(name, f"{name} goes with {needed} only")
+
+
+COLOR_SCHEMA: Final[Mapping[str, Any]] = {"pattern": f"^([^#]|{_COLOR}$)"}
+"""The rule of `check_color` in JSON Schema."""
+
+
+def check_color(background: str | None) -> str | None:
+    """Return a background. Raise an error if it begins like a color and is none."""
+    if background and background.startswith("#") and not re.fullmatch(_COLOR, background):
+        raise field_error("", "a colour is written with six hexadecimal digits, such as #FAFAFA")
+    return background
 
 
 def with_message(words: str) -> WrapValidator:

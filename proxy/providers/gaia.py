@@ -38,7 +38,7 @@ from proxy.providers.base import (
     Text,
     Update,
     bearer,
-    field_error,
+    check_exactly_one,
     id_in,
     urls_in,
     with_message,
@@ -124,8 +124,7 @@ class TextFields(Fields):
 
     @model_validator(mode="after")
     def _one_form(self) -> "TextFields":
-        if (self.prompt is None) == (self.messages is None):
-            raise field_error("prompt", "exactly one of prompt and messages is required")
+        check_exactly_one(self, "prompt", "messages")
         return self
 
 

@@ -9,6 +9,7 @@ Seen, not on the page: the reply's envelope, `voice_id`, the states `pending` an
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
@@ -20,6 +21,7 @@ from proxy.core.media_types import by_url
 from proxy.core.settings import ProviderSettings, is_loopback
 from proxy.providers import heygen_v3
 from proxy.providers.base import (
+    COLOR_SCHEMA,
     COUNTS,
     DURATIONS,
     MOST_PARTS,
@@ -35,6 +37,9 @@ from proxy.providers.base import (
     Text,
     Update,
     VisualRef,
+    check_color,
+    check_exactly_one,
+    check_goes_with,
     field_error,
     id_in,
     is_asset,
@@ -42,7 +47,7 @@ from proxy.providers.base import (
     urls_in,
     without_none,
 )
-from proxy.providers.heygen_v3 import HeyGenV3
+from proxy.providers.heygen_v3 import HeyGenV3, data_of
 from proxy.upstream.answers import Answer, LastAnswers, NotReady, UnreadableAnswer
 from proxy.upstream.classify import Dialect, plain
 from proxy.upstream.requests import Request
@@ -116,21 +121,11 @@ class Clip(_Speech):
 
 
 def _check_clip(fields: _Speech) -> None:
-    _exactly_one(fields, "prompt", "audio")
-    _exactly_one(fields, "avatar_id", "talking_photo_id")
-    _only_with(fields, "avatar_style", "avatar_id")
-    _only_with(fields, "talking_photo_style", "talking_photo_id")
-    _only_with(fields, "voice_id", "prompt")
-
-
-def _exactly_one(fields: _Speech, one: str, other: str) -> None:
-    if (getattr(fields, one) is None) == (getattr(fields, other) is None):
-        raise field_error(one, f"exactly one of {one} and {other} is required")
-
-
-def _only_with(fields: _Speech, name: str, needed: str) -> None:
-    if getattr(fields, name) is not None and getattr(fields, needed) is None:
-        raise field_error(name, f"{name} goes with {needed} only")
+    check_exactly_one(fields, "prompt", "audio")
+    check_exactly_one(fields, "avatar_id", "talking_photo_id")
+    check_goes_with(fields, "avatar_style", "avatar_id")
+    check_goes_with(fields, "talking_photo_style", "talking_photo_id")
+    check_goes_with(fields, "voice_id", "prompt")
 
 
 _FLAT = tuple(_Speech.model_fields)
@@ -154,7 +149,7 @@ class HeyGenFields(_Speech):
     background: VisualRef | None = Field(
         default=None,
         description="An image or mp4 (asset id or public URL), or a colour such as #FAFAFA.",
-        json_schema_extra={"pattern": "^([^#]|#[0-9A-Fa-f]{6}$)"},
+        json_schema_extra=dict(COLOR_SCHEMA),
     )
     aspect_ratio: Literal["16:9", "9:16"] | None = None
     test: bool = False
@@ -171,12 +166,7 @@ class HeyGenFields(_Speech):
             raise field_error("captions", "captions goes with prompt only: the provider captions no audio")
         return self
 
-    @field_validator("background")
-    @classmethod
-    def _color(cls, background: str | None) -> str | None:
-        if background and background.startswith("#") and not re.fullmatch("#[0-9A-Fa-f]{6}", background):
-            raise field_error("", "a colour is written with six hexadecimal digits, such as #FAFAFA")
-        return background
+    _color = field_validator("background")(check_color)
 
     def parts(self) -> Sequence[Clip]:
         """The order as clips, whichever form it was written in."""
@@ -217,10 +207,11 @@ class HeyGen(Provider):
     def _translates(self) -> bool:
         return isinstance(self.settings, HeyGenSettings) and self.settings.v1 == "translate"
 
-    @property
+    @cached_property
     def _v3(self) -> HeyGenV3:
         """The v3 API, for its own model. A job continues on the API that gave its ticket."""
-        return HeyGenV3(self.upstream, self.public_url)
+        # In v3, 404 means an unknown avatar or voice, and not the end of the API.
+        return HeyGenV3(self.upstream, self.public_url, replace(self.dialect, retired=()))
 
     def declare_dialect(self) -> Dialect:
         """The codes are those that clients have seen: 40009 credits, 400112 and 401057 a bad key."""
@@ -343,7 +334,7 @@ class HeyGen(Provider):
         body = self.dialect.json_object(answer)
         if not _is_ok(body):
             raise self.dialect.unreadable(answer, f"has the code {self.dialect.safe_text(str(body['code']))[:50]}")
-        return answer, _data(body)
+        return answer, data_of(body)
 
     def _videos(self, ticket: Ticket, data: dict[str, Any]) -> list[NewOutput]:
         urls = [*urls_in(data.get("video_url"), data.get("video_urls")), *urls_in(data.get("video_url_caption"))]
@@ -380,12 +371,6 @@ def _clip(part: Clip, inputs: Inputs) -> dict[str, Any]:
         scale=part.scale,
         offset=part.offset.model_dump() if part.offset else None,
     )
-
-
-def _data(body: dict[str, Any]) -> dict[str, Any]:
-    """The object inside the envelope; the page's own table shows it without one."""
-    data = body.get("data", body)
-    return data if isinstance(data, dict) else {}
 
 
 def _reason(error: object) -> str | None:

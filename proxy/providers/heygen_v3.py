@@ -7,7 +7,6 @@ new ones. Sources: the provider's v3 reference and endpoint comparison (2026-11)
 the shape of `background`, `caption`, `engine` and the upload's `asset_id`.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, Literal
@@ -20,6 +19,7 @@ from proxy.core.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.core.media_types import by_url
 from proxy.core.settings import is_loopback
 from proxy.providers.base import (
+    COLOR_SCHEMA,
     COUNTS,
     DURATIONS,
     MOST_PARTS,
@@ -34,6 +34,9 @@ from proxy.providers.base import (
     NewOutput,
     Text,
     Update,
+    check_color,
+    check_exactly_one,
+    check_goes_with,
     field_error,
     id_in,
     is_asset,
@@ -67,15 +70,10 @@ class _Speech(Fields):
     background: Background | None = Field(
         default=None,
         description="An image (asset id or public URL), or a color such as #FAFAFA.",
-        json_schema_extra={"pattern": "^([^#]|#[0-9A-Fa-f]{6}$)"},
+        json_schema_extra=dict(COLOR_SCHEMA),
     )
 
-    @field_validator("background")
-    @classmethod
-    def _color(cls, background: str | None) -> str | None:
-        if background and background.startswith("#") and not re.fullmatch("#[0-9A-Fa-f]{6}", background):
-            raise field_error("", "a color is written with six hexadecimal digits, such as #FAFAFA")
-        return background
+    _color = field_validator("background")(check_color)
 
 
 _SPEECH_RULES: Final[Mapping[str, Any]] = {
@@ -89,11 +87,9 @@ _SPEECH_RULES: Final[Mapping[str, Any]] = {
 
 
 def _check_speech(fields: _Speech) -> None:
-    for one, other in (("prompt", "audio"), ("avatar_id", "image")):
-        if (getattr(fields, one) is None) == (getattr(fields, other) is None):
-            raise field_error(one, f"exactly one of {one} and {other} is required")
-    if fields.voice_id is not None and fields.prompt is None:
-        raise field_error("voice_id", "voice_id goes with prompt only")
+    check_exactly_one(fields, "prompt", "audio")
+    check_exactly_one(fields, "avatar_id", "image")
+    check_goes_with(fields, "voice_id", "prompt")
 
 
 class Scene(_Speech):
@@ -170,11 +166,7 @@ class HeyGenV3:
 
     upstream: Upstream
     public_url: str
-
-    @property
-    def _dialect(self) -> Dialect:
-        """Return the dialect, in which 404 means an unknown avatar or voice and not the end of the API."""
-        return replace(self.upstream.dialect, retired=())
+    dialect: Dialect
 
     async def prepare(self, order: Order, inputs: Inputs) -> Request:
         """Upload assets, then build the body. Public URLs are sent as they are."""
@@ -240,8 +232,8 @@ class HeyGenV3:
             return None
         answer = await self.upstream.upload("/v3/assets", "file", file)
         found = id_in(answer.exact(), "asset_id")
-        if not found and self._dialect.message_in(answer):
-            raise self._dialect.refusal_in_success(answer)
+        if not found and self.dialect.message_in(answer):
+            raise self.dialect.refusal_in_success(answer)
         if not found:
             raise UnreadableAnswer("HeyGen's answer to the upload names no id.")
         return found
@@ -249,13 +241,13 @@ class HeyGenV3:
     async def submit(self, request: Request) -> Ticket:
         """Send an order with its key. The reply is `{data: {video_id, status, output_format}}`."""
         sent = replace(request, headers={"Idempotency-Key": request.key})
-        answer = await self.upstream.submit(sent, self._dialect)
+        answer = await self.upstream.submit(sent, self.dialect)
         try:
             found = id_in(answer.exact(), "video_id")
         except UnreadableAnswer:
             found = ""
         if not found:
-            raise self._dialect.missing_ticket(answer, "names no video_id")
+            raise self.dialect.missing_ticket(answer, "names no video_id")
         return {"video": found}
 
     async def check(self, ticket: Ticket, seen: LastAnswers) -> tuple[Answer, str | None, Update | None]:
@@ -264,7 +256,7 @@ class HeyGenV3:
         word = data.get("status")
         if not isinstance(word, str) or not plain(word):
             return answer, None, None
-        shown = self._dialect.safe_text(word)
+        shown = self.dialect.safe_text(word)
         match plain(word):
             case "completed":
                 return answer, word, Update(detail=shown, status=Status.COMPLETED, outputs=self.outputs(ticket, data))
@@ -283,15 +275,13 @@ class HeyGenV3:
 
     async def _status(self, ticket: Ticket, seen: LastAnswers | None = None) -> tuple[Answer, dict[str, Any]]:
         answer = await self.upstream.get(_path(ticket), seen=seen)
-        body = self._dialect.json_object(answer)
-        data = body.get("data", body)
-        return answer, data if isinstance(data, dict) else {}
+        return answer, data_of(self.dialect.json_object(answer))
 
     def _failure(self, data: Mapping[str, Any]) -> JobError:
         code, message = data.get("failure_code"), data.get("failure_message")
-        kind = type(self._dialect.failure({"error": {"code": code, "message": message}}, ""))
+        kind = type(self.dialect.failure({"error": {"code": code, "message": message}}, ""))
         parts = [str(word) for word in (message, f"({code})" if code and message else code) if word]
-        return kind(self._dialect.safe_text(" ".join(parts) or "HeyGen gave no reason."))
+        return kind(self.dialect.safe_text(" ".join(parts) or "HeyGen gave no reason."))
 
     def outputs(self, ticket: Ticket, data: Mapping[str, Any]) -> list[NewOutput]:
         """Return the outputs of a completed video: the video first, then what else HeyGen made of it."""
@@ -316,6 +306,12 @@ _OUTPUTS: Final = (
     ("thumbnail_url", Role.THUMBNAIL),
 )
 """The URLs of a completed video, in the order of its outputs."""
+
+
+def data_of(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the object in an answer's envelope. The table of v1's page shows it without an envelope."""
+    data = body.get("data", body)
+    return data if isinstance(data, dict) else {}
 
 
 def _type(url: str, role: Role) -> str:
