@@ -16,8 +16,6 @@ from proxy.api.openapi import page as api_page
 from proxy.core.errors import NotFound
 
 _FOLDER: Final = Path(__file__).parents[2] / "docs"
-_STYLE: Final = Path(api_page.__file__).with_name("page.css").read_text()
-"""The style of `/docs`. The headers of that page allow this style by its hash."""
 _MARKDOWN: Final = MarkdownIt("commonmark", {"html": False}).enable("table")
 _MARKDOWN_HEADERS: Final = {"Content-Type": "text/markdown; charset=utf-8", "X-Content-Type-Options": "nosniff"}
 
@@ -53,14 +51,8 @@ def _html(name: str) -> str:
     text = re.sub(r"\]\(([a-z-]+)\.md", r"](\1", text)
     text = re.sub(r"\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", text)  # files of the repository, which are not served
     links = "".join(f"<li><a href='{each}'>{escape(_title(each))}</a></li>" for each in names())
-    head = (
-        "<meta charset=utf-8><meta name=viewport content='width=device-width, initial-scale=1'>"
-        f"<title>{escape(_title(name))}: Pollcast</title><style>{_STYLE}</style>"
-    )
     nav = f"<nav><a href='../docs'>All endpoints</a><ul>{links}</ul></nav>"
-    return (
-        f"<!DOCTYPE html>\n<html lang=en><head>{head}</head>\n<body><main>\n{nav}\n{_body(text)}</main></body></html>\n"
-    )
+    return api_page.html_page(f"{_title(name)}: Pollcast", nav + "\n" + _body(text))
 
 
 def _body(text: str) -> str:

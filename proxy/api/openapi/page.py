@@ -47,12 +47,16 @@ def page(server: str) -> bytes:
         parts += [_operation(*found, components, common) for found in _operations_of(whole, tag["name"])]
     parts.append("<h2 id='schemas'>Schemas</h2>")
     parts += [_schema(name, schema) for name, schema in components["schemas"].items()]
+    return html_page(f"{whole['info']['title']}: the API", "\n".join(parts)).encode()
+
+
+def html_page(title: str, content: str) -> str:
+    """Return an HTML page in the style that HEADERS allows."""
     head = (
         "<meta charset=utf-8><meta name=viewport content='width=device-width, initial-scale=1'>"
-        f"<title>{escape(whole['info']['title'])}: the API</title><style>{_STYLE}</style>"
+        f"<title>{escape(title)}</title><style>{_STYLE}</style>"
     )
-    body = "\n".join(parts)
-    return f"<!DOCTYPE html>\n<html lang=en><head>{head}</head>\n<body><main>\n{body}\n</main></body></html>\n".encode()
+    return f"<!DOCTYPE html>\n<html lang=en><head>{head}</head>\n<body><main>\n{content}\n</main></body></html>\n"
 
 
 def _common_responses(whole: Json) -> Json:
