@@ -27,7 +27,7 @@ _PROBE_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 class AccessLog:
     """ASGI middleware that logs each request when its response ends, and a stream when it has begun.
 
-    `RequestInfo.ended` logs the end of a stream.
+    `RequestInfo.log_end` logs the end of a stream.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -39,7 +39,7 @@ class AccessLog:
             await self._app(scope, receive, send)
             return
         info = RequestInfo(_client_id(scope) or secrets.token_hex(8))
-        scope.setdefault("state", {})["visit"] = info
+        scope.setdefault("state", {})["request_info"] = info
         token = request_id.set(info.id)
         header = (b"x-request-id", info.id.encode())
         status = 500
@@ -74,7 +74,7 @@ class RequestInfo:
         """Time since the request began."""
         return round((perf_counter() - self.began) * 1000, 1)
 
-    def ended(self, path: str) -> None:
+    def log_end(self, path: str) -> None:
         """Log the end of a stream."""
         log.info("stream ended", extra={"path": path, "ms": self.milliseconds, "request": self.id})
 

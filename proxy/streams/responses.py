@@ -78,13 +78,13 @@ class StreamOutsideMiddleware:
         scope.setdefault("state", {})["deferred"] = deferred
         await self._app(scope, receive, send)
         if deferred:
-            visit = scope["state"].get("visit")
+            info = scope["state"].get("request_info")
             _shrink(scope)
             try:
                 await deferred.pop().serve(receive, send)
             finally:
-                if visit is not None:
-                    visit.ended(scope["path"])
+                if info is not None:
+                    info.log_end(scope["path"])
 
 
 def _shrink(scope: Scope) -> None:
