@@ -183,7 +183,7 @@ class Submission:
         raise AssertionError("pauses() never ends")
 
     async def send_once(self, request: Request) -> Update:
-        """Send the paid order, once: this is the only place that spends money at a provider.
+        """Send the paid order, once. Only this call spends money at a provider: `_repeat` buys nothing more.
 
         A client's cancel does not end it. Returns the first update: the ticket of a polled model, or the first of a
         streamed one, which refuses before it. Raises NotTaken if the order may be sent again, and otherwise a JobError,

@@ -158,7 +158,7 @@ def beside(member: bytes) -> Make:
 
 
 def dripped(pieces: int, pause: float = 0.0) -> Make:
-    """The right answer in so many pieces."""
+    """Return a maker that sends the right answer in `pieces` pieces, with a pause between them."""
 
     def make(body: bytes) -> Reply:
         whole = reply(body).pieces[0]

@@ -96,12 +96,12 @@ class Work:
 
     @property
     def is_done(self) -> bool:
-        """Whether the last answers have told that all of it is done."""
+        """True if the answers have reported every part of the order as done."""
         return self.done or (bool(self.items) and all(item.over for item in self.items))
 
     @property
     def given_up(self) -> bool:
-        """Whether there was no readable answer for so long that the job may end."""
+        """True if answers were unreadable for so long that the job may end."""
         return any(
             item.unreadable >= UNREADABLE_POLLS and item.polled - item.since >= UNREADABLE_SECONDS - _IN_FLIGHT
             for item in self.items

@@ -31,7 +31,7 @@
 --               nodes                  hash: node -> a value that each renewal of its lease changes
 --               held:N, took:N         sorted set by name: the jobs of node N; hash: its last claim, with its jobs
 --   feeds       feed:A                 stream by position: the events of A except streamed text, each as 'J n'
---               changes, told          stream: the changes sent to every node; the number of the newest
+--               changes, told          `changes` is the stream of changes for every node, `told` the newest one's number
 --   assets      asset:I, assets        hash; sorted set by age
 --               holds:I                set: the unfinished jobs that name asset I
 --   providers   turn:P                 time of the next free rate limit slot of provider P
