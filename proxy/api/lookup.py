@@ -1,14 +1,8 @@
 """Lookups of an account's own jobs and assets: found, or 404 in the same words everywhere."""
 
-from typing import Final
-
-from proxy.core.errors import NotFound
 from proxy.core.job import Job
 from proxy.store.contract import Assets, Jobs
-from proxy.store.types import Asset
-
-_MAX_ID: Final = 100
-"""Maximum number of an id's characters that an error message repeats."""
+from proxy.store.types import Asset, no_asset, no_job
 
 
 async def find_job(store: Jobs, account: str, job_id: str) -> Job:
@@ -25,13 +19,3 @@ async def find_asset(store: Assets, account: str, asset_id: str) -> Asset:
     if asset is None:
         raise no_asset(asset_id)
     return asset
-
-
-def no_job(job_id: str) -> NotFound:
-    """Return the error for a job that does not exist or belongs to another account."""
-    return NotFound(f"There is no job {job_id[:_MAX_ID]}.")
-
-
-def no_asset(asset_id: str) -> NotFound:
-    """Return the error for an asset that does not exist or belongs to another account."""
-    return NotFound(f"There is no asset {asset_id[:_MAX_ID]}.")

@@ -19,6 +19,9 @@ PAGE_BYTES: Final = 4 << 20
 AT_ONCE: Final = 200
 """Maximum number of jobs read in one transaction. An account may have tens of thousands, and other reads wait."""
 
+_MAX_SHOWN_ID: Final = 100
+"""Maximum number of characters of an id that an error message repeats."""
+
 
 class ClaimLost(Exception):
     """Another node has claimed the job, or it has ended. The call changed nothing, and its caller must stop."""
@@ -202,6 +205,21 @@ def too_many_jobs(most: int, backlog: int = 0) -> errors.RateLimited:
     return errors.RateLimited(
         f"The account has {most} unfinished jobs{more}, which is its limit: wait for the end of one."
     )
+
+
+def no_job(job_id: str) -> errors.NotFound:
+    """Return the error for a job that does not exist or belongs to another account."""
+    return errors.NotFound(f"There is no job {job_id[:_MAX_SHOWN_ID]}.")
+
+
+def no_asset(asset_id: str) -> errors.NotFound:
+    """Return the error for an asset that does not exist or belongs to another account."""
+    return errors.NotFound(f"There is no asset {asset_id[:_MAX_SHOWN_ID]}.")
+
+
+def no_account(account_id: str) -> errors.NotFound:
+    """Return the error for an account that does not exist."""
+    return errors.NotFound(f"There is no account {account_id}.")
 
 
 def cannot_pay(price: int, balance: int) -> errors.InsufficientTokens:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from proxy.api.body import AssetUrl
 from proxy.api.downloads import StoredFiles
 from proxy.api.limits import AccountLimits
-from proxy.api.lookup import find_asset, no_asset
+from proxy.api.lookup import find_asset
 from proxy.api.multipart import file_of
 from proxy.api.request import BodyReader, json_response, refuse_fields
 from proxy.core.clock import Clock, rfc3339
@@ -22,7 +22,7 @@ from proxy.core.media_types import SNIFFED, sniff
 from proxy.core.tracks import Read, with_tracks
 from proxy.store import contract
 from proxy.store.blobs import Blobs, asset_blob
-from proxy.store.types import Asset, Key
+from proxy.store.types import Asset, Key, no_asset
 from proxy.upstream.fetch import Fetcher, FetchFailed, FileTooLarge
 from proxy.upstream.ssrf import NotPublic, check_public
 

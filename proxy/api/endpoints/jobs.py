@@ -13,7 +13,7 @@ from proxy.api.auth import Auth
 from proxy.api.dry_run import DryRuns
 from proxy.api.job_view import JobView
 from proxy.api.limits import AccountLimits
-from proxy.api.lookup import find_job, no_job
+from proxy.api.lookup import find_job
 from proxy.api.negotiation import wants_lines
 from proxy.api.request import (
     json_response,
@@ -28,7 +28,7 @@ from proxy.core.errors import Conflict, FieldError, RateLimited, Unavailable
 from proxy.core.job import Event, Status
 from proxy.store import contract
 from proxy.store.blobs import Blobs
-from proxy.store.types import Admitted, Key
+from proxy.store.types import Admitted, Key, no_job
 from proxy.streams.feed import Feed, JobTail
 from proxy.streams.responses import FeedResponse, RetryLater
 from proxy.streams.stream import JobStream, LineStream

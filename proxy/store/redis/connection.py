@@ -56,6 +56,10 @@ class RedisTimes:
     """Seconds after the first attempt from which no retry begins: with a Redis that hangs, each takes `timeout`."""
 
 
+DEFAULT_TIMES: Final = RedisTimes()
+"""The times of production."""
+
+
 class RedisConnection:
     """One connection, which reconnects after a failure.
 

@@ -27,7 +27,7 @@ from proxy.core.provider_health import MEMORY, Told
 from proxy.store import job_json
 from proxy.store.redis import checks, replies
 from proxy.store.redis.changes import BLOCK_SECONDS, ChangeReader
-from proxy.store.redis.connection import LIBRARY, Pipeline, RedisConnection, RedisTimes, check_url
+from proxy.store.redis.connection import DEFAULT_TIMES, LIBRARY, Pipeline, RedisConnection, RedisTimes, check_url
 from proxy.store.redis.holdings import Argument, Holdings, NodeLeases, apply_draft, is_recorded
 from proxy.store.types import (
     AT_ONCE,
@@ -50,6 +50,8 @@ from proxy.store.types import (
     cannot_pay,
     cannot_take,
     first_places,
+    no_account,
+    no_asset,
     too_many_jobs,
 )
 
@@ -74,7 +76,7 @@ class RedisStore:
         *,
         lease: float = 30.0,
         serves: bool = False,
-        times: RedisTimes = RedisTimes(),  # noqa: B008 -- it is frozen
+        times: RedisTimes = DEFAULT_TIMES,
     ) -> None:
         """Raise ValueError if `url` is not the URL of a Redis. `lease` is the length of a lease in seconds."""
         check_url(url)
@@ -229,11 +231,11 @@ class RedisStore:
                 self._last_change = int(change)
                 return Admitted(await self._record_position(job, int(position)) if int(position) else job)
             case [b"no asset", asset]:
-                raise errors.NotFound(f"There is no asset {asset.decode()}.")
+                raise no_asset(asset.decode())
             case [b"full", in_backlog] if admission.most is not None:
                 raise too_many_jobs(admission.most, int(in_backlog))
             case [b"no account"]:
-                raise errors.NotFound(f"There is no account {job.account}.")
+                raise no_account(job.account)
             case [b"short", balance]:
                 raise cannot_pay(job.tokens, int(balance))
         return Admitted(replies.parse_replay(reply), replayed=True)

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final, TypeVar
 
-from proxy.core import errors
 from proxy.core.job import Draft, Job, new_id
 from proxy.store.sqlite.connection import SqliteConnection
-from proxy.store.types import PAGE_BYTES, Account, Cause, Entry, Key, Page, cannot_pay, cannot_take
+from proxy.store.types import PAGE_BYTES, Account, Cause, Entry, Key, Page, cannot_pay, cannot_take, no_account
 
 T = TypeVar("T")
 
@@ -81,7 +80,7 @@ def charge(db: SqliteConnection, job: Job) -> None:
     """Take the job's price. Raises errors.InsufficientTokens, and errors.NotFound for an unknown account."""
     account = find_account(db, job.account)
     if account is None:
-        raise errors.NotFound(f"There is no account {job.account}.")
+        raise no_account(job.account)
     if account.tokens < job.tokens:
         raise cannot_pay(job.tokens, account.tokens)
     _write_entry(db, account.id, Entry(new_id("entry"), -job.tokens, Cause.CHARGE, job.id, job.created_at))

@@ -2,7 +2,7 @@
 
 from proxy.core import errors
 from proxy.store.sqlite.connection import SqliteConnection
-from proxy.store.types import Admission, Asset
+from proxy.store.types import Admission, Asset, no_asset
 
 
 def add_asset(db: SqliteConnection, asset: Asset) -> None:
@@ -33,7 +33,7 @@ def require_assets(db: SqliteConnection, admission: Admission) -> None:
     """Raise errors.NotFound if the account lacks an asset that the order names."""
     for asset in admission.assets:
         if find_asset(db, admission.account, asset) is None:
-            raise errors.NotFound(f"There is no asset {asset}.")
+            raise no_asset(asset)
 
 
 def hold_assets(db: SqliteConnection, admission: Admission, job_id: str) -> None:
