@@ -29,6 +29,7 @@ from proxy.api.error_responses import EXCEPTION_HANDLERS, AnswerOnShutdown
 from proxy.api.eta import Eta
 from proxy.api.limits import AccountLimits, storage
 from proxy.api.services import ApiServices
+from proxy.api.times import DEFAULT_TIMES as DEFAULT_API_TIMES
 from proxy.api.times import ApiTimes
 from proxy.core import errors
 from proxy.core.clock import Clock, ClockSteps, SystemClock
@@ -83,9 +84,9 @@ class Pollcast:
         runner_times: RunnerTimes = DEFAULT_TIMES,
         runner_limits: RunnerLimits = DEFAULT_LIMITS,
         stream_times: StreamTimes = DEFAULT_STREAM_TIMES,
-        api_times: ApiTimes | None = None,
+        api_times: ApiTimes = DEFAULT_API_TIMES,
     ) -> None:
-        self._api_times = api_times or ApiTimes()
+        self._api_times = api_times
         self._settings = settings
         self._worker_metrics = worker_metrics
         self._upstream_times = upstream_times

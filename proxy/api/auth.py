@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 from starlette.requests import Request
 
-from proxy.api.times import ApiTimes
+from proxy.api.times import DEFAULT_TIMES, ApiTimes
 from proxy.core import keys
 from proxy.core.clock import Clock
 from proxy.core.errors import NotFound, Unauthorized, Unavailable
@@ -47,13 +47,13 @@ class Auth:
     """
 
     def __init__(
-        self, store: Accounts, links: Links, clock: Clock, scrapers: str = "", times: ApiTimes | None = None
+        self, store: Accounts, links: Links, clock: Clock, scrapers: str = "", times: ApiTimes = DEFAULT_TIMES
     ) -> None:
         self._store = store
         self._links = links
         self._clock = clock
         self._scrapers = scrapers
-        self._times = times or ApiTimes()
+        self._times = times
         self._key_cache: dict[bytes | str, tuple[Key, float]] = {}
 
     async def key(self, request: Request) -> Key:

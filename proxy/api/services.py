@@ -1,13 +1,13 @@
 """The parts that the endpoints use, built once by the application."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from proxy.api.auth import Auth
 from proxy.api.catalogue import Catalogue
 from proxy.api.eta import Eta
 from proxy.api.limits import AccountLimits
-from proxy.api.times import ApiTimes
+from proxy.api.times import DEFAULT_TIMES, ApiTimes
 from proxy.core.clock import Clock
 from proxy.core.errors import Unavailable
 from proxy.core.links import Links
@@ -42,7 +42,7 @@ class ApiServices:
     """True when providers' files pass through this server, false when clients are redirected to them."""
     worker_metrics: WorkerMetrics | None = None
     """The metrics of all workers on this port, if there are several."""
-    times: ApiTimes = field(default_factory=ApiTimes)
+    times: ApiTimes = DEFAULT_TIMES
 
     async def scrape(self) -> bytes:
         """Return the metrics of all workers on this port, in Prometheus' text format."""

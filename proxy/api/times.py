@@ -1,6 +1,7 @@
 """The timeouts, intervals and batch sizes of the API. Tests pass shorter ones."""
 
 from dataclasses import dataclass
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,3 +18,7 @@ class ApiTimes:
     """Time between two checks of the keys of open streams. Streams of a revoked key end within a second."""
     key_batch: int = 1000
     """Maximum number of keys in one such check. It takes the store a few milliseconds, which others wait for."""
+
+
+DEFAULT_TIMES: Final = ApiTimes()
+"""The times of production."""

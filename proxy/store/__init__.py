@@ -4,7 +4,7 @@ from typing import Final
 
 from proxy.core.clock import Clock
 from proxy.store.contract import Store
-from proxy.store.sqlite.store import SqliteStore, SqliteTimes
+from proxy.store.sqlite.store import DEFAULT_TIMES, SqliteStore, SqliteTimes
 
 _SQLITE_PREFIX: Final = "sqlite:///"
 _REDIS_PREFIXES: Final = ("redis://", "rediss://")
@@ -16,7 +16,7 @@ def open_store(
     *,
     lease: float = 30.0,
     exclusive: bool = False,
-    sqlite_times: SqliteTimes = SqliteTimes(),  # noqa: B008 -- frozen
+    sqlite_times: SqliteTimes = DEFAULT_TIMES,
 ) -> Store:
     """Return the store at `url`, not yet entered. `exclusive` is for a server, which runs jobs.
 

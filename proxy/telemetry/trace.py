@@ -50,6 +50,10 @@ class TraceLimits:
     """Largest size of the exchanges that wait for the thread, in bytes; larger than any answer."""
 
 
+DEFAULT_LIMITS: Final = TraceLimits()
+"""The limits of production."""
+
+
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """A request and its answer. `error` names the exception that prevented the answer or cut it off."""
@@ -131,9 +135,9 @@ class Recorder:
 class Traces:
     """A folder of traces, with a file for each job."""
 
-    def __init__(self, folder: str, limits: TraceLimits | None = None) -> None:
+    def __init__(self, folder: str, limits: TraceLimits = DEFAULT_LIMITS) -> None:
         self._folder = Path(folder)
-        self._limits = limits or TraceLimits()
+        self._limits = limits
         make_private_folder(self._folder)
         self._queue: SimpleQueue[Callable[[], None] | None] | None = None
         self._queued_size = 0

@@ -22,7 +22,7 @@ from proxy.serving.protocol import Timeouts
 from proxy.serving.server import Server, listen
 from proxy.simulator import DEFAULT_KEYS, Simulator
 from proxy.store import open_store
-from proxy.streams.times import DEFAULT_TIMES, StreamTimes
+from proxy.streams.times import StreamTimes
 from proxy.upstream.times import UpstreamTimes
 from tests.support.root import ROOT
 
@@ -67,7 +67,7 @@ class Deployment:
     """A file in the folder, unless it is given."""
     upstream_times: UpstreamTimes = field(default_factory=UpstreamTimes)
     """Timeouts and intervals of requests to providers and to clients' URLs."""
-    stream_times: StreamTimes = DEFAULT_TIMES
+    stream_times: StreamTimes = field(default_factory=StreamTimes)
     """Timeouts and intervals of event streams."""
     timeouts: Timeouts | None = None
     """Timeouts for clients; None for the server's defaults."""
@@ -76,8 +76,8 @@ class Deployment:
     runner_limits: RunnerLimits = field(default_factory=RunnerLimits)
     """Numbers at which the runner stops recording, counting or claiming."""
 
-    api_times: ApiTimes | None = None
-    """Timeouts and intervals of the API; the defaults, unless they are given."""
+    api_times: ApiTimes = field(default_factory=ApiTimes)
+    """Timeouts and intervals of the API."""
 
     def __post_init__(self) -> None:
         self.simulator = Simulator(now=self.clock.now, sleep=self.clock.sleep)

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 from weakref import WeakSet
 
 from proxy.core import errors
@@ -52,6 +52,10 @@ class SqliteTimes:
     """Time after which a disk that does not answer counts as unavailable."""
 
 
+DEFAULT_TIMES: Final = SqliteTimes()
+"""The times of production."""
+
+
 class SqliteStore:
     """The `Store` in one SQLite file. `exclusive` locks it for the one process that runs jobs.
 
@@ -67,7 +71,7 @@ class SqliteStore:
         *,
         lease: float = 30.0,
         exclusive: bool = False,
-        times: SqliteTimes = SqliteTimes(),
+        times: SqliteTimes = DEFAULT_TIMES,
     ) -> None:
         self._path = Path(path)
         self._clock = clock or SystemClock()
