@@ -194,7 +194,7 @@ class Upstream:
                 if trace.recorder.get() is not None:
                     self._trace(method, Request(path, query=query or {}), began, answer)
                 return answer
-        except (ClientError, TimeoutError, OSError) as error:
+        except _CONNECTION_ERRORS as error:
             self._trace(method, Request(path, query=query or {}), began, error=error)
             self.breaker.record_failure()
             raise Transient(f"The provider cannot be reached: {failure_reason(error)}.") from None
@@ -287,7 +287,7 @@ class Upstream:
                 timeout=self._timeout(self._times.submit_silence if call == "submit" else self._times.stream_silence),
                 trace_request_ctx=progress,
             )
-        except (ClientError, TimeoutError, OSError) as error:
+        except _CONNECTION_ERRORS as error:
             self._trace("POST", request, began, error=error)
             self.breaker.record_failure()
             raise _lost_error(error, sent=progress.sent) from None
