@@ -16,22 +16,8 @@ from proxy.core.job import Kind, Order, Output, Role, Status
 from proxy.core.media_types import by_url
 from proxy.core.settings import ProviderSettings
 from proxy.core.sse import Message
-from proxy.providers.base import (
-    COUNTS,
-    DURATIONS,
-    PRIORITIES,
-    QUALITIES,
-    Fields,
-    Inputs,
-    Model,
-    NewOutput,
-    Provider,
-    Text,
-    Update,
-    bearer,
-    field_error,
-    urls_in,
-)
+from proxy.providers.base import Inputs, Model, NewOutput, Provider, Update, bearer, urls_in
+from proxy.providers.fields import COUNTS, DURATIONS, PRIORITIES, QUALITIES, Fields, Text, field_error
 from proxy.upstream.answers import Answer, loads
 from proxy.upstream.classify import Dialect, content_of, is_error, message_of, plain
 from proxy.upstream.requests import Request

@@ -18,29 +18,31 @@ from proxy.core.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.core.media_types import by_url
 from proxy.core.settings import ProviderSettings
 from proxy.providers.base import (
+    Inputs,
+    Model,
+    NewOutput,
+    Provider,
+    Source,
+    Update,
+    as_id,
+    bearer,
+    id_in,
+    urls_in,
+    without_none,
+)
+from proxy.providers.fields import (
     COUNTS,
     DURATIONS,
-    MOST_PARTS,
+    MAX_PARTS,
     PRIORITIES,
     QUALITIES,
     AspectRatio,
     AudioRef,
     Fields,
     ImageRef,
-    Inputs,
-    Model,
-    NewOutput,
-    Provider,
     Seed,
-    Source,
     Text,
-    Update,
-    as_id,
-    bearer,
     field_error,
-    id_in,
-    urls_in,
-    without_none,
 )
 from proxy.upstream.answers import Answer, LastAnswers, NotReady, UnknownToProvider, UnreadableAnswer
 from proxy.upstream.classify import Dialect, plain
@@ -94,7 +96,7 @@ class GagaFields(_GagaFields):
     model_config = _flat_or_chunks_schema("prompt", "audio", "duration")
 
     prompt: Text | None = None
-    chunks: Annotated[list[SpokenChunk], Field(min_length=1, max_length=MOST_PARTS)] | None = None
+    chunks: Annotated[list[SpokenChunk], Field(min_length=1, max_length=MAX_PARTS)] | None = None
     image: ImageRef | None = None
     audio: AudioRef | None = None
     duration: Duration | None = Field(default=None, description="Seconds; 10 when absent.")
@@ -116,7 +118,7 @@ class AvatarFields(_GagaFields):
 
     image: ImageRef
     audio: AudioRef | None = None
-    chunks: Annotated[list[AvatarChunk], Field(min_length=1, max_length=MOST_PARTS)] | None = None
+    chunks: Annotated[list[AvatarChunk], Field(min_length=1, max_length=MAX_PARTS)] | None = None
     prompt: Text | None = None
     duration: Duration | None = Field(default=None, description="Seconds; 5 when absent.")
 
@@ -183,7 +185,7 @@ class Gaga(Provider):
 
     async def _spoken(self, fields: GagaFields, inputs: Inputs) -> dict[str, Any]:
         # In the gaga-1 example the source's id is a string, and the enhancement stands at the top level.
-        image = await inputs.uploaded(fields.image, self._upload) if fields.image else None
+        image = await inputs.upload(fields.image, self._upload) if fields.image else None
         return _body(
             fields,
             source={"type": "image", "content": str(image)} if image is not None else None,
@@ -193,7 +195,7 @@ class Gaga(Provider):
 
     async def _avatar(self, fields: AvatarFields, inputs: Inputs) -> dict[str, Any]:
         # In the avatar example the source's id is an integer, and the enhancement stands inside the chunk.
-        image = await inputs.uploaded(fields.image, self._upload)
+        image = await inputs.upload(fields.image, self._upload)
         chunks = [await self._chunk(part, inputs) for part in fields.parts()]
         return _body(
             fields,
@@ -204,7 +206,7 @@ class Gaga(Provider):
     async def _chunk(self, part: SpokenChunk | AvatarChunk, inputs: Inputs) -> dict[str, Any]:
         conditions = []
         if part.audio:
-            audio = await inputs.uploaded(part.audio, self._upload)
+            audio = await inputs.upload(part.audio, self._upload)
             conditions.append({"type": "audio", "content": str(audio)})
         if part.prompt:
             conditions.append({"type": "text", "content": part.prompt})
@@ -230,9 +232,9 @@ class Gaga(Provider):
             raise self.dialect.missing_ticket(answer, "names no id")
         return {"id": found}
 
-    async def check(self, ticket: Ticket, seen: LastAnswers) -> Update:
+    async def check(self, ticket: Ticket, last_answers: LastAnswers) -> Update:
         """`PreProcessing`, `Pending`, `Running` go on, as does every word that is not known to end."""
-        answer = await self._status(ticket, seen)
+        answer = await self._status(ticket, last_answers)
         body = self.dialect.json_object(answer)
         word = body.get("status")
         if not isinstance(word, str) or not plain(word):
@@ -257,8 +259,8 @@ class Gaga(Provider):
         except (UnknownToProvider, UnreadableAnswer):
             return Source(output.url or "")
 
-    async def _status(self, ticket: Ticket, seen: LastAnswers | None = None) -> Answer:
-        return await self.upstream.get(f"/v1/generations/{quote(ticket['id'], safe='')}", seen=seen)
+    async def _status(self, ticket: Ticket, last_answers: LastAnswers | None = None) -> Answer:
+        return await self.upstream.get(f"/v1/generations/{quote(ticket['id'], safe='')}", last_answers=last_answers)
 
     def _videos(self, answer: Answer) -> list[NewOutput]:
         body = answer.exact()

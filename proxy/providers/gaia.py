@@ -24,26 +24,28 @@ from proxy.core.media_types import SNIFFED, TEXT, UNKNOWN, by_url, sniff
 from proxy.core.settings import ProviderSettings
 from proxy.core.sse import Message
 from proxy.providers.base import (
+    Inputs,
+    Model,
+    NewOutput,
+    Provider,
+    Source,
+    Update,
+    bearer,
+    id_in,
+    urls_in,
+    without_none,
+)
+from proxy.providers.fields import (
     COUNTS,
     DURATIONS,
     PRIORITIES,
     QUALITIES,
     Fields,
     ImageRef,
-    Inputs,
-    Model,
-    NewOutput,
-    Provider,
-    Source,
     Text,
-    Update,
-    bearer,
     check_exactly_one,
-    id_in,
-    urls_in,
-    with_message,
-    without_none,
-    words,
+    error_message,
+    name_set,
 )
 from proxy.upstream.answers import (
     Answer,
@@ -60,7 +62,7 @@ from proxy.upstream.requests import File, Request
 Size = Annotated[
     str,
     Field(pattern=r"^(auto|\d{2,5}x\d{2,5})$"),
-    with_message("must be width and height such as 1280x720, or auto, as text"),
+    error_message("must be width and height such as 1280x720, or auto, as text"),
 ]
 
 _VIDEOS = "/v1/videos/async"
@@ -136,7 +138,7 @@ _COSTLY = COUNTS | DURATIONS | QUALITIES | PRIORITIES | {"tier"}
 """The page names no option that costs more; these are what other APIs of videos and images call them."""
 _COSTLY_IMAGES = _COSTLY | {"partial_images", "input_fidelity"}
 """Beside these, OpenAI's names for what it bills in addition to the image (Images API reference, 2026-11)."""
-_COSTLY_TEXTS = words(
+_COSTLY_TEXTS = name_set(
     """n best_of num_completions candidate_count num_samples batch_size max_completion_tokens max_output_tokens
     max_new_tokens max_tokens_to_sample min_tokens length duration service_tier processing_tier tier priority
     reasoning reasoning_effort reasoning_tokens thinking thinking_budget verbosity prediction modalities audio
@@ -195,7 +197,7 @@ class Gaia(Provider):
         """The codes for an empty account are those of OpenAI-compatible gateways."""
         return Dialect(bearer(self.settings), no_credit=("insufficient_user_quota", "insufficient_quota"))
 
-    async def listed_models(self) -> frozenset[str] | None:
+    async def list_models(self) -> frozenset[str] | None:
         """`GET /v1/models`, in OpenAI's list shape; a list of any other shape says nothing."""
         listed = (await self.upstream.get("/v1/models")).object().get("data")
         if not isinstance(listed, list) or not listed:
@@ -204,7 +206,7 @@ class Gaia(Provider):
 
     async def check_key(self) -> str:
         """The list of models; it may lack some of ours."""
-        listed = await self.listed_models()
+        listed = await self.list_models()
         missing = [model.name for model in self.models if listed is not None and model.name not in listed]
         return f"it does not list {', '.join(missing)}" if missing else ""
 
@@ -270,9 +272,9 @@ class Gaia(Provider):
 
     # --- the polls ---
 
-    async def check(self, ticket: Ticket, seen: LastAnswers) -> Update:
+    async def check(self, ticket: Ticket, last_answers: LastAnswers) -> Update:
         """Only words that are known to end do; a result that is not there yet is waited for."""
-        answer = await self.upstream.get(_place(ticket), seen=seen)
+        answer = await self.upstream.get(_place(ticket), last_answers=last_answers)
         whole = self.dialect.json_object(answer)
         body = _unwrapped(whole)
         word = body.get("status") or body.get("state")
@@ -381,10 +383,10 @@ class Gaia(Provider):
             urls = await self._named_anew(ticket) or urls
         url = urls[n] if n < len(urls) else None
         if url:
-            return Source(url, keyed=output.relayed or self.upstream.is_own(url))
+            return Source(url, needs_key=output.relayed or self.upstream.is_own(url))
         if output.url:
             return Source(output.url)
-        return Source(self.upstream.url(f"{_place(ticket)}/content"), keyed=True)
+        return Source(self.upstream.url(f"{_place(ticket)}/content"), needs_key=True)
 
     async def _named_anew(self, ticket: Ticket) -> list[str | None]:
         """The images' URLs as the result names them now; nothing once the provider has forgotten the job."""

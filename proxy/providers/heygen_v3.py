@@ -18,30 +18,25 @@ from proxy.core.errors import JobError, UpstreamRejected
 from proxy.core.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.core.media_types import by_url
 from proxy.core.settings import is_loopback
-from proxy.providers.base import (
+from proxy.providers.base import Inputs, Model, NewOutput, Update, id_in, without_none
+from proxy.providers.fields import (
     COLOR_SCHEMA,
     COUNTS,
     DURATIONS,
-    MOST_PARTS,
+    MAX_PARTS,
     PRIORITIES,
     QUALITIES,
     AudioRef,
     Fields,
     ImageRef,
-    Inputs,
     Media,
-    Model,
-    NewOutput,
     Text,
-    Update,
     check_color,
+    check_dependency,
     check_exactly_one,
-    check_goes_with,
     field_error,
-    id_in,
     is_asset,
-    without_none,
-    words,
+    name_set,
 )
 from proxy.upstream.answers import Answer, LastAnswers, NotReady, UnreadableAnswer
 from proxy.upstream.classify import Dialect, plain
@@ -89,7 +84,7 @@ _SPEECH_RULES: Final[Mapping[str, Any]] = {
 def _check_speech(fields: _Speech) -> None:
     check_exactly_one(fields, "prompt", "audio")
     check_exactly_one(fields, "avatar_id", "image")
-    check_goes_with(fields, "voice_id", "prompt")
+    check_dependency(fields, "voice_id", "prompt")
 
 
 class Scene(_Speech):
@@ -127,7 +122,7 @@ class HeyGenV3Fields(_Speech):
     captions: bool | None = None
     engine: Literal["avatar_iii", "avatar_iv", "avatar_v"] | None = None
     output_format: Literal["mp4", "webm"] | None = None
-    scenes: Annotated[list[Scene], Field(min_length=1, max_length=MOST_PARTS)] | None = None
+    scenes: Annotated[list[Scene], Field(min_length=1, max_length=MAX_PARTS)] | None = None
 
     @model_validator(mode="after")
     def _one_form(self) -> "HeyGenV3Fields":
@@ -148,7 +143,7 @@ MODEL: Final = Model(
     Kind.VIDEO,
     20,
     HeyGenV3Fields,
-    words(
+    name_set(
         """type avatar_id image script voice_id audio_url audio_asset_id title resolution aspect_ratio background
         caption engine output_format scenes"""
     ),
@@ -216,7 +211,7 @@ class HeyGenV3:
         """Return where HeyGen finds a file: `{"asset_id": ...}` for one of our assets, else `{"url": ...}`."""
         if not is_asset(ref):
             return {"url": ref}
-        uploaded = await inputs.uploaded(ref, self._upload)
+        uploaded = await inputs.upload(ref, self._upload)
         if uploaded is not None:
             return {"asset_id": uploaded}
         if is_loopback(self.public_url) and not is_loopback(self.upstream.base_url):
@@ -250,9 +245,9 @@ class HeyGenV3:
             raise self.dialect.missing_ticket(answer, "names no video_id")
         return {"video": found}
 
-    async def check(self, ticket: Ticket, seen: LastAnswers) -> tuple[Answer, str | None, Update | None]:
+    async def check(self, ticket: Ticket, last_answers: LastAnswers) -> tuple[Answer, str | None, Update | None]:
         """Return the answer, its status word, and the update of a video that has ended."""
-        answer, data = await self._status(ticket, seen)
+        answer, data = await self._status(ticket, last_answers)
         word = data.get("status")
         if not isinstance(word, str) or not plain(word):
             return answer, None, None
@@ -273,8 +268,8 @@ class HeyGenV3:
         """Delete the video. Raises ReadFailed."""
         await self.upstream.delete(_path(ticket))
 
-    async def _status(self, ticket: Ticket, seen: LastAnswers | None = None) -> tuple[Answer, dict[str, Any]]:
-        answer = await self.upstream.get(_path(ticket), seen=seen)
+    async def _status(self, ticket: Ticket, last_answers: LastAnswers | None = None) -> tuple[Answer, dict[str, Any]]:
+        answer = await self.upstream.get(_path(ticket), last_answers=last_answers)
         return answer, data_of(self.dialect.json_object(answer))
 
     def _failure(self, data: Mapping[str, Any]) -> JobError:
