@@ -50,7 +50,6 @@ _OK = 100
 _NO_CREDIT = ("40009", "insufficient_credit")
 _VIDEO_URL = re.compile(r"\.(mp4|m4v|mov|webm)([?#]|$)", re.IGNORECASE)
 _GOING_ON = frozenset({"pending", "waiting", "processing"})
-_V3_GOING_ON = heygen_v3.STATES
 V3 = heygen_v3.MODEL.name
 
 
@@ -212,7 +211,7 @@ class HeyGen(Provider):
             no_credit=_NO_CREDIT,
             refused_key=("400112", "401057", "unauthorized"),
             retired=(404, 405, 410),
-            in_progress=(heygen_v3.IN_PROGRESS,),
+            in_progress=(heygen_v3.REPEAT_IN_PROGRESS,),
         )
 
     def validate(self, order: Order) -> Sequence[FieldError]:
@@ -301,7 +300,9 @@ class HeyGen(Provider):
         answer, word, ended = await self._v3.check(ticket, last_answers)
         if ended is not None:
             return ended
-        return self.without_status(answer) if word is None else self.in_progress(word, _V3_GOING_ON, answer)
+        return (
+            self.without_status(answer) if word is None else self.in_progress(word, heygen_v3.IN_PROGRESS_WORDS, answer)
+        )
 
     async def cancel(self, ticket: Ticket) -> None:
         """Delete the video. v1 has no such call."""
