@@ -176,7 +176,7 @@ class Provider(ABC):
         return ()
 
     async def list_models(self) -> frozenset[str] | None:
-        """Return the models that the provider lists now, or None if it has no such list. Raises ReadFailed."""
+        """Return the models that the provider lists now, or None if it lists none. Raises ReadFailed."""
         return None
 
     async def check_key(self) -> str:
@@ -219,7 +219,7 @@ class Provider(ABC):
         raise NotImplementedError(f"{self.name} streams; see `stream`.")
 
     async def cancel(self, ticket: Ticket) -> None:
-        """Ask the provider to stop the work. The default sends nothing: most providers document no such call."""
+        """Ask the provider to stop the work. The default sends nothing, as most APIs document no cancel."""
         del ticket
 
     def in_progress(self, word: str, known: Collection[str], answer: Answer, progress: float | None = None) -> Update:
@@ -236,7 +236,7 @@ class Provider(ABC):
     def without_status(self, answer: Answer, status: object = None) -> Update:
         """Return the update of an answer without a status word: the work continues, and the answer's message is shown.
 
-        Raises ReadFailed if the answer reports an error, or if `status`, the value in its place, is not a text.
+        Raises ReadFailed if the answer reports an error, or if `status` is neither a text nor None.
         """
         if is_error(answer.object()):
             raise self.dialect.unreadable(answer, "reports an error")

@@ -341,7 +341,7 @@ class Gaia(Provider):
     def _fill_up(
         self, ticket: Ticket, images: Sequence[NewOutput | None], urls: Sequence[str | None], word: str, message: str
     ) -> Update:
-        """Return the update of a result. Failed outputs stand for missing images, up to the ordered number."""
+        """Return the update of a result. Missing images become failed outputs, up to the ordered number."""
         missing = _failure(message or "The provider left this image out.")
         outputs = [image or missing for image in images] + [missing] * (ticket.get("n", 1) - len(images))
         if all(image.output.failed for image in outputs):
