@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
-from .delivery import Exchange, deliver, page
+from .delivery import Exchange, deliver, html_page
 from .faults import STATUSES, Fault, Kind
 from .files import Files
-from .messages import Answer, Operation, Received, Refused, Role, receive, unread
+from .messages import Answer, Operation, Received, Refused, Role, receive, without_body
 from .prompt_faults import PromptFault, words_in
 from .provider import Provider
 from .state import Job, State
@@ -45,9 +45,9 @@ class Dispatcher:
 
     async def _serve(self, operation: Operation, request: web.Request) -> web.StreamResponse:
         self.state.calls[operation.name] += 1
-        reset = self.state.faults.take_unread(unread(request, operation.name))
+        reset = self.state.faults.take_before_read(without_body(request, operation.name))
         if reset is not None:
-            self.state.requests.append(unread(request, operation.name))
+            self.state.requests.append(without_body(request, operation.name))
             return Exchange(request, web.Response(), self.state).abort()
         received = await receive(request, operation.name)
         self.state.requests.append(received)
@@ -88,9 +88,9 @@ class Dispatcher:
     def _replacement(self, fault: Fault, request: web.Request) -> web.Response | None:
         """Return the response that replaces the provider's, or None. The provider is then not called."""
         if fault.kind is Kind.BAD_GATEWAY_PAGE:
-            return page(502, "502 Bad Gateway")
+            return html_page(502, "502 Bad Gateway")
         if fault.kind is Kind.HTML:
-            return page(200, "Just a moment...")
+            return html_page(200, "Just a moment...")
         if fault.kind is Kind.REDIRECT:
             return self._redirect(request)
         if fault.kind in {Kind.REJECT, Kind.CREDITS} and isinstance(self.owner, Provider):
@@ -125,9 +125,9 @@ class Dispatcher:
 
     def _poll_fault(self, job: Job) -> Kind | None:
         poll = self.state.polls[job.provider, job.id]
-        if PromptFault.FLAKY in job.words and poll % 2 == 0:
+        if PromptFault.FLAKY in job.fault_words and poll % 2 == 0:
             return Kind.BAD_GATEWAY_PAGE
-        return Kind.CUT if PromptFault.CUT in job.words and poll == CUT_POLL else None
+        return Kind.CUT if PromptFault.CUT in job.fault_words and poll == CUT_POLL else None
 
     def _is_first_submit(self, received: Received) -> bool:
         """Return True unless the previous submit of this text was refused.
@@ -135,8 +135,8 @@ class Dispatcher:
         Every second submit is accepted, so that a demo can be repeated.
         """
         submit = (self.owner.name, received.text)
-        if submit in self.state.refused_once:
-            self.state.refused_once.remove(submit)
+        if submit in self.state.refused_submits:
+            self.state.refused_submits.remove(submit)
             return False
-        self.state.refused_once.add(submit)
+        self.state.refused_submits.add(submit)
         return True

@@ -94,7 +94,7 @@ class Files:
 
     def link(self, path: str, lasts: float) -> str:
         """Return a new signed URL that expires after `lasts` simulated seconds."""
-        expires, nonce = f"{self.state.wall() + lasts:.3f}", str(next(self._links))
+        expires, nonce = f"{self.state.wall_time() + lasts:.3f}", str(next(self._links))
         signature = self._signature(path, expires, nonce)
         return f"{self.url(path)}?Expires={expires}&Nonce={nonce}&Signature={signature}"
 
@@ -117,7 +117,7 @@ class Files:
     def _allows(self, path: str, received: Received) -> bool:
         expires, nonce = received.query.get("Expires", "0"), received.query.get("Nonce", "")
         is_signed = received.query.get("Signature") == self._signature(path, expires, nonce)
-        return is_signed and self.state.wall() < float(expires)
+        return is_signed and self.state.wall_time() < float(expires)
 
     def _signature(self, path: str, expires: str, nonce: str) -> str:
         return hashlib.sha256(f"{self.state.seed}/{path}/{expires}/{nonce}".encode()).hexdigest()[:32]

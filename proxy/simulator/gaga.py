@@ -1,7 +1,8 @@
-"""Gaga (`/v1/assets`, `/v1/generations`): upload, submit, and one status call. Written from the quick start.
+"""Gaga (`/v1/assets`, `/v1/generations`): upload, submit, and one status call.
 
-Doc: paths, fields, examples, status words, the messages of the FAQ. Guess: the HTTP status and body of every error
-except 401 and 422, and the field with a failure's reason. Options select the alternatives.
+Source: Gaga's Get Started page, read 2026-11, for the paths, fields, examples, status words and the FAQ's messages.
+Inferred, 2026-11: the HTTP status and body of every error except the statuses 401 and 422, and the field with a
+failure's reason. Options select the alternatives.
 """
 
 from collections.abc import Mapping
@@ -20,11 +21,11 @@ from .provider import Provider, Strict, details
 from .state import Job, Outcome, Timeline
 
 AVATARS = frozenset({"avatar-h1", "avatar-h1-pro"})
-STATES = Timeline(((0.12, "PreProcessing"), (0.3, "Pending"), (1.0, "Running")))
-ENDS = {Outcome.SUCCEEDED: "Success", Outcome.FAILED: "Fail", Outcome.CANCELED: "Canceled"}
+TIMELINE = Timeline(((0.12, "PreProcessing"), (0.3, "Pending"), (1.0, "Running")))
+END_WORDS = {Outcome.SUCCEEDED: "Success", Outcome.FAILED: "Fail", Outcome.CANCELED: "Canceled"}
 
-FIRST_ID = 747324435023237  # doc: the size of the ids in the example, above 2^31
-FIRST_WIDE_ID = 2**53 + 1  # an odd number of this size is rounded by parsers that read JSON numbers as doubles
+FIRST_ID = 747324435023237  # An id of the page's example. It exceeds 32 bits.
+FIRST_WIDE_ID = 2**53 + 1  # Parsers that read JSON numbers as doubles round an odd number of this size.
 
 
 class Camel(Strict):
@@ -34,14 +35,14 @@ class Camel(Strict):
 
 
 class Source(Camel):
-    """The image of the actor. Doc: its id is a string in one example and a number in the other."""
+    """The image of the actor. Its id is a string in one example of the page and a number in the other."""
 
     type: Literal["image"]
     content: int | Annotated[str, Field(pattern=r"^\d+$")]
 
 
 class Condition(Camel):
-    """Speech, as text or audio. Doc: both values are strings, also the id of the audio."""
+    """Speech, as text or audio. In the examples both values are strings, also the id of the audio."""
 
     type: Literal["text", "audio"]
     content: Annotated[str, Field(min_length=1)]
@@ -56,7 +57,7 @@ class Chunk(Camel):
 
 
 class Generation(Camel):
-    """Body of a submit. Doc: `enablePromptEnhancement` is here in one example and in the chunk in the other."""
+    """Body of a submit. `enablePromptEnhancement` is here in one example and in the chunk in the other."""
 
     model: Literal["gaga-1", "avatar-h1", "avatar-h1-pro"]
     chunks: Annotated[list[Chunk], Field(min_length=1)]
@@ -69,8 +70,8 @@ class Generation(Camel):
     @property
     def prompt(self) -> str:
         """All spoken text."""
-        said = (each for chunk in self.chunks for each in chunk.conditions if each.type == "text")
-        return "\n".join(each.content for each in said)
+        conditions = (each for chunk in self.chunks for each in chunk.conditions if each.type == "text")
+        return "\n".join(each.content for each in conditions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ class Gaga(Provider):
     reason_field: Literal["message", "error", "detail", "msg", "failReason", "reason"] = "message"
     credits_status: int = 402
     assets: dict[int, Asset] = field(default_factory=dict)
-    chance: Random = field(init=False)
+    random: Random = field(init=False)
 
     name: ClassVar[str] = "gaga"
     key: ClassVar[str] = "sim-gaga"
@@ -105,7 +106,7 @@ class Gaga(Provider):
     }
 
     def __post_init__(self) -> None:
-        self.chance = self.state.random(self.name)
+        self.random = self.state.random(self.name)
 
     def operations(self) -> tuple[Operation, ...]:
         """Return the routes of the quick start."""
@@ -117,7 +118,7 @@ class Gaga(Provider):
         )
 
     def error(self, status: int, message: str = "") -> web.Response:
-        """Return an error in FastAPI's format. Guess, because the FAQ mentions FastAPI's 422."""
+        """Return an error in FastAPI's format. Inferred, 2026-11, because the FAQ mentions FastAPI's 422."""
         return web.json_response({"detail": self.message(status, message)}, status=status)
 
     def invalid(self, error: ValidationError) -> web.Response:
@@ -129,7 +130,7 @@ class Gaga(Provider):
         return self._invalid("Invalid parameter", "chunks", 0, "conditions").response
 
     def no_credit(self) -> web.Response:
-        """Return the error for missing credit. Doc: the message; guess: the status."""
+        """Return the error for missing credit. The message is documented. Inferred, 2026-11: the status."""
         return self.error(self.credits_status, "Insufficient credits")
 
     async def upload(self, received: Received) -> Answer:
@@ -159,17 +160,17 @@ class Gaga(Provider):
         order = self.parse(Generation, received.body)
         self._check_assets(order)
         number = self._new_id()
-        taken = self.state.take(self.seconds[order.model], order.prompt, self.chance)
+        seconds = self.state.pick_duration(self.seconds[order.model], order.prompt, self.random)
         job = Job(
             provider=self.name,
             id=str(number),
             model=order.model,
             prompt=order.prompt,
-            made_at=self.state.time(),
-            seconds=taken,
+            created_at=self.state.time(),
+            seconds=seconds,
         )
         self.state.add(job)
-        self.files.publish(f"gaga/{number}/result.mp4", Sample.VIDEO, ready=lambda: self.state.done(job))
+        self.files.publish(f"gaga/{number}/result.mp4", Sample.VIDEO, ready=lambda: self.state.is_done(job))
         return web.json_response({"id": number})
 
     async def check(self, received: Received) -> Answer:
@@ -179,9 +180,9 @@ class Gaga(Provider):
         if job is None:
             raise self.refuse(404, "Generation not found")
         share = self.state.share(job)
-        status = STATES.word(job, share) or ENDS[job.outcome]
-        url = self.files.url(f"gaga/{number}/result.mp4") if self.state.done(job) else None
-        created = datetime.fromtimestamp(self.state.wall() - self.state.time() + job.made_at, UTC)
+        status = TIMELINE.word(job, share) or END_WORDS[job.outcome]
+        url = self.files.url(f"gaga/{number}/result.mp4") if self.state.is_done(job) else None
+        created = datetime.fromtimestamp(self.state.wall_time() - self.state.time() + job.created_at, UTC)
         document: dict[str, object] = {
             "id": number,
             "status": self.spelling.get(status, status),
@@ -230,7 +231,7 @@ class Gaga(Provider):
 
     def _new_id(self) -> int:
         first = FIRST_WIDE_ID if self.wide_ids else FIRST_ID
-        return first + 4 * self.chance.randrange(10**9)
+        return first + 4 * self.random.randrange(10**9)
 
 
 def format_of(part: Part) -> str | None:

@@ -137,7 +137,7 @@ async def receive(request: web.Request, operation: str) -> Received:
     return _to_received(request, operation, body=body, parts=parts, raw=raw)
 
 
-def unread(request: web.Request, operation: str) -> Received:
+def without_body(request: web.Request, operation: str) -> Received:
     """Return the request without its body."""
     return _to_received(request, operation)
 

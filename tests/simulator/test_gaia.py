@@ -173,7 +173,7 @@ async def test_the_shapes_that_others_saw_can_be_switched_on(
     simulator: Simulator, client: Client, clock: Clock
 ) -> None:
     gaia = simulator.gaia
-    gaia.wrapped, gaia.id_field, gaia.progress_form, gaia.result_url = True, "job_id", "percent", True
+    gaia.has_envelope, gaia.id_field, gaia.progress_form, gaia.result_url = True, "job_id", "percent", True
     gaia.spelling = {"completed": "SUCCEEDED"}
     _, reply = await client.submit("gaia")
     number = reply["data"]["job_id"]
