@@ -3,8 +3,8 @@
 An adapter translates between one provider's API and Pollcast's terms. It does not sleep, retry, log or touch tokens.
 Fields that the provider cannot carry are refused by name.
 
-An order takes three steps. `prepare` is unpaid and repeatable. `submit` (or `stream`) is paid and called once. `check`
-is free. The runner calls them in this order, and records what each one returns before the next.
+An order takes three steps, which the runner calls. `prepare` is unpaid and repeatable. `submit` (or `stream`) is paid
+and called once: the runner records an intent before it and the ticket after it. `check` is free.
 """
 
 from abc import ABC, abstractmethod
@@ -43,10 +43,13 @@ class Model:
     """A model that clients can order, by its name."""
 
     name: str
+    """Name in orders, unique among all providers."""
     kind: Kind
+    """Kind of the result."""
     tokens: int
     """Default price of one unit. The operator's settings can override it."""
     fields: type[Fields]
+    """Class that validates the fields of an order."""
     reserved: frozenset[str]
     """Names in the provider's request body that Pollcast sends itself. `extra` must not contain them."""
     typical_seconds: tuple[int, int]
@@ -97,7 +100,7 @@ class Update:
     progress: float | None = None
     """Progress in percent."""
     outputs: Sequence[NewOutput] = ()
-    """Outputs that finished since the ticket was last replaced. A completed job's update has all of them."""
+    """Outputs that are finished now and were not in the given ticket. A Completed update has all outputs of the job."""
     status: Status | None = None
     """Final status, or None while the work continues."""
     error: JobError | None = None
@@ -144,13 +147,14 @@ class Inputs(Protocol):
 class Provider(ABC):
     """An adapter for one provider: its models, and the steps of an order.
 
-    The core creates one instance per process, and calls it for all jobs at once.
+    One instance serves all jobs of a process, so it keeps no state of a single job. That is in the ticket.
     """
 
     name: ClassVar[str]
     """The provider's name, as users read it."""
     models: ClassVar[tuple[Model, ...]]
     settings_type: ClassVar[type[ProviderSettings]]
+    """Class of the provider's settings, with their prefix and defaults."""
 
     def __init__(
         self, settings: ProviderSettings, clock: Clock, public_url: str, times: UpstreamTimes = DEFAULT_TIMES
@@ -219,7 +223,7 @@ class Provider(ABC):
         raise NotImplementedError(f"{self.name} streams; see `stream`.")
 
     async def cancel(self, ticket: Ticket) -> None:
-        """Ask the provider to stop the work. The default sends nothing, as most APIs document no cancel."""
+        """Ask the provider to stop the work. The default sends nothing, as most APIs document no cancel call."""
         del ticket
 
     def in_progress(self, word: str, known: Collection[str], answer: Answer, progress: float | None = None) -> Update:
@@ -291,6 +295,7 @@ _ID_NAMES: Final = (
 _REQUEST_ID_NAMES: Final = ("request_id", "requestId")
 """Names of an id that some providers use for the work, and others only for the HTTP request."""
 _WRAPPERS: Final = ("data", "result", "job", "task", "generation", "output")
+"""Names of objects inside an answer that may hold the id."""
 
 
 def id_in(body: object, *preferred: str) -> str:

@@ -1,7 +1,7 @@
 """Types of a model's fields: texts, media references and colors, and rules that concern several fields.
 
-An adapter declares the fields of its models with these types. A rule that pydantic checks and JSON Schema cannot derive
-stands twice: as a validator, and as a schema for the catalogue.
+An adapter declares the fields of its models with these types. The catalogue shows them
+as JSON Schema. A rule of a validator is therefore also written as a schema.
 """
 
 import re
@@ -46,7 +46,7 @@ AudioRef = Annotated[str, StringConstraints(min_length=1, max_length=2048), Medi
 VisualRef = Annotated[
     str, StringConstraints(min_length=1, max_length=2048), Media(frozenset({Kind.IMAGE, Kind.VIDEO}), color=True)
 ]
-"""A background: an image, a video, or a color."""
+"""Reference to a background: an image, a video, or a color."""
 Text = Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]
 """Text that is not blank."""
 Seed = Annotated[int, Field(ge=0, lt=1 << 63)]

@@ -1,10 +1,10 @@
 """Gaga: gaga-1 and the avatar models.
 
 Assets are uploaded first. A generation is submitted with their ids and polled until `Success`, `Fail` or `Canceled`.
-There is no upload by URL. Ids are 64-bit integers, so our JSON has them as strings.
+(The page's sample loop misses `Canceled` and would poll for ever.) There is no upload by URL. Ids are 64-bit integers,
+so our JSON has them as strings.
 
-Source: Gaga's Get Started page, read 2026-11. Lines with another source say so. The page's sample loop polls a
-`Canceled` generation for ever.
+Source: Gaga's Get Started page, read 2026-11. Lines with another source say so.
 Inferred, 2026-11: the shape of an error body, which the page does not show. `message_of` reads it, for example
 FastAPI's `detail`.
 """
@@ -53,6 +53,7 @@ from proxy.upstream.classify import Dialect, plain
 from proxy.upstream.requests import File, Request
 
 Duration = Annotated[float, Field(gt=0, le=600)]
+"""Duration of a chunk, in seconds. The maximum is ours, because the page names none."""
 
 
 class GagaSettings(ProviderSettings):
@@ -145,6 +146,7 @@ def _check_chunks_or_flat(fields: Any, required: str, flat: Sequence[str]) -> No
 
 
 _INTEGER = re.compile("0|[1-9][0-9]{0,38}")
+"""Ids that can be sent as JSON numbers."""
 _IN_PROGRESS_WORDS = frozenset({"preprocessing", "pending", "running"})
 _RESERVED_NAMES = frozenset(
     {"model", "resolution", "aspectRatio", "source", "chunks", "seed", "enablePromptEnhancement"}
@@ -177,7 +179,7 @@ class Gaga(Provider):
         )
 
     async def check_key(self) -> str:
-        """Read asset 1, which belongs to another account. A valid key gets "not found"."""
+        """Read asset 1, which most likely belongs to another account. A valid key then gets "not found"."""
         await self.upstream.check_key("/v1/assets/1")
         return ""
 

@@ -593,7 +593,7 @@ def _decode_base64(text: str) -> bytes:
 _TO_STANDARD_ALPHABET = str.maketrans("-_", "+/")
 """Translation from the URL-safe alphabet (RFC 4648, section 5) to the standard one."""
 _MAX_TEXT_LENGTH = 500
-"""Maximum number of characters of a provider's text that a message quotes, or that are searched for a data URL."""
+"""Maximum length, in characters, of a quoted text and of the head of a data URL."""
 _MAX_IMAGES = 100
 """Maximum number of entries of a result that become outputs. An order has at most ten images."""
 _INLINE_NAMES = ("b64_json", "b64", "base64", "image_base64")

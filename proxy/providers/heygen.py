@@ -51,10 +51,14 @@ from proxy.upstream.requests import Request
 Style = Literal["normal", "circle"]
 
 _SUCCESS_CODE = 100
+"""`code` in the envelope of a successful call."""
 _NO_CREDIT = ("40009", "insufficient_credit")
+"""Error codes for an empty account, in v1 and in v3."""
 _VIDEO_URL = re.compile(r"\.(mp4|m4v|mov|webm)([?#]|$)", re.IGNORECASE)
+"""URL of a video. v3 does not accept a video as a background."""
 _IN_PROGRESS_WORDS = frozenset({"pending", "waiting", "processing"})
 V3_MODEL = heygen_v3.MODEL.name
+"""Name of the model that orders of v1 should use instead."""
 
 
 class HeyGenSettings(ProviderSettings):

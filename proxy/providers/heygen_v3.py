@@ -54,7 +54,7 @@ IN_PROGRESS_WORDS: Final = frozenset({"pending", "processing", "waiting", "queue
 """Status words of work that continues: a submit says `waiting`, the bulk status `queued`, the single one `pending`."""
 
 Background = Annotated[str, Field(min_length=1, max_length=2048), Media(frozenset({Kind.IMAGE}), color=True)]
-"""A background: an image or a color."""
+"""Reference to a background: an image or a color."""
 
 
 class _Speech(Fields):
@@ -101,20 +101,20 @@ class Scene(_Speech):
         return self
 
 
-_FLAT: Final = (
+_VIDEO_FIELDS: Final = (
     *_Speech.model_fields,
     *("title", "resolution", "aspect_ratio", "captions", "engine", "output_format"),
 )
 
 
 class HeyGenV3Fields(_Speech):
-    """heygen-v3: the flat fields of one video, or `scenes`."""
+    """Fields of heygen-v3: the flat fields of one video, or `scenes`."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "oneOf": [
                 {**_SPEECH_RULES, "properties": {"scenes": False}},
-                {"required": ["scenes"], "properties": dict.fromkeys(_FLAT, False)},
+                {"required": ["scenes"], "properties": dict.fromkeys(_VIDEO_FIELDS, False)},
             ]
         }
     )
@@ -129,7 +129,7 @@ class HeyGenV3Fields(_Speech):
 
     @model_validator(mode="after")
     def _check_fields(self) -> "HeyGenV3Fields":
-        given = [name for name in _FLAT if getattr(self, name) is not None]
+        given = [name for name in _VIDEO_FIELDS if getattr(self, name) is not None]
         if self.scenes is None:
             _check_speech(self)
         elif given:
@@ -286,7 +286,7 @@ class HeyGenV3:
         return kind(self.dialect.safe_text(" ".join(parts) or "HeyGen gave no reason."))
 
     def outputs(self, ticket: Ticket, data: Mapping[str, Any]) -> list[NewOutput]:
-        """Return the outputs of a completed video: the video first, then HeyGen's further files of it."""
+        """Return the outputs of a completed video: the video first, then its captions, preview and thumbnail."""
         thumbnail = self.upstream.url_or_none(data.get("thumbnail_url"))
         ids = {"id": ticket["video"]}
         outputs = []

@@ -16,12 +16,13 @@ from aiohttp import web
 from pydantic import Field
 
 from .files import Sample
-from .messages import Answer, Frames, Operation, Received, Role
+from .messages import Answer, Frames, Operation, ReceivedRequest, Role
 from .prompt_faults import UNDOCUMENTED, PromptFault
 from .provider import Provider, Strict
 from .state import Job, Outcome
 
 PRICES = {"suno": 10, "luma": 30, "pika": 10, "run": 30}
+"""Price of a job, in AI-Now's tokens, by model."""
 RUN_STYLES = frozenset(
     [
         "abandoned",
@@ -52,11 +53,13 @@ RUN_STYLES = frozenset(
     ]
 )
 STYLES: Mapping[str, frozenset[str]] = {"pika": frozenset("1234567"), "run": RUN_STYLES}
+"""Styles of each model that has some."""
 FIRST_STATUSES = ("Processing started", "Processing", "Cookie generated")
+"""Statuses of the first frames. `Processing` follows until the end."""
 
 
 class Order(Strict):
-    """The body of a generation."""
+    """Body of an order."""
 
     model: Literal["suno", "luma", "pika", "run"]
     prompt: Annotated[str, Field(min_length=1)]
@@ -65,13 +68,18 @@ class Order(Strict):
 
 @dataclass(slots=True, kw_only=True)
 class AINow(Provider):
-    """Simulated AI-Now API. `tokens` is the remaining balance of the account, `seconds` the duration by model."""
+    """Simulated AI-Now API."""
 
     seconds: dict[str, float] = field(default_factory=lambda: {"suno": 7, "luma": 9, "pika": 6, "run": 8})
+    """Usual duration of a job, in simulated seconds, by model."""
     tokens: int = 1_000_000
-    frame_every: float = 1.0
+    """Remaining balance of the account."""
+    frame_interval: float = 1.0
+    """Simulated seconds between two frames."""
     peak_hours: bool = False
+    """If True, luma fails, as the page warns."""
     line_end: Literal["\n", "\r\n", "\r"] = "\n"
+    """Line ending of the frames."""
     random: Random = field(init=False)
 
     name: ClassVar[str] = "ainow"
@@ -102,11 +110,11 @@ class AINow(Provider):
         """Return the error for missing tokens, with the documented status 418."""
         return self.error(418)
 
-    async def ping(self, _received: Received) -> Answer:
+    async def ping(self, _received: ReceivedRequest) -> Answer:
         """Return `pong`, as documented."""
         return web.Response(text="pong")
 
-    async def generate(self, received: Received) -> Answer:
+    async def generate(self, received: ReceivedRequest) -> Answer:
         """Charge the tokens and stream the progress."""
         order = self.parse(Order, received.body)
         if order.style is not None and order.style not in STYLES.get(order.model, frozenset()):
@@ -126,7 +134,7 @@ class AINow(Provider):
         return Frames(self._frames(job))
 
     async def _frames(self, job: Job) -> AsyncGenerator[bytes]:
-        number = max(len(FIRST_STATUSES) + 1, round(job.seconds / self.frame_every))
+        number = max(len(FIRST_STATUSES) + 1, round(job.seconds / self.frame_interval))
         gap = job.seconds / number
         at = 0
         while at < number or PromptFault.STUCK in job.fault_words:

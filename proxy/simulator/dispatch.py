@@ -10,7 +10,7 @@ from aiohttp import web
 from .delivery import Exchange, deliver, html_page
 from .faults import STATUSES, Fault, Kind
 from .files import Files
-from .messages import Answer, Operation, Received, Refused, Role, receive, without_body
+from .messages import Answer, Operation, ReceivedRequest, Refusal, Role, receive, without_body
 from .prompt_faults import PromptFault, words_in
 from .provider import Provider
 from .state import Job, State
@@ -63,24 +63,24 @@ class Dispatcher:
         answer = replacement or await self._answer(operation, received)
         return await deliver(Exchange(request, answer, self.state, fault))
 
-    def _job(self, operation: Operation, received: Received) -> Job | None:
+    def _job(self, operation: Operation, received: ReceivedRequest) -> Job | None:
         job = self.owner.job_of(received) if isinstance(self.owner, Provider) else None
         if job is not None and operation.role is Role.CHECK:
             self.state.polls[job.provider, job.id] += 1
         return job
 
-    def _is_authorized(self, received: Received) -> bool:
+    def _is_authorized(self, received: ReceivedRequest) -> bool:
         if isinstance(self.owner, Files):
             return True
         return self.owner.credential(received) == self.state.keys.get(self.owner.name)
 
-    async def _answer(self, operation: Operation, received: Received) -> Answer:
+    async def _answer(self, operation: Operation, received: ReceivedRequest) -> Answer:
         if not self._is_authorized(received):
             return self.owner.error(401)
         try:
             answer = await operation.handler(received)
-        except Refused as refused:
-            return refused.response
+        except Refusal as refusal:
+            return refusal.response
         if operation.role.is_paid:
             self.state.submits[self.owner.name] += 1
         return answer
@@ -107,7 +107,7 @@ class Dispatcher:
         other_origin = self.state.origin.replace("127.0.0.1", "localhost")
         return web.Response(status=307, headers={"Location": f"{other_origin}/moved{request.rel_url}"})
 
-    def _prompt_fault(self, operation: Operation, received: Received, job: Job | None) -> Fault | None:
+    def _prompt_fault(self, operation: Operation, received: ReceivedRequest, job: Job | None) -> Fault | None:
         kind: Kind | None = None
         if operation.role.is_paid:
             kind = self._submit_fault(operation, received)
@@ -115,7 +115,7 @@ class Dispatcher:
             kind = self._poll_fault(job)
         return Fault(operation.name, kind) if kind else None
 
-    def _submit_fault(self, operation: Operation, received: Received) -> Kind | None:
+    def _submit_fault(self, operation: Operation, received: ReceivedRequest) -> Kind | None:
         words = words_in(received.text)
         if PromptFault.TOO_MANY in words and self._is_first_submit(received):
             return Kind.TOO_MANY
@@ -129,7 +129,7 @@ class Dispatcher:
             return Kind.BAD_GATEWAY_PAGE
         return Kind.CUT if PromptFault.CUT in job.fault_words and poll == CUT_POLL else None
 
-    def _is_first_submit(self, received: Received) -> bool:
+    def _is_first_submit(self, received: ReceivedRequest) -> bool:
         """Return True unless the previous submit of this text was refused.
 
         Every second submit is accepted, so that a demo can be repeated.

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
-from .messages import Received
+from .messages import ReceivedRequest
 
-Match = str | Callable[[Received], bool]
+Match = str | Callable[[ReceivedRequest], bool]
 
 
 class Kind(StrEnum):
@@ -80,7 +80,7 @@ class Fault:
         """True if it hits before the request is read: a reset without `match`."""
         return self.kind is Kind.RESET and self.match is None
 
-    def hits(self, received: Received, prompt: str) -> bool:
+    def hits(self, received: ReceivedRequest, prompt: str) -> bool:
         """Return True if the fault hits this request, and count matching requests."""
         if not (fnmatchcase(received.operation, self.operation) and self._matches(received, prompt)):
             return False
@@ -89,7 +89,7 @@ class Fault:
         self.match_count += 1
         return self.match_count > self.after
 
-    def _matches(self, received: Received, prompt: str) -> bool:
+    def _matches(self, received: ReceivedRequest, prompt: str) -> bool:
         if self.match is None:
             return True
         if callable(self.match):
@@ -115,12 +115,12 @@ class Faults:
         """Remove all faults."""
         self._armed.clear()
 
-    def take_before_read(self, received: Received) -> Fault | None:
+    def take_before_read(self, received: ReceivedRequest) -> Fault | None:
         """Return the fault that hits a request before it is read, or None."""
         faults = (fault for fault in self._armed if fault.hits_before_read)
         return next((fault for fault in faults if fault.hits(received, "")), None)
 
-    def take(self, received: Received, prompt: str) -> Fault | None:
+    def take(self, received: ReceivedRequest, prompt: str) -> Fault | None:
         """Return the fault that hits a request after it was read, or None."""
         faults = (fault for fault in self._armed if not fault.hits_before_read)
         return next((fault for fault in faults if fault.hits(received, prompt)), None)

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from .files import Inline, Sample
-from .messages import Answer, Operation, Part, Received, Refused, Role
+from .messages import Answer, Operation, Part, ReceivedRequest, Refusal, Role
 from .provider import Provider, Strict, details
 from .state import Job, Outcome, Timeline
 
@@ -88,12 +88,19 @@ class Gaga(Provider):
     """Simulated Gaga API."""
 
     seconds: dict[str, float] = field(default_factory=lambda: {"gaga-1": 8, "avatar-h1": 7, "avatar-h1-pro": 10})
+    """Usual duration of a job, in simulated seconds, by model."""
     wide_ids: bool = False
+    """If True, ids exceed 2^53."""
     spelling: dict[str, str] = field(default_factory=dict)
+    """Replacements for status words."""
     url_field: Literal["resultVideoURL", "result.videoURL", "url", "video_url"] = "resultVideoURL"
+    """Field with the result's URL."""
     reason_field: Literal["message", "error", "detail", "msg", "failReason", "reason"] = "message"
+    """Field with the reason of a failure."""
     credits_status: int = 402
+    """HTTP status of the error for missing credit."""
     assets: dict[int, Asset] = field(default_factory=dict)
+    """Uploaded files, by id."""
     random: Random = field(init=False)
 
     name: ClassVar[str] = "gaga"
@@ -133,7 +140,7 @@ class Gaga(Provider):
         """Return the error for missing credit. The message is documented. Inferred, 2026-11: the status."""
         return self.error(self.credits_status, "Insufficient credits")
 
-    async def upload(self, received: Received) -> Answer:
+    async def upload(self, received: ReceivedRequest) -> Answer:
         """Store an uploaded file and return its id."""
         part = received.part("file")
         if part is None or part.filename is None:
@@ -148,14 +155,14 @@ class Gaga(Provider):
         self.assets[number] = Asset(number, content_type, url)
         return web.json_response({"id": number})
 
-    async def asset(self, received: Received) -> Answer:
+    async def asset(self, received: ReceivedRequest) -> Answer:
         """Return an asset's URL."""
         asset = self.assets.get(self._number(received.params["asset"], "asset_id"))
         if asset is None:
             raise self.refuse(404, "Asset not found")
         return web.json_response({"id": asset.id, "url": asset.url})
 
-    async def submit(self, received: Received) -> Answer:
+    async def submit(self, received: ReceivedRequest) -> Answer:
         """Start a generation."""
         order = self.parse(Generation, received.body)
         self._check_assets(order)
@@ -173,7 +180,7 @@ class Gaga(Provider):
         self.files.publish(f"gaga/{number}/result.mp4", Sample.VIDEO, ready=lambda: self.state.is_done(job))
         return web.json_response({"id": number})
 
-    async def check(self, received: Received) -> Answer:
+    async def check(self, received: ReceivedRequest) -> Answer:
         """Return the state of a generation."""
         number = self._number(received.params["job"], "generation_id")
         job = self.job_of(received)
@@ -219,15 +226,15 @@ class Gaga(Provider):
         if not asset.content_type.startswith(f"{kind}/"):
             raise self._invalid(f"Asset {content} is not {kind}", *loc)
 
-    def _invalid(self, message: str, *loc: str | int) -> Refused:
+    def _invalid(self, message: str, *loc: str | int) -> Refusal:
         detail = [{"loc": ["body", *loc], "msg": message, "type": "value_error"}]
-        return Refused(web.json_response({"detail": detail}, status=422))
+        return Refusal(web.json_response({"detail": detail}, status=422))
 
     def _number(self, text: str, name: str) -> int:
         if text.isascii() and text.isdecimal():
             return int(text)
         detail = {"loc": ["path", name], "msg": "Input should be a valid integer", "type": "int_parsing"}
-        raise Refused(web.json_response({"detail": [detail]}, status=422))
+        raise Refusal(web.json_response({"detail": [detail]}, status=422))
 
     def _new_id(self) -> int:
         first = FIRST_WIDE_ID if self.wide_ids else FIRST_ID

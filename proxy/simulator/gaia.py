@@ -17,7 +17,7 @@ from aiohttp import web
 from pydantic import Field, ValidationError
 
 from .files import Sample
-from .messages import Answer, Frames, Operation, Received, Role
+from .messages import Answer, Frames, Operation, ReceivedRequest, Role
 from .prompt_faults import PromptFault
 from .provider import Provider, Strict
 from .state import Job, Outcome, Timeline
@@ -111,18 +111,31 @@ class Gaia(Provider):
     seconds: dict[str, float] = field(
         default_factory=lambda: {VIDEO_MODEL: 9, "gpt-image-2": 6, "image2": 6, TEXT_MODEL: 6}
     )
-    models_listed: list[str] = field(default_factory=lambda: [TEXT_MODEL, *IMAGE_MODELS, VIDEO_MODEL])
+    """Usual duration of a job, in simulated seconds, by model."""
+    listed_models: list[str] = field(default_factory=lambda: [TEXT_MODEL, *IMAGE_MODELS, VIDEO_MODEL])
+    """Models that `/v1/models` lists."""
     spelling: dict[str, str] = field(default_factory=dict)
+    """Replacements for status words."""
     id_field: Literal["id", "job_id", "jobId", "task_id"] = "id"
+    """Field with the job's id."""
     progress_form: Literal["number", "percent", "none"] = "number"
+    """Form of the progress: 45, "45%" or none."""
     has_envelope: bool = False
+    """If True, job objects are inside `{code, message, data}`."""
     result_url: bool = False
+    """If True, finished jobs have a `result_url`, relative to the origin."""
     image_form: Literal["b64_json", "url"] = "b64_json"
+    """Form of image results."""
     content_redirects: bool = False
+    """If True, a video's content is a redirect to a signed URL."""
     needs_reference: bool = False
+    """If True, a video without a reference image is refused."""
     job_lifetime: float = 3600
+    """Simulated seconds after which a job is unknown."""
     gone_status: int = 404
+    """HTTP status for an unknown job."""
     credits_status: int = 402
+    """HTTP status of the error for an empty balance."""
     random: Random = field(init=False)
 
     name: ClassVar[str] = "gaia"
@@ -191,24 +204,24 @@ class Gaia(Provider):
         """Return the error for an empty balance. Third-party clients expect 402 or 403."""
         return self.error(self.credits_status, "Insufficient account balance")
 
-    async def models(self, _received: Received) -> Answer:
+    async def models(self, _received: ReceivedRequest) -> Answer:
         """List the models in OpenAI's format."""
         data = [
-            {"id": name, "object": "model", "created": 1760000000, "owned_by": "gaia"} for name in self.models_listed
+            {"id": name, "object": "model", "created": 1760000000, "owned_by": "gaia"} for name in self.listed_models
         ]
         return web.json_response({"object": "list", "data": data})
 
-    async def submit_video_by_query(self, received: Received) -> Answer:
+    async def submit_video_by_query(self, received: ReceivedRequest) -> Answer:
         """Submit with the other documented path. It requires `async=true`: no other form is documented."""
         self._need_async(received)
         return await self.submit_video(received)
 
-    async def submit_image_by_query(self, received: Received) -> Answer:
+    async def submit_image_by_query(self, received: ReceivedRequest) -> Answer:
         """Submit with the other documented path. It requires `async=true`: no other form is documented."""
         self._need_async(received)
         return await self.submit_image(received)
 
-    async def submit_video(self, received: Received) -> Answer:
+    async def submit_video(self, received: ReceivedRequest) -> Answer:
         """Start a video."""
         if not received.parts:
             raise self.refuse(400, "multipart/form-data is required")
@@ -223,16 +236,16 @@ class Gaia(Provider):
             raise self.refuse(400, "At least one reference image is required")
         return self._start_response(self._add("vidjob", order.model, order.prompt))
 
-    async def submit_image(self, received: Received) -> Answer:
+    async def submit_image(self, received: ReceivedRequest) -> Answer:
         """Start an image."""
         order = self.parse(Image, received.body)
         return self._start_response(self._add("imgjob", order.model, order.prompt, order.n))
 
-    async def check(self, received: Received) -> Answer:
+    async def check(self, received: ReceivedRequest) -> Answer:
         """Return the state of a video or an image."""
         return web.json_response(self._wrap(self._document(self._job(received))))
 
-    async def content(self, received: Received) -> Answer:
+    async def content(self, received: ReceivedRequest) -> Answer:
         """Return the bytes of a finished video. The call needs the key, and may redirect (`curl -L` in the example)."""
         job = self._require_finished(received)
         if not self.content_redirects:
@@ -240,7 +253,7 @@ class Gaia(Provider):
         self.files.publish(f"gaia/{job.id}/result.mp4", Sample.VIDEO, signed=True)
         return web.Response(status=302, headers={"Location": self.files.link(f"gaia/{job.id}/result.mp4", 600)})
 
-    async def result(self, received: Received) -> Answer:
+    async def result(self, received: ReceivedRequest) -> Answer:
         """Return a finished image in OpenAI's format, inline or as a URL. Inferred, 2026-11."""
         job = self._require_finished(received)
         form = self.image_form
@@ -249,7 +262,7 @@ class Gaia(Provider):
         data = [{form: self._image(job, at, form)} for at in range(job.number)]
         return web.json_response({"created": self._created_at(job), "data": data})
 
-    async def chat(self, received: Received) -> Answer:
+    async def chat(self, received: ReceivedRequest) -> Answer:
         """Return a text, as a stream of chunks or as one response at the end."""
         order = self.parse(Chat, received.body)
         job = self._add("chatcmpl", order.model, order.prompt)
@@ -264,7 +277,7 @@ class Gaia(Provider):
         head = self._head(job, "chat.completion")
         return web.json_response({**head, "choices": [choice], "usage": self._usage(words)})
 
-    def _need_async(self, received: Received) -> None:
+    def _need_async(self, received: ReceivedRequest) -> None:
         if received.query.get("async") != "true":
             raise self.refuse(400, "Use async=true")
 
@@ -321,7 +334,7 @@ class Gaia(Provider):
     def _wrap(self, document: dict[str, object]) -> dict[str, object]:
         return {"code": "success", "message": "", "data": document} if self.has_envelope else document
 
-    def _job(self, received: Received) -> Generation:
+    def _job(self, received: ReceivedRequest) -> Generation:
         job = self.job_of(received)
         kind = "vidjob_" if received.path.startswith("/v1/videos") else "imgjob_"
         if not isinstance(job, Generation) or not job.id.startswith(kind):
@@ -330,7 +343,7 @@ class Gaia(Provider):
             raise self.refuse(self.gone_status, "Job expired")
         return job
 
-    def _require_finished(self, received: Received) -> Generation:
+    def _require_finished(self, received: ReceivedRequest) -> Generation:
         job = self._job(received)
         if not self.state.is_done(job):
             raise self.refuse(409, f"Job is not completed: {job.id}")

@@ -15,7 +15,7 @@ from aiohttp import web
 from pydantic import ConfigDict, Field, RootModel, ValidationError
 
 from .files import Inline, Sample
-from .messages import Answer, Operation, Received, Refused, Role
+from .messages import Answer, Operation, ReceivedRequest, Refusal, Role
 from .provider import Provider, Strict, details
 from .state import Job, Outcome, Timeline
 
@@ -59,19 +59,30 @@ class Inference(Job):
 
 @dataclass(slots=True, kw_only=True)
 class GanAI(Provider):
-    """Simulated Gan.ai API. `omitted`, `without_inference` and `end_words` refer to items by their `unique_id`."""
+    """Simulated Gan.ai API. Some options refer to items by their `unique_id`."""
 
     seconds: tuple[float, float] = (5.0, 10.0)
+    """Shortest and longest usual duration of an item, in simulated seconds."""
     projects: set[str] = field(default_factory=set)
+    """Known projects. If empty, every project is known."""
     tags: set[str] = field(default_factory=set)
-    omitted: set[str] = field(default_factory=set)
+    """Tags that every item must have."""
+    omitted_items: set[str] = field(default_factory=set)
+    """Items that the reply to a submit omits."""
     without_inference: set[str] = field(default_factory=set)
-    reply_reversed: bool = False
+    """Items without an `inference_id` in the reply."""
+    reversed_reply: bool = False
+    """If True, the reply has the items in reverse order."""
     end_words: dict[str, str] = field(default_factory=dict)
+    """Final status words of items. By default the prompt decides."""
     spelling: dict[str, str] = field(default_factory=dict)
+    """Replacements for status words."""
     no_error: str | None = "None"
+    """Value of `error` if there is none."""
     error_form: Literal["object", "text"] = "object"
+    """Form of `error` if there is one."""
     link_lifetime: float | None = None
+    """Simulated seconds for which a `video_url` works. None: for ever, without a signature."""
     random: Random = field(init=False)
 
     name: ClassVar[str] = "ganai"
@@ -106,7 +117,7 @@ class GanAI(Provider):
         """Return FastAPI's 422 for the first item."""
         return self._invalid("Value error, tag is not valid", "value_error", "body", 0).response
 
-    async def submit(self, received: Received) -> Answer:
+    async def submit(self, received: ReceivedRequest) -> Answer:
         """Start a video for every item, and return all URLs. No URL works before its video is finished."""
         project = received.query.get("project_id")
         if not project:
@@ -115,10 +126,10 @@ class GanAI(Provider):
             raise self.refuse(404, "Project not found")
         items = self.parse(Items, received.body).root
         self._check_tags(items)
-        replies = [self._reply(self._add(project, item)) for item in items if item.unique_id not in self.omitted]
-        return web.json_response(replies[::-1] if self.reply_reversed else replies)
+        replies = [self._reply(self._add(project, item)) for item in items if item.unique_id not in self.omitted_items]
+        return web.json_response(replies[::-1] if self.reversed_reply else replies)
 
-    async def check(self, received: Received) -> Answer:
+    async def check(self, received: ReceivedRequest) -> Answer:
         """Return the state of one item. `error` is the documented text "None" if there is no error."""
         job = self.job_of(received)
         if not isinstance(job, Inference) or job.project != received.params["project"]:
@@ -200,5 +211,5 @@ class GanAI(Provider):
             for tag in sorted(self.tags - set(item.__pydantic_extra__)):
                 raise self._invalid("Field required", "missing", "body", at, tag)
 
-    def _invalid(self, message: str, kind: str, *loc: str | int) -> Refused:
-        return Refused(web.json_response({"detail": [{"loc": loc, "msg": message, "type": kind}]}, status=422))
+    def _invalid(self, message: str, kind: str, *loc: str | int) -> Refusal:
+        return Refusal(web.json_response({"detail": [{"loc": loc, "msg": message, "type": kind}]}, status=422))

@@ -19,18 +19,21 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from .files import Sample
 from .heygen_v3 import V3
-from .messages import Answer, Operation, Received, Refused, Role
+from .messages import Answer, Operation, ReceivedRequest, Refusal, Role
 from .provider import Provider, Strict
 from .state import Job, Outcome, Timeline
 
 TIMELINE = Timeline(((0.1, "pending"), (0.25, "waiting"), (1.0, "processing")))
 LINK_LIFETIME = 7 * 24 * 3600.0
+"""Simulated seconds for which a URL works by default."""
 SUCCESS_CODE = 100
+"""`code` of a successful call."""
 MAX_TEXT_LENGTH = 5000
+"""Maximum length of `input_text`, in characters."""
 
 
 def public_url(value: str) -> str:
-    """Check that a URL is a public HTTP URL, as documented."""
+    """Check that a value is an HTTP URL."""
     parts = urlsplit(value)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("must be an http or https URL")
@@ -38,7 +41,7 @@ def public_url(value: str) -> str:
 
 
 def color_or_url(value: str) -> str:
-    """Check a color such as `#FAFAFA`, or the URL of an image or a video, as documented."""
+    """Check that a value is a color such as `#FAFAFA` or an HTTP URL."""
     return value if re.fullmatch(r"#[0-9a-fA-F]{6}", value) else public_url(value)
 
 
@@ -72,7 +75,7 @@ class Clip(Strict):
 
 
 class Video(Strict):
-    """The body of a generation."""
+    """Body of a submit."""
 
     version: Literal["v1alpha"]
     clips: Annotated[list[Clip], Field(min_length=1)]
@@ -105,14 +108,23 @@ class HeyGen(Provider):
     """Simulated HeyGen API."""
 
     seconds: float = 9
+    """Usual duration of a video, in simulated seconds."""
     spelling: dict[str, str] = field(default_factory=dict)
+    """Replacements for status words."""
     link_lifetime: float = LINK_LIFETIME
+    """Simulated seconds for which a URL works."""
     has_envelope: bool = True
+    """If True, status objects are inside `{code, message, data}`."""
     id_field: Literal["id", "video_id"] = "id"
+    """Field of the status object with the video's id."""
     error_form: Literal["object", "text"] = "object"
+    """Form of a failed video's `error`."""
     bad_key_code: int = 400112
+    """Error code for an invalid key."""
     credits_status: int = 400
+    """HTTP status of the error for missing credit."""
     blocked_words: set[str] = field(default_factory=lambda: {"blockedword"})
+    """Words in lower case that a text must not contain."""
     random: Random = field(init=False)
     v3: V3 = field(init=False)
     """The v3 API, with its own options."""
@@ -141,11 +153,11 @@ class HeyGen(Provider):
             *self.v3.operations(),
         )
 
-    def credential(self, received: Received) -> str | None:
+    def credential(self, received: ReceivedRequest) -> str | None:
         """Return the key of the `X-Api-Key` header, as documented."""
         return received.headers.get("X-Api-Key")
 
-    def job_of(self, received: Received) -> Job | None:
+    def job_of(self, received: ReceivedRequest) -> Job | None:
         """Return the job of a request. v1 has its id in the query, v3 in the path."""
         return self.state.jobs.get((self.name, received.params.get("job") or received.query.get("video_id", "")))
 
@@ -165,7 +177,7 @@ class HeyGen(Provider):
         """Return the error for missing credit, with code 40009."""
         return self._error_with_code(self.credits_status, 40009, "Insufficient credit")
 
-    async def submit(self, received: Received) -> Answer:
+    async def submit(self, received: ReceivedRequest) -> Answer:
         """Start a video."""
         order = self.parse(Video, received.body)
         self._check_texts(order)
@@ -186,7 +198,7 @@ class HeyGen(Provider):
         self.files.publish(f"{base}/thumbnail.jpg", Sample.THUMBNAIL, signed=True)
         return web.json_response({"code": SUCCESS_CODE, "message": "Success", "data": {"video_id": job.id}})
 
-    async def check(self, received: Received) -> Answer:
+    async def check(self, received: ReceivedRequest) -> Answer:
         """Return the state of a video. A failed video is also HTTP 200, and every call signs new URLs."""
         if not received.query.get("video_id"):
             raise self.refuse(400, "video_id is required")
@@ -227,9 +239,9 @@ class HeyGen(Provider):
     def _check_texts(self, order: Video) -> None:
         texts = [clip.input_text for clip in order.clips if clip.input_text is not None]
         if any(not text.strip() or len(text) > MAX_TEXT_LENGTH for text in texts):
-            raise Refused(self._error_with_code(400, 40039, "input_text is empty or too long"))
+            raise Refusal(self._error_with_code(400, 40039, "input_text is empty or too long"))
         if any(word in text.lower() for text in texts for word in self.blocked_words):
-            raise Refused(self._error_with_code(400, 400105, "input_text contains blocked words"))
+            raise Refusal(self._error_with_code(400, 400105, "input_text contains blocked words"))
 
     def _error_with_code(self, status: int, code: int, message: str) -> web.Response:
         return web.json_response({"code": code, "message": message}, status=status)

@@ -18,20 +18,25 @@ from aiohttp import web
 from pydantic import Field, model_validator
 
 from .files import Files, Sample
-from .messages import Answer, Operation, Received, Refused, Role
+from .messages import Answer, Operation, ReceivedRequest, Refusal, Role
 from .provider import Strict
 from .state import Job, Outcome, State, Timeline
 
 TIMELINE = Timeline(((0.1, "waiting"), (0.3, "pending"), (1.0, "processing")))
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_:.\-]{1,255}")
+"""Form of an idempotency key."""
 KEY_LIFETIME = 24 * 3600.0
+"""Simulated seconds for which a repeat with the same key gets the first answer."""
 MAX_UPLOAD_SIZE = 32 << 20
+"""Maximum size of an upload, in bytes."""
 MAX_IDS = 100
+"""Maximum number of videos in one bulk status call."""
 LINK_LIFETIME = 7 * 24 * 3600.0
+"""Simulated seconds for which a URL works by default."""
 
 
 class AssetInput(Strict):
-    """A file by its URL or by its id."""
+    """A file, by its URL or id, or a color."""
 
     type: Literal["url", "asset_id", "image", "color"]
     url: str | None = None
@@ -46,7 +51,7 @@ class AssetInput(Strict):
 
 
 class Caption(Strict):
-    """Captions: a file, and with a style a captioned video."""
+    """Captions: a file, and a captioned video if there is a style."""
 
     file_format: Literal["srt"]
     style: str | None = None
@@ -140,12 +145,15 @@ class V3:
     provider: str
     random_id: Callable[[], str]
     seconds: float = 9
+    """Usual duration of a video, in simulated seconds."""
     link_lifetime: float = LINK_LIFETIME
+    """Simulated seconds for which a URL works."""
     submit_seconds: float = 0
     """Duration of a submit, in simulated seconds. A repeat during this time gets 409."""
     conflicts: int = 0
     """Number of further repeats that get 409, even after the first submit has ended."""
     blocked_words: set[str] = field(default_factory=lambda: {"blockedword"})
+    """Words in lower case that a script must not contain."""
     purchases: Counter[str] = field(default_factory=Counter)
     """Number of videos made, by idempotency key."""
     deleted: set[str] = field(default_factory=set)
@@ -164,7 +172,7 @@ class V3:
             Operation("heygen3.me", "GET", "/v3/users/me", self.me),
         )
 
-    async def submit(self, received: Received) -> Answer:
+    async def submit(self, received: ReceivedRequest) -> Answer:
         """Start a video, once for each key."""
         key = received.headers.get("Idempotency-Key")
         if key is None:
@@ -191,7 +199,7 @@ class V3:
     async def _pause(self) -> None:
         await self.state.pause(self.submit_seconds)
 
-    def _start(self, received: Received, key: str) -> web.Response:
+    def _start(self, received: ReceivedRequest, key: str) -> web.Response:
         order = parse(received.body)
         if any(word in order.prompt.lower() for word in self.blocked_words):
             raise refusal(400, "content_moderated", "The script was refused by moderation")
@@ -218,11 +226,11 @@ class V3:
                 if asset is not None and asset not in self._assets:
                     raise refusal(404, "not_found", f"Asset {asset} not found")
 
-    async def check(self, received: Received) -> Answer:
+    async def check(self, received: ReceivedRequest) -> Answer:
         """Return the state of a video."""
         return web.json_response({"data": self._document(self._find(received.params["job"]))})
 
-    async def statuses(self, received: Received) -> Answer:
+    async def statuses(self, received: ReceivedRequest) -> Answer:
         """Return the states of up to a hundred videos."""
         ids = [text for text in received.query.get("video_ids", "").split(",") if text]
         if not 0 < len(ids) <= MAX_IDS:
@@ -236,7 +244,7 @@ class V3:
         word = self._word(job)
         return {"video_id": video, "status": "queued" if word in {"waiting", "pending"} else word}
 
-    async def delete(self, received: Received) -> Answer:
+    async def delete(self, received: ReceivedRequest) -> Answer:
         """Delete a video."""
         job = self._find(received.params["job"])
         self.deleted.add(job.id)
@@ -248,7 +256,7 @@ class V3:
             raise refusal(404, "not_found", "Video not found")
         return job
 
-    async def upload(self, received: Received) -> Answer:
+    async def upload(self, received: ReceivedRequest) -> Answer:
         """Store an uploaded file and return its id."""
         part = received.part("file")
         if part is None or not part.body:
@@ -261,7 +269,7 @@ class V3:
             {"data": {"asset_id": asset, "mime_type": part.content_type, "size_bytes": len(part.body)}}
         )
 
-    async def me(self, received: Received) -> Answer:
+    async def me(self, received: ReceivedRequest) -> Answer:
         """Return the user of the key."""
         del received
         return web.json_response({"data": {"username": "demo", "email": "demo@example.com"}})
@@ -301,7 +309,7 @@ _FILES = (
 
 
 def parse(body: object) -> Video | Studio:
-    """Return the body, validated as a video or a studio video. Raises Refused."""
+    """Return the body, validated as a video or a studio video. Raises Refusal."""
     kind = Studio if isinstance(body, dict) and body.get("type") == "studio" else Video
     try:
         return kind.model_validate(body)
@@ -317,6 +325,6 @@ def failure(status: int, code: str, message: str) -> web.Response:
     )
 
 
-def refusal(status: int, code: str, message: str) -> Refused:
+def refusal(status: int, code: str, message: str) -> Refusal:
     """Return an exception with an error in the format of v3, to be raised."""
-    return Refused(failure(status, code, message))
+    return Refusal(failure(status, code, message))

@@ -12,7 +12,7 @@ from enum import StrEnum
 from random import Random
 
 from .faults import Faults
-from .messages import Received
+from .messages import ReceivedRequest
 from .prompt_faults import UNDOCUMENTED, PromptFault, words_in
 
 STUCK_SHARE = 0.8
@@ -91,7 +91,7 @@ class State:
         self.calls: Counter[str] = Counter()
         self.submits: Counter[str] = Counter()
         self.polls: Counter[tuple[str, str]] = Counter()
-        self.requests: deque[Received] = deque(maxlen=1000)
+        self.requests: deque[ReceivedRequest] = deque(maxlen=1000)
         self.refused_submits: set[tuple[str, str]] = set()
         self.jobs: dict[tuple[str, str], Job] = {}
         self._now = now

@@ -71,9 +71,9 @@ async def test_a_project_may_demand_its_tags(simulator: Simulator, client: Clien
 
 
 async def test_items_may_be_left_out_of_the_reply_or_have_no_inference(simulator: Simulator, client: Client) -> None:
-    simulator.ganai.omitted = {"a"}
+    simulator.ganai.omitted_items = {"a"}
     simulator.ganai.without_inference = {"b"}
-    simulator.ganai.reply_reversed = True
+    simulator.ganai.reversed_reply = True
     _, reply = await client.post("ganai", BULK, json=[{"unique_id": name} for name in "abcd"])
     assert [each["unique_id"] for each in reply] == ["d", "c", "b"]
     assert [each["inference_id"] is None for each in reply] == [False, False, True]
