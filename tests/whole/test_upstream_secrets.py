@@ -227,7 +227,7 @@ async def suffer(
     for kind, operation in faults:
         fault = deployment.simulator.fault(operation, kind, times=2, seconds=1, size=1 << 16)
         await asyncio.gather(*(drive(told, order) for order in orders))
-        met |= {operation} if fault.used else set()
+        met |= {operation} if fault.hit_count else set()
         deployment.simulator.clear_faults()
         deployment.clock.at += 60  # the circuit breaker closes again
     metrics = await look_around(told)
