@@ -350,7 +350,7 @@ async def test_a_working_key_ends_the_suspension_even_without_other_news(
 # --- refusals ---
 
 
-async def refused(deployment: Deployment, upstream: Literal, *replies: Reply) -> dict[str, Any]:
+async def refuse_order(deployment: Deployment, upstream: Literal, *replies: Reply) -> dict[str, Any]:
     upstream.on(*SUBMIT, *replies)
     final = ended(await deployment.generate("gaga-1", prompt="x"))
     assert (final["status"], final["refunded"], await deployment.balance()) == ("Error", 20, 1000)
@@ -386,7 +386,7 @@ REFUSALS = [
 async def test_a_refused_order_ends_with_its_code_and_is_sent_once(
     deployment: Deployment, upstream: Literal, reply: Reply, code: str, says: str
 ) -> None:
-    final = await refused(deployment, upstream, reply)
+    final = await refuse_order(deployment, upstream, reply)
     assert final["code"] == code
     assert says in final["message"]
 
@@ -395,7 +395,7 @@ async def test_a_refused_order_ends_with_its_code_and_is_sent_once(
 async def test_an_empty_account_is_recognized_with_any_http_status(
     deployment: Deployment, upstream: Literal, document: dict[str, str]
 ) -> None:
-    assert (await refused(deployment, upstream, said(document)))["code"] == "upstream_credits"
+    assert (await refuse_order(deployment, upstream, said(document)))["code"] == "upstream_credits"
 
 
 @pytest.mark.parametrize("busy", [said({}, 429, Retry_After="2"), said({}, 503, Retry_After="2")])

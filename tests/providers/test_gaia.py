@@ -246,13 +246,15 @@ async def test_the_job_id_is_found_under_each_known_name(deployment: Deployment,
 
 
 async def test_every_answer_may_have_an_envelope(deployment: Deployment, upstream: Literal) -> None:
-    def wrapped(**document: Any) -> Reply:
+    def in_envelope(**document: Any) -> Reply:
         return said({"code": "success", "message": "", "data": document})
 
     script_video(
-        upstream, wrapped(task_id="vidjob_xxx", status="IN_PROGRESS", progress="45%"), wrapped(status="SUCCEEDED")
+        upstream,
+        in_envelope(task_id="vidjob_xxx", status="IN_PROGRESS", progress="45%"),
+        in_envelope(status="SUCCEEDED"),
     )
-    upstream.on(*VIDEOS, wrapped(task_id="vidjob_xxx"))
+    upstream.on(*VIDEOS, in_envelope(task_id="vidjob_xxx"))
     events = await deployment.generate("grok-imagine-video", prompt="x")
     assert (words(events), ended(events)["status"]) == (["IN_PROGRESS"], "Completed")
     assert [event["progress"] for event in events if "progress" in event] == [45]
