@@ -307,6 +307,8 @@ class Provider(ABC):
     name: ClassVar[str]
     models: ClassVar[tuple[Model, ...]]
     settings_type: ClassVar[type[ProviderSettings]]
+    position: ClassVar[int] = 100
+    """Place in the catalogue. Providers with the same position are sorted by name."""
 
     def __init__(
         self, settings: ProviderSettings, clock: Clock, public_url: str, times: UpstreamTimes = DEFAULT_TIMES
@@ -369,7 +371,7 @@ class Provider(ABC):
         raise NotImplementedError(f"{self.name} streams; see `stream`.")
 
     async def cancel(self, ticket: Ticket) -> None:
-        """Ask the provider to stop. None of the five documents such a call, so the default does nothing."""
+        """Ask the provider to stop. No provider so far documents such a call, so the default does nothing."""
         del ticket
 
     def in_progress(self, word: str, known: Collection[str], answer: Answer, progress: float | None = None) -> Update:

@@ -153,6 +153,7 @@ class Gaga(Provider):
     """The adapter for https://api.gaga.art."""
 
     name = "Gaga"
+    position = 10
     models = (
         _model("gaga-1", 20, GagaFields),
         _model("avatar-h1", 20, AvatarFields),

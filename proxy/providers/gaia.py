@@ -163,6 +163,7 @@ class Gaia(Provider):
     """The adapter for https://api.gaiavideofactory.com."""
 
     name = "Gaia"
+    position = 20
     models = (
         Model(
             "grok-imagine-video",
