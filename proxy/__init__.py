@@ -13,7 +13,8 @@ A folder is a layer. It may import the folders below it in this list (checked by
     telemetry    logs, metrics and traces
     core         words and rules: no I/O, no web framework
 
-`simulator` pretends to be the providers, one file each, and imports nothing of the rest. `playground`, `deploy` and `docs` hold files.
+`simulator` pretends to be the providers, one file each, and imports nothing of the rest. `playground`, `deploy` and
+`docs` hold files.
 
 The way of an order:
 
