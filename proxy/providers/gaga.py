@@ -138,10 +138,10 @@ class AvatarFields(_CommonFields):
 
 
 def _check_chunks_or_flat(fields: Any, required: str, flat: Sequence[str]) -> None:
-    given = [name for name in flat if getattr(fields, name) is not None]
-    if fields.chunks is not None and given:
-        raise field_error(given[0], f"{', '.join(given)} cannot be combined with chunks: put them into the chunks")
-    if fields.chunks is None and required not in given:
+    present = [name for name in flat if getattr(fields, name) is not None]
+    if fields.chunks is not None and present:
+        raise field_error(present[0], f"{', '.join(present)} cannot be combined with chunks: put them into the chunks")
+    if fields.chunks is None and required not in present:
         raise field_error(required, f"{required} or chunks is required")
 
 
@@ -262,8 +262,8 @@ class Gaga(Provider):
     async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
         """Return the URL that the status call names now. If it names none, return the recorded URL."""
         try:
-            fresh = _video_urls((await self._status(ticket)).object())
-            return Source(self.upstream.absolute(fresh[n]) if n < len(fresh) else output.url or "")
+            urls = _video_urls((await self._status(ticket)).object())
+            return Source(self.upstream.absolute(urls[n]) if n < len(urls) else output.url or "")
         except (UnknownToProvider, UnreadableAnswer):
             return Source(output.url or "")
 

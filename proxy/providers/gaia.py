@@ -299,8 +299,8 @@ class Gaia(Provider):
                 reason = body if message_of(body) else whole
                 return Update(status=Status.ERROR, error=self.dialect.failure(reason, "Gaia gave no reason."))
             case status if status in _CANCELED_WORDS:
-                shown = self.dialect.safe_text(word)
-                return Update(detail=shown, status=Status.CANCELED, message="Gaia canceled the job.")
+                detail = self.dialect.safe_text(word)
+                return Update(detail=detail, status=Status.CANCELED, message="Gaia canceled the job.")
         return self.in_progress(word, _IN_PROGRESS_WORDS, answer, _percentage(body.get("progress")))
 
     async def _completion(self, ticket: Ticket, body: dict[str, Any], word: str) -> Update:
@@ -435,14 +435,14 @@ class Gaia(Provider):
                     self._check_frame(message, body)
                 delta, chunk_reason, is_end = _chunk_text(body or {}, begun=bool(text))
                 finished, reason = finished or is_end, reason or chunk_reason
-                if joined := decode(_to_utf16(delta)):
-                    text.append(joined)
-                    yield Update(delta=joined)
+                if piece := decode(_to_utf16(delta)):
+                    text.append(piece)
+                    yield Update(delta=piece)
         if not finished:
             raise Interrupted("Gaia's stream ended in the middle of the text. It cannot be resumed.")
-        if half := decode(b"", final=True):
-            text.append(half)
-            yield Update(delta=half)
+        if rest := decode(b"", final=True):
+            text.append(rest)
+            yield Update(delta=rest)
         yield _text_update("".join(text), reason)
 
     def _check_frame(self, message: Message, body: Mapping[str, Any] | None) -> None:
@@ -583,9 +583,9 @@ def _decode_base64(text: str) -> bytes:
         encoded = unquote(encoded) if "%" in encoded else encoded
     elif comma and not head.rstrip().lower().endswith("base64"):
         return b""
-    joined = "".join(encoded.split()).rstrip("=").translate(_TO_STANDARD_ALPHABET)
+    encoded = "".join(encoded.split()).rstrip("=").translate(_TO_STANDARD_ALPHABET)
     try:
-        return base64.b64decode(joined + "=" * (-len(joined) % 4), validate=True)
+        return base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
     except ValueError:
         return b""
 
