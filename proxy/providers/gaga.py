@@ -252,7 +252,8 @@ class Gaga(Provider):
                 return Update(
                     detail=self.dialect.safe_text(word), status=Status.COMPLETED, outputs=self._outputs(answer)
                 )
-            case "fail" | "failed" | "error":  # Source of the last two: third-party clients, read 2026-11.
+            # Source: third-party clients, read 2026-11, for `failed` and `error`.
+            case "fail" | "failed" | "error":
                 return Update(status=Status.ERROR, error=self.dialect.failure(body, "Gaga gave no reason."))
             case "canceled" | "cancelled":
                 message = "Gaga canceled the generation."
@@ -291,7 +292,7 @@ def _video_urls(body: dict[str, Any]) -> list[str]:
     """Return the URLs of a successful generation. Raises NotReady if there is none."""
     inner = body.get("result")
     values = [body.get("resultVideoURL"), inner.get("videoURL") if isinstance(inner, dict) else None]
-    # Source of `result.videoURL`, `url` and `video_url`: third-party clients, read 2026-11.
+    # Source: third-party clients, read 2026-11, for `result.videoURL`, `url` and `video_url`.
     # Inferred, 2026-11: the plural names.
     values += [body.get(name) for name in ("url", "video_url", "urls", "resultVideoURLs")]
     urls = urls_in(*values)

@@ -6,9 +6,10 @@ key, so clients get a Link. Text is OpenAI's chat completions.
 Source: Gaia's developer page, read 2026-11, for the paths, the request fields and the models. Lines with another source
 say so.
 Inferred, 2026-11: the job object, which the page does not show. It is assumed to be OpenAI's video object.
-Source: clients of such gateways, read 2026-11, for the variants that are accepted: `id`, `job_id`, `jobId` or
-`task_id`; states in any case; progress as `"45%"`, `"45/100"` or `0.45`; everything inside `{code, message, data}`;
-results as `url` (also relative to the origin), as `b64_json`, or as the bytes themselves.
+Source: clients of such gateways, read 2026-11, for an image's `n`, `quality` and references, and for the variants that
+are accepted: `id`, `job_id`, `jobId` or `task_id`; states in any case; progress as `"45%"` or `0.45`; everything inside
+`{code, message, data}`; results as `url` (also relative to the origin) or as `b64_json`.
+Inferred, 2026-11: progress as `"45/100"`, and a result that is the image's bytes.
 """
 
 import asyncio
@@ -75,7 +76,7 @@ _CHAT = "/v1/chat/completions"
 
 _END_TIMEOUT = 10.0
 """Maximum silence, in seconds, after a stream has named the reason of its end. Only `[DONE]` may follow."""
-# Source of the status words: clients of such gateways, read 2026-11.
+# Source: clients of such gateways, read 2026-11, for these status words.
 _IN_PROGRESS_WORDS = frozenset({"queued", "pending", "running", "processing", "inprogress"})
 _SUCCESS_WORDS = frozenset({"completed", "succeeded", "success", "done"})
 _FAILURE_WORDS = frozenset({"failed", "failure", "error", "expired"})
@@ -246,7 +247,6 @@ class Gaia(Provider):
 
     async def _image_request(self, order: Order, fields: ImageFields, inputs: Inputs) -> Request:
         # One reference is sent in `image`, several in `images`, as data URLs.
-        # Source: clients of such gateways, read 2026-11.
         references = [file.data_url() for file in await inputs.files(fields.images or ())]
         body = without_none(
             model=order.model,
@@ -616,7 +616,8 @@ def _unwrap_list(body: object) -> list[Any]:
 def _result_urls(body: Mapping[str, Any]) -> list[str]:
     """Return the result URLs that the job names, which may be relative to the origin.
 
-    Source of `result_url`: clients of such gateways, read 2026-11. Inferred, 2026-11: the other names.
+    Source: clients of such gateways, read 2026-11, for `result_url`.
+    Inferred, 2026-11: the other names.
     """
     return urls_in(*(body.get(name) for name in ("result_url", "content_url", "result_urls", "urls")))
 

@@ -399,7 +399,8 @@ def _error_text(error: object) -> str | None:
 def _to_v3_fields(fields: HeyGenFields) -> dict[str, Any]:
     """Return the fields of heygen-v3 for an order of heygen-v1 without `_translation_errors`.
 
-    Inferred, 2026-11, from HeyGen's endpoint comparison: a talking photo's id is the id of a look in v3.
+    Source: HeyGen's endpoint comparison, read 2026-11.
+    Inferred, 2026-11: a talking photo's id is the id of a look in v3.
     """
     parts = [
         without_none(
