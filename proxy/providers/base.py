@@ -228,16 +228,18 @@ class Provider(ABC):
         """Ask the provider to stop the work. The default sends nothing, as most APIs document no cancel call."""
         del ticket
 
-    def in_progress(self, word: str, known: Collection[str], answer: Answer, progress: float | None = None) -> Update:
+    def in_progress(
+        self, word: str, known_words: Collection[str], answer: Answer, progress: float | None = None
+    ) -> Update:
         """Return the update of work that continues with the status `word`.
 
-        `known` holds the documented words in the form of `plain`. Another word is reported in `unknown_words`.
+        `known_words` holds the documented words in the form of `plain`. Another word is reported in `unknown_words`.
         """
-        shown = self.dialect.safe_text(word)
-        if not shown:
+        detail = self.dialect.safe_text(word)
+        if not detail:
             return self.without_status(answer)
-        unknown = () if plain(word) in known else (shown,)
-        return Update(detail=shown, progress=progress, wait=answer.wait, unknown_words=unknown)
+        unknown = () if plain(word) in known_words else (detail,)
+        return Update(detail=detail, progress=progress, wait=answer.wait, unknown_words=unknown)
 
     def without_status(self, answer: Answer, status: object = None) -> Update:
         """Return the update of an answer without a status word: the work continues, and the answer's message is shown.

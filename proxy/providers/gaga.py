@@ -138,10 +138,10 @@ class AvatarFields(_CommonFields):
 
 
 def _check_chunks_or_flat(fields: Any, required: str, flat: Sequence[str]) -> None:
-    given = [name for name in flat if getattr(fields, name) is not None]
-    if fields.chunks is not None and given:
-        raise field_error(given[0], f"{', '.join(given)} cannot be combined with chunks: put them into the chunks")
-    if fields.chunks is None and required not in given:
+    present = [name for name in flat if getattr(fields, name) is not None]
+    if fields.chunks is not None and present:
+        raise field_error(present[0], f"{', '.join(present)} cannot be combined with chunks: put them into the chunks")
+    if fields.chunks is None and required not in present:
         raise field_error(required, f"{required} or chunks is required")
 
 
@@ -253,7 +253,8 @@ class Gaga(Provider):
                 return Update(
                     detail=self.dialect.safe_text(word), status=Status.COMPLETED, outputs=self._outputs(answer)
                 )
-            case "fail" | "failed" | "error":  # Source of the last two: third-party clients, read 2026-11.
+            # Source: third-party clients, read 2026-11, for `failed` and `error`.
+            case "fail" | "failed" | "error":
                 return Update(status=Status.ERROR, error=self.dialect.failure(body, "Gaga gave no reason."))
             case "canceled" | "cancelled":
                 message = "Gaga canceled the generation."
@@ -263,8 +264,8 @@ class Gaga(Provider):
     async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
         """Return the URL that the status call names now. If it names none, return the recorded URL."""
         try:
-            fresh = _video_urls((await self._status(ticket)).object())
-            return Source(self.upstream.absolute(fresh[n]) if n < len(fresh) else output.url or "")
+            urls = _video_urls((await self._status(ticket)).object())
+            return Source(self.upstream.absolute(urls[n]) if n < len(urls) else output.url or "")
         except (UnknownToProvider, UnreadableAnswer):
             return Source(output.url or "")
 
@@ -292,7 +293,7 @@ def _video_urls(body: dict[str, Any]) -> list[str]:
     """Return the URLs of a successful generation. Raises NotReady if there is none."""
     inner = body.get("result")
     values = [body.get("resultVideoURL"), inner.get("videoURL") if isinstance(inner, dict) else None]
-    # Source of `result.videoURL`, `url` and `video_url`: third-party clients, read 2026-11.
+    # Source: third-party clients, read 2026-11, for `result.videoURL`, `url` and `video_url`.
     # Inferred, 2026-11: the plural names.
     values += [body.get(name) for name in ("url", "video_url", "urls", "resultVideoURLs")]
     urls = urls_in(*values)

@@ -6,9 +6,10 @@ key, so clients get a Link. Text is OpenAI's chat completions.
 Source: Gaia's developer page, read 2026-11, for the paths, the request fields and the models. Lines with another source
 say so.
 Inferred, 2026-11: the job object, which the page does not show. It is assumed to be OpenAI's video object.
-Source: clients of such gateways, read 2026-11, for the variants that are accepted: `id`, `job_id`, `jobId` or
-`task_id`; states in any case; progress as `"45%"`, `"45/100"` or `0.45`; everything inside `{code, message, data}`;
-results as `url` (also relative to the origin), as `b64_json`, or as the bytes themselves.
+Source: clients of such gateways, read 2026-11, for an image's `n`, `quality` and references, and for the variants that
+are accepted: `id`, `job_id`, `jobId` or `task_id`; states in any case; progress as `"45%"` or `0.45`; everything inside
+`{code, message, data}`; results as `url` (also relative to the origin) or as `b64_json`.
+Inferred, 2026-11: progress as `"45/100"`, and a result that is the image's bytes.
 """
 
 import asyncio
@@ -75,7 +76,7 @@ _CHAT = "/v1/chat/completions"
 
 _END_TIMEOUT = 10.0
 """Maximum silence, in seconds, after a stream has named the reason of its end. Only `[DONE]` may follow."""
-# Source of the status words: clients of such gateways, read 2026-11.
+# Source: clients of such gateways, read 2026-11, for these status words.
 _IN_PROGRESS_WORDS = frozenset({"queued", "pending", "running", "processing", "inprogress"})
 _SUCCESS_WORDS = frozenset({"completed", "succeeded", "success", "done"})
 _FAILURE_WORDS = frozenset({"failed", "failure", "error", "expired"})
@@ -247,7 +248,6 @@ class Gaia(Provider):
 
     async def _image_request(self, order: Order, fields: ImageFields, inputs: Inputs) -> Request:
         # One reference is sent in `image`, several in `images`, as data URLs.
-        # Source: clients of such gateways, read 2026-11.
         references = [file.data_url() for file in await inputs.files(fields.images or ())]
         body = without_none(
             model=order.model,
@@ -300,8 +300,8 @@ class Gaia(Provider):
                 reason = body if message_of(body) else whole
                 return Update(status=Status.ERROR, error=self.dialect.failure(reason, "Gaia gave no reason."))
             case status if status in _CANCELED_WORDS:
-                shown = self.dialect.safe_text(word)
-                return Update(detail=shown, status=Status.CANCELED, message="Gaia canceled the job.")
+                detail = self.dialect.safe_text(word)
+                return Update(detail=detail, status=Status.CANCELED, message="Gaia canceled the job.")
         return self.in_progress(word, _IN_PROGRESS_WORDS, answer, _percentage(body.get("progress")))
 
     async def _completion(self, ticket: Ticket, body: dict[str, Any], word: str) -> Update:
@@ -436,14 +436,14 @@ class Gaia(Provider):
                     self._check_frame(message, body)
                 delta, chunk_reason, is_end = _chunk_text(body or {}, begun=bool(text))
                 finished, reason = finished or is_end, reason or chunk_reason
-                if joined := decode(_to_utf16(delta)):
-                    text.append(joined)
-                    yield Update(delta=joined)
+                if piece := decode(_to_utf16(delta)):
+                    text.append(piece)
+                    yield Update(delta=piece)
         if not finished:
             raise Interrupted("Gaia's stream ended in the middle of the text. It cannot be resumed.")
-        if half := decode(b"", final=True):
-            text.append(half)
-            yield Update(delta=half)
+        if rest := decode(b"", final=True):
+            text.append(rest)
+            yield Update(delta=rest)
         yield _text_update("".join(text), reason)
 
     def _check_frame(self, message: Message, body: Mapping[str, Any] | None) -> None:
@@ -584,9 +584,9 @@ def _decode_base64(text: str) -> bytes:
         encoded = unquote(encoded) if "%" in encoded else encoded
     elif comma and not head.rstrip().lower().endswith("base64"):
         return b""
-    joined = "".join(encoded.split()).rstrip("=").translate(_TO_STANDARD_ALPHABET)
+    encoded = "".join(encoded.split()).rstrip("=").translate(_TO_STANDARD_ALPHABET)
     try:
-        return base64.b64decode(joined + "=" * (-len(joined) % 4), validate=True)
+        return base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
     except ValueError:
         return b""
 
@@ -617,7 +617,8 @@ def _unwrap_list(body: object) -> list[Any]:
 def _result_urls(body: Mapping[str, Any]) -> list[str]:
     """Return the result URLs that the job names, which may be relative to the origin.
 
-    Source of `result_url`: clients of such gateways, read 2026-11. Inferred, 2026-11: the other names.
+    Source: clients of such gateways, read 2026-11, for `result_url`.
+    Inferred, 2026-11: the other names.
     """
     return urls_in(*(body.get(name) for name in ("result_url", "content_url", "result_urls", "urls")))
 

@@ -79,6 +79,7 @@ class GanAiSettings(ProviderSettings):
 class GanAiFields(Fields):
     """Fields of ganai-bulk: the project, and items with the project's tags and a `unique_id` each."""
 
+    # The maximum number of items is ours, because the pages name none.
     items: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=200)] = Field(
         description="Objects of the project's tags (texts, numbers, booleans), each with its own unique_id.",
         json_schema_extra={

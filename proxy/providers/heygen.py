@@ -156,11 +156,13 @@ class HeyGenFields(_Speech):
 
     @model_validator(mode="after")
     def _check_fields(self) -> "HeyGenFields":
-        given = [name for name in _CLIP_FIELDS if getattr(self, name) is not None]
+        flat_names = [name for name in _CLIP_FIELDS if getattr(self, name) is not None]
         if self.clips is None:
             _check_clip(self)
-        elif given:
-            raise field_error(given[0], f"{', '.join(given)} cannot be combined with clips: put them into the clips")
+        elif flat_names:
+            raise field_error(
+                flat_names[0], f"{', '.join(flat_names)} cannot be combined with clips: put them into the clips"
+            )
         if self.captions and any(clip.prompt is None for clip in self.parts()):
             raise field_error(
                 "captions", "captions requires prompt in each clip, because the provider captions only text"
@@ -309,12 +311,12 @@ class HeyGen(Provider):
         word = data.get("status")
         if not isinstance(word, str) or not plain(word):
             return self.without_status(answer, word)
-        shown = self.dialect.safe_text(word)
+        detail = self.dialect.safe_text(word)
         match plain(word):
             case "completed":
-                return Update(detail=shown, status=Status.COMPLETED, outputs=self._outputs(ticket, data))
+                return Update(detail=detail, status=Status.COMPLETED, outputs=self._outputs(ticket, data))
             case "failed":
-                return Update(detail=shown, status=Status.ERROR, error=self._failure(data.get("error")))
+                return Update(detail=detail, status=Status.ERROR, error=self._failure(data.get("error")))
         return self.in_progress(word, _IN_PROGRESS_WORDS, answer)
 
     async def _check_v3(self, ticket: Ticket, last_answers: LastAnswers) -> Update:
@@ -337,11 +339,11 @@ class HeyGen(Provider):
     async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
         """Return the URL that the status call signs now, because URLs expire after seven days."""
         if "video" in ticket:
-            fresh = list(await self._v3.fresh_outputs(ticket))
+            outputs = list(await self._v3.fresh_outputs(ticket))
         else:
             _, data = await self._status(ticket)
-            fresh = self._outputs(ticket, data)
-        return Source((fresh[n].output.url if n < len(fresh) else output.url) or "")
+            outputs = self._outputs(ticket, data)
+        return Source((outputs[n].output.url if n < len(outputs) else output.url) or "")
 
     async def _status(self, ticket: Ticket, last_answers: LastAnswers | None = None) -> tuple[Answer, dict[str, Any]]:
         answer = await self.upstream.get("/v1/video_status.get", {"video_id": ticket["video_id"]}, last_answers)
@@ -398,7 +400,8 @@ def _error_text(error: object) -> str | None:
 def _to_v3_fields(fields: HeyGenFields) -> dict[str, Any]:
     """Return the fields of heygen-v3 for an order of heygen-v1 without `_translation_errors`.
 
-    Inferred, 2026-11, from HeyGen's endpoint comparison: a talking photo's id is the id of a look in v3.
+    Source: HeyGen's endpoint comparison, read 2026-11.
+    Inferred, 2026-11: a talking photo's id is the id of a look in v3.
     """
     parts = [
         without_none(

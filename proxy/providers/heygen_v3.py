@@ -313,7 +313,9 @@ _OUTPUTS: Final = (
 def data_of(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the object in an answer's envelope `data`.
 
-    An answer without an envelope is returned whole. Source: HeyGen's v1 reference page, read 2026-11, shows that form.
+    An answer without an envelope is returned whole.
+
+    Source: HeyGen's v1 reference page, read 2026-11, for the form without an envelope.
     """
     data = body.get("data", body)
     return data if isinstance(data, dict) else {}

@@ -1,13 +1,13 @@
-"""The benchmark: `python -m tests.bench` measures Pollcast beside its peers in one run and prints the ratios.
+"""The benchmark: `python -m tests.bench` measures Pollcast and its peers in one run, and prints the ratios.
 
     python -m tests.bench                              every row (bounded; some forty minutes)
     python -m tests.bench --quick                      every row, small: under two minutes
     python -m tests.bench delivery --streams 1000      one row, at that size
     python -m tests.bench --json FILE                  keep the figures
-    python -m tests.bench compare A B                  two kept runs beside each other
-    python -m tests.bench soak --minutes 30            streams and jobs that come and go: is it flat?
+    python -m tests.bench compare A B                  compare two kept runs
+    python -m tests.bench soak --minutes 30            check for growth under changing streams and jobs
 
-Everything is on loopback; the server has one core, the load another. No figure is asserted: read the ratios.
+Everything is on loopback. The server has one core, the load another. No figure is asserted: read the ratios.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def _soaked(arguments: argparse.Namespace) -> bool:
 
 
 async def _carried_out(row: str, plan: Plan) -> None:
-    """Run a row; one that fails says why and leaves the others their turn."""
+    """Run a row. If it fails, print the reason; the other rows still run."""
     try:
         await ROWS[row](plan)
     except Exception as error:  # noqa: BLE001 - whatever it is, the other rows' figures are worth having

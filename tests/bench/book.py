@@ -1,4 +1,4 @@
-"""What was measured: values by name, in rounds; and the goals, as ratios between two of them."""
+"""The measured figures: values by name, in rounds."""
 
 import statistics
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ from tests.bench.machine import Meter
 
 Name = tuple[str, ...]
 _LIMIT = 0.85
-"""The share of its core above which the load generator may have been what was measured."""
+"""Share of its core above which the load generator may be the bottleneck."""
 
 
 @dataclass(slots=True)
 class Figure:
-    """One thing measured, once a round."""
+    """One figure, with a value for each round."""
 
     unit: str
     values: list[float] = field(default_factory=list)
@@ -29,7 +29,7 @@ class Figure:
 
 
 def number(value: float) -> str:
-    """A value in about three digits."""
+    """Return a value with about three digits."""
     if value >= 1000:
         return f"{value:,.0f}"
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
@@ -43,7 +43,7 @@ class Book:
         self.notes: list[str] = []
         self.failed = False
         self.near_limit: list[str] = []
-        """When the load generator may have been the bottleneck."""
+        """Measurements in which the load generator may have been the bottleneck."""
 
     def add(self, name: Name, unit: str, value: float) -> None:
         self.figures.setdefault(name, Figure(unit)).values.append(value)
@@ -53,18 +53,18 @@ class Book:
             self.notes.append(text)
 
     def fail(self, text: str) -> None:
-        """Note that something could not be measured; the run goes on, and ends in failure."""
+        """Record that a measurement failed. The run continues, and its exit status is a failure."""
         self.note(f"FAILED: {text}")
         self.failed = True
 
     def check_load(self, when: str, share: float) -> None:
-        """Note the share of its core that the load generator used, and say where that was nearly all of it."""
+        """Record the load generator's share of its core, and mark the measurement if it used nearly all."""
         self.add(("load generator",), "share of its core", share)
         if share > _LIMIT:
             self.near_limit.append(f"{when} ({share:.0%})")
 
     def check_core(self, meter: Meter) -> None:
-        """Note what others took of the server's core."""
+        """Record the share of the server's core that other processes used."""
         self.add(("server's core",), "share that others had", meter.others)
 
     def under(self, *prefix: str) -> Iterator[tuple[Name, Figure]]:

@@ -1,8 +1,8 @@
-"""Delivery: what an event costs, how late it comes, what a stream takes, and how fast streams are opened.
+"""Delivery: cost and latency of an event, memory of a stream, and the rate at which streams open.
 
-One session is one server with so many streams of one topic, or of one topic each. It is opened, left alone for some
-seconds (memory, and the cost of idle streams), warmed up (which also finds a pace at which the server is not
-saturated), and then published to: one event at a time, and eight at once.
+A session is one server with a number of streams, of one topic or of one topic each. After the streams have opened, it
+stays idle for some seconds, which shows the memory and the cost of idle streams. A warm-up finds a pace that does not
+saturate the server. Then events are published: one at a time, and eight at once.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ from tests.bench.servers import Serving, serving
 BURST = 8
 WARM = 3
 MOST_ROUNDS = 100
-"""Of few streams: how often something is published is enough then, however few deliveries that makes."""
+"""Maximum number of publishing rounds. With few streams, it limits the number of deliveries."""
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """`deliveries` is about how many events are delivered in each measurement, over all streams."""
+    """One session. `deliveries` is the approximate number of delivered events in each measurement, over all streams."""
 
     server: str
     streams: int
@@ -47,12 +47,12 @@ class Session:
 
 
 async def measure(session: Session, load: Load, folder: Path, book: Book) -> None:
-    """Run one session, and write down what it found."""
+    """Run one session, and record its figures."""
     async with serving(session.server, folder) as server:
         targets = await server.open(session.topics)
         requests = [request("GET", target, server.port, "Accept: text/event-stream") for target in targets]
         async with load.streams(server.port, requests, 20):
-            pass  # what is set up at the first stream is not a stream's own
+            pass  # The set-up of the first stream is not part of a stream's memory.
         await asyncio.sleep(0.5)
         before, meter = machine.memory(server.pid), machine.Meter(server.pid)
         async with load.streams(server.port, requests, session.streams) as streams:
@@ -78,7 +78,7 @@ class _Run:
         self.book.add(("delivery", self.session.shape, what, name), unit, value)
 
     async def idle(self) -> float:
-        """Leave the streams alone; gives the memory that the server holds then."""
+        """Keep the streams idle, and return the server's memory."""
         meter = machine.Meter(self.server.pid)
         await asyncio.sleep(self.session.idle)
         self._add("", "idle", "us of CPU per stream and second", meter.cpu / meter.seconds / self.session.streams * 1e6)
@@ -97,7 +97,7 @@ class _Run:
         self._add("", "memory", "KiB per stream", (after - before) / self.session.streams)
 
     async def pace(self, way: str) -> float:
-        """Publish some rounds, each when the last has come everywhere; gives the gap that leaves room."""
+        """Publish some rounds, each after the last one has arrived everywhere. Return a gap that does not saturate."""
         taken: list[float] = []
         for _ in range(WARM):
             await self.streams.begin(1)
@@ -139,7 +139,7 @@ class _Run:
 
 
 async def run(plan: Plan) -> None:
-    """All servers at all sizes, in interleaved rounds, so that a machine that drifts drifts for all."""
+    """Run all servers at all sizes, in interleaved rounds, so that drift of the machine affects all equally."""
     deliveries, idle = (40_000, 1.0) if plan.quick else (100_000, 5.0)
     for streams in plan.streams:
         for round_ in range(plan.rounds):

@@ -1,6 +1,6 @@
-"""The load generator for machines without a compiler: does what `load.c` does, at a fraction of its speed.
+"""Load generator for machines without a compiler. It does the same as `load.c`, at a fraction of its speed.
 
-How it is called, what it is asked and what it answers stands at the head of `load.c`.
+The head of `load.c` documents its arguments, its input and its output.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ import uvloop
 from tests.bench.load import NUMBER
 
 PER_ADDRESS: Final = 20_000
-"""Streams that come from one address, as it has some 28,000 ports."""
+"""Maximum number of streams from one address, which has some 28,000 ports."""
 
 
 class Requests:
-    """What is sent, in turns; each with its number in it."""
+    """The requests to send, in turn, each with its number."""
 
     def __init__(self, path: Path) -> None:
         self._requests = list(_split(path.read_bytes()))
@@ -44,7 +44,7 @@ def _split(data: bytes) -> Iterator[bytes]:
 
 
 class Latencies:
-    """Microseconds, by the event that they belong to."""
+    """Latencies in microseconds, by event."""
 
     def __init__(self) -> None:
         self._events: dict[int, list[float]] = defaultdict(list)
@@ -73,12 +73,12 @@ class Latencies:
 
 
 def _at(found: Sequence[float], share: float) -> float:
-    """The value at that share of a sorted list."""
+    """Return the value at a fraction of a sorted list."""
     return found[math.floor(share * (len(found) - 1) + 0.5)] if found else 0
 
 
 class Streams:
-    """Streams that are opened and counted; each is a task."""
+    """Open streams and their events. Each stream is a task."""
 
     def __init__(self, port: int, number: int, in_flight: int, mark: str, requests: Requests) -> None:
         self._port = port
@@ -96,7 +96,7 @@ class Streams:
         self._last_event = self._last_close = 0
 
     async def open_all(self) -> None:
-        """Open every stream that is closed."""
+        """Open all closed streams."""
         began, cpu = time.monotonic(), time.process_time()
         answered, refused, broken = self._answered, self._refused, self._broken
         closed = [n for n in range(self._number) if n not in self._open]
@@ -153,7 +153,7 @@ class Streams:
             self._latencies.add(int(digits), now - int(digits))
 
     async def count_events(self, events: int, limit: float) -> None:
-        """Count until every open stream has had so many events, or the seconds are over."""
+        """Count until every open stream has received `events` events, or until the limit in seconds."""
         began, cpu, had = time.monotonic_ns(), time.process_time(), len(self._open)
         self._expected, self._complete, self._total, self._last_event = events, 0, 0, began
         self._latencies.clear()
@@ -186,7 +186,7 @@ class Streams:
                     await self._moved.wait()
 
     async def renew(self, number: int) -> None:
-        """Leave so many streams, those that are open longest, then open all that are closed."""
+        """Close the `number` oldest streams, then open all closed ones."""
         leaving = [task for n, task in list(self._tasks.items())[:number] if self._tasks.pop(n)]
         for task in leaving:
             task.cancel()
@@ -194,7 +194,7 @@ class Streams:
         await self.open_all()
 
     async def serve_input(self) -> None:
-        """Open the streams, then do what standard input says."""
+        """Open the streams, then obey standard input."""
         reader = StreamReader()
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
         await self.open_all()
@@ -211,7 +211,7 @@ class Streams:
 
 
 class Short:
-    """Short requests that are timed, by as many tasks as are in flight."""
+    """Timed short requests, from a fixed number of tasks."""
 
     def __init__(self, port: int, number: int, *, keep_alive: bool, requests: Requests) -> None:
         self._port = port
@@ -262,7 +262,7 @@ async def _connected(port: int, n: int) -> tuple[StreamReader, StreamWriter]:
 
 
 async def _headers(reader: StreamReader) -> tuple[int, int]:
-    """The status of an answer, and its body's length where that is said (else 0)."""
+    """Return the status of an answer, and the length of its body, or 0 without a Content-Length."""
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     length = head.partition(b"\r\ncontent-length:")[2].split(b"\r\n")[0]
     return int(head.split(b" ", 2)[1]), int(length or 0)

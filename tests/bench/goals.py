@@ -1,4 +1,4 @@
-"""The goals: ratios between figures of one run. `must` is the least, `wanted` the goal."""
+"""The goals: ratios between figures of one run. `must` is the minimum, `wanted` the goal."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ SHARE: Final = "polls, of those of a fixed interval with that median"
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """`figure`, divided by `by` where that is given, is at most (or at least) so much."""
+    """A limit for `figure`, divided by `by` if given."""
 
     text: str
     figure: Name
@@ -24,21 +24,21 @@ class Goal:
     at_least: bool = False
 
     def value(self, book: Book) -> float | None:
-        """What the run says; None where it did not measure that."""
+        """Return the value in a run, or None if it was not measured."""
         figure, by = book.figures.get(self.figure), book.figures.get(self.by or ())
         if figure is None or (self.by and (by is None or not by.median)):
             return None
         return figure.median / (by.median if by else 1)
 
     def reached(self, value: float) -> int:
-        """How many of its two marks are reached."""
+        """Return how many of the two limits are reached."""
         marks = (self.must, self.wanted)
         return sum(value >= mark if self.at_least else value <= mark for mark in marks)
 
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """A case of the delivery row."""
+    """A case of the row `delivery`."""
 
     name: str
 

@@ -1,7 +1,7 @@
-"""Jobs under way that nobody watches: the memory of each, and the CPU of a poll, beside a bare aiohttp loop.
+"""Unwatched running jobs: the memory of each and the CPU time of a poll, compared with a bare aiohttp loop.
 
-Their providers never finish, and give the same answer each time: no event comes of a poll. The bare loops poll as many
-jobs, as often in all.
+The providers never finish and always give the same answer, so a poll makes no event. The bare loops poll the same
+number of jobs at the same total rate.
 """
 
 import asyncio
@@ -14,16 +14,16 @@ from tests.bench.polling import IN_FLIGHT
 from tests.bench.process import Process, python, started
 
 WARM = 400
-"""Jobs that are taken in before memory is looked at."""
+"""Number of jobs that start before memory is measured."""
 PACE = {False: 10.0, True: 2.0}
-"""Seconds between a job's order and its first poll, and between the polls of one that goes on for long; by `quick`."""
+"""Seconds from a job's order to its first poll, and between the polls of a long job, by `quick`."""
 COUNTED = {False: 20.0, True: 5.0}
-"""Seconds in which polls are counted."""
+"""Seconds for which polls are counted, by `quick`."""
 LOOPS = (TASKS, "bare loop, in turns")
 
 
 async def run(plan: Plan) -> None:
-    """Step through the numbers of jobs; in each round the loops follow Pollcast, at its rate."""
+    """Run all numbers of jobs. In each round, the loops run after Pollcast, at its rate."""
     for jobs in plan.jobs:
         for round_ in range(plan.long_rounds):
             row = _Row(plan, jobs)
@@ -43,13 +43,13 @@ class _Row:
         self.plan.book.add(("jobs", f"{self.jobs:,} under way", what, who), unit, value)
 
     async def ours(self) -> float:
-        """Take in the jobs and watch them being polled; gives the polls in a second."""
+        """Start the jobs and count their polls. Return the polls per second."""
         settings = {**pollcast.WITHOUT_BOUNDS, "POLL_INTERVAL": PACE[self.plan.quick]}
         async with pollcast.serving(self.plan.place(), settings) as server:
             await self._take_in(server, WARM, "warm")
             before = machine.memory(server.pid)
             await self._take_in(server, self.jobs, "jobs")
-            await asyncio.sleep(1.2 * PACE[self.plan.quick])  # every job has been polled once
+            await asyncio.sleep(1.2 * PACE[self.plan.quick])  # Every job has been polled once.
             self._add("memory", "KiB per job", OURS, (machine.memory(server.pid) - before) / self.jobs)
             began, cpu = await server.asked(), machine.cpu(server.pid)
             await asyncio.sleep(COUNTED[self.plan.quick])
@@ -59,7 +59,7 @@ class _Row:
             return float(polls / COUNTED[self.plan.quick])
 
     async def _take_in(self, server: pollcast.Pollcast, number: int, name: str) -> None:
-        """Order so many jobs of all shapes, and wait until the providers have them."""
+        """Order `number` jobs of all kinds, and wait until the providers have them."""
         already = (await server.asked())["submits"]
         orders = [server.order("/api/jobs", order, name) for order in pollcast.ORDERS]
         answer = await self.plan.load.requests(server.port, orders, number, in_flight=IN_FLIGHT, keep_alive=True)
@@ -70,7 +70,7 @@ class _Row:
                 await asyncio.sleep(0.25)
 
     async def bare(self, name: str, rate: float) -> None:
-        """The same number of jobs, polled as often, by a loop of a few lines."""
+        """Poll the same number of jobs at the same rate, with a loop of a few lines."""
         folder, core = self.plan.place(), machine.cores()[0]
         async with pollcast.upstream(folder) as (port, _):
             command = python("polling", f"http://127.0.0.1:{port}", (self.jobs + WARM) / rate)

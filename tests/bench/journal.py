@@ -1,8 +1,8 @@
-"""The journal: events recorded in a second, each durable before anyone is told of it.
+"""The journal: events recorded per second, each durable before any subscriber is notified.
 
-Pollcast's store with as many jobs appending at once as a busy server has, against one commit for each event: through
-the same store (one at a time), and by the least SQL that does it, in a thread, as aiosqlite would. All of them are as
-durable: a write-ahead log with `synchronous=FULL`, so that each commit waits for the disk.
+Pollcast's store, with as many concurrent appends as on a busy server, is compared with one commit for each event. Such
+commits go through the same store, one at a time, and through minimal SQL in a thread, as with aiosqlite. All have the
+same durability: a write-ahead log with `synchronous=FULL`, so that each commit waits for the disk.
 """
 
 import asyncio
@@ -30,13 +30,13 @@ from tests.bench.process import python, started
 PRODUCERS = 64
 EVENTS = {False: 8_000, True: 3_000}
 TURNS = {False: 3, True: 1}
-"""Turns of each way in a round, by `quick`: short ones, so that what else the machine does falls on all of them."""
+"""Turns of each way in a round, by `quick`. They are short, so that other load of the machine affects all equally."""
 DRAFT = Draft(Status.PROCESSING, {"detail": "Running", "progress": 50})
 WAYS = {OURS: PRODUCERS, "one commit per event, Pollcast's store": 1, EACH: PRODUCERS}
 
 
 async def run(plan: Plan) -> None:
-    """Each way in a process of its own, in turns."""
+    """Run each way in a separate process, in turn."""
     for turn in range(plan.rounds * TURNS[plan.quick]):
         for way in WAYS:
             plan.say(f"journal, turn {turn + 1}: {way}")
@@ -51,7 +51,7 @@ async def run(plan: Plan) -> None:
 
 
 class Timer:
-    """How long each of many writes took."""
+    """Durations of many writes."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -68,7 +68,7 @@ class Timer:
 
 
 async def _through_store(folder: Path, producers: int, events: int) -> dict[str, float]:
-    async with SqliteStore(folder / "bench.db", exclusive=True) as store:  # as `serve` opens it
+    async with SqliteStore(folder / "bench.db", exclusive=True) as store:  # as in `serve`
         held = await claims(store, producers)
 
         async def produce(claim: Claim) -> None:
@@ -83,7 +83,7 @@ async def _through_store(folder: Path, producers: int, events: int) -> dict[str,
 
 
 async def claims(store: Store, number: int, node: str = "bench") -> Sequence[Claim]:
-    """So many jobs of an account of its own, held by the node."""
+    """Create `number` jobs of a new account, and return the node's claims on them."""
     key = await store.create_key(node, keys.digest(keys.new_key()))
     admission = Admission(key.account, key.id, Order("gaga-1", {"prompt": "bench"}), 0, queue=node)
     await asyncio.gather(*(store.admit(admission) for _ in range(number)))
@@ -112,7 +112,7 @@ async def _one_by_one(folder: Path, producers: int, events: int) -> dict[str, fl
 async def main(way: str, events: int) -> None:
     with tempfile.TemporaryDirectory(dir=".") as folder:
         work = _one_by_one if way == EACH else _through_store
-        # One at a time takes longer for each: fewer are enough.
+        # Single writes take longer, so fewer are enough.
         found = await work(Path(folder), WAYS[way], events if WAYS[way] > 1 else events // 4)
     print(orjson.dumps(found).decode(), flush=True)  # noqa: T201
 

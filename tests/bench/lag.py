@@ -1,8 +1,8 @@
-"""Lag: from the moment at which a provider has finished to that at which its job's last event reaches a client.
+"""Lag: the time from the end of a provider's work to the arrival of the job's final event at a client.
 
-Many jobs, all under way together, each watched by the client that ordered it, and each as long as its model usually
-takes, give or take. Every provider's `POLL_INTERVAL` is that of the bare loop that they are held against; the polls are
-held against those of a fixed interval with the same median.
+Many jobs run at once. Each is watched by the client that ordered it, and its duration varies around its model's usual
+one. Every provider's `POLL_INTERVAL` equals that of the bare loop in the comparison. The number of polls is compared
+with a fixed interval that has the same median lag.
 """
 
 import statistics
@@ -16,18 +16,18 @@ from tests.bench.process import python, started
 
 MEAN: Final = {False: 60.0, True: 4.0}
 SPREAD: Final = 0.15
-"""How long jobs last: seconds (by `quick`), and the standard deviation as a share of it. The providers' pages speak of
-one to five minutes; with one, all jobs have been ordered when the first ends."""
+"""Duration of jobs: seconds (by `quick`), and the standard deviation as a share of it. The providers' pages speak of
+one to five minutes. With one minute, all jobs have been ordered when the first ends."""
 TAUGHT: Final = 1500
-"""Jobs that have ended before those that count are ordered: of each model as many as are remembered."""
+"""Number of jobs that end before the measured ones are ordered: as many of each model as the server remembers."""
 INTERVAL: Final = 2.0
 RATE: Final = 400.0
-"""Orders a second, at the most."""
+"""Maximum number of orders per second."""
 PATIENCE: Final = 300.0
 
 
 async def run(plan: Plan) -> None:
-    """Pollcast and the bare loop in turns."""
+    """Run Pollcast and the bare loop in turn."""
     for round_ in range(plan.long_rounds):
         row = _Row(plan, plan.jobs[-1], MEAN[plan.quick])
         plan.say(f"lag, round {round_ + 1}: {row.jobs:,} jobs")
@@ -47,11 +47,11 @@ class _Row:
         self.plan.book.add(("lag", case, what, who), unit, value)
 
     def _found(self, who: str, median: float, p99: float, polls: float) -> None:
-        """Write down a run: lags in seconds, polls per job."""
+        """Record a run: lags in seconds, and polls per job."""
         self._add("lag, median", "s", who, median)
         self._add("lag, p99", "s", who, p99)
         self._add("polls", "per job", who, polls)
-        # A fixed interval lags by half of itself at the median; its last poll comes after the end.
+        # With a fixed interval, the median lag is half of it, and the last poll comes after the end.
         as_late = self.mean / (2 * median) + 0.5
         self._add(SHARE, "share", who, polls / as_late)
 
@@ -69,7 +69,7 @@ class _Row:
             self.plan.book.check_core(meter)
 
     async def _watch(self, server: pollcast.Pollcast, jobs: int, name: str) -> dict[str, float]:
-        """Order so many jobs and read their streams to the end; gives the lags in microseconds."""
+        """Order `jobs` jobs and read their streams to the end. Return the lags in microseconds."""
         orders = [server.order("/api/generate", order, name, "Connection: close") for order in pollcast.SAYING_WHEN]
         async with self.plan.load.streams(server.port, orders, jobs, mark="?t=", in_flight=32) as streams:
             if streams.opened["refused"] or streams.opened["broken"]:

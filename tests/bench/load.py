@@ -1,4 +1,4 @@
-"""The load generator, as the rows use it: the C program where there is a compiler, else the same in Python."""
+"""The load generator: the C program if there is a compiler, otherwise its equivalent in Python."""
 
 import shutil
 import subprocess
@@ -13,16 +13,16 @@ from tests.bench.process import Process, python, started
 
 SOURCE = Path(__file__).with_name("load.c")
 NUMBER = "@" * 10
-"""In a request, stands for the number of the stream or request that sends it."""
+"""Placeholder in a request for the number of its stream or request."""
 IN_FLIGHT = 64
-"""Streams that are being opened at once."""
+"""Number of streams that open concurrently."""
 MARK = '"t":'
-"""In an event's data, before the nanosecond at which it was published."""
+"""Text in an event's data that precedes the time of publication, in nanoseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How load is made: `command` is the generator, `folder` takes its files."""
+    """The load generator. `command` runs it, and `folder` holds its files."""
 
     command: tuple[str, ...]
     folder: Path
@@ -35,7 +35,7 @@ class Load:
     async def streams(
         self, port: int, requests: Sequence[bytes], number: int, *, mark: str = MARK, in_flight: int = IN_FLIGHT
     ) -> AsyncIterator["Streams"]:
-        """Open so many streams and hold them for as long as the body lasts."""
+        """Open `number` streams, and keep them open until the body ends."""
         path = self._written(requests)
         arguments = ("streams", str(port), str(number), str(in_flight), mark, str(path))
         async with started(*self.command, *arguments, core=machine.cores()[1], folder=self.folder, name="load") as load:
@@ -44,7 +44,7 @@ class Load:
     async def requests(
         self, port: int, requests: Sequence[bytes], number: int, *, in_flight: int, keep_alive: bool = False
     ) -> dict[str, Any]:
-        """Send so many short requests, and give how long the first byte of each answer's body took."""
+        """Send `number` short requests. Return the time to the first byte of each answer's body."""
         path = self._written(requests)
         arguments = ("requests", str(port), str(number), str(in_flight), str(int(keep_alive)), str(path))
         async with started(*self.command, *arguments, core=machine.cores()[1], folder=self.folder, name="load") as load:
@@ -57,30 +57,30 @@ class Load:
 
 
 class Streams:
-    """Streams that are open; `opened` says how they were opened."""
+    """Open streams. `opened` holds the figures of their opening."""
 
     def __init__(self, load: Process, opened: dict[str, Any]) -> None:
         self._load = load
         self.opened = opened
 
     async def begin(self, events: int, patience: float = 60) -> None:
-        """Count anew, until each stream has had so many events; then ask for `counted`."""
+        """Start to count until each stream has received `events` events. `counted` returns the result."""
         await self._load.ask(f"begin {events} {patience:f}")
 
     async def counted(self, patience: float = 60) -> dict[str, Any]:
         return await self._load.said(patience + 60)
 
     async def closing(self, patience: float = 60) -> None:
-        """Watch until the server has closed all streams; then ask for `counted`."""
+        """Start to watch until the server has closed all streams. `counted` returns the result."""
         await self._load.ask(f"closed {patience:f}")
 
     async def renew(self, number: int) -> dict[str, Any]:
-        """Leave so many streams, in turn, and open all that are closed."""
+        """Close `number` streams, in turn, and open all closed ones."""
         return await self._load.ask(f"renew {number}")
 
 
 def built(folder: Path, *, fallback: bool = False) -> Load:
-    """The generator, compiled into `folder` where that can be done and is wanted."""
+    """Return the generator, compiled into `folder` if there is a compiler and no fallback is requested."""
     compiler = None if fallback else shutil.which("cc") or shutil.which("gcc")
     if compiler is not None:
         command = [compiler, "-O2", "-o", str(folder / "load"), str(SOURCE)]
@@ -90,7 +90,7 @@ def built(folder: Path, *, fallback: bool = False) -> Load:
 
 
 def request(method: str, target: str, port: int, *headers: str, body: bytes = b"") -> bytes:
-    """The bytes of a request."""
+    """Return the bytes of a request."""
     lines = [f"{method} {target} HTTP/1.1", f"Host: 127.0.0.1:{port}", *headers]
     if body:
         lines.append(f"Content-Length: {len(body)}")

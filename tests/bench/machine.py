@@ -1,4 +1,4 @@
-"""The machine: one core for the server, another for the load, and what a process has used of it."""
+"""The machine: one core for the server and one for the load, and the resources that processes have used."""
 
 import os
 import platform
@@ -15,34 +15,34 @@ PACKAGES = ("uvicorn", "uvloop", "httptools", "starlette", "sse-starlette", "aio
 
 
 def cores() -> tuple[int, int]:
-    """The server's core and the load's; the same one where there is only one."""
+    """Return the server's core and the load's core. A machine with one core has the same for both."""
     usable = sorted(os.sched_getaffinity(0) | _at_start)
     return usable[0], usable[-1]
 
 
 _at_start = frozenset(os.sched_getaffinity(0))
-"""What may be used; this process is pinned to a part of it later."""
+"""Cores available at the start. This process is later pinned to one of them."""
 
 
 def pin(pid: int, core: int) -> None:
-    """Let a process, with all its threads to come, run on that core alone."""
-    with suppress(ProcessLookupError):  # it had little to do, and is over
+    """Pin a process and its future threads to one core."""
+    with suppress(ProcessLookupError):  # The process has already ended.
         os.sched_setaffinity(pid, {core})
 
 
 def unpin(pid: int) -> None:
-    """Let a process run on every core that there is for us."""
+    """Allow a process to run on all available cores."""
     os.sched_setaffinity(pid, _at_start)
 
 
 def cpu(*pids: int) -> float:
-    """Seconds of CPU that processes have used so far, to the nanosecond, all their threads together."""
-    # The clock of another process's CPU time, as clock_getcpuclockid(3) makes it.
+    """Return the CPU seconds of processes so far, with all threads, at nanosecond resolution."""
+    # The CPU clock of another process, computed like clock_getcpuclockid(3).
     return sum(time.clock_gettime((~pid << 3) | 2) for pid in pids)
 
 
 class Meter:
-    """What is used of the server's core from now on, by the server and by others."""
+    """Measures the use of the server's core from now on, by the server and by other processes."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -50,45 +50,45 @@ class Meter:
 
     @property
     def cpu(self) -> float:
-        """Seconds of CPU that the server has used."""
+        """CPU seconds of the server."""
         return cpu(self._pid) - self._cpu
 
     @property
     def seconds(self) -> float:
-        """Seconds that have passed."""
+        """Elapsed seconds."""
         return time.monotonic() - self._began
 
     @property
     def others(self) -> float:
-        """The share of the core that other processes had: 0 where the time was too short to tell."""
+        """Share of the core that other processes used. 0 if the time was too short to measure it."""
         share = (_busy(cores()[0]) - self._busy - self.cpu) / self.seconds
         return max(share, 0) if self.seconds > 0.5 else 0
 
 
 def _busy(core: int) -> float:
-    """Seconds that a core has been at work, for whomever; in hundredths."""
+    """Return the busy seconds of a core, for all processes, at a resolution of 10 ms."""
     text = Path("/proc/stat").read_text().partition(f"cpu{core} ")[2].partition("\n")[0]
     user, nice, system, _, _, irq, softirq, steal = map(int, text.split()[:8])
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def memory(*pids: int) -> float:
-    """Resident KiB of processes."""
+    """Return the resident memory of processes, in KiB."""
     return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE / 1024 for pid in pids)
 
 
 def descriptors(pid: int) -> int:
-    """How many descriptors a process holds."""
+    """Return the number of a process's open descriptors."""
     return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def allow_descriptors() -> int:
-    """Raise this process's limit, which its children take over, as far as it goes; gives the limit."""
+    """Raise the limit of descriptors to its maximum, for this process and its children. Return the limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 65_536
     if hard != resource.RLIM_INFINITY and hard < wanted:
         try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))  # root may
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))  # Only root may.
         except (ValueError, OSError):
             wanted = hard
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(wanted, hard)))
@@ -96,17 +96,17 @@ def allow_descriptors() -> int:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that one has started."""
+    """Return the child processes of a process."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def is_root() -> bool:
-    """Whether this process may do what it wants."""
+    """Return True if this process runs as root."""
     return os.geteuid() == 0
 
 
 def description() -> dict[str, str]:
-    """The machine and the versions, for the head of a report."""
+    """Return the machine and the versions, for the head of a report."""
     server, load = cores()
     found = {
         "cores": f"{len(_at_start)} of {os.cpu_count()}; the server on {server}, the load on {load}",

@@ -1,4 +1,4 @@
-"""nchan, the hub in C inside nginx: its configuration, and the process that publishes to it."""
+"""nchan, an nginx module in C for streams: its configuration, and the process that publishes to it."""
 
 import asyncio
 import shutil
@@ -52,7 +52,7 @@ http {{
 
 
 def missing() -> str | None:
-    """Why nchan cannot be run here; None when it can."""
+    """Return the reason why nchan cannot run here, or None."""
     if _nginx() is None:
         return "nginx is not installed"
     if _module() is None:
@@ -70,7 +70,7 @@ def _module() -> Path | None:
 
 @asynccontextmanager
 async def serving(folder: Path, port: int) -> AsyncIterator[tuple[int, Process]]:
-    """nginx on the server's core and its publisher on the load's; gives the worker's process id and the publisher."""
+    """Run nginx on the server's core, and its publisher on the load's. Yield the worker's id and the publisher."""
     server, load = machine.cores()
     configuration = folder / "nginx.conf"
     text = CONFIGURATION.format(
@@ -92,7 +92,7 @@ async def serving(folder: Path, port: int) -> AsyncIterator[tuple[int, Process]]
 
 
 async def _worker(master: int) -> int:
-    """The worker's process id: nginx listens before it has one."""
+    """Return the worker's process id. nginx listens before its worker has started."""
     async with asyncio.timeout(10):
         while not (found := machine.children(master)):
             await asyncio.sleep(0.01)
@@ -100,7 +100,7 @@ async def _worker(master: int) -> int:
 
 
 class Posting:
-    """Publishes by POST over connections that are kept, as many as there are events in flight."""
+    """Publishes by POST over persistent connections, one for each concurrent event."""
 
     def __init__(self, port: int) -> None:
         self._port = port

@@ -1,6 +1,6 @@
-"""Nodes: events recorded in a second and told to whoever watches, through SQLite and through Redis, by one and by two.
+"""Nodes: events recorded and published per second, with SQLite and with Redis, by one node and by two.
 
-Every node follows the changes of all, as a server does. Redis writes its file before each answer, as SQLite does. Nodes
+Every node reads the changes of all nodes, like a server. Redis writes its file before each answer, like SQLite. Nodes
 and Redis share all cores of the machine.
 """
 
@@ -28,13 +28,13 @@ from tests.bench.process import Process, lines, python, started
 from tests.support.redis_server import RedisServer
 
 JOBS: Final = 64
-"""Of each node, appending at once."""
+"""Number of jobs of each node, which append concurrently."""
 SECONDS: Final = {False: 4.0, True: 1.0}
 ONE, TWO, FILE = f"{OURS}, one on Redis", f"{OURS}, two on Redis", f"{OURS}, one on SQLite"
 
 
 async def run(plan: Plan) -> None:
-    """Each way in turns, several in a round."""
+    """Run each way in turn, several times in a round."""
     ways = {FILE: 1}
     if shutil.which("redis-server"):
         ways |= {ONE: 1, TWO: 2}
@@ -79,7 +79,7 @@ def _redis(folder: Path) -> Iterator[RedisServer]:
 async def _node(folder: Path, url: str, number: int) -> AsyncIterator[Process]:
     command = python("nodes", url, f"node-{number}")
     async with started(*command, core=None, folder=folder, name=f"node-{number}") as process:
-        await process.said()  # it is ready
+        await process.said()  # The node is ready.
         yield process
 
 
@@ -87,7 +87,7 @@ async def _node(folder: Path, url: str, number: int) -> AsyncIterator[Process]:
 
 
 async def _recorded(store: Store, held: Sequence[Claim], seconds: float) -> dict[str, float]:
-    """Append to all jobs at once, for so long."""
+    """Append to all jobs concurrently for `seconds` seconds."""
     timer, until = Timer(), time.perf_counter() + seconds
 
     async def produce(claim: Claim) -> None:

@@ -1,6 +1,6 @@
-"""Orders: how fast jobs are taken in, and how soon the first byte of a job's stream comes, durable job included.
+"""Orders: the rate of durable orders, and the time to the first byte of a job's stream.
 
-The server is as a user starts it: the providers' settings are their defaults, so that most jobs wait their turn.
+The server runs with the defaults of a user. The providers' settings are the defaults too, so most jobs are queued.
 """
 
 from tests.bench import machine, pollcast
@@ -12,7 +12,7 @@ NUMBER = {False: 5000, True: 1000}
 
 
 async def run(plan: Plan) -> None:
-    """`GET /api/ping` and both ways to order, `CONCURRENCY` at once."""
+    """Measure `GET /api/ping` and both ways to order, with `CONCURRENCY` requests at once."""
     number = NUMBER[plan.quick]
     for round_ in range(plan.rounds):
         plan.say(f"orders, round {round_ + 1}")

@@ -1,8 +1,8 @@
-"""The peers in Python: how one would write it at first, and the least that it takes.
+"""The peers in Python: a usual first version, and minimal ones.
 
-`naive` is sse-starlette's response with a queue for each client, encoded for each client. `bare` is Starlette's own
-StreamingResponse over a log that all clients share, its frames encoded once: what can be had without leaving Starlette.
-`floor` is no server at all: a transport for each client on uvloop, and a write to each. No heartbeats, no replay.
+`naive` is sse-starlette's response with a queue for each client, encoded for each client. `bare` is Starlette's
+StreamingResponse over a log that all clients share, with frames that are encoded once. It is the best that Starlette
+allows. `floor` is only a uvloop transport for each client, and a write to each. None has heartbeats or replay.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from tests.bench.publish import Publisher, event, obey
 
 
 class Naive:
-    """A queue for each client."""
+    """The peer `naive`: a queue for each client."""
 
     def __init__(self) -> None:
         self._queues: dict[int, set[asyncio.Queue[dict[str, Any]]]] = defaultdict(set)
@@ -58,7 +58,7 @@ class Naive:
 
 
 class Log:
-    """The frames of one topic, and those who wait for more."""
+    """The frames of one topic, and the clients that wait for more."""
 
     def __init__(self) -> None:
         self.frames: list[bytes] = []
@@ -71,7 +71,7 @@ class Log:
 
 
 class Bare:
-    """A shared log, and a cursor for each client."""
+    """The peer `bare`: a shared log, and a cursor for each client."""
 
     def __init__(self) -> None:
         self._logs: dict[int, Log] = defaultdict(Log)
@@ -102,7 +102,7 @@ class Bare:
 
 
 class Connection(asyncio.Protocol):
-    """A client of the floor: whatever it asks, it is answered by a stream."""
+    """Connection of a client to `floor`. Every request is answered by a stream."""
 
     def __init__(self, clients: dict[int, set[Any]]) -> None:
         self._clients = clients
@@ -123,7 +123,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding
 
 
 class Floor:
-    """What is left when there is no server."""
+    """The peer `floor`: transports without a server."""
 
     def __init__(self) -> None:
         self._clients: dict[int, set[Any]] = defaultdict(set)

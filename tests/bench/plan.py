@@ -1,4 +1,4 @@
-"""What a run is: how large, how often, with which servers; handed to every row."""
+"""Plan of a run: sizes, rounds and servers. Every row receives it."""
 
 import sys
 import time
@@ -13,7 +13,7 @@ from tests.bench.load import Load
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`streams` and `jobs` are the sizes that are stepped through; `quick` is for a run that is over in two minutes."""
+    """Plan of a run. `streams` and `jobs` are the sizes to measure. `quick` is true for a run of two minutes."""
 
     load: Load
     folder: Path
@@ -28,15 +28,15 @@ class Plan:
 
     @property
     def long_rounds(self) -> int:
-        """Rounds of what takes minutes."""
+        """Number of rounds of rows that take minutes."""
         return min(self.rounds, 2)
 
     def place(self) -> Path:
-        """A new folder."""
+        """Return a new folder."""
         place = self.folder / str(next(self._places))
         place.mkdir()
         return place
 
     def say(self, text: str) -> None:
-        """Say on standard error what is being done."""
+        """Print progress to standard error."""
         print(f"{time.monotonic() - self._began:5.0f} s  {text}", file=sys.stderr, flush=True)  # noqa: T201

@@ -1,4 +1,4 @@
-"""Pollcast as a user starts it, beside an upstream that costs nearly nothing."""
+"""Pollcast as a user starts it, with an upstream that needs hardly any CPU."""
 
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -23,18 +23,18 @@ ORDERS: Final[tuple[Mapping[str, Any], ...]] = (
     {"model": "heygen-v1", "prompt": "Hello", "avatar_id": "anna", "voice_id": "voice"},
     {"model": "grok-imagine-video", "prompt": "A serene lake"},
 )
-"""An order for each provider that is polled."""
+"""One order for each polled provider."""
 SAYING_WHEN: Final = ORDERS[:3]
-"""Those whose result's URL is the provider's own, and so says when the provider had finished."""
+"""Orders whose result has the provider's URL. It holds the time at which the provider finished."""
 WITHOUT_BOUNDS: Final[Mapping[str, object]] = {"RATE": 100_000, "CONCURRENCY": 100_000, "DEADLINE": 86_400}
-"""Settings of every provider by which no job waits for another."""
+"""Settings of every provider with which no job is queued."""
 SERVE: Final = (sys.executable, str(ROOT / "server.py"), "serve")
 CREATE: Final = (*SERVE[:2], "keys", "create", "--name", "bench", "--tokens", str(10**12))
 
 
 @dataclass(frozen=True, slots=True)
 class Pollcast:
-    """A server that runs, the key of an account with many tokens, and its upstream."""
+    """A running server, its upstream, and the key of an account with many tokens."""
 
     port: int
     process: Process
@@ -46,7 +46,7 @@ class Pollcast:
         return self.process.pid
 
     def order(self, path: str, order: Mapping[str, Any], series: str, *headers: str) -> bytes:
-        """The request that places an order, with an Idempotency-Key of its own each time that it is sent."""
+        """Return the request of an order. Each sent copy has a new Idempotency-Key."""
         named = (f"Authorization: Bearer {self.key}", f"Idempotency-Key: {series}-{NUMBER}", *headers)
         return request("POST", path, self.port, *named, body=orjson.dumps(order))
 
@@ -54,7 +54,7 @@ class Pollcast:
         return request("GET", path, self.port, f"Authorization: Bearer {self.key}")
 
     async def started_job(self) -> str:
-        """Order a job; gives its id."""
+        """Order a job, and return its id."""
         headers = {"Authorization": f"Bearer {self.key}"}
         async with (
             ClientSession(headers=headers) as session,
@@ -64,13 +64,13 @@ class Pollcast:
             return str(job["id"])
 
     async def asked(self) -> dict[str, Any]:
-        """What the upstream was asked so far."""
+        """Return the upstream's counts of requests."""
         return await self.upstream.ask({"do": "stats"})
 
 
 @asynccontextmanager
 async def upstream(folder: Path) -> AsyncIterator[tuple[int, Process]]:
-    """The pretend providers, on the load's core; gives their port."""
+    """Run the pretend providers on the load's core, and yield their port."""
     port = free_port()
     async with started(*python("upstream", port), core=machine.cores()[1], folder=folder, name="upstream") as process:
         await process.listens(port)
@@ -84,7 +84,7 @@ async def serving(
     own: Mapping[str, str] | None = None,
     command: Sequence[str] = SERVE,
 ) -> AsyncIterator[Pollcast]:
-    """Pollcast on the server's core; `provider` are settings of every provider, `own` those of the installation."""
+    """Run Pollcast on the server's core. `provider` holds settings of every provider, `own` those of Pollcast."""
     port = free_port()
     async with upstream(folder) as (upstream_port, answering):
         environment = _environment(port, upstream_port, folder, provider or {}) | dict(own or {})

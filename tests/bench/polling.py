@@ -1,7 +1,7 @@
-"""The peers that poll: a bare aiohttp loop, as one would write it at first.
+"""The peers that poll: a bare aiohttp loop, as in a usual first version.
 
-One session, a task for each job: order, then sleep, ask, parse, until the answer says that it is over. `in turns` polls
-as often, but from one loop that takes the jobs one after the other: what is left when jobs cost nothing.
+It has one session and a task for each job: order, then sleep, request and parse, until the job has ended. `in turns`
+polls at the same rate, but from one loop over all jobs, which shows the cost of a poll without a job's own cost.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ from tests.bench import machine
 from tests.bench.process import lines
 
 IN_FLIGHT = 32
-"""Connections to the provider, as many as Pollcast keeps."""
+"""Number of connections to the provider, equal to Pollcast's."""
 
 
 class Loop:
-    """Polls jobs of the first provider's shape; `interval` is in seconds."""
+    """Polls jobs of the first provider. `interval` is in seconds."""
 
     def __init__(self, session: ClientSession, origin: str, interval: float) -> None:
         self._session = session
@@ -33,10 +33,10 @@ class Loop:
         self._jobs: set[asyncio.Task[None]] = set()
         self.polls = 0
         self.lags: list[float] = []
-        """Seconds from each job's end at the provider to the moment at which that was read here."""
+        """Seconds from each job's end at the provider to the poll that read it."""
 
     async def order(self, jobs: int, rate: float, manner: str) -> None:
-        """Start so many jobs, at so many a second; `a task each` begins at a random moment of its interval."""
+        """Start `jobs` jobs, `rate` per second. `a task each` starts at a random time of its interval."""
         began = time.monotonic()
         ids = []
         for n in range(jobs):
@@ -86,7 +86,7 @@ class Loop:
             free.release()
 
     async def over(self) -> dict[str, Any]:
-        """Wait until all jobs are over; gives the lags."""
+        """Wait until all jobs have ended, and return the lags."""
         await asyncio.gather(*self._jobs)
         return {"lags": sorted(self.lags), "polls": self.polls}
 

@@ -1,4 +1,4 @@
-"""The processes of a benchmark: each pinned to a core, asked by lines on its standard input, answering in JSON."""
+"""Processes of a benchmark. Each is pinned to a core, reads lines on standard input, and answers in JSON."""
 
 import asyncio
 import os
@@ -14,16 +14,16 @@ from tests.bench import machine
 from tests.support.root import ROOT
 
 PATIENCE: Final = 120.0
-"""Seconds that an answer may take, unless more was asked for."""
+"""Default timeout of an answer, in seconds."""
 _OURS: Final = ("POLLCAST_", "GAGA_", "GAIA_", "AINOW_", "GANAI_", "HEYGEN_")
 
 
 class Failed(Exception):
-    """A process that ended, or that answered nothing."""
+    """Error of a process that has ended or does not answer."""
 
 
 class Process:
-    """A child process; `ask` it something, and stop it."""
+    """A child process. `ask` sends it a line, and `stop` ends it."""
 
     def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
         self._process = process
@@ -31,7 +31,7 @@ class Process:
         self.pid = process.pid
 
     async def ask(self, line: str | Mapping[str, Any], patience: float = PATIENCE) -> dict[str, Any]:
-        """Say one line and give its answer."""
+        """Send one line, and return the answer."""
         self.tell(line)
         return await self.said(patience)
 
@@ -41,12 +41,12 @@ class Process:
         self._process.stdin.write(text + b"\n")
 
     async def said(self, patience: float = PATIENCE) -> dict[str, Any]:
-        """The next line that it says, as JSON."""
+        """Return the next line of its output, parsed as JSON."""
         answer: dict[str, Any] = orjson.loads(await self.word(patience))
         return answer
 
     async def word(self, patience: float = PATIENCE) -> str:
-        """The next line that it says."""
+        """Return the next line of its output."""
         assert self._process.stdout is not None
         try:
             async with asyncio.timeout(patience):
@@ -58,7 +58,7 @@ class Process:
         return line.decode().strip()
 
     async def listens(self, port: int) -> None:
-        """Wait until it takes connections."""
+        """Wait until it accepts connections."""
         async with asyncio.timeout(30):
             while True:
                 with suppress(OSError):
@@ -70,7 +70,7 @@ class Process:
                 await asyncio.sleep(0.02)
 
     async def stop(self) -> None:
-        """End it as an operator does, and kill it when that does not help."""
+        """Stop it with SIGTERM, and with SIGKILL if that does not help."""
         with suppress(ProcessLookupError):
             self._process.terminate()
         await self.ended()
@@ -98,7 +98,7 @@ async def started(
     environment: Mapping[str, str] | None = None,
     name: str = "process",
 ) -> AsyncIterator[Process]:
-    """A process on that core (None: on any), in `folder`, until the end of the body."""
+    """Run a process on a core (None: any core), in `folder`, until the body ends."""
     log = folder / f"{name}.log"
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(_OURS)}
     with log.open("wb") as errors:
@@ -120,7 +120,7 @@ async def started(
 
 
 async def lines() -> AsyncIterator[dict[str, Any]]:
-    """What this process is told on its own standard input, until that ends."""
+    """Yield the lines of this process's standard input, until its end."""
     reader = asyncio.StreamReader(limit=1 << 20)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := await reader.readline():
@@ -128,5 +128,5 @@ async def lines() -> AsyncIterator[dict[str, Any]]:
 
 
 def python(module: str, *arguments: object) -> tuple[str, ...]:
-    """The command that runs one of our modules."""
+    """Return the command that runs a module of the benchmark."""
     return (sys.executable, "-m", f"tests.bench.{module}", *map(str, arguments))

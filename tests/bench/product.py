@@ -1,11 +1,11 @@
-"""Pollcast as a user starts it (`serve`), save for a store that also does what the benchmark says.
+"""Pollcast as a user starts it (`serve`), with a store that also obeys the benchmark.
 
     python -m tests.bench.product held      the benchmark holds all jobs and publishes; the runner finds none
     python -m tests.bench.product free      the runner runs them; the benchmark only looks
 
-The benchmark publishes in two ways. `append` is what the runner does, the durable journal included. `told` tells the
-feed of events as if they had just been recorded, so that delivery alone can be held against servers that keep no
-journal. This file is the only one of the benchmark that knows anything of Pollcast's inside.
+The benchmark publishes in two ways. `append` is the runner's way, with the durable journal. `told` notifies the feed of
+events that were never recorded, for a comparison with servers that keep no journal. Only this file of the benchmark
+uses Pollcast's internals.
 """
 
 import asyncio
@@ -31,12 +31,12 @@ DATA = (
     b'{"status":"Processing","job":"%s","model":"gaga-1","n":%d,"at":"2026-11-20T12:00:00.000Z",'
     b'"detail":"Running","progress":50,"t":%d}'
 )
-"""An event as the log has it: encoding it is the journal's part, and is done once for all."""
+"""An event in the form of the log. It is encoded once, because encoding is part of the journal's cost."""
 HELD = sys.argv[1:] == ["held"]
 
 
 class Store(SqliteStore):
-    """The store, with events that were never recorded: they are told and read all the same."""
+    """Store with additional events that were never recorded, but are published and read like others."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -54,7 +54,7 @@ class Store(SqliteStore):
         await super().__aexit__(kind, error, trace)
 
     async def claim(self, node: str, rooms: Mapping[str, QueueRoom], limit: int) -> Sequence[Claim]:
-        """Where the benchmark holds all jobs, the runner finds none."""
+        """Return no claims to the runner if the benchmark holds all jobs."""
         return await super().claim(node, rooms, limit) if node == NODE or not HELD else ()
 
     async def read(self, job_id: str, after: int, account: str | None = None) -> Sequence[Event]:
@@ -73,13 +73,13 @@ class Store(SqliteStore):
 
 
 class Publishing:
-    """Jobs of one account, held by the benchmark."""
+    """Jobs of one account, claimed by the benchmark."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._claims: list[Claim] = []
         self._newest: list[int] = []
-        """The number of each job's newest event."""
+        """Number of each job's newest event."""
 
     async def open(self, topics: int) -> Sequence[str]:
         key = await self._store.create_key("bench", keys.digest(keys.new_key()))
@@ -115,6 +115,6 @@ def _open_store(url: str, clock: Clock, **options: Any) -> Store:
 
 
 if __name__ == "__main__":
-    # The one seam: a store that tells what it is told.
+    # The only change of the product: it opens this store.
     app.open_store = _open_store  # type: ignore[attr-defined]
     cli.main(["serve"])

@@ -1,8 +1,9 @@
-"""What a publishing process is told on its standard input, and the pace at which it publishes.
+"""The commands of a publishing process on its standard input, and the pace at which it publishes.
 
-The server publishes from within, as Pollcast's runner does; for nchan a process beside it posts. Lines in, lines out:
-`{"do": "open", "topics": N}` is answered by the request targets of the topics, `{"do": "publish", ...}` by `{}` once
-all has been published, `{"do": "stats"}` by how many tasks and allocated blocks there are.
+A server publishes inside its process, like Pollcast's runner. For nchan, a separate process posts. Each line is a
+command with one answer. `{"do": "open", "topics": N}` returns the request targets of the topics.
+`{"do": "publish", ...}` returns `{}` after everything was published. `{"do": "stats"}` returns the numbers of tasks and
+allocated blocks.
 """
 
 import asyncio
@@ -16,21 +17,21 @@ import orjson
 from tests.bench.process import lines
 
 CHUNK: Final = 32
-"""Topics that get their event at once, where there are many."""
+"""Number of topics that get their event at once, if there are many."""
 
 
 class Publisher(Protocol):
-    """A server's own way to make topics, and to publish to them."""
+    """A server's way to make topics and to publish to them."""
 
     async def open(self, topics: int) -> Sequence[str]:
-        """Make so many topics; gives the request target of each one's stream."""
+        """Make `topics` topics, and return the request target of each one's stream."""
 
     async def publish(self, topics: Sequence[int], burst: int, way: str) -> None:
-        """Publish `burst` events to each of those topics, all at once."""
+        """Publish `burst` events to each of these topics at once."""
 
 
 async def obey(publisher: Publisher) -> None:
-    """Do what standard input says, until it ends."""
+    """Obey the commands on standard input, until its end."""
     async for order in lines():
         answer: dict[str, Any] = {}
         match order.pop("do"):
@@ -44,9 +45,9 @@ async def obey(publisher: Publisher) -> None:
 
 
 async def _publish(publisher: Publisher, *, topics: int, rounds: int, gap: float, burst: int, way: str) -> None:
-    """Publish to every topic, so many times; `gap` is the seconds from one round to the next.
+    """Publish to every topic, `rounds` times, with `gap` seconds from one round to the next.
 
-    The rounds of many topics are spread evenly over that time, so that nobody waits for the whole of them.
+    A round of many topics is spread evenly over the gap, so that no topic waits for all others.
     """
     chunks = [range(first, min(first + CHUNK, topics)) for first in range(0, topics, CHUNK)]
     due = time.monotonic()
@@ -58,7 +59,7 @@ async def _publish(publisher: Publisher, *, topics: int, rounds: int, gap: float
 
 
 def event(n: int) -> dict[str, Any]:
-    """The event that the peers publish: as large as one of Pollcast's, with the time at which it is published."""
+    """Return the event that the peers publish. It has the size of Pollcast's, and the time of publication."""
     return {
         "status": "Processing",
         "job": "job_01K5AB3Z6J8Q4W2N7X9V0C1D5E",
@@ -70,5 +71,5 @@ def event(n: int) -> dict[str, Any]:
 
 
 def fields() -> dict[str, Any]:
-    """The fields of an event that are its own."""
+    """Return the fields of an event that differ from event to event."""
     return {"detail": "Running", "progress": 50, "t": time.monotonic_ns()}

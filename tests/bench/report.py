@@ -1,4 +1,4 @@
-"""What a run prints and keeps: tables, goals, JSON; and two runs beside each other."""
+"""Report of a run: tables, goals and JSON; and the comparison of two runs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ _ENDS = ("no", "first", "second")
 
 
 def written(book: Book, machine: Mapping[str, str]) -> str:
-    """The whole report."""
+    """Return the whole report."""
     parts = ["\n".join(f"{name:14}  {value}" for name, value in machine.items())]
     parts += [_section(row, case, book) for row, case in _sections(book)]
     parts.append(_goals(book))
@@ -27,7 +27,7 @@ def _sections(book: Book) -> list[tuple[str, str]]:
 
 
 def _section(row: str, case: str, book: Book) -> str:
-    """One table: what was measured, by server; medians of the rounds, and their spread."""
+    """Return a table of the figures by server: the median of the rounds, and their spread."""
     figures = dict(book.under(row, case))
     servers = list(dict.fromkeys(name[1] for name in figures))
     lines = [[f"{row}, {case}", *servers]]
@@ -53,7 +53,7 @@ def _goal(goal: Goal, book: Book) -> list[str] | None:
 
 
 def _load(book: Book) -> str:
-    """Whether the load generator was the bottleneck."""
+    """Return the lines on whether the load generator was the bottleneck."""
     figure = book.figures.get(("load generator",))
     if figure is None:
         return ""
@@ -64,7 +64,7 @@ def _load(book: Book) -> str:
 
 
 def _others(book: Book) -> str:
-    """Whether the server had its core for itself."""
+    """Return the lines on the use of the server's core by other processes."""
     figure = book.figures.get(("server's core",))
     if figure is None or max(figure.values) < 0.1:
         return ""
@@ -75,7 +75,7 @@ def _others(book: Book) -> str:
 
 
 def table(lines: Sequence[Sequence[str]]) -> str:
-    """Lines of cells, in columns; the first line is a heading."""
+    """Return lines of cells as aligned columns. The first line is the heading."""
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     shown = [_line(line, widths) for line in lines]
     return "\n".join([shown[0], "-" * len(shown[0]), *shown[1:]])
@@ -89,7 +89,7 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join([first, *rest])
 
 
-# --- kept, and compared ---
+# --- files and comparison ---
 
 
 def keep(path: Path, book: Book, machine: Mapping[str, str]) -> None:
@@ -99,7 +99,7 @@ def keep(path: Path, book: Book, machine: Mapping[str, str]) -> None:
 
 
 def compared(first: Path, second: Path) -> str:
-    """Two kept runs, figure by figure: medians, their ratio, and whether the rounds' ranges are apart."""
+    """Compare two kept runs by figure: medians, their ratio, and whether the ranges of the rounds overlap."""
     documents = [orjson.loads(path.read_bytes()) for path in (first, second)]
     lines = [["figure", "unit", "A", "B", "B / A", ""]]
     figures = [_figures(document) for document in documents]

@@ -1,4 +1,4 @@
-"""The servers that are compared, each started in the same way: pinned, warm, and ready to be told what to publish."""
+"""The compared servers. Each starts in the same way: pinned, warmed up, and ready for commands to publish."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -18,14 +18,14 @@ QUICK: Final = ("pollcast", "naive", "nchan")
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """A server that runs: whose CPU and memory count, and who is told to publish."""
+    """A running server: the measured process, and the process that gets the commands to publish."""
 
     port: int
     pid: int
     publisher: Process
 
     async def open(self, topics: int) -> Sequence[str]:
-        """Make topics; gives the request target of each."""
+        """Make topics, and return the request target of each."""
         answer = await self.publisher.ask({"do": "open", "topics": topics})
         targets: list[str] = answer["targets"]
         return targets
@@ -33,7 +33,7 @@ class Serving:
 
 @asynccontextmanager
 async def serving(name: str, folder: Path) -> AsyncIterator[Serving]:
-    """One of `ALL`, with its files in a folder of its own."""
+    """Run one of `ALL`, with its files in a separate folder."""
     port, core = free_port(), machine.cores()[0]
     if name == "nchan":
         async with nchan.serving(folder, port) as (worker, publisher):
@@ -52,7 +52,7 @@ async def serving(name: str, folder: Path) -> AsyncIterator[Serving]:
 
 
 def available() -> tuple[tuple[str, ...], list[str]]:
-    """The servers that can be run here, and why others cannot."""
+    """Return the servers that can run here, and the reasons why others cannot."""
     reason = nchan.missing()
     if reason is None:
         return ALL, []

@@ -1,11 +1,11 @@
-"""The soak: a server under way for long, with streams that come and go and jobs that end; is it flat?
+"""The soak test: checks a server for growth over a long time, while streams open and close and jobs end.
 
-Some jobs go on for ever, with many streams each. The others end after a minute, give or take, each watched by the
-client that ordered it, which then orders another. Each second a few clients of both kinds leave early. What the process
-holds is printed every minute, and the last third of the minutes is held against the third before it.
+Some jobs are endless, with many streams each. The others end after about a minute. Each is watched by the client that
+ordered it, which then orders another. Each second, a few clients of both kinds leave early. The resources of the
+process are printed every minute. The last third of the minutes is compared with the third before it.
 
-At the start no provider answers for some seconds, so that all polls wait at once: what memory that takes is taken once,
-and would look like growth if the machine brought it about later.
+At the start, no provider answers for some seconds, so that all polls wait at once. The memory for this is allocated
+only once, and would look like growth if a slow machine caused it later.
 """
 
 import asyncio
@@ -26,17 +26,17 @@ from tests.bench.process import python
 MEAN: Final = 60.0
 SPREAD: Final = 0.5
 WATCHED: Final = 50
-"""Jobs that go on for ever."""
+"""Number of endless jobs."""
 LEAVING: Final = 0.005
-"""The share of the clients that leave in each second."""
+"""Share of the clients that leave in each second."""
 RETENTION: Final = "5m"
 SETTLED: Final = 20.0
-"""Seconds after which all jobs are polled at their pace."""
+"""Seconds after which all jobs are polled at their regular pace."""
 STALL: Final = 8.0
-"""Seconds in which no provider answers: less than a poll is waited for."""
+"""Seconds for which no provider answers. It is below the timeout of a poll."""
 MINUTE: Final = 60.0
 FLAT: Final = {"memory, MiB": 1.05, "descriptors": 1.03, "tasks": 1.03, "blocks, thousands": 1.05}
-"""What must not grow, and up to which ratio of the last third to the middle one it counts as flat."""
+"""Figures that must not grow, each with the maximum ratio of the last third to the middle one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Soak:
     store: Path
 
     async def minute(self) -> dict[str, float]:
-        """Let clients leave and come for a minute; gives what the server holds then."""
+        """Let clients leave and return for a minute, then return the server's resources."""
         began, cpu = time.monotonic(), machine.cpu(self.server.pid)
         while time.monotonic() - began < MINUTE:
             tick = time.monotonic()
@@ -71,7 +71,7 @@ class Soak:
         }
 
     async def stall(self) -> None:
-        """Have no provider answer for a while."""
+        """Stop the providers' answers for a while."""
         await asyncio.sleep(SETTLED)
         os.kill(self.server.upstream.pid, signal.SIGSTOP)
         await asyncio.sleep(STALL)
@@ -91,7 +91,7 @@ async def _opened(load: Load, folder: Path, streams: int, jobs: int) -> AsyncIte
     async with pollcast.serving(folder, pollcast.WITHOUT_BOUNDS, own, command) as server:
         watched = [await server.started_job() for _ in range(WATCHED)]
         while (await server.asked())["submits"] < WATCHED:
-            await asyncio.sleep(0.1)  # what is ordered at the provider after the next line ends
+            await asyncio.sleep(0.1)  # The next line applies to orders that the provider receives after it.
         await server.upstream.ask({"do": "last", "mean": MEAN, "spread": SPREAD})
         events = [server.get(f"/api/jobs/{job}/events") for job in watched]
         orders = [server.order("/api/generate", order, "soak", "Connection: close") for order in pollcast.ORDERS]
@@ -103,7 +103,7 @@ async def _opened(load: Load, folder: Path, streams: int, jobs: int) -> AsyncIte
 
 
 async def run(load: Load, folder: Path, say: Callable[[str], None], *, minutes: int, streams: int, jobs: int) -> bool:
-    """Soak for so many minutes; says what it sees, and gives whether it was flat."""
+    """Run for `minutes` minutes, and print the figures. Return True if they did not grow."""
     seen: list[dict[str, float]] = []
     async with _opened(load, folder, streams, jobs) as soak:
         await soak.stall()
@@ -121,7 +121,7 @@ async def run(load: Load, folder: Path, say: Callable[[str], None], *, minutes: 
 
 
 def growth(seen: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The median of the last third of the minutes, as a ratio to that of the third before it."""
+    """Return the ratio of the median of the last third of the minutes to that of the third before it."""
     third = max(len(seen) // 3, 1)
     middle, last = seen[-2 * third : -third] or seen, seen[-third:]
     return {

@@ -1,4 +1,4 @@
-"""Stopping: how long a server with many open streams takes from its signal to its end."""
+"""Stopping: the time from SIGTERM to the end of a server with many open streams."""
 
 import time
 
@@ -10,7 +10,7 @@ STREAMS = {False: 5000, True: 500}
 
 
 async def run(plan: Plan) -> None:
-    """Streams of one job that goes on for ever; then what an operator's stop sends."""
+    """Open streams of one endless job, then stop the server with SIGTERM."""
     number = STREAMS[plan.quick]
     for round_ in range(plan.rounds):
         plan.say(f"stop, round {round_ + 1}: {number:,} streams")

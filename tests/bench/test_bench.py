@@ -1,4 +1,4 @@
-"""The benchmark works end to end at its smallest; no time is asserted."""
+"""Tests of the benchmark, end to end at the smallest sizes. No time is asserted."""
 
 import asyncio
 import shutil
@@ -84,7 +84,7 @@ def test_what_grows_all_the_time_is_not_flat() -> None:
 async def test_every_job_s_lag_is_found(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lag, "MEAN", {True: 1.0})
     monkeypatch.setattr(lag, "TAUGHT", 3)
-    monkeypatch.setattr(pollcast, "SAYING_WHEN", pollcast.ORDERS[:1])  # the quickest to be polled
+    monkeypatch.setattr(pollcast, "SAYING_WHEN", pollcast.ORDERS[:1])  # the model that is polled soonest
     await lag.run(plan)
     assert len(_cases(plan, "lag")) == 2
 
@@ -111,7 +111,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 class Site:
-    """A server of one kind of stream: three events at a word, one of them in two pieces; and short answers."""
+    """A server of streams with three events on command, one of them in two pieces; and of short answers."""
 
     def __init__(self) -> None:
         self.port = free_port()

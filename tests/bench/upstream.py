@@ -1,8 +1,8 @@
-"""All five providers' APIs in one cheap process, so that what is measured is what asks them.
+"""All providers' APIs in one process with little CPU time, so that the benchmark measures their clients.
 
-Answers are as `proxy/simulator` gives them, without its checks. Jobs last for ever, or as long as they are told to at
-their submit; one that has ended says in its result's URL when (`?t=`, nanoseconds of CLOCK_MONOTONIC). Standard input
-takes `{"do": "stats"}` and `{"do": "last", "mean": SECONDS, "spread": SHARE}` (mean 0: for ever).
+Answers equal those of `proxy/simulator`, without its checks. Jobs are endless, or have a duration that is chosen at
+submit. The result's URL of an ended job holds its end (`?t=`, nanoseconds of CLOCK_MONOTONIC). Standard input accepts
+`{"do": "stats"}` and `{"do": "last", "mean": SECONDS, "spread": SHARE}` (mean 0: endless).
 """
 
 import asyncio
@@ -23,32 +23,32 @@ MODELS = {"object": "list", "data": [{"id": model} for model in ("grok-imagine-v
 
 
 class World:
-    """The jobs of all providers, and what was asked."""
+    """The jobs of all providers, and counts of requests."""
 
     def __init__(self) -> None:
         self.polls = 0
         self.submits = 0
         self.ended_at: list[int] = []
-        """By the job's number: the nanosecond at which it ends; 0 for never."""
+        """End of each job, by its number, in nanoseconds. 0: never."""
         self.asked: list[int] = []
-        """By the job's number: how often it was polled."""
+        """Number of polls of each job, by its number."""
         self._chance = Random(4)
         self._mean = 0.0
         self._spread = 0.0
 
     def last(self, mean: float, spread: float) -> dict[str, Any]:
-        """How long the next jobs last: normally distributed, in seconds."""
+        """Set the duration of the next jobs: normally distributed, in seconds."""
         self._mean, self._spread = mean, spread
         return {}
 
     def stats(self) -> dict[str, Any]:
-        """What was asked since the start."""
+        """Return the counts since the start."""
         now = time.monotonic_ns()
         running = sum(not end or end > now for end in self.ended_at)
         return {"polls": self.polls, "submits": self.submits, "running": running, "asked": self.asked}
 
     def new(self) -> int:
-        """A job has been ordered; gives its number."""
+        """Add a job, and return its number."""
         self.submits += 1
         seconds = max(self._chance.gauss(self._mean, self._mean * self._spread), 0.1) if self._mean else 0
         self.ended_at.append(time.monotonic_ns() + int(seconds * 1e9) if seconds else 0)
@@ -56,7 +56,7 @@ class World:
         return len(self.ended_at) - 1
 
     def url(self, n: int) -> str | None:
-        """Where the result of a job is, if it has ended."""
+        """Return the URL of a job's result, or None if it has not ended."""
         self.polls += 1
         self.asked[n] += 1
         end = self.ended_at[n]
@@ -65,7 +65,7 @@ class World:
     # --- the providers ---
 
     def answer(self, method: str, url: str, body: bytes) -> Any:
-        """The document that answers a request; None: there is no such path."""
+        """Return the document that answers a request, or None for an unknown path."""
         path, _, query = url.partition("?")
         head, _, last = path.rpartition("/")
         if method == "GET" and (poll := self._polls.get(head)):
@@ -122,7 +122,7 @@ class World:
 
 
 class Connection(asyncio.Protocol):
-    """One HTTP/1.1 connection, kept for as long as its client wants."""
+    """One persistent HTTP/1.1 connection."""
 
     def __init__(self, world: World) -> None:
         self._world = world

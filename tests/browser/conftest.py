@@ -1,4 +1,4 @@
-"""A real Chromium, one for each worker; a world whose time passes as fast as it is told; pages that do not complain."""
+"""Fixtures: a real Chromium for each worker, a deployment with a paced clock, and checks of the pages' consoles."""
 
 import asyncio
 import os
@@ -37,9 +37,9 @@ ARGUMENTS = [
     "--autoplay-policy=no-user-gesture-required",
 ]
 PATIENCE = 15_000
-"""Milliseconds that a busy machine has for what a page is waited for to do."""
+"""Timeout for an action of a page, in milliseconds. It has a reserve for busy machines."""
 STEP = 0.1
-"""Time, in seconds, that passes between two looks at a page; a job takes at least fifty steps."""
+"""Simulated seconds between two checks of a page. A job takes at least fifty such steps."""
 
 expect.set_options(timeout=PATIENCE)
 
@@ -47,7 +47,7 @@ Open = Callable[[str], Awaitable[Page]]
 
 
 class PacedClock:
-    """The machine's time, times a pace that a test may change: 0 holds everything that waits."""
+    """Clock that runs at a multiple of real time. A test can change the pace; 0 stops all timers."""
 
     def __init__(self, pace: float) -> None:
         self._at, self._since, self._pace = time.time(), time.monotonic(), pace
@@ -62,9 +62,9 @@ class PacedClock:
         self._at, self._since, self._pace = self.now(), time.monotonic(), pace
 
     async def step_until(self, page: Page, condition: str) -> None:
-        """Let time pass in small steps until a condition holds in the page, then stop it.
+        """Advance the time in small steps until a condition holds in the page, then stop it.
 
-        At a steady pace a job could end before a page on a busy machine has seen its events.
+        At a steady pace, a job could end before a page on a busy machine has received its events.
         """
         self.run(0)
         async with asyncio.timeout(PATIENCE / 1000):
@@ -100,14 +100,14 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
-    """Thirty times as fast as the real one; any origin may call."""
+    """A deployment at thirty times real speed, open to every origin."""
     async with Deployment(tmp_path, clock=PacedClock(30), settings={"cors_origins": ["*"]}) as deployment:
         yield deployment
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def elsewhere() -> AsyncIterator[str]:
-    """The URL of an empty page on another origin."""
+    """URL of an empty page on another origin."""
 
     async def page(_: web.Request) -> web.StreamResponse:
         return web.Response(
@@ -120,13 +120,13 @@ async def elsewhere() -> AsyncIterator[str]:
 
 @pytest.fixture
 def complaints() -> list[str]:
-    """What the pages wrote to their consoles as errors; a test that expects some takes them out."""
+    """Errors in the consoles of the pages. A test removes those that it expects."""
     return []
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def context(browser: Browser, complaints: list[str]) -> AsyncIterator[BrowserContext]:
-    """One visitor, with a storage and a clipboard of its own. At the end no page of it may have complained."""
+    """A visitor with separate storage and clipboard. At the end, no page may have written an error to its console."""
 
     def heard(message: ConsoleMessage) -> None:
         if message.type == "error":
@@ -142,7 +142,7 @@ async def context(browser: Browser, complaints: list[str]) -> AsyncIterator[Brow
 
 
 async def lose_first_answer(context: BrowserContext) -> asyncio.Event:
-    """Have the answer to the first order never arrive; the event is set when the server has given it."""
+    """Drop the answer to the first order. The returned event is set when the server has sent it."""
     given = asyncio.Event()
 
     async def first(route: Route) -> None:
@@ -158,7 +158,7 @@ async def lose_first_answer(context: BrowserContext) -> asyncio.Event:
 
 @pytest.fixture
 def asked(context: BrowserContext) -> list[Request]:
-    """What the visitor's pages asked for."""
+    """Record the requests of the visitor's pages."""
     requests: list[Request] = []
 
     def note(request: Request) -> None:

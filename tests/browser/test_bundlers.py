@@ -1,4 +1,4 @@
-"""pollcast.js as a part of other people's builds: it compiles without a warning, and runs when given its server."""
+"""pollcast.js in the builds of applications: bundlers accept it without a warning, and it runs with a given server."""
 
 import asyncio
 import os
@@ -105,7 +105,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(packages: Path, name: str) -> Path:
-    """The folder that a bundler makes of a project with pollcast.js in it, without a word of warning."""
+    """Bundle a project that uses pollcast.js, and return the output folder. Check that there is no warning."""
     files, command, made = BUILDS[name]
     folder = packages / name
     for path, text in files.items():
@@ -153,7 +153,7 @@ async def test_a_built_page_completes_an_order(
         if name.startswith(("next", "vite")):
             await expect(page.locator("li").last).to_have_text(f"{jobs[0]['event']} Completed")
         await page.goto("about:blank")
-        await page.goto(f"{site.url}/#key={deployment.key}")  # nothing tells it the server
+        await page.goto(f"{site.url}/#key={deployment.key}")  # without the server's address
         await page.get_by_role("button", name="Order").click()
         await expect(page.get_by_role("status").first).to_contain_text("Give connect() the server's `url`")
         await page.close()

@@ -1,4 +1,4 @@
-"""The page at `/docs`, as it is on a screen and under a keyboard."""
+"""The page at `/docs`, on a screen and with a keyboard."""
 
 import asyncio
 
@@ -29,10 +29,10 @@ async def test_a_wide_example_can_be_scrolled_with_the_keyboard(deployment: Depl
     await page.set_viewport_size({"width": 320, "height": 800})
     examples = page.locator("pre")
     wide = await examples.evaluate_all("(all) => all.findIndex((e) => e.scrollWidth > e.clientWidth)")
-    # Chromium lets one focus whatever scrolls; others want to be told.
+    # Chromium makes scrolling elements focusable. Other browsers need a tabindex.
     assert await examples.evaluate_all("(all) => all.every((e) => e.tabIndex === 0)")
     await examples.nth(wide).focus()
     await page.keyboard.press("ArrowRight")
-    async with asyncio.timeout(10):  # the page's own policy does not let Playwright wait inside it
+    async with asyncio.timeout(10):  # The page's content security policy forbids Playwright's wait inside the page.
         while not await examples.nth(wide).evaluate("(e) => e.scrollLeft"):
             await asyncio.sleep(0.02)

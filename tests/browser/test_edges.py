@@ -1,4 +1,4 @@
-"""pollcast.js and the playground behind what stands before a server, and in pages that browsers trust little."""
+"""pollcast.js and the playground behind proxies, and in pages that browsers restrict."""
 
 import re
 from pathlib import Path
@@ -28,14 +28,14 @@ ORDER = """async ([url, key, model]) => {
 
 
 async def ordered(page: Page | Frame, url: str, key: str, model: str = "suno") -> dict[str, Any]:
-    """What an order comes to in a page that loads pollcast.js from `url`."""
+    """Order in a page that loads pollcast.js from `url`, and return the result."""
     done: dict[str, Any] = await page.evaluate(ORDER, [url, key, model])
     return done
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def hasten(context: BrowserContext) -> None:
-    """Have the page's scripts wait for milliseconds where they wait for seconds."""
+    """Shorten the retry delays of the page's scripts from seconds to milliseconds."""
 
     async def fast(route: Route) -> None:
         if route.request.method != "GET":
@@ -53,7 +53,7 @@ async def jobs(deployment: Deployment) -> list[dict[str, Any]]:
     return found
 
 
-# --- statuses of an edge ---
+# --- error statuses of proxies ---
 
 
 PASSING = [200, 401, 403, 404, 408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 530, 599]
@@ -155,7 +155,7 @@ async def test_the_playground_keeps_its_user_when_an_edge_answers(
         await expect(page.locator("#stage .pill")).to_have_text("Completed")
         front.statuses |= {"/api/account": [status], "/api/models": [status]}
         await page.reload()
-        await expect(page.locator("#balance")).to_be_visible()  # by itself, after the edge's answers
+        await expect(page.locator("#balance")).to_be_visible()  # without help, after the proxy's errors
         assert ("/api/account", status) in front.answered
         await page.close()
     assert len(await jobs(deployment)) == 1
@@ -198,7 +198,7 @@ async def test_links_to_a_host_called_api_are_opened_at_the_given_address(
         await page.close()
 
 
-# --- pages that may do little ---
+# --- restricted pages ---
 
 
 async def test_an_order_completes_in_a_sandboxed_frame(deployment: Deployment, open_page: Open, elsewhere: str) -> None:

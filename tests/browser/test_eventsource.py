@@ -1,4 +1,4 @@
-"""What a browser does by itself: a plain EventSource, on a page of another origin, with nothing but a Link."""
+"""A plain EventSource on a page of another origin, with a Link and without any script of ours."""
 
 import asyncio
 from typing import Any
@@ -19,7 +19,7 @@ LISTEN = """(link) => {
 
 
 async def seen_to_the_end(page: Page) -> list[dict[str, Any]]:
-    # A server that stops tells its clients to come back within five seconds, and may not be back at the first try.
+    # A stopping server asks its clients to reconnect within five seconds, and may still be down at the first try.
     await page.wait_for_function("seen.at(-1)?.status === 'Completed'", timeout=20_000)
     events: list[dict[str, Any]] = await page.evaluate("seen")
     return events
@@ -33,13 +33,13 @@ async def test_eventsource_reads_to_completed_and_stops_after_one_more_request(
     job = await deployment.submit("gaga-1", prompt="Hello")
     page = await open_page(elsewhere)
     await page.evaluate(LISTEN, job["links"]["events"])
-    await clock.step_until(page, "seen.length > 1")  # the stream of an ended job has a much longer retry
+    await clock.step_until(page, "seen.length > 1")  # The stream of an ended job has a much longer retry.
     clock.run(30)
     events = await seen_to_the_end(page)
     assert [event["n"] for event in events] == list(range(1, len(events) + 1))
     assert events[0]["status"] == "Processing started"
     await page.wait_for_function("source.readyState === EventSource.CLOSED")
-    await asyncio.sleep(0.5)  # would there be another?
+    await asyncio.sleep(0.5)  # Time for a third request, which must not come.
     answers = [await request.response() for request in asked if "/events" in request.url]
     assert [answer.status for answer in answers if answer] == [200, 204]
     assert await page.evaluate("seen.length") == len(events)
@@ -60,4 +60,4 @@ async def test_a_source_outlives_a_restart_of_the_server_without_loss_or_repetit
     events = await seen_to_the_end(page)
     assert [event["n"] for event in events] == list(range(1, len(events) + 1))
     assert sum("/events" in request.url for request in asked) > 1
-    complaints.clear()  # Chromium says that a stream broke
+    complaints.clear()  # Chromium logs that a stream broke.

@@ -1,4 +1,4 @@
-"""The page at `/`, used as a person does: by what is written on it."""
+"""The page at `/`, used like a person uses it: by its visible labels."""
 
 import asyncio
 import re
@@ -21,7 +21,7 @@ Enter = Callable[..., Awaitable[Page]]
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def enter(deployment: Deployment, open_page: Open) -> Enter:
-    """Open the page and give it a key."""
+    """Open the page and enter a key."""
 
     async def enter_(key: str | None = None) -> Page:
         page = await open_page(f"{deployment.origin}/")
@@ -44,7 +44,7 @@ async def order(page: Page, prompt: str, model: str = "") -> None:
 
 
 async def eventually(element: Locator, condition: str) -> None:
-    """Wait until it holds; the page's own policy does not let Playwright wait inside it."""
+    """Wait until a condition holds. The page's content security policy forbids Playwright's wait inside the page."""
     async with asyncio.timeout(10):
         while not await element.evaluate(condition):
             await asyncio.sleep(0.02)
@@ -154,7 +154,7 @@ async def test_the_time_left_is_told_by_the_jobs_that_were_completed_here(deploy
     await asyncio.gather(*(deployment.generate("gaga-1", prompt="Hello") for _ in range(10)))
     page = await enter()
     clock: PacedClock = deployment.clock
-    clock.run(0)  # on a busy machine the job would soon be older than the ten, and have no estimate
+    clock.run(0)  # On a busy machine the job would soon be older than the ten, and have no estimate.
     await order(page, "[stuck]", "gaga-1")
     await expect(stage(page).locator(".time")).to_contain_text(re.compile(r"so far, about .+ left"))
 
@@ -295,7 +295,7 @@ async def test_an_order_that_a_reload_interrupts_is_made_once(
     assert len((await deployment.http.get("/api/jobs")).json()["jobs"]) == 1
 
 
-# --- what goes wrong ---
+# --- errors ---
 
 
 async def test_a_wrong_key_is_said_and_asked_for_again(enter: Enter, complaints: list[str]) -> None:
@@ -408,13 +408,13 @@ async def test_a_lost_connection_is_said_until_it_is_back(
     complaints.clear()
 
 
-# --- for everybody ---
+# --- accessibility ---
 
 
 async def test_the_page_is_used_with_the_keyboard_alone(deployment: Deployment, open_page: Open) -> None:
     page = await open_page(f"{deployment.origin}/")
     keyboard = page.keyboard
-    await keyboard.type(deployment.key)  # the key's field has the focus
+    await keyboard.type(deployment.key)  # The key's field has the focus.
     await keyboard.press("Enter")
     await expect(page.get_by_label("Model")).to_be_focused()
     await keyboard.press("Tab")

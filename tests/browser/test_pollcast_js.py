@@ -1,4 +1,4 @@
-"""pollcast.js in a page of another origin, which loads it from the server."""
+"""pollcast.js, loaded from the server by a page of another origin."""
 
 import asyncio
 import re
@@ -29,7 +29,7 @@ CONNECT = """async ([url, key]) => {
 
 
 class Caller:
-    """A page with a client in it, and the streams that its visitor has asked for."""
+    """A page with a client, and the streams that its visitor has requested."""
 
     def __init__(self, page: Page, deployment: Deployment) -> None:
         self.page = page
@@ -40,7 +40,7 @@ class Caller:
         return self
 
     async def run(self, script: str, argument: object = None) -> Any:
-        """The result of an async function's body; `given` is the argument."""
+        """Run the body of an async function in the page, and return its result. `given` is the argument."""
         return await self.page.evaluate(f"async (given) => {{ {script} }}", argument)
 
     async def until(self, condition: str, argument: object = None) -> None:
@@ -58,7 +58,7 @@ async def caller(deployment: Deployment, open_page: Open, elsewhere: str) -> Cal
 
 @pytest.fixture
 def streams(asked: list[Request]) -> Callable[[], list[str]]:
-    """The paths of the streams that were asked for, one for each request."""
+    """Return the paths of the requested streams, one for each request."""
     return lambda: [URL(request.url).path for request in asked if request.method == "GET" and "/events?" in request.url]
 
 
@@ -67,7 +67,7 @@ def numbers(events: list[dict[str, Any]], job: str) -> list[int]:
 
 
 def break_off(deployment: Deployment, path: str) -> None:
-    """Tear the connections that serve a path. A connection that has had no request yet has no scope."""
+    """Abort the connections that serve a path. A connection without a request has no scope yet."""
     connections = [connection for connection in deployment.connections if isinstance(connection, Http)]
     serving = [each for each in connections if each.scope and each.scope["path"] == path]
     assert serving
@@ -175,7 +175,7 @@ async def test_a_wrong_key_rejects_as_unauthorized(
     complaints.clear()
 
 
-# --- mistakes of the caller's ---
+# --- errors of the caller ---
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ async def test_orders_that_are_made_before_the_one_connection_stands_miss_nothin
 
 
 async def two_tabs(deployment: Deployment, caller: Caller, page: Page) -> Caller:
-    """A second tab beside the caller's, which reads for both."""
+    """Open a second tab. The caller's tab reads for both."""
     other = await Caller(page, deployment).connect()
     for tab in (caller, other):
         await tab.run("await new Promise((onReady) => pollcast.watchAll({ onEvent, onReady }))")
@@ -318,7 +318,7 @@ async def test_another_tab_leads_after_the_leading_tab_is_left_and_restored(
     deployment: Deployment, caller: Caller, streams: Streams, open_page: Open, elsewhere: str
 ) -> None:
     other = await two_tabs(deployment, caller, await open_page(elsewhere))
-    # As the browser tells a page that it keeps for its visitor's return; Playwright's Chromium keeps none.
+    # The event of a page that enters the back/forward cache. Playwright's Chromium has no such cache.
     await caller.run('dispatchEvent(new PageTransitionEvent("pagehide", { persisted: true }))')
     left = (await deployment.generate("gaga-1", prompt="Hello"))[-1]
     await other.until('seen.at(-1)?.status === "Completed"')
@@ -341,7 +341,7 @@ async def test_a_silent_leading_tab_is_replaced_and_then_follows_the_new_one(
     await context.route("**/pollcast.js", impatient)
     caller = await Caller(await open_page(elsewhere), deployment).connect()
     other = await two_tabs(deployment, caller, await open_page(elsewhere))
-    debugger = await context.new_cdp_session(caller.page)  # stops the page as a dialog does
+    debugger = await context.new_cdp_session(caller.page)  # Blocks the page like a dialog.
     await debugger.send("Debugger.enable")
     await debugger.send("Debugger.pause")
     silent = (await deployment.generate("gaga-1", prompt="Hello"))[-1]
@@ -409,7 +409,7 @@ async def test_a_restarted_server_costs_no_event_and_repeats_none(
     for events in (await caller.seen(), await caller.page.evaluate("generated")):
         assert numbers(events, done["job"]) == list(range(1, done["n"] + 1))
     assert await caller.page.evaluate("states.at(-1)") is True
-    complaints.clear()  # Chromium says that the stream broke
+    complaints.clear()  # Chromium logs that the stream broke.
 
 
 async def test_an_order_whose_response_a_reload_lost_creates_only_one_job(
@@ -460,7 +460,7 @@ async def test_events_missed_before_a_reset_are_read_from_the_job_stream(
     break_off(deployment, "/api/events")
     await deployment.ended(missed)
     gone = (await deployment.generate("suno", prompt="A song"))[0]["job"]
-    await deployment.http.delete(f"/api/jobs/{gone}")  # positions up to here are no longer kept
+    await deployment.http.delete(f"/api/jobs/{gone}")  # Positions up to here are deleted.
     await context.unroute("**/api/events?*")
     await caller.until('seen.at(-1).status === "Completed"')
     events = await caller.seen()

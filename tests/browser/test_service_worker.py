@@ -1,4 +1,4 @@
-"""A page whose service worker passes requests through, and which does not close its EventSource."""
+"""A page whose service worker passes requests through, and which never closes its EventSource."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -49,7 +49,7 @@ async def site() -> AsyncIterator[Site]:
 async def test_a_finished_job_is_not_replayed_every_two_seconds(
     deployment: Deployment, open_page: Open, site: Site
 ) -> None:
-    """The control is a stream with Pollcast's usual `retry`: it is read three times, the finished job once."""
+    """The control is a stream with Pollcast's usual `retry`. It is read three times, the finished job once."""
     job = await deployment.ended((await deployment.submit("suno", prompt="A song"))["id"])
     page = await open_page(site.url)
     await page.evaluate(CONTROLLED)
@@ -63,7 +63,7 @@ async def test_a_finished_job_is_not_replayed_every_two_seconds(
 
 
 async def test_nothing_in_a_reconnect_tells_it_from_a_first_request(open_page: Open, site: Site) -> None:
-    """That is why no answer can end it: a reload, or another viewer, sends the same."""
+    """So no answer can stop the reconnects: a reload, or another viewer, sends the same request."""
     page = await open_page(site.url)
     await page.evaluate(CONTROLLED)
     await page.evaluate("window.control = new EventSource('/two-seconds'), control.came = 0")
@@ -77,7 +77,7 @@ async def test_nothing_in_a_reconnect_tells_it_from_a_first_request(open_page: O
 
 
 async def test_every_other_viewer_gets_the_whole_replay(deployment: Deployment, open_page: Open, site: Site) -> None:
-    """A remount (as by React's StrictMode), a second tab and a reload, all behind the service worker."""
+    """A remount (for example by React's StrictMode), a second tab and a reload, all behind the service worker."""
     job = await deployment.ended((await deployment.submit("suno", prompt="A song"))["id"])
     link, everything = job["links"]["events"], list(range(1, job["event"] + 1))
     page = await open_page(site.url)

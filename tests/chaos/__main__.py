@@ -1,7 +1,7 @@
-"""`python -m tests.chaos`: nothing is lost and nothing bought twice, whatever is killed and whatever upstreams answer.
+"""`python -m tests.chaos`: checks that no job is lost and none bought twice, under kills and bad upstream answers.
 
-A bounded campaign of three parts, or (`cluster`) a fourth, each with a summary line; the exit status is 1 when an
-invariant was broken, and then the evidence is printed. Everything stays on loopback and in a temporary folder.
+A campaign has three parts; `cluster` is a fourth. Each prints a summary line. If an invariant is broken, the evidence
+is printed and the exit status is 1. Everything stays on loopback and in a temporary folder.
 """
 
 import argparse
@@ -22,7 +22,7 @@ Part = Callable[[int, int], Awaitable[tuple["Judgement", str]]]
 
 
 class Judgement(Protocol):
-    """What a part has found."""
+    """The findings of a part."""
 
     @property
     def findings(self) -> Sequence[object]: ...
@@ -30,7 +30,7 @@ class Judgement(Protocol):
 
 
 def main() -> int:
-    """Run the parts that are asked for; gives the exit status."""
+    """Run the requested parts, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("part", nargs="?", choices=["cluster"], help="three nodes on one Redis instead of one server")
     parser.add_argument("--kills", type=int, default=200, help="kills of a real server process (0: none)")
@@ -42,7 +42,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="of all that is chosen by chance")
     parser.add_argument("--store", choices=stores.STORES, default="sqlite", help="what the server keeps its jobs in")
     chosen = parser.parse_args()
-    logging.disable(logging.CRITICAL)  # what the server has to say about such upstreams fills screens
+    logging.disable(logging.CRITICAL)  # The server logs much about such upstreams.
     say(f"seed {chosen.seed}")
     parts: list[tuple[Part, int]] = [
         (partial(kills.run, store=chosen.store), chosen.kills),
@@ -57,7 +57,7 @@ def main() -> int:
 
 
 async def _told(part: Part, number: int, seed: int) -> bool:
-    """Run a part and print its line; gives whether all invariants held."""
+    """Run a part and print its line. Return True if all invariants held."""
     verdict, line = await part(number, seed)
     say(line)
     if verdict.findings:
@@ -66,7 +66,7 @@ async def _told(part: Part, number: int, seed: int) -> bool:
 
 
 def say(text: str) -> None:
-    """Print, at once."""
+    """Print without buffering."""
     print(text, flush=True)  # noqa: T201
 
 

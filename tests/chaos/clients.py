@@ -1,4 +1,4 @@
-"""Good clients: they order with an Idempotency-Key, try again with the same one, and come back with Last-Event-ID."""
+"""Correct clients: they order with an Idempotency-Key, retry with the same key, and reconnect with Last-Event-ID."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,14 +14,14 @@ from tests.chaos.verdict import Broken, Verdict
 from tests.support.deployment import MEDIA
 
 _TRIES = 200
-"""How often an order that is turned away for now is tried."""
+"""Maximum number of attempts to place an order."""
 BREAKS = (httpx.TransportError, OSError, AttributeError)
-"""What a broken connection raises; the last two come of anyio, when it breaks while httpx asks for its peer's name."""
+"""Errors of a broken connection. anyio raises the last two if it breaks while httpx requests the peer's name."""
 _WILL_PASS = frozenset({429, 503})
 
 
 def connected(origin: str, key: str) -> httpx.AsyncClient:
-    """A session with a server, for one account."""
+    """Open an HTTP session with a server, for one account."""
     return httpx.AsyncClient(
         base_url=origin,
         headers={"Authorization": f"Bearer {key}"},
@@ -32,11 +32,11 @@ def connected(origin: str, key: str) -> httpx.AsyncClient:
 
 
 class Unexpected(Exception):
-    """An answer that no good client should get."""
+    """An answer that a correct client must not get."""
 
 
 class Client:
-    """One account's client. `tell` is told when it orders and when it sees a final event; `pause` waits."""
+    """One account's client. It calls `tell` when it orders and when it reads a final event. `pause` waits."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Client:
         self.orders: list[Order] = []
 
     async def carry_out(self, order: Order) -> None:
-        """Order, and read the job's stream to its end if somebody watches; what is not as it should be is noted."""
+        """Place an order, and read the job's stream to its end if it is watched. Deviations become findings."""
         self.orders.append(order)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -73,7 +73,7 @@ class Client:
                 self._verdict.note(Broken.ANSWER, str(error), order)
 
     async def place(self, order: Order) -> None:
-        """Order by POST /api/jobs, until it is taken."""
+        """Order by POST /api/jobs, and repeat until the order is accepted."""
         for _ in range(_TRIES):
             self._tell("client.order")
             try:
@@ -88,7 +88,7 @@ class Client:
         order.refused = order.job is None
 
     async def follow(self, order: Order) -> None:
-        """Read the job's events, connection after connection, until the final one."""
+        """Read the job's events until the final one, and reconnect after each break."""
         tries = 0
         while not order.over and tries < _TRIES:
             known = len(order.seen)
@@ -96,12 +96,12 @@ class Client:
                 await self._connect(order)
             except BREAKS:
                 await self._pause(0.05)
-            # Whoever learns something is patient again.
+            # New events reset the number of tries.
             tries = 0 if len(order.seen) > known or order.job else tries + 1
         order.refused = order.job is None
 
     async def _cancel(self, order: Order) -> None:
-        """Ask for the job's end, at some moment after the order was begun."""
+        """Cancel the job at a random moment after the order."""
         await self._pause(self._chance.uniform(0, self._cancels_within))
         while order.job is None and not order.refused:
             await asyncio.sleep(0.01)
@@ -112,7 +112,7 @@ class Client:
             except BREAKS:
                 await self._pause(0.05)
                 continue
-            if response.status_code in {202, 409}:  # 409: it was over already
+            if response.status_code in {202, 409}:  # 409: the job has already ended
                 return
             await self._turned_away(response)
 
@@ -155,20 +155,20 @@ class Client:
             )
         await self._pause(float(response.headers.get("Retry-After", "0.1")))
 
-    # --- what the account says afterwards ---
+    # --- the account afterwards ---
 
     async def bring_assets(self) -> None:
-        """Bring in the files that orders name."""
+        """Upload the files that orders name."""
         for kind, name in (("image", "image.png"), ("audio", "audio.mp3")):
             response = await self.http.post("/api/assets", files={"file": (name, (MEDIA / name).read_bytes())})
             self.assets[kind] = response.raise_for_status().json()["id"]
 
     async def balance(self) -> int:
-        """The account's tokens."""
+        """Return the account's tokens."""
         return int((await self._json("/api/account"))["tokens"])
 
     async def listed(self, path: str, name: str) -> list[dict[str, Any]]:
-        """All that a paged list holds."""
+        """Return all entries of a paged list."""
         found: list[dict[str, Any]] = []
         query = {"limit": "200"}
         while True:
@@ -179,7 +179,7 @@ class Client:
             query["before"] = page["next"]
 
     async def events(self, job: str) -> list[dict[str, Any]]:
-        """The job's events from the first, as long as the stream lasts."""
+        """Return the job's events from the first to the end of the stream."""
         async with self.http.stream("GET", f"/api/jobs/{job}/events") as response:
             response.raise_for_status()
             return [orjson.loads(message.data) async for message in EventSource(response).aiter_sse()]

@@ -1,8 +1,7 @@
-"""Part 3: several nodes on one Redis, struck one after the other while clients spread over all of them.
+"""Part 3: several nodes on one Redis. One after the other is struck, while clients send requests to all of them.
 
-A node that is struck is killed, and started again a moment later; or it is paused until others have taken its jobs
-over, and goes on as if nothing had been. Every request of a client goes to a node by chance, so that it comes back to
-another one than it was cut off from.
+A strike is either a kill with a restart a moment later, or a pause until other nodes have taken over the jobs. Each
+request of a client goes to a random node, so a client often reconnects to another node.
 """
 
 import asyncio
@@ -29,22 +28,22 @@ from tests.support.redis_server import RedisServer
 
 NODES = 3
 SPEED = 8.0
-"""How much faster the providers work than real ones: a job takes about a second."""
+"""Speed of the simulated providers, as a multiple of real ones. A job takes about a second."""
 LEASE = 2.0
 DEADLINE = 60.0
 APART = (0.5, 2.0)
-"""Seconds between one node's return and the next strike."""
+"""Shortest and longest time, in seconds, from a node's return to the next strike."""
 DOWN = (0.0, 2 * LEASE)
-"""Seconds that a killed node stays away: shorter than a lease, or longer."""
+"""Shortest and longest time, in seconds, until a killed node restarts: below and above a lease."""
 PAUSED = LEASE + 2.0
-"""Seconds that a node is paused: others look every second for leases that have lapsed."""
+"""Duration of a pause, in seconds. Other nodes look for expired leases every second."""
 _SETTINGS = {"POLLCAST_LEASE": str(LEASE)} | {
     f"{provider}_DEADLINE": str(DEADLINE) for provider in ("GAGA", "GAIA", "AINOW", "GANAI", "HEYGEN")
 }
 
 
 class Spread(httpx.AsyncHTTPTransport):
-    """Sends each request to one of the nodes, as a balancer would that knows nothing of their health."""
+    """Sends each request to a random node, like a load balancer without health checks."""
 
     def __init__(self, ports: Sequence[int], chance: Random) -> None:
         super().__init__(limits=httpx.Limits(max_connections=None, max_keepalive_connections=20))
@@ -52,14 +51,14 @@ class Spread(httpx.AsyncHTTPTransport):
         self._chance = chance
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send it."""
+        """Send a request to a random node."""
         request.url = request.url.copy_with(port=self._chance.choice(self._ports))
         return await super().handle_async_request(request)
 
 
 @dataclass(slots=True)
 class Cluster:
-    """The nodes, their Redis and their providers, with clients of a few accounts."""
+    """Nodes with their Redis and providers, and clients of some accounts."""
 
     redis: RedisServer
     simulator: Simulator
@@ -70,26 +69,26 @@ class Cluster:
     clients: list[Client] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     held: list[tuple[str, float]] = field(default_factory=list)
-    """Jobs that a node held when it was struck, and when that was."""
+    """Jobs that a node held when it was struck, each with the time of the strike."""
 
     @property
     def strikes(self) -> list[float]:
-        """The times of day at which a node was killed or paused."""
+        """Return the times at which a node was killed or paused."""
         return sorted(at for node in self.nodes for at in node.kills)
 
     def holds(self, node: Server) -> list[str]:
-        """The unfinished jobs that the node's process has claimed, as Redis says."""
+        """Return the unfinished jobs that a node has claimed, read from Redis."""
         with self.redis.client as client:
             owners = client.scan_iter(f"pollcast:held:{socket.gethostname()}:{node.pid}:*", count=1000)
             return [job.decode() for owner in owners for job in client.zrange(owner, 0, -1)]
 
     async def run(self, jobs: int, strikes: int) -> None:
-        """Order and strike, wait for everything to finish, and inspect."""
+        """Order and strike, wait until all jobs have ended, and inspect the accounts."""
         pace = strikes * (sum(APART) + sum(DOWN)) / 2 / jobs
         work = asyncio.create_task(self._order(jobs, pace))
         for strike in range(strikes):
             await asyncio.sleep(self.chance.uniform(*APART))
-            # Each node in its turn, every third time by a pause.
+            # Strike the nodes in turn. Every third strike is a pause.
             await self._strike(self.nodes[strike % NODES], paused=strike % 3 == 2)
         try:
             async with asyncio.timeout(PATIENCE):
@@ -136,7 +135,7 @@ class Cluster:
         return kills.untrue(self.verdict.ear, self.strikes, order, events, bought=bought)
 
     def taken_over_after(self) -> list[float]:
-        """Seconds from a strike to the next event of each watched job that the node held, which was another's."""
+        """Return the seconds from a strike to the next event of each watched job that another node took over."""
         seen = {order.job: order.seen for order in self.orders.made if order.over}
         waits = []
         for job, at in self.held:
@@ -147,7 +146,7 @@ class Cluster:
 
 @asynccontextmanager
 async def opened(seed: int) -> AsyncIterator[Cluster]:
-    """A cluster whose nodes all serve."""
+    """Open a cluster, and wait until all nodes serve."""
     chance = Random(seed)
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
@@ -178,7 +177,7 @@ async def opened(seed: int) -> AsyncIterator[Cluster]:
 
 
 async def run(strikes: int, seed: int, jobs: int = 300) -> tuple[Verdict, str]:
-    """Strike the nodes so many times while so many jobs are ordered; gives the findings and the summary line."""
+    """Strike nodes `strikes` times while `jobs` jobs run. Return the findings and the summary line."""
     began = monotonic()
     async with opened(seed) as cluster:
         await cluster.run(jobs, strikes)

@@ -1,6 +1,6 @@
-"""What the upstream heard: every request by its order, and what was done to it.
+"""Log of the upstream's requests, by order, each with its fault.
 
-An `Ear` takes the place of the simulator's faults: each request that was read passes it, before it is answered.
+An `Ear` replaces the simulator's `Faults`. It receives each request after it was read and before it is answered.
 """
 
 from collections import Counter, defaultdict
@@ -15,15 +15,15 @@ from tests.chaos.orders import token_in
 Mischief = Callable[[ReceivedRequest], Fault | None]
 
 ASKS_AGAIN = (Kind.TOO_MANY, Kind.UNAVAILABLE)
-"""Answers after which an order may be sent once more: 429, and 503, which here comes with Retry-After."""
+"""Faults after which an order may be sent again: 429, and 503, which has a Retry-After here."""
 
 REPEATABLE = {"heygen3.submit"}
-"""The submits that may be repeated with their key."""
+"""Submits that may be repeated with the same key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One request about an order."""
+    """One request that concerns an order."""
 
     at: float
     operation: str
@@ -36,7 +36,7 @@ class Line:
 
 
 class Ear(Faults):
-    """Listens to a simulator. `mischief` chooses the fault of a request; `tell` is told its operation."""
+    """Records a simulator's requests. `mischief` chooses the fault of a request, and `tell` gets its operation."""
 
     def __init__(self, simulator: Simulator, mischief: Mischief | None = None) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Ear(Faults):
         simulator.state.faults = self
 
     def take(self, received: ReceivedRequest, prompt: str) -> Fault | None:
-        """Note the request, tell of it, and choose what goes wrong."""
+        """Record the request, report its operation, and choose its fault."""
         fault = self._mischief(received)
         token = token_in(received.text) or token_in(prompt)
         if token is not None:
@@ -61,15 +61,15 @@ class Ear(Faults):
         return fault
 
     def lines(self, token: str) -> list[Line]:
-        """Every request about an order, in their order."""
+        """Return the requests of an order, in order of arrival."""
         return self._lines.get(token, [])
 
     def polled(self, token: str) -> bool:
-        """Whether the order's work was ever asked for by its ticket."""
+        """Return True if the order was polled."""
         return any(not line.paid for line in self.lines(token))
 
     def bought(self) -> Counter[str]:
-        """How often each order was taken and so paid for; of a list it is the item taken most often."""
+        """Return how many times each order was bought. For a list, the item bought most often counts."""
         taken = Counter((token_in(job.prompt), getattr(job, "unique_id", "")) for job in self._simulator.jobs())
         bought: Counter[str] = Counter()
         for (token, _), times in taken.items():
@@ -77,9 +77,9 @@ class Ear(Faults):
         return bought
 
     def sent_again(self, token: str) -> list[Line]:
-        """The submits after which the order was sent again although it may have been taken.
+        """Return the submits after which the order was sent again although it may have been taken.
 
-        Those of a provider that promises to sell once for a key do not count.
+        Submits to a provider that promises one purchase per key do not count.
         """
         sent = [line for line in self.lines(token) if line.paid and line.operation not in REPEATABLE]
         return [line for line in sent[:-1] if line.fault not in ASKS_AGAIN]

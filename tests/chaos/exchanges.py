@@ -1,8 +1,8 @@
-"""Part 2: thousands of exchanges with upstreams that fail in every way, over real sockets, in one process.
+"""Part 2: thousands of requests to upstreams with every kind of fault, over real sockets, in one process.
 
 The clock of the server and the providers runs `FACTOR` times as fast as real time. Timeouts of sockets are real, so
-they are shortened (`TIMES`). The providers' clock wobbles, so that states and progress run backwards, and sometimes all
-of them are away.
+they are shortened (`TIMES`). The providers' clock sometimes runs backwards, and with it states and progress. Sometimes
+no provider answers.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ from tests.support.deployment import Deployment, JumpClock
 ACCOUNTS, UNDER_WAY = 8, 64
 GRANTED = 10_000_000
 FACTOR = 40.0
-"""Seconds of the world's clock in one of ours."""
+"""Speed of the simulated clock, as a multiple of real time."""
 WOBBLE = 1.5
 DEADLINE = 120.0
 PATIENCE = 60.0
-"""Seconds, of ours, in which everything must be over after the last order."""
+"""Maximum real time, in seconds, until all jobs have ended after the last order."""
 LATE = 120.0
-"""Seconds that one exchange may take beyond a deadline: the longest time-out, and a busy machine's own slowness."""
+"""Seconds by which an exchange may exceed a deadline: the longest timeout, and reserve for a busy machine."""
 TIMES = UpstreamTimes(
     connect=0.3, connect_in_all=0.3, read_silence=0.3, upload_silence=0.3, submit_silence=0.4, stream_silence=0.4
 )
@@ -73,13 +73,13 @@ OFTEN = (
     Kind.SLOW,
 )
 SELDOM = (Kind.TIMEOUT, Kind.STALL)
-"""Those that hold a job for a whole time-out."""
+"""Rare faults, because each blocks a job for a whole timeout."""
 NOT_TAKEN = frozenset({"upstream_unreachable", "upstream_rejected", "upstream_auth", "upstream_retired"})
-"""Ends that say that the provider did not take the order."""
+"""Error codes which mean that the provider did not take the order."""
 
 
 class RunningClock(JumpClock):
-    """A clock that runs fast, and sleeps in proportion."""
+    """Clock that runs `FACTOR` times as fast as real time, for sleeps too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,13 +97,13 @@ class RunningClock(JumpClock):
 
 @dataclass(slots=True)
 class Mischief:
-    """Chooses what goes wrong with a request."""
+    """Chooses the faults of requests."""
 
     chance: Random
     share: float = 0.3
 
     def __call__(self, received: ReceivedRequest) -> Fault | None:
-        """A fault, or none."""
+        """Return a fault for a request, or None."""
         if self.chance.random() > self.share:
             return None
         kinds = self.chance.choices((AT_ONCE, OFTEN, SELDOM), (4, 6, 1))[0]
@@ -118,7 +118,7 @@ class Mischief:
 
 @dataclass(slots=True)
 class Exchanges:
-    """The campaign."""
+    """The campaign of this part."""
 
     number: int
     deployment: Deployment
@@ -129,16 +129,16 @@ class Exchanges:
 
     @property
     def under_way(self) -> int:
-        """How many orders are under way at once."""
+        """Number of concurrent orders."""
         return min(UNDER_WAY, max(self.number // 10, ACCOUNTS))
 
     @property
     def so_far(self) -> int:
-        """How many requests the upstreams have been sent."""
+        """Number of requests to the upstreams so far."""
         return self.deployment.simulator.calls.total()
 
     async def run(self) -> None:
-        """Order until there were enough exchanges, wait for everything to finish, and inspect."""
+        """Order until the number of requests is reached, wait until all jobs have ended, and inspect the accounts."""
         away = asyncio.create_task(self._go_away())
         work = [
             asyncio.create_task(self._work(client)) for client in self.clients for _ in range(UNDER_WAY // ACCOUNTS)
@@ -155,12 +155,12 @@ class Exchanges:
 
     async def _work(self, client: Client) -> None:
         while self.so_far < self.number:
-            # Nobody wants to wait for those in the end.
+            # No endless jobs near the end, because the campaign would wait for them.
             self.orders.stuck = self.so_far < self.number - 1000
             await client.carry_out(self.orders.new(client.assets))
 
     async def _go_away(self) -> None:
-        """Let all providers be away for a moment, every now and then."""
+        """Make all providers unavailable for a moment, at random times."""
         simulator = self.deployment.simulator
         port = int(simulator.origin.rpartition(":")[2])
         while True:
@@ -172,7 +172,7 @@ class Exchanges:
                 await simulator.start(port=port)
 
     async def _all_over(self, client: Client) -> None:
-        """Wait for the jobs that nobody watches, or note that they do not end."""
+        """Wait for the unwatched jobs. A job that does not end is a finding."""
         for order in client.orders:
             if order.job is None or order.over:
                 continue
@@ -186,7 +186,7 @@ class Exchanges:
         final = events[-1]
         end = end_of(final)
         took = _time(final) - _time(events[0])
-        # Waiting for room at the provider has a deadline of its own.
+        # A job that waits for a free slot at the provider has another deadline.
         if took > 2 * DEADLINE + LATE:
             self.verdict.note(
                 Broken.UNFINISHED, f"ended only after {took:.0f} s, with deadlines of {DEADLINE:g} s", order
@@ -231,7 +231,7 @@ async def _client(stack: AsyncExitStack, exchanges: Exchanges, key: str) -> Clie
 
 
 async def run(number: int, seed: int, store: str = "sqlite") -> tuple[Verdict, str]:
-    """Exchange so many requests with the upstreams; gives the findings and the summary line."""
+    """Run `number` requests to the upstreams. Return the findings and the summary line."""
     began = monotonic()
     async with _opened(number, seed, store) as exchanges:
         await exchanges.run()

@@ -1,7 +1,7 @@
-"""Part 1: a real server process, killed again and again, while all providers' jobs are in flight.
+"""Part 1: a real server process that is killed repeatedly while jobs of all providers run.
 
-The providers live here and so survive; they count what was bought. A kill comes at random, or at a step of a job's
-life: in the moment in which the upstream hears a request, or shortly after it, or while a client orders.
+The simulated providers run in this process, so they survive and count purchases. A kill comes at a random time or at a
+step of a job: when the upstream receives a request, shortly after that, or while a client orders.
 """
 
 import asyncio
@@ -40,28 +40,28 @@ SERVER = ROOT / "server.py"
 ACCOUNTS, UNDER_WAY, IDENTICAL = 3, 24, 50
 GRANTED = 10_000_000
 SPEED = 16.0
-"""How much faster the providers work than real ones: a job takes about half a second."""
+"""Speed of the simulated providers, as a multiple of real ones. A job takes about half a second."""
 DEADLINE = 60.0
-"""Seconds: an order that was refused for now may be tried by several processes, none of which lives for long."""
+"""Deadline of jobs, in seconds. It is long, because several short-lived processes may retry one order."""
 PATIENCE = 90.0
-"""Seconds in which everything must be over after the last kill."""
+"""Maximum time, in seconds, until all jobs have ended after the last kill."""
 LEASE = 0.3
-"""Seconds, so short that the next process takes over before it is killed itself."""
+"""Duration of a lease, in seconds. The next process must take over jobs before it is killed itself."""
 EVERY = 25
-"""Kills between two rounds of identical orders."""
+"""Number of kills between two rounds of identical orders."""
 _OURS = ("POLLCAST_", "GAGA_", "GAIA_", "AINOW_", "GANAI_", "HEYGEN_")
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A moment in a job's life: what is heard then, and how many seconds after it the kill comes."""
+    """A step of a job: the operation that marks it, and the delay of the kill in seconds."""
 
     name: str
     heard: tuple[str, ...]
     seconds: tuple[float, float] = (0, 0)
 
     def met(self, operation: str) -> bool:
-        """Whether what was heard is this step's."""
+        """Return True if an operation marks this step."""
         return any(fnmatchcase(operation, pattern) for pattern in self.heard)
 
 
@@ -86,9 +86,9 @@ STEPS = (
 
 
 class Server:
-    """The process, restarted on the same port and store; those of one folder share their assets.
+    """The server process, restarted on the same port and store. Servers of one folder share their assets.
 
-    `settings` are of its environment, beside those of every campaign.
+    `settings` are added to the environment of every campaign.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Server:
         self.store = store
         self.log = folder / f"{name}.log"
         self.kills: list[float] = []
-        """The time of day of each."""
+        """Times of the kills, in seconds of the epoch."""
         self._folder = folder
         self._environment = _environment(origin) | {
             "POLLCAST_PORT": str(self._port),
@@ -117,7 +117,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it; it does not serve yet."""
+        """Start the process. It does not serve yet."""
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: S603
                 [sys.executable, SERVER, "serve"],
@@ -128,7 +128,7 @@ class Server:
             )
 
     async def serves(self) -> None:
-        """Wait until it takes work: its port is open long before, and who is killed then has done nothing yet."""
+        """Wait until the process runs jobs. Its port opens much earlier, and a kill at that time would test nothing."""
         async with asyncio.timeout(30), httpx.AsyncClient(base_url=self.origin, trust_env=False, timeout=30) as http:
             while not await _ready(http):
                 if self._process is None or self._process.poll() is not None:
@@ -136,7 +136,7 @@ class Server:
                 await asyncio.sleep(0.005)
 
     def kill(self) -> None:
-        """Kill it with SIGKILL, now."""
+        """Send SIGKILL."""
         if self._process is None or self._process.returncode is not None:
             return
         self._process.send_signal(signal.SIGKILL)
@@ -145,21 +145,21 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """The number of the process that was started last."""
+        """Id of the last started process."""
         assert self._process is not None
         return self._process.pid
 
     def pause(self) -> None:
-        """Stop it in its tracks; `wake` lets it go on."""
+        """Send SIGSTOP. `wake` resumes the process."""
         os.kill(self.pid, signal.SIGSTOP)
         self.kills.append(time())
 
     def wake(self) -> None:
-        """Let it go on."""
+        """Resume the process."""
         os.kill(self.pid, signal.SIGCONT)
 
     def stop(self) -> None:
-        """End it as an operator does."""
+        """Stop the process with SIGTERM."""
         if self._process is not None and self._process.returncode is None:
             self._process.terminate()
             self._process.wait(20)
@@ -173,7 +173,7 @@ async def _ready(http: httpx.AsyncClient) -> bool:
 
 
 def _refusing(chance: Random) -> Mischief:
-    """Some submits are refused for now, so that kills also fall between two tries."""
+    """Return a function that refuses some submits with a retry, so that kills also come between two attempts."""
 
     def mischief(received: ReceivedRequest) -> Fault | None:
         refused = any(fnmatchcase(received.operation, pattern) for pattern in PAID) and chance.random() < 0.1
@@ -183,7 +183,7 @@ def _refusing(chance: Random) -> Mischief:
 
 
 def _environment(origin: str) -> dict[str, str]:
-    """This process's, without settings of a real installation, and with the simulator's for every provider."""
+    """Return this process's environment without Pollcast settings, and with the simulator for every provider."""
     found = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     for provider, key in default_keys().items():
         settings: Mapping[str, object] = {
@@ -199,7 +199,7 @@ def _environment(origin: str) -> dict[str, str]:
 
 @dataclass(slots=True)
 class Kills:
-    """The campaign."""
+    """The campaign of this part."""
 
     number: int
     server: Server
@@ -211,12 +211,12 @@ class Kills:
     _coming: list[Step] = field(default_factory=list)
     _armed: Step | None = None
     _met: asyncio.Event = field(default_factory=asyncio.Event)
-    """The step has come; the kill may be a moment later."""
+    """Set when the step was reached. The kill may follow a moment later."""
     _struck: asyncio.Event = field(default_factory=asyncio.Event)
     _ending: bool = False
 
     async def run(self) -> None:
-        """Order and kill, wait for everything to finish, and inspect."""
+        """Order and kill, wait until all jobs have ended, and inspect the accounts."""
         each = min(UNDER_WAY, 4 * self.number) // ACCOUNTS
         work = [asyncio.create_task(self._work(client)) for client in self.clients for _ in range(each)]
         crowds = []
@@ -236,7 +236,7 @@ class Kills:
             await client.carry_out(self.orders.new(client.assets))
 
     async def _identical(self, client: Client) -> None:
-        """Many identical orders with one Idempotency-Key, at once, whatever is killed meanwhile."""
+        """Send many identical orders with one Idempotency-Key at once, while kills continue."""
         order = self.orders.new(client.assets)
         client.orders.append(order)
         copies = [replace(order) for _ in range(IDENTICAL)]
@@ -260,7 +260,7 @@ class Kills:
         await self._unwatched()
 
     async def _unwatched(self) -> None:
-        """Wait for the jobs that nobody watches."""
+        """Wait for the unwatched jobs."""
         until = monotonic() + DEADLINE
         for client in self.clients:
             for order in client.orders:
@@ -271,7 +271,7 @@ class Kills:
     # --- kills ---
 
     def tell(self, operation: str) -> None:
-        """Hear of a request; the step that is waited for has come with it, or has not."""
+        """Handle an operation: trigger the kill if it marks the awaited step."""
         step = self._armed
         if step is None or not step.met(operation):
             return
@@ -289,7 +289,7 @@ class Kills:
         self._struck.set()
 
     async def _kill(self) -> None:
-        """Kill once, and start again."""
+        """Kill the server once, and restart it."""
         step = self._next_step() if self.chance.random() < 0.7 else None
         self._met.clear()
         self._struck.clear()
@@ -303,13 +303,13 @@ class Kills:
         self.server.start()
 
     def _next_step(self) -> Step:
-        """Each step once, in any order, then each once more."""
+        """Return the next step. Each round has all steps, in random order."""
         if not self._coming:
             self._coming = self.chance.sample(STEPS, len(STEPS))
         return self._coming.pop()
 
     async def _wait(self) -> None:
-        """Wait for the kill; one whose step does not come, or that has none, is made now."""
+        """Wait for the kill. Without a step, or if the step is not reached in time, kill now."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(2 if self._armed else 0):
                 await self._met.wait()
@@ -318,7 +318,7 @@ class Kills:
             self._strike()
         await self._struck.wait()
 
-    # --- what is true of an end ---
+    # --- the truth of a final event ---
 
     def _truth(self, order: Order, events: Sequence[Event], *, bought: bool) -> str | None:
         return untrue(self.verdict.ear, self.server.kills, order, events, bought=bought)
@@ -328,7 +328,7 @@ class Kills:
 
 
 def untrue(ear: Ear, kills: Sequence[float], order: Order, events: Sequence[Event], *, bought: bool) -> str | None:
-    """What is untrue of the job's end, seeing at what times of day whoever drove it may have been killed."""
+    """Return what is false about a job's final event, or None. `kills` are the times of the server's kills."""
     final = events[-1]
     end = end_of(final)
     if end == order.end or (end == "Canceled" and order.cancels):
@@ -344,14 +344,14 @@ def untrue(ear: Ear, kills: Sequence[float], order: Order, events: Sequence[Even
 
 
 def check_log(verdict: Verdict, server: Server) -> None:
-    """Note what the server itself calls a mistake of its own."""
+    """Add a finding for each internal error in the server's log."""
     log = server.log.read_text()
     if "Traceback" in log:
         verdict.note(Broken.ANSWER, f"the server's log: ...{log[log.index('Traceback') :][:3000]}")
 
 
 def time_of(event: Event) -> float:
-    """When it was recorded, in seconds of the epoch."""
+    """Return the time at which an event was recorded, in seconds of the epoch."""
     return datetime.fromisoformat(str(event["at"])).timestamp()
 
 
@@ -375,7 +375,7 @@ async def _opened(number: int, seed: int, store: str) -> AsyncIterator[Kills]:
 
 
 async def new_keys(store_url: str) -> list[str]:
-    """A key of each of the accounts, which are made and given plenty."""
+    """Create the accounts with many tokens, and return a key of each."""
     keys = [api_keys.new_key() for _ in range(ACCOUNTS)]
     async with open_store(store_url, SystemClock()) as store:
         for n, key in enumerate(keys):
@@ -391,7 +391,7 @@ async def _client(stack: AsyncExitStack, kills: Kills, key: str) -> Client:
 
 
 async def run(number: int, seed: int, store: str = "sqlite") -> tuple[Verdict, str]:
-    """Kill a server so many times; gives the findings and the summary line."""
+    """Kill a server `number` times. Return the findings and the summary line."""
     began = monotonic()
     async with _opened(number, seed, store) as kills:
         await kills.run()

@@ -1,7 +1,7 @@
-"""The odd answers of the campaign, as literal bytes: a registry of their kinds, adapters and requests.
+"""Registry of the odd answers, as literal bytes, with their kinds, adapters and requests.
 
-The kinds have the letters under which the campaign counts them. Each answer is made from the right one. `Reply` also
-says what the answer means for the job, so that `odd_verdict` can judge the job's end.
+A kind has the letter under which the campaign counts it. Each odd answer is made from the correct one. `Reply` also
+holds its meaning for the job, which `odd_verdict` compares with the job's end.
 """
 
 import base64
@@ -29,67 +29,67 @@ KINDS: Final[Mapping[str, str]] = {
     "N": "requests with Pollcast's name",
 }
 SECRET: Final = "sk-odd-campaign"
-"""The providers' key, which odd answers repeat, and which no client may see."""
+"""The providers' key. Odd answers repeat it, and no client may see it."""
 NUMBER: Final = "000000"
-"""Stands for the number of the odd answer, so that the client can be shown to have read this one."""
+"""Placeholder for the number of the odd answer, which proves that the client read this answer."""
 WORDS: Final = f"Lighthouse {NUMBER} is closed to {SECRET}"
-"""The provider's words in odd answers."""
+"""The provider's message in odd answers."""
 SHOWN: Final = f"Lighthouse {NUMBER} is closed to "
-"""The part of them that the client has to read."""
+"""The part of the message that the client must see."""
 PAGE: Final = f"<html><body>Just a moment {NUMBER}</body></html>"
 PAGE_SHOWN: Final = f"Just a moment {NUMBER}"
 POLLED: Final = ("gaga", "gaia", "ganai", "heygen")
 STREAMED: Final = ("ainow", "chat")
-"""AI-Now, and Gaia's text."""
+"""The streamed adapters: AI-Now, and Gaia's text."""
 ALL: Final = (*POLLED, *STREAMED)
 ADAPTERS: Final = ("gaga", "gaia", "ainow", "ganai", "heygen")
 ANSWERS: Final = "poll submit upload result stream"
 SILENCE: Final = 2.0
-"""Seconds, of real time, of silence after which the server gives up a read."""
+"""Seconds of silence, in real time, after which the server's reads time out."""
 _PAUSE: Final = 0.45
-"""Seconds of real time between the pieces of a slow answer."""
+"""Seconds, in real time, between the pieces of a slow answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer in the pieces in which it is written, and what it means for the job."""
+    """An answer, as the pieces to write, and its meaning for the job."""
 
     pieces: tuple[bytes, ...]
     carries: bool = False
-    """It says what the right answer says."""
+    """True if it has the content of the correct answer."""
     ends: str | None = None
-    """The code with which the job must end by it."""
+    """Error code with which the job must end after this answer."""
     again: bool = False
-    """A refusal after which a submit may be sent again."""
+    """True for a refusal after which a submit may be sent again."""
     shows: str = ""
-    """Text that the client has to read: in the final event of an answer that ends the job, else in a `detail`."""
+    """Text that the client must see: in the final event if the answer ends the job, otherwise in a `detail`."""
     in_final: str = ""
-    """Text that the final event must have, although this answer does not end the job."""
+    """Text that the final event must contain, although this answer does not end the job."""
     wait: float = 0.0
-    """Seconds before the next request, at least."""
+    """Minimum time, in seconds, until the next request."""
     reading: Literal["readable", "unreadable", "passing"] = "readable"
-    """Whether a poll counts as unreadable. `passing` trouble neither counts nor ends the count."""
+    """Effect on the count of unreadable polls. `passing` errors neither increase nor reset it."""
     pause: float = 0.0
-    """Seconds of real time before each piece."""
+    """Seconds, in real time, before each piece."""
     failed: int = 0
-    """Outputs that it withholds."""
+    """Number of outputs that it omits."""
     id: str = ""
-    """The id of the work, where it is not the right answer's."""
+    """Id of the work, if it differs from the correct answer's."""
     finish_reason: str | None = None
 
     @property
     def fails(self) -> bool:
-        """Whether the circuit breaker counts it as a failure: no answer, or 5xx."""
+        """True if the circuit breaker counts it as a failure: no answer, or 5xx."""
         return not self.pieces or self.pieces[0].startswith(b"HTTP/1.1 5")
 
 
 Make = Callable[[bytes], Reply]
-"""Makes the odd answer of the right one's body."""
+"""Function that makes an odd answer from the body of the correct one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Odd:
-    """One odd answer: its kind, the requests it may answer (`poll`, `submit` ...), and the adapters."""
+    """One odd answer: its kind, its adapters, and the requests that it can answer (`poll`, `submit` and others)."""
 
     kind: str
     name: str
@@ -97,15 +97,15 @@ class Odd:
     adapters: frozenset[str]
     make: Make
     wants: str = ""
-    """The state of the work in which alone it makes sense: `running`, `done`, `several` or `single` items."""
+    """State of the work that it requires: `running`, `done`, `several` or `single` items. Empty: any state."""
 
     def fits(self, adapter: str, role: str, states: frozenset[str]) -> bool:
-        """Whether it may answer this request."""
+        """Return True if it can answer this request."""
         return role in self.roles and adapter in self.adapters and (not self.wants or self.wants in states)
 
 
 def reply(body: bytes, status: str = "200 OK", *headers: str, content_type: str = "", **means: Any) -> Reply:
-    """A well-formed answer; a stream is labelled as one."""
+    """Return a well-formed answer. A stream has the content type of one."""
     usual = "text/event-stream" if body.startswith(b"data:") else "application/json"
     head = [f"HTTP/1.1 {status}", f"Content-Type: {content_type or usual}", f"Content-Length: {len(body)}", *headers]
     return Reply((_head(head) + body,), **means)
@@ -116,27 +116,27 @@ def _head(lines: Iterable[str]) -> bytes:
 
 
 def says(document: object, status: str = "200 OK", *headers: str, **means: Any) -> Make:
-    """The same document, whatever the right answer is."""
+    """Return a function that always answers with this document."""
     return lambda _: reply(orjson.dumps(document), status, *headers, **means)
 
 
 def text(words: str, status: str = "200 OK", content_type: str = "text/plain", **means: Any) -> Make:
-    """The same text, whatever the right answer is."""
+    """Return a function that always answers with this text."""
     return lambda _: reply(words.encode(), status, content_type=content_type, **means)
 
 
 def page(status: str = "200 OK", **means: Any) -> Make:
-    """A gateway's page."""
+    """Return a function that answers with a gateway's HTML page."""
     return text(PAGE, status, "text/html", **means)
 
 
 def headed(*headers: str, status: str = "200 OK", content_type: str = "", **means: Any) -> Make:
-    """The right answer with other headers."""
+    """Return a function that sends the correct answer with other headers."""
     return lambda body: reply(body, status, *headers, content_type=content_type, carries=True, **means)
 
 
 def broken(*, chunked: bool) -> Make:
-    """The whole body in a frame that does not end."""
+    """Return a function that sends the whole body in a frame without an end."""
 
     def make(body: bytes) -> Reply:
         frame = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body) + 100}"
@@ -148,17 +148,17 @@ def broken(*, chunked: bool) -> Make:
 
 
 def changed(pattern: bytes, by: bytes, *, times: int = 1, content_type: str = "", **means: Any) -> Make:
-    """The right answer with a text replaced."""
+    """Return a function that replaces a text in the correct answer."""
     return lambda body: reply(re.sub(pattern, by, body, count=times), content_type=content_type, carries=True, **means)
 
 
 def beside(member: bytes) -> Make:
-    """The right objects with another member, as its text stands."""
+    """Return a function that adds a member, as literal text, to the objects of the correct answer."""
     return changed(rb"(?m)^(data: |\[)?\{", rb"\1{" + member + b", ", times=0)
 
 
 def dripped(pieces: int, pause: float = 0.0) -> Make:
-    """Return a maker that sends the right answer in `pieces` pieces, with a pause between them."""
+    """Return a function that sends the correct answer in `pieces` pieces, with a pause between them."""
 
     def make(body: bytes) -> Reply:
         whole = reply(body).pieces[0]
@@ -170,13 +170,13 @@ def dripped(pieces: int, pause: float = 0.0) -> Make:
 
 
 def moved(body: bytes) -> Reply:
-    """A redirect to the right answer, on the same origin."""
+    """Return a redirect to the correct answer, on the same origin."""
     place = base64.urlsafe_b64encode(body).decode()
     return reply(b"", "307 Temporary Redirect", f"Location: /moved?{place}", carries=True)
 
 
 def renumbered(written: str, read: str) -> Make:
-    """A receipt whose id is written in another way; polls have to come under `read`."""
+    """Return a function that writes the id of a ticket differently. Polls must then use the id `read`."""
 
     def make(body: bytes) -> Reply:
         found = _ID.search(body)
@@ -192,14 +192,14 @@ LATE: Final[Mapping[str, Any]] = {
     "ganai": {"gen_status": "SUCCEEDED"},
     "heygen": {"code": 100, "data": {"status": "completed"}},
 }
-"""A success without its result."""
+"""Answers that report success without a result, by adapter."""
 FAILED: Final[Mapping[str, Any]] = {
     "gaga": {"status": "Fail", "failReason": WORDS},
     "gaia": {"status": "failed", "error": {"message": WORDS}},
     "ganai": {"gen_status": "FAILED", "error": {"message": WORDS}},
     "heygen": {"code": 100, "data": {"status": "failed", "error": {"code": 1, "message": WORDS}}},
 }
-"""The provider's word that the work has failed."""
+"""Answers that report failed work, by adapter."""
 COMPLETED: Final = b'{"status":"Completed","url":"https://cdn.example.com/a.mp4"}'
 CHUNKS: Final = (
     b'data: {"choices":[{"index":0,"delta":{"content":"Hello"}}]}\n\n'
@@ -223,7 +223,7 @@ HINTS: Final[Sequence[tuple[tuple[str, ...], float]]] = (
     (("openai-poll-after-ms: 1",), 0),
     (("openai-poll-after-ms: 15000",), 15),
 )
-"""Headers, and the seconds that they ask for."""
+"""Headers that request a wait, and its seconds."""
 
 
 def _odd(kind: str, name: str, roles: str, make: Make, adapters: Iterable[str] = ALL, *, wants: str = "") -> Odd:
@@ -241,7 +241,7 @@ STORM: Final = _odd(
     "A", "503 with Retry-After", ANSWERS,
     says({"message": WORDS}, "503 X", "Retry-After: 3", again=True, wait=3, reading="passing"),
 )  # fmt: skip
-"""The answer to everybody while a provider is away."""
+"""The answer to every account while a provider is unavailable."""
 
 
 def _unreadable() -> Iterable[Odd]:
@@ -275,7 +275,7 @@ def _before(frames: bytes, **means: Any) -> Make:
 
 def _frames() -> Iterable[Odd]:
     yield _odd("C", "dripped", ANSWERS, dripped(9))
-    yield _odd("C", "slow", ANSWERS, dripped(6, _PAUSE))  # longer than the silence in all
+    yield _odd("C", "slow", ANSWERS, dripped(6, _PAUSE))  # longer in total than the allowed silence
     yield _odd("C", "silent", "poll", lambda _: Reply((), pause=SILENCE * 1.5, reading="passing"))
     yield _odd("D", "large field", ANSWERS, headed("X-Policy: " + "a" * 40_000))
     yield _odd("D", "many fields", ANSWERS, headed(*(f"X-Field-{n}: {n}" for n in range(300))))
@@ -347,7 +347,7 @@ def _frame(document: object) -> bytes:
 
 
 def _ended_by(frames: bytes, **means: Any) -> Make:
-    """The right stream's first frame, and these."""
+    """Return a function that sends the first frame of the correct stream, then these frames."""
     return lambda body: reply(body.partition(b"\n\n")[0] + b"\n\n" + frames, content_type="text/event-stream", **means)
 
 
@@ -364,7 +364,7 @@ def _parts() -> Iterable[Odd]:
 
 
 def _without_last(instead: Mapping[str, Any] | None) -> Make:
-    """A receipt that leaves its last item out, or has an error in its place."""
+    """Return a function that omits the last item of a reply, or replaces it by an error."""
 
     def make(body: bytes) -> Reply:
         *others, last = orjson.loads(body)
@@ -432,7 +432,7 @@ ODDITIES: Final[tuple[Odd, ...]] = (
 
 
 def _roles(adapter: str) -> frozenset[str]:
-    """The requests that an adapter sends."""
+    """Return the requests that an adapter sends."""
     return {
         "gaga": frozenset({"upload", "submit", "poll"}),
         "gaia": frozenset({"submit", "poll", "result"}),
@@ -442,7 +442,7 @@ def _roles(adapter: str) -> frozenset[str]:
 
 
 def cells() -> frozenset[tuple[str, str]]:
-    """The kinds, each with the adapters to which it can apply."""
+    """Return the kinds, each with the adapters to which it applies."""
     found = {
         (odd.kind, provider_of(adapter))
         for odd in (*ODDITIES, STORM)
@@ -453,5 +453,5 @@ def cells() -> frozenset[tuple[str, str]]:
 
 
 def provider_of(adapter: str) -> str:
-    """The provider behind an adapter: Gaia's text has a protocol of its own."""
+    """Return the provider of an adapter. Gaia's text is a separate adapter, because its protocol differs."""
     return "gaia" if adapter == "chat" else adapter

@@ -1,4 +1,4 @@
-"""The upstream of the odd answers: one socket that speaks for all providers, and remembers what it said to each job."""
+"""The upstream of the odd answers: all providers on one socket, with a record of its answers to each job."""
 
 import asyncio
 import base64
@@ -30,21 +30,21 @@ from tests.chaos.odd_answers import (
 )
 
 SHARE = 0.85
-"""Of the answers to a job that are odd, until it has had its number."""
+"""Share of a job's answers that are odd, until the job has had its number of odd answers."""
 INTERVAL = 0.95
-"""Seconds between two polls of a job, at least: the setting is 1 second, with 5 % of jitter."""
+"""Minimum time, in seconds, between two polls of a job. The setting is 1 second, with 5 % of jitter."""
 UNREADABLE_POLLS, UNREADABLE_SECONDS = 20, 300.0
-"""Both must have passed without a readable answer before a job may end by that."""
+"""A job may end without a readable answer only after both this number of polls and this time."""
 STORM_SECONDS = 30.0
-"""In each such time one provider, or none, is away for all accounts but the calm ones."""
+"""Length of a period, in seconds, in which one provider or none is unavailable, except for calm accounts."""
 CALM = frozenset({0})
-"""Accounts whose requests all succeed. With more of them the circuit breaker would never open."""
+"""Accounts whose requests all succeed. With more of them, the circuit breaker would never open."""
 _MEMORY = 50.0
-"""Seconds in which a success shows that an account's requests succeed; the breaker's own memory is a little longer."""
+"""Seconds for which a success proves that an account's requests succeed. The breaker remembers it a little longer."""
 _IN_FLIGHT = 15.0
-"""Seconds that the server may need to hear of a failure."""
+"""Maximum time, in seconds, until the server has noticed a failure."""
 _SLOW_UPLOAD = 300_000
-"""Bytes from which on an upload is read slowly."""
+"""Size, in bytes, from which an upload is read slowly."""
 ROUTES = (
     (r"POST /v1/assets$", "gaga", "upload"),
     (r"POST /v1/generations$", "gaga", "submit"),
@@ -64,34 +64,34 @@ URL = "https://cdn.example.com/a.mp4"
 
 @dataclass(slots=True)
 class Work:
-    """One order at the upstream, by the token in its prompt."""
+    """One order at the upstream, identified by the token in its prompt."""
 
     account: int
     model: str
     units: int
     left: int
-    """Odd answers that it may still be given."""
+    """Number of odd answers that it can still get."""
     running: int
-    """Polls before it is done."""
+    """Number of polls until it is done."""
     siege: str = ""
-    """`hopeless`, `nineteen` or `brief`: how its polls are unreadable; `endless`: it is never done."""
+    """Kind of siege: `hopeless`, `nineteen` or `brief` for unreadable polls, `endless` for work that is never done."""
     items: list["Item"] = field(default_factory=list)
     sent: int = 0
-    """Submits."""
+    """Number of submits."""
     may_send: bool = True
     send_after: float = 0.0
     ends: str | None = None
     done: bool = False
-    """Its stream has brought its end."""
+    """True if its stream has ended."""
     failed: int = 0
-    """Outputs that were withheld."""
+    """Number of omitted outputs."""
     finish_reason: str | None = None
     shown: list[str] = field(default_factory=list)
-    """Texts that the client has to have read in a `detail`."""
+    """Texts that the client must have seen in a `detail`."""
     last: list[str] = field(default_factory=list)
-    """Texts that the final event must have."""
+    """Texts that the final event must contain."""
     faults: list[str] = field(default_factory=list)
-    """What the server did wrong, as seen from here."""
+    """Errors of the server that the upstream noticed."""
     log: list[str] = field(default_factory=list)
 
     @property
@@ -101,7 +101,7 @@ class Work:
 
     @property
     def given_up(self) -> bool:
-        """True if answers were unreadable for so long that the job may end."""
+        """True if answers were unreadable for so long that the job may end with an error."""
         return any(
             item.unreadable >= UNREADABLE_POLLS and item.polled - item.since >= UNREADABLE_SECONDS - _IN_FLIGHT
             for item in self.items
@@ -110,7 +110,7 @@ class Work:
 
 @dataclass(slots=True)
 class Item:
-    """One id that is polled."""
+    """A polled id."""
 
     work: Work
     running: int
@@ -118,12 +118,12 @@ class Item:
     poll_after: float = 0.0
     over: bool = False
     unreadable: int = 0
-    """Unreadable answers since the last readable one; `since` when the first of them came."""
+    """Number of unreadable answers since the last readable one. `since` is the time of the first."""
     since: float = 0.0
 
 
 class Upstream:
-    """All providers on one socket: the right answer, or an odd one."""
+    """All providers on one socket. Each request gets the correct answer or an odd one."""
 
     def __init__(self, chance: Random, kinds: Collection[str], clock: RunningClock, *, storms: bool) -> None:
         self._chance = chance
@@ -137,14 +137,14 @@ class Upstream:
         self._by_id: dict[str, Item] = {}
         self.exchanges = 0
         self.counted: Counter[tuple[str, str]] = Counter()
-        """Odd answers, by kind and provider."""
+        """Number of odd answers, by kind and provider."""
         self._outcomes: dict[tuple[int, str], dict[bool, float]] = {}
-        """By account and provider: the times of the last success and of the last failure."""
+        """Times of the last success and the last failure, by account and provider."""
         self.faults: list[str] = []
 
     async def __aenter__(self) -> Self:
         listening = socket.socket()
-        # With a larger buffer the system would take in a slow upload at once.
+        # With a larger buffer, the system would accept a slow upload at once.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
         listening.bind(("127.0.0.1", 0))
         self._server = await asyncio.start_server(self._serve, sock=listening, limit=1 << 14)
@@ -180,7 +180,7 @@ class Upstream:
         return body
 
     async def _slowly(self, reader: asyncio.StreamReader, length: int) -> bytes:
-        """A body; a large one takes longer than the silence that is allowed."""
+        """Read a body. A large one takes longer than the allowed silence."""
         if length < _SLOW_UPLOAD or "C" not in self._kinds:
             return await reader.readexactly(length)
         self.counted["C", "gaga"] += 1
@@ -208,7 +208,7 @@ class Upstream:
                 self.faults.append("a request without User-Agent: Pollcast")
 
     def _to_job(self, adapter: str, role: str, id_: str, body: bytes) -> Reply:
-        """The answer to a request for a job, after it was noted."""
+        """Record a request of a job, and return its answer."""
         item = self._by_id.get(id_)
         token = re.search(rb"token-\d+", body)
         work = item.work if item else self.works.get(token[0].decode() if token else "")
@@ -227,7 +227,7 @@ class Upstream:
         self._note_words(role, work, made)
         return made
 
-    # --- which answer ---
+    # --- choice of the answer ---
 
     def _new_items(self, adapter: str, role: str, work: Work) -> dict[str, Item]:
         if role not in {"submit", "upload"}:
@@ -280,12 +280,12 @@ class Upstream:
         return siege == "hopeless" or not item.unreadable or self._clock.now() - item.since < UNREADABLE_SECONDS - 50
 
     def _away(self) -> str:
-        """The provider that is away now, if one is."""
+        """Return the provider that is unavailable now, or None."""
         if not self._storms:
             return ""
         return Random(int(self._clock.now() // STORM_SECONDS)).choice((*ADAPTERS, ""))
 
-    # --- what is remembered ---
+    # --- records ---
 
     def _note_request(self, work: Work, item: Item | None, role: str) -> None:
         now = self._clock.now()
@@ -325,7 +325,7 @@ class Upstream:
         work.items = [item for _, item in kept]
 
     def _note_state(self, role: str, work: Work, item: Item, made: Reply) -> None:
-        # aiohttp 3 repeats a GET once, and at once, whose connection was closed without an answer (seen 2026-12).
+        # aiohttp 3 repeats a GET once if its connection was closed without an answer (observed 2026-12).
         item.poll_after = self._clock.now() + max(INTERVAL, made.wait) if made.pieces else 0.0
         has_result = work.model == "gpt-image-2" and role == "poll"
         item.over = made.carries and not has_result and (item.running <= 0 or made.failed > 0)
@@ -342,12 +342,12 @@ class Upstream:
             work.shown.append("Repeating the upload")
         if made.again and role in {"submit", "stream"}:
             work.shown.append("Waiting to be taken")
-        is_bulk = work.model == "ganai-bulk" and work.units > 1  # one item's trouble is not the job's
+        is_bulk = work.model == "ganai-bulk" and work.units > 1  # an error of one item is not an error of the job
         if made.shows and not made.ends and not is_bulk:
             work.shown.append(made.shows)
 
     def is_well(self, account: int, provider: str) -> bool:
-        """Whether an account's own requests succeed: the last one did, within the last minute."""
+        """Return True if an account's requests succeed: the last one did, within the last minute."""
         now, times = self._clock.now(), self._outcomes.get((account, provider), {})
         return now - times.get(True, 0.0) < _MEMORY and now - times.get(False, 0.0) > _MEMORY + _IN_FLIGHT
 
@@ -357,7 +357,7 @@ def _is_unreadable(odd: Odd) -> bool:
 
 
 def _hinted(made: Reply, seconds: int) -> Reply:
-    """The answer with a Retry-After."""
+    """Return the answer with a Retry-After."""
     first = made.pieces[0].replace(b"Connection: close", b"Retry-After: %d\r\nConnection: close" % seconds, 1)
     return replace(made, pieces=(first, *made.pieces[1:]), wait=seconds)
 

@@ -1,4 +1,4 @@
-"""The judge of the odd answers: holds a job's record against what the upstream said to it."""
+"""Judge of the odd answers: compares a job's record with the upstream's answers to it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,31 +12,31 @@ from tests.chaos.odd_upstream import UNREADABLE_POLLS, UNREADABLE_SECONDS, Work
 Event = dict[str, Any]
 FINAL = frozenset({"Completed", "Error", "Canceled"})
 BY_RULE = frozenset({"upstream_protocol", "upstream_failed"})
-"""How a job ends that had no readable answer for long enough: by the last of its answers."""
+"""Error codes of a job without readable answers. The last answer decides between them."""
 _PATIENCE = 60.0
-"""Seconds after the five minutes in which it has to be over: one interval, and a busy machine's own slowness."""
+"""Maximum time, in seconds, from the limit of five minutes to the job's end: one interval, and a reserve."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What must not be, and the odd answers of its job."""
+    """A violation, and the odd answers of its job."""
 
     text: str
     log: Sequence[str] = ()
 
 
 def end_of(job: Event) -> str:
-    """How a job has ended: `Completed`, `Canceled`, or an Error's code."""
+    """Return the end of a job: `Completed`, `Canceled`, or an error's code."""
     return str(job.get("code") or job["status"])
 
 
 def refund_due(work: Work, job: Event, price: int) -> int:
-    """The tokens that the job has to give back."""
+    """Return the tokens that the job must refund."""
     return price * work.failed // work.units if job["status"] == "Completed" else price
 
 
 def faults(work: Work, job: Event, events: Sequence[Event], *, price: int, overdue: bool) -> Iterator[str]:
-    """What is wrong with a job that is over. `overdue`: its deadline has passed."""
+    """Return the violations of an ended job. `overdue` is true if its deadline has passed."""
     yield from work.faults
     yield from _end_faults(work, job, overdue=overdue)
     yield from _event_faults(job, events)

@@ -1,8 +1,8 @@
-"""Part 3: an upstream that mixes odd answers at random, on all five adapters; no paid job may end early by them.
+"""Part 3: an upstream that mixes odd answers at random, on all five adapters. They must not end a paid job early.
 
-Time runs `FACTOR` times as fast as ours, and the silence that the server allows is made short. Most jobs are given
-fewer odd answers than end one by time. Some are besieged: their polls are unreadable for less, or for more, than the
-20 polls and 5 minutes that end a job.
+Time runs `FACTOR` times as fast as real time, and the server's timeout of silence is short. Most jobs get too few odd
+answers to end. Some are besieged: their polls are unreadable for less, or for more, than the 20 polls and 5 minutes
+after which a job ends.
 """
 
 import asyncio
@@ -27,14 +27,14 @@ from tests.support.deployment import Deployment, events_of
 
 ACCOUNTS, UNDER_WAY, GRANTED = 8, 48, 10_000_000
 MOST_ODD = 16
-"""Odd answers of one job: fewer than the 20 unreadable ones that may end it."""
+"""Maximum number of odd answers of one job. It is below the 20 unreadable ones that may end a job."""
 LONG = 500
-"""Odd answers from which on a campaign has sieges and storms, and must reach every kind on every adapter."""
+"""Number of odd answers from which a campaign has sieges and storms, and must reach every kind on every adapter."""
 ROUND = 2000
-"""Odd answers in which each siege takes place once on each adapter."""
+"""Number of odd answers during which each siege happens once on each adapter."""
 DEADLINE, HEYGEN_DEADLINE = 7200.0, 1800.0
 PATIENCE = 240.0
-"""Seconds, of ours, in which everything must be over."""
+"""Maximum real time, in seconds, until all jobs have ended."""
 SETTINGS = {"api_key": SECRET, "project_id": "p", "poll_interval": 1, "deadline": DEADLINE, "concurrency": 1000}
 TIMES = UpstreamTimes(read_silence=SILENCE, upload_silence=SILENCE, submit_silence=SILENCE, send_silence=SILENCE)
 MODELS = {
@@ -48,7 +48,7 @@ MODELS = {
     "suno": (10, "ainow"),
     "luma": (30, "ainow"),
 }
-"""The price of a unit, and the provider."""
+"""Price of a unit and adapter, by model."""
 SIEGES = (
     *((model, siege) for model in ("gaga-1", "grok-imagine-video", "ganai-bulk", "heygen-v1")
       for siege in ("hopeless", "nineteen", "brief")),
@@ -58,7 +58,7 @@ SIEGES = (
 
 @dataclass(slots=True)
 class Campaign:
-    """The campaign."""
+    """The campaign of this part."""
 
     number: int
     deployment: Deployment
@@ -67,23 +67,23 @@ class Campaign:
     kinds: Collection[str]
     keys: list[str] = field(default_factory=list)
     sieges: list[tuple[str, str]] = field(default_factory=list)
-    """Those still to come."""
+    """Sieges that are still to come."""
     jobs: int = 0
     refused: int = 0
-    """Orders that were refused because their provider was closed to a failing account."""
+    """Number of orders that were refused because the breaker was open for their account."""
     balances: Counter[int] = field(default_factory=Counter)
-    """What each account has to have spent."""
+    """Tokens that each account must have spent."""
     findings: list[Finding] = field(default_factory=list)
     ends: Counter[str] = field(default_factory=Counter)
     besieged: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     @property
     def odd(self) -> int:
-        """Odd answers so far."""
+        """Number of odd answers so far."""
         return sum(number for (kind, _), number in self.upstream.counted.items() if kind != "N")
 
     async def run(self) -> None:
-        """Order until there were enough odd answers of each kind, and see every job to its end."""
+        """Order until there were enough odd answers of each kind, and follow every job to its end."""
         self.sieges = [*SIEGES] * (-(-self.number // ROUND)) if self.number >= LONG and "B" in self.kinds else []
         work = [asyncio.create_task(self._work(n % ACCOUNTS)) for n in range(min(UNDER_WAY, max(self.number // 40, 6)))]
         _, late = await asyncio.wait(work, timeout=PATIENCE + self.number / 20)
@@ -98,12 +98,12 @@ class Campaign:
         await self._audit()
 
     def _missed(self) -> list[tuple[str, str]]:
-        """The kinds and adapters without an odd answer, in a campaign that is long enough for all."""
+        """Return the kinds and adapters without an odd answer, in a campaign that is long enough for all."""
         tried = {cell for cell, times in self.upstream.counted.items() if times}
         return sorted(cell for cell in cells() - tried if cell[0] in self.kinds) if self.number >= LONG else []
 
     async def _audit(self) -> None:
-        """Hold each account's balance and ledger against what its jobs must have cost."""
+        """Compare each account's balance and ledger with the cost of its jobs."""
         for account, key in enumerate(self.keys):
             headers = {"Authorization": f"Bearer {key}"}
             balance = (await self.deployment.http.get("/api/account", headers=headers)).json()["tokens"]
@@ -112,7 +112,7 @@ class Campaign:
                 self.findings.append(Finding(f"account {account} has {balance} tokens instead of {due}"))
 
     def evidence(self) -> str:
-        """The first findings, each with the odd answers of its job."""
+        """Return the first findings, each with the odd answers of its job."""
         return "\n".join(f"{finding.text}\n    {'; '.join(finding.log[-40:])}" for finding in self.findings[:12])
 
     async def _work(self, account: int) -> None:
@@ -137,18 +137,18 @@ class Campaign:
         self._judge(work, job, events, self.deployment.clock.now() - began)
 
     def _model(self) -> str:
-        """A model by chance; streamed ones more often, because their jobs are of one exchange."""
+        """Return a random model. Streamed ones are more frequent, because their jobs have only one exchange."""
         weights = [3 if provider == "ainow" or price == 1 else 1 for price, provider in MODELS.values()]
         return self.chance.choices([*MODELS], weights)[0]
 
     def _new_work(self, account: int, model: str, siege: str) -> Work:
         units = {"gpt-image-2": 3, "ganai-bulk": 1 if siege else self.chance.choice((1, 1, 2, 3))}.get(model, 1)
-        # A siege is repeated before each readable answer, and has to fit into the deadline on a busy machine.
+        # A siege is repeated before each readable answer. It must fit into the deadline on a busy machine.
         running = 10**9 if siege == "endless" else 0 if siege else self.chance.randint(1, 4)
         return Work(account, model, units, self.chance.randint(MOST_ODD // 2, MOST_ODD), running, siege)
 
     async def _turned_away(self, work: Work, status: int, text: str) -> None:
-        """Where the requests of an account fail, closing its provider to it for a moment is right."""
+        """Check a refused order. It is correct if the account's requests to that provider fail."""
         self.refused += 1
         if status != 503 or self.upstream.is_well(work.account, MODELS[work.model][1]):
             self.findings.append(Finding(f"{work.model}: an order of account {work.account} was refused: {text}"))
@@ -188,7 +188,7 @@ class Campaign:
         return {"model": work.model, "prompt": token}
 
     async def _image(self, token: str, headers: dict[str, str]) -> str:
-        """An image of the order's own, so that its upload shows whose it is; now and then a large one."""
+        """Upload an image that identifies its order, sometimes a large one."""
         padding = bytes(600_000 if self.number >= LONG and self.chance.random() < 0.05 else 0)
         return await self._asset(Deployment.media("image") + padding, token, headers)
 
@@ -201,7 +201,7 @@ class Campaign:
 
 
 _SOUNDS = (FTYP + moov(b"soun"), webm(INFO, tracks(2), CLUSTER))
-"""A recording of Android, and one of Chrome: containers that hold sound alone."""
+"""Recordings of Android and Chrome: video containers with sound only."""
 
 
 @asynccontextmanager
@@ -223,7 +223,7 @@ async def _opened(number: int, seed: int, store: str, kinds: Collection[str]) ->
 async def run(
     number: int, seed: int, store: str = "sqlite", kinds: Collection[str] = tuple(KINDS)
 ) -> tuple[Campaign, str]:
-    """Give so many odd answers of these kinds; gives the campaign and its summary."""
+    """Send `number` odd answers of these kinds. Return the campaign and its summary."""
     began = monotonic()
     async with _opened(number, seed, store, kinds) as campaign:
         await campaign.run()
@@ -238,7 +238,7 @@ async def run(
 
 
 def _table(counted: Counter[tuple[str, str]]) -> list[str]:
-    """A row for each kind, a column for each adapter; a dash where the kind cannot apply."""
+    """Return a table with a row for each kind and a column for each adapter. A dash: the kind does not apply."""
     able = cells()
     rows = [f"  {'':52}" + "".join(f"{adapter:>8}" for adapter in ADAPTERS)]
     for kind, name in KINDS.items():

@@ -1,6 +1,6 @@
-"""The orders of a campaign: any model, any trouble that a prompt can ask for, each with a token that nothing else has.
+"""The orders of a campaign: any model, any fault word, and a unique token in each.
 
-The token stands in the prompt (for Gan.ai in a tag of every item), so that the upstream's log tells whose order it is.
+The token is in the prompt (for Gan.ai in a tag of every item), so the upstream's log identifies the order.
 """
 
 import re
@@ -14,12 +14,12 @@ from tests.support.registry import REGISTRY
 
 FINAL: Final = frozenset({"Completed", "Error", "Canceled"})
 _WORDS: Final = tuple(word for word in PromptFault if word is not PromptFault.TOO_MANY)
-"""The campaigns choose by themselves whom they refuse by 429, to know which submits were refused."""
+"""Fault words of the campaigns. They inject 429 themselves, in order to know the refused submits."""
 _TOKEN: Final = re.compile(r"order-\d{6}")
 _CANCELED_BY_WORD: Final = frozenset(
     {"gaga-1", "avatar-h1", "avatar-h1-pro", "grok-imagine-video", "gpt-image-2", "image2"}
 )
-"""Models whose provider has a word for a job that it canceled; the others fail it."""
+"""Models whose provider has a status for canceled jobs. The other providers report a failure."""
 _ENDS: Final[Mapping[PromptFault, str]] = {
     PromptFault.FAIL: "upstream_failed",
     PromptFault.CANCEL: "upstream_failed",
@@ -29,55 +29,55 @@ _ENDS: Final[Mapping[PromptFault, str]] = {
     PromptFault.CREDITS: "upstream_credits",
 }
 _OF_ONE_ITEM: Final = frozenset({PromptFault.FAIL, PromptFault.CANCEL, PromptFault.STUCK})
-"""What befalls one item of a list, and not the others."""
+"""Fault words that affect one item of a list."""
 
 
 def token_in(text: str) -> str | None:
-    """The token of the order that a text belongs to."""
+    """Return the token of the order in a text, or None."""
     found = _TOKEN.search(text)
     return found[0] if found else None
 
 
 @dataclass(slots=True)
 class Order:
-    """An order, what its client has seen of it, and how it may end."""
+    """An order, the events that its client has read, and its possible ends."""
 
     token: str
     body: dict[str, Any]
     word: PromptFault | None
     by_generate: bool
-    """Ordered by POST /api/generate, and reconnected to by it at times."""
+    """True if it is ordered by POST /api/generate, which sometimes also reconnects."""
     watched: bool
     cancels: bool
-    """Its client asks for its end, at some moment."""
+    """True if its client cancels it at a random moment."""
     job: str | None = None
     seen: list[dict[str, Any]] = field(default_factory=list)
     refused: bool = False
-    """Turned away until its client gave up: there must be no job."""
+    """True if it was refused until its client gave up. It must then have no job."""
 
     @property
     def model(self) -> str:
-        """The name of the ordered model."""
+        """Name of the ordered model."""
         return str(self.body["model"])
 
     @property
     def streamed(self) -> bool:
-        """Whether the provider answers with a stream that cannot be resumed."""
+        """True if the provider answers with a stream, which cannot be resumed."""
         return REGISTRY.models[self.model].streamed
 
     @property
     def repeatable(self) -> bool:
-        """True if its provider promises that a repeat buys once."""
+        """True if the provider promises that a repeat buys once."""
         return REGISTRY.models[self.model].repeatable
 
     @property
     def over(self) -> bool:
-        """Whether its client has seen the final event."""
+        """True if its client has read the final event."""
         return bool(self.seen) and self.seen[-1]["status"] in FINAL
 
     @property
     def end(self) -> str:
-        """How it ends when all goes as asked for: `Completed`, `Canceled`, or an Error's code."""
+        """Expected end: `Completed`, `Canceled`, or an error's code."""
         if self.word is PromptFault.CUT and self.streamed:
             return "interrupted"
         if self.word is PromptFault.CANCEL and self.model in _CANCELED_BY_WORD:
@@ -89,22 +89,22 @@ class Order:
 
 @dataclass(slots=True)
 class Orders:
-    """Makes orders, each with the next token; `trouble` is the share of them that ask for some."""
+    """Makes orders, each with the next token. `trouble` is the share of orders with fault words."""
 
     chance: Random
     trouble: float
     stuck: bool = True
-    """Whether some may ask never to end."""
+    """True if some orders may have the word that makes a job endless."""
     made: list[Order] = field(default_factory=list)
 
     def new(self, assets: Mapping[str, str]) -> Order:
-        """An order of any model; `assets` are an image's and an audio's id."""
+        """Return an order of a random model. `assets` are the ids of an image and an audio."""
         model = self.chance.choice(tuple(REGISTRY.models))
         token = f"order-{len(self.made) + 1:06}"
         word = self._word()
         body = {"model": model, **self._fields(model, f"{token} {word or ''} A lake", assets)}
         by_generate, watched, cancels = (self.chance.random() < share for share in (0.3, 0.9, 0.1))
-        # Where the provider cancels by itself, nobody could tell whose cancel it was.
+        # A client's cancel would look the same as the provider's, so these orders have only one of them.
         order = Order(token, body, word, by_generate, watched, cancels and word is not PromptFault.CANCEL)
         self.made.append(order)
         return order

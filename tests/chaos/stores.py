@@ -1,4 +1,4 @@
-"""The stores that a campaign can be run on."""
+"""Stores for a campaign."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ STORES = ("sqlite", "redis")
 
 @contextmanager
 def opened(kind: str, folder: Path) -> Iterator[str]:
-    """The URL of an empty store in `folder`; for `redis`, of a real server that lasts as long as the body."""
+    """Yield the URL of an empty store in `folder`. For `redis`, a real server runs until the body ends."""
     if kind == "redis":
         with RedisServer(folder) as server:
             yield server.url

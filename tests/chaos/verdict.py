@@ -1,4 +1,4 @@
-"""What must hold whatever happened, and the evidence where it does not."""
+"""The invariants of all campaigns, and the evidence of their violations."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -13,11 +13,11 @@ from tests.chaos.orders import FINAL, Order
 
 Event = dict[str, Any]
 _SHOWN = 2
-"""Findings of each kind whose evidence is printed."""
+"""Maximum number of findings of each kind whose evidence is printed."""
 
 
 class Broken(StrEnum):
-    """The invariants, by what their breach is called."""
+    """The invariants, by the names of their violations."""
 
     DOUBLE = "double submits"
     UNFINISHED = "unfinished"
@@ -31,7 +31,7 @@ class Broken(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A breach, the order that shows it, and its events as they were when it was found."""
+    """A violation, its order, and the order's events at that time."""
 
     broken: Broken
     text: str
@@ -40,7 +40,7 @@ class Finding:
 
 
 class Account(Protocol):
-    """What is asked of an account's client, once all is over."""
+    """Calls of an account's client that the inspection needs after the campaign."""
 
     orders: list[Order]
 
@@ -50,7 +50,7 @@ class Account(Protocol):
 
 
 class Truth(Protocol):
-    """Says what is untrue about the end of a job, if anything."""
+    """Function that returns what is false about the end of a job, or None."""
 
     def __call__(self, order: Order, events: Sequence[Event], *, bought: bool) -> str | None: ...
 
@@ -63,19 +63,19 @@ class Verdict:
     findings: list[Finding] = field(default_factory=list)
     jobs: int = 0
     ends: Counter[str] = field(default_factory=Counter)
-    """How many jobs ended in each way."""
+    """Number of jobs by their end."""
 
     def note(self, broken: Broken, text: str, order: Order | None = None, events: Sequence[Event] = ()) -> None:
-        """Keep a finding."""
+        """Add a finding."""
         self.findings.append(Finding(broken, text, order, events))
 
     def count(self, broken: Broken) -> int:
-        """How often an invariant was broken."""
+        """Return the number of violations of an invariant."""
         return sum(finding.broken is broken for finding in self.findings)
 
     @property
     def summary(self) -> str:
-        """The part of a summary line that every campaign has."""
+        """Return the part of a summary line that all campaigns share."""
         usual = (Broken.DOUBLE, Broken.UNFINISHED, Broken.GAP)
         rare = [broken for broken in Broken if broken not in usual and self.count(broken)]
         counts = [f"{self.count(broken)} {broken}" for broken in (*usual, *rare)]
@@ -83,7 +83,7 @@ class Verdict:
         return ", ".join([f"{self.jobs:,} jobs ({self.ends['Completed']:,} completed)", *counts, *balanced])
 
     def evidence(self) -> str:
-        """The first findings of each kind, each with its job's events and the upstream's log."""
+        """Return the first findings of each kind, each with its job's events and the upstream's log."""
         kinds = ([finding for finding in self.findings if finding.broken is broken] for broken in Broken)
         return "\n\n".join(self._shown(finding) for found in kinds for finding in found[:_SHOWN])
 
@@ -99,7 +99,7 @@ class Verdict:
     # --- the invariants ---
 
     async def inspect(self, account: Account, truth: Truth) -> None:
-        """Hold everything that an account says against everything that was ordered, sent and seen."""
+        """Compare an account's jobs, events and ledger with its orders and with the upstream's log."""
         bought = self.ear.bought()
         jobs = {job["id"]: job for job in await account.listed("/api/jobs", "jobs")}
         entries = await account.listed("/api/account/ledger", "entries")
@@ -178,7 +178,7 @@ class Verdict:
 
 
 def refund_due(order: Order, tokens: int, final: Event, *, bought: bool) -> int:
-    """What the final event has to give back of a job's tokens; a client's cancel nothing, if it was paid for."""
+    """Return the tokens that the final event must refund. A client's cancel refunds nothing if the job was bought."""
     if final["status"] == "Canceled" and order.cancels:
         return 0 if bought else tokens
     if final["status"] != "Completed":
@@ -189,5 +189,5 @@ def refund_due(order: Order, tokens: int, final: Event, *, bought: bool) -> int:
 
 
 def end_of(final: Event) -> str:
-    """How a job ended: `Completed`, `Canceled`, or an Error's code."""
+    """Return the end of a job: `Completed`, `Canceled`, or an error's code."""
     return str(final.get("code", final["status"]))
