@@ -1,19 +1,22 @@
 """HeyGen v3 (`/v3/videos`, `/v3/assets`, `/v3/users/me`): idempotent submits, single and bulk status, deletion.
 
-Doc: paths, the body of `avatar` and `image`, the status object, `not_found`, the error's shape, and the idempotency key
-with its 24 hours and its 409. Seen in client code: the shapes of `background`, `caption`, `engine`, of the bulk answer
-and of the upload's. Guess: the fields of a scene, and that a refusal is not kept under its key.
+Doc: paths, the body of `avatar` and `image`, the status object, `not_found`, the error's shape, the codes
+`unauthorized`, `insufficient_credit`, `forbidden`, `not_found` and `download_failed`, and the idempotency key with its
+24 hours and its 409. Seen in client code: the shapes of `background`, `caption`, `engine`, of the bulk answer and of
+the upload's. Guess: the fields of a scene, the other codes, and that a refusal is not kept under its key.
 """
 
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from aiohttp import web
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from .files import Files, Sample
 from .messages import Answer, Operation, Received, Refused, Role
@@ -23,9 +26,16 @@ from .state import Job, Outcome, State, Timeline
 STATES = Timeline(((0.1, "waiting"), (0.3, "pending"), (1.0, "processing")))
 KEY = re.compile(r"[A-Za-z0-9_:.\-]{1,255}")
 KEY_SECONDS = 24 * 3600.0
-LARGEST_UPLOAD = 32 << 20
 MOST_IDS = 100
 LINK_SECONDS = 7 * 24 * 3600.0
+CODES = {
+    400: "invalid_parameter",
+    401: "unauthorized",
+    402: "insufficient_credit",
+    429: "rate_limit_exceeded",
+    500: "internal_error",
+}
+"""Codes of HTTP statuses. Those of the others are HTTP's phrase, such as `not_found`."""
 
 
 class AssetInput(Strict):
@@ -67,6 +77,11 @@ class Speech(Strict):
     voice_id: str | None = None
     background: AssetInput | None = None
 
+    def urls(self) -> Iterator[str]:
+        """Yield the URLs of its files."""
+        places = (self.audio_url, *(place.url for place in (self.image, self.background) if place))
+        yield from (url for url in places if url is not None)
+
     @model_validator(mode="after")
     def _one_of_each(self) -> Self:
         if sum(value is not None for value in (self.script, self.audio_url, self.audio_asset_id)) != 1:
@@ -96,6 +111,11 @@ class Video(Speech):
     callback_id: str | None = None
 
     @property
+    def parts(self) -> tuple[Speech, ...]:
+        """The video as its only scene."""
+        return (self,)
+
+    @property
     def prompt(self) -> str:
         """The script."""
         return self.script or ""
@@ -107,6 +127,11 @@ class Studio(Strict):
     type: Literal["studio"]
     scenes: Annotated[list[Scene], Field(min_length=1, max_length=50)]
     caption: None = None
+
+    @property
+    def parts(self) -> tuple[Speech, ...]:
+        """The scenes."""
+        return tuple(self.scenes)
 
     @property
     def prompt(self) -> str:
@@ -129,9 +154,9 @@ class Kept:
     body: bytes | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class V3:
-    """The v3 routes. `error` and `parse` are the provider's."""
+    """The v3 routes, and their errors."""
 
     state: State
     files: Files
@@ -139,6 +164,8 @@ class V3:
     random_id: Callable[[], str]
     seconds: float = 9
     links_last: float = LINK_SECONDS
+    largest_upload: int = 32 << 20
+    """Largest file that is taken, in bytes."""
     submit_seconds: float = 0
     """Time that a submit takes, during which a repeat is answered by 409."""
     refuse_in_progress: int = 0
@@ -154,13 +181,27 @@ class V3:
     def operations(self) -> tuple[Operation, ...]:
         """The routes. The bulk status comes before the single one, whose pattern it fits."""
         return (
-            Operation("heygen3.submit", "POST", "/v3/videos", self.submit, Role.SUBMIT),
-            Operation("heygen3.statuses", "GET", "/v3/videos/statuses", self.statuses),
-            Operation("heygen3.check", "GET", "/v3/videos/{job}", self.check, Role.CHECK),
-            Operation("heygen3.delete", "DELETE", "/v3/videos/{job}", self.delete),
-            Operation("heygen3.upload", "POST", "/v3/assets", self.upload),
-            Operation("heygen3.me", "GET", "/v3/users/me", self.me),
+            Operation("heygen3.submit", "POST", "/v3/videos", self.submit, Role.SUBMIT, self),
+            Operation("heygen3.statuses", "GET", "/v3/videos/statuses", self.statuses, errors=self),
+            Operation("heygen3.check", "GET", "/v3/videos/{job}", self.check, Role.CHECK, self),
+            Operation("heygen3.delete", "DELETE", "/v3/videos/{job}", self.delete, errors=self),
+            Operation("heygen3.upload", "POST", "/v3/assets", self.upload, errors=self),
+            Operation("heygen3.me", "GET", "/v3/users/me", self.me, errors=self),
         )
+
+    def error(self, status: int, message: str = "") -> web.Response:
+        """Return an error with the code of its status."""
+        phrase = HTTPStatus(status).phrase
+        code = CODES.get(status) or re.sub(r"\W+", "_", phrase.replace("'", "")).lower()
+        return failure(status, code, message or phrase)
+
+    def reject(self) -> web.Response:
+        """Return the error for the script that `[reject]` stands in."""
+        return failure(400, "invalid_parameter", "script is invalid", "script")
+
+    def no_credit(self) -> web.Response:
+        """Return the error for missing credit."""
+        return failure(402, "insufficient_credit", "Your account has 0 credits, but this video requires 1 credit")
 
     async def submit(self, received: Received) -> Answer:
         """Begin a video, once for each key."""
@@ -193,7 +234,7 @@ class V3:
         order = parse(received.body)
         if any(word in order.prompt.lower() for word in self.moderated):
             raise refused(400, "content_moderated", "The script was refused by moderation")
-        self._require_assets(order)
+        self._open_files(order)
         job = Rendering(
             provider=self.provider,
             id=self.random_id(),
@@ -209,12 +250,16 @@ class V3:
             self.files.publish(f"heygen3/{job.id}/{name}", sample, signed=True)
         return web.json_response({"data": {"video_id": job.id, "status": "waiting", "output_format": "mp4"}})
 
-    def _require_assets(self, order: Video | Studio) -> None:
-        for part in order.scenes if isinstance(order, Studio) else (order,):
+    def _open_files(self, order: Video | Studio) -> None:
+        """Refuse an order whose files are unknown, or cannot be opened: those of the domain `.invalid` (RFC 2606)."""
+        for part in order.parts:
             named = (part.audio_asset_id, *(place.asset_id for place in (part.image, part.background) if place))
             for asset in named:
                 if asset is not None and asset not in self._assets:
                     raise refused(404, "not_found", f"Asset {asset} not found")
+            for url in part.urls():
+                if (urlsplit(url).hostname or "invalid").endswith("invalid"):
+                    raise refused(400, "download_failed", f"{url} cannot be downloaded")
 
     async def check(self, received: Received) -> Answer:
         """Tell how a video stands."""
@@ -224,7 +269,7 @@ class V3:
         """Tell how up to a hundred videos stand."""
         ids = [text for text in received.query.get("video_ids", "").split(",") if text]
         if not 0 < len(ids) <= MOST_IDS:
-            raise refused(400, "invalid_parameter", "video_ids must name 1 to 100 videos")
+            raise refused(400, "invalid_parameter", "video_ids must name 1 to 100 videos", "video_ids")
         return web.json_response({"data": [self._brief(video) for video in ids]})
 
     def _brief(self, video: str) -> dict[str, object]:
@@ -250,9 +295,9 @@ class V3:
         """Take a file."""
         part = received.part("file")
         if part is None or not part.body:
-            raise refused(400, "invalid_parameter", "file is required")
-        if len(part.body) > LARGEST_UPLOAD:
-            raise refused(413, "file_too_large", "The file is larger than 32 MB")
+            raise refused(400, "invalid_parameter", "file is required", "file")
+        if len(part.body) > self.largest_upload:
+            raise refused(413, "file_too_large", "The file is larger than 32 MB", "file")
         asset = self.random_id()
         self._assets.add(asset)
         return web.json_response(
@@ -303,18 +348,20 @@ def parse(body: object) -> Video | Studio:
     kind = Studio if isinstance(body, dict) and body.get("type") == "studio" else Video
     try:
         return kind.model_validate(body)
-    except ValueError as error:
-        first = str(error).splitlines()
-        raise refused(400, "invalid_parameter", " ".join(line.strip() for line in first[1:3])) from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        param = ".".join(map(str, first["loc"]))
+        raise refused(400, "invalid_parameter", f"{param}: {first['msg']}".removeprefix(": "), param) from None
 
 
-def failure(status: int, code: str, message: str) -> web.Response:
-    """An error in the shape of v3."""
-    return web.json_response(
-        {"error": {"code": code, "message": message, "doc_url": "https://developers.heygen.com/errors"}}, status=status
-    )
+def failure(status: int, code: str, message: str, param: str = "") -> web.Response:
+    """An error in the shape of v3. `param` is the field at fault."""
+    anchor = code.replace("_", "-")
+    error = {"code": code, "message": message, **({"param": param} if param else {})}
+    error["doc_url"] = f"https://developers.heygen.com/docs/error-codes#{anchor}"
+    return web.json_response({"error": error}, status=status)
 
 
-def refused(status: int, code: str, message: str) -> Refused:
+def refused(status: int, code: str, message: str, param: str = "") -> Refused:
     """An error in the shape of v3, to raise."""
-    return Refused(failure(status, code, message))
+    return Refused(failure(status, code, message, param))
