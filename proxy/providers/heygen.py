@@ -1,9 +1,13 @@
-"""HeyGen v1: avatar clips. Written from the provider's v1 reference page.
+"""HeyGen v1: avatar clips; and the model of v3, whose calls are in heygen_v3.py.
 
-An order is one or more clips; the reply's `video_id` is polled. The envelope is `{code, message, data}`: success of a
-call is `code == 100`, whatever the HTTP status, and a failed video is HTTP 200 with `data.error`. Video URLs expire,
-but every status call signs fresh ones. The API is deprecated: 404, 405 or 410 at submit means that it is gone.
-Seen, not on the page: the reply's envelope, `voice_id`, the states `pending` and `waiting`.
+An order of v1 is one or more clips, and the reply's `video_id` is polled. The envelope is `{code, message, data}`. A
+call has succeeded if `code == 100`; the HTTP status does not matter. A failed video is HTTP 200 with `data.error`. URLs
+expire after seven days, and each status call signs new ones.
+
+Source: HeyGen's v1 reference page, read 2026-11. It calls the API deprecated. Lines with another source say so.
+Source: HeyGen's newer pages, read 2026-11, for the states `pending` and `waiting`, the error codes and the expiry.
+Source: third-party clients, read 2026-11, for the envelope and `voice_id`.
+Inferred, 2026-11: 404, 405 or 410 at submit means that the API is gone.
 """
 
 import re
@@ -20,32 +24,24 @@ from proxy.core.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.core.media_types import by_url
 from proxy.core.settings import ProviderSettings, is_loopback
 from proxy.providers import heygen_v3
-from proxy.providers.base import (
+from proxy.providers.base import Inputs, Model, NewOutput, Provider, Source, Update, id_in, urls_in, without_none
+from proxy.providers.fields import (
     COLOR_SCHEMA,
     COUNTS,
     DURATIONS,
-    MOST_PARTS,
+    MAX_PARTS,
     PRIORITIES,
     QUALITIES,
     AudioRef,
     Fields,
-    Inputs,
-    Model,
-    NewOutput,
-    Provider,
-    Source,
     Text,
-    Update,
     VisualRef,
     check_color,
+    check_dependency,
     check_exactly_one,
-    check_goes_with,
     field_error,
-    id_in,
     is_asset,
     references,
-    urls_in,
-    without_none,
 )
 from proxy.providers.heygen_v3 import HeyGenV3, data_of
 from proxy.upstream.answers import Answer, LastAnswers, NotReady, UnreadableAnswer
@@ -54,16 +50,19 @@ from proxy.upstream.requests import Request
 
 Style = Literal["normal", "circle"]
 
-_OK = 100
+_SUCCESS_CODE = 100
+"""`code` in the envelope of a successful call."""
 _NO_CREDIT = ("40009", "insufficient_credit")
+"""Error codes for an empty account, in v1 and in v3."""
 _VIDEO_URL = re.compile(r"\.(mp4|m4v|mov|webm)([?#]|$)", re.IGNORECASE)
-_GOING_ON = frozenset({"pending", "waiting", "processing"})
-_V3_GOING_ON = heygen_v3.STATES
-V3 = heygen_v3.MODEL.name
+"""URL of a video. v3 does not accept a video as a background."""
+_IN_PROGRESS_WORDS = frozenset({"pending", "waiting", "processing"})
+V3_MODEL = heygen_v3.MODEL.name
+"""Name of the model that orders of v1 should use instead."""
 
 
 class HeyGenSettings(ProviderSettings):
-    """`HEYGEN_*`."""
+    """Settings with the prefix `HEYGEN_`."""
 
     model_config = SettingsConfigDict(env_prefix="HEYGEN_")
 
@@ -71,18 +70,18 @@ class HeyGenSettings(ProviderSettings):
     poll_interval: float = Field(default=5, gt=0)
     deadline: float = Field(default=3600, gt=0)
     v1: Literal["keep", "translate"] = "keep"
-    """With `translate`, an order of heygen-v1 is sent to the v3 API."""
+    """With `translate`, orders of heygen-v1 are sent to the v3 API."""
 
 
 class Offset(Fields):
-    """Where the avatar stands: 0 is the centre, -0.5 the left or top edge of the screen."""
+    """Position of the avatar: 0 is the center, -0.5 the left or top edge of the screen."""
 
     x: float = 0
     y: float = 0
 
 
 class _Speech(Fields):
-    """Who speaks (avatar or talking photo), and what (prompt or audio)."""
+    """A speaker (avatar or talking photo) and the speech (prompt or audio)."""
 
     prompt: Text | None = None
     audio: AudioRef | None = None
@@ -106,16 +105,16 @@ _CLIP_RULES: Mapping[str, Any] = {
         "voice_id": ["prompt"],
     },
 }
-"""What `_check_clip` holds, in JSON Schema."""
+"""JSON Schema of the rules that `_check_clip` checks."""
 
 
 class Clip(_Speech):
-    """One clip of several."""
+    """One clip of an order with `clips`."""
 
     model_config = ConfigDict(json_schema_extra=dict(_CLIP_RULES))
 
     @model_validator(mode="after")
-    def _one_of_each(self) -> "Clip":
+    def _check_fields(self) -> "Clip":
         _check_clip(self)
         return self
 
@@ -123,32 +122,32 @@ class Clip(_Speech):
 def _check_clip(fields: _Speech) -> None:
     check_exactly_one(fields, "prompt", "audio")
     check_exactly_one(fields, "avatar_id", "talking_photo_id")
-    check_goes_with(fields, "avatar_style", "avatar_id")
-    check_goes_with(fields, "talking_photo_style", "talking_photo_id")
-    check_goes_with(fields, "voice_id", "prompt")
+    check_dependency(fields, "avatar_style", "avatar_id")
+    check_dependency(fields, "talking_photo_style", "talking_photo_id")
+    check_dependency(fields, "voice_id", "prompt")
 
 
-_FLAT = tuple(_Speech.model_fields)
+_CLIP_FIELDS = tuple(_Speech.model_fields)
 
 
 class HeyGenFields(_Speech):
-    """heygen-v1: the flat fields of one clip, or `clips`; and what holds for the whole video."""
+    """Fields of heygen-v1: the flat fields of one clip, or `clips`; and the fields of the whole video."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "oneOf": [
                 {**_CLIP_RULES, "properties": {"clips": False}},
-                {"required": ["clips"], "properties": dict.fromkeys(_FLAT, False)},
+                {"required": ["clips"], "properties": dict.fromkeys(_CLIP_FIELDS, False)},
             ],
             "if": {"required": ["captions"], "properties": {"captions": {"const": True}}},
             "then": {"properties": {"audio": False, "clips": {"items": {"required": ["prompt"]}}}},
         }
     )
 
-    clips: Annotated[list[Clip], Field(min_length=1, max_length=MOST_PARTS)] | None = None
+    clips: Annotated[list[Clip], Field(min_length=1, max_length=MAX_PARTS)] | None = None
     background: VisualRef | None = Field(
         default=None,
-        description="An image or mp4 (asset id or public URL), or a colour such as #FAFAFA.",
+        description="An image or mp4 (asset id or public URL), or a color such as #FAFAFA.",
         json_schema_extra=dict(COLOR_SCHEMA),
     )
     aspect_ratio: Literal["16:9", "9:16"] | None = None
@@ -156,33 +155,38 @@ class HeyGenFields(_Speech):
     captions: bool = False
 
     @model_validator(mode="after")
-    def _one_form(self) -> "HeyGenFields":
-        given = [name for name in _FLAT if getattr(self, name) is not None]
+    def _check_fields(self) -> "HeyGenFields":
+        given = [name for name in _CLIP_FIELDS if getattr(self, name) is not None]
         if self.clips is None:
             _check_clip(self)
         elif given:
-            raise field_error(given[0], f"clips goes without {', '.join(given)}: put them into the clips")
+            raise field_error(given[0], f"{', '.join(given)} cannot be combined with clips: put them into the clips")
         if self.captions and any(clip.prompt is None for clip in self.parts()):
-            raise field_error("captions", "captions goes with prompt only: the provider captions no audio")
+            raise field_error(
+                "captions", "captions requires prompt in each clip, because the provider captions only text"
+            )
         return self
 
-    _color = field_validator("background")(check_color)
+    _check_color = field_validator("background")(check_color)
 
     def parts(self) -> Sequence[Clip]:
-        """The order as clips, whichever form it was written in."""
-        return self.clips or [Clip(**{name: getattr(self, name) for name in _FLAT})]
+        """Return the order's clips. An order with flat fields has one."""
+        return self.clips or [Clip(**{name: getattr(self, name) for name in _CLIP_FIELDS})]
 
 
-def _units(fields: Mapping[str, Any]) -> int:
+def _video_units(fields: Mapping[str, Any]) -> int:
     return 0 if fields.get("test") else 1
 
 
-_COSTLY = COUNTS | DURATIONS | QUALITIES | PRIORITIES | {"scenes", "engine", "video_inputs"}
-"""The last three are HeyGen's own words for more scenes and a dearer engine, in the versions after v1."""
+_COSTLY_NAMES = COUNTS | DURATIONS | QUALITIES | PRIORITIES | {"scenes", "engine", "video_inputs"}
+"""Names of options that may cost more. HeyGen's later versions have the last three, for scenes and engines.
+
+Source: HeyGen's v3 API reference, read 2026-11.
+"""
 
 
 class HeyGen(Provider):
-    """The adapter for https://api.heygen.com, v1."""
+    """Adapter for https://api.heygen.com: v1, and v3 through `HeyGenV3`."""
 
     name = "HeyGen"
     models = (
@@ -193,10 +197,11 @@ class HeyGen(Provider):
             HeyGenFields,
             frozenset({"background", "ratio", "test", "version", "caption_open", "clips"}),
             typical_seconds=(300, 900),
-            note="Avatars made after 2024-03-21 are refused by the provider, which has announced the end of v1.",
-            costly=_COSTLY,
+            note="The provider refuses avatars made after 2024-03-21, and has announced the end of v1.",
+            costly=_COSTLY_NAMES,
             media="linked",
-            units=_units,
+            units=_video_units,
+            # Source: HeyGen's endpoint comparison, read 2026-11.
             retired_on="2026-10-31",
         ),
         heygen_v3.MODEL,
@@ -204,35 +209,38 @@ class HeyGen(Provider):
     settings_type = HeyGenSettings
 
     @property
-    def _translates(self) -> bool:
+    def _translates_v1(self) -> bool:
         return isinstance(self.settings, HeyGenSettings) and self.settings.v1 == "translate"
 
     @cached_property
     def _v3(self) -> HeyGenV3:
-        """The v3 API, for its own model. A job continues on the API that gave its ticket."""
-        # In v3, 404 means an unknown avatar or voice, and not the end of the API.
+        """The v3 API. A job continues on the API that gave its ticket."""
+        # In v3, 404 means an unknown avatar or voice. It does not mean the end of the API.
         return HeyGenV3(self.upstream, self.public_url, replace(self.dialect, retired=()))
 
     def declare_dialect(self) -> Dialect:
-        """The codes are those that clients have seen: 40009 credits, 400112 and 401057 a bad key."""
+        """Return the dialect of both APIs.
+
+        40009 and `insufficient_credit` mean an empty account; 400112, 401057 and `unauthorized` an invalid key.
+        """
         return Dialect(
             {"X-Api-Key": self.settings.key},
             no_credit=_NO_CREDIT,
             refused_key=("400112", "401057", "unauthorized"),
             retired=(404, 405, 410),
-            in_progress=(heygen_v3.IN_PROGRESS,),
+            in_progress=(heygen_v3.REPEAT_IN_PROGRESS,),
         )
 
     def validate(self, order: Order) -> Sequence[FieldError]:
-        """HeyGen v1 fetches media itself: an asset's Link must be one that it can open. v3 lacks some fields of v1."""
-        if order.model != V3 and self._translates:
-            return _without_counterpart(HeyGenFields(**order.fields), order.extra)
-        if order.model == V3 or not is_loopback(self.public_url) or is_loopback(self.settings.base_url):
+        """Return errors for assets that HeyGen v1 cannot fetch, and for fields that cannot be translated to v3."""
+        if order.model != V3_MODEL and self._translates_v1:
+            return _translation_errors(HeyGenFields(**order.fields), order.extra)
+        if order.model == V3_MODEL or not is_loopback(self.public_url) or is_loopback(self.settings.base_url):
             return ()
         return [
             FieldError(
                 reference.field,
-                "HeyGen would have to fetch this asset, but POLLCAST_PUBLIC_URL is a loopback address: set it to one "
+                "HeyGen must fetch this asset, but POLLCAST_PUBLIC_URL is a loopback address: set it to an address "
                 "that HeyGen can open, or give a public https URL.",
             )
             for reference in references(HeyGenFields(**order.fields))
@@ -240,16 +248,19 @@ class HeyGen(Provider):
         ]
 
     async def check_key(self) -> str:
-        """Read the operator's own account."""
+        """Read the operator's account, which is free.
+
+        Source: HeyGen's v3 API reference, read 2026-11.
+        """
         await self.upstream.check_key("/v3/users/me")
         return ""
 
     async def prepare(self, order: Order, inputs: Inputs) -> Request:
-        """Flat fields become the one clip; assets travel as Links."""
-        if order.model == V3:
+        """Build the request. Flat fields become one clip, and assets are passed as Links."""
+        if order.model == V3_MODEL:
             return await self._v3.prepare(order, inputs)
-        if self._translates:
-            return await self._v3.prepare(replace(order, fields=_as_v3(HeyGenFields(**order.fields))), inputs)
+        if self._translates_v1:
+            return await self._v3.prepare(replace(order, fields=_to_v3_fields(HeyGenFields(**order.fields))), inputs)
         fields = HeyGenFields(**order.fields)
         background = fields.background
         if background and not background.startswith("#"):
@@ -260,21 +271,21 @@ class HeyGen(Provider):
             test=fields.test,
             version="v1alpha",
             caption_open=fields.captions,
-            clips=[_clip(part, inputs) for part in fields.parts()],
+            clips=[_build_clip(part, inputs) for part in fields.parts()],
         )
         return Request("/v1/video.generate", json={**body, **order.extra})
 
     async def submit(self, request: Request) -> Ticket:
-        """The reply is `{code: 100, data: {video_id}}`; any other code is a refusal, whatever the HTTP status.
+        """Send the order once. The reply is `{code: 100, data: {video_id}}`; another code is a refusal.
 
-        The page's own table calls the id `id`, and has no envelope.
+        The page's table names the id `id` and shows no envelope, so both forms are accepted.
         """
         if request.path.startswith("/v3/"):
             return await self._v3.submit(request)
         try:
             answer = await self.upstream.submit(request)
         except UpstreamRetired as error:
-            raise UpstreamRetired(f"{error.message} Order {V3} instead.") from None
+            raise UpstreamRetired(f"{error.message} Order {V3_MODEL} instead.") from None
         try:
             body = answer.exact()
         except UnreadableAnswer:
@@ -282,68 +293,70 @@ class HeyGen(Provider):
         body = body if isinstance(body, dict) else {}
         if not isinstance(body.get("code"), int | str | None):
             raise self.dialect.missing_ticket(answer, "cannot be understood")
-        if not _is_ok(body):
+        if not _is_success(body):
             raise self.dialect.refusal_in_success(answer)
         video = id_in(body, "video_id")
         if not video:
             raise self.dialect.missing_ticket(answer, "names no video_id")
         return {"video_id": video}
 
-    async def check(self, ticket: Ticket, seen: LastAnswers) -> Update:
-        """`completed` and `failed` end; every other word goes on."""
+    async def check(self, ticket: Ticket, last_answers: LastAnswers) -> Update:
+        """Read the video's status. Every word except `completed` and `failed` means that the work continues."""
         if "video" in ticket:
-            return await self._check_v3(ticket, seen)
-        answer, data = await self._status(ticket, seen)
+            return await self._check_v3(ticket, last_answers)
+        answer, data = await self._status(ticket, last_answers)
         word = data.get("status")
         if not isinstance(word, str) or not plain(word):
             return self.without_status(answer, word)
         shown = self.dialect.safe_text(word)
         match plain(word):
             case "completed":
-                return Update(detail=shown, status=Status.COMPLETED, outputs=self._videos(ticket, data))
+                return Update(detail=shown, status=Status.COMPLETED, outputs=self._outputs(ticket, data))
             case "failed":
                 return Update(detail=shown, status=Status.ERROR, error=self._failure(data.get("error")))
-        return self.in_progress(word, _GOING_ON, answer)
+        return self.in_progress(word, _IN_PROGRESS_WORDS, answer)
 
-    async def _check_v3(self, ticket: Ticket, seen: LastAnswers) -> Update:
-        answer, word, ended = await self._v3.check(ticket, seen)
+    async def _check_v3(self, ticket: Ticket, last_answers: LastAnswers) -> Update:
+        answer, word, ended = await self._v3.check(ticket, last_answers)
         if ended is not None:
             return ended
-        return self.without_status(answer) if word is None else self.in_progress(word, _V3_GOING_ON, answer)
+        return (
+            self.without_status(answer) if word is None else self.in_progress(word, heygen_v3.IN_PROGRESS_WORDS, answer)
+        )
 
     async def cancel(self, ticket: Ticket) -> None:
-        """Delete the video. v1 has no such call."""
+        """Delete a video of v3. v1 documents no call for it."""
         if "video" in ticket:
             await self._v3.cancel(ticket)
 
     def _failure(self, error: object) -> JobError:
         kind = type(self.dialect.failure({"error": error}, ""))
-        return kind(self.dialect.safe_text(_reason(error) or "HeyGen gave no reason."))
+        return kind(self.dialect.safe_text(_error_text(error) or "HeyGen gave no reason."))
 
     async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
-        """URLs expire after days; the status call signs fresh ones."""
+        """Return the URL that the status call signs now, because URLs expire after seven days."""
         if "video" in ticket:
             fresh = list(await self._v3.fresh_outputs(ticket))
         else:
             _, data = await self._status(ticket)
-            fresh = self._videos(ticket, data)
+            fresh = self._outputs(ticket, data)
         return Source((fresh[n].output.url if n < len(fresh) else output.url) or "")
 
-    async def _status(self, ticket: Ticket, seen: LastAnswers | None = None) -> tuple[Answer, dict[str, Any]]:
-        answer = await self.upstream.get("/v1/video_status.get", {"video_id": ticket["video_id"]}, seen)
+    async def _status(self, ticket: Ticket, last_answers: LastAnswers | None = None) -> tuple[Answer, dict[str, Any]]:
+        answer = await self.upstream.get("/v1/video_status.get", {"video_id": ticket["video_id"]}, last_answers)
         body = self.dialect.json_object(answer)
-        if not _is_ok(body):
+        if not _is_success(body):
             raise self.dialect.unreadable(answer, f"has the code {self.dialect.safe_text(str(body['code']))[:50]}")
         return answer, data_of(body)
 
-    def _videos(self, ticket: Ticket, data: dict[str, Any]) -> list[NewOutput]:
+    def _outputs(self, ticket: Ticket, data: dict[str, Any]) -> list[NewOutput]:
         urls = [*urls_in(data.get("video_url"), data.get("video_urls")), *urls_in(data.get("video_url_caption"))]
-        made = [self._video(ticket, self.upstream.absolute(url), data) for url in urls]
-        if not made:
-            raise NotReady("HeyGen says completed, but gives no video's URL yet.")
-        return made
+        outputs = [self._output(ticket, self.upstream.absolute(url), data) for url in urls]
+        if not outputs:
+            raise NotReady("HeyGen reports completed, but names no video URL yet.")
+        return outputs
 
-    def _video(self, ticket: Ticket, url: str, data: dict[str, Any]) -> NewOutput:
+    def _output(self, ticket: Ticket, url: str, data: dict[str, Any]) -> NewOutput:
         return NewOutput(
             Output(
                 Role.VIDEO,
@@ -355,11 +368,11 @@ class HeyGen(Provider):
         )
 
 
-def _is_ok(body: dict[str, Any]) -> bool:
-    return str(body.get("code") or _OK) == str(_OK)
+def _is_success(body: dict[str, Any]) -> bool:
+    return str(body.get("code") or _SUCCESS_CODE) == str(_SUCCESS_CODE)
 
 
-def _clip(part: Clip, inputs: Inputs) -> dict[str, Any]:
+def _build_clip(part: Clip, inputs: Inputs) -> dict[str, Any]:
     return without_none(
         avatar_id=part.avatar_id,
         avatar_style=part.avatar_style,
@@ -373,18 +386,18 @@ def _clip(part: Clip, inputs: Inputs) -> dict[str, Any]:
     )
 
 
-def _reason(error: object) -> str | None:
-    """`{code, message, detail}`, or a text."""
+def _error_text(error: object) -> str | None:
+    """Return the text of an error `{code, message, detail}`, or of an error that is a text."""
     if isinstance(error, dict):
         texts = [str(error[name]) for name in ("message", "detail", "code") if error.get(name)]
         return ": ".join(texts[:2]) or None
     return str(error) if error else None
 
 
-def _as_v3(fields: HeyGenFields) -> dict[str, Any]:
-    """Return the fields of heygen-v3 for an order of heygen-v1 that uses nothing that v3 lacks.
+def _to_v3_fields(fields: HeyGenFields) -> dict[str, Any]:
+    """Return the fields of heygen-v3 for an order of heygen-v1 without `_translation_errors`.
 
-    A talking photo's id is a look's id in v3 (inferred from the provider's endpoint comparison, 2026-11).
+    Inferred, 2026-11, from HeyGen's endpoint comparison: a talking photo's id is the id of a look in v3.
     """
     parts = [
         without_none(
@@ -401,8 +414,11 @@ def _as_v3(fields: HeyGenFields) -> dict[str, Any]:
     return without_none(**parts[0], aspect_ratio=fields.aspect_ratio, captions=fields.captions or None)
 
 
-def _without_counterpart(fields: HeyGenFields, extra: Mapping[str, Any]) -> list[FieldError]:
-    """Return an error for each field of an order of heygen-v1 that v3 lacks."""
+def _translation_errors(fields: HeyGenFields, extra: Mapping[str, Any]) -> list[FieldError]:
+    """Return an error for each field of an order of heygen-v1 that has no counterpart in v3.
+
+    Source: HeyGen's endpoint comparison, read 2026-11.
+    """
     names = []
     for index, part in enumerate(fields.parts()):
         prefix = "" if fields.clips is None else f"clips.{index}."
@@ -411,9 +427,11 @@ def _without_counterpart(fields: HeyGenFields, extra: Mapping[str, Any]) -> list
         names += [f"{prefix}{name}" for name in styles if getattr(part, name) == "circle"]
     if fields.test:
         names.append("test")
-    if fields.clips is not None:  # a studio video has its format and captions from its scenes
+    if fields.clips is not None:  # In a studio video, the scenes determine the format and the captions.
         names += [name for name in ("aspect_ratio", "captions") if getattr(fields, name)]
     if fields.background and _VIDEO_URL.search(fields.background):
         names.append("background")
     names += [f"extra.{name}" for name in extra]
-    return [FieldError(name, f"HeyGen's v3 API has no such field; {V3} lists what it has") for name in names]
+    return [
+        FieldError(name, f"HeyGen's v3 API does not have this field. See the fields of {V3_MODEL}.") for name in names
+    ]

@@ -21,7 +21,7 @@ from .gaga import Gaga
 from .gaia import Gaia
 from .ganai import GanAI
 from .heygen import HeyGen
-from .messages import Operation, Part, Received
+from .messages import Operation, Part, ReceivedRequest
 from .prompt_faults import PROMPT_FAULTS, UNDOCUMENTED, PromptFault
 from .provider import Provider
 from .replay import Replay
@@ -37,7 +37,7 @@ __all__ = [
     "Kind",
     "Part",
     "PromptFault",
-    "Received",
+    "ReceivedRequest",
     "Replay",
     "Simulator",
 ]
@@ -114,7 +114,7 @@ class Simulator:
         return self.state.submits
 
     @property
-    def requests(self) -> deque[Received]:
+    def requests(self) -> deque[ReceivedRequest]:
         """The most recent 1,000 requests."""
         return self.state.requests
 

@@ -1,7 +1,8 @@
-"""AI-Now (`/api/ping`, `/api/generate`): one POST that streams its progress. Written from the wiki page.
+"""AI-Now (`/api/ping`, `/api/generate`): one POST that streams its progress.
 
-Doc: the frames, models, prices, styles, the error body and 401, 418, 500. Guess: the error frame inside a stream,
-and the status of a parameter error, which is not documented.
+Source: AI-Now's API documentation (wiki page of 2024-08-22), read 2026-11, for the frames, models, prices, styles, the
+error body, and the statuses 401, 418 and 500.
+Inferred, 2026-11: the error frame inside a stream, and the status of a parameter error.
 """
 
 import json
@@ -15,12 +16,13 @@ from aiohttp import web
 from pydantic import Field
 
 from .files import Sample
-from .messages import Answer, Frames, Operation, Received, Role
+from .messages import Answer, Frames, Operation, ReceivedRequest, Role
 from .prompt_faults import UNDOCUMENTED, PromptFault
 from .provider import Provider, Strict
 from .state import Job, Outcome
 
 PRICES = {"suno": 10, "luma": 30, "pika": 10, "run": 30}
+"""Price of a job, in AI-Now's tokens, by model."""
 RUN_STYLES = frozenset(
     [
         "abandoned",
@@ -51,11 +53,13 @@ RUN_STYLES = frozenset(
     ]
 )
 STYLES: Mapping[str, frozenset[str]] = {"pika": frozenset("1234567"), "run": RUN_STYLES}
-BEGINNING = ("Processing started", "Processing", "Cookie generated")
+"""Styles of each model that has some."""
+FIRST_STATUSES = ("Processing started", "Processing", "Cookie generated")
+"""Statuses of the first frames. `Processing` follows until the end."""
 
 
 class Order(Strict):
-    """The body of a generation."""
+    """Body of an order."""
 
     model: Literal["suno", "luma", "pika", "run"]
     prompt: Annotated[str, Field(min_length=1)]
@@ -64,14 +68,19 @@ class Order(Strict):
 
 @dataclass(slots=True, kw_only=True)
 class AINow(Provider):
-    """Simulated AI-Now API. `tokens` is the remaining balance of the account."""
+    """Simulated AI-Now API."""
 
     seconds: dict[str, float] = field(default_factory=lambda: {"suno": 7, "luma": 9, "pika": 6, "run": 8})
+    """Usual duration of a job, in simulated seconds, by model."""
     tokens: int = 1_000_000
-    frame_every: float = 1.0
+    """Remaining balance of the account."""
+    frame_interval: float = 1.0
+    """Simulated seconds between two frames."""
     peak_hours: bool = False
+    """If True, luma fails, as the page warns."""
     line_end: Literal["\n", "\r\n", "\r"] = "\n"
-    chance: Random = field(init=False)
+    """Line ending of the frames."""
+    random: Random = field(init=False)
 
     name: ClassVar[str] = "ainow"
     key: ClassVar[str] = "sim-ainow"
@@ -84,7 +93,7 @@ class AINow(Provider):
     }
 
     def __post_init__(self) -> None:
-        self.chance = self.state.random(self.name)
+        self.random = self.state.random(self.name)
 
     def operations(self) -> tuple[Operation, ...]:
         """Return the routes of the wiki page."""
@@ -94,18 +103,18 @@ class AINow(Provider):
         )
 
     def error(self, status: int, message: str = "") -> web.Response:
-        """Return an error. Doc: its body."""
+        """Return an error with the documented body."""
         return web.json_response({"status": "Error", "message": self.message(status, message)}, status=status)
 
     def no_credit(self) -> web.Response:
-        """Return the error for missing tokens. Doc: status 418."""
+        """Return the error for missing tokens, with the documented status 418."""
         return self.error(418)
 
-    async def ping(self, _received: Received) -> Answer:
+    async def ping(self, _received: ReceivedRequest) -> Answer:
         """Return `pong`, as documented."""
         return web.Response(text="pong")
 
-    async def generate(self, received: Received) -> Answer:
+    async def generate(self, received: ReceivedRequest) -> Answer:
         """Charge the tokens and stream the progress."""
         order = self.parse(Order, received.body)
         if order.style is not None and order.style not in STYLES.get(order.model, frozenset()):
@@ -115,31 +124,31 @@ class AINow(Provider):
         self.tokens -= PRICES[order.model]
         job = Job(
             provider=self.name,
-            id=f"{slug(order.prompt)}_{self.chance.randrange(10000, 100000)}",
+            id=f"{slug(order.prompt)}_{self.random.randrange(10000, 100000)}",
             model=order.model,
             prompt=order.prompt,
-            made_at=self.state.time(),
-            seconds=self.state.take(self.seconds[order.model], order.prompt, self.chance),
+            created_at=self.state.time(),
+            seconds=self.state.pick_duration(self.seconds[order.model], order.prompt, self.random),
         )
         self.state.add(job)
         return Frames(self._frames(job))
 
     async def _frames(self, job: Job) -> AsyncGenerator[bytes]:
-        number = max(len(BEGINNING) + 1, round(job.seconds / self.frame_every))
+        number = max(len(FIRST_STATUSES) + 1, round(job.seconds / self.frame_interval))
         gap = job.seconds / number
         at = 0
-        while at < number or PromptFault.STUCK in job.words:
+        while at < number or PromptFault.STUCK in job.fault_words:
             yield self._frame(status=self._word(job, at))
             await self.state.pause(gap)
             at += 1
-        yield self._last(job)
+        yield self._last_frame(job)
 
     def _word(self, job: Job, at: int) -> str:
-        if at < len(BEGINNING):
-            return BEGINNING[at]
-        return UNDOCUMENTED if PromptFault.UNKNOWN in job.words and at == len(BEGINNING) else "Processing"
+        if at < len(FIRST_STATUSES):
+            return FIRST_STATUSES[at]
+        return UNDOCUMENTED if PromptFault.UNKNOWN in job.fault_words and at == len(FIRST_STATUSES) else "Processing"
 
-    def _last(self, job: Job) -> bytes:
+    def _last_frame(self, job: Job) -> bytes:
         if job.outcome is not Outcome.SUCCEEDED:
             return self._frame(status="Error", message="Generation failed: the prompt was not accepted by the model")
         if self.peak_hours and job.model == "luma":

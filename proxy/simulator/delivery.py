@@ -21,7 +21,7 @@ FRAMES_BEFORE_CUT = 2
 STATUS_FIELDS = frozenset({"status", "gen_status"})
 """Fields whose value `unknown status` replaces."""
 
-PAGE = "<!DOCTYPE html><html><head><title>{title}</title></head><body><h1>{title}</h1><hr>nginx</body></html>"
+PAGE_TEMPLATE = "<!DOCTYPE html><html><head><title>{title}</title></head><body><h1>{title}</h1><hr>nginx</body></html>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +69,15 @@ Delivery = Callable[[Exchange], Awaitable[web.StreamResponse]]
 Change = Callable[[bytes], bytes]
 
 
-def page(status: int, title: str) -> web.Response:
+def html_page(status: int, title: str) -> web.Response:
     """Return an HTML page, as proxies in front of an API send it instead of JSON."""
-    return web.Response(status=status, text=PAGE.format(title=title), content_type="text/html")
+    return web.Response(status=status, text=PAGE_TEMPLATE.format(title=title), content_type="text/html")
 
 
 async def deliver(exchange: Exchange) -> web.StreamResponse:
     """Send the answer, with the exchange's fault if it has one."""
     kind = exchange.fault.kind if exchange.fault else None
-    delivery = BROKEN.get(kind, send) if kind else send
+    delivery = DELIVERIES.get(kind, send) if kind else send
     try:
         return await delivery(exchange)
     finally:
@@ -108,14 +108,14 @@ async def timeout(exchange: Exchange) -> web.StreamResponse:
 
 async def cut(exchange: Exchange) -> web.StreamResponse:
     """Send half of the body, or some frames and half of the next, then close the connection."""
-    response = await _half(exchange)
+    response = await _send_half(exchange)
     exchange.hang_up()
     return response
 
 
 async def stall(exchange: Exchange) -> web.StreamResponse:
     """Send the same half as `cut`, then nothing, and keep the connection open."""
-    response = await _half(exchange)
+    response = await _send_half(exchange)
     await exchange.state.stopping.wait()
     exchange.hang_up()
     return response
@@ -125,7 +125,7 @@ async def omit_last_frame(exchange: Exchange) -> web.StreamResponse:
     """End a stream cleanly before its final frame."""
     if not isinstance(exchange.answer, Frames):
         return await send(exchange)
-    return await _stream(exchange, _first(exchange.answer.pieces, FRAMES_BEFORE_CUT))
+    return await _stream(exchange, _first_frames(exchange.answer.pieces, FRAMES_BEFORE_CUT))
 
 
 async def drip(exchange: Exchange) -> web.StreamResponse:
@@ -201,7 +201,7 @@ def unknown_status(value: object) -> object:
     }
 
 
-BROKEN: Mapping[Kind, Delivery] = {
+DELIVERIES: Mapping[Kind, Delivery] = {
     Kind.DROP: drop,
     Kind.TIMEOUT: timeout,
     Kind.CUT: cut,
@@ -224,31 +224,31 @@ async def _stream(exchange: Exchange, pieces: AsyncIterator[bytes]) -> web.Strea
     return response
 
 
-async def _half(exchange: Exchange) -> web.StreamResponse:
+async def _send_half(exchange: Exchange) -> web.StreamResponse:
     if isinstance(exchange.answer, Frames):
-        return await _stream(exchange, _broken_in_a_frame(exchange.answer.pieces))
+        return await _stream(exchange, _frames_until_cut(exchange.answer.pieces))
     _, _, body = exchange.parts()
     response = await exchange.open(len(body))
     await response.write(body[: len(body) // 2])
     return response
 
 
-async def _first(pieces: AsyncIterator[bytes], number: int) -> AsyncIterator[bytes]:
-    seen = 0
+async def _first_frames(pieces: AsyncIterator[bytes], number: int) -> AsyncIterator[bytes]:
+    sent = 0
     async for piece in pieces:
-        if seen == number:
+        if sent == number:
             return
-        seen += 1
+        sent += 1
         yield piece
 
 
-async def _broken_in_a_frame(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    seen = 0
+async def _frames_until_cut(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    sent = 0
     async for piece in pieces:
-        if seen == FRAMES_BEFORE_CUT:
+        if sent == FRAMES_BEFORE_CUT:
             yield piece[: len(piece) // 2]
             return
-        seen += 1
+        sent += 1
         yield piece
 
 

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
-from .delivery import Exchange, deliver, page
+from .delivery import Exchange, deliver, html_page
 from .faults import STATUSES, Fault, Kind
 from .files import Files
-from .messages import Answer, Errors, Operation, Received, Refused, Role, receive, unread
+from .messages import Answer, Errors, Operation, ReceivedRequest, Refusal, Role, receive, without_body
 from .prompt_faults import PromptFault, words_in
 from .provider import Provider
 from .state import Job, State
@@ -45,9 +45,9 @@ class Dispatcher:
 
     async def _serve(self, operation: Operation, request: web.Request) -> web.StreamResponse:
         self.state.calls[operation.name] += 1
-        reset = self.state.faults.take_unread(unread(request, operation.name))
+        reset = self.state.faults.take_before_read(without_body(request, operation.name))
         if reset is not None:
-            self.state.requests.append(unread(request, operation.name))
+            self.state.requests.append(without_body(request, operation.name))
             return Exchange(request, web.Response(), self.state).abort()
         received = await receive(request, operation.name)
         self.state.requests.append(received)
@@ -63,24 +63,24 @@ class Dispatcher:
         answer = replacement or await self._answer(operation, received)
         return await deliver(Exchange(request, answer, self.state, fault))
 
-    def _job(self, operation: Operation, received: Received) -> Job | None:
+    def _job(self, operation: Operation, received: ReceivedRequest) -> Job | None:
         job = self.owner.job_of(received) if isinstance(self.owner, Provider) else None
         if job is not None and operation.role is Role.CHECK:
             self.state.polls[job.provider, job.id] += 1
         return job
 
-    def _is_authorized(self, received: Received) -> bool:
+    def _is_authorized(self, received: ReceivedRequest) -> bool:
         if isinstance(self.owner, Files):
             return True
         return self.owner.credential(received) == self.state.keys.get(self.owner.name)
 
-    async def _answer(self, operation: Operation, received: Received) -> Answer:
+    async def _answer(self, operation: Operation, received: ReceivedRequest) -> Answer:
         if not self._is_authorized(received):
             return self._errors(operation).error(401)
         try:
             answer = await operation.handler(received)
-        except Refused as refused:
-            return refused.response
+        except Refusal as refusal:
+            return refusal.response
         if operation.role.is_paid:
             self.state.submits[self.owner.name] += 1
         return answer
@@ -91,9 +91,9 @@ class Dispatcher:
     def _replacement(self, operation: Operation, fault: Fault, request: web.Request) -> web.Response | None:
         """Return the response that replaces the provider's, or None. The provider is then not called."""
         if fault.kind is Kind.BAD_GATEWAY_PAGE:
-            return page(502, "502 Bad Gateway")
+            return html_page(502, "502 Bad Gateway")
         if fault.kind is Kind.HTML:
-            return page(200, "Just a moment...")
+            return html_page(200, "Just a moment...")
         if fault.kind is Kind.REDIRECT:
             return self._redirect(request)
         errors = self._errors(operation)
@@ -111,7 +111,7 @@ class Dispatcher:
         other_origin = self.state.origin.replace("127.0.0.1", "localhost")
         return web.Response(status=307, headers={"Location": f"{other_origin}/moved{request.rel_url}"})
 
-    def _prompt_fault(self, operation: Operation, received: Received, job: Job | None) -> Fault | None:
+    def _prompt_fault(self, operation: Operation, received: ReceivedRequest, job: Job | None) -> Fault | None:
         kind: Kind | None = None
         if operation.role.is_paid:
             kind = self._submit_fault(operation, received)
@@ -119,7 +119,7 @@ class Dispatcher:
             kind = self._poll_fault(job)
         return Fault(operation.name, kind) if kind else None
 
-    def _submit_fault(self, operation: Operation, received: Received) -> Kind | None:
+    def _submit_fault(self, operation: Operation, received: ReceivedRequest) -> Kind | None:
         words = words_in(received.text)
         if PromptFault.TOO_MANY in words and self._is_first_submit(received):
             return Kind.TOO_MANY
@@ -129,18 +129,18 @@ class Dispatcher:
 
     def _poll_fault(self, job: Job) -> Kind | None:
         poll = self.state.polls[job.provider, job.id]
-        if PromptFault.FLAKY in job.words and poll % 2 == 0:
+        if PromptFault.FLAKY in job.fault_words and poll % 2 == 0:
             return Kind.BAD_GATEWAY_PAGE
-        return Kind.CUT if PromptFault.CUT in job.words and poll == CUT_POLL else None
+        return Kind.CUT if PromptFault.CUT in job.fault_words and poll == CUT_POLL else None
 
-    def _is_first_submit(self, received: Received) -> bool:
+    def _is_first_submit(self, received: ReceivedRequest) -> bool:
         """Return True unless the previous submit of this text was refused.
 
         Every second submit is accepted, so that a demo can be repeated.
         """
         submit = (self.owner.name, received.text)
-        if submit in self.state.refused_once:
-            self.state.refused_once.remove(submit)
+        if submit in self.state.refused_submits:
+            self.state.refused_submits.remove(submit)
             return False
-        self.state.refused_once.add(submit)
+        self.state.refused_submits.add(submit)
         return True

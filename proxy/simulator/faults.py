@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
-from .messages import Received
+from .messages import ReceivedRequest
 
-Match = str | Callable[[Received], bool]
+Match = str | Callable[[ReceivedRequest], bool]
 
 
 class Kind(StrEnum):
@@ -68,28 +68,28 @@ class Fault:
     seconds: float = 5.0
     retry_after: int = 1
     size: int = 32 * 1024 * 1024
-    matched: int = field(default=0, init=False)
+    match_count: int = field(default=0, init=False)
 
     @property
-    def used(self) -> int:
+    def hit_count(self) -> int:
         """Number of requests that it has hit."""
-        return max(0, self.matched - self.after)
+        return max(0, self.match_count - self.after)
 
     @property
-    def is_unread(self) -> bool:
+    def hits_before_read(self) -> bool:
         """True if it hits before the request is read: a reset without `match`."""
         return self.kind is Kind.RESET and self.match is None
 
-    def hits(self, received: Received, prompt: str) -> bool:
+    def hits(self, received: ReceivedRequest, prompt: str) -> bool:
         """Return True if the fault hits this request, and count matching requests."""
         if not (fnmatchcase(received.operation, self.operation) and self._matches(received, prompt)):
             return False
-        if self.times is not None and self.used >= self.times:
+        if self.times is not None and self.hit_count >= self.times:
             return False
-        self.matched += 1
-        return self.matched > self.after
+        self.match_count += 1
+        return self.match_count > self.after
 
-    def _matches(self, received: Received, prompt: str) -> bool:
+    def _matches(self, received: ReceivedRequest, prompt: str) -> bool:
         if self.match is None:
             return True
         if callable(self.match):
@@ -115,10 +115,12 @@ class Faults:
         """Remove all faults."""
         self._armed.clear()
 
-    def take_unread(self, received: Received) -> Fault | None:
+    def take_before_read(self, received: ReceivedRequest) -> Fault | None:
         """Return the fault that hits a request before it is read, or None."""
-        return next((fault for fault in self._armed if fault.is_unread and fault.hits(received, "")), None)
+        faults = (fault for fault in self._armed if fault.hits_before_read)
+        return next((fault for fault in faults if fault.hits(received, "")), None)
 
-    def take(self, received: Received, prompt: str) -> Fault | None:
+    def take(self, received: ReceivedRequest, prompt: str) -> Fault | None:
         """Return the fault that hits a request after it was read, or None."""
-        return next((fault for fault in self._armed if not fault.is_unread and fault.hits(received, prompt)), None)
+        faults = (fault for fault in self._armed if not fault.hits_before_read)
+        return next((fault for fault in faults if fault.hits(received, prompt)), None)

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from .messages import Answer, File, Operation, Received
+from .messages import Answer, File, Operation, ReceivedRequest
 from .state import State
 
 FOLDER = Path(__file__).parent / "media"
@@ -49,7 +49,7 @@ class Inline:
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedFile:
     """Content of a published URL."""
 
     content: Sample | Inline
@@ -64,7 +64,7 @@ class Files:
 
     def __init__(self, state: State) -> None:
         self.state = state
-        self._published: dict[str, Published] = {}
+        self._published: dict[str, PublishedFile] = {}
         self._links = count(1)
 
     def operations(self) -> tuple[Operation, ...]:
@@ -85,7 +85,7 @@ class Files:
         self, path: str, content: Sample | Inline, *, ready: Callable[[], bool] = lambda: True, signed: bool = False
     ) -> str:
         """Publish content under `path` and return its URL without a signature."""
-        self._published[path] = Published(content, ready, signed)
+        self._published[path] = PublishedFile(content, ready, signed)
         return self.url(path)
 
     def url(self, path: str) -> str:
@@ -94,11 +94,11 @@ class Files:
 
     def link(self, path: str, lasts: float) -> str:
         """Return a new signed URL that expires after `lasts` simulated seconds."""
-        expires, nonce = f"{self.state.wall() + lasts:.3f}", str(next(self._links))
+        expires, nonce = f"{self.state.wall_time() + lasts:.3f}", str(next(self._links))
         signature = self._signature(path, expires, nonce)
         return f"{self.url(path)}?Expires={expires}&Nonce={nonce}&Signature={signature}"
 
-    async def get(self, received: Received) -> Answer:
+    async def get(self, received: ReceivedRequest) -> Answer:
         """Return a file. Answers 404 before it exists, and 403 for an invalid or expired signature."""
         path = received.params["path"]
         published = self._published.get(path)
@@ -110,14 +110,14 @@ class Files:
             return published.content.file
         return web.Response(body=published.content.body, content_type=published.content.content_type)
 
-    async def redirect_target(self, received: Received) -> Answer:
+    async def redirect_target(self, received: ReceivedRequest) -> Answer:
         """Answer a redirected request. Tests inspect the request."""
         return web.json_response({"moved": received.params["path"]})
 
-    def _allows(self, path: str, received: Received) -> bool:
+    def _allows(self, path: str, received: ReceivedRequest) -> bool:
         expires, nonce = received.query.get("Expires", "0"), received.query.get("Nonce", "")
         is_signed = received.query.get("Signature") == self._signature(path, expires, nonce)
-        return is_signed and self.state.wall() < float(expires)
+        return is_signed and self.state.wall_time() < float(expires)
 
     def _signature(self, path: str, expires: str, nonce: str) -> str:
         return hashlib.sha256(f"{self.state.seed}/{path}/{expires}/{nonce}".encode()).hexdigest()[:32]

@@ -1,7 +1,8 @@
-"""Gaga (`/v1/assets`, `/v1/generations`): upload, submit, and one status call. Written from the quick start.
+"""Gaga (`/v1/assets`, `/v1/generations`): upload, submit, and one status call.
 
-Doc: paths, fields, examples, status words, the messages of the FAQ. Guess: the HTTP status and body of every error
-except 401 and 422, and the field with a failure's reason. Options select the alternatives.
+Source: Gaga's Get Started page, read 2026-11, for the paths, fields, examples, status words and the FAQ's messages.
+Inferred, 2026-11: the HTTP status and body of every error except the statuses 401 and 422, and the field with a
+failure's reason. Options select the alternatives.
 """
 
 from collections.abc import Mapping
@@ -15,16 +16,16 @@ from pydantic import ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from .files import Inline, Sample
-from .messages import Answer, Operation, Part, Received, Refused, Role
+from .messages import Answer, Operation, Part, ReceivedRequest, Refusal, Role
 from .provider import Provider, Strict, details
 from .state import Job, Outcome, Timeline
 
 AVATARS = frozenset({"avatar-h1", "avatar-h1-pro"})
-STATES = Timeline(((0.12, "PreProcessing"), (0.3, "Pending"), (1.0, "Running")))
-ENDS = {Outcome.SUCCEEDED: "Success", Outcome.FAILED: "Fail", Outcome.CANCELED: "Canceled"}
+TIMELINE = Timeline(((0.12, "PreProcessing"), (0.3, "Pending"), (1.0, "Running")))
+END_WORDS = {Outcome.SUCCEEDED: "Success", Outcome.FAILED: "Fail", Outcome.CANCELED: "Canceled"}
 
-FIRST_ID = 747324435023237  # doc: the size of the ids in the example, above 2^31
-FIRST_WIDE_ID = 2**53 + 1  # an odd number of this size is rounded by parsers that read JSON numbers as doubles
+FIRST_ID = 747324435023237  # An id of the page's example. It exceeds 32 bits.
+FIRST_WIDE_ID = 2**53 + 1  # Parsers that read JSON numbers as doubles round an odd number of this size.
 
 
 class Camel(Strict):
@@ -34,14 +35,14 @@ class Camel(Strict):
 
 
 class Source(Camel):
-    """The image of the actor. Doc: its id is a string in one example and a number in the other."""
+    """The image of the actor. Its id is a string in one example of the page and a number in the other."""
 
     type: Literal["image"]
     content: int | Annotated[str, Field(pattern=r"^\d+$")]
 
 
 class Condition(Camel):
-    """Speech, as text or audio. Doc: both values are strings, also the id of the audio."""
+    """Speech, as text or audio. In the examples both values are strings, also the id of the audio."""
 
     type: Literal["text", "audio"]
     content: Annotated[str, Field(min_length=1)]
@@ -56,7 +57,7 @@ class Chunk(Camel):
 
 
 class Generation(Camel):
-    """Body of a submit. Doc: `enablePromptEnhancement` is here in one example and in the chunk in the other."""
+    """Body of a submit. `enablePromptEnhancement` is here in one example and in the chunk in the other."""
 
     model: Literal["gaga-1", "avatar-h1", "avatar-h1-pro"]
     chunks: Annotated[list[Chunk], Field(min_length=1)]
@@ -69,8 +70,8 @@ class Generation(Camel):
     @property
     def prompt(self) -> str:
         """All spoken text."""
-        said = (each for chunk in self.chunks for each in chunk.conditions if each.type == "text")
-        return "\n".join(each.content for each in said)
+        conditions = (each for chunk in self.chunks for each in chunk.conditions if each.type == "text")
+        return "\n".join(each.content for each in conditions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +88,20 @@ class Gaga(Provider):
     """Simulated Gaga API."""
 
     seconds: dict[str, float] = field(default_factory=lambda: {"gaga-1": 8, "avatar-h1": 7, "avatar-h1-pro": 10})
+    """Usual duration of a job, in simulated seconds, by model."""
     wide_ids: bool = False
+    """If True, ids exceed 2^53."""
     spelling: dict[str, str] = field(default_factory=dict)
+    """Replacements for status words."""
     url_field: Literal["resultVideoURL", "result.videoURL", "url", "video_url"] = "resultVideoURL"
+    """Field with the result's URL."""
     reason_field: Literal["message", "error", "detail", "msg", "failReason", "reason"] = "message"
+    """Field with the reason of a failure."""
     credits_status: int = 402
+    """HTTP status of the error for missing credit."""
     assets: dict[int, Asset] = field(default_factory=dict)
-    chance: Random = field(init=False)
+    """Uploaded files, by id."""
+    random: Random = field(init=False)
 
     name: ClassVar[str] = "gaga"
     key: ClassVar[str] = "sim-gaga"
@@ -105,7 +113,7 @@ class Gaga(Provider):
     }
 
     def __post_init__(self) -> None:
-        self.chance = self.state.random(self.name)
+        self.random = self.state.random(self.name)
 
     def operations(self) -> tuple[Operation, ...]:
         """Return the routes of the quick start."""
@@ -117,7 +125,7 @@ class Gaga(Provider):
         )
 
     def error(self, status: int, message: str = "") -> web.Response:
-        """Return an error in FastAPI's format. Guess, because the FAQ mentions FastAPI's 422."""
+        """Return an error in FastAPI's format. Inferred, 2026-11, because the FAQ mentions FastAPI's 422."""
         return web.json_response({"detail": self.message(status, message)}, status=status)
 
     def invalid(self, error: ValidationError) -> web.Response:
@@ -129,10 +137,10 @@ class Gaga(Provider):
         return self._invalid("Invalid parameter", "chunks", 0, "conditions").response
 
     def no_credit(self) -> web.Response:
-        """Return the error for missing credit. Doc: the message; guess: the status."""
+        """Return the error for missing credit. The message is documented. Inferred, 2026-11: the status."""
         return self.error(self.credits_status, "Insufficient credits")
 
-    async def upload(self, received: Received) -> Answer:
+    async def upload(self, received: ReceivedRequest) -> Answer:
         """Store an uploaded file and return its id."""
         part = received.part("file")
         if part is None or part.filename is None:
@@ -147,41 +155,41 @@ class Gaga(Provider):
         self.assets[number] = Asset(number, content_type, url)
         return web.json_response({"id": number})
 
-    async def asset(self, received: Received) -> Answer:
+    async def asset(self, received: ReceivedRequest) -> Answer:
         """Return an asset's URL."""
         asset = self.assets.get(self._number(received.params["asset"], "asset_id"))
         if asset is None:
             raise self.refuse(404, "Asset not found")
         return web.json_response({"id": asset.id, "url": asset.url})
 
-    async def submit(self, received: Received) -> Answer:
+    async def submit(self, received: ReceivedRequest) -> Answer:
         """Start a generation."""
         order = self.parse(Generation, received.body)
         self._check_assets(order)
         number = self._new_id()
-        taken = self.state.take(self.seconds[order.model], order.prompt, self.chance)
+        seconds = self.state.pick_duration(self.seconds[order.model], order.prompt, self.random)
         job = Job(
             provider=self.name,
             id=str(number),
             model=order.model,
             prompt=order.prompt,
-            made_at=self.state.time(),
-            seconds=taken,
+            created_at=self.state.time(),
+            seconds=seconds,
         )
         self.state.add(job)
-        self.files.publish(f"gaga/{number}/result.mp4", Sample.VIDEO, ready=lambda: self.state.done(job))
+        self.files.publish(f"gaga/{number}/result.mp4", Sample.VIDEO, ready=lambda: self.state.is_done(job))
         return web.json_response({"id": number})
 
-    async def check(self, received: Received) -> Answer:
+    async def check(self, received: ReceivedRequest) -> Answer:
         """Return the state of a generation."""
         number = self._number(received.params["job"], "generation_id")
         job = self.job_of(received)
         if job is None:
             raise self.refuse(404, "Generation not found")
         share = self.state.share(job)
-        status = STATES.word(job, share) or ENDS[job.outcome]
-        url = self.files.url(f"gaga/{number}/result.mp4") if self.state.done(job) else None
-        created = datetime.fromtimestamp(self.state.wall() - self.state.time() + job.made_at, UTC)
+        status = TIMELINE.word(job, share) or END_WORDS[job.outcome]
+        url = self.files.url(f"gaga/{number}/result.mp4") if self.state.is_done(job) else None
+        created = datetime.fromtimestamp(self.state.wall_time() - self.state.time() + job.created_at, UTC)
         document: dict[str, object] = {
             "id": number,
             "status": self.spelling.get(status, status),
@@ -218,19 +226,19 @@ class Gaga(Provider):
         if not asset.content_type.startswith(f"{kind}/"):
             raise self._invalid(f"Asset {content} is not {kind}", *loc)
 
-    def _invalid(self, message: str, *loc: str | int) -> Refused:
+    def _invalid(self, message: str, *loc: str | int) -> Refusal:
         detail = [{"loc": ["body", *loc], "msg": message, "type": "value_error"}]
-        return Refused(web.json_response({"detail": detail}, status=422))
+        return Refusal(web.json_response({"detail": detail}, status=422))
 
     def _number(self, text: str, name: str) -> int:
         if text.isascii() and text.isdecimal():
             return int(text)
         detail = {"loc": ["path", name], "msg": "Input should be a valid integer", "type": "int_parsing"}
-        raise Refused(web.json_response({"detail": [detail]}, status=422))
+        raise Refusal(web.json_response({"detail": [detail]}, status=422))
 
     def _new_id(self) -> int:
         first = FIRST_WIDE_ID if self.wide_ids else FIRST_ID
-        return first + 4 * self.chance.randrange(10**9)
+        return first + 4 * self.random.randrange(10**9)
 
 
 def format_of(part: Part) -> str | None:

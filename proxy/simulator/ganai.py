@@ -1,7 +1,9 @@
 """Gan.ai Studio (`/create_video/bulk`, `.../video_status`): a list of orders in, a list of future URLs out.
 
-Doc: both paths, the reply's fields, the status words, the text "None" for no error. Guess: every HTTP error's body
-(FastAPI's), the order in which the words pass, what a project demands of its tags.
+Source: Gan.ai's `create_video/bulk` and inference pages, read 2026-11, for both paths, the reply's fields, the status
+words, and the text "None" for no error.
+Inferred, 2026-11: the body of HTTP errors, which is FastAPI's; the order of the status words; the rules for a project's
+tags.
 """
 
 from collections.abc import Mapping
@@ -13,12 +15,12 @@ from aiohttp import web
 from pydantic import ConfigDict, Field, RootModel, ValidationError
 
 from .files import Inline, Sample
-from .messages import Answer, Operation, Received, Refused, Role
+from .messages import Answer, Operation, ReceivedRequest, Refusal, Role
 from .provider import Provider, Strict, details
 from .state import Job, Outcome, Timeline
 
-SIMPLE = Timeline(((0.1, "PENDING"), (0.4, "PROCESSING"), (0.7, "LIPSYNC_PENDING"), (1.0, "FFMPEG_PENDING")))
-LONG = Timeline(
+SHORT_TIMELINE = Timeline(((0.1, "PENDING"), (0.4, "PROCESSING"), (0.7, "LIPSYNC_PENDING"), (1.0, "FFMPEG_PENDING")))
+LONG_TIMELINE = Timeline(
     (
         (0.1, "PENDING"),
         (0.25, "PROCESSING"),
@@ -57,20 +59,31 @@ class Inference(Job):
 
 @dataclass(slots=True, kw_only=True)
 class GanAI(Provider):
-    """Simulated Gan.ai API. The sets and `ends` refer to items by their unique_id."""
+    """Simulated Gan.ai API. Some options refer to items by their `unique_id`."""
 
     seconds: tuple[float, float] = (5.0, 10.0)
+    """Shortest and longest usual duration of an item, in simulated seconds."""
     projects: set[str] = field(default_factory=set)
+    """Known projects. If empty, every project is known."""
     tags: set[str] = field(default_factory=set)
-    omitted: set[str] = field(default_factory=set)
+    """Tags that every item must have."""
+    omitted_items: set[str] = field(default_factory=set)
+    """Items that the reply to a submit omits."""
     without_inference: set[str] = field(default_factory=set)
-    reply_reversed: bool = False
-    ends: dict[str, str] = field(default_factory=dict)
+    """Items without an `inference_id` in the reply."""
+    reversed_reply: bool = False
+    """If True, the reply has the items in reverse order."""
+    end_words: dict[str, str] = field(default_factory=dict)
+    """Final status words of items. By default the prompt decides."""
     spelling: dict[str, str] = field(default_factory=dict)
+    """Replacements for status words."""
     no_error: str | None = "None"
+    """Value of `error` if there is none."""
     error_form: Literal["object", "text"] = "object"
-    links_last: float | None = None
-    chance: Random = field(init=False)
+    """Form of `error` if there is one."""
+    link_lifetime: float | None = None
+    """Simulated seconds for which a `video_url` works. None: for ever, without a signature."""
+    random: Random = field(init=False)
 
     name: ClassVar[str] = "ganai"
     key: ClassVar[str] = "sim-ganai"
@@ -82,7 +95,7 @@ class GanAI(Provider):
     }
 
     def __post_init__(self) -> None:
-        self.chance = self.state.random(self.name)
+        self.random = self.state.random(self.name)
 
     def operations(self) -> tuple[Operation, ...]:
         """Return the documented routes."""
@@ -93,18 +106,18 @@ class GanAI(Provider):
         )
 
     def error(self, status: int, message: str = "") -> web.Response:
-        """Return an error in FastAPI's format (guess)."""
+        """Return an error in FastAPI's format. Inferred, 2026-11."""
         return web.json_response({"detail": self.message(status, message)}, status=status)
 
     def invalid(self, error: ValidationError) -> web.Response:
-        """Return FastAPI's 422 (guess)."""
+        """Return FastAPI's 422. Inferred, 2026-11."""
         return web.json_response({"detail": details(error)}, status=422)
 
     def reject(self) -> web.Response:
         """Return FastAPI's 422 for the first item."""
         return self._invalid("Value error, tag is not valid", "value_error", "body", 0).response
 
-    async def submit(self, received: Received) -> Answer:
+    async def submit(self, received: ReceivedRequest) -> Answer:
         """Start a video for every item, and return all URLs. No URL works before its video is finished."""
         project = received.query.get("project_id")
         if not project:
@@ -113,11 +126,11 @@ class GanAI(Provider):
             raise self.refuse(404, "Project not found")
         items = self.parse(Items, received.body).root
         self._check_tags(items)
-        replies = [self._reply(self._add(project, item)) for item in items if item.unique_id not in self.omitted]
-        return web.json_response(replies[::-1] if self.reply_reversed else replies)
+        replies = [self._reply(self._add(project, item)) for item in items if item.unique_id not in self.omitted_items]
+        return web.json_response(replies[::-1] if self.reversed_reply else replies)
 
-    async def check(self, received: Received) -> Answer:
-        """Return the state of one item. Doc: `error` is the string "None" if there is no error."""
+    async def check(self, received: ReceivedRequest) -> Answer:
+        """Return the state of one item. `error` is the documented text "None" if there is no error."""
         job = self.job_of(received)
         if not isinstance(job, Inference) or job.project != received.params["project"]:
             raise self.refuse(404, "Inference not found")
@@ -126,7 +139,7 @@ class GanAI(Provider):
         document: dict[str, object] = {
             "gen_status": self.spelling.get(status, status),
             **{name: urls[name] for name in ("video_url", "permalink", "thumbnail_url", "smart_url")},
-            "error": self._error() if self._broken(job) else self.no_error,
+            "error": self._error() if self._has_failed(job) else self.no_error,
         }
         return web.json_response(document)
 
@@ -134,15 +147,15 @@ class GanAI(Provider):
         word = job.timeline.word(job, self.state.share(job))
         if word is not None:
             return word
-        if job.unique_id in self.ends:
-            return self.ends[job.unique_id]
+        if job.unique_id in self.end_words:
+            return self.end_words[job.unique_id]
         return "SUCCEEDED" if job.outcome is Outcome.SUCCEEDED else "FAILED"
 
-    def _exists(self, job: Inference) -> bool:
-        return self.state.done(job) and self._status(job) == "SUCCEEDED"
+    def _has_video(self, job: Inference) -> bool:
+        return self.state.is_done(job) and self._status(job) == "SUCCEEDED"
 
-    def _broken(self, job: Inference) -> bool:
-        return self.state.share(job) >= 1 and not self._exists(job)
+    def _has_failed(self, job: Inference) -> bool:
+        return self.state.share(job) >= 1 and not self._has_video(job)
 
     def _error(self) -> object:
         text = "Lip sync failed: no voice was found"
@@ -152,14 +165,14 @@ class GanAI(Provider):
         prompt = "\n".join(value for value in item.__pydantic_extra__.values() if isinstance(value, str))
         job = Inference(
             provider=self.name,
-            id=f"{self.chance.getrandbits(96):024x}",
+            id=f"{self.random.getrandbits(96):024x}",
             model="bulk",
             prompt=prompt,
-            made_at=self.state.time(),
-            seconds=self.state.take(self.chance.uniform(*self.seconds), prompt, self.chance),
+            created_at=self.state.time(),
+            seconds=self.state.pick_duration(self.random.uniform(*self.seconds), prompt, self.random),
             project=project,
             unique_id=item.unique_id,
-            timeline=self.chance.choice((SIMPLE, LONG)),
+            timeline=self.random.choice((SHORT_TIMELINE, LONG_TIMELINE)),
         )
         self.state.add(job)
         self._publish(job)
@@ -167,11 +180,11 @@ class GanAI(Provider):
 
     def _publish(self, job: Inference) -> None:
         def ready() -> bool:
-            return self._exists(job)
+            return self._has_video(job)
 
         base = f"ganai/{job.id}"
         page = PAGE.format(url=self.files.url(f"{base}/permalink.mp4")).encode()
-        self.files.publish(f"{base}/video.mp4", Sample.VIDEO, ready=ready, signed=self.links_last is not None)
+        self.files.publish(f"{base}/video.mp4", Sample.VIDEO, ready=ready, signed=self.link_lifetime is not None)
         self.files.publish(f"{base}/audio.mp3", Sample.AUDIO, ready=ready)
         self.files.publish(f"{base}/thumbnail.jpg", Sample.THUMBNAIL, ready=ready)
         self.files.publish(f"{base}/permalink.mp4", Sample.VIDEO, ready=ready)
@@ -179,7 +192,7 @@ class GanAI(Provider):
 
     def _urls(self, job: Inference) -> dict[str, str]:
         base = f"ganai/{job.id}"
-        signed = self.files.link(f"{base}/video.mp4", self.links_last) if self.links_last is not None else None
+        signed = self.files.link(f"{base}/video.mp4", self.link_lifetime) if self.link_lifetime is not None else None
         return {
             "video_url": signed or self.files.url(f"{base}/video.mp4"),
             "audio_url": self.files.url(f"{base}/audio.mp3"),
@@ -198,5 +211,5 @@ class GanAI(Provider):
             for tag in sorted(self.tags - set(item.__pydantic_extra__)):
                 raise self._invalid("Field required", "missing", "body", at, tag)
 
-    def _invalid(self, message: str, kind: str, *loc: str | int) -> Refused:
-        return Refused(web.json_response({"detail": [{"loc": loc, "msg": message, "type": kind}]}, status=422))
+    def _invalid(self, message: str, kind: str, *loc: str | int) -> Refusal:
+        return Refusal(web.json_response({"detail": [{"loc": loc, "msg": message, "type": kind}]}, status=422))

@@ -1,9 +1,12 @@
 """HeyGen v3 (`/v3/videos`, `/v3/assets`, `/v3/users/me`): idempotent submits, single and bulk status, deletion.
 
-Doc: paths, the body of `avatar` and `image`, the status object, `not_found`, the error's shape, the codes
-`unauthorized`, `insufficient_credit`, `forbidden`, `not_found` and `download_failed`, and the idempotency key with its
-24 hours and its 409. Seen in client code: the shapes of `background`, `caption`, `engine`, of the bulk answer and of
-the upload's. Guess: the fields of a scene, the other codes, and that a refusal is not kept under its key.
+Source: HeyGen's v3 API reference, read 2026-11, for the paths, the bodies of `avatar` and `image`, the status object,
+`not_found`, the shape of an error, and the idempotency key with its 24 hours and its 409.
+Source: public client code, read 2026-12, for the shapes of `background`, `caption` and `engine`, of the bulk answer and
+of the upload's answer.
+Source: HeyGen's page of error codes, read 2026-12, for `unauthorized`, `insufficient_credit`, `forbidden`, `not_found`,
+`download_failed`, `param` and the form of `doc_url`.
+Inferred, 2026-12: the fields of a scene, the other codes, and that a refusal is not kept under its key.
 """
 
 import asyncio
@@ -19,15 +22,21 @@ from aiohttp import web
 from pydantic import Field, ValidationError, model_validator
 
 from .files import Files, Sample
-from .messages import Answer, Operation, Received, Refused, Role
+from .messages import Answer, Operation, ReceivedRequest, Refusal, Role
 from .provider import Strict
 from .state import Job, Outcome, State, Timeline
 
-STATES = Timeline(((0.1, "waiting"), (0.3, "pending"), (1.0, "processing")))
-KEY = re.compile(r"[A-Za-z0-9_:.\-]{1,255}")
-KEY_SECONDS = 24 * 3600.0
-MOST_IDS = 100
-LINK_SECONDS = 7 * 24 * 3600.0
+TIMELINE = Timeline(((0.1, "waiting"), (0.3, "pending"), (1.0, "processing")))
+KEY_PATTERN = re.compile(r"[A-Za-z0-9_:.\-]{1,255}")
+"""Form of an idempotency key."""
+KEY_LIFETIME = 24 * 3600.0
+"""Simulated seconds for which a repeat with the same key gets the first answer."""
+MAX_UPLOAD_SIZE = 32 << 20
+"""Maximum size of an upload, in bytes."""
+MAX_IDS = 100
+"""Maximum number of videos in one bulk status call."""
+LINK_LIFETIME = 7 * 24 * 3600.0
+"""Simulated seconds for which a URL works by default."""
 CODES = {
     400: "invalid_parameter",
     401: "unauthorized",
@@ -39,7 +48,7 @@ CODES = {
 
 
 class AssetInput(Strict):
-    """A file by its URL or by its id."""
+    """A file, by its URL or id, or a color."""
 
     type: Literal["url", "asset_id", "image", "color"]
     url: str | None = None
@@ -47,14 +56,14 @@ class AssetInput(Strict):
     value: str | None = None
 
     @model_validator(mode="after")
-    def _one_place(self) -> Self:
+    def _check_place(self) -> Self:
         if sum(place is not None for place in (self.url, self.asset_id, self.value)) != 1:
             raise ValueError("exactly one of url, asset_id and value is needed")
         return self
 
 
 class Caption(Strict):
-    """Captions: a file, and with a style a captioned video."""
+    """Captions: a file, and a captioned video if there is a style."""
 
     file_format: Literal["srt"]
     style: str | None = None
@@ -83,7 +92,7 @@ class Speech(Strict):
         yield from (url for url in places if url is not None)
 
     @model_validator(mode="after")
-    def _one_of_each(self) -> Self:
+    def _check_fields(self) -> Self:
         if sum(value is not None for value in (self.script, self.audio_url, self.audio_asset_id)) != 1:
             raise ValueError("exactly one of script, audio_url and audio_asset_id is needed")
         if (self.avatar_id is None) == (self.image is None):
@@ -141,45 +150,48 @@ class Studio(Strict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendering(Job):
-    """A v3 video, and whether it has captions."""
+    """A v3 video, with a flag for captions."""
 
     captions: bool
 
 
 @dataclass(slots=True)
-class Kept:
-    """The first answer under an idempotency key; None while it is being made."""
+class FirstAnswer:
+    """The first answer under an idempotency key. `body` is None until the answer is complete."""
 
-    at: float
+    time: float
     body: bytes | None = None
 
 
 @dataclass(slots=True, eq=False)
 class V3:
-    """The v3 routes, and their errors."""
+    """The v3 routes and the format of their errors. `HeyGen` adds them to its own."""
 
     state: State
     files: Files
     provider: str
     random_id: Callable[[], str]
     seconds: float = 9
-    links_last: float = LINK_SECONDS
-    largest_upload: int = 32 << 20
-    """Largest file that is taken, in bytes."""
+    """Usual duration of a video, in simulated seconds."""
+    link_lifetime: float = LINK_LIFETIME
+    """Simulated seconds for which a URL works."""
+    max_upload_size: int = MAX_UPLOAD_SIZE
+    """Maximum size of an upload, in bytes."""
     submit_seconds: float = 0
-    """Time that a submit takes, during which a repeat is answered by 409."""
-    refuse_in_progress: int = 0
-    """Number of further repeats that are answered by 409."""
-    moderated: set[str] = field(default_factory=lambda: {"blockedword"})
-    bought: Counter[str] = field(default_factory=Counter)
-    """Videos made, by idempotency key."""
+    """Duration of a submit, in simulated seconds. A repeat during this time gets 409."""
+    conflicts: int = 0
+    """Number of further repeats that get 409, even after the first submit has ended."""
+    blocked_words: set[str] = field(default_factory=lambda: {"blockedword"})
+    """Words in lower case that a script must not contain."""
+    purchases: Counter[str] = field(default_factory=Counter)
+    """Number of videos made, by idempotency key."""
     deleted: set[str] = field(default_factory=set)
     """Ids of deleted videos. They stay in the state, because they were bought."""
-    _kept: dict[str, Kept] = field(default_factory=dict)
+    _first_answers: dict[str, FirstAnswer] = field(default_factory=dict)
     _assets: set[str] = field(default_factory=set)
 
     def operations(self) -> tuple[Operation, ...]:
-        """The routes. The bulk status comes before the single one, whose pattern it fits."""
+        """Return the routes. The bulk status comes first, because the single one's pattern matches it too."""
         return (
             Operation("heygen3.submit", "POST", "/v3/videos", self.submit, Role.SUBMIT, self),
             Operation("heygen3.statuses", "GET", "/v3/videos/statuses", self.statuses, errors=self),
@@ -196,56 +208,56 @@ class V3:
         return failure(status, code, message or phrase)
 
     def reject(self) -> web.Response:
-        """Return the error for the script that `[reject]` stands in."""
+        """Return the parameter error that the prompt word `[reject]` causes."""
         return failure(400, "invalid_parameter", "script is invalid", "script")
 
     def no_credit(self) -> web.Response:
         """Return the error for missing credit."""
         return failure(402, "insufficient_credit", "Your account has 0 credits, but this video requires 1 credit")
 
-    async def submit(self, received: Received) -> Answer:
-        """Begin a video, once for each key."""
+    async def submit(self, received: ReceivedRequest) -> Answer:
+        """Start a video, once for each key."""
         key = received.headers.get("Idempotency-Key")
         if key is None:
-            return self._begin(received, "")
-        if not KEY.fullmatch(key):
-            raise refused(400, "invalid_parameter", "Idempotency-Key is invalid")
-        kept = self._kept.get(key)
-        if kept is not None and self.state.time() - kept.at < KEY_SECONDS:
-            self.refuse_in_progress -= 1
-            if kept.body is None or self.refuse_in_progress >= 0:
-                raise refused(409, "request_in_progress", "A request with this Idempotency-Key is in progress")
-            return web.json_response(body=kept.body)
-        kept = self._kept[key] = Kept(self.state.time())
+            return self._start(received, "")
+        if not KEY_PATTERN.fullmatch(key):
+            raise refusal(400, "invalid_parameter", "Idempotency-Key is invalid")
+        first = self._first_answers.get(key)
+        if first is not None and self.state.time() - first.time < KEY_LIFETIME:
+            self.conflicts -= 1
+            if first.body is None or self.conflicts >= 0:
+                raise refusal(409, "request_in_progress", "A request with this Idempotency-Key is in progress")
+            return web.json_response(body=first.body)
+        first = self._first_answers[key] = FirstAnswer(self.state.time())
         try:
             if self.submit_seconds:
                 await asyncio.shield(self._pause())
-            answer = self._begin(received, key)
+            answer = self._start(received, key)
         except BaseException:
-            self._kept.pop(key, None)
+            self._first_answers.pop(key, None)
             raise
-        kept.body = bytes(answer.body) if isinstance(answer.body, bytes) else b""
+        first.body = bytes(answer.body) if isinstance(answer.body, bytes) else b""
         return answer
 
     async def _pause(self) -> None:
         await self.state.pause(self.submit_seconds)
 
-    def _begin(self, received: Received, key: str) -> web.Response:
+    def _start(self, received: ReceivedRequest, key: str) -> web.Response:
         order = parse(received.body)
-        if any(word in order.prompt.lower() for word in self.moderated):
-            raise refused(400, "content_moderated", "The script was refused by moderation")
+        if any(word in order.prompt.lower() for word in self.blocked_words):
+            raise refusal(400, "content_moderated", "The script was refused by moderation")
         self._open_files(order)
         job = Rendering(
             provider=self.provider,
             id=self.random_id(),
             model="v3",
             prompt=order.prompt,
-            made_at=self.state.time(),
-            seconds=self.state.take(self.seconds, order.prompt, self.state.random(f"v3/{key}")),
+            created_at=self.state.time(),
+            seconds=self.state.pick_duration(self.seconds, order.prompt, self.state.random(f"v3/{key}")),
             captions=order.caption is not None,
         )
         self.state.add(job)
-        self.bought[key] += 1
+        self.purchases[key] += 1
         for name, sample in _FILES:
             self.files.publish(f"heygen3/{job.id}/{name}", sample, signed=True)
         return web.json_response({"data": {"video_id": job.id, "status": "waiting", "output_format": "mp4"}})
@@ -256,30 +268,30 @@ class V3:
             named = (part.audio_asset_id, *(place.asset_id for place in (part.image, part.background) if place))
             for asset in named:
                 if asset is not None and asset not in self._assets:
-                    raise refused(404, "not_found", f"Asset {asset} not found")
+                    raise refusal(404, "not_found", f"Asset {asset} not found")
             for url in part.urls():
                 if (urlsplit(url).hostname or "invalid").endswith("invalid"):
-                    raise refused(400, "download_failed", f"{url} cannot be downloaded")
+                    raise refusal(400, "download_failed", f"{url} cannot be downloaded")
 
-    async def check(self, received: Received) -> Answer:
-        """Tell how a video stands."""
+    async def check(self, received: ReceivedRequest) -> Answer:
+        """Return the state of a video."""
         return web.json_response({"data": self._document(self._find(received.params["job"]))})
 
-    async def statuses(self, received: Received) -> Answer:
-        """Tell how up to a hundred videos stand."""
+    async def statuses(self, received: ReceivedRequest) -> Answer:
+        """Return the states of up to a hundred videos."""
         ids = [text for text in received.query.get("video_ids", "").split(",") if text]
-        if not 0 < len(ids) <= MOST_IDS:
-            raise refused(400, "invalid_parameter", "video_ids must name 1 to 100 videos", "video_ids")
-        return web.json_response({"data": [self._brief(video) for video in ids]})
+        if not 0 < len(ids) <= MAX_IDS:
+            raise refusal(400, "invalid_parameter", "video_ids must name 1 to 100 videos", "video_ids")
+        return web.json_response({"data": [self._summary(video) for video in ids]})
 
-    def _brief(self, video: str) -> dict[str, object]:
+    def _summary(self, video: str) -> dict[str, object]:
         job = self.state.jobs.get((self.provider, video))
         if not isinstance(job, Rendering) or job.id in self.deleted:
             return {"video_id": video, "status": "not_found"}
         word = self._word(job)
         return {"video_id": video, "status": "queued" if word in {"waiting", "pending"} else word}
 
-    async def delete(self, received: Received) -> Answer:
+    async def delete(self, received: ReceivedRequest) -> Answer:
         """Delete a video."""
         job = self._find(received.params["job"])
         self.deleted.add(job.id)
@@ -288,37 +300,37 @@ class V3:
     def _find(self, video: str) -> Rendering:
         job = self.state.jobs.get((self.provider, video))
         if not isinstance(job, Rendering) or job.id in self.deleted:
-            raise refused(404, "not_found", "Video not found")
+            raise refusal(404, "not_found", "Video not found")
         return job
 
-    async def upload(self, received: Received) -> Answer:
-        """Take a file."""
+    async def upload(self, received: ReceivedRequest) -> Answer:
+        """Store an uploaded file and return its id."""
         part = received.part("file")
         if part is None or not part.body:
-            raise refused(400, "invalid_parameter", "file is required", "file")
-        if len(part.body) > self.largest_upload:
-            raise refused(413, "file_too_large", "The file is larger than 32 MB", "file")
+            raise refusal(400, "invalid_parameter", "file is required", "file")
+        if len(part.body) > self.max_upload_size:
+            raise refusal(413, "file_too_large", "The file is larger than 32 MB", "file")
         asset = self.random_id()
         self._assets.add(asset)
         return web.json_response(
             {"data": {"asset_id": asset, "mime_type": part.content_type, "size_bytes": len(part.body)}}
         )
 
-    async def me(self, received: Received) -> Answer:
-        """Name the key's user."""
+    async def me(self, received: ReceivedRequest) -> Answer:
+        """Return the user of the key."""
         del received
         return web.json_response({"data": {"username": "demo", "email": "demo@example.com"}})
 
     def _word(self, job: Rendering) -> str:
-        ends = "completed" if job.outcome is Outcome.SUCCEEDED else "failed"
-        return STATES.word(job, self.state.share(job)) or ends
+        end_word = "completed" if job.outcome is Outcome.SUCCEEDED else "failed"
+        return TIMELINE.word(job, self.state.share(job)) or end_word
 
     def _document(self, job: Rendering) -> dict[str, object]:
-        done, over = self.state.done(job), self.state.share(job) >= 1
-        failed = over and not done
+        done = self.state.is_done(job)
+        failed = self.state.share(job) >= 1 and not done
 
         def link(name: str, *, wanted: bool = True) -> str | None:
-            return self.files.link(f"heygen3/{job.id}/{name}", self.links_last) if done and wanted else None
+            return self.files.link(f"heygen3/{job.id}/{name}", self.link_lifetime) if done and wanted else None
 
         return {
             "id": job.id,
@@ -344,24 +356,24 @@ _FILES = (
 
 
 def parse(body: object) -> Video | Studio:
-    """The body as its schema, or a refusal."""
+    """Return the body, validated as a video or a studio video. Raises Refusal."""
     kind = Studio if isinstance(body, dict) and body.get("type") == "studio" else Video
     try:
         return kind.model_validate(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         param = ".".join(map(str, first["loc"]))
-        raise refused(400, "invalid_parameter", f"{param}: {first['msg']}".removeprefix(": "), param) from None
+        raise refusal(400, "invalid_parameter", f"{param}: {first['msg']}".removeprefix(": "), param) from None
 
 
 def failure(status: int, code: str, message: str, param: str = "") -> web.Response:
-    """An error in the shape of v3. `param` is the field at fault."""
+    """Return an error in the format of v3. `param` is the field at fault."""
     anchor = code.replace("_", "-")
     error = {"code": code, "message": message, **({"param": param} if param else {})}
     error["doc_url"] = f"https://developers.heygen.com/docs/error-codes#{anchor}"
     return web.json_response({"error": error}, status=status)
 
 
-def refused(status: int, code: str, message: str, param: str = "") -> Refused:
-    """An error in the shape of v3, to raise."""
-    return Refused(failure(status, code, message, param))
+def refusal(status: int, code: str, message: str, param: str = "") -> Refusal:
+    """Return an exception with an error in the format of v3, to be raised."""
+    return Refusal(failure(status, code, message, param))

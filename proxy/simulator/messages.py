@@ -1,6 +1,6 @@
 """Messages of the simulated providers: a received request, and the three forms of an answer.
 
-`dispatch` converts each request to a `Received` and records it for tests. A provider returns an `Answer`, and
+`dispatch` converts each request to a `ReceivedRequest` and records it for tests. A provider returns an `Answer`, and
 `delivery` sends it, intact or with a fault.
 """
 
@@ -33,7 +33,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class ReceivedRequest:
     """A received request. `body` is its parsed JSON, `parts` its multipart form."""
 
     operation: str
@@ -78,10 +78,10 @@ class Frames:
 
 
 Answer = web.Response | File | Frames
-Handler = Callable[[Received], Awaitable[Answer]]
+Handler = Callable[[ReceivedRequest], Awaitable[Answer]]
 
 
-class Refused(Exception):
+class Refusal(Exception):
     """The provider answers a request with an error. Carries the response."""
 
     def __init__(self, response: web.Response) -> None:
@@ -141,7 +141,7 @@ def strings(value: object) -> Iterator[str]:
             yield from strings(inner)
 
 
-async def receive(request: web.Request, operation: str) -> Received:
+async def receive(request: web.Request, operation: str) -> ReceivedRequest:
     """Read the whole request. A body that is not valid JSON is kept in `raw` only, and the provider refuses it."""
     parts: tuple[Part, ...] = ()
     raw = b""
@@ -153,15 +153,15 @@ async def receive(request: web.Request, operation: str) -> Received:
     return _to_received(request, operation, body=body, parts=parts, raw=raw)
 
 
-def unread(request: web.Request, operation: str) -> Received:
+def without_body(request: web.Request, operation: str) -> ReceivedRequest:
     """Return the request without its body."""
     return _to_received(request, operation)
 
 
 def _to_received(
     request: web.Request, operation: str, *, body: object = None, parts: tuple[Part, ...] = (), raw: bytes = b""
-) -> Received:
-    return Received(
+) -> ReceivedRequest:
+    return ReceivedRequest(
         operation,
         request.method,
         request.path,

@@ -13,7 +13,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .files import Files
-from .messages import Operation, Received, Refused
+from .messages import Operation, ReceivedRequest, Refusal
 from .state import Job, State
 
 
@@ -60,12 +60,12 @@ class Provider(ABC):
         """Return the error for an account without credit."""
         return self.error(402)
 
-    def credential(self, received: Received) -> str | None:
+    def credential(self, received: ReceivedRequest) -> str | None:
         """Return the API key of a request, or None."""
         scheme, _, key = received.headers.get("Authorization", "").partition(" ")
         return key if scheme == "Bearer" else None
 
-    def job_of(self, received: Received) -> Job | None:
+    def job_of(self, received: ReceivedRequest) -> Job | None:
         """Return the job of a request, or None."""
         return self.state.jobs.get((self.name, received.params.get("job", "")))
 
@@ -73,16 +73,16 @@ class Provider(ABC):
         """Return `message` if given, otherwise the provider's message for the status, otherwise HTTP's phrase."""
         return message or self.messages.get(status) or HTTPStatus(status).phrase
 
-    def refuse(self, status: int, message: str = "") -> Refused:
+    def refuse(self, status: int, message: str = "") -> Refusal:
         """Return an exception with an error response, to be raised."""
-        return Refused(self.error(status, message))
+        return Refusal(self.error(status, message))
 
     def parse(self, schema: type[Schema], body: object) -> Schema:
-        """Return the body, validated against the schema. Raises Refused with the provider's error."""
+        """Return the body, validated against the schema. Raises Refusal with the provider's error."""
         try:
             return schema.model_validate(body)
         except ValidationError as error:
-            raise Refused(self.invalid(error)) from None
+            raise Refusal(self.invalid(error)) from None
 
 
 def details(error: ValidationError, *prefix: str | int) -> list[dict[str, object]]:

@@ -25,7 +25,7 @@ class Replay:
 
     def __init__(self, lines: Iterable[str | bytes]) -> None:
         self._answers: dict[RequestKey, deque[Mapping[str, Any]]] = {}
-        self.unknown: list[str] = []
+        self.unknown_paths: list[str] = []
         """Requested paths that are not in the trace. They get a 404."""
         for line in lines:
             exchange = orjson.loads(line)
@@ -53,7 +53,7 @@ class Replay:
         await request.read()
         responses = self._answers.get(_request_key(request.method, request.path, dict(parse_qsl(request.query_string))))
         if responses is None:
-            self.unknown.append(request.path)
+            self.unknown_paths.append(request.path)
             return web.json_response({"detail": "not in the trace"}, status=404)
         exchange = responses.popleft() if len(responses) > 1 else responses[0]
         body = base64.b64decode(exchange.get("base64", "")) or exchange.get("body", "").encode()

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from proxy.providers import MODELS, PROVIDERS
-from proxy.simulator import DEFAULT_KEYS, Received
+from proxy.simulator import DEFAULT_KEYS, ReceivedRequest
 from tests.api.test_api import GAGA, error_of, fields_of, nothing_happened
 from tests.support.deployment import Deployment
 
@@ -69,7 +69,7 @@ def alike(shown: Any, sent: Any) -> bool:
     return type(shown) is type(sent) and bool(shown == sent)
 
 
-def form_of(received: Received) -> list[dict[str, str]]:
+def form_of(received: ReceivedRequest) -> list[dict[str, str]]:
     """Return the multipart form as a dry run shows it."""
     return [
         {

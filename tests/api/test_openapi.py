@@ -276,7 +276,7 @@ async def busy(tmp_path: Path) -> AsyncIterator[Deployment]:
     """A deployment in real time, with providers that finish at once."""
     deployment = Deployment(tmp_path, SystemClock(), provider={"poll_interval": 0.02, "rate": 10_000})
     deployment.simulator.state.speed = 1000
-    deployment.simulator.gaia.lives = float("inf")
+    deployment.simulator.gaia.job_lifetime = float("inf")
     async with deployment:
         deployment.key = await deployment.new_key("fuzz", 1 << 40)
         await deployment.restart()

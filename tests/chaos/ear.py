@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
-from proxy.simulator import Fault, Kind, Received, Simulator
+from proxy.simulator import Fault, Kind, ReceivedRequest, Simulator
 from proxy.simulator.faults import Faults
 from tests.chaos.orders import token_in
 
-Mischief = Callable[[Received], Fault | None]
+Mischief = Callable[[ReceivedRequest], Fault | None]
 
 ASKS_AGAIN = (Kind.TOO_MANY, Kind.UNAVAILABLE)
 """Answers after which an order may be sent once more: 429, and 503, which here comes with Retry-After."""
@@ -48,7 +48,7 @@ class Ear(Faults):
         self.tell: Callable[[str], None] = lambda _: None
         simulator.state.faults = self
 
-    def take(self, received: Received, prompt: str) -> Fault | None:
+    def take(self, received: ReceivedRequest, prompt: str) -> Fault | None:
         """Note the request, tell of it, and choose what goes wrong."""
         fault = self._mischief(received)
         token = token_in(received.text) or token_in(prompt)

@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 from time import monotonic
 
-from proxy.simulator import Fault, Kind, Received, Simulator
+from proxy.simulator import Fault, Kind, ReceivedRequest, Simulator
 from proxy.upstream.times import UpstreamTimes
 from tests.chaos import stores
 from tests.chaos.clients import Client, connected
@@ -102,7 +102,7 @@ class Mischief:
     chance: Random
     share: float = 0.3
 
-    def __call__(self, received: Received) -> Fault | None:
+    def __call__(self, received: ReceivedRequest) -> Fault | None:
         """A fault, or none."""
         if self.chance.random() > self.share:
             return None

@@ -26,7 +26,7 @@ import httpx
 
 from proxy.core import keys as api_keys
 from proxy.core.clock import SystemClock
-from proxy.simulator import DEFAULT_KEYS, Fault, Received, Simulator
+from proxy.simulator import DEFAULT_KEYS, Fault, ReceivedRequest, Simulator
 from proxy.store import open_store
 from tests.chaos import stores
 from tests.chaos.clients import BREAKS, Client, connected
@@ -175,7 +175,7 @@ async def _ready(http: httpx.AsyncClient) -> bool:
 def _refusing(chance: Random) -> Mischief:
     """Some submits are refused for now, so that kills also fall between two tries."""
 
-    def mischief(received: Received) -> Fault | None:
+    def mischief(received: ReceivedRequest) -> Fault | None:
         refused = any(fnmatchcase(received.operation, pattern) for pattern in PAID) and chance.random() < 0.1
         return Fault(received.operation, chance.choice(ASKS_AGAIN)) if refused else None
 

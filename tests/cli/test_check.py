@@ -93,7 +93,7 @@ async def test_heygen_refuses_a_key_with_http_200_too() -> None:
 
 
 async def test_models_that_gaia_does_not_list_are_named(simulator: Simulator) -> None:
-    simulator.gaia.models_listed = ["gpt-image-2", "image2", "gpt-5.4-mini"]
+    simulator.gaia.listed_models = ["gpt-image-2", "image2", "gpt-5.4-mini"]
     found = await finding(PROVIDERS[1], base_url=simulator.origin, api_key=right_key(PROVIDERS[1]))
     assert (found.state, found.remark) == (State.OK, "it does not list grok-imagine-video")
 

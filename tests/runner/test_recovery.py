@@ -29,7 +29,7 @@ def bodies_of(deployment: Deployment) -> set[bytes]:
 
 
 def bought(deployment: Deployment) -> int:
-    return int(deployment.simulator.heygen.v3.bought.total())
+    return int(deployment.simulator.heygen.v3.purchases.total())
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ async def test_a_lost_answer_is_asked_for_again_and_buys_once(deployment: Deploy
 
 async def test_a_request_in_progress_is_waited_for(deployment: Deployment) -> None:
     deployment.simulator.fault("heygen3.submit", "drop", times=1)
-    deployment.simulator.heygen.v3.refuse_in_progress = 3
+    deployment.simulator.heygen.v3.conflicts = 3
     final = final_of(await deployment.generate("heygen-v3", **ORDER))
     assert final["status"] == "Completed", final
     assert len(keys_of(deployment)) == 5

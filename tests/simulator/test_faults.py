@@ -101,7 +101,7 @@ async def test_faults_can_be_cleared(simulator: Simulator, client: Client) -> No
     assert (await client.submit("gaga"))[0] == 500
     simulator.clear_faults()
     assert (await client.submit("gaga"))[0] == 200
-    assert fault.used == 1
+    assert fault.hit_count == 1
 
 
 def test_a_fault_that_nothing_can_meet_is_a_mistake() -> None:

@@ -152,7 +152,7 @@ async def test_a_failed_text_sends_an_error_in_the_stream_without_done(client: C
 async def test_the_models_listed_can_be_chosen(simulator: Simulator, client: Client) -> None:
     _, reply = await client.get("gaia", "/v1/models")
     assert "grok-imagine-video" in [each["id"] for each in reply["data"]]
-    simulator.gaia.models_listed = ["gpt-5.4-mini"]
+    simulator.gaia.listed_models = ["gpt-5.4-mini"]
     _, reply = await client.get("gaia", "/v1/models")
     assert (reply["object"], [each["id"] for each in reply["data"]]) == ("list", ["gpt-5.4-mini"])
 
@@ -173,7 +173,7 @@ async def test_the_shapes_that_others_saw_can_be_switched_on(
     simulator: Simulator, client: Client, clock: Clock
 ) -> None:
     gaia = simulator.gaia
-    gaia.wrapped, gaia.id_field, gaia.progress_form, gaia.result_url = True, "job_id", "percent", True
+    gaia.has_envelope, gaia.id_field, gaia.progress_form, gaia.result_url = True, "job_id", "percent", True
     gaia.spelling = {"completed": "SUCCEEDED"}
     _, reply = await client.submit("gaia")
     number = reply["data"]["job_id"]

@@ -71,16 +71,16 @@ async def test_a_project_may_demand_its_tags(simulator: Simulator, client: Clien
 
 
 async def test_items_may_be_left_out_of_the_reply_or_have_no_inference(simulator: Simulator, client: Client) -> None:
-    simulator.ganai.omitted = {"a"}
+    simulator.ganai.omitted_items = {"a"}
     simulator.ganai.without_inference = {"b"}
-    simulator.ganai.reply_reversed = True
+    simulator.ganai.reversed_reply = True
     _, reply = await client.post("ganai", BULK, json=[{"unique_id": name} for name in "abcd"])
     assert [each["unique_id"] for each in reply] == ["d", "c", "b"]
     assert [each["inference_id"] is None for each in reply] == [False, False, True]
 
 
 async def test_an_item_may_end_in_any_other_word(simulator: Simulator, client: Client, clock: Clock) -> None:
-    simulator.ganai.ends = {"a": "BLOCKED"}
+    simulator.ganai.end_words = {"a": "BLOCKED"}
     _, reply = await client.submit("ganai")
     clock.time += 100
     _, document = await client.check("ganai", reply)
@@ -91,7 +91,7 @@ async def test_an_item_may_end_in_any_other_word(simulator: Simulator, client: C
 async def test_the_video_url_may_expire_and_the_status_call_renews_it(
     simulator: Simulator, client: Client, clock: Clock
 ) -> None:
-    simulator.ganai.links_last = 60
+    simulator.ganai.link_lifetime = 60
     _, reply = await client.submit("ganai")
     clock.time += 100
     assert (await client.get("ganai", reply[0]["video_url"]))[0] == 403

@@ -30,7 +30,7 @@ async def test_a_video_is_pending_then_waiting_then_processing_then_completed(cl
 async def test_every_status_call_signs_a_fresh_link_and_old_ones_expire(
     simulator: Simulator, client: Client, clock: Clock
 ) -> None:
-    simulator.heygen.links_last = 60
+    simulator.heygen.link_lifetime = 60
     _, reply = await client.submit("heygen")
     clock.time += 100
     links = [(await client.check("heygen", reply))[1]["data"]["video_url"] for _ in range(2)]
@@ -125,6 +125,6 @@ async def test_an_unknown_or_missing_video_id_is_an_error(client: Client) -> Non
 
 async def test_the_object_may_come_unwrapped(simulator: Simulator, client: Client) -> None:
     _, reply = await client.submit("heygen")
-    simulator.heygen.wrapped, simulator.heygen.id_field = False, "video_id"
+    simulator.heygen.has_envelope, simulator.heygen.id_field = False, "video_id"
     _, document = await client.check("heygen", reply)
     assert document["video_id"] == reply["data"]["video_id"]

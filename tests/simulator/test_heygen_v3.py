@@ -122,14 +122,14 @@ async def test_a_repeat_with_the_same_key_gets_the_first_answer(simulator: Simul
     first = await submit(client, "key-1")
     assert await submit(client, "key-1", script="Another") == first
     assert (await submit(client, "key-2")) != first
-    assert simulator.heygen.v3.bought == {"key-1": 1, "key-2": 1}
+    assert simulator.heygen.v3.purchases == {"key-1": 1, "key-2": 1}
 
 
 async def test_a_key_is_forgotten_after_a_day(simulator: Simulator, client: Client, clock: Clock) -> None:
     first = await submit(client, "key-1")
     clock.time += 24 * 3600 + 1
     assert await submit(client, "key-1") != first
-    assert simulator.heygen.v3.bought["key-1"] == 2
+    assert simulator.heygen.v3.purchases["key-1"] == 2
 
 
 async def test_a_repeat_of_a_request_in_progress_is_409(clock: Clock) -> None:
@@ -176,8 +176,8 @@ async def test_an_uploaded_file_is_named_by_its_id(client: Client) -> None:
 
 
 async def test_a_file_that_is_too_large_or_missing_is_refused(simulator: Simulator, client: Client) -> None:
-    assert simulator.heygen.v3.largest_upload == 32 << 20
-    simulator.heygen.v3.largest_upload = 7
+    assert simulator.heygen.v3.max_upload_size == 32 << 20
+    simulator.heygen.v3.max_upload_size = 7
     status, reply = await client.post("heygen", "/v3/assets", data=upload_of(b"12345678"))
     assert (status, error_of(reply)) == (413, ("file_too_large", "file"))
     form = aiohttp.FormData(default_to_multipart=True)

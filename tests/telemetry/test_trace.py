@@ -199,7 +199,7 @@ async def test_a_recorded_job_that_is_replayed_ends_the_same_way(
         again = Deployment(tmp_path / "again", providers={provider: {"base_url": replay.origin}})
         async with again:
             replayed = await again.generate(model, prompt="Hello")
-        assert set(replay.unknown) <= {"/v1/models"}  # what the catalogue asks is no job's
+        assert set(replay.unknown_paths) <= {"/v1/models"}  # what the catalogue asks is no job's
         assert not again.simulator.calls
     assert told(replayed) == told(events)
 
