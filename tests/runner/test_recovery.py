@@ -10,6 +10,7 @@ from proxy.providers.gaga import Gaga
 from proxy.runner import job_run as job_run_module
 from proxy.runner.services import RunnerTimes
 from proxy.upstream.answers import Transient
+from proxy.upstream.requests import Request
 from tests.runner.test_cancel import cancel
 from tests.runner.test_runner import final_of, wait_for_calls
 from tests.support.deployment import Deployment
@@ -94,10 +95,10 @@ async def test_an_order_is_not_repeated_after_the_key_has_expired(unstarted: Dep
 # --- after a crash ---
 
 
-async def stopped_while_sending(deployment: Deployment) -> str:
+async def stopped_while_sending(deployment: Deployment, model: str = "heygen-v3") -> str:
     """Order a video, and stop the server between the submit and its ticket. Return the job's id."""
     deployment.simulator.fault("heygen3.submit", "timeout", times=1)
-    job = await deployment.submit("heygen-v3", **ORDER)
+    job = await deployment.submit(model, **ORDER)
     await wait_for_calls(deployment, "heygen3.submit")
     await deployment.stop()
     deployment.simulator.clear_faults()
@@ -113,6 +114,30 @@ async def test_an_order_cut_off_by_a_stop_is_sent_again_with_its_bytes(deploymen
     assert len(bodies_of(deployment)) == 1
     assert bought(deployment) == 1
     assert await deployment.balance() == 980
+
+
+@pytest.mark.parametrize("v1", ["translate", "keep"])
+async def test_a_translated_order_cut_off_by_a_stop_is_sent_again(unstarted: Deployment, v1: str) -> None:
+    unstarted.providers["HeyGen"] = {"v1": "translate"}
+    async with unstarted as deployment:
+        job = await stopped_while_sending(deployment, "heygen-v1")
+        deployment.providers["HeyGen"] = {"v1": v1}
+        await deployment.start()
+        ended = await deployment.ended(job)
+        assert (ended["status"], ended["model"]) == ("Completed", "heygen-v1"), ended
+        assert keys_of(deployment) == [job, job]
+        assert (len(bodies_of(deployment)), bought(deployment)) == (1, 1)
+
+
+async def test_an_untranslated_order_cut_off_by_a_stop_is_not_translated(deployment: Deployment) -> None:
+    deployment.simulator.fault("heygen.submit", "timeout", times=1)
+    job = await deployment.submit("heygen-v1", **ORDER)
+    await wait_for_calls(deployment, "heygen.submit")
+    await deployment.stop()
+    deployment.providers["HeyGen"] = {"v1": "translate"}
+    await deployment.start()
+    assert (await deployment.ended(job["id"]))["code"] == "outcome_unknown"
+    assert keys_of(deployment) == []
 
 
 @pytest.mark.parametrize("changed", ["key", "url"])
@@ -176,8 +201,8 @@ class Lookups:
         monkeypatch.setattr(job_run_module, "MODELS", {model.name: model})
         monkeypatch.setattr(Gaga, "lookup", self.lookup)
 
-    async def lookup(self, key: str) -> Ticket | None:
-        self.keys.append(key)
+    async def lookup(self, request: Request) -> Ticket | None:
+        self.keys.append(request.key)
         answer = self.found.pop(0) if len(self.found) > 1 else self.found[0]
         if answer == {}:
             raise Transient("The provider cannot be reached.")
