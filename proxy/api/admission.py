@@ -99,7 +99,7 @@ class Admissions:
         `refusal` is raised if the order is new. Other errors are those of the order, its body and the account.
         """
         repeated = idempotency_key(request)
-        parsed = orders.parse(await self.bodies.read(request))
+        parsed = orders.parse(await self.bodies.read(request), self.catalogue.models)
         admission = self._admission(parsed, key, repeated)
         try:
             if refusal is not None:

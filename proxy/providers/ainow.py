@@ -88,7 +88,7 @@ class PikaFields(PromptFields):
     @field_validator("style")
     @classmethod
     def _check_style(cls, style: str | None) -> str | None:
-        return _check_value(style, PIKA_STYLES)
+        return _check_listed(style, PIKA_STYLES)
 
 
 class RunFields(PromptFields):
@@ -99,10 +99,10 @@ class RunFields(PromptFields):
     @field_validator("style")
     @classmethod
     def _check_style(cls, style: str | None) -> str | None:
-        return _check_value(style, RUN_STYLES)
+        return _check_listed(style, RUN_STYLES)
 
 
-def _check_value(style: str | None, styles: Mapping[str, str]) -> str | None:
+def _check_listed(style: str | None, styles: Mapping[str, str]) -> str | None:
     if style is not None and style not in styles:
         names = ", ".join(f"{value} ({name})" for value, name in styles.items())
         raise field_error("", f"{style!r} is not a style of this model. Its styles: {names}")
@@ -139,6 +139,7 @@ class AiNow(Provider):
     """Adapter for https://api.ai-now.space."""
 
     name = "AI-Now"
+    position = 30
     models = (
         _model("suno", Kind.AUDIO, 10),
         _model("luma", Kind.VIDEO, 30, note="May fail at peak hours."),
@@ -169,10 +170,10 @@ class AiNow(Provider):
                 yield self._json_update(messages, role)
                 return
             yield Update()  # The order is taken: a cancel need not wait for the first frame.
-            words = ""
+            last_status = ""
             async for message in messages:
                 update = self._frame_update(message, role)
-                words = update.detail if update and update.detail else words
+                last_status = update.detail if update and update.detail else last_status
                 if update is not None:
                     lacks_url = update.detail == _COMPLETED_WITHOUT_URL
                     yield update
@@ -180,7 +181,7 @@ class AiNow(Provider):
                     return
         if lacks_url:
             raise UpstreamFailed(_NO_URL_MESSAGE)
-        last = f" Its last status: {words}" if words else ""
+        last = f" Its last status: {last_status}" if last_status else ""
         raise Interrupted(f"AI-Now's stream ended without a result. It cannot be resumed.{last}")
 
     def _json_update(self, answer: Answer, role: Role) -> Update:
@@ -201,8 +202,8 @@ class AiNow(Provider):
             return self._completion(frame, role)
         if word == "error" or plain(message.event) in _ERROR_EVENTS or (not word and is_error(frame)):
             return Update(status=Status.ERROR, error=self._failure(message))
-        words = frame["status"] if word else message_of(frame)
-        return Update(detail=self.dialect.safe_text(words)) if words else None
+        detail = frame["status"] if word else message_of(frame)
+        return Update(detail=self.dialect.safe_text(detail)) if detail else None
 
     def _failure(self, message: Message) -> JobError:
         return self.dialect.failure(content_of(message.data.encode()), "AI-Now gave no reason.")

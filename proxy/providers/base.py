@@ -156,6 +156,8 @@ class Provider(ABC):
     models: ClassVar[tuple[Model, ...]]
     settings_type: ClassVar[type[ProviderSettings]]
     """Class of the provider's settings, with their prefix and defaults."""
+    position: ClassVar[int] = 100
+    """Place in the catalogue. Providers with the same position are sorted by name."""
 
     def __init__(
         self, settings: ProviderSettings, clock: Clock, public_url: str, times: UpstreamTimes = DEFAULT_TIMES

@@ -163,6 +163,7 @@ class Gaga(Provider):
     """Adapter for https://api.gaga.art."""
 
     name = "Gaga"
+    position = 10
     models = (
         _model("gaga-1", 20, GagaFields),
         _model("avatar-h1", 20, AvatarFields),
@@ -218,7 +219,7 @@ class Gaga(Provider):
             conditions.append({"type": "audio", "content": str(audio)})
         if part.prompt:
             conditions.append({"type": "text", "content": part.prompt})
-        return {"duration": _to_integer(part.duration), "conditions": conditions}
+        return {"duration": _drop_zero_fraction(part.duration), "conditions": conditions}
 
     async def _upload(self, file: File) -> int | str:
         answer = await self.upstream.upload("/v1/assets", "file", file)
@@ -278,7 +279,7 @@ class Gaga(Provider):
         return [NewOutput(Output(Role.VIDEO, by_url(url, Role.VIDEO), url=url, ids=ids)) for url in urls]
 
 
-def _to_integer(seconds: float) -> float:
+def _drop_zero_fraction(seconds: float) -> float:
     """Return 10 for 10.0, because the page's examples have integers."""
     return int(seconds) if seconds == int(seconds) else seconds
 

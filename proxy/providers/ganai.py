@@ -127,6 +127,7 @@ class GanAi(Provider):
     """Adapter for https://api.gan.ai."""
 
     name = "Gan.ai"
+    position = 40
     models = (
         Model(
             "ganai-bulk",

@@ -189,6 +189,7 @@ class HeyGen(Provider):
     """Adapter for https://api.heygen.com: v1, and v3 through `HeyGenV3`."""
 
     name = "HeyGen"
+    position = 50
     models = (
         Model(
             "heygen-v1",

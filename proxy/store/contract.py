@@ -290,5 +290,8 @@ class Store(Accounts, Jobs, Claims, Feeds, Assets, Protocol):
     async def get_or_set(self, name: str, value: bytes) -> bytes:
         """Return the value kept under `name`. The first value given is kept for ever and returned to all callers."""
 
+    async def value(self, name: str) -> bytes | None:
+        """Return the value that `get_or_set` keeps under `name`; None if there is none."""
+
     async def secret(self, name: str) -> bytes:
         """Return the 32 random bytes kept under `name`. The first call creates them, and they never change."""

@@ -94,6 +94,8 @@ class Admission:
     """Ids of the account's assets that the order names. They cannot be deleted until the job has ended."""
     queue: str = ""
     """Name of the provider's queue. The jobs in one queue share its room."""
+    version: str = ""
+    """Name under which the store keeps the provider file that the job continues with; "" for a provider in Python."""
     most: int | None = None
     """Maximum number of the account's unfinished jobs outside its backlog, with this one. None: no limit."""
     line: int = 0
@@ -130,6 +132,8 @@ class Claim:
     """Fencing number: it grows with every claim of the same job."""
     since: float = 0.0
     """Time at which the job began to wait for room: when it was ordered, or when it left its account's backlog."""
+    version: str = ""
+    """The `version` of the job's admission."""
 
 
 class Change(NamedTuple):

@@ -1,4 +1,4 @@
-"""What holds for every model, whoever makes it: over the simulator, from the order to the opened file."""
+"""Contract of every model, from the order to its opened result, tested with the simulator."""
 
 import asyncio
 import json
@@ -14,45 +14,43 @@ import pytest_asyncio
 from httpx_sse import EventSource
 
 from proxy.core.job import Kind
-from proxy.providers import MODELS, PROVIDERS
-from tests.providers.conftest import KEY, fresh_account, pointed
+from tests.providers.conftest import KEY, fresh_account, point_at
 from tests.support.deployment import NO_AUTHORITIES, Deployment, JumpClock
 from tests.support.literal import Literal, Reply, ended, page, said, streamed
+from tests.support.registry import REGISTRY, short
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 TYPES = {Kind.VIDEO: "video/mp4", Kind.AUDIO: "audio/mpeg", Kind.IMAGE: "image/png", Kind.TEXT: "text/plain"}
-each_model = pytest.mark.parametrize("model", MODELS)
+each_model = pytest.mark.parametrize("model", REGISTRY.models)
 
-WORDS = {
+FAILURE_MESSAGES = {
     "Gaga": "no face was found",
     "Gaia": "model failed to",
     "AI-Now": "was not accepted by the model",
     "Gan.ai": "no voice was found",
     "HeyGen": "could not be rendered",
 }
-"""What the simulated providers say of a failure."""
-
-PROVIDER = {model.name: kind.name for kind in PROVIDERS for model in kind.models}
+"""Messages of failed jobs at the simulated providers."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def simulated(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Deployment]:
+async def module_deployment(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Deployment]:
     folder = tmp_path_factory.mktemp("simulated")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)  # no .env here
+        patch.chdir(folder)  # a folder without .env
         async with Deployment(folder) as deployment:
             yield deployment
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def deployment(simulated: Deployment) -> Deployment:
-    await fresh_account(simulated)
-    return simulated
+async def deployment(module_deployment: Deployment) -> Deployment:
+    await fresh_account(module_deployment)
+    return module_deployment
 
 
-async def fields(deployment: Deployment, model: str, prompt: str = "Hello") -> dict[str, Any]:
-    """A small order that the model takes."""
+async def order_fields(deployment: Deployment, model: str, prompt: str = "Hello") -> dict[str, Any]:
+    """Return the fields of a small order of the model."""
     if model.startswith("avatar"):
         return {"image": await deployment.asset("image"), "audio": await deployment.asset("audio"), "prompt": prompt}
     if model == "ganai-bulk":
@@ -60,8 +58,8 @@ async def fields(deployment: Deployment, model: str, prompt: str = "Hello") -> d
     return {"prompt": prompt} | ({"avatar_id": "Anna"} if model.startswith("heygen") else {})
 
 
-async def ordered(deployment: Deployment, model: str, prompt: str = "Hello") -> list[dict[str, Any]]:
-    return await deployment.generate(model, **await fields(deployment, model, prompt))
+async def place_order(deployment: Deployment, model: str, prompt: str = "Hello") -> list[dict[str, Any]]:
+    return await deployment.generate(model, **await order_fields(deployment, model, prompt))
 
 
 # --- it works ---
@@ -69,63 +67,61 @@ async def ordered(deployment: Deployment, model: str, prompt: str = "Hello") -> 
 
 @each_model
 async def test_it_completes_with_a_url_that_opens_without_a_key_and_plays(deployment: Deployment, model: str) -> None:
-    final = ended(await ordered(deployment, model))
+    final = ended(await place_order(deployment, model))
     assert final["status"] == "Completed"
     assert final["url"] == final["outputs"][0]["url"]
     answer = await deployment.http.get(final["url"], headers={"Authorization": ""})
-    kind = MODELS[model].kind
+    kind = REGISTRY.models[model].kind
     assert (answer.status_code, answer.headers["Content-Type"].split(";")[0]) == (200, TYPES[kind])
     assert answer.content == (final["text"].encode() if kind is Kind.TEXT else deployment.media(kind))
 
 
 @each_model
-async def test_its_content_leads_to_the_same_bytes(deployment: Deployment, model: str) -> None:
-    job = ended(await ordered(deployment, model))["job"]
+async def test_its_content_endpoint_returns_the_same_bytes(deployment: Deployment, model: str) -> None:
+    job = ended(await place_order(deployment, model))["job"]
     answer = await deployment.http.get(f"/api/jobs/{job}/content", follow_redirects=True)
-    kind = MODELS[model].kind
+    kind = REGISTRY.models[model].kind
     assert answer.status_code == 200
     assert kind is Kind.TEXT or answer.content == deployment.media(kind)
 
 
-async def test_results_are_behind_our_own_links_where_the_operator_relays(unstarted: Deployment) -> None:
+async def test_relayed_results_have_links_to_this_server(unstarted: Deployment) -> None:
     unstarted.settings = {"results": "relay"}
     async with unstarted:
-        for model in MODELS:
-            url = ended(await ordered(unstarted, model))["url"]
+        for model in REGISTRY.models:
+            url = ended(await place_order(unstarted, model))["url"]
             answer = await unstarted.http.get(url, headers={"Authorization": ""})
             assert url.startswith(unstarted.origin)
             assert answer.status_code == 200
-            assert answer.headers["Content-Type"].split(";")[0] == TYPES[MODELS[model].kind]
+            assert answer.headers["Content-Type"].split(";")[0] == TYPES[REGISTRY.models[model].kind]
 
 
 @each_model
 async def test_it_is_submitted_once_and_charged_its_price_once(deployment: Deployment, model: str) -> None:
     before = deployment.simulator.submits.total()
-    job = ended(await ordered(deployment, model))["job"]
+    job = ended(await place_order(deployment, model))["job"]
     assert deployment.simulator.submits.total() - before == 1
     entries = (await deployment.http.get("/api/account/ledger")).json()["entries"]
     assert [(entry["cause"], entry["tokens"], entry["job"]) for entry in entries][:-1] == [
-        ("charge", -MODELS[model].tokens, job)
+        ("charge", -REGISTRY.models[model].tokens, job)
     ]
-    assert await deployment.balance() == 1000 - MODELS[model].tokens
+    assert await deployment.balance() == 1000 - REGISTRY.models[model].tokens
 
 
 @each_model
-async def test_its_failure_is_an_error_with_the_providers_words_and_a_full_refund(
-    deployment: Deployment, model: str
-) -> None:
-    final = ended(await ordered(deployment, model, "x [fail]"))
+async def test_its_failure_has_the_providers_message_and_a_full_refund(deployment: Deployment, model: str) -> None:
+    final = ended(await place_order(deployment, model, "x [fail]"))
     assert (final["status"], final["code"]) == ("Error", "upstream_failed")
-    assert WORDS[PROVIDER[model]] in final["message"]
-    assert final["refunded"] == MODELS[model].tokens
+    assert FAILURE_MESSAGES[REGISTRY.provider_of(model).name] in final["message"]
+    assert final["refunded"] == REGISTRY.models[model].tokens
     assert await deployment.balance() == 1000
 
 
 @each_model
 @pytest.mark.parametrize("word", ["[unknown]", "[flaky]", "[429]"])
-async def test_it_lives_through_what_passes(deployment: Deployment, model: str, word: str) -> None:
+async def test_it_survives_transient_faults(deployment: Deployment, model: str, word: str) -> None:
     before = deployment.simulator.submits.total()
-    assert ended(await ordered(deployment, model, f"Hello {word}"))["status"] == "Completed"
+    assert ended(await place_order(deployment, model, f"Hello {word}"))["status"] == "Completed"
     assert deployment.simulator.submits.total() - before == 1
 
 
@@ -134,19 +130,21 @@ async def test_it_lives_through_what_passes(deployment: Deployment, model: str, 
     ("word", "code"),
     [("[reject]", "upstream_rejected"), ("[credits]", "upstream_credits"), ("[500]", "upstream_failed")],
 )
-async def test_its_refusal_is_told_apart_and_refunded(deployment: Deployment, model: str, word: str, code: str) -> None:
-    final = ended(await ordered(deployment, model, f"Hello {word}"))
-    assert (final["status"], final["code"], final["refunded"]) == ("Error", code, MODELS[model].tokens)
+async def test_its_refusal_has_its_own_code_and_is_refunded(
+    deployment: Deployment, model: str, word: str, code: str
+) -> None:
+    final = ended(await place_order(deployment, model, f"Hello {word}"))
+    assert (final["status"], final["code"], final["refunded"]) == ("Error", code, REGISTRY.models[model].tokens)
 
 
-async def test_a_provider_that_cannot_be_reached_is_said_to_be_so(unstarted: Deployment) -> None:
+async def test_an_unreachable_provider_is_reported(unstarted: Deployment) -> None:
     unstarted.provider = {"base_url": "http://127.0.0.1:9", "deadline": 40}
     async with unstarted:
         codes = {}
-        for model in MODELS:
+        for model in REGISTRY.models:
             unstarted.clock.at += 120
-            codes[model] = ended(await ordered(unstarted, model)).get("code")
-        assert codes == dict.fromkeys(MODELS, "upstream_unreachable")
+            codes[model] = ended(await place_order(unstarted, model)).get("code")
+        assert codes == dict.fromkeys(REGISTRY.models, "upstream_unreachable")
         assert await unstarted.balance() == 1000
 
 
@@ -159,7 +157,7 @@ SHAPES = {
     "ganai-bulk": "ganai.submit",
     "heygen-v1": "heygen.submit",
 }
-"""One model of each way to order, and the operation that costs money."""
+"""One model for each kind of order, and its paid operation."""
 
 POLLED = [model for model, operation in SHAPES.items() if operation.endswith("submit")]
 BROKEN = ["malformed", "empty", "wrong types", "html", "502 html", "drop", "cut", "reset", "redirect", "unfinished"]
@@ -168,58 +166,57 @@ KNOWN = {"upstream_failed", "upstream_rejected", "outcome_unknown", "interrupted
 
 @pytest.mark.parametrize("model", SHAPES)
 @pytest.mark.parametrize("kind", BROKEN)
-async def test_an_answer_that_is_broken_ends_a_job_at_worst_and_is_never_asked_for_twice(
+async def test_a_broken_answer_to_a_submit_is_never_requested_twice(
     deployment: Deployment, model: str, kind: str
 ) -> None:
     simulator = deployment.simulator
     before = simulator.calls[SHAPES[model]]
     simulator.fault(SHAPES[model], kind)
     try:
-        final = ended(await ordered(deployment, model))
+        final = ended(await place_order(deployment, model))
     finally:
         simulator.clear_faults()
     assert final["status"] == "Completed" or final["code"] in KNOWN
     assert simulator.calls[SHAPES[model]] - before == 1
-    assert await deployment.balance() == 1000 - MODELS[model].tokens + final.get("refunded", 0)
+    assert await deployment.balance() == 1000 - REGISTRY.models[model].tokens + final.get("refunded", 0)
 
 
 @pytest.mark.parametrize("model", POLLED)
-async def test_a_job_lives_through_every_broken_poll(deployment: Deployment, model: str) -> None:
+async def test_a_job_survives_every_broken_poll(deployment: Deployment, model: str) -> None:
     simulator = deployment.simulator
     check = SHAPES[model].replace("submit", "check")
     kinds = ["401", "403", "404", "429", "500", "503", "unknown status", *BROKEN]
     for kind in kinds:
         simulator.fault(check, kind, times=1)
     try:
-        final = ended(await ordered(deployment, model))
+        final = ended(await place_order(deployment, model))
     finally:
         simulator.clear_faults()
     assert final["status"] == "Completed"
 
 
-# --- it keeps the operator's key to itself ---
+# --- the operator's key ---
 
 
-async def everything_shown(deployment: Deployment, events: list[dict[str, Any]]) -> str:
+async def collect_shown(deployment: Deployment, events: list[dict[str, Any]]) -> str:
     job = await deployment.http.get(f"/api/jobs/{events[0]['job']}")
     content = await deployment.http.get(f"/api/jobs/{events[0]['job']}/content")
     headers = "\n".join(f"{name}: {value}" for name, value in content.headers.items())
     return "\n".join([json.dumps(events), job.text, content.text, headers])
 
 
-async def test_no_key_is_shown_by_any_model_however_it_ends(unstarted: Deployment) -> None:
+async def test_no_model_shows_a_key_in_any_outcome(unstarted: Deployment) -> None:
     keys = {name: f"planted-{name}-Zq7" for name in unstarted.simulator.keys}
     unstarted.simulator.keys.update(keys)
-    for kind in PROVIDERS:
-        prefix = str(kind.settings_type.model_config["env_prefix"])
-        unstarted.providers[kind.name] = {"api_key": keys[prefix.rstrip("_").lower()]}
+    for kind in REGISTRY.providers:
+        unstarted.providers[kind.name] = {"api_key": keys[short(kind)]}
     async with unstarted:
         shown = [
-            await everything_shown(unstarted, await ordered(unstarted, model, prompt))
-            for model in MODELS
+            await collect_shown(unstarted, await place_order(unstarted, model, prompt))
+            for model in REGISTRY.models
             for prompt in ("Hello", "[fail]", "[reject]")
         ]
-        assert unstarted.simulator.submits.total() == 2 * len(MODELS)
+        assert unstarted.simulator.submits.total() == 2 * len(REGISTRY.models)
     assert "planted" not in "\n".join(shown)
 
 
@@ -255,47 +252,47 @@ ENDS: dict[str, tuple[Reply, str, Reply]] = {
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def telltale(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Deployment, Literal]]:
-    """A provider that repeats the key it was sent."""
-    folder = tmp_path_factory.mktemp("telltale")
+async def leaky_provider(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Deployment, Literal]]:
+    """A provider that repeats the received key in its answers."""
+    folder = tmp_path_factory.mktemp("leaky_provider")
     async with Literal() as upstream:
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
-            async with pointed(Deployment(folder), upstream) as deployment:
+            async with point_at(Deployment(folder), upstream) as deployment:
                 yield deployment, upstream
 
 
 @pytest.mark.parametrize("model", SUBMITS)
 @pytest.mark.parametrize("status", [200, 400, 401, 402, 418, 422, 500, 503])
 async def test_a_refusal_that_repeats_the_key_is_shown_without_it(
-    telltale: tuple[Deployment, Literal], model: str, status: int
+    leaky_provider: tuple[Deployment, Literal], model: str, status: int
 ) -> None:
-    deployment, upstream = telltale
+    deployment, upstream = leaky_provider
     await fresh_account(deployment)
     upstream.on("POST", SUBMITS[model], said({"status": "Error", "code": 7, "message": LEAK}, status))
-    events = await ordered(deployment, model)
+    events = await place_order(deployment, model)
     assert ended(events)["status"] == "Error"
-    assert KEY not in await everything_shown(deployment, events)
+    assert KEY not in await collect_shown(deployment, events)
 
 
 @pytest.mark.parametrize("model", ENDS)
 async def test_a_failure_that_repeats_the_key_is_shown_without_it(
-    telltale: tuple[Deployment, Literal], model: str
+    leaky_provider: tuple[Deployment, Literal], model: str
 ) -> None:
-    deployment, upstream = telltale
+    deployment, upstream = leaky_provider
     await fresh_account(deployment)
     reply, path, end = ENDS[model]
     refused = said({"message": LEAK, "error": LEAK}, 401)
     upstream.on("POST", SUBMITS[model], reply)
     upstream.on("GET", path, refused, refused, end)
-    events = await ordered(deployment, model)
+    events = await place_order(deployment, model)
     assert ended(events)["code"] == "upstream_failed"
     assert "is in trouble" in ended(events)["message"]
-    assert KEY not in await everything_shown(deployment, events)
+    assert KEY not in await collect_shown(deployment, events)
 
 
-def made_at(url: str) -> dict[str, tuple[Reply, dict[str, Reply]]]:
-    """For each way to order: the reply, and the documents that say that the result is at `url`."""
+def answers_with_result_at(url: str) -> dict[str, tuple[Reply, dict[str, Reply]]]:
+    """Return, for each kind of order, the reply to the submit and the documents with the result's URL."""
     return {
         "gaga-1": (said({"id": 1}), {"/v1/generations/1": said({"status": "Success", "resultVideoURL": url})}),
         "grok-imagine-video": (
@@ -321,19 +318,19 @@ def made_at(url: str) -> dict[str, tuple[Reply, dict[str, Reply]]]:
     }
 
 
-@pytest.mark.parametrize("model", made_at(""))
+@pytest.mark.parametrize("model", answers_with_result_at(""))
 @pytest.mark.parametrize("url", ["http://[no url", "javascript:alert(1)", "file:///etc/passwd"])
-async def test_a_url_that_nobody_can_open_is_the_providers_fault(
-    telltale: tuple[Deployment, Literal], model: str, url: str
+async def test_a_url_that_cannot_be_opened_is_the_providers_error(
+    leaky_provider: tuple[Deployment, Literal], model: str, url: str
 ) -> None:
-    deployment, upstream = telltale
+    deployment, upstream = leaky_provider
     await fresh_account(deployment)
-    reply, documents = made_at(url)[model]
+    reply, documents = answers_with_result_at(url)[model]
     upstream.on("POST", SUBMITS[model], reply)
     for path, document in documents.items():
         upstream.on("GET", path, document)
-    final = ended(await ordered(deployment, model))
-    if model == "grok-imagine-video" and final["status"] == "Completed":  # its /content needs no URL of the job's
+    final = ended(await place_order(deployment, model))
+    if model == "grok-imagine-video" and final["status"] == "Completed":  # Its /content does not use the job's URL.
         assert final["url"].startswith(deployment.origin)
     else:
         assert final.get("code") in {"upstream_failed", "upstream_protocol", "deadline_exceeded"}
@@ -360,13 +357,13 @@ ODD_POLLS = {
 
 @pytest.mark.parametrize("model", LATE_RESULTS)
 @pytest.mark.parametrize("odd", [*ODD_POLLS, "no result"])
-async def test_an_odd_answer_to_a_poll_is_lived_through_and_shown(
-    telltale: tuple[Deployment, Literal], model: str, odd: str
+async def test_a_job_survives_an_odd_poll_and_shows_its_message(
+    leaky_provider: tuple[Deployment, Literal], model: str, odd: str
 ) -> None:
-    deployment, upstream = telltale
+    deployment, upstream = leaky_provider
     await fresh_account(deployment)
     url = "https://cdn.example.com/a.mp4"
-    reply, documents = made_at(url)[model]
+    reply, documents = answers_with_result_at(url)[model]
     upstream.clear()
     upstream.on("POST", SUBMITS[model], said([{"unique_id": "a", "inference_id": "1", "project_id": "p"}])
                 if model == "ganai-bulk" else reply)  # fmt: skip
@@ -375,18 +372,18 @@ async def test_an_odd_answer_to_a_poll_is_lived_through_and_shown(
         late = said({"data": []}) if result else said(LATE_RESULTS[model])
         early = document if (odd == "no result") != result and model == "gpt-image-2" else ODD_POLLS.get(odd, late)
         upstream.on("GET", path, *[early] * 12, document)
-    events = await ordered(deployment, model)
+    events = await place_order(deployment, model)
     assert ended(events)["status"] == "Completed", events
-    told = json.dumps(events)
-    assert odd not in {"an error", "402", "418"} or "The lighthouse is closed" in told
-    assert odd != "no result" or model == "ganai-bulk" or " yet" in told
+    shown = json.dumps(events)
+    assert odd not in {"an error", "402", "418"} or "The lighthouse is closed" in shown
+    assert odd != "no result" or model == "ganai-bulk" or " yet" in shown
 
 
-# --- it asks no more for a hundred than for one ---
+# --- many subscribers ---
 
 
 class HeldClock(JumpClock):
-    """Nobody sleeps before the gate is open."""
+    """Clock whose sleepers wait until the gate is open."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -397,7 +394,7 @@ class HeldClock(JumpClock):
         await super().sleep(seconds)
 
 
-async def watched(http: httpx.AsyncClient, path: str, watching: asyncio.Semaphore) -> list[str]:
+async def read_events(http: httpx.AsyncClient, path: str, watching: asyncio.Semaphore) -> list[str]:
     async with http.stream("GET", path) as response:
         seen: list[str] = []
         async for message in EventSource(response).aiter_sse():
@@ -407,17 +404,17 @@ async def watched(http: httpx.AsyncClient, path: str, watching: asyncio.Semaphor
         return seen
 
 
-async def calls_for(folder: Path, model: str, subscribers: int) -> Counter[str]:
-    """What the provider was asked while so many watched one job from its start to its end."""
-    random.seed(7)  # the poll loop's jitter
+async def count_calls(folder: Path, model: str, subscribers: int) -> Counter[str]:
+    """Count the provider's calls for one job that a number of subscribers watch from start to end."""
+    random.seed(7)  # makes the poll loop's jitter repeatable
     clock = HeldClock()
     async with Deployment(folder, clock=clock) as deployment:
-        job = await deployment.submit(model, **await fields(deployment, model))
+        job = await deployment.submit(model, **await order_fields(deployment, model))
         watching = asyncio.Semaphore(0)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         async with httpx.AsyncClient(trust_env=False, verify=NO_AUTHORITIES, timeout=20, limits=limits) as http:
             watchers = [
-                asyncio.create_task(watched(http, job["links"]["events"], watching)) for _ in range(subscribers)
+                asyncio.create_task(read_events(http, job["links"]["events"], watching)) for _ in range(subscribers)
             ]
             for _ in watchers:
                 await watching.acquire()
@@ -433,4 +430,4 @@ async def test_a_hundred_subscribers_make_no_more_calls_than_one(tmp_path: Path,
     one, hundred = tmp_path / "one", tmp_path / "hundred"
     one.mkdir()
     hundred.mkdir()
-    assert await calls_for(hundred, model, 100) == await calls_for(one, model, 1)
+    assert await count_calls(hundred, model, 100) == await count_calls(one, model, 1)

@@ -1,4 +1,4 @@
-"""Gaga: its page's documents, and what becomes of them."""
+"""Gaga: the requests and answers of its page, and variants of them."""
 
 from typing import Any
 
@@ -23,21 +23,21 @@ def generation(status: str, **more: Any) -> Reply:
 SUCCESS = generation("Success", resultVideoURL=VIDEO, resultVideoId=987654321, createTime="2024-01-01T00:00:00Z")
 
 
-def scripted(upstream: Literal, *polls: Reply) -> None:
+def script_answers(upstream: Literal, *polls: Reply) -> None:
     upstream.on(*SUBMIT, said({"id": 123456789}))
     upstream.on(*STATUS, *(polls or (SUCCESS,)))
 
 
-async def hello(deployment: Deployment, upstream: Literal, *polls: Reply) -> list[dict[str, Any]]:
-    scripted(upstream, *polls)
+async def order_hello(deployment: Deployment, upstream: Literal, *polls: Reply) -> list[dict[str, Any]]:
+    script_answers(upstream, *polls)
     return await deployment.generate("gaga-1", prompt="Hello, World!")
 
 
-# --- what it is sent ---
+# --- requests ---
 
 
-async def test_gaga_1_is_asked_for_as_the_page_shows_it(deployment: Deployment, upstream: Literal) -> None:
-    scripted(upstream)
+async def test_a_gaga_1_request_equals_the_pages_example(deployment: Deployment, upstream: Literal) -> None:
+    script_answers(upstream)
     upstream.on(*ASSETS, said({"id": 747324435023237}))
     await deployment.generate("gaga-1", prompt="Hello, World!", image=await deployment.asset("image"))
     asked = upstream.once(*SUBMIT)
@@ -55,8 +55,8 @@ async def test_gaga_1_is_asked_for_as_the_page_shows_it(deployment: Deployment, 
     )
 
 
-async def test_an_avatar_is_asked_for_as_the_page_shows_it(deployment: Deployment, upstream: Literal) -> None:
-    scripted(upstream)
+async def test_an_avatar_request_equals_the_pages_example(deployment: Deployment, upstream: Literal) -> None:
+    script_answers(upstream)
     upstream.on(*ASSETS, said({"id": 123}), said({"id": 11232355}))
     image, audio = await deployment.asset("image"), await deployment.asset("audio")
     await deployment.generate("avatar-h1-pro", image=image, audio=audio, prompt="smile, wave", seed=12345)
@@ -73,8 +73,8 @@ async def test_an_avatar_is_asked_for_as_the_page_shows_it(deployment: Deploymen
     )
 
 
-async def test_an_asset_is_uploaded_as_the_multipart_part_named_file(deployment: Deployment, upstream: Literal) -> None:
-    scripted(upstream)
+async def test_an_asset_is_uploaded_in_the_part_named_file(deployment: Deployment, upstream: Literal) -> None:
+    script_answers(upstream)
     upstream.on(*ASSETS, said({"id": 123}))
     await deployment.generate("gaga-1", prompt="x", image=await deployment.asset("image"))
     asked = upstream.once(*ASSETS)
@@ -85,8 +85,8 @@ async def test_an_asset_is_uploaded_as_the_multipart_part_named_file(deployment:
     assert part.filename.endswith(".png")
 
 
-async def test_gaga_1_without_an_image_names_no_source_and_no_seed(deployment: Deployment, upstream: Literal) -> None:
-    await hello(deployment, upstream)
+async def test_gaga_1_without_an_image_has_no_source_or_seed(deployment: Deployment, upstream: Literal) -> None:
+    await order_hello(deployment, upstream)
     assert sorted(upstream.once(*SUBMIT).json) == [
         "aspectRatio",
         "chunks",
@@ -98,7 +98,7 @@ async def test_gaga_1_without_an_image_names_no_source_and_no_seed(deployment: D
 
 
 async def test_gaga_1_takes_audio_as_a_condition_before_the_text(deployment: Deployment, upstream: Literal) -> None:
-    scripted(upstream)
+    script_answers(upstream)
     upstream.on(*ASSETS, said({"id": 55}))
     await deployment.generate("gaga-1", prompt="Hello", audio=await deployment.asset("audio"))
     (chunk,) = upstream.once(*SUBMIT).json["chunks"]
@@ -106,7 +106,7 @@ async def test_gaga_1_takes_audio_as_a_condition_before_the_text(deployment: Dep
 
 
 async def test_chunks_keep_their_order_durations_and_audio(deployment: Deployment, upstream: Literal) -> None:
-    scripted(upstream)
+    script_answers(upstream)
     upstream.on(*ASSETS, said({"id": 55}))
     chunks = [{"prompt": "One", "duration": 4}, {"prompt": "Two", "audio": await deployment.asset("audio")}]
     await deployment.generate("gaga-1", chunks=chunks)
@@ -116,8 +116,8 @@ async def test_chunks_keep_their_order_durations_and_audio(deployment: Deploymen
     assert sent[1]["duration"] == 10
 
 
-async def test_every_avatar_chunk_says_whether_to_enhance(deployment: Deployment, upstream: Literal) -> None:
-    scripted(upstream)
+async def test_every_avatar_chunk_has_the_enhancement_flag(deployment: Deployment, upstream: Literal) -> None:
+    script_answers(upstream)
     upstream.on(*ASSETS, said({"id": 55}))
     image, audio = await deployment.asset("image"), await deployment.asset("audio")
     await deployment.generate(
@@ -143,10 +143,8 @@ async def test_ids_above_2_to_the_53_lose_no_digit(deployment: Deployment, upstr
     assert final["outputs"][0]["id"] == str(huge)
 
 
-async def test_extra_is_merged_into_the_body_but_may_not_name_what_is_sent(
-    deployment: Deployment, upstream: Literal
-) -> None:
-    scripted(upstream)
+async def test_extra_is_merged_into_the_body_without_reserved_names(deployment: Deployment, upstream: Literal) -> None:
+    script_answers(upstream)
     await deployment.generate("gaga-1", prompt="x", extra={"watermark": False})
     assert upstream.once(*SUBMIT).json["watermark"] is False
     refused = await deployment.http.post("/api/jobs", json={"model": "gaga-1", "prompt": "x", "extra": {"source": 1}})
@@ -157,7 +155,7 @@ async def test_extra_is_merged_into_the_body_but_may_not_name_what_is_sent(
     ("model", "fields", "missing"),
     [("gaga-1", {}, "prompt"), ("avatar-h1", {"prompt": "x"}, "image"), ("avatar-h1", {"image": "?"}, "audio")],
 )
-async def test_what_the_page_requires_is_required_by_name(
+async def test_fields_that_the_page_requires_are_required_by_name(
     deployment: Deployment, upstream: Literal, model: str, fields: dict[str, str], missing: str
 ) -> None:
     given = {name: await deployment.asset("image") if value == "?" else value for name, value in fields.items()}
@@ -167,14 +165,14 @@ async def test_what_the_page_requires_is_required_by_name(
     assert not upstream.requests
 
 
-# --- what it says ---
+# --- answers ---
 
 
 async def test_each_documented_state_is_shown_once_and_success_completes(
     deployment: Deployment, upstream: Literal
 ) -> None:
     polls = [generation(word) for word in ("PreProcessing", "PreProcessing", "Pending", "Running", "Running")]
-    events = await hello(deployment, upstream, *polls, SUCCESS)
+    events = await order_hello(deployment, upstream, *polls, SUCCESS)
     final = ended(events)
     assert words(events) == ["PreProcessing", "Pending", "Running"]
     assert (final["status"], final["url"]) == ("Completed", VIDEO)
@@ -183,12 +181,12 @@ async def test_each_documented_state_is_shown_once_and_success_completes(
 
 
 async def test_the_poll_carries_the_key(deployment: Deployment, upstream: Literal) -> None:
-    await hello(deployment, upstream)
+    await order_hello(deployment, upstream)
     assert upstream.once(*STATUS).headers["Authorization"] == f"Bearer {KEY}"
 
 
 async def test_content_redirects_to_the_public_video(deployment: Deployment, upstream: Literal) -> None:
-    job = ended(await hello(deployment, upstream))["job"]
+    job = ended(await order_hello(deployment, upstream))["job"]
     answer = await deployment.http.get(f"/api/jobs/{job}/content")
     assert (answer.status_code, answer.headers["Location"]) == (302, VIDEO)
 
@@ -196,17 +194,17 @@ async def test_content_redirects_to_the_public_video(deployment: Deployment, ups
 async def test_content_redirects_to_the_video_as_the_status_call_names_it_now(
     deployment: Deployment, upstream: Literal
 ) -> None:
-    job = ended(await hello(deployment, upstream))["job"]
+    job = ended(await order_hello(deployment, upstream))["job"]
     upstream.on(*STATUS, generation("Success", resultVideoURL=VIDEO + "?signature=2"))
     answer = await deployment.http.get(f"/api/jobs/{job}/content")
     assert (answer.status_code, answer.headers["Location"]) == (302, VIDEO + "?signature=2")
 
 
 @pytest.mark.parametrize("reply", [said({"detail": "Not found"}, 404), page(502), said({"status": "Success"})])
-async def test_content_of_a_generation_that_is_forgotten_is_where_it_was(
+async def test_content_of_a_deleted_generation_redirects_to_the_recorded_url(
     deployment: Deployment, upstream: Literal, reply: Reply
 ) -> None:
-    job = ended(await hello(deployment, upstream))["job"]
+    job = ended(await order_hello(deployment, upstream))["job"]
     upstream.on(*STATUS, reply)
     answer = await deployment.http.get(f"/api/jobs/{job}/content")
     assert (answer.status_code, answer.headers["Location"]) == (302, VIDEO)
@@ -214,7 +212,7 @@ async def test_content_of_a_generation_that_is_forgotten_is_where_it_was(
 
 @pytest.mark.parametrize("word", ["Canceled", "canceled", "Cancelled"])
 async def test_canceled_ends_the_job_and_refunds_it(deployment: Deployment, upstream: Literal, word: str) -> None:
-    final = ended(await hello(deployment, upstream, generation("Running"), generation(word)))
+    final = ended(await order_hello(deployment, upstream, generation("Running"), generation(word)))
     assert (final["status"], final["refunded"]) == ("Canceled", 20)
     assert final["message"]
     assert await deployment.balance() == 1000
@@ -237,17 +235,17 @@ REASONS: list[dict[str, Any]] = [
 async def test_fail_is_an_error_with_the_providers_words(
     deployment: Deployment, upstream: Literal, reason: dict[str, Any]
 ) -> None:
-    final = ended(await hello(deployment, upstream, generation("Fail", **reason)))
+    final = ended(await order_hello(deployment, upstream, generation("Fail", **reason)))
     assert (final["status"], final["code"], final["refunded"]) == ("Error", "upstream_failed", 20)
     assert "No face was found" in final["message"]
     assert await deployment.balance() == 1000
 
 
 @pytest.mark.parametrize("word", ["Fail", "FAIL", "Failed", "Error", "error"])
-async def test_a_failure_without_a_reason_still_says_something(
+async def test_a_failure_without_a_reason_has_a_default_message(
     deployment: Deployment, upstream: Literal, word: str
 ) -> None:
-    final = ended(await hello(deployment, upstream, generation(word)))
+    final = ended(await order_hello(deployment, upstream, generation(word)))
     assert final["code"] == "upstream_failed"
     assert final["message"]
 
@@ -262,31 +260,33 @@ PLACES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("place", PLACES, ids=written)
-async def test_the_url_is_found_wherever_it_was_seen(
+async def test_the_url_is_found_in_every_known_field(
     deployment: Deployment, upstream: Literal, place: dict[str, Any]
 ) -> None:
-    assert ended(await hello(deployment, upstream, generation("Success", **place)))["url"] == VIDEO
+    assert ended(await order_hello(deployment, upstream, generation("Success", **place)))["url"] == VIDEO
 
 
 @pytest.mark.parametrize("word", ["success", "SUCCESS"])
-async def test_success_may_be_spelt_in_any_case(deployment: Deployment, upstream: Literal, word: str) -> None:
-    assert ended(await hello(deployment, upstream, generation(word, resultVideoURL=VIDEO)))["status"] == "Completed"
+async def test_success_is_recognized_in_any_case(deployment: Deployment, upstream: Literal, word: str) -> None:
+    assert (
+        ended(await order_hello(deployment, upstream, generation(word, resultVideoURL=VIDEO)))["status"] == "Completed"
+    )
 
 
-async def test_an_unknown_word_goes_on_visibly(deployment: Deployment, upstream: Literal) -> None:
-    events = await hello(deployment, upstream, generation("Reticulating"), SUCCESS)
+async def test_an_unknown_word_is_shown_and_continues(deployment: Deployment, upstream: Literal) -> None:
+    events = await order_hello(deployment, upstream, generation("Reticulating"), SUCCESS)
     assert words(events) == ["Reticulating"]
     assert ended(events)["status"] == "Completed"
 
 
 async def test_success_without_a_url_is_waited_for(deployment: Deployment, upstream: Literal) -> None:
-    assert ended(await hello(deployment, upstream, generation("Success"), SUCCESS))["url"] == VIDEO
+    assert ended(await order_hello(deployment, upstream, generation("Success"), SUCCESS))["url"] == VIDEO
 
 
 async def test_success_without_a_url_is_waited_for_until_the_deadline(
     deployment: Deployment, upstream: Literal
 ) -> None:
-    final = ended(await hello(deployment, upstream, generation("Success")))
+    final = ended(await order_hello(deployment, upstream, generation("Success")))
     assert (final["code"], final["refunded"]) == ("deadline_exceeded", 20)
     assert final["message"].endswith("Gaga reports Success, but names no video URL yet.")
 
@@ -305,58 +305,52 @@ PASSING = {
 
 
 @pytest.mark.parametrize("answer", PASSING.values(), ids=PASSING)
-async def test_a_poll_that_cannot_be_read_is_asked_again(
-    deployment: Deployment, upstream: Literal, answer: Reply
-) -> None:
-    events = await hello(deployment, upstream, answer, SUCCESS)
+async def test_an_unreadable_poll_is_repeated(deployment: Deployment, upstream: Literal, answer: Reply) -> None:
+    events = await order_hello(deployment, upstream, answer, SUCCESS)
     assert ended(events)["status"] == "Completed"
     assert len(upstream.asked(*SUBMIT)) == 1
 
 
-async def test_a_job_that_the_provider_has_forgotten_fails(deployment: Deployment, upstream: Literal) -> None:
-    final = ended(await hello(deployment, upstream, generation("Running"), said({"detail": "Task not found"}, 404)))
+async def test_a_job_unknown_to_the_provider_fails(deployment: Deployment, upstream: Literal) -> None:
+    final = ended(
+        await order_hello(deployment, upstream, generation("Running"), said({"detail": "Task not found"}, 404))
+    )
     assert (final["code"], final["refunded"]) == ("upstream_failed", 20)
     assert "Task not found" in final["message"]
 
 
 @pytest.mark.parametrize("gone", [page(404), page(400), said({"detail": "Not Found"}, 404)])
-async def test_a_job_that_the_provider_does_not_know_for_a_moment_goes_on(
-    deployment: Deployment, upstream: Literal, gone: Reply
-) -> None:
+async def test_a_job_unknown_for_a_moment_continues(deployment: Deployment, upstream: Literal, gone: Reply) -> None:
     before = [generation("Running")] * 20
-    events = await hello(deployment, upstream, *before, gone, gone, generation("Running"), gone, gone, SUCCESS)
+    events = await order_hello(deployment, upstream, *before, gone, gone, generation("Running"), gone, gone, SUCCESS)
     assert ended(events)["status"] == "Completed"
 
 
-async def test_a_job_that_is_not_known_now_and_then_between_other_failures_goes_on(
-    deployment: Deployment, upstream: Literal
-) -> None:
+async def test_a_job_unknown_between_other_failures_continues(deployment: Deployment, upstream: Literal) -> None:
     restarting = [page(404), *[page(502)] * 7] * 4
-    events = await hello(deployment, upstream, *[generation("Running")] * 20, *restarting, SUCCESS)
+    events = await order_hello(deployment, upstream, *[generation("Running")] * 20, *restarting, SUCCESS)
     assert ended(events)["status"] == "Completed"
 
 
-async def test_a_key_refused_in_the_middle_suspends_the_job_until_it_works_again(
-    deployment: Deployment, upstream: Literal
-) -> None:
+async def test_a_refused_key_suspends_the_job_until_it_works_again(deployment: Deployment, upstream: Literal) -> None:
     refused = [said({"detail": "Invalid API Key"}, 401)] * 20
-    events = await hello(deployment, upstream, generation("Running"), *refused, SUCCESS)
+    events = await order_hello(deployment, upstream, generation("Running"), *refused, SUCCESS)
     assert ended(events)["status"] == "Completed"
     assert any("Invalid API Key" in word for word in words(events))
 
 
-async def test_a_key_that_works_again_takes_the_suspension_back_though_nothing_else_has_changed(
+async def test_a_working_key_ends_the_suspension_even_without_other_news(
     deployment: Deployment, upstream: Literal
 ) -> None:
     refused = said({"detail": "Invalid API Key"}, 401)
-    events = await hello(deployment, upstream, generation("Running"), refused, generation("Running"), SUCCESS)
+    events = await order_hello(deployment, upstream, generation("Running"), refused, generation("Running"), SUCCESS)
     assert [word.split()[0] for word in words(events)] == ["Running", "Suspended:", "Running"]
 
 
-# --- what it refuses ---
+# --- refusals ---
 
 
-async def refused(deployment: Deployment, upstream: Literal, *replies: Reply) -> dict[str, Any]:
+async def refuse_order(deployment: Deployment, upstream: Literal, *replies: Reply) -> dict[str, Any]:
     upstream.on(*SUBMIT, *replies)
     final = ended(await deployment.generate("gaga-1", prompt="x"))
     assert (final["status"], final["refunded"], await deployment.balance()) == ("Error", 20, 1000)
@@ -389,26 +383,26 @@ REFUSALS = [
 @pytest.mark.parametrize(
     ("reply", "code", "says"), REFUSALS, ids=[f"{r.status} {r.pieces[0][:40]!r}" for r, *_ in REFUSALS]
 )
-async def test_a_refused_order_ends_as_what_it_is_and_is_sent_once(
+async def test_a_refused_order_ends_with_its_code_and_is_sent_once(
     deployment: Deployment, upstream: Literal, reply: Reply, code: str, says: str
 ) -> None:
-    final = await refused(deployment, upstream, reply)
+    final = await refuse_order(deployment, upstream, reply)
     assert final["code"] == code
     assert says in final["message"]
 
 
 @pytest.mark.parametrize("document", [{"error": "Insufficient credits"}, {"message": "Account balance is zero"}])
-async def test_an_empty_account_is_told_with_whatever_http_status(
+async def test_an_empty_account_is_recognized_with_any_http_status(
     deployment: Deployment, upstream: Literal, document: dict[str, str]
 ) -> None:
-    assert (await refused(deployment, upstream, said(document)))["code"] == "upstream_credits"
+    assert (await refuse_order(deployment, upstream, said(document)))["code"] == "upstream_credits"
 
 
 @pytest.mark.parametrize("busy", [said({}, 429, Retry_After="2"), said({}, 503, Retry_After="2")])
 async def test_an_order_that_was_not_taken_is_sent_again(
     deployment: Deployment, upstream: Literal, busy: Reply
 ) -> None:
-    scripted(upstream)
+    script_answers(upstream)
     upstream.on(*SUBMIT, busy, said({"id": 123456789}))
     assert ended(await deployment.generate("gaga-1", prompt="x"))["status"] == "Completed"
     assert len(upstream.asked(*SUBMIT)) == 2
@@ -425,10 +419,10 @@ async def test_an_order_that_was_not_taken_is_sent_again(
         (said({"detail": "Invalid API Key"}, 401), "upstream_auth"),
     ],
 )
-async def test_an_upload_that_is_refused_ends_the_job_before_anything_is_paid(
+async def test_a_refused_upload_ends_the_job_before_payment(
     deployment: Deployment, upstream: Literal, reply: Reply, code: str
 ) -> None:
-    scripted(upstream)
+    script_answers(upstream)
     upstream.on(*ASSETS, reply)
     final = ended(await deployment.generate("gaga-1", prompt="x", image=await deployment.asset("image")))
     assert (final["code"], final["refunded"]) == (code, 20)
@@ -436,27 +430,27 @@ async def test_an_upload_that_is_refused_ends_the_job_before_anything_is_paid(
     assert not upstream.asked(*SUBMIT)
 
 
-async def test_an_order_whose_answer_tells_of_an_error_is_a_refusal(deployment: Deployment, upstream: Literal) -> None:
+async def test_an_error_in_the_answer_to_an_order_is_a_refusal(deployment: Deployment, upstream: Literal) -> None:
     upstream.on(*SUBMIT, said({"error": "Prompt blocked"}))
     final = ended(await deployment.generate("gaga-1", prompt="x"))
     assert (final["code"], final["message"]) == ("upstream_rejected", "Prompt blocked (HTTP 200)")
 
 
-async def test_true_is_no_id(deployment: Deployment, upstream: Literal) -> None:
+async def test_true_is_not_an_id(deployment: Deployment, upstream: Literal) -> None:
     upstream.on(*SUBMIT, said({"id": True}))
     assert ended(await deployment.generate("gaga-1", prompt="x"))["code"] == "outcome_unknown"
 
 
-async def test_an_upload_that_stumbles_is_repeated(deployment: Deployment, upstream: Literal) -> None:
-    scripted(upstream)
+async def test_an_upload_is_repeated_after_a_transient_error(deployment: Deployment, upstream: Literal) -> None:
+    script_answers(upstream)
     upstream.on(*ASSETS, page(502), said({"id": 123}))
     final = ended(await deployment.generate("gaga-1", prompt="x", image=await deployment.asset("image")))
     assert final["status"] == "Completed"
     assert len(upstream.asked(*ASSETS)) == 2
 
 
-async def test_an_id_that_is_a_text_is_as_good(deployment: Deployment, upstream: Literal) -> None:
-    scripted(upstream)
+async def test_an_id_may_be_a_text(deployment: Deployment, upstream: Literal) -> None:
+    script_answers(upstream)
     upstream.on(*SUBMIT, said({"id": "123456789"}))
     upstream.on(*ASSETS, said({"id": "123"}))
     image, audio = await deployment.asset("image"), await deployment.asset("audio")

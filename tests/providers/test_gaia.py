@@ -1,11 +1,11 @@
-"""Gaia Video Factory: its page's requests, the answers that gateways of its kind were seen to give."""
+"""Gaia Video Factory: the requests of its page, and the answers that such gateways give."""
 
 import base64
 from typing import Any
 
 import pytest
 
-from tests.providers.conftest import KEY, pointed
+from tests.providers.conftest import KEY, point_at
 from tests.support.deployment import Deployment
 from tests.support.literal import Literal, Reply, data, ended, moved, page, said, streamed, words, written
 
@@ -26,43 +26,43 @@ PNG = Deployment.media("image")
 PNG64 = base64.b64encode(PNG).decode()
 
 
-def job(status: str, **more: Any) -> Reply:
+def job_answer(status: str, **more: Any) -> Reply:
     return said({"id": "vidjob_xxx", "object": "video", "status": status, **more})
 
 
-def video(upstream: Literal, *polls: Reply) -> None:
-    upstream.on(*VIDEOS, job("queued", progress=0))
-    upstream.on(*VIDEO, *(polls or (job("completed", progress=100),)))
+def script_video(upstream: Literal, *polls: Reply) -> None:
+    upstream.on(*VIDEOS, job_answer("queued", progress=0))
+    upstream.on(*VIDEO, *(polls or (job_answer("completed", progress=100),)))
     upstream.on(*CONTENT, data(MP4, "video/mp4"))
 
 
-async def filmed(deployment: Deployment, upstream: Literal, *polls: Reply) -> list[dict[str, Any]]:
-    video(upstream, *polls)
+async def order_video(deployment: Deployment, upstream: Literal, *polls: Reply) -> list[dict[str, Any]]:
+    script_video(upstream, *polls)
     return await deployment.generate("grok-imagine-video", prompt=PROMPT)
 
 
-def image(upstream: Literal, result: Reply, *polls: Reply) -> None:
+def script_image(upstream: Literal, result: Reply, *polls: Reply) -> None:
     upstream.on(*IMAGES, said({"id": "imgjob_xxx", "status": "queued"}))
     upstream.on(*IMAGE, *(polls or (said({"id": "imgjob_xxx", "status": "completed"}),)))
     upstream.on(*RESULT, result)
 
 
-async def pictured(deployment: Deployment, upstream: Literal, result: Reply, **order: Any) -> dict[str, Any]:
-    image(upstream, result)
+async def order_image(deployment: Deployment, upstream: Literal, result: Reply, **order: Any) -> dict[str, Any]:
+    script_image(upstream, result)
     return ended(await deployment.generate("gpt-image-2", prompt="a cat", **order))
 
 
-async def opened(deployment: Deployment, url: str, **headers: str) -> tuple[int, str, bytes]:
-    """What somebody gets who holds nothing but the URL."""
+async def open_without_key(deployment: Deployment, url: str, **headers: str) -> tuple[int, str, bytes]:
+    """Open a URL without a key. Return the status, the content type and the body."""
     answer = await deployment.http.get(url, headers={"Authorization": "", **headers})
     return answer.status_code, answer.headers["Content-Type"], answer.content
 
 
-# --- what it is sent ---
+# --- requests ---
 
 
-async def test_a_video_is_asked_for_with_the_parts_of_the_pages_curl(deployment: Deployment, upstream: Literal) -> None:
-    video(upstream)
+async def test_a_videos_form_equals_the_pages_example(deployment: Deployment, upstream: Literal) -> None:
+    script_video(upstream)
     await deployment.generate("grok-imagine-video", prompt=PROMPT, images=[await deployment.asset("image")])
     asked = upstream.once(*VIDEOS)
     *texts, reference = asked.parts
@@ -82,7 +82,7 @@ async def test_a_video_is_asked_for_with_the_parts_of_the_pages_curl(deployment:
 
 
 async def test_several_references_repeat_the_part(deployment: Deployment, upstream: Literal) -> None:
-    video(upstream)
+    script_video(upstream)
     references = [await deployment.asset("image"), await deployment.asset("image")]
     await deployment.generate("grok-imagine-video", prompt="x", images=references)
     names = [part.name for part in upstream.once(*VIDEOS).parts if part.filename]
@@ -92,12 +92,12 @@ async def test_several_references_repeat_the_part(deployment: Deployment, upstre
 async def test_a_video_from_text_alone_is_multipart_without_the_reference(
     deployment: Deployment, upstream: Literal
 ) -> None:
-    await filmed(deployment, upstream)
+    await order_video(deployment, upstream)
     assert [part.name for part in upstream.once(*VIDEOS).parts if part.filename] == []
 
 
-async def test_the_seconds_and_the_rest_are_the_orders(deployment: Deployment, upstream: Literal) -> None:
-    video(upstream)
+async def test_the_form_has_the_orders_options(deployment: Deployment, upstream: Literal) -> None:
+    script_video(upstream)
     order = {"duration": 10, "size": "720x1280", "resolution": "480p", "preset": "fun", "extra": {"seed": 7}}
     await deployment.generate("grok-imagine-video", prompt="x", **order)
     sent = {part.name: part.text for part in upstream.once(*VIDEOS).parts}
@@ -117,8 +117,8 @@ async def test_an_extra_that_multipart_cannot_carry_is_refused_by_name(
     assert not upstream.asked(*VIDEOS)
 
 
-async def test_an_image_is_asked_for_as_the_page_shows_it(deployment: Deployment, upstream: Literal) -> None:
-    image(upstream, said({"data": [{"b64_json": PNG64}]}))
+async def test_an_image_request_equals_the_pages_example(deployment: Deployment, upstream: Literal) -> None:
+    script_image(upstream, said({"data": [{"b64_json": PNG64}]}))
     prompt = "cinematic product photo, clean studio lighting"
     await deployment.generate("gpt-image-2", prompt=prompt)
     asked = upstream.once(*IMAGES)
@@ -127,16 +127,16 @@ async def test_an_image_is_asked_for_as_the_page_shows_it(deployment: Deployment
     assert asked.written == written({"model": "gpt-image-2", "prompt": prompt, "size": "1024x1024"})
 
 
-async def test_an_image_takes_n_quality_and_its_other_name(deployment: Deployment, upstream: Literal) -> None:
-    image(upstream, said({"data": [{"b64_json": PNG64}] * 2}))
+async def test_an_image_accepts_n_quality_and_the_models_other_name(deployment: Deployment, upstream: Literal) -> None:
+    script_image(upstream, said({"data": [{"b64_json": PNG64}] * 2}))
     await deployment.generate("image2", prompt="x", n=2, quality="high", size="auto")
     sent = {"model": "image2", "prompt": "x", "size": "auto", "n": 2, "quality": "high"}
     assert upstream.once(*IMAGES).written == written(sent)
     assert await deployment.balance() == 990
 
 
-async def test_one_reference_is_the_image_and_several_are_images(deployment: Deployment, upstream: Literal) -> None:
-    image(upstream, said({"data": [{"b64_json": PNG64}]}))
+async def test_one_reference_is_sent_as_image_several_as_images(deployment: Deployment, upstream: Literal) -> None:
+    script_image(upstream, said({"data": [{"b64_json": PNG64}]}))
     asset = await deployment.asset("image")
     await deployment.generate("gpt-image-2", prompt="x", images=[asset])
     await deployment.generate("gpt-image-2", prompt="x", images=[asset, asset])
@@ -145,7 +145,7 @@ async def test_one_reference_is_the_image_and_several_are_images(deployment: Dep
     assert (two["images"], "image" in two) == ([f"data:image/png;base64,{PNG64}"] * 2, False)
 
 
-async def test_a_text_is_asked_for_as_a_streamed_chat(deployment: Deployment, upstream: Literal) -> None:
+async def test_a_text_is_requested_as_a_streamed_chat(deployment: Deployment, upstream: Literal) -> None:
     upstream.on(*CHAT, streamed(b"data: [DONE]\n\n"))
     await deployment.generate("gpt-5.4-mini", prompt="Who are you?")
     asked = upstream.once(*CHAT)
@@ -163,12 +163,18 @@ async def test_a_conversation_and_its_options_are_passed_on(deployment: Deployme
     assert upstream.once(*CHAT).written == written({"model": "gpt-5.4-mini", **sent})
 
 
-# --- video: what it says ---
+# --- video: answers ---
 
 
 async def test_states_and_progress_are_shown_until_it_is_completed(deployment: Deployment, upstream: Literal) -> None:
-    polls = [job("queued", progress=0), job("in_progress", progress=45), job("in_progress", progress=45)]
-    events = await filmed(deployment, upstream, *polls, job("in_progress", progress=80), job("completed", progress=100))
+    polls = [
+        job_answer("queued", progress=0),
+        job_answer("in_progress", progress=45),
+        job_answer("in_progress", progress=45),
+    ]
+    events = await order_video(
+        deployment, upstream, *polls, job_answer("in_progress", progress=80), job_answer("completed", progress=100)
+    )
     assert words(events) == ["queued", "in_progress"]
     assert [event["progress"] for event in events if "progress" in event] == [0, 45, 80]
     assert ended(events)["status"] == "Completed"
@@ -176,20 +182,20 @@ async def test_states_and_progress_are_shown_until_it_is_completed(deployment: D
 
 
 @pytest.mark.parametrize("word", ["queued", "running", "in_progress", "processing", "pending", "RUNNING", "Dreaming"])
-async def test_every_other_word_goes_on_visibly(deployment: Deployment, upstream: Literal, word: str) -> None:
-    events = await filmed(deployment, upstream, job(word), job("completed"))
+async def test_every_other_word_is_shown_and_continues(deployment: Deployment, upstream: Literal, word: str) -> None:
+    events = await order_video(deployment, upstream, job_answer(word), job_answer("completed"))
     assert words(events) == [word]
     assert ended(events)["status"] == "Completed"
 
 
 @pytest.mark.parametrize("word", ["completed", "succeeded", "done", "COMPLETED", "SUCCEEDED", "Done"])
 async def test_every_word_for_success_completes(deployment: Deployment, upstream: Literal, word: str) -> None:
-    assert ended(await filmed(deployment, upstream, job(word)))["status"] == "Completed"
+    assert ended(await order_video(deployment, upstream, job_answer(word)))["status"] == "Completed"
 
 
 @pytest.mark.parametrize("word", ["cancelled", "canceled", "CANCELLED"])
 async def test_cancelled_ends_the_job_and_refunds_it(deployment: Deployment, upstream: Literal, word: str) -> None:
-    final = ended(await filmed(deployment, upstream, job(word)))
+    final = ended(await order_video(deployment, upstream, job_answer(word)))
     assert (final["status"], final["refunded"], await deployment.balance()) == ("Canceled", 30, 1000)
 
 
@@ -204,17 +210,17 @@ ERRORS: list[Any] = [
 async def test_failed_is_an_error_with_the_providers_words(
     deployment: Deployment, upstream: Literal, error: Any
 ) -> None:
-    final = ended(await filmed(deployment, upstream, job("failed", error=error)))
+    final = ended(await order_video(deployment, upstream, job_answer("failed", error=error)))
     assert (final["status"], final["code"], final["refunded"]) == ("Error", "upstream_failed", 30)
     assert "The prompt was refused by Grok" in final["message"]
     assert await deployment.balance() == 1000
 
 
 @pytest.mark.parametrize("word", ["failed", "FAILED", "expired"])
-async def test_a_failure_without_a_reason_still_says_something(
+async def test_a_failure_without_a_reason_has_a_default_message(
     deployment: Deployment, upstream: Literal, word: str
 ) -> None:
-    final = ended(await filmed(deployment, upstream, job(word, error=None)))
+    final = ended(await order_video(deployment, upstream, job_answer(word, error=None)))
     assert final["code"] == "upstream_failed"
     assert final["message"]
 
@@ -223,55 +229,55 @@ async def test_failure_in_upper_case_is_an_error_with_its_fail_reason(
     deployment: Deployment, upstream: Literal
 ) -> None:
     failed = {"status": "FAILURE", "fail_reason": "Grok is out of capacity", "progress": "100%"}
-    final = ended(await filmed(deployment, upstream, said({"code": "success", "message": "", "data": failed})))
+    final = ended(await order_video(deployment, upstream, said({"code": "success", "message": "", "data": failed})))
     assert (final["code"], final["message"]) == ("upstream_failed", "Grok is out of capacity")
 
 
-async def test_the_reason_of_a_failure_may_stand_in_the_wrapper(deployment: Deployment, upstream: Literal) -> None:
+async def test_the_reason_of_a_failure_may_be_in_the_envelope(deployment: Deployment, upstream: Literal) -> None:
     wrapped = said({"code": "fail", "message": "Grok is out of capacity", "data": {"status": "FAILED"}})
-    assert "Grok is out of capacity" in ended(await filmed(deployment, upstream, wrapped))["message"]
+    assert "Grok is out of capacity" in ended(await order_video(deployment, upstream, wrapped))["message"]
 
 
 @pytest.mark.parametrize("name", ["id", "job_id", "jobId", "task_id"])
-async def test_the_job_id_is_found_under_each_name_that_was_seen(
-    deployment: Deployment, upstream: Literal, name: str
-) -> None:
-    video(upstream)
+async def test_the_job_id_is_found_under_each_known_name(deployment: Deployment, upstream: Literal, name: str) -> None:
+    script_video(upstream)
     upstream.on(*VIDEOS, said({name: "vidjob_xxx", "status": "queued"}))
     assert ended(await deployment.generate("grok-imagine-video", prompt="x"))["status"] == "Completed"
 
 
-async def test_everything_may_come_wrapped_in_code_message_data(deployment: Deployment, upstream: Literal) -> None:
-    def wrapped(**document: Any) -> Reply:
+async def test_every_answer_may_have_an_envelope(deployment: Deployment, upstream: Literal) -> None:
+    def in_envelope(**document: Any) -> Reply:
         return said({"code": "success", "message": "", "data": document})
 
-    video(upstream, wrapped(task_id="vidjob_xxx", status="IN_PROGRESS", progress="45%"), wrapped(status="SUCCEEDED"))
-    upstream.on(*VIDEOS, wrapped(task_id="vidjob_xxx"))
+    script_video(
+        upstream,
+        in_envelope(task_id="vidjob_xxx", status="IN_PROGRESS", progress="45%"),
+        in_envelope(status="SUCCEEDED"),
+    )
+    upstream.on(*VIDEOS, in_envelope(task_id="vidjob_xxx"))
     events = await deployment.generate("grok-imagine-video", prompt="x")
     assert (words(events), ended(events)["status"]) == (["IN_PROGRESS"], "Completed")
     assert [event["progress"] for event in events if "progress" in event] == [45]
 
 
 @pytest.mark.parametrize("progress", [45, 45.0, "45%", "45", " 45 % ", 0.45, "45/100", "9/20"])
-async def test_progress_is_a_number_however_it_is_written(
-    deployment: Deployment, upstream: Literal, progress: Any
-) -> None:
-    events = await filmed(deployment, upstream, job("running", progress=progress), job("completed"))
+async def test_progress_is_read_in_every_known_form(deployment: Deployment, upstream: Literal, progress: Any) -> None:
+    events = await order_video(deployment, upstream, job_answer("running", progress=progress), job_answer("completed"))
     assert [event["progress"] for event in events if "progress" in event] == [45]
 
 
 @pytest.mark.parametrize("progress", [None, "soon", True, -1, 101, "NaN", "3/0", "x/2", [], {}])
-async def test_progress_that_is_no_percentage_is_left_out(
+async def test_progress_that_is_not_a_percentage_is_omitted(
     deployment: Deployment, upstream: Literal, progress: Any
 ) -> None:
-    events = await filmed(deployment, upstream, job("running", progress=progress), job("completed"))
+    events = await order_video(deployment, upstream, job_answer("running", progress=progress), job_answer("completed"))
     assert not [event for event in events if "progress" in event]
     assert ended(events)["status"] == "Completed"
 
 
-async def test_progress_never_goes_back(deployment: Deployment, upstream: Literal) -> None:
-    polls = [job("running", progress=share) for share in (10, 60, 30, 60, 70)]
-    events = await filmed(deployment, upstream, *polls, job("completed"))
+async def test_progress_never_decreases(deployment: Deployment, upstream: Literal) -> None:
+    polls = [job_answer("running", progress=share) for share in (10, 60, 30, 60, 70)]
+    events = await order_video(deployment, upstream, *polls, job_answer("completed"))
     assert [event["progress"] for event in events if "progress" in event] == [10, 60, 70]
 
 
@@ -289,19 +295,15 @@ PASSING = {
 
 
 @pytest.mark.parametrize("answer", PASSING.values(), ids=PASSING)
-async def test_a_poll_that_cannot_be_read_is_asked_again(
-    deployment: Deployment, upstream: Literal, answer: Reply
-) -> None:
-    assert ended(await filmed(deployment, upstream, answer, job("completed")))["status"] == "Completed"
+async def test_an_unreadable_poll_is_repeated(deployment: Deployment, upstream: Literal, answer: Reply) -> None:
+    assert ended(await order_video(deployment, upstream, answer, job_answer("completed")))["status"] == "Completed"
     assert len(upstream.asked(*VIDEOS)) == 1
 
 
 @pytest.mark.parametrize("status", [400, 404])
-async def test_a_job_that_the_provider_has_forgotten_fails(
-    deployment: Deployment, upstream: Literal, status: int
-) -> None:
+async def test_a_job_unknown_to_the_provider_fails(deployment: Deployment, upstream: Literal, status: int) -> None:
     gone = said({"error": {"message": "Job expired"}}, status)
-    final = ended(await filmed(deployment, upstream, job("running"), gone))
+    final = ended(await order_video(deployment, upstream, job_answer("running"), gone))
     assert (final["code"], final["refunded"]) == ("upstream_failed", 30)
     assert "Job expired" in final["message"]
 
@@ -314,36 +316,36 @@ HINTS = {
 
 
 @pytest.mark.parametrize("hinting", HINTS.values(), ids=HINTS)
-async def test_a_hint_to_wait_is_heeded(deployment: Deployment, upstream: Literal, hinting: Reply) -> None:
+async def test_a_requested_wait_is_obeyed(deployment: Deployment, upstream: Literal, hinting: Reply) -> None:
     started = deployment.clock.now()
-    assert ended(await filmed(deployment, upstream, hinting, job("completed")))["status"] == "Completed"
+    assert ended(await order_video(deployment, upstream, hinting, job_answer("completed")))["status"] == "Completed"
     assert 90 <= deployment.clock.now() - started < 100
 
 
-async def test_a_job_that_runs_for_ever_ends_at_the_deadline(unstarted: Deployment, upstream: Literal) -> None:
-    async with pointed(unstarted, upstream):
+async def test_an_endless_job_ends_at_the_deadline(unstarted: Deployment, upstream: Literal) -> None:
+    async with point_at(unstarted, upstream):
         await unstarted.stop()
         unstarted.providers["Gaia"]["deadline"] = 60
         await unstarted.start()
-        final = ended(await filmed(unstarted, upstream, job("running", progress=99)))
+        final = ended(await order_video(unstarted, upstream, job_answer("running", progress=99)))
         assert (final["code"], final["refunded"]) == ("deadline_exceeded", 30)
 
 
-# --- video: its bytes ---
+# --- video: content ---
 
 
 async def test_the_video_is_relayed_behind_a_link_with_the_providers_key(
     deployment: Deployment, upstream: Literal
 ) -> None:
-    final = ended(await filmed(deployment, upstream))
+    final = ended(await order_video(deployment, upstream))
     assert final["url"].startswith(f"{deployment.origin}/api/jobs/{final['job']}/content/0?")
     assert (final["outputs"][0]["role"], final["outputs"][0]["type"]) == ("video", "video/mp4")
-    assert await opened(deployment, final["url"]) == (200, "video/mp4", MP4)
+    assert await open_without_key(deployment, final["url"]) == (200, "video/mp4", MP4)
     assert upstream.once(*CONTENT).headers["Authorization"] == f"Bearer {KEY}"
 
 
-async def test_a_range_is_passed_on_and_comes_back(deployment: Deployment, upstream: Literal) -> None:
-    final = ended(await filmed(deployment, upstream))
+async def test_a_range_request_is_forwarded(deployment: Deployment, upstream: Literal) -> None:
+    final = ended(await order_video(deployment, upstream))
     part = Reply((MP4[:4],), 206, "video/mp4", {"Content-Range": f"bytes 0-3/{len(MP4)}"})
     upstream.on(*CONTENT, part)
     answer = await deployment.http.get(final["url"], headers={"Range": "bytes=0-3"})
@@ -355,10 +357,10 @@ async def test_a_range_is_passed_on_and_comes_back(deployment: Deployment, upstr
 async def test_a_redirect_on_the_providers_origin_is_followed_with_the_key(
     deployment: Deployment, upstream: Literal
 ) -> None:
-    final = ended(await filmed(deployment, upstream))
+    final = ended(await order_video(deployment, upstream))
     upstream.on(*CONTENT, moved("/files/result.mp4"))
     upstream.on("GET", "/files/result.mp4", data(MP4, "video/mp4"))
-    assert await opened(deployment, final["url"]) == (200, "video/mp4", MP4)
+    assert await open_without_key(deployment, final["url"]) == (200, "video/mp4", MP4)
     assert upstream.once("GET", "/files/result.mp4").headers["Authorization"] == f"Bearer {KEY}"
 
 
@@ -367,34 +369,34 @@ async def test_another_origin_never_sees_the_key(deployment: Deployment, upstrea
     async with Literal() as elsewhere:
         elsewhere.on("GET", "/result.mp4", data(MP4, "video/mp4"))
         url = f"{elsewhere.origin}/result.mp4"
-        final = ended(await filmed(deployment, upstream, job("completed", **({"result_url": url} if named else {}))))
+        final = ended(
+            await order_video(deployment, upstream, job_answer("completed", **({"result_url": url} if named else {})))
+        )
         upstream.on(*CONTENT, moved(url))
-        status, _, _ = await opened(deployment, final["url"])
-        assert status == 502  # on loopback another origin is not public; it is not even asked
+        status, _, _ = await open_without_key(deployment, final["url"])
+        assert status == 502  # A loopback address is not public, so the other origin gets no request.
         assert [asked.headers.get("Authorization") for asked in elsewhere.requests] in ([], [None])
 
 
 async def test_a_result_url_is_relative_to_the_origin(deployment: Deployment, upstream: Literal) -> None:
-    final = ended(await filmed(deployment, upstream, job("completed", result_url="/v1/files/7.mp4")))
+    final = ended(await order_video(deployment, upstream, job_answer("completed", result_url="/v1/files/7.mp4")))
     upstream.on("GET", "/v1/files/7.mp4", data(MP4, "video/mp4"))
-    assert await opened(deployment, final["url"]) == (200, "video/mp4", MP4)
+    assert await open_without_key(deployment, final["url"]) == (200, "video/mp4", MP4)
     assert upstream.once("GET", "/v1/files/7.mp4").headers["Authorization"] == f"Bearer {KEY}"
 
 
-async def test_content_that_the_provider_refuses_is_a_502_in_our_form(
-    deployment: Deployment, upstream: Literal
-) -> None:
-    final = ended(await filmed(deployment, upstream))
+async def test_refused_content_is_a_502_in_our_format(deployment: Deployment, upstream: Literal) -> None:
+    final = ended(await order_video(deployment, upstream))
     upstream.on(*CONTENT, said({"error": {"message": "not completed"}}, 409))
     answer = await deployment.http.get(final["url"])
     assert (answer.status_code, answer.json()["code"]) == (502, "upstream_failed")
 
 
 @pytest.mark.parametrize("words", [said({"error": {"message": "expired"}}), page(200)])
-async def test_words_in_the_place_of_the_video_are_a_502_in_our_form(
+async def test_text_instead_of_the_video_is_a_502_in_our_format(
     deployment: Deployment, upstream: Literal, words: Reply
 ) -> None:
-    final = ended(await filmed(deployment, upstream))
+    final = ended(await order_video(deployment, upstream))
     upstream.on(*CONTENT, words)
     answer = await deployment.http.get(final["url"])
     assert (answer.status_code, answer.json()["code"]) == (502, "upstream_failed")
@@ -419,23 +421,23 @@ RESULTS = {
 async def test_an_inline_image_is_kept_and_served_behind_a_link(
     deployment: Deployment, upstream: Literal, result: Reply
 ) -> None:
-    final = await pictured(deployment, upstream, result)
+    final = await order_image(deployment, upstream, result)
     assert (final["outputs"][0]["role"], final["outputs"][0]["type"]) == ("image", "image/png")
-    assert await opened(deployment, final["url"]) == (200, "image/png", PNG)
+    assert await open_without_key(deployment, final["url"]) == (200, "image/png", PNG)
     assert upstream.once(*RESULT).headers["Authorization"] == f"Bearer {KEY}"
     assert await deployment.balance() == 995
 
 
 @pytest.mark.parametrize("inline", ["generation is blocked now", "data:image/png;base64,", "ab*d", "é", "A"])
-async def test_what_is_no_base64_is_never_a_completed_image(
+async def test_invalid_base64_is_never_a_completed_image(
     deployment: Deployment, upstream: Literal, inline: str
 ) -> None:
-    final = await pictured(deployment, upstream, said({"data": [{"b64_json": inline}]}))
+    final = await order_image(deployment, upstream, said({"data": [{"b64_json": inline}]}))
     assert (final["code"], final["refunded"]) == ("upstream_failed", 5)
 
 
-async def test_a_public_image_url_is_given_as_it_is(deployment: Deployment, upstream: Literal) -> None:
-    final = await pictured(deployment, upstream, said({"data": [{"url": "https://cdn.example.com/a.webp"}]}))
+async def test_a_public_image_url_is_passed_on_unchanged(deployment: Deployment, upstream: Literal) -> None:
+    final = await order_image(deployment, upstream, said({"data": [{"url": "https://cdn.example.com/a.webp"}]}))
     assert final["url"] == "https://cdn.example.com/a.webp"
     assert final["outputs"] == [{"url": "https://cdn.example.com/a.webp", "role": "image", "type": "image/webp"}]
 
@@ -445,25 +447,25 @@ async def test_an_image_url_on_the_providers_origin_is_relayed(
     deployment: Deployment, upstream: Literal, absolute: bool
 ) -> None:
     url = f"{upstream.origin if absolute else ''}/v1/files/7.png"
-    final = await pictured(deployment, upstream, said({"data": [{"url": url}]}))
+    final = await order_image(deployment, upstream, said({"data": [{"url": url}]}))
     upstream.on("GET", "/v1/files/7.png", data(PNG, "image/png"))
     assert final["url"].startswith(deployment.origin)
-    assert await opened(deployment, final["url"]) == (200, "image/png", PNG)
+    assert await open_without_key(deployment, final["url"]) == (200, "image/png", PNG)
     assert upstream.once("GET", "/v1/files/7.png").headers["Authorization"] == f"Bearer {KEY}"
 
 
-async def test_an_image_s_url_is_named_anew_by_the_result(deployment: Deployment, upstream: Literal) -> None:
-    final = await pictured(deployment, upstream, said({"data": [{"url": "https://cdn.example.com/a.webp"}]}))
+async def test_content_reads_an_images_url_from_the_result_again(deployment: Deployment, upstream: Literal) -> None:
+    final = await order_image(deployment, upstream, said({"data": [{"url": "https://cdn.example.com/a.webp"}]}))
     upstream.on(*RESULT, said({"data": [{"url": "https://cdn.example.com/a.webp?signature=2"}]}))
     answer = await deployment.http.get(f"/api/jobs/{final['job']}/content")
     assert (answer.status_code, answer.headers["Location"]) == (302, "https://cdn.example.com/a.webp?signature=2")
 
 
 @pytest.mark.parametrize("reply", [said({"error": "gone"}, 404), page(502), said({"data": []})])
-async def test_an_image_of_a_job_that_is_forgotten_is_where_it_was(
+async def test_content_of_a_deleted_image_job_redirects_to_the_recorded_url(
     deployment: Deployment, upstream: Literal, reply: Reply
 ) -> None:
-    final = await pictured(deployment, upstream, said({"data": [{"url": "https://cdn.example.com/a.webp"}]}))
+    final = await order_image(deployment, upstream, said({"data": [{"url": "https://cdn.example.com/a.webp"}]}))
     upstream.on(*RESULT, reply)
     answer = await deployment.http.get(f"/api/jobs/{final['job']}/content")
     assert (answer.status_code, answer.headers["Location"]) == (302, "https://cdn.example.com/a.webp")
@@ -472,47 +474,43 @@ async def test_an_image_of_a_job_that_is_forgotten_is_where_it_was(
 async def test_each_of_several_images_has_its_own_output(deployment: Deployment, upstream: Literal) -> None:
     results = [{"b64_json": PNG64}, {"url": "https://cdn.example.com/b.png"}, {"url": "/v1/files/c.png"}]
     upstream.on("GET", "/v1/files/c.png", data(PNG[::-1], "image/png"))
-    final = await pictured(deployment, upstream, said({"data": results}), n=3)
+    final = await order_image(deployment, upstream, said({"data": results}), n=3)
     first, second, third = (output["url"] for output in final["outputs"])
     assert final["url"] == first
-    assert (await opened(deployment, first))[2] == PNG
+    assert (await open_without_key(deployment, first))[2] == PNG
     assert second == "https://cdn.example.com/b.png"
-    assert (await opened(deployment, third))[2] == PNG[::-1]
+    assert (await open_without_key(deployment, third))[2] == PNG[::-1]
 
 
 @pytest.mark.parametrize(
     "early", [said({"error": {"message": "not ready"}}, 409), said({"error": "?"}, 404), page(502), said({"data": []})]
 )
-async def test_a_result_that_is_not_there_yet_is_waited_for(
-    deployment: Deployment, upstream: Literal, early: Reply
-) -> None:
-    image(upstream, early)
+async def test_a_missing_result_is_waited_for(deployment: Deployment, upstream: Literal, early: Reply) -> None:
+    script_image(upstream, early)
     upstream.on(*RESULT, early, said({"data": [{"b64_json": PNG64}]}))
     assert ended(await deployment.generate("gpt-image-2", prompt="x"))["status"] == "Completed"
 
 
 @pytest.mark.parametrize("status", [400, 404, 410])
-async def test_a_result_that_is_refused_to_the_deadline_ends_in_the_providers_words(
+async def test_a_result_refused_until_the_deadline_ends_with_the_providers_message(
     deployment: Deployment, upstream: Literal, status: int
 ) -> None:
-    final = await pictured(deployment, upstream, said({"error": {"message": "The result has been removed"}}, status))
+    final = await order_image(deployment, upstream, said({"error": {"message": "The result has been removed"}}, status))
     assert (final["code"], final["refunded"]) == ("deadline_exceeded", 5)
     assert "The result has been removed" in final["message"]
 
 
 @pytest.mark.parametrize("data", [{}, {"data": None}, {"data": []}])
-async def test_a_result_that_tells_of_an_error_is_the_providers_failure(
+async def test_a_result_with_an_error_is_the_providers_failure(
     deployment: Deployment, upstream: Literal, data: dict[str, Any]
 ) -> None:
-    final = await pictured(deployment, upstream, said({**data, "error": {"message": "Stopped by moderation"}}))
+    final = await order_image(deployment, upstream, said({**data, "error": {"message": "Stopped by moderation"}}))
     assert (final["code"], final["message"], final["refunded"]) == ("upstream_failed", "Stopped by moderation", 5)
     assert len(upstream.asked(*RESULT)) == 1
 
 
-async def test_a_result_without_an_image_is_waited_for_and_its_words_are_told(
-    deployment: Deployment, upstream: Literal
-) -> None:
-    final = await pictured(
+async def test_a_result_without_an_image_is_waited_for_and_shown(deployment: Deployment, upstream: Literal) -> None:
+    final = await order_image(
         deployment, upstream, said({"code": "blocked", "message": "Stopped by moderation", "data": None})
     )
     assert final["code"] == "deadline_exceeded"
@@ -520,7 +518,9 @@ async def test_a_result_without_an_image_is_waited_for_and_its_words_are_told(
 
 
 async def test_a_failed_image_refunds_the_price_of_all_n(deployment: Deployment, upstream: Literal) -> None:
-    image(upstream, page(404), said({"id": "imgjob_xxx", "status": "failed", "error": {"message": "Unsafe prompt"}}))
+    script_image(
+        upstream, page(404), said({"id": "imgjob_xxx", "status": "failed", "error": {"message": "Unsafe prompt"}})
+    )
     final = ended(await deployment.generate("gpt-image-2", prompt="x", n=4))
     assert (final["code"], final["refunded"], await deployment.balance()) == ("upstream_failed", 20, 1000)
     assert "Unsafe prompt" in final["message"]
@@ -540,7 +540,7 @@ async def chat(deployment: Deployment, upstream: Literal, reply: Reply) -> list[
     return await deployment.generate("gpt-5.4-mini", prompt="Who are you?")
 
 
-async def test_deltas_stand_at_their_offsets_and_make_the_final_text(deployment: Deployment, upstream: Literal) -> None:
+async def test_deltas_have_offsets_and_form_the_final_text(deployment: Deployment, upstream: Literal) -> None:
     pieces = [chunk(""), chunk("Grüß "), chunk("dich, 🌍"), chunk("!\n"), chunk(None, "stop"), b"data: [DONE]\n\n"]
     events = await chat(deployment, upstream, streamed(*pieces))
     final = ended(events)
@@ -550,7 +550,7 @@ async def test_deltas_stand_at_their_offsets_and_make_the_final_text(deployment:
             assert event["offset"] == len(text)
             text += event["delta"]
     assert text == final["text"] == "Grüß dich, 🌍!\n"
-    assert await opened(deployment, final["url"]) == (200, "text/plain; charset=utf-8", text.encode())
+    assert await open_without_key(deployment, final["url"]) == (200, "text/plain; charset=utf-8", text.encode())
     assert final["outputs"][0]["role"] == "text"
     assert await deployment.balance() == 999
 
@@ -563,7 +563,7 @@ async def test_a_text_ends_by_done_or_by_its_finish_reason(
 
 
 @pytest.mark.parametrize("end", [{"cut": True}, {"held": True}], ids=["breaks", "stays open"])
-async def test_a_text_that_has_its_finish_reason_is_whole_whatever_becomes_of_the_connection(
+async def test_a_text_with_a_finish_reason_is_complete_despite_a_break(
     deployment: Deployment, upstream: Literal, end: dict[str, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.providers.gaia._END_TIMEOUT", 0.1)
@@ -571,7 +571,7 @@ async def test_a_text_that_has_its_finish_reason_is_whole_whatever_becomes_of_th
     assert (final["status"], final.get("text")) == ("Completed", "Hi!")
 
 
-async def test_the_last_piece_of_a_text_keeps_its_distance_too(deployment: Deployment, upstream: Literal) -> None:
+async def test_the_last_piece_of_a_text_keeps_the_minimum_gap(deployment: Deployment, upstream: Literal) -> None:
     began = deployment.clock.at
     events = await chat(
         deployment, upstream, streamed(chunk("Hi"), *(chunk(" ho") for _ in range(3)), chunk(None, "stop"))
@@ -580,15 +580,13 @@ async def test_the_last_piece_of_a_text_keeps_its_distance_too(deployment: Deplo
     assert deployment.clock.at - began >= 0.2
 
 
-async def test_what_holds_no_text_is_passed_over(deployment: Deployment, upstream: Literal) -> None:
+async def test_frames_without_text_are_ignored(deployment: Deployment, upstream: Literal) -> None:
     noise = [b": ping\n\n", b"data:\n\n", b"data: []\n\n", b'data: {"choices": []}\n\n', b'data: {"usage": {}}\n\n']
     events = await chat(deployment, upstream, streamed(*noise, chunk("Hi"), *noise, b"data: [DONE]\n\n"))
     assert ended(events)["text"] == "Hi"
 
 
-async def test_a_frame_that_cannot_be_read_is_a_hole_that_is_never_told_as_complete(
-    deployment: Deployment, upstream: Literal
-) -> None:
+async def test_a_text_with_an_unreadable_frame_is_never_complete(deployment: Deployment, upstream: Literal) -> None:
     pieces = [chunk("Do "), b'data: {"choices": [{"delta": {"content": "not\n\n', chunk(" pay."), chunk(None, "stop")]
     final = ended(await chat(deployment, upstream, streamed(*pieces)))
     assert (final["code"], final["refunded"]) == ("interrupted", 1)
@@ -611,14 +609,12 @@ async def test_halves_of_a_character_are_joined(
     assert ended(events)["text"] == "".join(event.get("delta", "") for event in events) == text
 
 
-async def test_a_half_of_a_character_in_a_whole_text_costs_only_itself(
-    deployment: Deployment, upstream: Literal
-) -> None:
+async def test_a_lone_surrogate_in_a_whole_text_is_replaced(deployment: Deployment, upstream: Literal) -> None:
     body = rb'{"choices": [{"message": {"content": "Hi \ud83d"}, "finish_reason": "length"}]}'
     assert ended(await chat(deployment, upstream, data(body, "application/json")))["text"] == "Hi \ufffd"
 
 
-async def test_only_the_first_of_several_choices_is_told(deployment: Deployment, upstream: Literal) -> None:
+async def test_only_the_first_choice_is_streamed(deployment: Deployment, upstream: Literal) -> None:
     other = {"index": 1, "delta": {"content": "Bonjour"}, "finish_reason": "stop"}
     first = {"index": 0, "delta": {"content": "lo"}, "finish_reason": "stop"}
     frames = [b"data: " + written({"choices": choices}).encode() + b"\n\n" for choices in ([other], [other, first])]
@@ -641,14 +637,14 @@ async def test_an_error_within_the_stream_is_the_providers_failure(deployment: D
     assert "The server had an error" in final["message"]
 
 
-async def test_a_gateway_that_does_not_stream_gives_the_whole_text(deployment: Deployment, upstream: Literal) -> None:
+async def test_a_gateway_without_streaming_returns_the_whole_text(deployment: Deployment, upstream: Literal) -> None:
     choice = {"message": {"role": "assistant", "content": "Hello."}, "finish_reason": "stop"}
     final = ended(await chat(deployment, upstream, said({"object": "chat.completion", "choices": [choice]})))
     assert (final["status"], final["text"]) == ("Completed", "Hello.")
-    assert (await opened(deployment, final["url"]))[2] == b"Hello."
+    assert (await open_without_key(deployment, final["url"]))[2] == b"Hello."
 
 
-# --- what it refuses ---
+# --- refusals ---
 
 
 def error(status: int, message: str, code: str | None = None) -> Reply:
@@ -668,7 +664,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize("model", ["grok-imagine-video", "gpt-image-2", "gpt-5.4-mini"])
 @pytest.mark.parametrize(("reply", "code"), REFUSALS, ids=[f"{r.status} {c}" for r, c in REFUSALS])
-async def test_a_refused_order_ends_as_what_it_is_and_is_sent_once(
+async def test_a_refused_order_ends_with_its_code_and_is_sent_once(
     deployment: Deployment, upstream: Literal, model: str, reply: Reply, code: str
 ) -> None:
     for submit in (VIDEOS, IMAGES, CHAT):
@@ -694,39 +690,37 @@ async def test_an_order_without_a_readable_answer_is_never_sent_again(
     assert len(upstream.asked(*VIDEOS)) == 1
 
 
-async def test_an_order_that_was_too_much_is_sent_again(deployment: Deployment, upstream: Literal) -> None:
-    video(upstream)
-    upstream.on(*VIDEOS, said({"error": {"message": "busy"}}, 429, Retry_After="2"), job("queued"))
+async def test_an_order_refused_by_429_is_sent_again(deployment: Deployment, upstream: Literal) -> None:
+    script_video(upstream)
+    upstream.on(*VIDEOS, said({"error": {"message": "busy"}}, 429, Retry_After="2"), job_answer("queued"))
     assert ended(await deployment.generate("grok-imagine-video", prompt="x"))["status"] == "Completed"
     assert len(upstream.asked(*VIDEOS)) == 2
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_a_text_that_was_too_much_is_asked_for_again(
-    deployment: Deployment, upstream: Literal, status: int
-) -> None:
+async def test_a_text_refused_by_429_is_requested_again(deployment: Deployment, upstream: Literal, status: int) -> None:
     busy = said({"error": {"message": "busy"}}, status, Retry_After="2")
     upstream.on(*CHAT, busy, streamed(chunk("Hi"), b"data: [DONE]\n\n"))
     assert ended(await deployment.generate("gpt-5.4-mini", prompt="x"))["status"] == "Completed"
     assert len(upstream.asked(*CHAT)) == 2
 
 
-# --- what it lists ---
+# --- the list of models ---
 
 
-async def test_the_models_it_lists_are_those_that_can_be_ordered(unstarted: Deployment, upstream: Literal) -> None:
+async def test_only_listed_models_can_be_ordered(unstarted: Deployment, upstream: Literal) -> None:
     listed = [{"id": "gpt-5.4-mini", "object": "model"}, {"id": "gpt-image-2", "object": "model"}]
     upstream.on(*MODELS, said({"object": "list", "data": listed}))
-    async with pointed(unstarted, upstream):
+    async with point_at(unstarted, upstream):
         models = (await unstarted.http.get("/api/models")).json()["models"]
         available = {model["id"] for model in models if model["available"] and model["provider"] == "Gaia"}
         assert available == {"gpt-5.4-mini", "gpt-image-2"}
         assert upstream.once(*MODELS).headers["Authorization"] == f"Bearer {KEY}"
 
 
-async def test_a_model_it_does_not_list_is_not_sold(unstarted: Deployment, upstream: Literal) -> None:
+async def test_an_unlisted_model_is_unavailable(unstarted: Deployment, upstream: Literal) -> None:
     upstream.on(*MODELS, said({"object": "list", "data": [{"id": "gpt-5.4-mini"}]}))
-    async with pointed(unstarted, upstream):
+    async with point_at(unstarted, upstream):
         refused = await unstarted.http.post("/api/jobs", json={"model": "grok-imagine-video", "prompt": "x"})
         assert (refused.status_code, refused.json()["code"]) == (503, "provider_unavailable")
         assert await unstarted.balance() == 1000
@@ -734,9 +728,9 @@ async def test_a_model_it_does_not_list_is_not_sold(unstarted: Deployment, upstr
 
 
 @pytest.mark.parametrize("listing", [page(502), said({"data": []}), said([]), said({"error": "?"}, 401)])
-async def test_a_list_that_says_nothing_takes_nothing_away(
+async def test_an_unreadable_list_leaves_all_models_available(
     unstarted: Deployment, upstream: Literal, listing: Reply
 ) -> None:
     upstream.on(*MODELS, listing)
-    async with pointed(unstarted, upstream):
-        assert ended(await filmed(unstarted, upstream))["status"] == "Completed"
+    async with point_at(unstarted, upstream):
+        assert ended(await order_video(unstarted, upstream))["status"] == "Completed"

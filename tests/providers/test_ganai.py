@@ -1,4 +1,4 @@
-"""Gan.ai: a list in, a list of URLs out behind which nothing exists yet; each item ends by its own status."""
+"""Gan.ai: a list of items, a reply with URLs of videos that do not exist yet, and a status for each item."""
 
 from dataclasses import replace
 from datetime import datetime
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.providers.conftest import KEY, pointed
+from tests.providers.conftest import KEY, point_at
 from tests.support.deployment import Deployment
 from tests.support.literal import Literal, Reply, data, ended, page, said, words, written
 
@@ -30,41 +30,41 @@ def urls(unique_id: str) -> dict[str, str]:
 
 
 def entry(unique_id: str, **changes: Any) -> dict[str, Any]:
-    """One object of the submit's reply, as the page shows it."""
+    """Return one object of the submit's reply, as the page shows it."""
     ids = {"inference_id": f"inf-{unique_id}", "project_id": "p1", "unique_id": unique_id}
     return {**urls(unique_id), "audio_url": f"https://s3.example.com/{unique_id}.mp3", **ids, **changes}
 
 
 def state(unique_id: str, word: str, error: Any = "None", **changes: Any) -> Reply:
-    """One status, as the inference page shows it: the URLs are there from the start."""
+    """Return a status, as the inference page shows it. The URLs are present from the start."""
     return said({"gen_status": word, **urls(unique_id), "error": error, **changes})
 
 
-def scripted(upstream: Literal, *replies: dict[str, Any], **polls: list[Reply]) -> None:
+def script_answers(upstream: Literal, *replies: dict[str, Any], **polls: list[Reply]) -> None:
     upstream.on(*BULK, said(list(replies) or [entry("abc123"), entry("cba321")]))
     for unique_id in ("abc123", "cba321"):
         upstream.on(*status(unique_id), *polls.get(unique_id, [state(unique_id, "SUCCEEDED")]))
 
 
-async def made(
+async def order_items(
     deployment: Deployment, upstream: Literal, *replies: dict[str, Any], **polls: list[Reply]
 ) -> list[dict[str, Any]]:
-    scripted(upstream, *replies, **polls)
+    script_answers(upstream, *replies, **polls)
     return await deployment.generate("ganai-bulk", items=ITEMS, project_id="p1")
 
 
-async def one(deployment: Deployment, upstream: Literal, *polls: Reply) -> list[dict[str, Any]]:
-    scripted(upstream, entry("abc123"), abc123=list(polls))
+async def order_one_item(deployment: Deployment, upstream: Literal, *polls: Reply) -> list[dict[str, Any]]:
+    script_answers(upstream, entry("abc123"), abc123=list(polls))
     return await deployment.generate("ganai-bulk", items=ITEMS[:1], project_id="p1")
 
 
-# --- what it is sent ---
+# --- requests ---
 
 
 async def test_the_items_are_the_body_and_the_project_is_in_the_query(
     deployment: Deployment, upstream: Literal
 ) -> None:
-    await made(deployment, upstream)
+    await order_items(deployment, upstream)
     asked = upstream.once(*BULK)
     assert asked.headers["Authorization"] == f"Bearer {KEY}"
     assert asked.headers["Content-Type"] == "application/json"
@@ -73,7 +73,7 @@ async def test_the_items_are_the_body_and_the_project_is_in_the_query(
 
 
 @pytest.mark.parametrize("project", [".", ".."])
-async def test_a_project_that_would_make_another_path_is_refused_by_name(
+async def test_a_project_that_changes_the_path_is_refused_by_name(
     deployment: Deployment, upstream: Literal, project: str
 ) -> None:
     order = {"model": "ganai-bulk", "items": ITEMS, "project_id": project}
@@ -83,24 +83,22 @@ async def test_a_project_that_would_make_another_path_is_refused_by_name(
 
 
 async def test_tags_keep_their_names_and_types(deployment: Deployment, upstream: Literal) -> None:
-    scripted(upstream)
+    script_answers(upstream)
     items = [{"unique_id": "abc123", "First name": "Zoë", "age": 7, "share": 1.5, "vip": True, "model": "x"}]
     await deployment.generate("ganai-bulk", items=items, project_id="a b&c")
     assert upstream.once(*BULK).written == written(items)
     assert upstream.once(*BULK).query == {"project_id": "a b&c"}
 
 
-async def test_without_one_of_its_own_an_order_goes_to_the_configured_project(
-    deployment: Deployment, upstream: Literal
-) -> None:
-    scripted(upstream, entry("abc123"))
+async def test_an_order_without_a_project_uses_the_configured_one(deployment: Deployment, upstream: Literal) -> None:
+    script_answers(upstream, entry("abc123"))
     await deployment.generate("ganai-bulk", items=ITEMS[:1])
     assert upstream.once(*BULK).query == {"project_id": "demo"}
 
 
 async def test_without_any_project_an_order_is_refused_by_name(unstarted: Deployment, upstream: Literal) -> None:
     unstarted.provider = {"project_id": ""}
-    async with pointed(unstarted, upstream):
+    async with point_at(unstarted, upstream):
         refused = await unstarted.http.post("/api/jobs", json={"model": "ganai-bulk", "items": ITEMS})
         assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "project_id")
         assert not upstream.requests
@@ -117,7 +115,7 @@ BAD_ITEMS: list[tuple[list[dict[str, Any]], str]] = [
 
 
 @pytest.mark.parametrize(("items", "field"), BAD_ITEMS, ids=[field for _, field in BAD_ITEMS])
-async def test_items_that_cannot_be_told_apart_are_refused_by_name(
+async def test_items_with_equal_unique_ids_are_refused_by_name(
     deployment: Deployment, upstream: Literal, items: list[dict[str, Any]], field: str
 ) -> None:
     refused = await deployment.http.post("/api/jobs", json={"model": "ganai-bulk", "items": items})
@@ -130,12 +128,12 @@ async def test_extra_is_refused(deployment: Deployment) -> None:
     assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "extra")
 
 
-# --- what it says ---
+# --- answers ---
 
 
 async def test_an_item_is_not_complete_before_its_status_says_so(deployment: Deployment, upstream: Literal) -> None:
     polls = [state("abc123", "PENDING")] * 5
-    events = await one(deployment, upstream, *polls, state("abc123", "SUCCEEDED"))
+    events = await order_one_item(deployment, upstream, *polls, state("abc123", "SUCCEEDED"))
     assert words(events) == ["PENDING"]
     assert not [event for event in events[:-1] if "outputs" in event or "url" in event]
     assert ended(events)["status"] == "Completed"
@@ -156,17 +154,17 @@ GOES_ON = [
 ]
 
 
-async def test_every_word_that_is_no_end_goes_on_visibly(deployment: Deployment, upstream: Literal) -> None:
+async def test_every_unfinished_word_is_shown_and_continues(deployment: Deployment, upstream: Literal) -> None:
     polls = [state("abc123", word) for word in GOES_ON]
-    events = await one(deployment, upstream, *polls, state("abc123", "SUCCEEDED"))
+    events = await order_one_item(deployment, upstream, *polls, state("abc123", "SUCCEEDED"))
     assert words(events) == GOES_ON
     assert ended(events)["status"] == "Completed"
 
 
-async def test_an_output_carries_all_urls_and_ids_and_its_url_is_the_permalink(
+async def test_an_output_has_all_urls_and_ids_and_the_permalink_as_url(
     deployment: Deployment, upstream: Literal
 ) -> None:
-    final = ended(await one(deployment, upstream, state("abc123", "SUCCEEDED")))
+    final = ended(await order_one_item(deployment, upstream, state("abc123", "SUCCEEDED")))
     expected = {**entry("abc123"), "url": urls("abc123")["permalink"], "role": "video", "type": "video/mp4"}
     assert final["outputs"] == [{**expected, "status": "Completed"}]
     assert final["url"] == urls("abc123")["permalink"]
@@ -178,20 +176,22 @@ async def test_an_output_carries_all_urls_and_ids_and_its_url_is_the_permalink(
 async def test_an_error_field_beside_success_means_nothing(
     deployment: Deployment, upstream: Literal, error: Any
 ) -> None:
-    assert ended(await one(deployment, upstream, state("abc123", "SUCCEEDED", error)))["status"] == "Completed"
+    assert (
+        ended(await order_one_item(deployment, upstream, state("abc123", "SUCCEEDED", error)))["status"] == "Completed"
+    )
 
 
 @pytest.mark.parametrize("word", ["succeeded", "Succeeded"])
-async def test_success_may_be_spelt_in_any_case(deployment: Deployment, upstream: Literal, word: str) -> None:
-    assert ended(await one(deployment, upstream, state("abc123", word)))["status"] == "Completed"
+async def test_success_is_recognized_in_any_case(deployment: Deployment, upstream: Literal, word: str) -> None:
+    assert ended(await order_one_item(deployment, upstream, state("abc123", word)))["status"] == "Completed"
 
 
 @pytest.mark.parametrize("word", ["FAILED", "failed", "BLOCKED", "DELETED", "REGENERATE_REQUIRED"])
 @pytest.mark.parametrize("error", ["None", None, {}])
-async def test_a_bad_end_of_the_only_item_is_an_error_with_a_full_refund(
+async def test_a_failure_of_the_only_item_is_refunded_in_full(
     deployment: Deployment, upstream: Literal, word: str, error: Any
 ) -> None:
-    final = ended(await one(deployment, upstream, state("abc123", word, error)))
+    final = ended(await order_one_item(deployment, upstream, state("abc123", word, error)))
     assert (final["status"], final["code"], final["refunded"]) == ("Error", "upstream_failed", 10)
     assert word in final["message"]
     assert "None" not in final["message"]
@@ -202,12 +202,15 @@ async def test_a_bad_end_of_the_only_item_is_an_error_with_a_full_refund(
 async def test_the_reason_of_a_failure_is_an_object_or_a_text(
     deployment: Deployment, upstream: Literal, error: Any
 ) -> None:
-    assert "No voice was found" in ended(await one(deployment, upstream, state("abc123", "FAILED", error)))["message"]
+    assert (
+        "No voice was found"
+        in ended(await order_one_item(deployment, upstream, state("abc123", "FAILED", error)))["message"]
+    )
 
 
-async def test_items_end_one_by_one_and_are_shown_as_they_do(deployment: Deployment, upstream: Literal) -> None:
+async def test_items_are_shown_when_they_end(deployment: Deployment, upstream: Literal) -> None:
     slow = [state("cba321", "PROCESSING"), state("cba321", "PROCESSING"), state("cba321", "SUCCEEDED")]
-    events = await made(deployment, upstream, cba321=slow)
+    events = await order_items(deployment, upstream, cba321=slow)
     shown = [[output["unique_id"] for output in event["outputs"]] for event in events[:-1] if "outputs" in event]
     assert shown == [["abc123"]]
     assert [output["unique_id"] for output in ended(events)["outputs"]] == ["abc123", "cba321"]
@@ -216,7 +219,7 @@ async def test_items_end_one_by_one_and_are_shown_as_they_do(deployment: Deploym
 
 
 async def test_a_failed_item_is_refunded_and_the_rest_is_complete(deployment: Deployment, upstream: Literal) -> None:
-    final = ended(await made(deployment, upstream, abc123=[state("abc123", "FAILED", {"message": "No voice"})]))
+    final = ended(await order_items(deployment, upstream, abc123=[state("abc123", "FAILED", {"message": "No voice"})]))
     failed, succeeded = final["outputs"]
     assert (final["status"], final["refunded"], final["url"]) == ("Completed", 10, urls("cba321")["permalink"])
     assert (failed["unique_id"], failed["status"], failed["message"]) == ("abc123", "Error", "No voice")
@@ -226,7 +229,7 @@ async def test_a_failed_item_is_refunded_and_the_rest_is_complete(deployment: De
 
 
 async def test_the_refund_is_one_entry_of_the_ledger(deployment: Deployment, upstream: Literal) -> None:
-    job = ended(await made(deployment, upstream, abc123=[state("abc123", "FAILED")]))["job"]
+    job = ended(await order_items(deployment, upstream, abc123=[state("abc123", "FAILED")]))["job"]
     entries = (await deployment.http.get("/api/account/ledger")).json()["entries"]
     assert [(entry["cause"], entry["tokens"]) for entry in entries if entry["job"] == job] == [
         ("refund", 10),
@@ -234,8 +237,8 @@ async def test_the_refund_is_one_entry_of_the_ledger(deployment: Deployment, ups
     ]
 
 
-async def test_a_reply_in_another_order_is_told_apart_by_unique_id(deployment: Deployment, upstream: Literal) -> None:
-    final = ended(await made(deployment, upstream, entry("cba321"), entry("abc123")))
+async def test_a_reply_in_another_order_is_matched_by_unique_id(deployment: Deployment, upstream: Literal) -> None:
+    final = ended(await order_items(deployment, upstream, entry("cba321"), entry("abc123")))
     assert [(output["unique_id"], output["inference_id"]) for output in final["outputs"]] == [
         ("abc123", "inf-abc123"),
         ("cba321", "inf-cba321"),
@@ -251,35 +254,35 @@ LEFT_OUT = {
 
 
 @pytest.mark.parametrize("replies", LEFT_OUT.values(), ids=LEFT_OUT)
-async def test_an_item_that_the_reply_leaves_out_has_failed(
+async def test_an_item_omitted_by_the_reply_has_failed(
     deployment: Deployment, upstream: Literal, replies: list[Any]
 ) -> None:
-    final = ended(await made(deployment, upstream, *replies))
+    final = ended(await order_items(deployment, upstream, *replies))
     assert (final["status"], final["refunded"]) == ("Completed", 10)
     assert [output["status"] for output in final["outputs"]] == ["Error", "Completed"]
     assert final["outputs"][0]["message"]
     assert not upstream.asked(*status("abc123"))
 
 
-async def test_a_reply_that_leaves_out_every_item_is_an_error(deployment: Deployment, upstream: Literal) -> None:
-    scripted(upstream)
+async def test_a_reply_without_any_item_is_an_error(deployment: Deployment, upstream: Literal) -> None:
+    script_answers(upstream)
     upstream.on(*BULK, said([]))
     final = ended(await deployment.generate("ganai-bulk", items=ITEMS, project_id="p1"))
     assert (final["status"], final["code"], final["refunded"]) == ("Error", "upstream_failed", 20)
 
 
-async def test_an_item_whose_job_is_not_known_fails_alone(deployment: Deployment, upstream: Literal) -> None:
+async def test_an_item_unknown_to_the_provider_fails_alone(deployment: Deployment, upstream: Literal) -> None:
     gone = said({"detail": "Inference not found"}, 404)
-    final = ended(await made(deployment, upstream, abc123=[gone]))
+    final = ended(await order_items(deployment, upstream, abc123=[gone]))
     assert (final["status"], final["refunded"]) == ("Completed", 10)
     assert "Inference not found" in final["outputs"][0]["message"]
 
 
-async def test_an_item_that_is_never_answered_for_in_words_that_make_sense_is_given_up_after_the_others(
+async def test_an_item_with_only_unreadable_answers_fails_after_the_others(
     deployment: Deployment, upstream: Literal
 ) -> None:
     before = deployment.clock.at
-    final = ended(await made(deployment, upstream, abc123=[page(200)]))
+    final = ended(await order_items(deployment, upstream, abc123=[page(200)]))
     assert (final["status"], final["refunded"]) == ("Completed", 10)
     assert "cannot be read" in final["outputs"][0]["message"]
     assert deployment.clock.at - before < 600
@@ -287,13 +290,13 @@ async def test_an_item_that_is_never_answered_for_in_words_that_make_sense_is_gi
 
 async def test_an_item_without_any_url_is_not_a_success(deployment: Deployment, upstream: Literal) -> None:
     reply = {"unique_id": "abc123", "inference_id": "inf-abc123", "project_id": "p1"}
-    scripted(upstream, reply, abc123=[said({"gen_status": "SUCCEEDED", "video_url": None, "error": "None"})])
+    script_answers(upstream, reply, abc123=[said({"gen_status": "SUCCEEDED", "video_url": None, "error": "None"})])
     final = ended(await deployment.generate("ganai-bulk", items=ITEMS[:1], project_id="p1"))
     assert (final["status"], final["refunded"]) == ("Error", 10)
 
 
 async def test_ids_that_are_numbers_become_texts(deployment: Deployment, upstream: Literal) -> None:
-    scripted(upstream, entry("abc123", inference_id=9007199254740993, project_id=7))
+    script_answers(upstream, entry("abc123", inference_id=9007199254740993, project_id=7))
     upstream.on("GET", "/projects/7/inference/9007199254740993/video_status", state("abc123", "SUCCEEDED"))
     final = ended(await deployment.generate("ganai-bulk", items=ITEMS[:1], project_id="7"))
     assert (final["outputs"][0]["inference_id"], final["outputs"][0]["project_id"]) == ("9007199254740993", "7")
@@ -311,10 +314,10 @@ PASSING = {
 
 
 @pytest.mark.parametrize("answer", PASSING.values(), ids=PASSING)
-async def test_a_poll_that_cannot_be_read_is_asked_again(
-    deployment: Deployment, upstream: Literal, answer: Reply
-) -> None:
-    assert ended(await one(deployment, upstream, answer, state("abc123", "SUCCEEDED")))["status"] == "Completed"
+async def test_an_unreadable_poll_is_repeated(deployment: Deployment, upstream: Literal, answer: Reply) -> None:
+    assert (
+        ended(await order_one_item(deployment, upstream, answer, state("abc123", "SUCCEEDED")))["status"] == "Completed"
+    )
     assert len(upstream.asked(*BULK)) == 1
 
 
@@ -325,35 +328,37 @@ HINTS = {
 
 
 @pytest.mark.parametrize("answer", HINTS.values(), ids=HINTS)
-async def test_a_hint_of_one_item_holds_for_all(deployment: Deployment, upstream: Literal, answer: Reply) -> None:
+async def test_the_wait_of_one_item_applies_to_all(deployment: Deployment, upstream: Literal, answer: Reply) -> None:
     hinted = replace(answer, headers={"Retry-After": "90"})
     ends = {"abc123": [hinted, state("abc123", "SUCCEEDED")], "cba321": [state("cba321", "PROCESSING")] * 2}
     ends["cba321"].append(state("cba321", "SUCCEEDED"))
-    events = await made(deployment, upstream, **ends)
+    events = await order_items(deployment, upstream, **ends)
     first, last = (datetime.fromisoformat(event["at"]) for event in (events[0], events[-1]))
     assert (last - first).total_seconds() > 90
 
 
-async def test_a_token_that_has_expired_suspends_the_job_until_it_works_again(
+async def test_an_expired_token_suspends_the_job_until_it_works_again(
     deployment: Deployment, upstream: Literal
 ) -> None:
     expired = [said({"detail": "Could not validate credentials"}, 401)] * 20
-    events = await one(deployment, upstream, *expired, state("abc123", "SUCCEEDED"))
+    events = await order_one_item(deployment, upstream, *expired, state("abc123", "SUCCEEDED"))
     assert ended(events)["status"] == "Completed"
     assert any("Could not validate credentials" in word for word in words(events))
 
 
-async def late(unstarted: Deployment, upstream: Literal, **polls: list[Reply]) -> tuple[dict[str, Any], int]:
-    """The final event of two items that had a minute, and the balance then."""
-    async with pointed(unstarted, upstream):
+async def order_past_deadline(
+    unstarted: Deployment, upstream: Literal, **polls: list[Reply]
+) -> tuple[dict[str, Any], int]:
+    """Order two items with a deadline of one minute. Return the final event and the balance."""
+    async with point_at(unstarted, upstream):
         await unstarted.stop()
         unstarted.providers["Gan.ai"]["deadline"] = 60
         await unstarted.start()
-        return ended(await made(unstarted, upstream, **polls)), await unstarted.balance()
+        return ended(await order_items(unstarted, upstream, **polls)), await unstarted.balance()
 
 
 async def test_at_the_deadline_unfinished_items_count_as_failed(unstarted: Deployment, upstream: Literal) -> None:
-    final, balance = await late(unstarted, upstream, abc123=[state("abc123", "PROCESSING")])
+    final, balance = await order_past_deadline(unstarted, upstream, abc123=[state("abc123", "PROCESSING")])
     assert (final["status"], final["refunded"], balance) == ("Completed", 10, 990)
     assert [output["status"] for output in final["outputs"]] == ["Error", "Completed"]
 
@@ -362,18 +367,18 @@ async def test_at_the_deadline_without_any_success_the_job_is_an_error(
     unstarted: Deployment, upstream: Literal
 ) -> None:
     polls = {unique_id: [state(unique_id, "PROCESSING")] for unique_id in ("abc123", "cba321")}
-    final, balance = await late(unstarted, upstream, **polls)
+    final, balance = await order_past_deadline(unstarted, upstream, **polls)
     assert (final["status"], final["code"], final["refunded"]) == ("Error", "deadline_exceeded", 20)
     assert balance == 1000
 
 
-# --- its bytes ---
+# --- content ---
 
 
 async def test_content_redirects_to_the_video_renewed_by_the_status_call(
     deployment: Deployment, upstream: Literal
 ) -> None:
-    job = ended(await made(deployment, upstream))["job"]
+    job = ended(await order_items(deployment, upstream))["job"]
     fresh = "https://s3.example.com/cba321.mp4?X-Amz-Signature=2"
     upstream.on(*status("cba321"), state("cba321", "SUCCEEDED", video_url=fresh))
     answer = await deployment.http.get(f"/api/jobs/{job}/content/1")
@@ -381,20 +386,20 @@ async def test_content_redirects_to_the_video_renewed_by_the_status_call(
 
 
 async def test_content_of_a_failed_item_is_not_found(deployment: Deployment, upstream: Literal) -> None:
-    job = ended(await made(deployment, upstream, abc123=[state("abc123", "FAILED")]))["job"]
+    job = ended(await order_items(deployment, upstream, abc123=[state("abc123", "FAILED")]))["job"]
     assert (await deployment.http.get(f"/api/jobs/{job}/content/0")).status_code == 404
     assert (await deployment.http.get(f"/api/jobs/{job}/content/1")).status_code == 302
     assert (await deployment.http.get(f"/api/jobs/{job}/content/2")).status_code == 404
 
 
 async def test_content_of_a_forgotten_video_is_a_502(deployment: Deployment, upstream: Literal) -> None:
-    job = ended(await one(deployment, upstream, state("abc123", "SUCCEEDED")))["job"]
+    job = ended(await order_one_item(deployment, upstream, state("abc123", "SUCCEEDED")))["job"]
     upstream.on(*status("abc123"), said({"detail": "Inference not found"}, 404))
     answer = await deployment.http.get(f"/api/jobs/{job}/content")
     assert (answer.status_code, answer.json()["code"]) == (502, "upstream_failed")
 
 
-# --- what it refuses ---
+# --- refusals ---
 
 
 REFUSALS = [
@@ -414,7 +419,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("reply", "code", "says"), REFUSALS, ids=[f"{r.status} {c}" for r, c, _ in REFUSALS])
-async def test_a_refused_order_ends_as_what_it_is_and_is_sent_once(
+async def test_a_refused_order_ends_with_its_code_and_is_sent_once(
     deployment: Deployment, upstream: Literal, reply: Reply, code: str, says: str
 ) -> None:
     upstream.on(*BULK, reply)

@@ -1,10 +1,10 @@
-"""HeyGen v1: its page's table, its envelope, and its codes."""
+"""HeyGen v1: the table of its page, the envelope and the error codes."""
 
 from typing import Any
 
 import pytest
 
-from tests.providers.conftest import KEY, pointed
+from tests.providers.conftest import KEY, point_at
 from tests.support.deployment import Deployment
 from tests.support.literal import Literal, Reply, data, ended, page, said, words, written
 
@@ -13,15 +13,15 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 SUBMIT = ("POST", "/v1/video.generate")
 STATUS = ("GET", "/v1/video_status.get")
 VIDEO = "https://files.heygen.ai/v/video.mp4?Signature=1"
-AUDIO = "https://93.184.216.34/voice.mp3"  # an address, so that no name is looked up
+AUDIO = "https://93.184.216.34/voice.mp3"  # An IP address needs no DNS lookup.
 
 
-def enveloped(document: Any, code: Any = 100) -> Reply:
+def in_envelope(document: Any, code: Any = 100) -> Reply:
     return said({"code": code, "message": "Success", "data": document})
 
 
 def video(status: str, **more: Any) -> Reply:
-    return enveloped({"id": "vid1", "status": status, **more})
+    return in_envelope({"id": "vid1", "status": status, **more})
 
 
 COMPLETED = video(
@@ -35,21 +35,21 @@ COMPLETED = video(
 )
 
 
-def scripted(upstream: Literal, *polls: Reply) -> None:
-    upstream.on(*SUBMIT, enveloped({"video_id": "vid1"}))
+def script_answers(upstream: Literal, *polls: Reply) -> None:
+    upstream.on(*SUBMIT, in_envelope({"video_id": "vid1"}))
     upstream.on(*STATUS, *(polls or (COMPLETED,)))
 
 
-async def spoken(deployment: Deployment, upstream: Literal, *polls: Reply, **order: Any) -> list[dict[str, Any]]:
-    scripted(upstream, *polls)
+async def order_video(deployment: Deployment, upstream: Literal, *polls: Reply, **order: Any) -> list[dict[str, Any]]:
+    script_answers(upstream, *polls)
     return await deployment.generate("heygen-v1", **{"prompt": "Hello", "avatar_id": "Anna", **order})
 
 
-# --- what it is sent ---
+# --- requests ---
 
 
-async def test_an_avatar_is_asked_for_as_the_pages_table_has_it(deployment: Deployment, upstream: Literal) -> None:
-    await spoken(
+async def test_an_avatar_request_follows_the_pages_table(deployment: Deployment, upstream: Literal) -> None:
+    await order_video(
         deployment,
         upstream,
         avatar_style="circle",
@@ -81,22 +81,22 @@ async def test_an_avatar_is_asked_for_as_the_pages_table_has_it(deployment: Depl
     )
 
 
-async def test_the_key_travels_in_its_own_header(deployment: Deployment, upstream: Literal) -> None:
-    await spoken(deployment, upstream)
+async def test_the_key_is_sent_in_its_own_header(deployment: Deployment, upstream: Literal) -> None:
+    await order_video(deployment, upstream)
     for asked in (upstream.once(*SUBMIT), upstream.once(*STATUS)):
         assert asked.headers["X-Api-Key"] == KEY
         assert "Authorization" not in asked.headers
 
 
 async def test_a_talking_photo_speaks_an_audio_url(deployment: Deployment, upstream: Literal) -> None:
-    scripted(upstream)
+    script_answers(upstream)
     await deployment.generate("heygen-v1", audio=AUDIO, talking_photo_id="tp1", talking_photo_style="normal")
     (clip,) = upstream.once(*SUBMIT).json["clips"]
     assert clip == {"talking_photo_id": "tp1", "talking_photo_style": "normal", "input_audio": AUDIO}
 
 
 async def test_clips_are_sent_in_their_order(deployment: Deployment, upstream: Literal) -> None:
-    scripted(upstream)
+    script_answers(upstream)
     clips = [{"prompt": "One", "avatar_id": "Anna"}, {"audio": AUDIO, "talking_photo_id": "tp1"}]
     await deployment.generate("heygen-v1", clips=clips, aspect_ratio="9:16")
     sent = upstream.once(*SUBMIT).json
@@ -107,8 +107,8 @@ async def test_clips_are_sent_in_their_order(deployment: Deployment, upstream: L
     assert (sent["ratio"], sent["version"]) == ("9:16", "v1alpha")
 
 
-async def test_an_asset_travels_as_a_link_that_opens_without_a_key(deployment: Deployment, upstream: Literal) -> None:
-    scripted(upstream)
+async def test_an_asset_is_sent_as_a_link_that_opens_without_a_key(deployment: Deployment, upstream: Literal) -> None:
+    script_answers(upstream)
     background, audio = await deployment.asset("image"), await deployment.asset("audio")
     await deployment.generate("heygen-v1", audio=audio, avatar_id="Anna", background=background)
     sent = upstream.once(*SUBMIT).json
@@ -143,7 +143,7 @@ BAD_ORDERS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("order", BAD_ORDERS, ids=written)
-async def test_what_the_table_forbids_is_refused_before_anything_is_sent(
+async def test_fields_that_the_table_forbids_are_refused_before_sending(
     deployment: Deployment, upstream: Literal, order: dict[str, Any]
 ) -> None:
     refused = await deployment.http.post("/api/jobs", json={"model": "heygen-v1", **order})
@@ -153,16 +153,16 @@ async def test_what_the_table_forbids_is_refused_before_anything_is_sent(
 
 
 async def test_a_test_costs_nothing(deployment: Deployment, upstream: Literal) -> None:
-    final = ended(await spoken(deployment, upstream, test=True))
+    final = ended(await order_video(deployment, upstream, test=True))
     assert (final["status"], await deployment.balance()) == ("Completed", 1000)
 
 
-# --- what it says ---
+# --- answers ---
 
 
 async def test_each_state_is_shown_and_completed_completes(deployment: Deployment, upstream: Literal) -> None:
     polls = [video(word, video_url=None) for word in ("pending", "waiting", "processing", "processing", "rewinding")]
-    events = await spoken(deployment, upstream, *polls, COMPLETED)
+    events = await order_video(deployment, upstream, *polls, COMPLETED)
     final = ended(events)
     assert words(events) == ["pending", "waiting", "processing", "rewinding"]
     assert (final["status"], final["url"]) == ("Completed", VIDEO)
@@ -174,12 +174,12 @@ async def test_each_state_is_shown_and_completed_completes(deployment: Deploymen
 
 
 async def test_an_output_carries_the_providers_id(deployment: Deployment, upstream: Literal) -> None:
-    assert ended(await spoken(deployment, upstream))["outputs"][0]["id"] == "vid1"
+    assert ended(await order_video(deployment, upstream))["outputs"][0]["id"] == "vid1"
 
 
 async def test_captions_make_a_second_output(deployment: Deployment, upstream: Literal) -> None:
     both = video("completed", video_url=VIDEO, video_url_caption="https://files.heygen.ai/v/captions.mp4")
-    final = ended(await spoken(deployment, upstream, both, captions=True))
+    final = ended(await order_video(deployment, upstream, both, captions=True))
     assert [output["url"] for output in final["outputs"]] == [VIDEO, "https://files.heygen.ai/v/captions.mp4"]
 
 
@@ -195,7 +195,7 @@ BARE: list[dict[str, Any]] = [
 async def test_the_envelope_may_be_missing_and_the_id_have_another_name(
     deployment: Deployment, upstream: Literal, document: dict[str, Any]
 ) -> None:
-    assert ended(await spoken(deployment, upstream, said(document)))["url"] == VIDEO
+    assert ended(await order_video(deployment, upstream, said(document)))["url"] == VIDEO
 
 
 TAKEN = [
@@ -206,10 +206,8 @@ TAKEN = [
 
 
 @pytest.mark.parametrize("reply", TAKEN, ids=["id", "no envelope", "no code"])
-async def test_an_order_is_taken_under_either_name_of_its_id(
-    deployment: Deployment, upstream: Literal, reply: Reply
-) -> None:
-    scripted(upstream)
+async def test_the_reply_may_name_the_id_in_either_way(deployment: Deployment, upstream: Literal, reply: Reply) -> None:
+    script_answers(upstream)
     upstream.on(*SUBMIT, reply)
     assert ended(await deployment.generate("heygen-v1", prompt="x", avatar_id="Anna"))["status"] == "Completed"
     assert upstream.once(*STATUS).query == {"video_id": "vid1"}
@@ -224,30 +222,30 @@ ERRORS: list[Any] = [
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=written)
-async def test_failed_comes_with_http_200_and_the_providers_words(
+async def test_a_failure_in_http_200_has_the_providers_message(
     deployment: Deployment, upstream: Literal, error: Any
 ) -> None:
-    final = ended(await spoken(deployment, upstream, video("failed", error=error)))
+    final = ended(await order_video(deployment, upstream, video("failed", error=error)))
     assert (final["status"], final["code"], final["refunded"]) == ("Error", "upstream_failed", 20)
     assert "The avatar is too new" in final["message"]
     assert await deployment.balance() == 1000
 
 
 @pytest.mark.parametrize("code", [40009, "40009"])
-async def test_a_video_that_failed_for_want_of_credit_is_the_operators_affair(
+async def test_a_video_that_failed_without_credit_means_an_empty_account(
     deployment: Deployment, upstream: Literal, code: Any
 ) -> None:
     error = {"code": code, "message": "Insufficient credit", "detail": None}
-    final = ended(await spoken(deployment, upstream, video("failed", error=error)))
+    final = ended(await order_video(deployment, upstream, video("failed", error=error)))
     assert (final["code"], final["refunded"]) == ("upstream_credits", 20)
     assert "Insufficient credit" in final["message"]
 
 
 @pytest.mark.parametrize("error", [None, "", {}])
-async def test_a_failure_without_a_reason_still_says_something(
+async def test_a_failure_without_a_reason_has_a_default_message(
     deployment: Deployment, upstream: Literal, error: Any
 ) -> None:
-    final = ended(await spoken(deployment, upstream, video("failed", error=error)))
+    final = ended(await order_video(deployment, upstream, video("failed", error=error)))
     assert (final["code"], bool(final["message"])) == ("upstream_failed", True)
 
 
@@ -259,50 +257,48 @@ PASSING = {
     "another code": said({"code": 40001, "message": "?", "data": None}),
     "html": page(200),
     "half": data(b'{"code": 100, "da', "application/json"),
-    "no data": enveloped(None),
+    "no data": in_envelope(None),
     "no url yet": video("completed", video_url=None),
 }
 
 
 @pytest.mark.parametrize("answer", PASSING.values(), ids=PASSING)
-async def test_a_poll_that_cannot_be_read_is_asked_again(
-    deployment: Deployment, upstream: Literal, answer: Reply
-) -> None:
-    assert ended(await spoken(deployment, upstream, answer, COMPLETED))["status"] == "Completed"
+async def test_an_unreadable_poll_is_repeated(deployment: Deployment, upstream: Literal, answer: Reply) -> None:
+    assert ended(await order_video(deployment, upstream, answer, COMPLETED))["status"] == "Completed"
     assert len(upstream.asked(*SUBMIT)) == 1
 
 
 @pytest.mark.parametrize("http", [401, 400, 200])
 @pytest.mark.parametrize("code", [400112, 401057])
-async def test_a_key_refused_in_the_middle_suspends_the_job_until_it_works_again(
+async def test_a_refused_key_suspends_the_job_until_it_works_again(
     deployment: Deployment, upstream: Literal, http: int, code: int
 ) -> None:
     refused = [said({"code": code, "message": "Unauthorized"}, http)] * 20
-    events = await spoken(deployment, upstream, video("processing"), *refused, COMPLETED)
+    events = await order_video(deployment, upstream, video("processing"), *refused, COMPLETED)
     assert ended(events)["status"] == "Completed"
     assert any("Unauthorized" in word for word in words(events))
 
 
-# --- its bytes ---
+# --- content ---
 
 
 async def test_content_redirects_to_a_freshly_signed_url(deployment: Deployment, upstream: Literal) -> None:
-    job = ended(await spoken(deployment, upstream))["job"]
+    job = ended(await order_video(deployment, upstream))["job"]
     fresh = VIDEO.replace("Signature=1", "Signature=2")
     upstream.on(*STATUS, video("completed", video_url=fresh))
     answer = await deployment.http.get(f"/api/jobs/{job}/content")
     assert (answer.status_code, answer.headers["Location"]) == (302, fresh)
 
 
-async def test_content_that_the_provider_has_forgotten_is_a_502(deployment: Deployment, upstream: Literal) -> None:
-    job = ended(await spoken(deployment, upstream))["job"]
+async def test_content_of_a_deleted_video_is_a_502(deployment: Deployment, upstream: Literal) -> None:
+    job = ended(await order_video(deployment, upstream))["job"]
     upstream.on(*STATUS, said({"code": 40040, "message": "Video not found"}, 404))
     answer = await deployment.http.get(f"/api/jobs/{job}/content")
     assert (answer.status_code, answer.json()["code"]) == (502, "upstream_failed")
     assert "Video not found" in answer.json()["message"]
 
 
-# --- what it refuses ---
+# --- refusals ---
 
 
 CODES = [
@@ -318,7 +314,7 @@ CODES = [
 
 @pytest.mark.parametrize("http", [200, 400])
 @pytest.mark.parametrize(("number", "code"), CODES)
-async def test_a_code_that_is_not_100_is_a_refusal_whatever_the_http_status(
+async def test_a_code_other_than_100_is_a_refusal_with_any_status(
     deployment: Deployment, upstream: Literal, http: int, number: int, code: str
 ) -> None:
     upstream.on(*SUBMIT, said({"code": number, "message": "This is why", "data": None}, http))
@@ -343,15 +339,15 @@ OTHERS = [
     (said({"code": 500000, "message": "Internal error"}, 500), "upstream_failed"),
     (page(502), "outcome_unknown"),
     (page(200), "outcome_unknown"),
-    (enveloped({}), "outcome_unknown"),
-    (enveloped(None), "outcome_unknown"),
-    (enveloped({"video_id": True}), "outcome_unknown"),
+    (in_envelope({}), "outcome_unknown"),
+    (in_envelope(None), "outcome_unknown"),
+    (in_envelope({"video_id": True}), "outcome_unknown"),
     (said({"data": None, "error": {"code": "blocked", "message": "Prompt blocked"}}), "upstream_rejected"),
 ]
 
 
 @pytest.mark.parametrize(("reply", "code"), OTHERS, ids=[f"{r.status} {c}" for r, c in OTHERS])
-async def test_any_other_answer_to_an_order_is_what_it_is_and_it_is_sent_once(
+async def test_another_answer_to_an_order_ends_it_with_its_code(
     deployment: Deployment, upstream: Literal, reply: Reply, code: str
 ) -> None:
     upstream.on(*SUBMIT, reply)
@@ -360,17 +356,17 @@ async def test_any_other_answer_to_an_order_is_what_it_is_and_it_is_sent_once(
     assert len(upstream.asked(*SUBMIT)) == 1
 
 
-async def test_an_order_that_was_too_much_is_sent_again(deployment: Deployment, upstream: Literal) -> None:
-    scripted(upstream)
+async def test_an_order_refused_by_429_is_sent_again(deployment: Deployment, upstream: Literal) -> None:
+    script_answers(upstream)
     busy = said({"code": 40029, "message": "Too many requests"}, 429, Retry_After="2")
-    upstream.on(*SUBMIT, busy, enveloped({"video_id": "vid1"}))
+    upstream.on(*SUBMIT, busy, in_envelope({"video_id": "vid1"}))
     events = await deployment.generate("heygen-v1", prompt="x", avatar_id="Anna")
     assert ended(events)["status"] == "Completed"
     assert len(upstream.asked(*SUBMIT)) == 2
 
 
 async def test_a_video_is_not_made_without_the_operators_key(unstarted: Deployment, upstream: Literal) -> None:
-    async with pointed(unstarted, upstream):
+    async with point_at(unstarted, upstream):
         await unstarted.stop()
         unstarted.providers["HeyGen"]["api_key"] = None
         await unstarted.start()

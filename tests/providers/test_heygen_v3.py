@@ -21,7 +21,7 @@ CAPTIONED = "https://files.heygen.ai/v/captioned.mp4?Signature=1"
 SUBTITLE = "https://files.heygen.ai/v/captions.srt?Signature=1"
 GIF = "https://files.heygen.ai/v/video.gif"
 THUMBNAIL = "https://files.heygen.ai/v/video.jpg"
-AUDIO = "https://93.184.216.34/voice.mp3"  # an address, so that no name is looked up
+AUDIO = "https://93.184.216.34/voice.mp3"  # An IP address needs no DNS lookup.
 IMAGE = "https://93.184.216.34/face.png"
 
 
@@ -36,22 +36,22 @@ def failure(status: int, code: str, message: str) -> Reply:
 COMPLETED = video("completed", video_url=VIDEO, thumbnail_url=THUMBNAIL, duration=2.5)
 
 
-def scripted(upstream: Literal, *polls: Reply) -> None:
+def script_answers(upstream: Literal, *polls: Reply) -> None:
     upstream.on(*SUBMIT, said({"data": {"video_id": "vid1", "status": "waiting", "output_format": "mp4"}}))
     upstream.on(*STATUS, *(polls or (COMPLETED,)))
     upstream.on(*ASSETS, said({"data": {"asset_id": "up1", "mime_type": "image/png", "size_bytes": 4}}))
 
 
-async def spoken(deployment: Deployment, upstream: Literal, *polls: Reply, **order: Any) -> list[dict[str, Any]]:
-    scripted(upstream, *polls)
+async def order_video(deployment: Deployment, upstream: Literal, *polls: Reply, **order: Any) -> list[dict[str, Any]]:
+    script_answers(upstream, *polls)
     return await deployment.generate("heygen-v3", **{"prompt": "Hello", "avatar_id": "Anna", **order})
 
 
-# --- what it is sent ---
+# --- requests ---
 
 
-async def test_an_avatar_s_body_has_the_fields_of_the_reference(deployment: Deployment, upstream: Literal) -> None:
-    await spoken(
+async def test_an_avatars_body_has_the_fields_of_the_reference(deployment: Deployment, upstream: Literal) -> None:
+    await order_video(
         deployment,
         upstream,
         voice_id="v7",
@@ -80,14 +80,14 @@ async def test_an_avatar_s_body_has_the_fields_of_the_reference(deployment: Depl
     )
 
 
-async def test_the_job_s_id_is_the_idempotency_key(deployment: Deployment, upstream: Literal) -> None:
-    final = ended(await spoken(deployment, upstream))
+async def test_the_jobs_id_is_the_idempotency_key(deployment: Deployment, upstream: Literal) -> None:
+    final = ended(await order_video(deployment, upstream))
     headers = upstream.once(*SUBMIT).headers
     assert (headers["Idempotency-Key"], headers["X-Api-Key"]) == (final["job"], KEY)
 
 
 async def test_an_image_speaks_an_audio_url(deployment: Deployment, upstream: Literal) -> None:
-    scripted(upstream)
+    script_answers(upstream)
     await deployment.generate("heygen-v3", audio=AUDIO, image=IMAGE)
     assert upstream.once(*SUBMIT).json == {
         "type": "image",
@@ -97,7 +97,7 @@ async def test_an_image_speaks_an_audio_url(deployment: Deployment, upstream: Li
 
 
 async def test_assets_are_uploaded_and_sent_by_id(deployment: Deployment, upstream: Literal) -> None:
-    scripted(upstream)
+    script_answers(upstream)
     image, audio = await deployment.asset("image"), await deployment.asset("audio")
     await deployment.generate("heygen-v3", audio=audio, image=image, background=image)
     assert upstream.once(*SUBMIT).json == {
@@ -114,7 +114,7 @@ async def test_assets_are_uploaded_and_sent_by_id(deployment: Deployment, upstre
 
 
 async def test_an_asset_over_32_mb_is_sent_as_a_link(deployment: Deployment, upstream: Literal) -> None:
-    scripted(upstream)
+    script_answers(upstream)
     await deployment.generate("heygen-v3", prompt="Hello", image=await large_asset(deployment))
     place = upstream.once(*SUBMIT).json["image"]
     assert place["type"] == "url"
@@ -124,7 +124,7 @@ async def test_an_asset_over_32_mb_is_sent_as_a_link(deployment: Deployment, ups
 
 
 async def test_scenes_are_a_studio_video_and_cost_a_price_each(deployment: Deployment, upstream: Literal) -> None:
-    scripted(upstream)
+    script_answers(upstream)
     before = await deployment.balance()
     scenes = [{"prompt": "One", "avatar_id": "Anna", "background": "#000000"}, {"audio": AUDIO, "avatar_id": "Bob"}]
     final = ended(await deployment.generate("heygen-v3", scenes=scenes))
@@ -175,9 +175,9 @@ async def test_a_bad_order_is_refused_by_its_field(deployment: Deployment, order
 # --- its answers ---
 
 
-async def test_the_words_of_the_reference_go_on(deployment: Deployment, upstream: Literal) -> None:
+async def test_the_references_words_for_unfinished_work_continue(deployment: Deployment, upstream: Literal) -> None:
     polls = [video(word) for word in ("waiting", "queued", "pending", "processing")]
-    events = await spoken(deployment, upstream, *polls, COMPLETED)
+    events = await order_video(deployment, upstream, *polls, COMPLETED)
     assert words(events) == ["waiting", "queued", "pending", "processing"]
     assert ended(events)["status"] == "Completed"
 
@@ -191,7 +191,7 @@ async def test_all_files_of_a_video_become_outputs_with_roles(deployment: Deploy
         gif_url=GIF,
         thumbnail_url=THUMBNAIL,
     )
-    final = ended(await spoken(deployment, upstream, made))
+    final = ended(await order_video(deployment, upstream, made))
     assert final["url"] == VIDEO
     assert [(output["url"], output["role"], output["type"]) for output in final["outputs"]] == [
         (VIDEO, "video", "video/mp4"),
@@ -205,16 +205,16 @@ async def test_all_files_of_a_video_become_outputs_with_roles(deployment: Deploy
 
 async def test_a_failed_video_shows_its_code_and_message(deployment: Deployment, upstream: Literal) -> None:
     failed = video("failed", failure_code="moderated", failure_message="Not allowed.")
-    final = ended(await spoken(deployment, upstream, failed))
+    final = ended(await order_video(deployment, upstream, failed))
     assert (final["status"], final["code"], final["refunded"]) == ("Error", "upstream_failed", 20)
     assert "Not allowed." in final["message"]
     assert "moderated" in final["message"]
 
 
-async def test_a_moderated_order_is_refused_with_the_provider_s_words(
+async def test_a_moderated_order_is_refused_with_the_providers_message(
     deployment: Deployment, upstream: Literal
 ) -> None:
-    scripted(upstream)
+    script_answers(upstream)
     upstream.on(*SUBMIT, failure(400, "content_moderated", "The script was refused."))
     final = ended(await deployment.generate("heygen-v3", **SPOKEN))
     assert (final["code"], final["refunded"]) == ("upstream_rejected", 20)
@@ -231,17 +231,17 @@ async def test_a_moderated_order_is_refused_with_the_provider_s_words(
         (failure(400, "download_failed", "Cannot open the image."), "upstream_rejected"),
     ],
 )
-async def test_a_refused_submit_ends_by_its_kind(
+async def test_a_refused_submit_ends_with_its_code(
     deployment: Deployment, upstream: Literal, reply: Reply, code: str
 ) -> None:
-    scripted(upstream)
+    script_answers(upstream)
     upstream.on(*SUBMIT, reply)
     final = ended(await deployment.generate("heygen-v3", **SPOKEN))
     assert (final["status"], final["code"], final["refunded"]) == ("Error", code, 20)
 
 
-async def test_an_unreadable_receipt_is_asked_for_again(deployment: Deployment, upstream: Literal) -> None:
-    scripted(upstream)
+async def test_a_submit_with_an_unreadable_answer_is_repeated(deployment: Deployment, upstream: Literal) -> None:
+    script_answers(upstream)
     receipt = said({"data": {"video_id": "vid1", "status": "waiting"}})
     upstream.on(*SUBMIT, said({"data": {}}), failure(409, "request_in_progress", "In progress."), receipt)
     assert ended(await deployment.generate("heygen-v3", **SPOKEN))["status"] == "Completed"
@@ -251,7 +251,7 @@ async def test_an_unreadable_receipt_is_asked_for_again(deployment: Deployment, 
 
 
 async def test_a_canceled_video_is_deleted(deployment: Deployment, upstream: Literal) -> None:
-    scripted(upstream, video("processing"))
+    script_answers(upstream, video("processing"))
     upstream.on(*DELETE, said({"data": {"id": "vid1", "deleted": True}}))
     job = await deployment.submit("heygen-v3", **SPOKEN)
     await deployment.http.post(f"/api/jobs/{job['id']}/cancel")
@@ -261,7 +261,7 @@ async def test_a_canceled_video_is_deleted(deployment: Deployment, upstream: Lit
 
 async def test_content_redirects_to_a_fresh_link(deployment: Deployment, upstream: Literal) -> None:
     fresh = VIDEO.replace("Signature=1", "Signature=2")
-    final = ended(await spoken(deployment, upstream))
+    final = ended(await order_video(deployment, upstream))
     upstream.on(*STATUS, video("completed", video_url=fresh, thumbnail_url=THUMBNAIL))
     answer = await deployment.http.get(f"/api/jobs/{final['job']}/content", follow_redirects=False)
     assert (answer.status_code, answer.headers["Location"]) == (302, fresh)
@@ -292,7 +292,7 @@ V1_SUBMIT = ("POST", "/v1/video.generate")
 @pytest_asyncio.fixture(loop_scope="module")
 async def translating(unstarted: Deployment, upstream: Literal) -> AsyncIterator[Deployment]:
     """A deployment that sends orders of heygen-v1 to v3."""
-    scripted(upstream)
+    script_answers(upstream)
     unstarted.providers["HeyGen"] = {"base_url": upstream.origin, "api_key": KEY, "v1": "translate"}
     async with unstarted:
         yield unstarted

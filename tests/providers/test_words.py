@@ -1,4 +1,4 @@
-"""What providers and the gateways before them say in unusual places, and what becomes of it on every adapter."""
+"""Unusual answers of providers and gateways: messages, states, ids and redirects, for every adapter."""
 
 import base64
 import json
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_asyncio
 
-from tests.providers.conftest import KEY, fresh_account, pointed
+from tests.providers.conftest import KEY, fresh_account, point_at
 from tests.support.deployment import Deployment
 from tests.support.literal import Literal, Reply, data, ended, moved, page, said, streamed, words
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 class Case(NamedTuple):
-    """A model's order, its submit, a receipt, a poll's path, and a poll's answer of success."""
+    """A model's order, its submit and reply, the path of a poll, and the answer that reports success."""
 
     order: dict[str, Any]
     submit: str
@@ -26,7 +26,7 @@ class Case(NamedTuple):
     success: Any = None
 
     @property
-    def polled(self) -> bool:
+    def is_polled(self) -> bool:
         return bool(self.poll)
 
 
@@ -67,35 +67,35 @@ CASES = {
     "luma": Case({"prompt": "x"}, "/api/generate", None),
     "gpt-5.4-mini": Case({"prompt": "x"}, "/v1/chat/completions", None),
 }
-POLLED = [name for name, case in CASES.items() if case.polled]
-STREAMED = [name for name, case in CASES.items() if not case.polled]
+POLLED = [name for name, case in CASES.items() if case.is_polled]
+STREAMED = [name for name, case in CASES.items() if not case.is_polled]
 RESULT = ("GET", "/v1/images/generations/async/7/result")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def everyone(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Deployment, Literal]]:
+async def module_deployment(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Deployment, Literal]]:
     folder: Path = tmp_path_factory.mktemp("words")
     async with Literal() as upstream:
         with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(folder)  # no .env here
-            async with pointed(Deployment(folder), upstream) as deployment:
+            patch.chdir(folder)  # a folder without .env
+            async with point_at(Deployment(folder), upstream) as deployment:
                 yield deployment, upstream
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def deployment(everyone: tuple[Deployment, Literal]) -> Deployment:
-    await fresh_account(everyone[0])
-    return everyone[0]
+async def deployment(module_deployment: tuple[Deployment, Literal]) -> Deployment:
+    await fresh_account(module_deployment[0])
+    return module_deployment[0]
 
 
 @pytest.fixture
-def upstream(everyone: tuple[Deployment, Literal]) -> Literal:
-    everyone[1].clear()
-    return everyone[1]
+def upstream(module_deployment: tuple[Deployment, Literal]) -> Literal:
+    module_deployment[1].clear()
+    return module_deployment[1]
 
 
-async def submitted(deployment: Deployment, upstream: Literal, model: str, reply: Reply) -> dict[str, Any]:
-    """The end of an order whose submit is answered so; it was sent once, and all of its tokens are back."""
+async def submit_order(deployment: Deployment, upstream: Literal, model: str, reply: Reply) -> dict[str, Any]:
+    """Return the final event of an order whose submit gets `reply`. Check that it was sent once and refunded."""
     upstream.on("POST", CASES[model].submit, reply)
     final = ended(await deployment.generate(model, **CASES[model].order))
     assert len(upstream.asked("POST", CASES[model].submit)) == 1
@@ -103,7 +103,7 @@ async def submitted(deployment: Deployment, upstream: Literal, model: str, reply
     return final
 
 
-async def polled(deployment: Deployment, upstream: Literal, model: str, *answers: Reply) -> list[dict[str, Any]]:
+async def poll_order(deployment: Deployment, upstream: Literal, model: str, *answers: Reply) -> list[dict[str, Any]]:
     case = CASES[model]
     upstream.on("POST", case.submit, said(case.receipt))
     upstream.on("GET", case.poll, *answers, said(case.success))
@@ -155,16 +155,16 @@ async def test_a_refusal_reaches_the_client_in_the_providers_words(
     deployment: Deployment, upstream: Literal, model: str, refusal: tuple[Reply, str, str]
 ) -> None:
     reply, code, message = refusal
-    final = await submitted(deployment, upstream, model, reply)
+    final = await submit_order(deployment, upstream, model, reply)
     assert final["code"] == code
     assert message in final["message"]
 
 
 @pytest.mark.parametrize("model", POLLED)
-async def test_an_empty_account_in_plain_text_with_http_200_is_the_operators(
+async def test_plain_text_with_http_200_can_mean_an_empty_account(
     deployment: Deployment, upstream: Literal, model: str
 ) -> None:
-    final = await submitted(deployment, upstream, model, text("Insufficient credits"))
+    final = await submit_order(deployment, upstream, model, text("Insufficient credits"))
     assert final["code"] == "upstream_credits"
 
 
@@ -172,7 +172,7 @@ async def test_an_empty_account_in_plain_text_with_http_200_is_the_operators(
 async def test_a_refusal_in_plain_text_shows_neither_the_key_nor_its_length(
     deployment: Deployment, upstream: Literal, model: str
 ) -> None:
-    final = await submitted(deployment, upstream, model, text(f"Blocked: {KEY} " + "x" * 5000, 400))
+    final = await submit_order(deployment, upstream, model, text(f"Blocked: {KEY} " + "x" * 5000, 400))
     assert KEY not in final["message"]
     assert "Blocked: [key]" in final["message"]
     assert len(final["message"]) < 600
@@ -191,10 +191,10 @@ ODD_POLLS = {
 
 @pytest.mark.parametrize("model", POLLED)
 @pytest.mark.parametrize("answer", ODD_POLLS.values(), ids=ODD_POLLS)
-async def test_words_without_a_state_are_shown_and_do_not_end_a_job(
+async def test_a_message_without_a_state_is_shown_and_ends_nothing(
     deployment: Deployment, upstream: Literal, model: str, answer: Reply
 ) -> None:
-    events = await polled(deployment, upstream, model, answer)
+    events = await poll_order(deployment, upstream, model, answer)
     assert any("The queue is broken" in word for word in words(events))
     assert ended(events)["status"] == "Completed"
 
@@ -203,17 +203,17 @@ async def test_words_without_a_state_are_shown_and_do_not_end_a_job(
 async def test_a_key_that_is_refused_with_http_200_suspends_a_job(
     deployment: Deployment, upstream: Literal, model: str
 ) -> None:
-    events = await polled(deployment, upstream, model, *[said({"error": "Invalid API key"})] * 30)
+    events = await poll_order(deployment, upstream, model, *[said({"error": "Invalid API key"})] * 30)
     assert any(word.startswith("Suspended") and "Invalid API key" in word for word in words(events))
     assert ended(events)["status"] == "Completed"
 
 
 @pytest.mark.parametrize("model", POLLED)
 @pytest.mark.parametrize("error", [{"code": 500}, 500, True, {"why": {"it": "broke"}}], ids=str)
-async def test_an_error_without_words_in_a_poll_is_unreadable_and_ends_nothing(
+async def test_an_error_without_a_message_in_a_poll_ends_nothing(
     deployment: Deployment, upstream: Literal, model: str, error: Any
 ) -> None:
-    events = await polled(deployment, upstream, model, said({"error": error}))
+    events = await poll_order(deployment, upstream, model, said({"error": error}))
     assert any(word.startswith("Waiting for a readable answer") for word in words(events))
     assert ended(events)["status"] == "Completed"
 
@@ -223,7 +223,7 @@ async def test_an_error_without_words_in_a_poll_is_unreadable_and_ends_nothing(
 async def test_an_object_without_a_state_or_an_error_is_still_working(
     deployment: Deployment, upstream: Literal, model: str, body: dict[str, Any]
 ) -> None:
-    events = await polled(deployment, upstream, model, said(body))
+    events = await poll_order(deployment, upstream, model, said(body))
     assert not any(word.startswith("Waiting") for word in words(events))
     assert ended(events)["status"] == "Completed"
 
@@ -235,21 +235,21 @@ async def test_an_object_without_a_state_or_an_error_is_still_working(
 async def test_an_empty_account_in_plain_text_suspends_a_job(
     deployment: Deployment, upstream: Literal, model: str, answer: Reply
 ) -> None:
-    events = await polled(deployment, upstream, model, *[answer] * 3)
+    events = await poll_order(deployment, upstream, model, *[answer] * 3)
     assert any(word.startswith("Suspended: the operator's account") for word in words(events))
     assert ended(events)["status"] == "Completed"
 
 
 @pytest.mark.parametrize("model", POLLED)
-async def test_a_gateways_words_about_a_key_suspend_no_job(
+async def test_a_gateways_message_about_a_key_suspends_no_job(
     deployment: Deployment, upstream: Literal, model: str
 ) -> None:
-    events = await polled(deployment, upstream, model, *[said({"message": "Invalid API key"}, 502)] * 3)
+    events = await poll_order(deployment, upstream, model, *[said({"message": "Invalid API key"}, 502)] * 3)
     assert not any(word.startswith("Suspended") for word in words(events))
     assert ended(events)["status"] == "Completed"
 
 
-async def test_a_refusal_in_plain_text_in_place_of_a_result_is_shown(deployment: Deployment, upstream: Literal) -> None:
+async def test_a_plain_text_refusal_of_a_result_is_shown(deployment: Deployment, upstream: Literal) -> None:
     case = CASES["gpt-image-2"]
     upstream.on("POST", case.submit, said(case.receipt))
     upstream.on("GET", case.poll, said(case.success))
@@ -273,18 +273,18 @@ ERROR_FRAMES = {
 
 @pytest.mark.parametrize("model", STREAMED)
 @pytest.mark.parametrize("frame", ERROR_FRAMES.values(), ids=ERROR_FRAMES)
-async def test_an_error_in_a_stream_ends_a_job_in_the_providers_words(
+async def test_an_error_in_a_stream_ends_a_job_with_its_message(
     deployment: Deployment, upstream: Literal, model: str, frame: bytes
 ) -> None:
-    final = await submitted(deployment, upstream, model, streamed(frame))
+    final = await submit_order(deployment, upstream, model, streamed(frame))
     assert (final["code"], final["message"]) == ("upstream_failed", "Too many cats")
 
 
 @pytest.mark.parametrize("model", STREAMED)
-async def test_an_empty_account_in_a_stream_is_the_operators(
+async def test_an_error_in_a_stream_can_mean_an_empty_account(
     deployment: Deployment, upstream: Literal, model: str
 ) -> None:
-    final = await submitted(deployment, upstream, model, streamed(b"event: error\ndata: Insufficient balance\n\n"))
+    final = await submit_order(deployment, upstream, model, streamed(b"event: error\ndata: Insufficient balance\n\n"))
     assert final["code"] == "upstream_credits"
 
 
@@ -296,10 +296,10 @@ UNCHARGED = (
 
 
 @pytest.mark.parametrize("message", UNCHARGED)
-async def test_words_about_credits_that_were_not_spent_are_no_empty_account(
+async def test_a_message_about_unspent_credits_is_not_an_empty_account(
     deployment: Deployment, upstream: Literal, message: str
 ) -> None:
-    events = await polled(deployment, upstream, "gaga-1", said({"status": "Failed", "message": message}))
+    events = await poll_order(deployment, upstream, "gaga-1", said({"status": "Failed", "message": message}))
     assert (ended(events)["code"], ended(events)["message"]) == ("upstream_failed", message)
 
 
@@ -311,7 +311,9 @@ async def test_words_about_credits_that_were_not_spent_are_no_empty_account(
 async def test_a_gateways_answer_to_a_submit_is_an_unknown_outcome(
     deployment: Deployment, upstream: Literal, model: str, status: int
 ) -> None:
-    final = await submitted(deployment, upstream, model, said({"error": {"message": "Insufficient credits"}}, status))
+    final = await submit_order(
+        deployment, upstream, model, said({"error": {"message": "Insufficient credits"}}, status)
+    )
     assert (final["code"], "Insufficient credits" in final["message"]) == ("outcome_unknown", True)
 
 
@@ -329,7 +331,7 @@ async def test_a_gateways_answer_to_a_submit_is_an_unknown_outcome(
 async def test_a_5xx_is_the_providers_failure_only_in_its_own_json(
     deployment: Deployment, upstream: Literal, model: str, reply: Reply, code: str
 ) -> None:
-    assert (await submitted(deployment, upstream, model, reply))["code"] == code
+    assert (await submit_order(deployment, upstream, model, reply))["code"] == code
 
 
 async def test_an_upload_behind_a_gateways_timeout_is_repeated(deployment: Deployment, upstream: Literal) -> None:
@@ -343,12 +345,12 @@ async def test_an_upload_behind_a_gateways_timeout_is_repeated(deployment: Deplo
 # --- M: states, ids, redirects, urls ---
 
 
-def spelt(document: Any, spell: Any) -> Any:
-    """The document with its state written otherwise."""
+def respell(document: Any, spell: Any) -> Any:
+    """Return the document with another spelling of its state."""
     if not isinstance(document, dict):
         return document
     return {
-        name: spell(value) if name in {"status", "gen_status"} else spelt(value, spell)
+        name: spell(value) if name in {"status", "gen_status"} else respell(value, spell)
         for name, value in document.items()
     }
 
@@ -363,10 +365,10 @@ SPELLINGS = {
 
 @pytest.mark.parametrize("model", POLLED)
 @pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS)
-async def test_a_state_ends_a_job_however_it_is_spelt(
+async def test_a_final_state_is_recognized_in_every_spelling(
     deployment: Deployment, upstream: Literal, model: str, spell: Any
 ) -> None:
-    events = await polled(deployment, upstream, model, said(spelt(CASES[model].success, spell)))
+    events = await poll_order(deployment, upstream, model, said(respell(CASES[model].success, spell)))
     assert ended(events)["status"] == "Completed"
     assert len(upstream.asked("GET", CASES[model].poll)) == 1
 
@@ -394,7 +396,7 @@ async def test_an_id_keeps_all_its_digits(
     assert upstream.asked("GET", path)
 
 
-async def test_an_id_beside_a_number_that_is_none_keeps_its_digits(deployment: Deployment, upstream: Literal) -> None:
+async def test_an_id_next_to_an_invalid_number_keeps_its_digits(deployment: Deployment, upstream: Literal) -> None:
     case = CASES["gaga-1"]
     reply = b'{"eta": NaN, "cost": -Infinity, "id": 36893488147419103233}'
     upstream.on("POST", case.submit, data(reply, "application/json"))
@@ -403,12 +405,12 @@ async def test_an_id_beside_a_number_that_is_none_keeps_its_digits(deployment: D
 
 
 @pytest.mark.parametrize("written", [b"true", b"null", b"1.5", b"[]", b'" "', b"1e999999999999999999999"])
-async def test_what_is_no_id_is_no_ticket(deployment: Deployment, upstream: Literal, written: bytes) -> None:
+async def test_an_invalid_id_is_not_a_ticket(deployment: Deployment, upstream: Literal, written: bytes) -> None:
     reply = data(b'{"id": ' + written + b"}", "application/json")
-    assert (await submitted(deployment, upstream, "gaga-1", reply))["code"] == "outcome_unknown"
+    assert (await submit_order(deployment, upstream, "gaga-1", reply))["code"] == "outcome_unknown"
 
 
-async def test_an_uploads_large_id_is_sent_as_it_came(deployment: Deployment, upstream: Literal) -> None:
+async def test_an_uploads_large_id_is_sent_unchanged(deployment: Deployment, upstream: Literal) -> None:
     upstream.on("POST", "/v1/assets", data(b'{"id": 36893488147419103233}', "application/json"))
     upstream.on("POST", "/v1/generations", said({"id": 7}))
     upstream.on("GET", "/v1/generations/7", said(CASES["gaga-1"].success))
@@ -428,7 +430,7 @@ RECEIPTS = [
 
 @pytest.mark.parametrize("receipt", RECEIPTS, ids=json.dumps)
 @pytest.mark.parametrize("model", ["gaga-1", "grok-imagine-video", "gpt-image-2", "heygen-v1"])
-async def test_a_receipts_id_is_found_under_other_names(
+async def test_an_id_is_found_under_other_names(
     deployment: Deployment, upstream: Literal, model: str, receipt: dict[str, Any]
 ) -> None:
     case = CASES[model]
@@ -444,27 +446,25 @@ async def test_a_poll_follows_a_redirect_within_the_providers_origin(
     deployment: Deployment, upstream: Literal, model: str, status: int
 ) -> None:
     upstream.on("GET", "/elsewhere", said(CASES[model].success))
-    events = await polled(deployment, upstream, model, Reply((b"",), status, headers={"Location": "/elsewhere"}))
+    events = await poll_order(deployment, upstream, model, Reply((b"",), status, headers={"Location": "/elsewhere"}))
     assert ended(events)["status"] == "Completed"
     assert upstream.asked("GET", "/elsewhere")
 
 
 async def test_a_poll_never_follows_a_redirect_to_another_origin(deployment: Deployment, upstream: Literal) -> None:
     async with Literal() as other:
-        events = await polled(deployment, upstream, "gaga-1", moved(f"{other.origin}/x"))
+        events = await poll_order(deployment, upstream, "gaga-1", moved(f"{other.origin}/x"))
         assert (ended(events)["status"], other.requests) == ("Completed", [])
 
 
-async def test_a_poll_that_redirects_in_a_circle_is_asked_a_bounded_number_of_times(
-    deployment: Deployment, upstream: Literal
-) -> None:
+async def test_a_redirect_loop_of_a_poll_is_bounded(deployment: Deployment, upstream: Literal) -> None:
     upstream.on("GET", "/circle", moved("/circle"))
-    assert ended(await polled(deployment, upstream, "gaga-1", moved("/circle")))["status"] == "Completed"
+    assert ended(await poll_order(deployment, upstream, "gaga-1", moved("/circle")))["status"] == "Completed"
     assert len(upstream.asked("GET", "/circle")) == 5
 
 
 async def test_a_paid_submit_follows_no_redirect(deployment: Deployment, upstream: Literal) -> None:
-    final = await submitted(deployment, upstream, "gaga-1", moved("/elsewhere"))
+    final = await submit_order(deployment, upstream, "gaga-1", moved("/elsewhere"))
     assert (final["code"], upstream.asked("POST", "/elsewhere")) == ("upstream_rejected", [])
 
 
@@ -476,24 +476,24 @@ async def test_every_url_of_a_list_is_an_output(deployment: Deployment, upstream
     frame = b'data: {"status": "Completed", "url": ' + json.dumps(urls).encode() + b"}\n\n"
     upstream.on("POST", "/api/generate", streamed(frame))
     assert [output["url"] for output in ended(await deployment.generate("luma", prompt="x"))["outputs"]] == FILMS
-    gaga = await polled(deployment, upstream, "gaga-1", said({"status": "Success", "resultVideoURL": urls}))
+    gaga = await poll_order(deployment, upstream, "gaga-1", said({"status": "Success", "resultVideoURL": urls}))
     assert [output["url"] for output in ended(gaga)["outputs"]] == FILMS
     success = {"code": 100, "data": {"status": "completed", "video_url": urls}}
-    heygen = await polled(deployment, upstream, "heygen-v1", said(success))
+    heygen = await poll_order(deployment, upstream, "heygen-v1", said(success))
     assert [output["url"] for output in ended(heygen)["outputs"]] == FILMS
-    gaia = await polled(deployment, upstream, "grok-imagine-video", said({"status": "completed", "result_url": urls}))
+    gaia = await poll_order(
+        deployment, upstream, "grok-imagine-video", said({"status": "completed", "result_url": urls})
+    )
     assert len(ended(gaia)["outputs"]) == 3
 
 
-async def test_a_url_that_cannot_be_opened_is_left_out_of_a_list(deployment: Deployment, upstream: Literal) -> None:
+async def test_a_list_of_outputs_omits_urls_that_cannot_be_opened(deployment: Deployment, upstream: Literal) -> None:
     frame = {"status": "Completed", "urls": ["javascript:alert(1)", *FILMS]}
     upstream.on("POST", "/api/generate", said(frame))
     assert [output["url"] for output in ended(await deployment.generate("luma", prompt="x"))["outputs"]] == FILMS
 
 
-async def test_a_large_number_in_json_in_place_of_a_stream_loses_nothing(
-    deployment: Deployment, upstream: Literal
-) -> None:
+async def test_a_json_answer_with_a_large_number_is_read(deployment: Deployment, upstream: Literal) -> None:
     body = json.dumps({"seed": 2**80, "eta": float("nan"), "status": "Completed", "url": FILM}).encode()
     upstream.on("POST", "/api/generate", data(body, "text/event-stream"))
     assert ended(await deployment.generate("luma", prompt="x"))["status"] == "Completed"
@@ -502,7 +502,7 @@ async def test_a_large_number_in_json_in_place_of_a_stream_loses_nothing(
 # --- J: a part of the work ---
 
 
-async def pictured(deployment: Deployment, upstream: Literal, result: Any, n: int = 3) -> dict[str, Any]:
+async def order_images(deployment: Deployment, upstream: Literal, result: Any, n: int = 3) -> dict[str, Any]:
     case = CASES["gpt-image-2"]
     upstream.on("POST", case.submit, said(case.receipt))
     upstream.on("GET", case.poll, said(case.success))
@@ -525,10 +525,10 @@ NOT_MADE: dict[str, tuple[list[Any], str]] = {
 
 
 @pytest.mark.parametrize(("results", "message"), NOT_MADE.values(), ids=NOT_MADE)
-async def test_an_image_that_was_not_made_is_a_failed_output_and_refunded(
+async def test_a_missing_image_is_a_failed_output_and_refunded(
     deployment: Deployment, upstream: Literal, results: list[Any], message: str
 ) -> None:
-    final = await pictured(deployment, upstream, {"data": results})
+    final = await order_images(deployment, upstream, {"data": results})
     first, second, third = final["outputs"]
     assert (final["status"], final["refunded"], await deployment.balance()) == ("Completed", 5, 990)
     assert (second["status"], "url" in second, message in second["message"]) == ("Error", False, True)
@@ -538,22 +538,20 @@ async def test_an_image_that_was_not_made_is_a_failed_output_and_refunded(
     assert (await deployment.http.get(job)).json()["refunded"] == 5
 
 
-async def test_images_that_do_not_come_are_failed_outputs_in_the_providers_words(
-    deployment: Deployment, upstream: Literal
-) -> None:
-    final = await pictured(deployment, upstream, {"data": [IMAGE], "errors": [{"message": "Two were filtered"}]})
+async def test_missing_images_have_the_providers_message(deployment: Deployment, upstream: Literal) -> None:
+    final = await order_images(deployment, upstream, {"data": [IMAGE], "errors": [{"message": "Two were filtered"}]})
     assert [output.get("message") for output in final["outputs"]] == [None, "Two were filtered", "Two were filtered"]
     assert (final["refunded"], await deployment.balance()) == (10, 995)
 
 
 async def test_more_images_than_ordered_are_kept_without_a_charge(deployment: Deployment, upstream: Literal) -> None:
-    final = await pictured(deployment, upstream, {"data": [IMAGE, None, IMAGE]}, n=2)
+    final = await order_images(deployment, upstream, {"data": [IMAGE, None, IMAGE]}, n=2)
     assert (len(final["outputs"]), final.get("refunded"), await deployment.balance()) == (3, None, 990)
 
 
-async def test_an_order_of_which_no_image_was_made_is_an_error(deployment: Deployment, upstream: Literal) -> None:
+async def test_an_order_without_any_image_is_an_error(deployment: Deployment, upstream: Literal) -> None:
     refused = {"error": {"message": "It was filtered"}}
-    final = await pictured(deployment, upstream, {"data": [refused, None, refused]})
+    final = await order_images(deployment, upstream, {"data": [refused, None, refused]})
     assert (final["code"], final["message"], final["refunded"]) == ("upstream_failed", "It was filtered", 15)
     assert await deployment.balance() == 1000
 
@@ -580,17 +578,13 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("reply", WHOLE.values(), ids=WHOLE)
-async def test_a_bulk_reply_is_whole_however_it_is_written(
-    deployment: Deployment, upstream: Literal, reply: Any
-) -> None:
+async def test_a_bulk_reply_is_read_in_every_known_form(deployment: Deployment, upstream: Literal, reply: Any) -> None:
     final = await bulk(deployment, upstream, reply)
     assert [output["status"] for output in final["outputs"]] == ["Completed", "Completed"]
 
 
 @pytest.mark.parametrize("entry", [None, "?", {"unique_id": "b", "error": {"message": "no face"}}, {"unique_id": "b"}])
-async def test_an_item_that_was_refused_is_refunded_alone(
-    deployment: Deployment, upstream: Literal, entry: Any
-) -> None:
+async def test_a_refused_item_is_refunded_alone(deployment: Deployment, upstream: Literal, entry: Any) -> None:
     final = await bulk(deployment, upstream, [A, entry])
     assert [output["status"] for output in final["outputs"]] == ["Completed", "Error"]
     assert (final["refunded"], await deployment.balance()) == (10, 990)
@@ -617,7 +611,7 @@ ALPHABETS = {
 async def test_base64_is_read_in_every_spelling(
     deployment: Deployment, upstream: Literal, name: str, inline: str
 ) -> None:
-    final = await pictured(deployment, upstream, {"data": [{name: inline}]}, n=1)
+    final = await order_images(deployment, upstream, {"data": [{name: inline}]}, n=1)
     assert (await deployment.http.get(final["url"])).content == BYTES
 
 
@@ -636,7 +630,7 @@ def chunk(content: str | None, finish: str | None = None) -> bytes:
         ("?", None),
     ],
 )
-async def test_why_a_text_ended_is_in_the_event_and_the_job(
+async def test_the_finish_reason_is_in_the_event_and_the_job(
     deployment: Deployment, upstream: Literal, given: str, shown: str | None
 ) -> None:
     whole = said({"choices": [{"message": {"content": "Hi"}, "finish_reason": given}]})
@@ -655,8 +649,8 @@ NOTHING = {
 
 
 @pytest.mark.parametrize("reply", NOTHING.values(), ids=NOTHING)
-async def test_a_text_of_nothing_is_an_error_with_its_reason(
+async def test_an_empty_text_is_an_error_with_its_reason(
     deployment: Deployment, upstream: Literal, reply: Reply
 ) -> None:
-    final = await submitted(deployment, upstream, "gpt-5.4-mini", reply)
+    final = await submit_order(deployment, upstream, "gpt-5.4-mini", reply)
     assert (final["code"], "content_filter" in final["message"]) == ("upstream_failed", True)

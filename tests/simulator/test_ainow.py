@@ -10,7 +10,7 @@ from tests.simulator.wire import Client, Clock
 
 
 def statuses(body: bytes) -> list[dict[str, str]]:
-    """The stream's documents."""
+    """Return the documents of the stream."""
     return [json.loads(block.removeprefix("data: ")) for block in body.decode().split("\n\n") if block]
 
 
@@ -25,7 +25,7 @@ async def test_ping_answers_pong_to_a_key(client: Client) -> None:
 
 
 @pytest.mark.parametrize(("model", "sample"), [("suno", Sample.AUDIO), ("pika", Sample.VIDEO)])
-async def test_the_stream_is_that_of_the_page(client: Client, model: str, sample: Sample) -> None:
+async def test_the_stream_equals_the_pages_example(client: Client, model: str, sample: Sample) -> None:
     _, body = await generate(client, model=model, prompt="A serene lake surrounded by mountains")
     assert body.startswith(
         b'data: {"status": "Processing started"}\n\n'
@@ -46,7 +46,7 @@ async def test_the_frames_come_about_a_second_apart(client: Client, clock: Clock
     assert all(0.8 < pause < 1.2 for pause in clock.slept)
 
 
-async def test_each_model_takes_its_own_styles_only(client: Client) -> None:
+async def test_each_model_accepts_only_its_own_styles(client: Client) -> None:
     assert len(RUN_STYLES) == 25
     for model, style, expected in (
         ("pika", "4", 200),
@@ -74,7 +74,7 @@ async def test_tokens_are_charged_and_missing_tokens_are_answered_with_418(
 @pytest.mark.parametrize(
     "order", [{"model": "sora", "prompt": "x"}, {"model": "suno"}, {"model": "suno", "prompt": ""}]
 )
-async def test_a_bad_order_is_refused_in_the_documented_shape(client: Client, order: dict[str, str]) -> None:
+async def test_an_invalid_order_is_refused_in_the_documented_format(client: Client, order: dict[str, str]) -> None:
     status, reply = await generate(client, **order)
     assert (status, reply["status"]) == (400, "Error")
 
@@ -87,7 +87,7 @@ async def test_luma_may_fail_at_peak_hours(simulator: Simulator, client: Client)
     assert statuses(body)[-1]["status"] == "Completed"
 
 
-async def test_the_line_ends_may_be_others(simulator: Simulator, client: Client) -> None:
+async def test_the_line_ending_can_be_changed(simulator: Simulator, client: Client) -> None:
     simulator.ainow.line_end = "\r\n"
     _, body = await generate(client, model="pika", prompt="x")
     assert body.startswith(b'data: {"status": "Processing started"}\r\n\r\ndata: ')

@@ -21,7 +21,7 @@ ERROR_FIELDS = {
 
 
 @pytest.mark.parametrize("provider", ALL)
-async def test_a_status_comes_in_the_providers_own_error_shape(
+async def test_a_status_fault_has_the_providers_error_format(
     simulator: Simulator, client: Client, provider: str
 ) -> None:
     for status in STATUSES:
@@ -32,9 +32,7 @@ async def test_a_status_comes_in_the_providers_own_error_shape(
 
 
 @pytest.mark.parametrize("provider", ALL)
-async def test_a_request_answered_in_the_providers_place_makes_no_job(
-    simulator: Simulator, client: Client, provider: str
-) -> None:
+async def test_a_replaced_answer_creates_no_job(simulator: Simulator, client: Client, provider: str) -> None:
     for kind in NOT_TAKEN:
         simulator.fault(f"{provider}.*", kind, times=1)
         await client.submit(provider)
@@ -45,9 +43,7 @@ async def test_a_request_answered_in_the_providers_place_makes_no_job(
 
 
 @pytest.mark.parametrize("provider", ALL)
-async def test_a_broken_answer_hides_a_job_that_was_made_and_paid(
-    simulator: Simulator, client: Client, provider: str
-) -> None:
+async def test_a_broken_answer_hides_a_paid_job(simulator: Simulator, client: Client, provider: str) -> None:
     for kind in TAKEN:
         simulator.fault(f"{provider}.*", kind, times=1, size=1024 * 1024)
         with contextlib.suppress(aiohttp.ClientError, ValueError):
@@ -67,23 +63,21 @@ async def test_a_dropped_request_gets_no_answer_and_a_cut_one_half(
         await client.submit(provider)
 
 
-async def test_a_wait_is_asked_for_with_429_and_503(simulator: Simulator, client: Client) -> None:
+async def test_faults_429_and_503_have_a_retry_after(simulator: Simulator, client: Client) -> None:
     for kind in ("429", "503"):
         simulator.fault("gaga.submit", kind, times=1, retry_after=7)
         async with client.session.post("/v1/generations", json={}, headers=client.key("gaga")) as response:
             assert (response.status, response.headers["Retry-After"]) == (int(kind), "7")
 
 
-async def test_a_fault_may_begin_later_end_after_some_times_and_follow_another(
-    simulator: Simulator, client: Client
-) -> None:
+async def test_faults_can_start_later_end_and_follow_each_other(simulator: Simulator, client: Client) -> None:
     simulator.fault("gaga.check", "500", after=1, times=2)
     simulator.fault("gaga.check", "404", after=1, times=1)
     _, reply = await client.submit("gaga")
     assert [(await client.check("gaga", reply))[0] for _ in range(5)] == [200, 500, 500, 404, 200]
 
 
-async def test_a_fault_may_be_for_some_requests_only(simulator: Simulator, client: Client) -> None:
+async def test_a_fault_can_match_some_requests(simulator: Simulator, client: Client) -> None:
     simulator.fault("gaga.submit", "500", match="cat")
     simulator.fault("gaga.check", "404", match="dog")
     simulator.fault("gaga.check", "reset", match=lambda received: received.path.endswith("/1"))
@@ -104,7 +98,7 @@ async def test_faults_can_be_cleared(simulator: Simulator, client: Client) -> No
     assert fault.hit_count == 1
 
 
-def test_a_fault_that_nothing_can_meet_is_a_mistake() -> None:
+def test_a_fault_for_an_unknown_operation_is_an_error() -> None:
     simulator = Simulator()
     with pytest.raises(ValueError, match=r"no operation is called 'gaga\.poll'; there are .*gaga\.check"):
         simulator.fault("gaga.poll", "500")
@@ -112,14 +106,14 @@ def test_a_fault_that_nothing_can_meet_is_a_mistake() -> None:
         simulator.fault("gaga.check", "thunder")
 
 
-def test_every_kind_can_be_asked_for_by_its_word() -> None:
+def test_every_kind_can_be_armed_by_its_name() -> None:
     simulator = Simulator()
     assert [simulator.fault("gaga.check", kind.value).kind for kind in Kind] == list(Kind)
 
 
 @pytest.mark.parametrize("kind", ["timeout", "stall"])
 @pytest.mark.parametrize("provider", ALL)
-async def test_a_silence_lasts_until_the_caller_gives_up(
+async def test_a_timeout_lasts_until_the_client_gives_up(
     simulator: Simulator, client: Client, provider: str, kind: str
 ) -> None:
     simulator.fault(f"{provider}.*", kind, times=1)
@@ -152,7 +146,7 @@ async def test_a_redirect_leads_to_another_origin_and_is_recorded(simulator: Sim
     assert arrived.headers["Host"].startswith("localhost:")
 
 
-async def test_a_stream_may_end_cleanly_before_its_end(simulator: Simulator, client: Client) -> None:
+async def test_a_stream_can_end_cleanly_before_its_last_frame(simulator: Simulator, client: Client) -> None:
     simulator.fault("ainow.generate", "unfinished")
     status, body = await client.submit("ainow")
     assert (status, body.count(b"\n\n")) == (200, 2)
@@ -170,7 +164,7 @@ async def test_a_stream_is_cut_in_the_middle_of_a_frame(simulator: Simulator, cl
             await response.content.readuntil(b"\n\n")
 
 
-async def test_a_frame_may_be_broken_json(simulator: Simulator, client: Client) -> None:
+async def test_a_frame_can_be_malformed_json(simulator: Simulator, client: Client) -> None:
     simulator.fault("ainow.generate", "malformed")
     _, body = await client.submit("ainow")
     first = body.split(b"\n\n")[0].removeprefix(b"data: ")
@@ -178,7 +172,7 @@ async def test_a_frame_may_be_broken_json(simulator: Simulator, client: Client) 
         json.loads(first)
 
 
-async def test_dripped_bytes_are_the_same_bytes(simulator: Simulator, client: Client) -> None:
+async def test_a_slow_transfer_delivers_the_same_bytes(simulator: Simulator, client: Client) -> None:
     _, reply = await client.submit("gaga")
     whole = await client.check("gaga", reply)
     simulator.fault("gaga.check", "drip")
@@ -212,7 +206,7 @@ async def test_a_fault_changes_every_frame_of_a_stream(
     assert (status, body.partition(b"\n\n")[0]) == (200, first)
 
 
-async def test_a_frame_may_be_huge(simulator: Simulator, client: Client) -> None:
+async def test_a_frame_can_be_huge(simulator: Simulator, client: Client) -> None:
     simulator.fault("ainow.generate", "huge", size=1024 * 1024)
     _, body = await client.submit("ainow")
     assert body.startswith(b'data: {"padding": "xxx')
@@ -220,7 +214,7 @@ async def test_a_frame_may_be_huge(simulator: Simulator, client: Client) -> None
     assert body.count(b"\n\n") == 1
 
 
-async def test_a_stream_may_fall_silent_in_its_middle(simulator: Simulator, client: Client) -> None:
+async def test_a_stream_can_stall_in_the_middle(simulator: Simulator, client: Client) -> None:
     simulator.fault("ainow.generate", "stall")
     order = {"model": "pika", "prompt": "x"}
     async with client.session.post("/api/generate", json=order, headers=client.key("ainow")) as response:

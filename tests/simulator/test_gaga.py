@@ -8,7 +8,7 @@ from tests.simulator.wire import Client, Clock, speech, upload_of
 
 
 def avatar(source: object, audio: object, **changes: Any) -> dict[str, Any]:
-    """The body of the page's second example."""
+    """Return the body of the page's second example."""
     conditions = [{"type": "audio", "content": audio}, {"type": "text", "content": "smile, wave"}]
     chunk = {"duration": 5, "conditions": conditions, "enablePromptEnhancement": True}
     order = {"model": "avatar-h1-pro", "resolution": "720p", "seed": 12345, "aspectRatio": "16:9", "chunks": [chunk]}
@@ -39,7 +39,7 @@ async def test_an_uploaded_asset_has_an_id_and_a_url_that_returns_it(client: Cli
 
 
 @pytest.mark.parametrize("as_text", [True, False])
-async def test_an_avatar_takes_its_image_id_as_text_or_number(client: Client, *, as_text: bool) -> None:
+async def test_an_avatars_image_id_can_be_text_or_number(client: Client, *, as_text: bool) -> None:
     image, audio = await client.upload(Sample.IMAGE), await client.upload(Sample.AUDIO)
     order = avatar(str(image) if as_text else image, str(audio))
     status, reply = await client.post("gaga", "/v1/generations", json=order)
@@ -57,7 +57,7 @@ async def test_an_avatar_without_image_or_audio_is_refused_with_422(client: Clie
         assert (status, reply["detail"][0]["loc"]) == (422, loc)
 
 
-async def test_an_asset_that_is_unknown_or_of_the_wrong_kind_is_refused(client: Client) -> None:
+async def test_an_unknown_or_unsuitable_asset_is_refused(client: Client) -> None:
     image = await client.upload(Sample.IMAGE)
     for order in (avatar(999, "999"), avatar(image, str(image))):
         status, reply = await client.post("gaga", "/v1/generations", json=order)
@@ -79,13 +79,13 @@ async def test_an_asset_that_is_unknown_or_of_the_wrong_kind_is_refused(client: 
         {},
     ],
 )
-async def test_a_generation_that_breaks_the_schema_is_refused_with_422(client: Client, order: object) -> None:
+async def test_an_invalid_generation_is_refused_with_422(client: Client, order: object) -> None:
     status, reply = await client.post("gaga", "/v1/generations", json=order)
     assert status == 422
     assert {"loc", "msg", "type"} == set(reply["detail"][0])
 
 
-async def test_only_the_documented_file_formats_are_taken(client: Client) -> None:
+async def test_only_documented_file_formats_are_accepted(client: Client) -> None:
     assert await client.post("gaga", "/v1/assets", data=upload_of(b"%PDF-1.7 ...")) == (
         400,
         {"detail": "Invalid file format"},
@@ -106,7 +106,7 @@ async def test_an_upload_without_a_file_is_refused(client: Client) -> None:
     assert (status, reply["detail"][0]["loc"]) == (422, ["body", "file"])
 
 
-async def test_ids_may_be_wider_than_a_double_holds(simulator: Simulator, client: Client) -> None:
+async def test_ids_can_exceed_the_precision_of_a_double(simulator: Simulator, client: Client) -> None:
     simulator.gaga.wide_ids = True
     _, reply = await client.submit("gaga")
     assert reply["id"] > 2**53
@@ -119,7 +119,7 @@ async def test_an_unknown_generation_is_404_and_a_non_numeric_id_is_422(client: 
     assert (await client.get("gaga", "/v1/assets/1"))[0] == 404
 
 
-async def test_the_shapes_that_others_saw_can_be_switched_on(
+async def test_the_variants_of_other_clients_can_be_switched_on(
     simulator: Simulator, client: Client, clock: Clock
 ) -> None:
     simulator.gaga.url_field = "result.videoURL"
@@ -136,7 +136,7 @@ async def test_the_shapes_that_others_saw_can_be_switched_on(
     assert document["failReason"]
 
 
-async def test_a_form_that_cannot_be_read_is_refused(client: Client) -> None:
+async def test_an_unreadable_form_is_refused(client: Client) -> None:
     headers = {"Content-Type": "multipart/form-data"}
     status, reply = await client.post("gaga", "/v1/assets", data=b"--x", headers=headers)
     assert (status, reply["detail"][0]["loc"]) == (422, ["body", "file"])

@@ -15,7 +15,7 @@ CHAT = {"model": "gpt-5.4-mini", "messages": [{"role": "user", "content": "Who a
 
 
 def frames(body: bytes) -> list[str]:
-    """The data of each server-sent event."""
+    """Return the data of each server-sent event."""
     return [block.removeprefix("data: ") for block in body.decode().split("\n\n") if block]
 
 
@@ -37,7 +37,7 @@ async def test_a_video_is_queued_then_in_progress_then_completed(client: Client,
     assert not [key for key in document if "url" in key]
 
 
-async def test_the_content_is_bytes_for_the_key_and_409_before_the_end(client: Client, clock: Clock) -> None:
+async def test_the_content_needs_the_key_and_is_409_before_the_end(client: Client, clock: Clock) -> None:
     _, reply = await client.submit("gaia")
     path = f"/v1/videos/async/{reply['id']}/content"
     assert (await client.get("gaia", path))[0] == 409
@@ -47,9 +47,7 @@ async def test_the_content_is_bytes_for_the_key_and_409_before_the_end(client: C
         assert keyless.status == 401
 
 
-async def test_the_content_may_redirect_to_a_signed_url_without_a_key(
-    simulator: Simulator, client: Client, clock: Clock
-) -> None:
+async def test_the_content_can_redirect_to_a_signed_url(simulator: Simulator, client: Client, clock: Clock) -> None:
     simulator.gaia.content_redirects = True
     _, reply = await client.submit("gaia")
     clock.time += 100
@@ -100,7 +98,7 @@ def _with_file(name: str, content_type: str) -> aiohttp.FormData:
     ],
     ids=["json", "seconds", "model", "prompt", "unknown field", "seconds as file", "reference is no image"],
 )
-async def test_a_video_that_is_no_proper_form_is_refused(client: Client, options: dict[str, Any]) -> None:
+async def test_a_video_without_a_valid_form_is_refused(client: Client, options: dict[str, Any]) -> None:
     status, reply = await client.post("gaia", "/v1/videos/async", **options)
     assert status == 400
     assert reply["error"]["type"] == "invalid_request_error"
@@ -149,7 +147,7 @@ async def test_a_failed_text_sends_an_error_in_the_stream_without_done(client: C
     assert "error" in json.loads(frames(body)[-1])
 
 
-async def test_the_models_listed_can_be_chosen(simulator: Simulator, client: Client) -> None:
+async def test_the_listed_models_can_be_changed(simulator: Simulator, client: Client) -> None:
     _, reply = await client.get("gaia", "/v1/models")
     assert "grok-imagine-video" in [each["id"] for each in reply["data"]]
     simulator.gaia.listed_models = ["gpt-5.4-mini"]
@@ -157,7 +155,7 @@ async def test_the_models_listed_can_be_chosen(simulator: Simulator, client: Cli
     assert (reply["object"], [each["id"] for each in reply["data"]]) == ("list", ["gpt-5.4-mini"])
 
 
-async def test_a_job_is_forgotten_after_an_hour(client: Client, clock: Clock) -> None:
+async def test_a_job_is_unknown_after_an_hour(client: Client, clock: Clock) -> None:
     _, reply = await client.submit("gaia")
     clock.time += 3601
     status, document = await client.check("gaia", reply)
@@ -169,7 +167,7 @@ async def test_a_video_is_not_found_among_images(client: Client) -> None:
     assert (await client.get("gaia", f"{IMAGES}/async/{reply['id']}"))[0] == 404
 
 
-async def test_the_shapes_that_others_saw_can_be_switched_on(
+async def test_the_variants_of_other_clients_can_be_switched_on(
     simulator: Simulator, client: Client, clock: Clock
 ) -> None:
     gaia = simulator.gaia
@@ -185,20 +183,20 @@ async def test_the_shapes_that_others_saw_can_be_switched_on(
     assert document["data"]["result_url"] == f"/v1/videos/async/{number}/content"
 
 
-def asked(prompt: str, **changes: Any) -> dict[str, Any]:
-    """A streamed chat order."""
+def chat_order(prompt: str, **changes: Any) -> dict[str, Any]:
+    """Return the body of a streamed chat order."""
     return {"model": "gpt-5.4-mini", "stream": True, "messages": [{"role": "user", "content": prompt}], **changes}
 
 
-async def test_a_stream_of_text_tells_its_usage_when_asked(client: Client) -> None:
-    order = asked("x", stream_options={"include_usage": True})
+async def test_a_streamed_text_reports_its_usage_on_request(client: Client) -> None:
+    order = chat_order("x", stream_options={"include_usage": True})
     _, body = await client.post("gaia", "/v1/chat/completions", json=order)
     last = json.loads(frames(body)[-2])
     assert (last["choices"], last["usage"]["prompt_tokens"]) == ([], 8)
 
 
-async def test_a_text_passes_through_an_object_of_no_page_and_goes_on(client: Client) -> None:
-    _, body = await client.post("gaia", "/v1/chat/completions", json=asked("x [unknown]"))
+async def test_a_text_can_contain_an_undocumented_object(client: Client) -> None:
+    _, body = await client.post("gaia", "/v1/chat/completions", json=chat_order("x [unknown]"))
     *chunks, done = frames(body)
     assert {"choices": [], "object": "chat.completion.reticulating"}.items() <= json.loads(
         next(chunk for chunk in chunks if "reticulating" in chunk)
@@ -208,7 +206,7 @@ async def test_a_text_passes_through_an_object_of_no_page_and_goes_on(client: Cl
 
 async def test_a_stuck_text_stops_in_the_middle_of_its_words(client: Client) -> None:
     async with client.session.post(
-        "/v1/chat/completions", json=asked("x [stuck]"), headers=client.key("gaia")
+        "/v1/chat/completions", json=chat_order("x [stuck]"), headers=client.key("gaia")
     ) as response:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
@@ -216,7 +214,7 @@ async def test_a_stuck_text_stops_in_the_middle_of_its_words(client: Client) -> 
 
 
 async def test_a_text_that_fails_without_a_stream_is_a_server_error(client: Client) -> None:
-    status, reply = await client.post("gaia", "/v1/chat/completions", json=asked("[fail]", stream=False))
+    status, reply = await client.post("gaia", "/v1/chat/completions", json=chat_order("[fail]", stream=False))
     assert (status, reply["error"]["type"]) == (500, "server_error")
 
 

@@ -19,7 +19,7 @@ async def test_the_reply_contains_all_urls_which_work_after_their_item_succeeded
     assert (await client.get("ganai", reply[0]["permalink"]))[1] == Sample.VIDEO.bytes
 
 
-async def test_items_end_each_in_their_own_time(client: Client, clock: Clock) -> None:
+async def test_each_item_has_its_own_duration(client: Client, clock: Clock) -> None:
     _, reply = await client.post("ganai", BULK, json=[{"unique_id": str(number)} for number in range(8)])
     ended: dict[str, float] = {}
     words = set()
@@ -51,26 +51,26 @@ async def test_a_word_in_a_tag_fails_that_item_alone(client: Client, clock: Cloc
 @pytest.mark.parametrize(
     "body", [{"unique_id": "a"}, [], [{"names": "x"}], [{"unique_id": 7}], [{"unique_id": "a", "tag": {}}]]
 )
-async def test_a_body_that_is_no_list_of_items_is_refused_with_422(client: Client, body: object) -> None:
+async def test_a_body_other_than_a_list_of_items_is_refused_with_422(client: Client, body: object) -> None:
     status, reply = await client.post("ganai", BULK, json=body)
     assert status == 422
     assert reply["detail"][0]["loc"][0] == "body"
 
 
-async def test_the_project_is_asked_for_in_the_query(simulator: Simulator, client: Client) -> None:
+async def test_the_project_is_required_in_the_query(simulator: Simulator, client: Client) -> None:
     status, reply = await client.post("ganai", "/create_video/bulk", json=ITEMS)
     assert (status, reply["detail"][0]["loc"]) == (422, ["query", "project_id"])
     simulator.ganai.projects = {"p2"}
     assert (await client.post("ganai", BULK, json=ITEMS))[0] == 404
 
 
-async def test_a_project_may_demand_its_tags(simulator: Simulator, client: Client) -> None:
+async def test_a_project_can_require_tags(simulator: Simulator, client: Client) -> None:
     simulator.ganai.tags = {"city"}
     status, reply = await client.post("ganai", BULK, json=ITEMS)
     assert (status, reply["detail"][0]["loc"]) == (422, ["body", 0, "city"])
 
 
-async def test_items_may_be_left_out_of_the_reply_or_have_no_inference(simulator: Simulator, client: Client) -> None:
+async def test_the_reply_can_omit_items_or_their_inference(simulator: Simulator, client: Client) -> None:
     simulator.ganai.omitted_items = {"a"}
     simulator.ganai.without_inference = {"b"}
     simulator.ganai.reversed_reply = True
@@ -79,7 +79,7 @@ async def test_items_may_be_left_out_of_the_reply_or_have_no_inference(simulator
     assert [each["inference_id"] is None for each in reply] == [False, False, True]
 
 
-async def test_an_item_may_end_in_any_other_word(simulator: Simulator, client: Client, clock: Clock) -> None:
+async def test_an_item_can_end_with_any_word(simulator: Simulator, client: Client, clock: Clock) -> None:
     simulator.ganai.end_words = {"a": "BLOCKED"}
     _, reply = await client.submit("ganai")
     clock.time += 100
@@ -88,7 +88,7 @@ async def test_an_item_may_end_in_any_other_word(simulator: Simulator, client: C
     assert (await client.get("ganai", reply[0]["video_url"]))[0] == 404
 
 
-async def test_the_video_url_may_expire_and_the_status_call_renews_it(
+async def test_the_video_url_can_expire_and_the_status_call_renews_it(
     simulator: Simulator, client: Client, clock: Clock
 ) -> None:
     simulator.ganai.link_lifetime = 60

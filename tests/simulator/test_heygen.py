@@ -86,15 +86,13 @@ async def test_a_failure_is_http_200_with_an_error_inside(simulator: Simulator, 
         (clips("a BlockedWord"), 400105),
     ],
 )
-async def test_an_order_against_the_reference_is_refused_with_a_code(
-    client: Client, order: dict[str, Any], code: int
-) -> None:
+async def test_an_invalid_order_is_refused_with_a_code(client: Client, order: dict[str, Any], code: int) -> None:
     status, reply = await client.post("heygen", "/v1/video.generate", json=order)
     assert (status, reply["code"]) == (400, code)
     assert reply["message"]
 
 
-async def test_all_that_the_reference_names_is_taken(client: Client, clock: Clock) -> None:
+async def test_every_field_of_the_reference_is_accepted(client: Client, clock: Clock) -> None:
     clip = {
         "talking_photo_id": "Tom",
         "talking_photo_style": "circle",
@@ -110,7 +108,7 @@ async def test_all_that_the_reference_names_is_taken(client: Client, clock: Cloc
     assert (await client.get("heygen", document["data"]["video_url_caption"]))[0] == 200
 
 
-async def test_the_key_stands_in_its_own_header(simulator: Simulator, client: Client) -> None:
+async def test_the_key_is_read_from_its_own_header(simulator: Simulator, client: Client) -> None:
     simulator.heygen.bad_key_code = 401057
     key = simulator.keys["heygen"]
     path = "/v1/video.generate"
@@ -123,7 +121,7 @@ async def test_an_unknown_or_missing_video_id_is_an_error(client: Client) -> Non
     assert (await client.get("heygen", "/v1/video_status.get?video_id=x"))[0] == 404
 
 
-async def test_the_object_may_come_unwrapped(simulator: Simulator, client: Client) -> None:
+async def test_the_object_can_come_without_an_envelope(simulator: Simulator, client: Client) -> None:
     _, reply = await client.submit("heygen")
     simulator.heygen.has_envelope, simulator.heygen.id_field = False, "video_id"
     _, document = await client.check("heygen", reply)

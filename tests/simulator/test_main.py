@@ -8,7 +8,7 @@ from proxy.simulator import PROMPT_FAULTS, Simulator
 from proxy.simulator.__main__ import run
 
 
-async def test_it_runs_alone_and_prints_its_keys_and_words(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_it_runs_alone_and_prints_its_keys_and_fault_words(capsys: pytest.CaptureFixture[str]) -> None:
     simulator = Simulator()
     running = asyncio.create_task(run(simulator, "127.0.0.1", 0))
     async with asyncio.timeout(5):

@@ -7,7 +7,7 @@ import time
 import aiohttp
 import pytest
 
-from proxy.simulator import DEFAULT_KEYS, PROVIDERS, Simulator
+from proxy.simulator import Simulator, default_keys, provider_types
 from proxy.simulator.files import FOLDER, Sample
 from tests.simulator.wire import ALL, POLLED, Client, Clock, speech
 
@@ -21,20 +21,20 @@ READS = {
 }
 
 
-def test_each_provider_of_the_registry_is_an_attribute_with_its_own_key() -> None:
+def test_each_provider_of_the_folder_is_an_attribute_with_its_own_key() -> None:
     simulator = Simulator()
-    assert [getattr(simulator, kind.name) for kind in PROVIDERS] == list(simulator.providers)
-    assert len(set(simulator.keys.values())) == len(PROVIDERS)
+    assert [getattr(simulator, kind.name) for kind in provider_types()] == list(simulator.providers)
+    assert len(set(simulator.keys.values())) == len(provider_types())
     assert not hasattr(simulator, "unknown")
 
 
 def test_keys_given_to_the_simulator_override_the_default_keys() -> None:
-    assert Simulator().keys == dict(DEFAULT_KEYS)
-    assert Simulator(keys={"gaga": "mine"}).keys == {**DEFAULT_KEYS, "gaga": "mine"}
+    assert Simulator().keys == default_keys()
+    assert Simulator(keys={"gaga": "mine"}).keys == {**default_keys(), "gaga": "mine"}
 
 
 @pytest.mark.parametrize("provider", ALL)
-async def test_a_key_may_stop_working_at_any_time(simulator: Simulator, client: Client, provider: str) -> None:
+async def test_a_key_can_stop_working_at_any_time(simulator: Simulator, client: Client, provider: str) -> None:
     old = client.key(provider)
     assert (await client.submit(provider))[0] == 200
     simulator.keys[provider] = "another"
@@ -53,7 +53,7 @@ async def test_a_request_without_a_key_is_counted_and_refused(
     assert simulator.submits.total() == 0
 
 
-async def test_requests_are_kept_as_they_came(simulator: Simulator, client: Client) -> None:
+async def test_requests_are_recorded_unchanged(simulator: Simulator, client: Client) -> None:
     await client.submit("gaga", "Hello")
     received = simulator.requests[-1]
     assert (received.operation, received.method, received.path) == ("gaga.submit", "POST", "/v1/generations")
@@ -100,7 +100,7 @@ async def test_speed_makes_simulated_time_pass_faster() -> None:
         assert all(pause < 0.2 for pause in clock.slept)
 
 
-async def test_stopping_is_quick_though_requests_hang(clock: Clock) -> None:
+async def test_stopping_is_quick_even_with_hanging_requests(clock: Clock) -> None:
     simulator = Simulator(now=clock.now, sleep=clock.sleep)
     await simulator.start()
     simulator.fault("gaga.submit", "timeout")
@@ -131,7 +131,7 @@ async def test_a_restart_on_the_same_port_keeps_the_jobs(clock: Clock) -> None:
         await simulator.stop()
 
 
-async def test_it_survives_clients_that_leave(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+async def test_it_survives_disconnected_clients(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     for _ in range(3):
         order = {"model": "pika", "prompt": "[stuck]"}
@@ -161,7 +161,7 @@ def test_the_media_are_small_and_real(sample: Sample) -> None:
     assert starts[name] in sample.bytes[:16]
 
 
-async def test_media_come_with_type_ranges_and_head(simulator: Simulator, client: Client) -> None:
+async def test_media_have_a_type_ranges_and_head(simulator: Simulator, client: Client) -> None:
     url = simulator.files.publish("a b/song.mp3", Sample.AUDIO)
     size = len(Sample.AUDIO.bytes)
     async with client.session.head(url) as response:
@@ -172,7 +172,7 @@ async def test_media_come_with_type_ranges_and_head(simulator: Simulator, client
     assert (await client.get("gaga", "/media/nothing.mp4"))[0] == 404
 
 
-async def test_a_body_that_is_no_json_is_refused_by_every_provider(client: Client) -> None:
+async def test_a_body_without_json_is_refused_by_every_provider(client: Client) -> None:
     paths = {
         "gaga": "/v1/generations",
         "gaia": "/v1/images/generations/async",

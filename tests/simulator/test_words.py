@@ -17,7 +17,7 @@ def test_every_word_is_explained() -> None:
 
 
 @pytest.mark.parametrize("provider", POLLED)
-async def test_fail_and_cancel_end_a_job_badly(client: Client, clock: Clock, provider: str) -> None:
+async def test_fail_and_cancel_end_a_job_without_a_result(client: Client, clock: Clock, provider: str) -> None:
     for prompt, ends in (("[fail] please", FAILED), ("please [CANCEL]", CANCELED)):
         _, reply = await client.submit(provider, prompt)
         clock.time += 100
@@ -39,7 +39,7 @@ async def test_slow_takes_five_times_as_long_and_stuck_never_ends(client: Client
 
 
 @pytest.mark.parametrize("provider", POLLED)
-async def test_unknown_passes_through_a_word_of_no_page(client: Client, clock: Clock, provider: str) -> None:
+async def test_unknown_shows_an_undocumented_word(client: Client, clock: Clock, provider: str) -> None:
     _, reply = await client.submit(provider, "[unknown]")
     seen = set()
     for _ in range(60):
@@ -50,7 +50,7 @@ async def test_unknown_passes_through_a_word_of_no_page(client: Client, clock: C
 
 
 @pytest.mark.parametrize("provider", ALL)
-async def test_429_refuses_the_first_submit_and_takes_the_second(
+async def test_429_refuses_the_first_submit_and_accepts_the_second(
     simulator: Simulator, client: Client, provider: str
 ) -> None:
     assert [(await client.submit(provider, "[429]"))[0] for _ in range(4)] == [429, 200, 429, 200]
@@ -58,7 +58,7 @@ async def test_429_refuses_the_first_submit_and_takes_the_second(
 
 
 @pytest.mark.parametrize("provider", ALL)
-async def test_a_submit_that_a_word_refuses_creates_no_job(simulator: Simulator, client: Client, provider: str) -> None:
+async def test_a_submit_refused_by_a_word_creates_no_job(simulator: Simulator, client: Client, provider: str) -> None:
     assert (await client.submit(provider, "[500]"))[0] == 500
     assert (await client.submit(provider, "[reject]"))[0] == REJECTED[provider]
     assert (await client.submit(provider, "[credits]"))[0] == NO_CREDIT[provider]
@@ -66,7 +66,7 @@ async def test_a_submit_that_a_word_refuses_creates_no_job(simulator: Simulator,
 
 
 @pytest.mark.parametrize("provider", POLLED)
-async def test_flaky_answers_every_other_poll_with_a_page(client: Client, provider: str) -> None:
+async def test_flaky_answers_every_second_poll_with_an_html_page(client: Client, provider: str) -> None:
     _, reply = await client.submit(provider, "[flaky]")
     answers = [await client.check(provider, reply) for _ in range(4)]
     assert [status for status, _ in answers] == [200, 502, 200, 502]
@@ -91,7 +91,7 @@ async def test_a_stream_obeys_the_words_too(client: Client) -> None:
         await client.submit("ainow", "[cut]")
 
 
-async def test_a_stuck_stream_goes_on_until_its_reader_leaves(client: Client) -> None:
+async def test_a_stuck_stream_continues_until_its_client_disconnects(client: Client) -> None:
     order = {"model": "pika", "prompt": "[stuck]"}
     async with client.session.post("/api/generate", json=order, headers=client.key("ainow")) as response:
         for _ in range(100):

@@ -1,4 +1,4 @@
-"""A clock to turn by hand, the keys as headers, and one good order for each provider."""
+"""A client of the simulator: a manual clock, the keys as headers, and one valid order for each provider."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ class Clock:
 
 @dataclass
 class Client:
-    """A session that knows each provider's key."""
+    """HTTP session that sends each provider's key."""
 
     simulator: Simulator
     session: aiohttp.ClientSession
@@ -53,12 +53,12 @@ class Client:
         return int(reply["id"])
 
     async def submit(self, provider: str, prompt: str = "Hello, World!") -> tuple[int, Any]:
-        """One good order, of what the provider is best known for."""
+        """Send a valid order to a provider."""
         path, options = ORDERS[provider](prompt)
         return await self.post(provider, path, **options)
 
     async def check(self, provider: str, reply: Any) -> tuple[int, Any]:
-        """The status call that a submit's reply leads to."""
+        """Send the status call for the reply to a submit."""
         return await self.get(provider, CHECKS[provider](reply))
 
 
@@ -69,13 +69,13 @@ def upload_of(body: bytes, name: str = "picture.png") -> aiohttp.FormData:
 
 
 def speech(prompt: str, **changes: Any) -> dict[str, Any]:
-    """A gaga-1 generation."""
+    """Return the body of a gaga-1 generation."""
     chunk = {"duration": 10, "conditions": [{"type": "text", "content": prompt}]}
     return {"model": "gaga-1", "resolution": "720p", "aspectRatio": "16:9", "chunks": [chunk], **changes}
 
 
 def video_form(prompt: str, **changes: str) -> aiohttp.FormData:
-    """A Gaia video's form."""
+    """Return the form of a Gaia video."""
     fields = {"model": "grok-imagine-video", "prompt": prompt, "seconds": "6", "size": "1280x720", **changes}
     form = aiohttp.FormData(quote_fields=False, default_to_multipart=True)
     for name, value in fields.items():
@@ -84,7 +84,7 @@ def video_form(prompt: str, **changes: str) -> aiohttp.FormData:
 
 
 def clips(prompt: str, **changes: Any) -> dict[str, Any]:
-    """A HeyGen video."""
+    """Return the body of a HeyGen video."""
     return {"version": "v1alpha", "ratio": "16:9", "clips": [{"avatar_id": "Anna", "input_text": prompt}], **changes}
 
 
@@ -106,7 +106,7 @@ ALL = tuple(ORDERS)
 
 
 def status_of(document: Any) -> str:
-    """The status word, wherever the provider puts it."""
+    """Return the status word of a provider's status document."""
     if "data" in document:
         document = document["data"]
     return str(document["gen_status"] if "gen_status" in document else document["status"])

@@ -42,6 +42,11 @@ class StoreContract(AccountsContract, JobsContract, ClaimsContract, FeedsContrac
             assert await store.get_or_set("place", b"three") == b"one"
             assert await store.get_or_set("other", b"three") == b"three"
 
+    async def test_a_kept_value_is_read_by_its_name(self, store: Store) -> None:
+        await store.get_or_set("place", b"\x00one")
+        assert await store.value("place") == b"\x00one"
+        assert await store.value("other") is None
+
     async def test_a_secret_never_changes(self, opened: Opened) -> None:
         async with opened() as store:
             first = await store.secret("links")

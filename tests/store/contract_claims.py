@@ -193,6 +193,17 @@ class ClaimsContract(StoreFixtures):
         with pytest.raises(ClaimLost):
             await store.intended_request(old)
 
+    async def test_each_claim_of_a_job_has_its_version(self, store: Store, caller: Caller, clock: ManualClock) -> None:
+        await caller.admit(version="acme-1")
+        assert (await claim_one(store, "node-a")).version == "acme-1"
+        clock.time += LEASE
+        assert (await claim_one(store, "node-b")).version == "acme-1"
+        assert [claim.version for claim in await store.unknown_claims("node-b", [])] == ["acme-1"]
+
+    async def test_a_job_without_a_version_has_an_empty_one(self, store: Store, caller: Caller) -> None:
+        await caller.admit()
+        assert (await claim_one(store)).version == ""
+
     async def test_an_intent_without_a_request_has_none(self, store: Store, caller: Caller) -> None:
         await caller.admit()
         claim = await claim_one(store)

@@ -68,8 +68,11 @@ def parse_replay(reply: Sequence[bytes]) -> Job:
 
 
 def parse_claims(node: str, reply: Sequence[Any]) -> list[Claim]:
-    """Return the node's claims from a list of {epoch, time since which it waited, record}."""
-    return [Claim(parse_job(record), node, int(epoch), float(since)) for epoch, since, record in reply]
+    """Return the node's claims from a list of {epoch, time since which it waited, version, record}."""
+    return [
+        Claim(parse_job(record), node, int(epoch), float(since), version.decode())
+        for epoch, since, version, record in reply
+    ]
 
 
 def parse_event(job: str, n: int, entry: bytes) -> Event:

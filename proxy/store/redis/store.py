@@ -142,6 +142,11 @@ class RedisStore:
         """Return the value of `name`, which is `value` if it has none yet."""
         return bytes(await self._write("get_or_set", name, value))
 
+    async def value(self, name: str) -> bytes | None:
+        """Return the value kept under `name`; None if there is none."""
+        found: bytes | None = await self._read("value", name)
+        return found
+
     async def secret(self, name: str) -> bytes:
         """Return the 32 random bytes kept under `name`."""
         return await self.get_or_set(name, secrets.token_bytes(32))
@@ -225,6 +230,7 @@ class RedisStore:
             now,
             "" if admission.most is None else admission.most,
             admission.line,
+            admission.version,
         )
         match reply:
             case [b"done", change, position]:

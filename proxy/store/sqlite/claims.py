@@ -58,11 +58,12 @@ def count_jobs(db: SqliteConnection, account: str) -> tuple[int, int]:
     return in_backlog, unfinished - in_backlog
 
 
-def enqueue(db: SqliteConnection, job: Job, queue: str, onward: str, now: float) -> None:
-    """Insert the job's row in `work`: it waits in `queue`, and after a backlog in `onward`."""
+def enqueue(db: SqliteConnection, job: Job, queue: str, admission: Admission, now: float) -> None:
+    """Insert the job's row in `work`: it waits in `queue`, and after a backlog in the admission's queue."""
+    turn = _next_turn(db, queue, job.account)
     db.execute(
-        "INSERT INTO work (job, account, queue, turn, since, onward, waiting) VALUES (?, ?, ?, ?, ?, ?, 1)",
-        (job.id, job.account, queue, _next_turn(db, queue, job.account), now, onward),
+        "INSERT INTO work (job, account, queue, turn, since, onward, version, waiting) VALUES (?, ?, ?, ?, ?, ?, ?, 1)",
+        (job.id, job.account, queue, turn, now, admission.queue, admission.version),
     )
 
 
@@ -189,12 +190,12 @@ def _take(db: SqliteConnection, job_id: str, node: str, lapses_at: float) -> Cla
         (node, lapses_at, job_id),
     )
     row = db.execute(
-        "SELECT record, epoch, since, queue FROM work JOIN job ON job.id = work.job WHERE job = ?", (job_id,)
+        "SELECT record, epoch, since, version, queue FROM work JOIN job ON job.id = work.job WHERE job = ?", (job_id,)
     ).fetchone()
     job = job_from_row(row)
     if row["queue"] == backlog_queue(job.account):
         mark_backlog(db, job.account)
-    return Claim(job, node, row["epoch"], row["since"])
+    return Claim(job, node, row["epoch"], row["since"], row["version"])
 
 
 def renew(db: SqliteConnection, node: str, lapses_at: float) -> None:
@@ -204,8 +205,10 @@ def renew(db: SqliteConnection, node: str, lapses_at: float) -> None:
 
 def unknown_claims(db: SqliteConnection, node: str, driven: Collection[str]) -> list[Claim]:
     """Return up to `AT_ONCE` of the node's claims for jobs other than `driven`."""
-    rows = db.execute("SELECT record, epoch, since FROM work JOIN job ON job.id = work.job WHERE node = ?", (node,))
-    held = (Claim(job_from_row(row), node, row["epoch"], row["since"]) for row in rows)
+    rows = db.execute(
+        "SELECT record, epoch, since, version FROM work JOIN job ON job.id = work.job WHERE node = ?", (node,)
+    )
+    held = (Claim(job_from_row(row), node, row["epoch"], row["since"], row["version"]) for row in rows)
     return list(islice((claim for claim in held if claim.job.id not in driven), AT_ONCE))
 
 

@@ -73,6 +73,12 @@ def get_or_set(db: SqliteConnection, name: str, value: bytes) -> bytes:
     return bytes(db.execute("SELECT value FROM secret WHERE name = ?", (name,)).fetchone()["value"])
 
 
+def find_value(db: SqliteConnection, name: str) -> bytes | None:
+    """Return the value kept under `name`; None if there is none."""
+    row = db.execute("SELECT value FROM secret WHERE name = ?", (name,)).fetchone()
+    return bytes(row["value"]) if row is not None else None
+
+
 @contextmanager
 def _exclusive_folder(folder: Path) -> Iterator[None]:
     """Lock the folder while a store in it is opened. SQLite's busy timeout does not cover the change to WAL."""

@@ -29,7 +29,7 @@ def admit(db: SqliteConnection, admission: Admission, now: float) -> Admitted:
     accounts.charge(db, job)
     row = (job.id, job.account, job.model, job.status, dump_job(job))
     db.execute("INSERT INTO job (id, account, model, status, record) VALUES (?, ?, ?, ?, ?)", row)
-    claims.enqueue(db, job, queue, admission.queue, now)
+    claims.enqueue(db, job, queue, admission, now)
     event: Event | None = record_event(db, job, Draft(job.status), now)
     if queue != admission.queue:
         job, event = record_position(db, job, claims.count_jobs(db, job.account)[0], now), None

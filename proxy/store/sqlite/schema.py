@@ -179,9 +179,10 @@ _SPENT_KEYS: Final = (
 )
 # Not part of the job's record, because the versions before refuse a record with a field that they do not know.
 _INTENDED_REQUESTS: Final = ("ALTER TABLE work ADD COLUMN request BLOB",)
+_PROVIDER_VERSIONS: Final = ("ALTER TABLE work ADD COLUMN version TEXT NOT NULL DEFAULT ''",)
 MIGRATIONS: Final = (
     *(_SCHEMA, _JOB_ENDS, _FEEDS, _QUEUE_TURNS, _JOB_COUNTS, _BACKLOGS, _KEY_AGES, _SPENT_KEYS),
-    _INTENDED_REQUESTS,
+    *(_INTENDED_REQUESTS, _PROVIDER_VERSIONS),
 )
 """Each migrates a database from the version that is its index to the next. Released migrations are never edited."""
 

@@ -115,6 +115,10 @@ class SqliteStore:
         """Return the value kept under `name`."""
         return await self._writer.run(file.get_or_set, name, value)
 
+    async def value(self, name: str) -> bytes | None:
+        """Return the value kept under `name`; None if there is none."""
+        return await self._reader.run(file.find_value, name)
+
     async def secret(self, name: str) -> bytes:
         """Return the 32 random bytes kept under `name`."""
         return await self.get_or_set(name, secrets.token_bytes(32))

@@ -8,6 +8,10 @@ function commands.get_or_set(name, value)
   return call('HGET', 'pollcast:secrets', name)
 end
 
+function commands.value(name)
+  return call('HGET', 'pollcast:secrets', name)
+end
+
 local function read_key(key)
   local account, created_at, revoked_at =
     unpack(call('HMGET', 'pollcast:key:' .. key, 'account', 'created_at', 'revoked_at'))

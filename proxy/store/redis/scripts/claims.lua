@@ -179,13 +179,15 @@ local function jobs_in_turn(queue, room, limit)
   return jobs
 end
 
--- Return {epoch, time since which it waited for room, record} of those of the jobs that the node holds.
+-- Return {epoch, time since which it waited for room, version, record} of those of the jobs that the node holds.
 local function read_claims(node, jobs)
   local claims = {}
   for _, job in ipairs(jobs) do
-    local holder, epoch, since, over = unpack(call('HMGET', 'pollcast:work:' .. job, 'node', 'epoch', 'since', 'over'))
+    local work = 'pollcast:work:' .. job
+    local holder, epoch, since, version, over =
+      unpack(call('HMGET', work, 'node', 'epoch', 'since', 'version', 'over'))
     if holder == node and not over then
-      table.insert(claims, {epoch, since, call('GET', 'pollcast:job:' .. job)})
+      table.insert(claims, {epoch, since, version or '', call('GET', 'pollcast:job:' .. job)})
     end
   end
   return claims

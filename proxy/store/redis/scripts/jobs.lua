@@ -65,7 +65,7 @@ end
 -- or the reason why there is no new job: a reply of `find_replay`, {'full', length of the backlog},
 -- {'no asset', asset}, {'no account'} or {'short', balance}. `onward` is the queue of the job's provider.
 function commands.admit(
-  job, account, price, onward, assets, once, fingerprint, status, model, record, data, now, most, max_backlog)
+  job, account, price, onward, assets, once, fingerprint, status, model, record, data, now, most, max_backlog, version)
   if call('EXISTS', 'pollcast:job:' .. job) == 1 then
     return {'done', call('GET', 'pollcast:told'), backlog_position(account, job)}
   end
@@ -94,7 +94,7 @@ function commands.admit(
   enqueue(job, queue, turn, now)
   local work =
     {'account', account, 'queue', queue, 'turn', digits(turn), 'since', now, 'epoch', 0, 'event', 1, 'shown', 1}
-  call('HSET', 'pollcast:work:' .. job, 'assets', assets, 'onward', onward, unpack(work))
+  call('HSET', 'pollcast:work:' .. job, 'assets', assets, 'onward', onward, 'version', version, unpack(work))
   if queue ~= onward then
     call('SADD', 'pollcast:lines', account)
   end
