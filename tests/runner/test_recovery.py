@@ -1,16 +1,8 @@
 """Recovery of an order whose answer was lost: the same request with the same key, which buys once."""
 
-from dataclasses import replace
-from typing import Any
-
 import pytest
 
-from proxy.core.job import Ticket
-from proxy.providers.gaga import Gaga
-from proxy.providers.registry import Registry
 from proxy.runner.services import RunnerTimes
-from proxy.upstream.answers import Transient
-from proxy.upstream.requests import Request
 from tests.runner.test_cancel import cancel
 from tests.runner.test_runner import final_of, wait_for_calls
 from tests.support.deployment import Deployment
@@ -186,62 +178,3 @@ async def test_an_order_canceled_before_a_stop_is_deleted_after_it(deployment: D
     ended = await deployment.ended(job["id"])
     assert (ended["status"], ended["refunded"]) == ("Canceled", 0)
     assert (bought(deployment), deployment.simulator.calls["heygen3.delete"]) == (1, 1)
-
-
-# --- looking up ---
-
-
-class FindingGaga(Gaga):
-    """Gaga, if it could find a job by our key."""
-
-    models = (replace(Gaga.models[0], can_lookup=True), Gaga.models[1], Gaga.models[2])
-
-
-class Lookups:
-    """A provider that finds a job by our key: `found` are its answers in order, the last one repeated."""
-
-    def __init__(self, unstarted: Deployment, monkeypatch: pytest.MonkeyPatch, *found: Ticket | None) -> None:
-        self.keys: list[str] = []
-        self.found = list(found)
-        unstarted.registry = Registry((FindingGaga,))
-        monkeypatch.setattr(FindingGaga, "lookup", self.lookup)
-
-    async def lookup(self, request: Request) -> Ticket | None:
-        self.keys.append(request.key)
-        answer = self.found.pop(0) if len(self.found) > 1 else self.found[0]
-        if answer == {}:
-            raise Transient("The provider cannot be reached.")
-        return answer
-
-
-async def looked_up(deployment: Deployment) -> dict[str, Any]:
-    deployment.simulator.fault("gaga.submit", "drop", times=1)
-    return final_of(await deployment.generate("gaga-1", prompt="Hello"))
-
-
-async def test_a_lost_order_is_found_by_its_key(unstarted: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    lookups = Lookups(unstarted, monkeypatch, {}, None)
-    async with unstarted as deployment:
-        deployment.simulator.fault("gaga.submit", "drop", times=1)
-        job = await deployment.submit("gaga-1", prompt="Hello")
-        await wait_for_calls(deployment, "gaga.submit")
-        (made,) = deployment.simulator.jobs("gaga")
-        lookups.found[-1] = {"id": made.id}
-        ended = await deployment.ended(job["id"])
-    assert ended["status"] == "Completed", ended
-    assert len(lookups.keys) > 1
-    assert set(lookups.keys) == {job["id"]}
-    assert deployment.simulator.calls["gaga.submit"] == 1
-
-
-async def test_an_order_that_is_not_found_for_minutes_is_unknown(
-    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lookups = Lookups(unstarted, monkeypatch, None)
-    async with unstarted as deployment:
-        began = deployment.clock.now()
-        final = await looked_up(deployment)
-    assert (final["code"], final["refunded"]) == ("outcome_unknown", 20)
-    assert deployment.clock.now() - began >= 300
-    assert len(lookups.keys) > 5
-    assert deployment.simulator.calls["gaga.submit"] == 1
