@@ -1,6 +1,8 @@
 """HeyGen v3: the requests and answers of its reference, byte for byte."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -164,6 +166,12 @@ SPOKEN = {"prompt": "Hello", "avatar_id": "Anna"}
         ({**SPOKEN, "test": True}, "test"),
         ({**SPOKEN, "scale": 1}, "scale"),
         ({**SPOKEN, "talking_photo_id": "p"}, "talking_photo_id"),
+        ({**SPOKEN, "avatar_style": "circle"}, "avatar_style"),
+        ({**SPOKEN, "offset": {"x": 0}}, "offset"),
+        ({"clips": [SPOKEN]}, "clips"),
+        ({"scenes": [{**SPOKEN, "scale": 1}]}, "scenes.0.scale"),
+        ({"scenes": [SPOKEN] * 51}, "scenes"),
+        ({"scenes": [SPOKEN], "captions": True}, "captions"),
     ],
 )
 async def test_a_bad_order_is_refused_by_its_field(deployment: Deployment, order: dict[str, Any], field: str) -> None:
@@ -250,13 +258,29 @@ async def test_a_submit_with_an_unreadable_answer_is_repeated(deployment: Deploy
     assert len({(one.headers["Idempotency-Key"], one.body) for one in asked}) == 1
 
 
+async def test_an_order_that_comes_too_fast_is_sent_again_after_the_hint(
+    deployment: Deployment, upstream: Literal
+) -> None:
+    script_answers(upstream)
+    refusal = failure(429, "rate_limit_exceeded", "Too fast.")
+    receipt = said({"data": {"video_id": "vid1", "status": "waiting"}})
+    upstream.on(*SUBMIT, replace(refusal, headers={"Retry-After": "77"}), receipt)
+    began = deployment.clock.now()
+    events = await deployment.generate("heygen-v3", **SPOKEN)
+    assert ended(events)["status"] == "Completed"
+    assert any("Too fast." in word for word in words(events))
+    assert deployment.clock.now() - began >= 77
+
+
 async def test_a_canceled_video_is_deleted(deployment: Deployment, upstream: Literal) -> None:
-    script_answers(upstream, video("processing"))
+    script_answers(upstream, *[video("processing")] * 10_000)
     upstream.on(*DELETE, said({"data": {"id": "vid1", "deleted": True}}))
     job = await deployment.submit("heygen-v3", **SPOKEN)
+    while not upstream.asked(*STATUS):
+        await asyncio.sleep(0.001)
     await deployment.http.post(f"/api/jobs/{job['id']}/cancel")
     assert (await deployment.ended(job["id"]))["status"] == "Canceled"
-    assert len(upstream.asked(*DELETE)) <= 1
+    upstream.once(*DELETE)
 
 
 async def test_content_redirects_to_a_fresh_link(deployment: Deployment, upstream: Literal) -> None:
@@ -419,6 +443,21 @@ async def test_a_small_asset_needs_no_public_url(unstarted: Deployment) -> None:
         order = {"model": "heygen-v3", "prompt": "x", "image": await unstarted.asset("image")}
         shown = await unstarted.http.post("/api/jobs?dry_run=1", json=order)
         assert shown.status_code == 200, shown.text
+
+
+@pytest.mark.parametrize("scenes", [False, True])
+async def test_images_that_are_too_large_together_are_refused_by_name(unstarted: Deployment, *, scenes: bool) -> None:
+    unstarted.settings["asset_limit"] = 2 * len(unstarted.media("image")) - 1
+    async with unstarted:
+        first, second = await unstarted.asset("image"), await unstarted.asset("image")
+        order: dict[str, Any] = {"prompt": "x", "image": first, "background": second}
+        if scenes:
+            order = {"scenes": [{"prompt": "x", "image": first}, {"prompt": "x", "image": second}]}
+        refused = await unstarted.http.post("/api/jobs", json={"model": "heygen-v3", **order})
+    assert refused.status_code == 422
+    (error,) = refused.json()["errors"]
+    assert error["field"] == ("scenes.1.image" if scenes else "background")
+    assert str(unstarted.settings["asset_limit"]) in error["message"]
 
 
 async def test_the_assets_of_a_translated_order_count_together(unstarted: Deployment, upstream: Literal) -> None:

@@ -154,6 +154,27 @@ async def test_an_order_is_not_repeated_after_its_deadline(deployment: Deploymen
     assert len(keys_of(deployment)) == 1
 
 
+@pytest.mark.parametrize(("hours", "submits"), [(22.9, 2), (23.1, 1)])
+async def test_an_order_is_repeated_for_at_most_23_hours(unstarted: Deployment, hours: float, submits: int) -> None:
+    unstarted.providers["HeyGen"] = {"deadline": 30 * 3600}
+    async with unstarted as deployment:
+        job = await stopped_while_sending(deployment)
+        deployment.clock.at += hours * 3600
+        await deployment.start()
+        ended = await deployment.ended(job)
+        assert (ended.get("code"), ended["refunded"]) == ((None, 0) if submits == 2 else ("outcome_unknown", 20))
+        assert len(keys_of(deployment)) == submits
+        assert bought(deployment) == 1
+
+
+async def test_a_request_in_progress_is_waited_for_after_a_stop(deployment: Deployment) -> None:
+    job = await stopped_while_sending(deployment)
+    deployment.simulator.heygen.v3.conflicts = 3
+    await deployment.start()
+    assert (await deployment.ended(job))["status"] == "Completed"
+    assert (len(keys_of(deployment)), bought(deployment)) == (5, 1)
+
+
 async def test_a_canceled_order_is_sent_again_and_deleted(unstarted: Deployment) -> None:
     unstarted.providers["HeyGen"] = {"deadline": 80_000}
     async with unstarted as deployment:
