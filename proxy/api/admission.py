@@ -46,8 +46,10 @@ class OrderChecks:
         found = await asyncio.gather(*(self._look_up(account, ref, lookups) for ref in refs))
         media = dict(zip(refs, found, strict=True))
         media_errors = [_media_error(reference, media[reference.ref]) for reference in references]
-        faults = [*filter(None, media_errors), *self.catalogue.provider(order.model).validate(order)]
-        faults = faults or self._size_error(self.catalogue.models[order.model].media, references, media)
+        provider = self.catalogue.provider(order.model)
+        assets = {ref: asset for ref, asset in media.items() if isinstance(asset, Asset)}
+        faults = [*filter(None, media_errors), *provider.validate(order, assets)]
+        faults = faults or self._size_error(provider.sent_model(order).media, references, assets)
         if faults:
             refuse_fields(faults)
 
@@ -63,7 +65,7 @@ class OrderChecks:
         return None
 
     def _size_error(
-        self, transfer: MediaTransfer, references: Sequence[Reference], media: Mapping[str, Asset | str | None]
+        self, transfer: MediaTransfer, references: Sequence[Reference], assets: Mapping[str, Asset]
     ) -> list[FieldError]:
         """Return the error of the reference at which the order's assets exceed the limit together.
 
@@ -71,8 +73,8 @@ class OrderChecks:
         """
         size, counted = 0, set[str]()
         for reference in references if transfer != "linked" else ():
-            asset = media[reference.ref]
-            if isinstance(asset, Asset) and (transfer == "inline" or reference.ref not in counted):
+            asset = assets.get(reference.ref)
+            if asset is not None and (transfer == "inline" or reference.ref not in counted):
                 size += asset.size
             counted.add(reference.ref)
             if size > self.max_inputs:

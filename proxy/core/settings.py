@@ -138,8 +138,8 @@ class Settings(BaseSettings):
     """Storage of assets and of inline results: a directory, or the URL of an object store (`s3://bucket/prefix`)."""
     asset_limit: int = Field(default=64 << 20, gt=0)
     """Largest size of an asset, in bytes; also the largest sum of an order's inputs, assets and URLs. Where the bytes
-    are part of the provider's request, as at Gaia, each mention counts. HeyGen opens media itself, so they do not
-    count."""
+    are part of the provider's request, as at Gaia, each mention counts. HeyGen v1 opens media itself, so its
+    assets do not count."""
     secret: SecretStr | None = None
     """Secrets that sign Links, separated by commas. The first one signs; all are accepted. If empty, the store creates
     and keeps one. Set it if there are several nodes, because an emptied Redis would create another one."""

@@ -21,6 +21,7 @@ from proxy.core.job import Kind, Order, Output, Status, Ticket
 from proxy.core.settings import ProviderSettings, proxy_secrets
 from proxy.core.text import replace_surrogates
 from proxy.providers.fields import Fields
+from proxy.store.types import Asset
 from proxy.upstream.answers import Answer, LastAnswers
 from proxy.upstream.classify import Dialect, is_error, plain
 from proxy.upstream.client import Upstream
@@ -176,9 +177,16 @@ class Provider(ABC):
         """True if the operator has set an API key."""
         return bool(self.settings.key)
 
-    def validate(self, order: Order) -> Sequence[FieldError]:
-        """Return the errors of a valid order that this installation's settings cannot serve."""
-        del order
+    def sent_model(self, order: Order) -> Model:
+        """Return the model as which an order is sent: another than the ordered one if the adapter translates it."""
+        return next(model for model in self.models if model.name == order.model)
+
+    def validate(self, order: Order, assets: Mapping[str, Asset]) -> Sequence[FieldError]:
+        """Return the errors of a valid order that this installation's settings cannot serve.
+
+        `assets` are those that the order names, by their ids. Unknown ones are left out.
+        """
+        del order, assets
         return ()
 
     async def list_models(self) -> frozenset[str] | None:
@@ -203,12 +211,12 @@ class Provider(ABC):
         """Send a paid request once, and return the ticket. Raises NotTaken if it may be sent again, else a JobError."""
         raise NotImplementedError(f"{self.name} streams; see `stream`.")
 
-    async def lookup(self, key: str) -> Ticket | None:
-        """Return the ticket of the order that was sent with `key`, or None if the provider has none.
+    async def lookup(self, request: Request) -> Ticket | None:
+        """Return the ticket of the order that was sent with `request.key`, or None if the provider has none.
 
         Called for models with `can_lookup`. It is free. Raises ReadFailed if no answer could be read.
         """
-        raise NotImplementedError(f"{self.name} cannot look up {key}.")
+        raise NotImplementedError(f"{self.name} cannot look up {request.key}.")
 
     def stream(self, request: Request) -> AsyncGenerator[Update]:
         """Send a paid request once, and yield updates as they arrive.

@@ -26,6 +26,7 @@ from proxy.core.media_types import by_url
 from proxy.core.settings import ProviderSettings
 from proxy.providers.base import Inputs, Model, NewOutput, Provider, Source, Update, as_id, bearer, id_in
 from proxy.providers.fields import Fields, Text, field_error
+from proxy.store.types import Asset
 from proxy.upstream.answers import (
     Answer,
     LastAnswers,
@@ -148,8 +149,9 @@ class GanAi(Provider):
         """Return the dialect. The pages name no codes for an empty account."""
         return Dialect(bearer(self.settings))
 
-    def validate(self, order: Order) -> Sequence[FieldError]:
+    def validate(self, order: Order, assets: Mapping[str, Asset]) -> Sequence[FieldError]:
         """Require a project, from the order or the settings."""
+        del assets
         if order.fields.get("project_id") or self.settings.project_id:
             return ()
         return [

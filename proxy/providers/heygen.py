@@ -11,7 +11,7 @@ Inferred, 2026-11: 404, 405 or 410 at submit means that the API is gone.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -21,7 +21,7 @@ from pydantic_settings import SettingsConfigDict
 
 from proxy.core.errors import FieldError, JobError, UpstreamRetired
 from proxy.core.job import Kind, Order, Output, Role, Status, Ticket
-from proxy.core.media_types import by_url
+from proxy.core.media_types import by_url, kind_of
 from proxy.core.settings import ProviderSettings, is_loopback
 from proxy.providers import heygen_v3
 from proxy.providers.base import Inputs, Model, NewOutput, Provider, Source, Update, id_in, urls_in, without_none
@@ -40,10 +40,10 @@ from proxy.providers.fields import (
     check_dependency,
     check_exactly_one,
     field_error,
-    is_asset,
     references,
 )
-from proxy.providers.heygen_v3 import HeyGenV3, data_of
+from proxy.providers.heygen_v3 import HeyGenV3, HeyGenV3Fields, data_of
+from proxy.store.types import Asset
 from proxy.upstream.answers import Answer, LastAnswers, NotReady, UnreadableAnswer
 from proxy.upstream.classify import Dialect, plain
 from proxy.upstream.requests import Request
@@ -219,7 +219,7 @@ class HeyGen(Provider):
     def _v3(self) -> HeyGenV3:
         """The v3 API. A job continues on the API that gave its ticket."""
         # In v3, 404 means an unknown avatar or voice. It does not mean the end of the API.
-        return HeyGenV3(self.upstream, self.public_url, replace(self.dialect, retired=()))
+        return HeyGenV3(self.upstream, replace(self.dialect, retired=(405, 410)))
 
     def declare_dialect(self) -> Dialect:
         """Return the dialect of both APIs.
@@ -234,20 +234,32 @@ class HeyGen(Provider):
             in_progress=(heygen_v3.REPEAT_IN_PROGRESS,),
         )
 
-    def validate(self, order: Order) -> Sequence[FieldError]:
-        """Return errors for assets that HeyGen v1 cannot fetch, and for fields that cannot be translated to v3."""
-        if order.model != V3_MODEL and self._translates_v1:
-            return _translation_errors(HeyGenFields(**order.fields), order.extra)
-        if order.model == V3_MODEL or not is_loopback(self.public_url) or is_loopback(self.settings.base_url):
-            return ()
+    def sent_model(self, order: Order) -> Model:
+        """Return heygen-v3 for an order of heygen-v1 that is translated."""
+        return heygen_v3.MODEL if self._translates_v1 else super().sent_model(order)
+
+    def validate(self, order: Order, assets: Mapping[str, Asset]) -> Sequence[FieldError]:
+        """Return errors for assets that HeyGen cannot fetch, and for fields that cannot be translated to v3."""
+        if order.model == V3_MODEL:
+            return self._fetch_errors(HeyGenV3Fields(**order.fields), assets, heygen_v3.UPLOAD_LIMIT)
+        fields = HeyGenFields(**order.fields)
+        if not self._translates_v1:
+            return self._fetch_errors(fields, assets, 0)
+        fetch_errors = self._fetch_errors(fields, assets, heygen_v3.UPLOAD_LIMIT)
+        return [*_translation_errors(fields, order.extra, assets), *fetch_errors]
+
+    def _fetch_errors(self, fields: Fields, assets: Mapping[str, Asset], upload_limit: int) -> list[FieldError]:
+        """Return an error for each asset above the upload limit, if its Link has an address that HeyGen cannot open."""
+        if not is_loopback(self.public_url) or is_loopback(self.settings.base_url):
+            return []
         return [
             FieldError(
                 reference.field,
                 "HeyGen must fetch this asset, but POLLCAST_PUBLIC_URL is a loopback address: set it to an address "
                 "that HeyGen can open, or give a public https URL.",
             )
-            for reference in references(HeyGenFields(**order.fields))
-            if is_asset(reference.ref)
+            for reference in references(fields)
+            if reference.ref in assets and assets[reference.ref].size > upload_limit
         ]
 
     async def check_key(self) -> str:
@@ -418,24 +430,37 @@ def _to_v3_fields(fields: HeyGenFields) -> dict[str, Any]:
     return without_none(**parts[0], aspect_ratio=fields.aspect_ratio, captions=fields.captions or None)
 
 
-def _translation_errors(fields: HeyGenFields, extra: Mapping[str, Any]) -> list[FieldError]:
-    """Return an error for each field of an order of heygen-v1 that has no counterpart in v3.
+def _translation_errors(
+    fields: HeyGenFields, extra: Mapping[str, Any], assets: Mapping[str, Asset]
+) -> Iterator[FieldError]:
+    """Yield an error for each field of an order of heygen-v1 that has no counterpart in v3.
 
-    Source: HeyGen's endpoint comparison, read 2026-11.
+    Source: HeyGen's endpoint comparison, read 2026-11. `extra` has options of v1's body, of which v3 has none.
     """
-    names = []
+    for name in _untranslatable_fields(fields, assets):
+        yield FieldError(name, f"{_SENT_TO_V3} does not have this field. See the fields of {V3_MODEL}.")
+    for name in extra:
+        rule = f"{_SENT_TO_V3} does not have the options of v1. Order {V3_MODEL} to send options of v3."
+        yield FieldError(f"extra.{name}", rule)
+
+
+_SENT_TO_V3 = "This installation sends orders of heygen-v1 to HeyGen's v3 API, which"
+
+
+def _untranslatable_fields(fields: HeyGenFields, assets: Mapping[str, Asset]) -> Iterator[str]:
     for index, part in enumerate(fields.parts()):
         prefix = "" if fields.clips is None else f"clips.{index}."
-        names += [f"{prefix}{name}" for name in ("scale", "offset") if getattr(part, name) is not None]
+        yield from (f"{prefix}{name}" for name in ("scale", "offset") if getattr(part, name) is not None)
         styles = ("avatar_style", "talking_photo_style")
-        names += [f"{prefix}{name}" for name in styles if getattr(part, name) == "circle"]
+        yield from (f"{prefix}{name}" for name in styles if getattr(part, name) == "circle")
     if fields.test:
-        names.append("test")
+        yield "test"
     if fields.clips is not None:  # In a studio video, the scenes determine the format and the captions.
-        names += [name for name in ("aspect_ratio", "captions") if getattr(fields, name)]
-    if fields.background and _VIDEO_URL.search(fields.background):
-        names.append("background")
-    names += [f"extra.{name}" for name in extra]
-    return [
-        FieldError(name, f"HeyGen's v3 API does not have this field. See the fields of {V3_MODEL}.") for name in names
-    ]
+        yield from (name for name in ("aspect_ratio", "captions") if getattr(fields, name))
+    if fields.background and _is_video(fields.background, assets):
+        yield "background"
+
+
+def _is_video(background: str, assets: Mapping[str, Asset]) -> bool:
+    asset = assets.get(background)
+    return _VIDEO_URL.search(background) is not None if asset is None else kind_of(asset.type) is Kind.VIDEO

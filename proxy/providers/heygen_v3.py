@@ -17,10 +17,9 @@ from urllib.parse import quote
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from proxy.core.errors import JobError, UpstreamRejected
+from proxy.core.errors import JobError
 from proxy.core.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.core.media_types import by_url
-from proxy.core.settings import is_loopback
 from proxy.providers.base import Inputs, Model, NewOutput, Update, id_in, without_none
 from proxy.providers.fields import (
     COLOR_SCHEMA,
@@ -48,7 +47,7 @@ from proxy.upstream.requests import File, Request
 
 REPEAT_IN_PROGRESS: Final = "request_in_progress"
 """Error code of the answer to a repeat while the first request with its key has no answer yet."""
-_UPLOAD_LIMIT: Final = 32 << 20
+UPLOAD_LIMIT: Final = 32 << 20
 """Maximum size of an upload, in bytes. HeyGen fetches a larger file by its URL."""
 IN_PROGRESS_WORDS: Final = frozenset({"pending", "processing", "waiting", "queued"})
 """Status words of work that continues: a submit says `waiting`, the bulk status `queued`, the single one `pending`."""
@@ -163,14 +162,13 @@ class HeyGenV3:
     """The steps of an order at HeyGen's v3 API. Its client `upstream` is the one of v1."""
 
     upstream: Upstream
-    public_url: str
     dialect: Dialect
 
     async def prepare(self, order: Order, inputs: Inputs) -> Request:
         """Upload assets, then build the request. Public URLs are sent unchanged."""
         fields = HeyGenV3Fields(**order.fields)
         body = await self._build_body(fields, inputs)
-        return Request("/v3/videos", json={**body, **order.extra})
+        return Request("/v3/videos", json={**body, **order.extra}, model=MODEL.name)
 
     async def _build_body(self, fields: HeyGenV3Fields, inputs: Inputs) -> dict[str, Any]:
         """Return the body of a submit."""
@@ -219,18 +217,11 @@ class HeyGenV3:
         if not is_asset(ref):
             return {"url": ref}
         asset_id = await inputs.upload(ref, self._upload)
-        if asset_id is not None:
-            return {"asset_id": asset_id}
-        if is_loopback(self.public_url) and not is_loopback(self.upstream.base_url):
-            raise UpstreamRejected(
-                f"{ref} is larger than {_UPLOAD_LIMIT} bytes, so HeyGen must fetch it, but POLLCAST_PUBLIC_URL is a "
-                "loopback address. Nothing was sent."
-            )
-        return {"url": inputs.url(ref)}
+        return {"url": inputs.url(ref)} if asset_id is None else {"asset_id": asset_id}
 
     async def _upload(self, file: File) -> str | None:
         """Upload a file and return its id at HeyGen. Return None if the file is too large."""
-        if len(file.data) > _UPLOAD_LIMIT:
+        if len(file.data) > UPLOAD_LIMIT:
             return None
         answer = await self.upstream.upload("/v3/assets", "file", file)
         asset_id = id_in(answer.exact(), "asset_id")

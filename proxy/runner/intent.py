@@ -18,6 +18,7 @@ def dump(provider: Provider, request: Request) -> bytes:
         "path": request.path,
         "query": dict(request.query),
         "key": request.key,
+        "model": request.model,
         "body": dump_json(request.json).decode(),
         "fingerprint": fingerprint(provider),
     }
@@ -30,7 +31,7 @@ def load(record: bytes, provider: Provider) -> Request | None:
     if fields["fingerprint"] != fingerprint(provider):
         return None
     body = orjson.Fragment(fields["body"])
-    return Request(fields["path"], json=body, query=fields["query"], key=fields["key"])
+    return Request(fields["path"], json=body, query=fields["query"], key=fields["key"], model=fields["model"])
 
 
 def fingerprint(provider: Provider) -> str:

@@ -61,10 +61,10 @@ class Submission:
         lost: JobError = OutcomeUnknown(
             "Pollcast stopped while it sent the order. The provider may have taken it, so it is not sent again."
         )
-        if self._can_recover:
+        record = await self._recording.intended_request()
+        if record is not None:
             self.may_be_taken = True
-            record = await self._recording.intended_request()
-            request = intent.load(record, self._provider) if record is not None else None
+            request = intent.load(record, self._provider)
             if request is None:
                 raise lost
             return await self._recover(request, lost)
@@ -72,10 +72,9 @@ class Submission:
             raise Interrupted("Pollcast stopped while it read the provider's stream, which cannot be resumed.")
         raise lost
 
-    @property
-    def _can_recover(self) -> bool:
-        """True if the ticket of an order can be had after a lost answer."""
-        return self._model.repeatable or self._model.can_lookup
+    def _sent_model(self, request: Request) -> Model:
+        """Return the model as which a request is sent. What its provider promises holds for this model."""
+        return next((model for model in self._provider.models if model.name == request.model), self._model)
 
     async def _recover(self, request: Request, lost: JobError) -> Update:
         """Learn the ticket of an order that was sent, and whose answer was lost with the error `lost`.
@@ -84,7 +83,7 @@ class Submission:
         Raises `lost` if the ticket is not learnt in time, and another JobError if the provider refused the order.
         """
         times, now = self._services.times, self._clock.now()
-        if self._model.repeatable:
+        if self._sent_model(request).repeatable:
             attempt, since, limit = self._repeat, self._recording.job.intended_at or now, times.repeat_limit
         else:
             attempt, since, limit = self._look_up, now, times.lookup_limit
@@ -124,7 +123,7 @@ class Submission:
     async def _look_up(self, request: Request) -> tuple[Ticket | None, float | None]:
         """Look up the order's job by its key: return its ticket, or None with the provider's wait."""
         try:
-            return await self._provider.lookup(request.key), None
+            return await self._provider.lookup(request), None
         except ReadFailed as error:
             return None, error.wait
 
@@ -161,7 +160,9 @@ class Submission:
         where the provider offers that. Otherwise OutcomeUnknown is raised, which ends the job. Also raises other
         JobErrors, Canceled and DeadlinePassed.
         """
-        record = intent.dump(self._provider, request) if self._can_recover else None
+        model = self._sent_model(request)
+        can_recover = model.repeatable or model.can_lookup
+        record = intent.dump(self._provider, request) if can_recover else None
         for pause in pauses():
             # Wait for the rate limit before recording the intent: if we are stopped while waiting, nothing was sent.
             async with self._scope.step():
@@ -170,7 +171,7 @@ class Submission:
             try:
                 return await self.send_once(request)
             except OutcomeUnknown as lost:
-                if not self._can_recover:
+                if not can_recover:
                     raise
                 return await self._recover(request, lost)
             except NotTaken as refusal:

@@ -10,7 +10,7 @@ from aiohttp import web
 from .delivery import Exchange, deliver, html_page
 from .faults import STATUSES, Fault, Kind
 from .files import Files
-from .messages import Answer, Operation, ReceivedRequest, Refusal, Role, receive, without_body
+from .messages import Answer, Errors, Operation, ReceivedRequest, Refusal, Role, receive, without_body
 from .prompt_faults import PromptFault, words_in
 from .provider import Provider
 from .state import Job, State
@@ -59,7 +59,7 @@ class Dispatcher:
             return Exchange(request, web.Response(), self.state).abort()
         if fault is not None and fault.kind is Kind.SLOW:
             await self.state.pause(fault.seconds)
-        replacement = self._replacement(fault, request) if fault else None
+        replacement = self._replacement(operation, fault, request) if fault else None
         answer = replacement or await self._answer(operation, received)
         return await deliver(Exchange(request, answer, self.state, fault))
 
@@ -76,7 +76,7 @@ class Dispatcher:
 
     async def _answer(self, operation: Operation, received: ReceivedRequest) -> Answer:
         if not self._is_authorized(received):
-            return self.owner.error(401)
+            return self._errors(operation).error(401)
         try:
             answer = await operation.handler(received)
         except Refusal as refusal:
@@ -85,7 +85,10 @@ class Dispatcher:
             self.state.submits[self.owner.name] += 1
         return answer
 
-    def _replacement(self, fault: Fault, request: web.Request) -> web.Response | None:
+    def _errors(self, operation: Operation) -> Errors | Files:
+        return operation.errors or self.owner
+
+    def _replacement(self, operation: Operation, fault: Fault, request: web.Request) -> web.Response | None:
         """Return the response that replaces the provider's, or None. The provider is then not called."""
         if fault.kind is Kind.BAD_GATEWAY_PAGE:
             return html_page(502, "502 Bad Gateway")
@@ -93,11 +96,12 @@ class Dispatcher:
             return html_page(200, "Just a moment...")
         if fault.kind is Kind.REDIRECT:
             return self._redirect(request)
-        if fault.kind in {Kind.REJECT, Kind.CREDITS} and isinstance(self.owner, Provider):
-            return self.owner.reject() if fault.kind is Kind.REJECT else self.owner.no_credit()
+        errors = self._errors(operation)
+        if fault.kind in {Kind.REJECT, Kind.CREDITS} and not isinstance(errors, Files):
+            return errors.reject() if fault.kind is Kind.REJECT else errors.no_credit()
         if fault.kind not in STATUSES:
             return None
-        response = self.owner.error(STATUSES[fault.kind])
+        response = errors.error(STATUSES[fault.kind])
         if fault.kind in RETRY_AFTER_KINDS:
             response.headers["Retry-After"] = str(fault.retry_after)
         return response

@@ -4,18 +4,22 @@ Source: HeyGen's v3 API reference, read 2026-11, for the paths, the bodies of `a
 `not_found`, the shape of an error, and the idempotency key with its 24 hours and its 409.
 Source: public client code, read 2026-12, for the shapes of `background`, `caption` and `engine`, of the bulk answer and
 of the upload's answer.
-Inferred, 2026-12: the fields of a scene, and that a refusal is not kept under its key.
+Source: HeyGen's page of error codes, read 2026-12, for `unauthorized`, `insufficient_credit`, `forbidden`, `not_found`,
+`download_failed`, `param` and the form of `doc_url`.
+Inferred, 2026-12: the fields of a scene, the other codes, and that a refusal is not kept under its key.
 """
 
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from aiohttp import web
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from .files import Files, Sample
 from .messages import Answer, Operation, ReceivedRequest, Refusal, Role
@@ -33,6 +37,14 @@ MAX_IDS = 100
 """Maximum number of videos in one bulk status call."""
 LINK_LIFETIME = 7 * 24 * 3600.0
 """Simulated seconds for which a URL works by default."""
+CODES = {
+    400: "invalid_parameter",
+    401: "unauthorized",
+    402: "insufficient_credit",
+    429: "rate_limit_exceeded",
+    500: "internal_error",
+}
+"""Codes of HTTP statuses. Those of the others are HTTP's phrase, such as `not_found`."""
 
 
 class AssetInput(Strict):
@@ -74,6 +86,11 @@ class Speech(Strict):
     voice_id: str | None = None
     background: AssetInput | None = None
 
+    def urls(self) -> Iterator[str]:
+        """Yield the URLs of its files."""
+        places = (self.audio_url, *(place.url for place in (self.image, self.background) if place))
+        yield from (url for url in places if url is not None)
+
     @model_validator(mode="after")
     def _check_fields(self) -> Self:
         if sum(value is not None for value in (self.script, self.audio_url, self.audio_asset_id)) != 1:
@@ -103,6 +120,11 @@ class Video(Speech):
     callback_id: str | None = None
 
     @property
+    def parts(self) -> tuple[Speech, ...]:
+        """The video as its only scene."""
+        return (self,)
+
+    @property
     def prompt(self) -> str:
         """The script."""
         return self.script or ""
@@ -114,6 +136,11 @@ class Studio(Strict):
     type: Literal["studio"]
     scenes: Annotated[list[Scene], Field(min_length=1, max_length=50)]
     caption: None = None
+
+    @property
+    def parts(self) -> tuple[Speech, ...]:
+        """The scenes."""
+        return tuple(self.scenes)
 
     @property
     def prompt(self) -> str:
@@ -136,9 +163,9 @@ class FirstAnswer:
     body: bytes | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class V3:
-    """The v3 routes. `HeyGen` adds them to its own."""
+    """The v3 routes and the format of their errors. `HeyGen` adds them to its own."""
 
     state: State
     files: Files
@@ -148,6 +175,8 @@ class V3:
     """Usual duration of a video, in simulated seconds."""
     link_lifetime: float = LINK_LIFETIME
     """Simulated seconds for which a URL works."""
+    max_upload_size: int = MAX_UPLOAD_SIZE
+    """Maximum size of an upload, in bytes."""
     submit_seconds: float = 0
     """Duration of a submit, in simulated seconds. A repeat during this time gets 409."""
     conflicts: int = 0
@@ -164,13 +193,27 @@ class V3:
     def operations(self) -> tuple[Operation, ...]:
         """Return the routes. The bulk status comes first, because the single one's pattern matches it too."""
         return (
-            Operation("heygen3.submit", "POST", "/v3/videos", self.submit, Role.SUBMIT),
-            Operation("heygen3.statuses", "GET", "/v3/videos/statuses", self.statuses),
-            Operation("heygen3.check", "GET", "/v3/videos/{job}", self.check, Role.CHECK),
-            Operation("heygen3.delete", "DELETE", "/v3/videos/{job}", self.delete),
-            Operation("heygen3.upload", "POST", "/v3/assets", self.upload),
-            Operation("heygen3.me", "GET", "/v3/users/me", self.me),
+            Operation("heygen3.submit", "POST", "/v3/videos", self.submit, Role.SUBMIT, self),
+            Operation("heygen3.statuses", "GET", "/v3/videos/statuses", self.statuses, errors=self),
+            Operation("heygen3.check", "GET", "/v3/videos/{job}", self.check, Role.CHECK, self),
+            Operation("heygen3.delete", "DELETE", "/v3/videos/{job}", self.delete, errors=self),
+            Operation("heygen3.upload", "POST", "/v3/assets", self.upload, errors=self),
+            Operation("heygen3.me", "GET", "/v3/users/me", self.me, errors=self),
         )
+
+    def error(self, status: int, message: str = "") -> web.Response:
+        """Return an error with the code of its status."""
+        phrase = HTTPStatus(status).phrase
+        code = CODES.get(status) or re.sub(r"\W+", "_", phrase.replace("'", "")).lower()
+        return failure(status, code, message or phrase)
+
+    def reject(self) -> web.Response:
+        """Return the parameter error that the prompt word `[reject]` causes."""
+        return failure(400, "invalid_parameter", "script is invalid", "script")
+
+    def no_credit(self) -> web.Response:
+        """Return the error for missing credit."""
+        return failure(402, "insufficient_credit", "Your account has 0 credits, but this video requires 1 credit")
 
     async def submit(self, received: ReceivedRequest) -> Answer:
         """Start a video, once for each key."""
@@ -203,7 +246,7 @@ class V3:
         order = parse(received.body)
         if any(word in order.prompt.lower() for word in self.blocked_words):
             raise refusal(400, "content_moderated", "The script was refused by moderation")
-        self._require_assets(order)
+        self._open_files(order)
         job = Rendering(
             provider=self.provider,
             id=self.random_id(),
@@ -219,12 +262,16 @@ class V3:
             self.files.publish(f"heygen3/{job.id}/{name}", sample, signed=True)
         return web.json_response({"data": {"video_id": job.id, "status": "waiting", "output_format": "mp4"}})
 
-    def _require_assets(self, order: Video | Studio) -> None:
-        for part in order.scenes if isinstance(order, Studio) else (order,):
+    def _open_files(self, order: Video | Studio) -> None:
+        """Refuse an order whose files are unknown, or cannot be opened: those of the domain `.invalid` (RFC 2606)."""
+        for part in order.parts:
             named = (part.audio_asset_id, *(place.asset_id for place in (part.image, part.background) if place))
             for asset in named:
                 if asset is not None and asset not in self._assets:
                     raise refusal(404, "not_found", f"Asset {asset} not found")
+            for url in part.urls():
+                if (urlsplit(url).hostname or "invalid").endswith("invalid"):
+                    raise refusal(400, "download_failed", f"{url} cannot be downloaded")
 
     async def check(self, received: ReceivedRequest) -> Answer:
         """Return the state of a video."""
@@ -234,7 +281,7 @@ class V3:
         """Return the states of up to a hundred videos."""
         ids = [text for text in received.query.get("video_ids", "").split(",") if text]
         if not 0 < len(ids) <= MAX_IDS:
-            raise refusal(400, "invalid_parameter", "video_ids must name 1 to 100 videos")
+            raise refusal(400, "invalid_parameter", "video_ids must name 1 to 100 videos", "video_ids")
         return web.json_response({"data": [self._summary(video) for video in ids]})
 
     def _summary(self, video: str) -> dict[str, object]:
@@ -260,9 +307,9 @@ class V3:
         """Store an uploaded file and return its id."""
         part = received.part("file")
         if part is None or not part.body:
-            raise refusal(400, "invalid_parameter", "file is required")
-        if len(part.body) > MAX_UPLOAD_SIZE:
-            raise refusal(413, "file_too_large", "The file is larger than 32 MB")
+            raise refusal(400, "invalid_parameter", "file is required", "file")
+        if len(part.body) > self.max_upload_size:
+            raise refusal(413, "file_too_large", "The file is larger than 32 MB", "file")
         asset = self.random_id()
         self._assets.add(asset)
         return web.json_response(
@@ -313,18 +360,20 @@ def parse(body: object) -> Video | Studio:
     kind = Studio if isinstance(body, dict) and body.get("type") == "studio" else Video
     try:
         return kind.model_validate(body)
-    except ValueError as error:
-        first = str(error).splitlines()
-        raise refusal(400, "invalid_parameter", " ".join(line.strip() for line in first[1:3])) from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        param = ".".join(map(str, first["loc"]))
+        raise refusal(400, "invalid_parameter", f"{param}: {first['msg']}".removeprefix(": "), param) from None
 
 
-def failure(status: int, code: str, message: str) -> web.Response:
-    """Return an error in the format of v3."""
-    return web.json_response(
-        {"error": {"code": code, "message": message, "doc_url": "https://developers.heygen.com/errors"}}, status=status
-    )
+def failure(status: int, code: str, message: str, param: str = "") -> web.Response:
+    """Return an error in the format of v3. `param` is the field at fault."""
+    anchor = code.replace("_", "-")
+    error = {"code": code, "message": message, **({"param": param} if param else {})}
+    error["doc_url"] = f"https://developers.heygen.com/docs/error-codes#{anchor}"
+    return web.json_response({"error": error}, status=status)
 
 
-def refusal(status: int, code: str, message: str) -> Refusal:
+def refusal(status: int, code: str, message: str, param: str = "") -> Refusal:
     """Return an exception with an error in the format of v3, to be raised."""
-    return Refusal(failure(status, code, message))
+    return Refusal(failure(status, code, message, param))

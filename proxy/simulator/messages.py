@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mappi
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Protocol
 
 import orjson
 from aiohttp import BodyPartReader, web
@@ -102,6 +103,19 @@ class Role(StrEnum):
         return self in {Role.SUBMIT, Role.STREAM}
 
 
+class Errors(Protocol):
+    """Error responses in the format of one API."""
+
+    def error(self, status: int, message: str = "") -> web.Response:
+        """Return the error of an HTTP status."""
+
+    def reject(self) -> web.Response:
+        """Return the parameter error that the prompt word `[reject]` causes."""
+
+    def no_credit(self) -> web.Response:
+        """Return the error for an account without credit."""
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
     """A route of a provider, with the name that faults and counters use."""
@@ -111,6 +125,8 @@ class Operation:
     path: str
     handler: Handler
     role: Role = Role.OTHER
+    errors: Errors | None = None
+    """Format of its errors. None: the provider's."""
 
 
 def strings(value: object) -> Iterator[str]:

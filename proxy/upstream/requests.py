@@ -49,7 +49,8 @@ class DataUrl:
 class Request:
     """A paid request: `json`, or a multipart `form` of names with texts or files, in order.
 
-    `key` is our own id of the order. The runner sets it, and an adapter sends it where its provider takes one.
+    `key` is our own id of the order. The runner sets it, and an adapter sends it where its provider takes one. `model`
+    is the model as which the order is sent, if it is not the ordered one. It is not sent itself.
     """
 
     path: str
@@ -58,6 +59,7 @@ class Request:
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     key: str = ""
+    model: str = ""
 
 
 def dump_json(body: Any, default: Callable[[Any], str] | None = None) -> bytes:

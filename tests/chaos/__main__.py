@@ -1,6 +1,6 @@
 """`python -m tests.chaos`: checks that no job is lost and none bought twice, under kills and bad upstream answers.
 
-A campaign has three parts; `cluster` is a fourth. Each prints a summary line. If an invariant is broken, the evidence
+A campaign has four parts; `cluster` is a fifth. Each prints a summary line. If an invariant is broken, the evidence
 is printed and the exit status is 1. Everything stays on loopback and in a temporary folder.
 """
 
@@ -15,7 +15,7 @@ from typing import Protocol
 
 import uvloop
 
-from tests.chaos import cluster, exchanges, kills, oddities, stores
+from tests.chaos import cluster, cuts, exchanges, kills, oddities, stores
 from tests.chaos.odd_answers import KINDS
 
 Part = Callable[[int, int], Awaitable[tuple["Judgement", str]]]
@@ -36,6 +36,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200, help="kills of a real server process (0: none)")
     parser.add_argument("--exchanges", type=int, default=10_000, help="randomised upstream exchanges (0: none)")
     parser.add_argument("--odd", type=int, default=5_000, help="odd answers of upstreams, over all kinds (0: none)")
+    parser.add_argument("--cuts", type=int, default=1000, help="bytes at which a paid answer is cut (0: none)")
     parser.add_argument("--kinds", default="".join(KINDS), help="the kinds of odd answers, by their letters")
     parser.add_argument("--jobs", type=int, default=300, help="cluster: orders")
     parser.add_argument("--strikes", type=int, default=14, help="cluster: kills and pauses of one node after the other")
@@ -48,6 +49,7 @@ def main() -> int:
         (partial(kills.run, store=chosen.store), chosen.kills),
         (partial(exchanges.run, store=chosen.store), chosen.exchanges),
         (partial(oddities.run, store=chosen.store, kinds=chosen.kinds), chosen.odd),
+        (partial(cuts.run, store=chosen.store), chosen.cuts),
     ]
     if chosen.part == "cluster":
         parts = [(partial(cluster.run, jobs=chosen.jobs), chosen.strikes)]

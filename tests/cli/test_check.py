@@ -94,6 +94,13 @@ async def test_heygen_refuses_a_key_with_http_200_too() -> None:
     assert found.state is State.REFUSED
 
 
+async def test_heygens_key_is_proven_by_its_own_user(simulator: Simulator) -> None:
+    heygen = provider_named("HeyGen")
+    found = await finding(heygen, base_url=simulator.origin, api_key=right_key(heygen))
+    assert found.state is State.OK
+    assert simulator.calls == {"heygen3.me": 1}
+
+
 async def test_models_that_gaia_does_not_list_are_named(simulator: Simulator) -> None:
     simulator.gaia.listed_models = ["gpt-image-2", "image2", "gpt-5.4-mini"]
     gaia = provider_named("Gaia")

@@ -1,12 +1,16 @@
 """HeyGen v3: the requests and answers of its reference, byte for byte."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from tests.providers.conftest import KEY
 from tests.support.deployment import Deployment
-from tests.support.literal import Literal, Reply, ended, said, words, written
+from tests.support.literal import Literal, Reply, data, ended, said, words, written
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -113,13 +117,11 @@ async def test_assets_are_uploaded_and_sent_by_id(deployment: Deployment, upstre
 
 async def test_an_asset_over_32_mb_is_sent_as_a_link(deployment: Deployment, upstream: Literal) -> None:
     script_answers(upstream)
-    large = deployment.media("image") + bytes(32 << 20)
-    uploaded = await deployment.http.post("/api/assets", files={"file": ("large.png", large, "image/png")})
-    await deployment.generate("heygen-v3", prompt="Hello", image=uploaded.json()["id"])
+    await deployment.generate("heygen-v3", prompt="Hello", image=await large_asset(deployment))
     place = upstream.once(*SUBMIT).json["image"]
     assert place["type"] == "url"
     answer = await deployment.http.get(place["url"], headers={"Authorization": ""})
-    assert (answer.status_code, len(answer.content)) == (200, len(large))
+    assert (answer.status_code, len(answer.content)) == (200, len(deployment.media("image")) + (32 << 20))
     assert not upstream.asked(*ASSETS)
 
 
@@ -164,6 +166,12 @@ SPOKEN = {"prompt": "Hello", "avatar_id": "Anna"}
         ({**SPOKEN, "test": True}, "test"),
         ({**SPOKEN, "scale": 1}, "scale"),
         ({**SPOKEN, "talking_photo_id": "p"}, "talking_photo_id"),
+        ({**SPOKEN, "avatar_style": "circle"}, "avatar_style"),
+        ({**SPOKEN, "offset": {"x": 0}}, "offset"),
+        ({"clips": [SPOKEN]}, "clips"),
+        ({"scenes": [{**SPOKEN, "scale": 1}]}, "scenes.0.scale"),
+        ({"scenes": [SPOKEN] * 51}, "scenes"),
+        ({"scenes": [SPOKEN], "captions": True}, "captions"),
     ],
 )
 async def test_a_bad_order_is_refused_by_its_field(deployment: Deployment, order: dict[str, Any], field: str) -> None:
@@ -250,13 +258,29 @@ async def test_a_submit_with_an_unreadable_answer_is_repeated(deployment: Deploy
     assert len({(one.headers["Idempotency-Key"], one.body) for one in asked}) == 1
 
 
+async def test_an_order_that_comes_too_fast_is_sent_again_after_the_hint(
+    deployment: Deployment, upstream: Literal
+) -> None:
+    script_answers(upstream)
+    refusal = failure(429, "rate_limit_exceeded", "Too fast.")
+    receipt = said({"data": {"video_id": "vid1", "status": "waiting"}})
+    upstream.on(*SUBMIT, replace(refusal, headers={"Retry-After": "77"}), receipt)
+    began = deployment.clock.now()
+    events = await deployment.generate("heygen-v3", **SPOKEN)
+    assert ended(events)["status"] == "Completed"
+    assert any("Too fast." in word for word in words(events))
+    assert deployment.clock.now() - began >= 77
+
+
 async def test_a_canceled_video_is_deleted(deployment: Deployment, upstream: Literal) -> None:
-    script_answers(upstream, video("processing"))
+    script_answers(upstream, *[video("processing")] * 10_000)
     upstream.on(*DELETE, said({"data": {"id": "vid1", "deleted": True}}))
     job = await deployment.submit("heygen-v3", **SPOKEN)
+    while not upstream.asked(*STATUS):
+        await asyncio.sleep(0.001)
     await deployment.http.post(f"/api/jobs/{job['id']}/cancel")
     assert (await deployment.ended(job["id"]))["status"] == "Canceled"
-    assert len(upstream.asked(*DELETE)) <= 1
+    upstream.once(*DELETE)
 
 
 async def test_content_redirects_to_a_fresh_link(deployment: Deployment, upstream: Literal) -> None:
@@ -286,15 +310,22 @@ async def test_the_catalogue_says_when_v1_ends(deployment: Deployment) -> None:
     assert "retired_on" not in models["heygen-v3"]
 
 
-async def test_a_translated_v1_order_is_sent_to_v3(unstarted: Deployment, upstream: Literal) -> None:
+V1_SUBMIT = ("POST", "/v1/video.generate")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def translating(unstarted: Deployment, upstream: Literal) -> AsyncIterator[Deployment]:
+    """A deployment that sends orders of heygen-v1 to v3."""
     script_answers(upstream)
     unstarted.providers["HeyGen"] = {"base_url": upstream.origin, "api_key": KEY, "v1": "translate"}
-    async with unstarted as deployment:
-        order = {"prompt": "Hello", "talking_photo_id": "p1", "aspect_ratio": "9:16", "captions": True}
-        assert ended(await deployment.generate("heygen-v1", **order))["status"] == "Completed"
-        assert await deployment.balance() == 980
-        dropped = {"scale": 2, "test": True, "avatar_style": "circle", "background": "https://93.184.216.34/b.mp4"}
-        refused = await deployment.http.post("/api/jobs", json={"model": "heygen-v1", **SPOKEN, **dropped})
+    async with unstarted:
+        yield unstarted
+
+
+async def test_a_translated_v1_order_is_sent_to_v3(translating: Deployment, upstream: Literal) -> None:
+    order = {"prompt": "Hello", "talking_photo_id": "p1", "aspect_ratio": "9:16", "captions": True}
+    assert ended(await translating.generate("heygen-v1", **order))["status"] == "Completed"
+    assert await translating.balance() == 980
     assert upstream.once(*SUBMIT).json == {
         "type": "avatar",
         "avatar_id": "p1",
@@ -302,5 +333,137 @@ async def test_a_translated_v1_order_is_sent_to_v3(unstarted: Deployment, upstre
         "aspect_ratio": "9:16",
         "caption": {"file_format": "srt", "style": "default"},
     }
+
+
+async def test_translated_clips_are_the_scenes_of_one_video_at_one_price(
+    translating: Deployment, upstream: Literal
+) -> None:
+    clips = [{"prompt": "One", "avatar_id": "Anna"}, {"audio": AUDIO, "talking_photo_id": "p1"}]
+    assert ended(await translating.generate("heygen-v1", clips=clips, background="#000000"))["status"] == "Completed"
+    assert await translating.balance() == 980
+    background = {"type": "color", "value": "#000000"}
+    assert upstream.once(*SUBMIT).json["scenes"] == [
+        {"type": "avatar_video", "avatar_id": "Anna", "script": "One", "background": background},
+        {"type": "avatar_video", "avatar_id": "p1", "audio_url": AUDIO, "background": background},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("order", "field"),
+    [
+        ({**SPOKEN, "scale": 2}, "scale"),
+        ({**SPOKEN, "offset": {"x": 0.1}}, "offset"),
+        ({**SPOKEN, "test": True}, "test"),
+        ({**SPOKEN, "avatar_style": "circle"}, "avatar_style"),
+        ({"prompt": "x", "talking_photo_id": "p", "talking_photo_style": "circle"}, "talking_photo_style"),
+        ({**SPOKEN, "background": "https://93.184.216.34/b.mp4"}, "background"),
+        ({"clips": [SPOKEN, {**SPOKEN, "scale": 2}]}, "clips.1.scale"),
+        ({"clips": [SPOKEN], "aspect_ratio": "9:16"}, "aspect_ratio"),
+        ({"clips": [SPOKEN], "captions": True}, "captions"),
+        ({**SPOKEN, "extra": {"callback_id": "c"}}, "extra.callback_id"),
+    ],
+)
+async def test_a_v1_order_that_v3_cannot_carry_is_refused_by_name(
+    translating: Deployment, order: dict[str, Any], field: str
+) -> None:
+    refused = await translating.http.post("/api/jobs", json={"model": "heygen-v1", **order})
     assert refused.status_code == 422
-    assert {error["field"] for error in refused.json()["errors"]} == set(dropped)
+    (error,) = refused.json()["errors"]
+    assert error["field"] == field
+    assert "heygen-v3" in error["message"]
+
+
+async def test_a_video_asset_as_translated_background_is_refused(translating: Deployment) -> None:
+    order = {"model": "heygen-v1", **SPOKEN, "background": await translating.asset("video")}
+    refused = await translating.http.post("/api/jobs", json=order)
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "background")
+
+
+async def test_a_lost_answer_to_a_translated_order_is_asked_for_again(
+    translating: Deployment, upstream: Literal
+) -> None:
+    receipt = said({"data": {"video_id": "vid1", "status": "waiting"}})
+    upstream.on(*SUBMIT, data(b"{", "application/json"), receipt)
+    final = ended(await translating.generate("heygen-v1", **SPOKEN))
+    assert final["status"] == "Completed", final
+    asked = upstream.asked(*SUBMIT)
+    assert [one.headers["Idempotency-Key"] for one in asked] == [final["job"]] * 2
+
+
+async def test_an_untranslated_v1_order_is_sent_once(deployment: Deployment, upstream: Literal) -> None:
+    upstream.on(*V1_SUBMIT, data(b"{", "application/json"))
+    final = ended(await deployment.generate("heygen-v1", **SPOKEN))
+    assert (final["code"], final["refunded"]) == ("outcome_unknown", 20)
+    assert len(upstream.asked(*V1_SUBMIT)) == 1
+
+
+@pytest.mark.parametrize("model", ["heygen-v1", "heygen-v3"])
+@pytest.mark.parametrize(
+    ("reply", "code"),
+    [
+        (failure(404, "not_found", "Avatar not found."), "upstream_rejected"),
+        (said({"message": "Gone."}, 405), "upstream_retired"),
+        (said({"message": "Gone."}, 410), "upstream_retired"),
+    ],
+)
+async def test_a_retired_v3_is_told_from_an_unknown_avatar(
+    translating: Deployment, upstream: Literal, model: str, reply: Reply, code: str
+) -> None:
+    upstream.on(*SUBMIT, reply)
+    final = ended(await translating.generate(model, **SPOKEN))
+    assert (final["code"], final["refunded"]) == (code, 20)
+    assert not upstream.asked(*V1_SUBMIT)
+
+
+# --- files that HeyGen must fetch ---
+
+
+async def large_asset(deployment: Deployment) -> str:
+    large = deployment.media("image") + bytes(32 << 20)
+    uploaded = await deployment.http.post("/api/assets", files={"file": ("large.png", large, "image/png")})
+    return str(uploaded.json()["id"])
+
+
+@pytest.mark.parametrize("v1", ["keep", "translate"])
+async def test_an_asset_that_heygen_can_neither_get_nor_fetch_is_refused(unstarted: Deployment, v1: str) -> None:
+    unstarted.providers = {"HeyGen": {"base_url": "https://api.heygen.com", "v1": v1}}
+    async with unstarted:
+        large = await large_asset(unstarted)
+        order = {"scenes": [SPOKEN, {"prompt": "x", "image": large}]}
+        refused = await unstarted.http.post("/api/jobs", json={"model": "heygen-v3", **order})
+        assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "scenes.1.image")
+        assert "POLLCAST_PUBLIC_URL" in refused.json()["message"]
+        refused = await unstarted.http.post("/api/jobs", json={"model": "heygen-v1", **SPOKEN, "background": large})
+        assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "background")
+
+
+async def test_a_small_asset_needs_no_public_url(unstarted: Deployment) -> None:
+    unstarted.providers = {"HeyGen": {"base_url": "https://api.heygen.com"}}
+    async with unstarted:
+        order = {"model": "heygen-v3", "prompt": "x", "image": await unstarted.asset("image")}
+        shown = await unstarted.http.post("/api/jobs?dry_run=1", json=order)
+        assert shown.status_code == 200, shown.text
+
+
+@pytest.mark.parametrize("scenes", [False, True])
+async def test_images_that_are_too_large_together_are_refused_by_name(unstarted: Deployment, *, scenes: bool) -> None:
+    unstarted.settings["asset_limit"] = 2 * len(unstarted.media("image")) - 1
+    async with unstarted:
+        first, second = await unstarted.asset("image"), await unstarted.asset("image")
+        order: dict[str, Any] = {"prompt": "x", "image": first, "background": second}
+        if scenes:
+            order = {"scenes": [{"prompt": "x", "image": first}, {"prompt": "x", "image": second}]}
+        refused = await unstarted.http.post("/api/jobs", json={"model": "heygen-v3", **order})
+    assert refused.status_code == 422
+    (error,) = refused.json()["errors"]
+    assert error["field"] == ("scenes.1.image" if scenes else "background")
+    assert str(unstarted.settings["asset_limit"]) in error["message"]
+
+
+async def test_the_assets_of_a_translated_order_count_together(unstarted: Deployment, upstream: Literal) -> None:
+    unstarted.providers["HeyGen"] = {"base_url": upstream.origin, "api_key": KEY, "v1": "translate"}
+    unstarted.settings["asset_limit"] = len(unstarted.media("image")) + len(unstarted.media("audio")) - 1
+    async with unstarted:
+        order = {"audio": await unstarted.asset("audio"), "background": await unstarted.asset("image")}
+        refused = await unstarted.http.post("/api/jobs", json={"model": "heygen-v1", "avatar_id": "Anna", **order})
+        assert refused.status_code == 422, refused.text

@@ -1,15 +1,8 @@
 """Recovery of an order whose answer was lost: the same request with the same key, which buys once."""
 
-from dataclasses import replace
-from typing import Any
-
 import pytest
 
-from proxy.core.job import Ticket
-from proxy.providers.gaga import Gaga
-from proxy.providers.registry import Registry
 from proxy.runner.services import RunnerTimes
-from proxy.upstream.answers import Transient
 from tests.runner.test_cancel import cancel
 from tests.runner.test_runner import final_of, wait_for_calls
 from tests.support.deployment import Deployment
@@ -94,10 +87,10 @@ async def test_an_order_is_not_repeated_after_the_key_has_expired(unstarted: Dep
 # --- after a crash ---
 
 
-async def stopped_while_sending(deployment: Deployment) -> str:
+async def stopped_while_sending(deployment: Deployment, model: str = "heygen-v3") -> str:
     """Order a video, and stop the server between the submit and its ticket. Return the job's id."""
     deployment.simulator.fault("heygen3.submit", "timeout", times=1)
-    job = await deployment.submit("heygen-v3", **ORDER)
+    job = await deployment.submit(model, **ORDER)
     await wait_for_calls(deployment, "heygen3.submit")
     await deployment.stop()
     deployment.simulator.clear_faults()
@@ -113,6 +106,30 @@ async def test_an_order_cut_off_by_a_stop_is_sent_again_with_its_bytes(deploymen
     assert len(bodies_of(deployment)) == 1
     assert bought(deployment) == 1
     assert await deployment.balance() == 980
+
+
+@pytest.mark.parametrize("v1", ["translate", "keep"])
+async def test_a_translated_order_cut_off_by_a_stop_is_sent_again(unstarted: Deployment, v1: str) -> None:
+    unstarted.providers["HeyGen"] = {"v1": "translate"}
+    async with unstarted as deployment:
+        job = await stopped_while_sending(deployment, "heygen-v1")
+        deployment.providers["HeyGen"] = {"v1": v1}
+        await deployment.start()
+        ended = await deployment.ended(job)
+        assert (ended["status"], ended["model"]) == ("Completed", "heygen-v1"), ended
+        assert keys_of(deployment) == [job, job]
+        assert (len(bodies_of(deployment)), bought(deployment)) == (1, 1)
+
+
+async def test_an_untranslated_order_cut_off_by_a_stop_is_not_translated(deployment: Deployment) -> None:
+    deployment.simulator.fault("heygen.submit", "timeout", times=1)
+    job = await deployment.submit("heygen-v1", **ORDER)
+    await wait_for_calls(deployment, "heygen.submit")
+    await deployment.stop()
+    deployment.providers["HeyGen"] = {"v1": "translate"}
+    await deployment.start()
+    assert (await deployment.ended(job["id"]))["code"] == "outcome_unknown"
+    assert keys_of(deployment) == []
 
 
 @pytest.mark.parametrize("changed", ["key", "url"])
@@ -135,6 +152,27 @@ async def test_an_order_is_not_repeated_after_its_deadline(deployment: Deploymen
     await deployment.start()
     assert (await deployment.ended(job))["code"] == "outcome_unknown"
     assert len(keys_of(deployment)) == 1
+
+
+@pytest.mark.parametrize(("hours", "submits"), [(22.9, 2), (23.1, 1)])
+async def test_an_order_is_repeated_for_at_most_23_hours(unstarted: Deployment, hours: float, submits: int) -> None:
+    unstarted.providers["HeyGen"] = {"deadline": 30 * 3600}
+    async with unstarted as deployment:
+        job = await stopped_while_sending(deployment)
+        deployment.clock.at += hours * 3600
+        await deployment.start()
+        ended = await deployment.ended(job)
+        assert (ended.get("code"), ended["refunded"]) == ((None, 0) if submits == 2 else ("outcome_unknown", 20))
+        assert len(keys_of(deployment)) == submits
+        assert bought(deployment) == 1
+
+
+async def test_a_request_in_progress_is_waited_for_after_a_stop(deployment: Deployment) -> None:
+    job = await stopped_while_sending(deployment)
+    deployment.simulator.heygen.v3.conflicts = 3
+    await deployment.start()
+    assert (await deployment.ended(job))["status"] == "Completed"
+    assert (len(keys_of(deployment)), bought(deployment)) == (5, 1)
 
 
 async def test_a_canceled_order_is_sent_again_and_deleted(unstarted: Deployment) -> None:
@@ -161,62 +199,3 @@ async def test_an_order_canceled_before_a_stop_is_deleted_after_it(deployment: D
     ended = await deployment.ended(job["id"])
     assert (ended["status"], ended["refunded"]) == ("Canceled", 0)
     assert (bought(deployment), deployment.simulator.calls["heygen3.delete"]) == (1, 1)
-
-
-# --- looking up ---
-
-
-class FindingGaga(Gaga):
-    """Gaga, if it could find a job by our key."""
-
-    models = (replace(Gaga.models[0], can_lookup=True), Gaga.models[1], Gaga.models[2])
-
-
-class Lookups:
-    """A provider that finds a job by our key: `found` are its answers in order, the last one repeated."""
-
-    def __init__(self, unstarted: Deployment, monkeypatch: pytest.MonkeyPatch, *found: Ticket | None) -> None:
-        self.keys: list[str] = []
-        self.found = list(found)
-        unstarted.registry = Registry((FindingGaga,))
-        monkeypatch.setattr(FindingGaga, "lookup", self.lookup)
-
-    async def lookup(self, key: str) -> Ticket | None:
-        self.keys.append(key)
-        answer = self.found.pop(0) if len(self.found) > 1 else self.found[0]
-        if answer == {}:
-            raise Transient("The provider cannot be reached.")
-        return answer
-
-
-async def looked_up(deployment: Deployment) -> dict[str, Any]:
-    deployment.simulator.fault("gaga.submit", "drop", times=1)
-    return final_of(await deployment.generate("gaga-1", prompt="Hello"))
-
-
-async def test_a_lost_order_is_found_by_its_key(unstarted: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    lookups = Lookups(unstarted, monkeypatch, {}, None)
-    async with unstarted as deployment:
-        deployment.simulator.fault("gaga.submit", "drop", times=1)
-        job = await deployment.submit("gaga-1", prompt="Hello")
-        await wait_for_calls(deployment, "gaga.submit")
-        (made,) = deployment.simulator.jobs("gaga")
-        lookups.found[-1] = {"id": made.id}
-        ended = await deployment.ended(job["id"])
-    assert ended["status"] == "Completed", ended
-    assert len(lookups.keys) > 1
-    assert set(lookups.keys) == {job["id"]}
-    assert deployment.simulator.calls["gaga.submit"] == 1
-
-
-async def test_an_order_that_is_not_found_for_minutes_is_unknown(
-    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lookups = Lookups(unstarted, monkeypatch, None)
-    async with unstarted as deployment:
-        began = deployment.clock.now()
-        final = await looked_up(deployment)
-    assert (final["code"], final["refunded"]) == ("outcome_unknown", 20)
-    assert deployment.clock.now() - began >= 300
-    assert len(lookups.keys) > 5
-    assert deployment.simulator.calls["gaga.submit"] == 1
