@@ -180,7 +180,10 @@ class Provider(ABC):
         return ()
 
     async def list_models(self) -> frozenset[str] | None:
-        """Return the models that the provider lists now. None: it has no list, so all are available. Raises ReadFailed."""
+        """Return the models that the provider lists now. None: it has no list, and all are available.
+
+        Raises ReadFailed.
+        """
         return None
 
     async def check_key(self) -> str:
