@@ -190,7 +190,10 @@ class Provider(ABC):
         return ()
 
     async def list_models(self) -> frozenset[str] | None:
-        """Return the models that the provider lists now, or None if it lists none. Raises ReadFailed."""
+        """Return the models that the provider lists now. None: it has no list, and all are available.
+
+        Raises ReadFailed.
+        """
         return None
 
     async def check_key(self) -> str:
@@ -257,7 +260,7 @@ class Provider(ABC):
         if is_error(answer.object()):
             raise self.dialect.unreadable(answer, "reports an error")
         if not isinstance(status, str | None):
-            raise self.dialect.unreadable(answer, "has a status that is no text")
+            raise self.dialect.unreadable(answer, "has a status that is not a text")
         self.dialect.check_access(answer)
         return Update(detail=self.dialect.message_in(answer), wait=answer.wait)
 

@@ -1,4 +1,4 @@
-"""A plain EventSource on a page of another origin, with a Link and without any script of ours."""
+"""A plain EventSource on a page of another origin, with a Link and without pollcast.js."""
 
 import asyncio
 from typing import Any

@@ -318,7 +318,7 @@ async def test_another_tab_leads_after_the_leading_tab_is_left_and_restored(
     deployment: Deployment, caller: Caller, streams: Streams, open_page: Open, elsewhere: str
 ) -> None:
     other = await two_tabs(deployment, caller, await open_page(elsewhere))
-    # The event of a page that enters the back/forward cache. Playwright's Chromium has no such cache.
+    # The event of a page that enters the back/forward cache. Playwright's Chromium has none.
     await caller.run('dispatchEvent(new PageTransitionEvent("pagehide", { persisted: true }))')
     left = (await deployment.generate("gaga-1", prompt="Hello"))[-1]
     await other.until('seen.at(-1)?.status === "Completed"')

@@ -328,7 +328,7 @@ class Kills:
 
 
 def untrue(ear: Ear, kills: Sequence[float], order: Order, events: Sequence[Event], *, bought: bool) -> str | None:
-    """Return what is false about a job's final event, or None. `kills` are the times of the server's kills."""
+    """Return a false statement of a job's final event, or None. `kills` are the times of the server's kills."""
     final = events[-1]
     end = end_of(final)
     if end == order.end or (end == "Canceled" and order.cancels):

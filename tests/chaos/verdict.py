@@ -50,7 +50,7 @@ class Account(Protocol):
 
 
 class Truth(Protocol):
-    """Function that returns what is false about the end of a job, or None."""
+    """Function that returns a false statement of a job's final event, or None."""
 
     def __call__(self, order: Order, events: Sequence[Event], *, bought: bool) -> str | None: ...
 
@@ -118,7 +118,7 @@ class Verdict:
     def _check_list(self, orders: Iterable[Order], jobs: dict[str, dict[str, Any]]) -> None:
         expected = {order.job for order in orders}
         for job in jobs.keys() - expected:
-            self.note(Broken.LOST, f"{job} was made, but no client was told of it: {jobs[job]['order']}")
+            self.note(Broken.LOST, f"{job} was made, but no client learned of it: {jobs[job]['order']}")
         for order in orders:
             if order.job is not None and order.job not in jobs:
                 self.note(Broken.LOST, "was taken, and is not listed", order)
