@@ -24,9 +24,8 @@ from proxy.providers.fields import Fields
 from proxy.store.types import Asset
 from proxy.upstream.answers import Answer, LastAnswers
 from proxy.upstream.classify import Dialect, is_error, plain
-from proxy.upstream.client import Upstream
+from proxy.upstream.client import DEFAULT_OPTIONS, Upstream, UpstreamOptions
 from proxy.upstream.requests import File, Request
-from proxy.upstream.times import DEFAULT_TIMES, UpstreamTimes
 
 
 def _one_unit(_: Mapping[str, Any]) -> int:
@@ -160,13 +159,26 @@ class Provider(ABC):
     """Place in the catalogue. Providers with the same position are sorted by name."""
 
     def __init__(
-        self, settings: ProviderSettings, clock: Clock, public_url: str, times: UpstreamTimes = DEFAULT_TIMES
+        self,
+        settings: ProviderSettings,
+        clock: Clock,
+        public_url: str,
+        options: UpstreamOptions = DEFAULT_OPTIONS,
     ) -> None:
         self.settings = settings
         self.public_url = public_url
         self.dialect = replace(self.declare_dialect(), proxy_secrets=tuple(proxy_secrets(settings.proxy)))
         proxy = URL(settings.proxy.get_secret_value()) if settings.proxy is not None else None
-        self.upstream = Upstream(settings.base_url, self.dialect, clock, rate=settings.rate, proxy=proxy, times=times)
+        self.upstream = Upstream(
+            settings.base_url,
+            self.dialect,
+            clock,
+            rate=settings.rate,
+            proxy=proxy,
+            times=options.times,
+            observe=options.observe,
+            reserve=options.reserve,
+        )
 
     @abstractmethod
     def declare_dialect(self) -> Dialect:
