@@ -181,6 +181,8 @@ class V3:
     """Duration of a submit, in simulated seconds. A repeat during this time gets 409."""
     conflicts: int = 0
     """Number of further repeats that get 409, even after the first submit has ended."""
+    bulk_finds_videos: bool = True
+    """False if the bulk status answers `not_found` for every video."""
     blocked_words: set[str] = field(default_factory=lambda: {"blockedword"})
     """Words in lower case that a script must not contain."""
     purchases: Counter[str] = field(default_factory=Counter)
@@ -286,7 +288,7 @@ class V3:
 
     def _summary(self, video: str) -> dict[str, object]:
         job = self.state.jobs.get((self.provider, video))
-        if not isinstance(job, Rendering) or job.id in self.deleted:
+        if not isinstance(job, Rendering) or job.id in self.deleted or not self.bulk_finds_videos:
             return {"video_id": video, "status": "not_found"}
         word = self._word(job)
         return {"video_id": video, "status": "queued" if word in {"waiting", "pending"} else word}

@@ -78,11 +78,12 @@ class Dialect:
         if refusal := self.access_error(answer):
             return refusal
         message = self.explain(answer)
-        if answer.status in _NOT_FOUND_STATUSES and isinstance(loads(answer.body), dict):
-            return UnknownToProvider(message, answer.wait)
+        is_refusal = 400 <= answer.status < 500 and isinstance(loads(answer.body), dict)
+        if answer.status in _NOT_FOUND_STATUSES and is_refusal:
+            return UnknownToProvider(message, answer.wait, is_refusal=True)
         if is_transient(answer):
             return Transient(message, answer.wait)
-        return UnreadableAnswer(message, answer.wait)
+        return UnreadableAnswer(message, answer.wait, is_refusal=is_refusal)
 
     def access_error(self, answer: Answer) -> CredentialRefused | None:
         """Return the error for a read that the operator's key or account, in its current state, does not permit.

@@ -36,6 +36,7 @@ from proxy.upstream.answers import (
     BreakerOpen,
     LastAnswers,
     NotTaken,
+    ReadFailed,
     Transient,
     UnreadableAnswer,
     is_whole,
@@ -141,6 +142,23 @@ class Upstream:
         if last_answers is not None:
             last_answers.compare(path, answer)
         return answer
+
+    def accept_part(
+        self, path: str, query: Mapping[str, str], part: Answer, last_answers: LastAnswers | None = None
+    ) -> None:
+        """Treat a part of an answer that several jobs share as the answer to this job's own read of `path`.
+
+        It counts as this job's success and is in its trace. With `last_answers`, raises Unchanged for the same part as
+        before.
+        """
+        self.breaker.record_success()
+        self._trace("GET", Request(path, query=query), time.monotonic(), part)
+        if last_answers is not None:
+            last_answers.compare(path, part)
+
+    def trace_failed_batch(self, error: ReadFailed) -> None:
+        """Record in the job's trace that a read which it shares with other jobs has failed."""
+        self._trace("GET", Request("(a batch of polls)"), time.monotonic(), error=error)
 
     async def check_key(self, path: str, query: Mapping[str, str] | None = None) -> None:
         """Prove the key by reading a path that requires one. "Not found" also proves it. Raises a ReadFailed."""
