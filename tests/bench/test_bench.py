@@ -66,7 +66,7 @@ async def test_orders_are_answered_and_jobs_are_polled_as_often_as_by_the_bare_l
 async def test_the_bulk_status_needs_fewer_requests(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "JOBS", 50)
     await batches.run(plan)
-    requests = {name[3]: figure.median for name, figure in plan.book.under("batches") if name[2] == "requests"}
+    requests = {name[2]: figure.median for name, figure in plan.book.under("batches") if name[1] == "requests"}
     assert 0 < requests["pollcast"] < requests[batches.SINGLY]
 
 
