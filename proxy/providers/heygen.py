@@ -200,7 +200,7 @@ class HeyGen(Provider):
             HeyGenFields,
             frozenset({"background", "ratio", "test", "version", "caption_open", "clips"}),
             typical_seconds=(300, 900),
-            note="The provider refuses avatars made after 2024-03-21, and has announced the end of v1.",
+            note="The provider refuses avatars made after 2024-03-21. It has announced the end of v1: order heygen-v3.",
             costly=_COSTLY_NAMES,
             media="linked",
             units=_video_units,

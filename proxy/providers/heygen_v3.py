@@ -64,11 +64,13 @@ Background = Annotated[str, Field(min_length=1, max_length=2048), Media(frozense
 class _Speech(Fields):
     """A speaker (avatar or image) and the speech (prompt or audio)."""
 
-    prompt: Text | None = None
+    prompt: Text | None = Field(default=None, description="The text to speak. Give either this or audio.")
     audio: AudioRef | None = None
-    avatar_id: Text | None = None
+    avatar_id: Text | None = Field(default=None, description="An avatar of HeyGen. Give either this or image.")
     image: ImageRef | None = None
-    voice_id: Text | None = None
+    voice_id: Text | None = Field(
+        default=None, description="A voice of HeyGen that speaks the prompt. Default: the avatar's own."
+    )
     background: Background | None = Field(
         default=None,
         description="An image (asset id or public URL), or a color such as #FAFAFA.",
@@ -126,7 +128,9 @@ class HeyGenV3Fields(_Speech):
     title: Text | None = None
     resolution: Literal["720p", "1080p", "4k"] | None = None
     aspect_ratio: Literal["16:9", "9:16", "4:5", "5:4", "1:1", "auto"] | None = None
-    captions: bool | None = None
+    captions: bool | None = Field(
+        default=None, description="Also make a video that shows captions, and a file of subtitles."
+    )
     engine: Literal["avatar_iii", "avatar_iv", "avatar_v"] | None = None
     output_format: Literal["mp4", "webm"] | None = None
     scenes: Annotated[list[Scene], Field(min_length=1, max_length=MAX_PARTS)] | None = None
@@ -155,6 +159,7 @@ MODEL: Final = Model(
         caption engine output_format scenes"""
     ),
     typical_seconds=(120, 900),
+    note="With scenes, the price is for each scene.",
     costly=COUNTS | DURATIONS | QUALITIES | PRIORITIES | {"video_inputs", "motion_engine"},
     units=_scene_units,
     one_result=True,

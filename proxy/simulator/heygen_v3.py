@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from pydantic import Field, ValidationError, model_validator
 
-from .files import Files, Sample
+from .files import Files, Inline, Sample
 from .messages import Answer, Operation, ReceivedRequest, Refusal, Role
 from .provider import Strict
 from .state import Job, Outcome, State, Timeline
@@ -260,8 +260,9 @@ class V3:
         )
         self.state.add(job)
         self.purchases[key] += 1
-        for name, sample in _FILES:
-            self.files.publish(f"heygen3/{job.id}/{name}", sample, signed=True)
+        subtitles = Inline(f"1\n00:00:00,000 --> 00:00:02,000\n{order.prompt}\n".encode(), "application/x-subrip")
+        for name, content in {**_SAMPLES, "captions.srt": subtitles}.items():
+            self.files.publish(f"heygen3/{job.id}/{name}", content, signed=True)
         return web.json_response({"data": {"video_id": job.id, "status": "waiting", "output_format": "mp4"}})
 
     def _open_files(self, order: Video | Studio) -> None:
@@ -348,13 +349,12 @@ class V3:
         }
 
 
-_FILES = (
-    ("video.mp4", Sample.VIDEO),
-    ("captioned.mp4", Sample.VIDEO),
-    ("captions.srt", Sample.VIDEO),
-    ("preview.gif", Sample.PREVIEW),
-    ("thumbnail.jpg", Sample.THUMBNAIL),
-)
+_SAMPLES: dict[str, Sample | Inline] = {
+    "video.mp4": Sample.VIDEO,
+    "captioned.mp4": Sample.VIDEO,
+    "preview.gif": Sample.PREVIEW,
+    "thumbnail.jpg": Sample.THUMBNAIL,
+}
 
 
 def parse(body: object) -> Video | Studio:
