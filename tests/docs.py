@@ -25,7 +25,8 @@ from proxy.core import settings
 from proxy.core.errors import JobError, PollcastError, RequestError
 from proxy.core.settings import ClientSettings, ProviderSettings, Settings
 from proxy.providers import MODELS, PROVIDERS
-from proxy.providers.base import COUNTS, DURATIONS, PRIORITIES, QUALITIES, Model
+from proxy.providers.base import Model
+from proxy.providers.fields import COUNTS, DURATIONS, PRIORITIES, QUALITIES
 from proxy.simulator import PROMPT_FAULTS
 
 ROOT: Final = Path(__file__).parent.parent

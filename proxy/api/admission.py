@@ -16,7 +16,8 @@ from proxy.core.errors import FieldError, RateLimited, RequestError
 from proxy.core.job import Order
 from proxy.core.media_types import kind_of
 from proxy.providers import MODELS
-from proxy.providers.base import Passage, Reference, is_asset
+from proxy.providers.base import MediaTransfer
+from proxy.providers.fields import Reference, is_asset
 from proxy.store.contract import Store
 from proxy.store.types import Admission, Admitted, Asset, Key
 from proxy.telemetry.metrics import Metrics
@@ -63,16 +64,16 @@ class OrderChecks:
         return None
 
     def _size_error(
-        self, passage: Passage, references: Sequence[Reference], media: Mapping[str, Asset | str | None]
+        self, transfer: MediaTransfer, references: Sequence[Reference], media: Mapping[str, Asset | str | None]
     ) -> list[FieldError]:
         """Return the error of the reference at which the order's assets exceed the limit together.
 
         A linked asset does not count, because this server never reads it.
         """
         size, counted = 0, set[str]()
-        for reference in references if passage != "linked" else ():
+        for reference in references if transfer != "linked" else ():
             asset = media[reference.ref]
-            if isinstance(asset, Asset) and (passage == "inline" or reference.ref not in counted):
+            if isinstance(asset, Asset) and (transfer == "inline" or reference.ref not in counted):
                 size += asset.size
             counted.add(reference.ref)
             if size > self.max_inputs:

@@ -12,7 +12,8 @@ from proxy.core.clock import Clock
 from proxy.core.errors import ProviderUnavailable
 from proxy.core.job import Order
 from proxy.providers import MODELS
-from proxy.providers.base import Fields, Model, Provider
+from proxy.providers.base import Model, Provider
+from proxy.providers.fields import Fields
 from proxy.upstream.answers import ReadFailed
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class Catalogue:
     async def check_available(self, model: str, account: str) -> None:
         """Raise ProviderUnavailable, with the reason, unless the account can order the model now."""
         provider = self._providers[model]
-        if not provider.configured:
+        if not provider.is_configured:
             raise ProviderUnavailable(f"{model} is not available: this installation has no {provider.name} key.")
         wait = math.ceil(provider.upstream.breaker.wait_of(account))
         if wait:
@@ -91,7 +92,7 @@ class Catalogue:
         }
 
     async def _is_available(self, provider: Provider, model: str) -> bool:
-        return provider.configured and not provider.upstream.breaker.wait and await self._is_listed(provider, model)
+        return provider.is_configured and not provider.upstream.breaker.wait and await self._is_listed(provider, model)
 
     def _unit_price(self, model: Model) -> int:
         return self._prices.get(model.name, model.tokens)
@@ -102,7 +103,7 @@ class Catalogue:
 
     async def _listing(self, provider: Provider) -> frozenset[str] | None:
         listing = self._listings[provider.name]
-        if not provider.configured or self._clock.monotonic() < listing.until:
+        if not provider.is_configured or self._clock.monotonic() < listing.until:
             return listing.models
         async with listing.lock:
             if self._clock.monotonic() >= listing.until:
@@ -112,7 +113,7 @@ class Catalogue:
     async def _refresh(self, provider: Provider, listing: _Listing) -> None:
         try:
             async with asyncio.timeout(_CATALOGUE_TIMEOUT):
-                listing.models = await provider.listed_models()
+                listing.models = await provider.list_models()
             listing.until = self._clock.monotonic() + _LISTING_CACHE_SECONDS
         except (ReadFailed, TimeoutError) as error:
             # Keep the previous list: a provider that cannot list its models may still serve them.

@@ -179,7 +179,7 @@ def _match_range(header: str) -> re.Match[str] | None:
 async def _open(
     stack: AsyncExitStack, request: Request, fetcher: Fetcher, provider: Provider, source: Source
 ) -> Remote:
-    own = provider.upstream.origin if source.keyed else provider.upstream.without_credential
+    own = provider.upstream.origin if source.needs_key else provider.upstream.without_credential
 
     async def ask(method: str, headers: Mapping[str, str]) -> Remote:
         await stack.aclose()

@@ -17,7 +17,8 @@ from proxy.api.request import BodyReader, idempotency_key, refuse_fields
 from proxy.core.errors import FieldError
 from proxy.core.links import Links
 from proxy.core.media_types import UNKNOWN, extension
-from proxy.providers.base import Provider, is_asset
+from proxy.providers.base import Provider
+from proxy.providers.fields import is_asset
 from proxy.store.contract import Assets
 from proxy.store.types import Key
 from proxy.upstream import requests
@@ -119,9 +120,9 @@ class DryInputs:
         name = ref + extension(asset.type)
         return Placeholder(name, asset.type, b"", f"<file {name}, {asset.size} bytes>")
 
-    async def uploaded(self, ref: str, upload: Callable[[File], Awaitable[str]]) -> str:
+    async def upload(self, ref: str, send: Callable[[File], Awaitable[str]]) -> str:
         """Return a placeholder for the provider's id of an upload."""
-        del upload
+        del send
         return f"<upload of {ref}>"
 
     def url(self, ref: str) -> str:

@@ -14,7 +14,8 @@ from proxy.api.body import json_object, normalize_number, validate
 from proxy.core.errors import FieldError, InvalidRequest, UnknownModel
 from proxy.core.job import Order
 from proxy.providers import MODELS
-from proxy.providers.base import PART_NAME, Model, Reference, references
+from proxy.providers.base import Model
+from proxy.providers.fields import PART_NAME, Reference, references
 
 _MAX_MODEL_NAME: Final = 100
 """Maximum number of a model name's characters that an error message repeats."""

@@ -113,7 +113,7 @@ async def _assets(settings: Settings) -> str:
 
 
 async def _provider(provider: Provider, clock: Clock) -> CheckResult:
-    if not provider.configured:
+    if not provider.is_configured:
         return CheckResult(provider.name, State.NO_KEY)
     async with provider.upstream:
         return await _run_check(provider.name, provider.check_key, clock)

@@ -1,8 +1,12 @@
-"""AI-Now: suno, luma, pika, run. Written from the provider's API documentation.
+"""AI-Now: suno, luma, pika and run.
 
-One POST answers with a stream of bare `data:` frames, from `Processing started` to `Completed` with a url. There is no
-job id and no way back into a stream that broke. Before the stream, errors are JSON with 401, 418 (no tokens) or 500.
-Assumed (the page does not show it): an error inside the stream is `{"status":"Error","message":...}`.
+One POST answers with a stream of `data:` frames without event names, from `Processing started` to `Completed` with a
+`url`. There is no job id, so a broken stream cannot be resumed. Before the stream, errors are JSON with HTTP 401, 418
+(no tokens) or 500.
+
+Source: AI-Now's API documentation (wiki page of 2024-08-22), read 2026-11. Lines with another source say so.
+Inferred, 2026-11: an error inside the stream is `{"status": "Error", "message": ...}`. The page shows this shape only
+before the stream.
 """
 
 from collections.abc import AsyncGenerator, Mapping
@@ -16,22 +20,8 @@ from proxy.core.job import Kind, Order, Output, Role, Status
 from proxy.core.media_types import by_url
 from proxy.core.settings import ProviderSettings
 from proxy.core.sse import Message
-from proxy.providers.base import (
-    COUNTS,
-    DURATIONS,
-    PRIORITIES,
-    QUALITIES,
-    Fields,
-    Inputs,
-    Model,
-    NewOutput,
-    Provider,
-    Text,
-    Update,
-    bearer,
-    field_error,
-    urls_in,
-)
+from proxy.providers.base import Inputs, Model, NewOutput, Provider, Update, bearer, urls_in
+from proxy.providers.fields import COUNTS, DURATIONS, PRIORITIES, QUALITIES, Fields, Text, field_error
 from proxy.upstream.answers import Answer, loads
 from proxy.upstream.classify import Dialect, content_of, is_error, message_of, plain
 from proxy.upstream.requests import Request
@@ -76,7 +66,7 @@ RUN_STYLES: Mapping[str, str] = {
 
 
 class AiNowSettings(ProviderSettings):
-    """`AINOW_*`."""
+    """Settings with the prefix `AINOW_`."""
 
     model_config = SettingsConfigDict(env_prefix="AINOW_")
 
@@ -85,55 +75,68 @@ class AiNowSettings(ProviderSettings):
 
 
 class PromptFields(Fields):
-    """suno and luma: a prompt."""
+    """Fields of suno and luma: a prompt."""
 
     prompt: Text
 
 
 class PikaFields(PromptFields):
-    """pika: a prompt and one of seven styles."""
+    """Fields of pika: a prompt and one of seven styles."""
 
     style: str | None = Field(default=None, json_schema_extra={"enum": [*PIKA_STYLES]})
 
     @field_validator("style")
     @classmethod
-    def _known(cls, style: str | None) -> str | None:
-        return _style(style, PIKA_STYLES)
+    def _check_style(cls, style: str | None) -> str | None:
+        return _check_value(style, PIKA_STYLES)
 
 
 class RunFields(PromptFields):
-    """run: a prompt and one of 25 styles."""
+    """Fields of run: a prompt and one of 25 styles."""
 
     style: str | None = Field(default=None, json_schema_extra={"enum": [*RUN_STYLES]})
 
     @field_validator("style")
     @classmethod
-    def _known(cls, style: str | None) -> str | None:
-        return _style(style, RUN_STYLES)
+    def _check_style(cls, style: str | None) -> str | None:
+        return _check_value(style, RUN_STYLES)
 
 
-def _style(style: str | None, known: Mapping[str, str]) -> str | None:
-    if style is not None and style not in known:
-        names = ", ".join(f"{value} ({name})" for value, name in known.items())
-        raise field_error("", f"{style!r} is no style of this model; there are {names}")
+def _check_value(style: str | None, styles: Mapping[str, str]) -> str | None:
+    if style is not None and style not in styles:
+        names = ", ".join(f"{value} ({name})" for value, name in styles.items())
+        raise field_error("", f"{style!r} is not a style of this model. Its styles: {names}")
     return style
 
 
-_SENDS = frozenset({"model", "prompt", "style"})
-_LATE = "Completed, but without a url yet"
-"""What is shown of a frame that says Completed and lacks its result; the next one may bring it."""
-_NO_URL = "AI-Now says Completed without a url that can be opened."
-_COSTLY = COUNTS | DURATIONS | QUALITIES | PRIORITIES | {"tier", "extend", "continue_clip_id"}
-"""The page names no such field; these are those of the services behind the names of its models. The last two make a
-longer song or video out of another."""
+_RESERVED_NAMES = frozenset({"model", "prompt", "style"})
+_COMPLETED_WITHOUT_URL = "Completed, but without a URL yet"
+"""Detail of a frame that says Completed without a URL. The next frame may have it."""
+_NO_URL_MESSAGE = "AI-Now reports Completed without a URL that can be opened."
+_COSTLY_NAMES = COUNTS | DURATIONS | QUALITIES | PRIORITIES | {"tier", "extend", "continue_clip_id"}
+"""Names of options that may cost more. The page lists none.
+
+Inferred, 2026-11: the names are those of the services that its models are called after. `extend` and
+`continue_clip_id` lengthen an earlier song or video.
+"""
 
 
 def _model(name: str, kind: Kind, tokens: int, fields: type[Fields] = PromptFields, **more: Any) -> Model:
-    return Model(name, kind, tokens, fields, _SENDS, costly=_COSTLY, typical_seconds=(60, 180), streamed=True, **more)
+    return Model(
+        name,
+        kind,
+        tokens,
+        fields,
+        _RESERVED_NAMES,
+        costly=_COSTLY_NAMES,
+        typical_seconds=(60, 180),
+        streamed=True,
+        **more,
+    )
 
 
 class AiNow(Provider):
-    """The adapter for https://api.ai-now.space."""
+    """Adapter for https://api.ai-now.space."""
 
     name = "AI-Now"
     models = (
@@ -145,84 +148,85 @@ class AiNow(Provider):
     settings_type = AiNowSettings
 
     def declare_dialect(self) -> Dialect:
-        """418 is this provider's status for an empty account, with the words "Insufficient tokens"."""
+        """Return the dialect. An empty account gets HTTP 418 with "Insufficient tokens"."""
         return Dialect(bearer(self.settings), no_credit=("insufficient tokens",))
 
     async def check_key(self) -> str:
-        """The page has one free call, and does not say whether it looks at the key."""
+        """Send a ping, the only free call. The page does not say whether it checks the key."""
         await self.upstream.get("/api/ping")
-        return "it answers; whether it takes the key shows only in a paid order"
+        return "it answers, but only a paid order shows whether its key is valid"
 
     async def prepare(self, order: Order, inputs: Inputs) -> Request:
-        """`{model, prompt, style?}`."""
+        """Build the body `{model, prompt, style?}`."""
         del inputs
         return Request("/api/generate", json={"model": order.model, **order.fields, **order.extra})
 
     async def stream(self, request: Request) -> AsyncGenerator[Update]:
-        """Every word but `Completed` and `Error` means still working."""
-        role, late = Role.AUDIO if request.json["model"] == "suno" else Role.VIDEO, False
+        """Send the order once. Every status except `Completed` and `Error` means that the work continues."""
+        role, lacks_url = Role.AUDIO if request.json["model"] == "suno" else Role.VIDEO, False
         async with self.upstream.open_stream(request) as messages:
             if isinstance(messages, Answer):
-                yield self._whole(messages, role)
+                yield self._json_update(messages, role)
                 return
-            yield Update()  # nothing is new, but the order is taken: a cancel need not wait for the first word
+            yield Update()  # The order is taken: a cancel need not wait for the first frame.
             words = ""
             async for message in messages:
-                update = self._update(message, role)
+                update = self._frame_update(message, role)
                 words = update.detail if update and update.detail else words
                 if update is not None:
-                    late = update.detail == _LATE
+                    lacks_url = update.detail == _COMPLETED_WITHOUT_URL
                     yield update
                 if update is not None and update.status is not None:
                     return
-        if late:
-            raise UpstreamFailed(_NO_URL)
-        last = f" Its last words: {words}" if words else ""
-        raise Interrupted(f"AI-Now's stream ended without a result; it cannot be resumed.{last}")
+        if lacks_url:
+            raise UpstreamFailed(_NO_URL_MESSAGE)
+        last = f" Its last status: {words}" if words else ""
+        raise Interrupted(f"AI-Now's stream ended without a result. It cannot be resumed.{last}")
 
-    def _whole(self, answer: Answer, role: Role) -> Update:
-        """One JSON object in place of a stream: only how the work ended is an answer to the order."""
-        frame = _parsed(answer.body)
-        if _word(frame) != "completed":
+    def _json_update(self, answer: Answer, role: Role) -> Update:
+        """Return the update of a JSON object that came instead of a stream. Only `Completed` is an answer."""
+        frame = _parse_frame(answer.body)
+        if _status_word(frame) != "completed":
             raise self.dialect.missing_ticket(answer, "is not a stream")
-        update = self._completed(frame, role)
+        update = self._completion(frame, role)
         if update.status is None:
-            raise UpstreamFailed(_NO_URL)
+            raise UpstreamFailed(_NO_URL_MESSAGE)
         return update
 
-    def _update(self, message: Message, role: Role) -> Update | None:
-        """The update of a frame, which may report an error in `status`, in other fields, or in its event's name."""
-        frame = _parsed(message.data.encode())
-        word = _word(frame)
+    def _frame_update(self, message: Message, role: Role) -> Update | None:
+        """Return the update of a frame, or None. An error is in `status`, in other fields, or in the event's name."""
+        frame = _parse_frame(message.data.encode())
+        word = _status_word(frame)
         if word == "completed":
-            return self._completed(frame, role)
+            return self._completion(frame, role)
         if word == "error" or plain(message.event) in _ERROR_EVENTS or (not word and is_error(frame)):
-            return Update(status=Status.ERROR, error=self._failed(message))
+            return Update(status=Status.ERROR, error=self._failure(message))
         words = frame["status"] if word else message_of(frame)
         return Update(detail=self.dialect.safe_text(words)) if words else None
 
-    def _failed(self, message: Message) -> JobError:
+    def _failure(self, message: Message) -> JobError:
         return self.dialect.failure(content_of(message.data.encode()), "AI-Now gave no reason.")
 
-    def _completed(self, frame: Mapping[str, Any], role: Role) -> Update:
+    def _completion(self, frame: Mapping[str, Any], role: Role) -> Update:
         urls = urls_in(frame.get("url"), frame.get("urls"), frame.get("data"))
-        places = list(filter(None, map(self.upstream.url_or_none, urls)))
-        if not places:
-            return Update(detail=_LATE)
-        made = [NewOutput(Output(role, by_url(place, role), url=place)) for place in places]
-        return Update(status=Status.COMPLETED, outputs=made)
+        urls = list(filter(None, map(self.upstream.url_or_none, urls)))
+        if not urls:
+            return Update(detail=_COMPLETED_WITHOUT_URL)
+        outputs = [NewOutput(Output(role, by_url(url, role), url=url)) for url in urls]
+        return Update(status=Status.COMPLETED, outputs=outputs)
 
 
 _ERROR_EVENTS = frozenset({"error", "failed", "failure"})
+"""Event names of an error frame. Inferred, 2026-11: the documented frames have no event name."""
 
 
-def _word(frame: Mapping[str, Any]) -> str:
-    """A frame's status, to be compared; empty where it has none."""
+def _status_word(frame: Mapping[str, Any]) -> str:
+    """Return a frame's status in the form of `plain`, or "" if it has none."""
     word = frame.get("status")
     return plain(word) if isinstance(word, str) else ""
 
 
-def _parsed(data: bytes) -> dict[str, Any]:
-    # A frame that cannot be read says nothing; the stream may go on to say how the work ended.
+def _parse_frame(data: bytes) -> dict[str, Any]:
+    # An unreadable frame counts as empty, because a later frame may report the end.
     frame = loads(data)
     return frame if isinstance(frame, dict) else {}

@@ -1,10 +1,14 @@
-"""Gaia Video Factory: async video, async image, streamed text. Written from the provider's developer page.
+"""Gaia Video Factory: async video, async image, streamed text.
 
-Video is submitted as multipart, image as JSON; each answers with a job id that is polled, and its result is read with
-the same key, so that clients get a Link. Text is OpenAI's chat completions.
-The page shows no job object; assumed is OpenAI's video object, and tolerated are the spellings seen at such gateways:
-`id|job_id|jobId|task_id`, states in any case, progress as `"45%"`, `"45/100"` or `0.45`, everything inside
-`{code, message, data}`, results as `url` (also relative to the origin), as `b64_json`, or as the bytes themselves.
+Video is submitted as multipart, image as JSON. Each returns a job id that is polled. The result is read with the same
+key, so clients get a Link. Text is OpenAI's chat completions.
+
+Source: Gaia's developer page, read 2026-11, for the paths, the request fields and the models. Lines with another source
+say so.
+Inferred, 2026-11: the job object, which the page does not show. It is assumed to be OpenAI's video object.
+Source: clients of such gateways, read 2026-11, for the variants that are accepted: `id`, `job_id`, `jobId` or
+`task_id`; states in any case; progress as `"45%"`, `"45/100"` or `0.45`; everything inside `{code, message, data}`;
+results as `url` (also relative to the origin), as `b64_json`, or as the bytes themselves.
 """
 
 import asyncio
@@ -24,26 +28,28 @@ from proxy.core.media_types import SNIFFED, TEXT, UNKNOWN, by_url, sniff
 from proxy.core.settings import ProviderSettings
 from proxy.core.sse import Message
 from proxy.providers.base import (
+    Inputs,
+    Model,
+    NewOutput,
+    Provider,
+    Source,
+    Update,
+    bearer,
+    id_in,
+    urls_in,
+    without_none,
+)
+from proxy.providers.fields import (
     COUNTS,
     DURATIONS,
     PRIORITIES,
     QUALITIES,
     Fields,
     ImageRef,
-    Inputs,
-    Model,
-    NewOutput,
-    Provider,
-    Source,
     Text,
-    Update,
-    bearer,
     check_exactly_one,
-    id_in,
-    urls_in,
-    with_message,
-    without_none,
-    words,
+    error_message,
+    name_set,
 )
 from proxy.upstream.answers import (
     Answer,
@@ -60,23 +66,24 @@ from proxy.upstream.requests import File, Request
 Size = Annotated[
     str,
     Field(pattern=r"^(auto|\d{2,5}x\d{2,5})$"),
-    with_message("must be width and height such as 1280x720, or auto, as text"),
+    error_message("must be width and height such as 1280x720, or auto, as text"),
 ]
 
 _VIDEOS = "/v1/videos/async"
 _IMAGES = "/v1/images/generations/async"
 _CHAT = "/v1/chat/completions"
 
-_PATIENCE = 10.0
-"""Seconds that a stream may be silent once it has said why its text ends: all that may follow is `[DONE]`."""
-_GOING_ON = frozenset({"queued", "pending", "running", "processing", "inprogress"})
-_ENDED_WELL = frozenset({"completed", "succeeded", "success", "done"})
-_ENDED_BADLY = frozenset({"failed", "failure", "error", "expired"})
-_CANCELED = frozenset({"cancelled", "canceled"})
+_END_TIMEOUT = 10.0
+"""Maximum silence, in seconds, after a stream has named the reason of its end. Only `[DONE]` may follow."""
+# Source of the status words: clients of such gateways, read 2026-11.
+_IN_PROGRESS_WORDS = frozenset({"queued", "pending", "running", "processing", "inprogress"})
+_SUCCESS_WORDS = frozenset({"completed", "succeeded", "success", "done"})
+_FAILURE_WORDS = frozenset({"failed", "failure", "error", "expired"})
+_CANCELED_WORDS = frozenset({"cancelled", "canceled"})
 
 
 class GaiaSettings(ProviderSettings):
-    """`GAIA_*`."""
+    """Settings with the prefix `GAIA_`."""
 
     model_config = SettingsConfigDict(env_prefix="GAIA_")
 
@@ -85,7 +92,7 @@ class GaiaSettings(ProviderSettings):
 
 
 class VideoFields(Fields):
-    """grok-imagine-video: a prompt, and reference images."""
+    """Fields of grok-imagine-video: a prompt, and optionally reference images."""
 
     prompt: Text
     images: Annotated[list[ImageRef], Field(max_length=16)] | None = None
@@ -96,7 +103,7 @@ class VideoFields(Fields):
 
 
 class ImageFields(Fields):
-    """gpt-image-2 (also called image2): a prompt, and reference images."""
+    """Fields of gpt-image-2, also called image2: a prompt, and optionally reference images."""
 
     prompt: Text
     size: Size = "1024x1024"
@@ -106,14 +113,14 @@ class ImageFields(Fields):
 
 
 class ChatMessage(Fields):
-    """One turn of a conversation."""
+    """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Text
 
 
 class TextFields(Fields):
-    """gpt-5.4-mini: a prompt, or a conversation."""
+    """Fields of gpt-5.4-mini: a prompt or a conversation."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["prompt"]}, {"required": ["messages"]}]})
 
@@ -123,26 +130,32 @@ class TextFields(Fields):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
-    def _one_form(self) -> "TextFields":
+    def _check_form(self) -> "TextFields":
         check_exactly_one(self, "prompt", "messages")
         return self
 
 
-def _images(fields: Mapping[str, Any]) -> int:
+def _image_units(fields: Mapping[str, Any]) -> int:
     return int(fields["n"])
 
 
-_COSTLY = COUNTS | DURATIONS | QUALITIES | PRIORITIES | {"tier"}
-"""The page names no option that costs more; these are what other APIs of videos and images call them."""
-_COSTLY_IMAGES = _COSTLY | {"partial_images", "input_fidelity"}
-"""Beside these, OpenAI's names for what it bills in addition to the image (Images API reference, 2026-11)."""
-_COSTLY_TEXTS = words(
+_COSTLY_NAMES = COUNTS | DURATIONS | QUALITIES | PRIORITIES | {"tier"}
+"""Names of options that may cost more. The page lists none, so these are the names in other APIs."""
+_COSTLY_IMAGE_NAMES = _COSTLY_NAMES | {"partial_images", "input_fidelity"}
+"""These, and OpenAI's names for options that it bills in addition to the image.
+
+Source: OpenAI's Images API reference, read 2026-11.
+"""
+_COSTLY_TEXT_NAMES = name_set(
     """n best_of num_completions candidate_count num_samples batch_size max_completion_tokens max_output_tokens
     max_new_tokens max_tokens_to_sample min_tokens length duration service_tier processing_tier tier priority
     reasoning reasoning_effort reasoning_tokens thinking thinking_budget verbosity prediction modalities audio
     tools web_search_options plugins search_context_size models route provider"""
 )
-"""OpenAI's names, and its gateways', for more or dearer tokens (Chat Completions reference, 2026-11)."""
+"""Names, at OpenAI and its gateways, of options for more tokens or more expensive ones.
+
+Source: OpenAI's Chat Completions reference, read 2026-11.
+"""
 
 
 def _image_model(name: str) -> Model:
@@ -153,14 +166,14 @@ def _image_model(name: str) -> Model:
         ImageFields,
         frozenset({"model", "prompt", "size", "n", "quality", "image", "images"}),
         typical_seconds=(20, 120),
-        costly=_COSTLY_IMAGES,
+        costly=_COSTLY_IMAGE_NAMES,
         media="inline",
-        units=_images,
+        units=_image_units,
     )
 
 
 class Gaia(Provider):
-    """The adapter for https://api.gaiavideofactory.com."""
+    """Adapter for https://api.gaiavideofactory.com."""
 
     name = "Gaia"
     models = (
@@ -171,9 +184,9 @@ class Gaia(Provider):
             VideoFields,
             frozenset({"model", "prompt", "seconds", "size", "resolution_name", "preset", "input_reference[]"}),
             typical_seconds=(60, 300),
-            note="Grok models want at least one reference image at some gateways.",
+            note="At some gateways, Grok models require at least one reference image.",
             extra="scalars",
-            costly=_COSTLY,
+            costly=_COSTLY_NAMES,
             media="inline",
         ),
         _image_model("gpt-image-2"),
@@ -185,40 +198,40 @@ class Gaia(Provider):
             TextFields,
             frozenset({"model", "messages", "temperature", "max_tokens", "stream"}),
             typical_seconds=(2, 30),
-            costly=_COSTLY_TEXTS,
+            costly=_COSTLY_TEXT_NAMES,
             streamed=True,
         ),
     )
     settings_type = GaiaSettings
 
     def declare_dialect(self) -> Dialect:
-        """The codes for an empty account are those of OpenAI-compatible gateways."""
+        """Return the dialect. Inferred, 2026-11: codes for an empty account are those of OpenAI-compatible gateways."""
         return Dialect(bearer(self.settings), no_credit=("insufficient_user_quota", "insufficient_quota"))
 
-    async def listed_models(self) -> frozenset[str] | None:
-        """`GET /v1/models`, in OpenAI's list shape; a list of any other shape says nothing."""
+    async def list_models(self) -> frozenset[str] | None:
+        """Return the models of `GET /v1/models`, a list in OpenAI's format. Another format returns None."""
         listed = (await self.upstream.get("/v1/models")).object().get("data")
         if not isinstance(listed, list) or not listed:
             return None
         return frozenset(str(model.get("id")) for model in listed if isinstance(model, dict))
 
     async def check_key(self) -> str:
-        """The list of models; it may lack some of ours."""
-        listed = await self.listed_models()
+        """Read the list of models. The remark names the models of this adapter that it lacks."""
+        listed = await self.list_models()
         missing = [model.name for model in self.models if listed is not None and model.name not in listed]
         return f"it does not list {', '.join(missing)}" if missing else ""
 
     # --- the order ---
 
     async def prepare(self, order: Order, inputs: Inputs) -> Request:
-        """Multipart for video, JSON for image and text."""
+        """Build the request: multipart for video, JSON for image and text."""
         if order.model == "grok-imagine-video":
-            return await self._video(order, VideoFields(**order.fields), inputs)
+            return await self._video_request(order, VideoFields(**order.fields), inputs)
         if order.model == "gpt-5.4-mini":
-            return self._text(order, TextFields(**order.fields))
-        return await self._image(order, ImageFields(**order.fields), inputs)
+            return self._chat_request(order, TextFields(**order.fields))
+        return await self._image_request(order, ImageFields(**order.fields), inputs)
 
-    async def _video(self, order: Order, fields: VideoFields, inputs: Inputs) -> Request:
+    async def _video_request(self, order: Order, fields: VideoFields, inputs: Inputs) -> Request:
         form: list[tuple[str, str | File]] = [
             ("model", order.model),
             ("prompt", fields.prompt),
@@ -231,25 +244,26 @@ class Gaia(Provider):
         form += [("input_reference[]", file) for file in await inputs.files(fields.images or ())]
         return Request(_VIDEOS, form=tuple(form))
 
-    async def _image(self, order: Order, fields: ImageFields, inputs: Inputs) -> Request:
-        # One reference goes into `image`, several into `images`, as data URLs (seen, not documented).
+    async def _image_request(self, order: Order, fields: ImageFields, inputs: Inputs) -> Request:
+        # One reference is sent in `image`, several in `images`, as data URLs.
+        # Source: clients of such gateways, read 2026-11.
         references = [file.data_url() for file in await inputs.files(fields.images or ())]
         body = without_none(
             model=order.model,
             prompt=fields.prompt,
             size=fields.size,
-            n=fields.n if fields.n > 1 else None,  # the page's example has no n
+            n=fields.n if fields.n > 1 else None,  # The page's example has no `n`.
             quality=fields.quality,
             image=references[0] if len(references) == 1 else None,
             images=references if len(references) > 1 else None,
         )
         return Request(_IMAGES, json={**body, **order.extra})
 
-    def _text(self, order: Order, fields: TextFields) -> Request:
-        turns = fields.messages or [ChatMessage(role="user", content=fields.prompt or "")]
+    def _chat_request(self, order: Order, fields: TextFields) -> Request:
+        messages = fields.messages or [ChatMessage(role="user", content=fields.prompt or "")]
         body = without_none(
             model=order.model,
-            messages=[turn.model_dump() for turn in turns],
+            messages=[message.model_dump() for message in messages],
             temperature=fields.temperature,
             max_tokens=fields.max_tokens,
             stream=True,
@@ -257,139 +271,139 @@ class Gaia(Provider):
         return Request(_CHAT, json={**body, **order.extra})
 
     async def submit(self, request: Request) -> Ticket:
-        """The reply is the job; its id and nothing else of it matters."""
+        """Send the order once. The reply is the job, of which only the id is used."""
         answer = await self.upstream.submit(request)
         try:
-            found = id_in(answer.exact())
+            job = id_in(answer.exact())
         except UnreadableAnswer:
-            found = ""
-        if not found:
+            job = ""
+        if not job:
             raise self.dialect.missing_ticket(answer, "names no job")
-        ordered = request.json.get("n", 1) if request.json else 1
-        return {"id": found, "path": request.path} | ({"n": ordered} if ordered > 1 else {})
+        n = request.json.get("n", 1) if request.json else 1
+        return {"id": job, "path": request.path} | ({"n": n} if n > 1 else {})
 
     # --- the polls ---
 
-    async def check(self, ticket: Ticket, seen: LastAnswers) -> Update:
-        """Only words that are known to end do; a result that is not there yet is waited for."""
-        answer = await self.upstream.get(_place(ticket), seen=seen)
+    async def check(self, ticket: Ticket, last_answers: LastAnswers) -> Update:
+        """Read the job's status. Only known final words end it, and a success waits for its result."""
+        answer = await self.upstream.get(_job_path(ticket), last_answers=last_answers)
         whole = self.dialect.json_object(answer)
-        body = _unwrapped(whole)
+        body = _unwrap(whole)
         word = body.get("status") or body.get("state")
         if not isinstance(word, str) or not plain(word):
             return self.without_status(answer, word)
         match plain(word):
-            case ended if ended in _ENDED_WELL:
-                return await self._completed(ticket, body, self.dialect.safe_text(word))
-            case ended if ended in _ENDED_BADLY:
-                words = body if message_of(body) else whole
-                return Update(status=Status.ERROR, error=self.dialect.failure(words, "Gaia gave no reason."))
-            case ended if ended in _CANCELED:
+            case status if status in _SUCCESS_WORDS:
+                return await self._completion(ticket, body, self.dialect.safe_text(word))
+            case status if status in _FAILURE_WORDS:
+                reason = body if message_of(body) else whole
+                return Update(status=Status.ERROR, error=self.dialect.failure(reason, "Gaia gave no reason."))
+            case status if status in _CANCELED_WORDS:
                 shown = self.dialect.safe_text(word)
                 return Update(detail=shown, status=Status.CANCELED, message="Gaia canceled the job.")
-        return self.in_progress(word, _GOING_ON, answer, _progress(body.get("progress")))
+        return self.in_progress(word, _IN_PROGRESS_WORDS, answer, _percentage(body.get("progress")))
 
-    async def _completed(self, ticket: Ticket, body: dict[str, Any], word: str) -> Update:
+    async def _completion(self, ticket: Ticket, body: dict[str, Any], word: str) -> Update:
         if ticket["path"] == _VIDEOS:
-            urls = [self.upstream.absolute(place) for place in _result_urls(body)]
+            urls = [self.upstream.absolute(url) for url in _result_urls(body)]
             video = NewOutput(Output(Role.VIDEO, "video/mp4", relayed=True, ids={"id": ticket["id"]}))
-            kept = {**ticket, "urls": urls} if urls else ticket
-            return Update(detail=word, status=Status.COMPLETED, outputs=[video] * max(len(urls), 1), ticket=kept)
+            ticket = {**ticket, "urls": urls} if urls else ticket
+            return Update(detail=word, status=Status.COMPLETED, outputs=[video] * max(len(urls), 1), ticket=ticket)
         try:
-            answer = await self.upstream.get(f"{_place(ticket)}/result")
+            answer = await self.upstream.get(f"{_job_path(ticket)}/result")
         except BreakerOpen:
             raise
         except (UnknownToProvider, Transient) as error:
-            raise NotReady(f"Gaia says {word}, but gives no result yet: {error.message}", error.wait) from None
-        return self._images(ticket, answer, word)
+            raise NotReady(f"Gaia reports {word}, but has no result yet: {error.message}", error.wait) from None
+        return self._images_update(ticket, answer, word)
 
-    def _images(self, ticket: Ticket, answer: Answer, word: str) -> Update:
-        """The update of a result: an output for each image that was ordered, failed where it did not come."""
+    def _images_update(self, ticket: Ticket, answer: Answer, word: str) -> Update:
+        """Return the update of a result, with an output for each ordered image. A missing one is a failed output."""
         if sniff(answer.body[:SNIFFED]):
-            return self._made(ticket, [_inline(answer.body)], [], word, "")
+            return self._fill_up(ticket, [_image_from_bytes(answer.body)], [], word, "")
         try:
             body = answer.json()
         except UnreadableAnswer:
             raise self.dialect.unreadable(answer, "is neither an image nor JSON") from None
-        results = _unwrapped_list(body)
-        words = self.dialect.message_in(answer) if is_error(body) else None
-        refused = isinstance(body, dict) and is_reported(_unwrapped(body).get("error"))
-        made, urls = [], []
-        for result in results[:_MOST_IMAGES]:
-            output, url = self._image_result(result)
-            made.append(output)
+        results = _unwrap_list(body)
+        message = self.dialect.message_in(answer) if is_error(body) else None
+        has_error = isinstance(body, dict) and is_reported(_unwrap(body).get("error"))
+        outputs, urls = [], []
+        for result in results[:_MAX_IMAGES]:
+            output, url = self._image_output(result)
+            outputs.append(output)
             urls.append(url)
-        if not (any(made) or refused):
-            words = self.dialect.message_in(answer)
-            raise NotReady(f"Gaia says {word}, but its result holds no image yet. {words or ''}".rstrip(), answer.wait)
-        return self._made(ticket, made, urls, word, words or "")
+        if not (any(outputs) or has_error):
+            message = f"Gaia reports {word}, but its result holds no image yet. {self.dialect.message_in(answer) or ''}"
+            raise NotReady(message.rstrip(), answer.wait)
+        return self._fill_up(ticket, outputs, urls, word, message or "")
 
-    def _made(
-        self, ticket: Ticket, images: Sequence[NewOutput | None], urls: Sequence[str | None], word: str, words: str
+    def _fill_up(
+        self, ticket: Ticket, images: Sequence[NewOutput | None], urls: Sequence[str | None], word: str, message: str
     ) -> Update:
-        """Fill up what is missing, up to the number that was ordered, with failed outputs."""
-        missing = _failed(words or "The provider left this image out.")
-        made = [image or missing for image in images] + [missing] * (ticket.get("n", 1) - len(images))
-        if all(image.output.failed for image in made):
-            reason = next((image.output.message for image in images if image), None) or words
+        """Return the update of a result. Failed outputs stand for missing images, up to the ordered number."""
+        missing = _failure(message or "The provider left this image out.")
+        outputs = [image or missing for image in images] + [missing] * (ticket.get("n", 1) - len(images))
+        if all(image.output.failed for image in outputs):
+            reason = next((image.output.message for image in images if image), None) or message
             error = self.dialect.failure({"error": reason}, "Gaia gave no reason.")
             return Update(detail=word, status=Status.ERROR, error=error)
-        return Update(detail=word, status=Status.COMPLETED, outputs=made, ticket={**ticket, "urls": [*urls]})
+        return Update(detail=word, status=Status.COMPLETED, outputs=outputs, ticket={**ticket, "urls": [*urls]})
 
-    def _image_result(self, result: object) -> tuple[NewOutput | None, str | None]:
-        """One entry's output and its URL, if it has one; no output where the entry says nothing at all."""
+    def _image_output(self, result: object) -> tuple[NewOutput | None, str | None]:
+        """Return the output of one entry of a result, or None for an empty entry; and its URL, or None."""
         body = result if isinstance(result, dict) else {"url": result}
         inline, url = next(filter(None, map(body.get, _INLINE_NAMES)), None), body.get("url")
         if isinstance(inline, str) and inline.strip():
-            return self._inline_result(inline), None
-        if isinstance(url, str) and (url.startswith("data:") or _is_image(_decoded(url))):
-            return self._inline_result(url), None
+            return self._inline_output(inline), None
+        if isinstance(url, str) and (url.startswith("data:") or _is_image(_decode_base64(url))):
+            return self._inline_output(url), None
         if not isinstance(url, str) or not url.strip():
-            return self._left_out(body), None
+            return self._refusal(body), None
         try:
             absolute = self.upstream.absolute(url.strip())
         except UnreadableAnswer as error:
-            return _failed(error.message), None
+            return _failure(error.message), None
         media_type = by_url(absolute, Role.IMAGE)
         if self.upstream.is_own(absolute):
-            # On the provider's own origin it may well demand the key, as the result itself does.
+            # A URL on the provider's origin may need the key, as the result itself does.
             return NewOutput(Output(Role.IMAGE, media_type, relayed=True)), absolute
         return NewOutput(Output(Role.IMAGE, media_type, url=absolute)), absolute
 
-    def _inline_result(self, text: str) -> NewOutput:
-        data = _decoded(text)
+    def _inline_output(self, text: str) -> NewOutput:
+        data = _decode_base64(text)
         if _is_image(data):
-            return _inline(data)
+            return _image_from_bytes(data)
         try:
-            words = data.decode() or text[:_MOST_TEXT]
+            message = data.decode() or text[:_MAX_TEXT_LENGTH]
         except UnicodeDecodeError:
-            words = ""
-        return _failed(f"Gaia's result holds no image here: {self.dialect.safe_text(words)}".rstrip(": "))
+            message = ""
+        return _failure(f"Gaia's result holds no image here: {self.dialect.safe_text(message)}".rstrip(": "))
 
-    def _left_out(self, body: Mapping[str, Any]) -> NewOutput | None:
-        """A failed output with the provider's words for an image that it refused; None where it has none."""
+    def _refusal(self, body: Mapping[str, Any]) -> NewOutput | None:
+        """Return a failed output with the provider's reason for refusing an image. Return None if it gives none."""
         reason = message_of(body)
-        finish = body.get("finish_reason")
-        if not reason and isinstance(finish, str):
-            reason = f"The provider made no image ({finish})."
-        return _failed(self.dialect.safe_text(reason)) if reason else None
+        finish_reason = body.get("finish_reason")
+        if not reason and isinstance(finish_reason, str):
+            reason = f"The provider made no image ({finish_reason})."
+        return _failure(self.dialect.safe_text(reason)) if reason else None
 
     async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
-        """`/content` for video; where the result names a URL, that one. The key goes to Gaia's origin alone."""
+        """Return the URL in the result, or `/content` for a video. The key is sent only to Gaia's origin."""
         urls = ticket.get("urls") or []
         if ticket["path"] == _IMAGES:
-            urls = await self._named_anew(ticket) or urls
+            urls = await self._fresh_urls(ticket) or urls
         url = urls[n] if n < len(urls) else None
         if url:
-            return Source(url, keyed=output.relayed or self.upstream.is_own(url))
+            return Source(url, needs_key=output.relayed or self.upstream.is_own(url))
         if output.url:
             return Source(output.url)
-        return Source(self.upstream.url(f"{_place(ticket)}/content"), keyed=True)
+        return Source(self.upstream.url(f"{_job_path(ticket)}/content"), needs_key=True)
 
-    async def _named_anew(self, ticket: Ticket) -> list[str | None]:
-        """The images' URLs as the result names them now; nothing once the provider has forgotten the job."""
+    async def _fresh_urls(self, ticket: Ticket) -> list[str | None]:
+        """Return the URLs that the result of an image job names now, or none if the provider has deleted the job."""
         try:
-            update = self._images(ticket, await self.upstream.get(f"{_place(ticket)}/result"), "")
+            update = self._images_update(ticket, await self.upstream.get(f"{_job_path(ticket)}/result"), "")
         except (UnknownToProvider, UnreadableAnswer):
             return []
         urls: list[str | None] = (update.ticket or {}).get("urls", [])
@@ -398,90 +412,93 @@ class Gaia(Provider):
     # --- text ---
 
     async def stream(self, request: Request) -> AsyncGenerator[Update]:
-        """`chat.completion.chunk` objects until `[DONE]`; a whole completion where the gateway does not stream."""
+        """Send the order once, and yield the text of `chat.completion.chunk` objects until `[DONE]`.
+
+        A gateway that does not stream sends one whole completion.
+        """
         text: list[str] = []
         reason: str | None = None
-        # A character may stand in two deltas, as the halves that JavaScript writes: it waits for its other half.
+        # A character may arrive as two surrogates in two deltas, as JavaScript splits it. The decoder joins them.
         decode = codecs.getincrementaldecoder("utf-16-le")("replace").decode
         async with self.upstream.open_stream(request) as messages:
             if isinstance(messages, Answer):
-                yield self._whole(messages)
+                yield self._whole_text(messages)
                 return
-            yield Update()  # nothing is new, but the order is taken: a cancel need not wait for the first word
+            yield Update()  # The order is taken: a cancel need not wait for the first word.
             finished = False
-            while message := await _next(messages, finished=finished):
+            while message := await _next_message(messages, finished=finished):
                 if message.data.strip() == "[DONE]":
                     finished = True
                     break
-                body = _parsed(message.data)
+                body = _parse_object(message.data)
                 if not finished:
                     self._check_frame(message, body)
-                delta, ended, is_end = _delta(body or {}, begun=bool(text))
-                finished, reason = finished or is_end, reason or ended
-                if joined := decode(_utf16(delta)):
+                delta, chunk_reason, is_end = _chunk_text(body or {}, begun=bool(text))
+                finished, reason = finished or is_end, reason or chunk_reason
+                if joined := decode(_to_utf16(delta)):
                     text.append(joined)
                     yield Update(delta=joined)
         if not finished:
-            raise Interrupted("Gaia's stream ended in the middle of the text; it cannot be resumed.")
+            raise Interrupted("Gaia's stream ended in the middle of the text. It cannot be resumed.")
         if half := decode(b"", final=True):
             text.append(half)
             yield Update(delta=half)
-        yield _written("".join(text), reason)
+        yield _text_update("".join(text), reason)
 
     def _check_frame(self, message: Message, body: Mapping[str, Any] | None) -> None:
-        """Raises the error that a frame reports, by its event's name or in its fields."""
+        """Raise the error that a frame reports in its event's name or fields, or Interrupted if it is unreadable."""
         if plain(message.event) == "error" or (body and not body.get("choices") and is_error(body)):
             raise self.dialect.failure(content_of(message.data.encode()), "Gaia gave no reason.")
         if body and is_reported(body.get("error")):
             raise self.dialect.failure(body, "Gaia gave no reason.")
-        if body is None and message.data.lstrip().startswith("{"):  # a part of the text
-            raise Interrupted("Gaia's stream has a piece that cannot be read; it cannot be asked for again.")
+        if body is None and message.data.lstrip().startswith("{"):  # a broken piece of the text
+            raise Interrupted("Gaia's stream has a piece that cannot be read. It cannot be requested again.")
 
-    def _whole(self, answer: Answer) -> Update:
-        body = _parsed(answer.body.decode(errors="replace")) or {}
+    def _whole_text(self, answer: Answer) -> Update:
+        body = _parse_object(answer.body.decode(errors="replace")) or {}
         choice = _first_choice(body)
         message = choice.get("message")
         if is_reported(body.get("error")) or not isinstance(message, dict):
             raise self.dialect.missing_ticket(answer, "holds no text")
-        text = _written_in(message)
-        if not text and not _reason(choice):
+        text = _message_text(message)
+        if not text and not _finish_reason(choice):
             raise self.dialect.missing_ticket(answer, "holds no text")
-        return _written(_utf16(text).decode("utf-16-le", "replace"), _reason(choice))
+        return _text_update(_to_utf16(text).decode("utf-16-le", "replace"), _finish_reason(choice))
 
 
-def _delta(body: Mapping[str, Any], *, begun: bool) -> tuple[str, str | None, bool]:
-    """A chunk's text (a refusal is one, too), why the text ends there, and whether it does."""
+def _chunk_text(body: Mapping[str, Any], *, begun: bool) -> tuple[str, str | None, bool]:
+    """Return a chunk's text or refusal, the reason if the text ends there, and whether it ends."""
     choice = _first_choice(body)
-    reason = _reason(choice)
+    reason = _finish_reason(choice)
     # A gateway that does not stream sends the whole text as one message.
     is_whole = not begun and "delta" not in choice and "message" in choice
-    return _written_in(choice.get("message" if is_whole else "delta")), reason, is_whole or reason is not None
+    return _message_text(choice.get("message" if is_whole else "delta")), reason, is_whole or reason is not None
 
 
-def _written_in(message: object) -> str:
-    """The text of a message, or its refusal."""
+def _message_text(message: object) -> str:
+    """Return the text of a message, or its refusal."""
     if not isinstance(message, dict):
         return ""
-    return _text_of(message) or _text_of({"content": message.get("refusal")})
+    return _content_text(message) or _content_text({"content": message.get("refusal")})
 
 
-def _text_of(message: Mapping[str, Any]) -> str:
-    """The content of a message: a text, or a list of parts with a `text` each."""
+def _content_text(message: Mapping[str, Any]) -> str:
+    """Return the content of a message: a text, or the joined texts of a list of parts."""
     content = message.get("content")
     parts = content if isinstance(content, list) else [{"text": content}]
     texts = (part.get("text") for part in parts if isinstance(part, dict))
     return "".join(text for text in texts if isinstance(text, str))
 
 
-def _reason(choice: Mapping[str, Any]) -> str | None:
+def _finish_reason(choice: Mapping[str, Any]) -> str | None:
     reason = choice.get("finish_reason")
     return reason if isinstance(reason, str) and reason.strip() else None
 
 
-async def _next(messages: AsyncIterator[Message], *, finished: bool) -> Message | None:
-    """The next message; None at the end. Behind a text's own end, a break or a silence is one too."""
+async def _next_message(messages: AsyncIterator[Message], *, finished: bool) -> Message | None:
+    """Return the next message, or None at the end. After the text has `finished`, a break or a silence is the end."""
     try:
-        async with asyncio.timeout(_PATIENCE if finished else None):
+        async with asyncio.timeout(_END_TIMEOUT if finished else None):
             return await anext(messages, None)
     except (TimeoutError, Interrupted):
         if finished:
@@ -489,17 +506,17 @@ async def _next(messages: AsyncIterator[Message], *, finished: bool) -> Message 
         raise
 
 
-def _place(ticket: Ticket) -> str:
+def _job_path(ticket: Ticket) -> str:
     return f"{ticket['path']}/{quote(ticket['id'], safe='')}"
 
 
-def _written(text: str, reason: str | None) -> Update:
-    """The end of a text; a text without a character is a failure."""
+def _text_update(text: str, reason: str | None) -> Update:
+    """Return the final update of a text. An empty text is a failure."""
     if not text:
-        ended = f" ({reason[:_MOST_TEXT]})" if reason else ""
-        return Update(status=Status.ERROR, error=UpstreamFailed(f"Gaia's model wrote nothing{ended}."))
-    made = NewOutput(Output(Role.TEXT, TEXT), text.encode())
-    return Update(status=Status.COMPLETED, outputs=[made], finish_reason=_FINISH_REASONS.get(plain(reason or "")))
+        suffix = f" ({reason[:_MAX_TEXT_LENGTH]})" if reason else ""
+        return Update(status=Status.ERROR, error=UpstreamFailed(f"Gaia's model wrote nothing{suffix}."))
+    output = NewOutput(Output(Role.TEXT, TEXT), text.encode())
+    return Update(status=Status.COMPLETED, outputs=[output], finish_reason=_FINISH_REASONS.get(plain(reason or "")))
 
 
 _FINISH_REASONS: Mapping[str, str] = {
@@ -507,26 +524,29 @@ _FINISH_REASONS: Mapping[str, str] = {
     **dict.fromkeys(("length", "maxtokens", "maxoutputtokens"), "length"),
     **dict.fromkeys(("contentfilter", "safety", "refusal"), "content_filter"),
 }
-"""From a provider's reason to OpenAI's; gateways pass on those of other vendors. Any other is left out."""
+"""OpenAI's finish reason for each reason that gateways pass on from other vendors. Unknown reasons are left out.
+
+Inferred, 2026-11: the reasons of other vendors.
+"""
 
 
 def _first_choice(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The choice of index 0; what `extra` may have asked for besides is another text."""
+    """Return the choice with index 0. Further choices, which `extra` may request, are other texts."""
     choices = body.get("choices")
-    listed = choices if isinstance(choices, list) else []
-    return next((choice for choice in listed if isinstance(choice, dict) and not choice.get("index")), {})
+    choices = choices if isinstance(choices, list) else []
+    return next((choice for choice in choices if isinstance(choice, dict) and not choice.get("index")), {})
 
 
-def _parsed(data: str) -> dict[str, Any] | None:
-    """A JSON object, empty where it is another value or nothing; None for what is no JSON."""
+def _parse_object(data: str) -> dict[str, Any] | None:
+    """Return a JSON object, an empty one for another value or no text, or None for invalid JSON."""
     try:
-        body = json.loads(data.strip() or "{}")  # orjson refuses half a character
+        body = json.loads(data.strip() or "{}")  # orjson refuses a lone surrogate.
     except (ValueError, RecursionError):
         return None
     return body if isinstance(body, dict) else {}
 
 
-def _utf16(text: str) -> bytes:
+def _to_utf16(text: str) -> bytes:
     return text.encode("utf-16-le", "surrogatepass")
 
 
@@ -534,71 +554,75 @@ def _form_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _inline(data: bytes) -> NewOutput:
+def _image_from_bytes(data: bytes) -> NewOutput:
     return NewOutput(Output(Role.IMAGE, sniff(data[:SNIFFED]) or UNKNOWN), data)
 
 
-def _failed(message: str) -> NewOutput:
+def _failure(message: str) -> NewOutput:
     return NewOutput(Output(Role.IMAGE, "image/png", status=Status.ERROR, message=message))
 
 
 def _is_image(data: bytes) -> bool:
-    """Whether bytes can be an image: of a known type, or of one that is served as unknown bytes (AVIF, TIFF)."""
+    """Return whether bytes can be an image, of a known type or of one that is served as unknown bytes (AVIF, TIFF)."""
     known = sniff(data[:SNIFFED])
     if known is None:
-        return data.startswith(_OTHER_IMAGES) or data[4:8] == b"ftyp"
+        return data.startswith(_OTHER_IMAGE_SIGNATURES) or data[4:8] == b"ftyp"
     return known.startswith("image/")
 
 
-_OTHER_IMAGES = (b"BM", b"II*\0", b"MM\0*", b"\0\0\1\0", b"\xff\x0a", b"\0\0\0\x0cJXL ")
-"""First bytes of BMP, TIFF, ICO and JPEG XL."""
+_OTHER_IMAGE_SIGNATURES = (b"BM", b"II*\0", b"MM\0*", b"\0\0\1\0", b"\xff\x0a", b"\0\0\0\x0cJXL ")
+"""First bytes of the formats BMP, TIFF, ICO and JPEG XL."""
 
 
-def _decoded(text: str) -> bytes:
-    """The bytes of base64 in either alphabet, as lines, without padding, or in a data URL; empty for what is none."""
-    head, comma, bare = text.partition(",") if "," in text[:_MOST_TEXT] else ("", "", text)
+def _decode_base64(text: str) -> bytes:
+    """Decode base64 in either alphabet, also in lines, without padding or in a data URL. Return b"" if invalid."""
+    head, comma, encoded = text.partition(",") if "," in text[:_MAX_TEXT_LENGTH] else ("", "", text)
     if head.lstrip().lower().startswith("data:"):
         if not head.rstrip().lower().endswith("base64"):
-            return unquote_to_bytes(bare)
-        bare = unquote(bare) if "%" in bare else bare
+            return unquote_to_bytes(encoded)
+        encoded = unquote(encoded) if "%" in encoded else encoded
     elif comma and not head.rstrip().lower().endswith("base64"):
         return b""
-    joined = "".join(bare.split()).rstrip("=").translate(_STANDARD)
+    joined = "".join(encoded.split()).rstrip("=").translate(_TO_STANDARD_ALPHABET)
     try:
         return base64.b64decode(joined + "=" * (-len(joined) % 4), validate=True)
     except ValueError:
         return b""
 
 
-_STANDARD = str.maketrans("-_", "+/")
-"""From the URL-safe alphabet (RFC 4648, section 5) to the usual one."""
-_MOST_TEXT = 500
-_MOST_IMAGES = 100
-"""Entries of one result that become outputs; ten are ordered at most."""
+_TO_STANDARD_ALPHABET = str.maketrans("-_", "+/")
+"""Translation from the URL-safe alphabet (RFC 4648, section 5) to the standard one."""
+_MAX_TEXT_LENGTH = 500
+"""Maximum number of characters of a provider's text that a message quotes, or that are searched for a data URL."""
+_MAX_IMAGES = 100
+"""Maximum number of entries of a result that become outputs. An order has at most ten images."""
 _INLINE_NAMES = ("b64_json", "b64", "base64", "image_base64")
-"""Names of inline bytes; gateways use the last three."""
+"""Names of inline bytes. Inferred, 2026-11: OpenAI uses the first, gateways the others."""
 
 
-def _unwrapped(body: dict[str, Any]) -> dict[str, Any]:
-    """The object inside `{code, message, data}`, where a gateway wraps."""
+def _unwrap(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the object inside a gateway's envelope `{code, message, data}`, or the body itself."""
     inner = body.get("data")
     return inner if isinstance(inner, dict) else body
 
 
-def _unwrapped_list(body: object) -> list[Any]:
-    """OpenAI's `data` list, wherever a wrapping gateway has put it."""
+def _unwrap_list(body: object) -> list[Any]:
+    """Return OpenAI's `data` list, at any level of a gateway's envelopes."""
     while isinstance(body, dict):
         body = body.get("data") or body.get("images") or body.get("result")
     return body if isinstance(body, list) else []
 
 
 def _result_urls(body: Mapping[str, Any]) -> list[str]:
-    """The results' own URLs, where the job names them (seen; relative to the origin)."""
+    """Return the result URLs that the job names, which may be relative to the origin.
+
+    Source of `result_url`: clients of such gateways, read 2026-11. Inferred, 2026-11: the other names.
+    """
     return urls_in(*(body.get(name) for name in ("result_url", "content_url", "result_urls", "urls")))
 
 
-def _progress(value: object) -> float | None:
-    """A percentage, from 45, 45.5, "45%", "45/100" or the share 0.45; None for anything else."""
+def _percentage(value: object) -> float | None:
+    """Return a percentage from 45, 45.5, "45%", "45/100" or the fraction 0.45. Return None for another value."""
     if isinstance(value, str):
         number, _, whole = value.strip().removesuffix("%").partition("/")
         try:

@@ -22,20 +22,8 @@ from proxy.core.errors import FieldError, UpstreamFailed
 from proxy.core.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.core.media_types import by_url
 from proxy.core.settings import ProviderSettings
-from proxy.providers.base import (
-    Fields,
-    Inputs,
-    Model,
-    NewOutput,
-    Provider,
-    Source,
-    Text,
-    Update,
-    as_id,
-    bearer,
-    field_error,
-    id_in,
-)
+from proxy.providers.base import Inputs, Model, NewOutput, Provider, Source, Update, as_id, bearer, id_in
+from proxy.providers.fields import Fields, Text, field_error
 from proxy.upstream.answers import (
     Answer,
     LastAnswers,
@@ -197,11 +185,11 @@ class GanAi(Provider):
             item["message"] = self.dialect.safe_text(words or "Gan.ai's reply gave this item no inference_id.")
         return {"unique_id": unique_id, "project_id": project} | item
 
-    async def check(self, ticket: Ticket, seen: LastAnswers) -> Update:
+    async def check(self, ticket: Ticket, last_answers: LastAnswers) -> Update:
         """One status call for each item that is not over; a call that fails leaves its item as it was."""
         items = [dict(item) for item in ticket["items"]]
         open_items = [item for item in items if not item.get("over")]
-        outcomes = await self._ask_all(open_items, seen)
+        outcomes = await self._ask_all(open_items, last_answers)
         # The longest of the hints, because all items are polled together.
         wait = max((outcome.wait for outcome in outcomes if outcome and outcome.wait), default=None)
         silent = [outcome for outcome in outcomes if isinstance(outcome, ReadFailed | Unchanged)]
@@ -214,15 +202,15 @@ class GanAi(Provider):
         return replace(_update(items, open_items), wait=wait)
 
     async def _ask_all(
-        self, items: list[dict[str, Any]], seen: LastAnswers
+        self, items: list[dict[str, Any]], last_answers: LastAnswers
     ) -> list[ReadFailed | Unchanged | Answer | None]:
         gate = asyncio.Semaphore(_AT_ONCE)
         if len(items) == 1:  # a task of its own would be a tenth of a poll's cost
-            return [await self._ask(items[0], gate, seen)]
-        return await asyncio.gather(*(self._ask(item, gate, seen) for item in items))
+            return [await self._ask(items[0], gate, last_answers)]
+        return await asyncio.gather(*(self._ask(item, gate, last_answers) for item in items))
 
     async def _ask(
-        self, item: dict[str, Any], gate: asyncio.Semaphore, seen: LastAnswers
+        self, item: dict[str, Any], gate: asyncio.Semaphore, last_answers: LastAnswers
     ) -> ReadFailed | Unchanged | Answer | None:
         """Note in `item` what the provider says of it. Returns the answer, or the reason why it was no news."""
         if not item.get("inference_id"):
@@ -232,10 +220,10 @@ class GanAi(Provider):
         path = f"/projects/{project}/inference/{inference}/video_status"
         try:
             async with gate:
-                answer = await self.upstream.get(path, seen=seen)
+                answer = await self.upstream.get(path, last_answers=last_answers)
             self._learn(item, answer)
         except (ReadFailed, Unchanged) as nothing:
-            seen.forget(path)
+            last_answers.forget(path)
             return nothing
         return answer
 
@@ -302,7 +290,7 @@ def _update(items: list[dict[str, Any]], asked: list[dict[str, Any]]) -> Update:
         finished = [_made(n, item) for n, item in enumerate(items) if item in asked and item.get("over")]
         words = {item["word"] for item in items if item.get("word") and not item.get("over")}
         unknown = tuple(sorted(word for word in words if plain(word) not in _KNOWN))
-        return Update(detail=_words(items), outputs=finished, ticket={"items": items}, unknown=unknown)
+        return Update(detail=_words(items), outputs=finished, ticket={"items": items}, unknown_words=unknown)
     outputs = [_made(n, item) for n, item in enumerate(items)]
     if all(made.output.failed for made in outputs):
         reason = next(made.output.message for made in outputs)

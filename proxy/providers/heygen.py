@@ -20,32 +20,24 @@ from proxy.core.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.core.media_types import by_url
 from proxy.core.settings import ProviderSettings, is_loopback
 from proxy.providers import heygen_v3
-from proxy.providers.base import (
+from proxy.providers.base import Inputs, Model, NewOutput, Provider, Source, Update, id_in, urls_in, without_none
+from proxy.providers.fields import (
     COLOR_SCHEMA,
     COUNTS,
     DURATIONS,
-    MOST_PARTS,
+    MAX_PARTS,
     PRIORITIES,
     QUALITIES,
     AudioRef,
     Fields,
-    Inputs,
-    Model,
-    NewOutput,
-    Provider,
-    Source,
     Text,
-    Update,
     VisualRef,
     check_color,
+    check_dependency,
     check_exactly_one,
-    check_goes_with,
     field_error,
-    id_in,
     is_asset,
     references,
-    urls_in,
-    without_none,
 )
 from proxy.providers.heygen_v3 import HeyGenV3, data_of
 from proxy.upstream.answers import Answer, LastAnswers, NotReady, UnreadableAnswer
@@ -58,7 +50,6 @@ _OK = 100
 _NO_CREDIT = ("40009", "insufficient_credit")
 _VIDEO_URL = re.compile(r"\.(mp4|m4v|mov|webm)([?#]|$)", re.IGNORECASE)
 _GOING_ON = frozenset({"pending", "waiting", "processing"})
-_V3_GOING_ON = heygen_v3.STATES
 V3 = heygen_v3.MODEL.name
 
 
@@ -123,9 +114,9 @@ class Clip(_Speech):
 def _check_clip(fields: _Speech) -> None:
     check_exactly_one(fields, "prompt", "audio")
     check_exactly_one(fields, "avatar_id", "talking_photo_id")
-    check_goes_with(fields, "avatar_style", "avatar_id")
-    check_goes_with(fields, "talking_photo_style", "talking_photo_id")
-    check_goes_with(fields, "voice_id", "prompt")
+    check_dependency(fields, "avatar_style", "avatar_id")
+    check_dependency(fields, "talking_photo_style", "talking_photo_id")
+    check_dependency(fields, "voice_id", "prompt")
 
 
 _FLAT = tuple(_Speech.model_fields)
@@ -145,7 +136,7 @@ class HeyGenFields(_Speech):
         }
     )
 
-    clips: Annotated[list[Clip], Field(min_length=1, max_length=MOST_PARTS)] | None = None
+    clips: Annotated[list[Clip], Field(min_length=1, max_length=MAX_PARTS)] | None = None
     background: VisualRef | None = Field(
         default=None,
         description="An image or mp4 (asset id or public URL), or a colour such as #FAFAFA.",
@@ -220,7 +211,7 @@ class HeyGen(Provider):
             no_credit=_NO_CREDIT,
             refused_key=("400112", "401057", "unauthorized"),
             retired=(404, 405, 410),
-            in_progress=(heygen_v3.IN_PROGRESS,),
+            in_progress=(heygen_v3.REPEAT_IN_PROGRESS,),
         )
 
     def validate(self, order: Order) -> Sequence[FieldError]:
@@ -289,11 +280,11 @@ class HeyGen(Provider):
             raise self.dialect.missing_ticket(answer, "names no video_id")
         return {"video_id": video}
 
-    async def check(self, ticket: Ticket, seen: LastAnswers) -> Update:
+    async def check(self, ticket: Ticket, last_answers: LastAnswers) -> Update:
         """`completed` and `failed` end; every other word goes on."""
         if "video" in ticket:
-            return await self._check_v3(ticket, seen)
-        answer, data = await self._status(ticket, seen)
+            return await self._check_v3(ticket, last_answers)
+        answer, data = await self._status(ticket, last_answers)
         word = data.get("status")
         if not isinstance(word, str) or not plain(word):
             return self.without_status(answer, word)
@@ -305,11 +296,13 @@ class HeyGen(Provider):
                 return Update(detail=shown, status=Status.ERROR, error=self._failure(data.get("error")))
         return self.in_progress(word, _GOING_ON, answer)
 
-    async def _check_v3(self, ticket: Ticket, seen: LastAnswers) -> Update:
-        answer, word, ended = await self._v3.check(ticket, seen)
+    async def _check_v3(self, ticket: Ticket, last_answers: LastAnswers) -> Update:
+        answer, word, ended = await self._v3.check(ticket, last_answers)
         if ended is not None:
             return ended
-        return self.without_status(answer) if word is None else self.in_progress(word, _V3_GOING_ON, answer)
+        return (
+            self.without_status(answer) if word is None else self.in_progress(word, heygen_v3.IN_PROGRESS_WORDS, answer)
+        )
 
     async def cancel(self, ticket: Ticket) -> None:
         """Delete the video. v1 has no such call."""
@@ -329,8 +322,8 @@ class HeyGen(Provider):
             fresh = self._videos(ticket, data)
         return Source((fresh[n].output.url if n < len(fresh) else output.url) or "")
 
-    async def _status(self, ticket: Ticket, seen: LastAnswers | None = None) -> tuple[Answer, dict[str, Any]]:
-        answer = await self.upstream.get("/v1/video_status.get", {"video_id": ticket["video_id"]}, seen)
+    async def _status(self, ticket: Ticket, last_answers: LastAnswers | None = None) -> tuple[Answer, dict[str, Any]]:
+        answer = await self.upstream.get("/v1/video_status.get", {"video_id": ticket["video_id"]}, last_answers)
         body = self.dialect.json_object(answer)
         if not _is_ok(body):
             raise self.dialect.unreadable(answer, f"has the code {self.dialect.safe_text(str(body['code']))[:50]}")

@@ -1,10 +1,13 @@
 """HeyGen v3: videos of speaking avatars and images. `HeyGen` (heygen.py) offers it as the model `heygen-v3`.
 
 An order is one video, or a studio video of several scenes. A reply is `{data: {...}}`, an error
-`{error: {code, message}}`. A submit carries an `Idempotency-Key`: for 24 hours a repeat gets the first answer, and 409
-`request_in_progress` while the first request is still being worked on. Video URLs expire, and each status call signs
-new ones. Sources: the provider's v3 reference and endpoint comparison (2026-11), and public client code (2026-12) for
-the shape of `background`, `caption`, `engine` and the upload's `asset_id`.
+`{error: {code, message}}`. A submit carries an `Idempotency-Key`. For 24 hours a repeat gets the first answer, or 409
+`request_in_progress` while HeyGen still works on the first request. Video URLs expire, and each status call signs new
+ones.
+
+Source: HeyGen's v3 API reference and endpoint comparison, read 2026-11. Lines with another source say so.
+Source: public client code, read 2026-12, for the shape of `background`, `caption`, `engine` and the upload's
+`asset_id`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,49 +21,44 @@ from proxy.core.errors import JobError, UpstreamRejected
 from proxy.core.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.core.media_types import by_url
 from proxy.core.settings import is_loopback
-from proxy.providers.base import (
+from proxy.providers.base import Inputs, Model, NewOutput, Update, id_in, without_none
+from proxy.providers.fields import (
     COLOR_SCHEMA,
     COUNTS,
     DURATIONS,
-    MOST_PARTS,
+    MAX_PARTS,
     PRIORITIES,
     QUALITIES,
     AudioRef,
     Fields,
     ImageRef,
-    Inputs,
     Media,
-    Model,
-    NewOutput,
     Text,
-    Update,
     check_color,
+    check_dependency,
     check_exactly_one,
-    check_goes_with,
     field_error,
-    id_in,
     is_asset,
-    without_none,
-    words,
+    name_set,
 )
 from proxy.upstream.answers import Answer, LastAnswers, NotReady, UnreadableAnswer
 from proxy.upstream.classify import Dialect, plain
 from proxy.upstream.client import Upstream
 from proxy.upstream.requests import File, Request
 
-IN_PROGRESS: Final = "request_in_progress"
-"""Code of the answer to a repeat, while the first request with its key has no answer yet."""
+REPEAT_IN_PROGRESS: Final = "request_in_progress"
+"""Error code of the answer to a repeat while the first request with its key has no answer yet."""
 _UPLOAD_LIMIT: Final = 32 << 20
-"""Largest file that HeyGen takes as an upload, in bytes. It opens larger ones by their URL."""
-STATES: Final = frozenset({"pending", "processing", "waiting", "queued"})
-"""The words for work that goes on. A submit says `waiting`, the bulk status `queued`, the single one `pending`."""
+"""Maximum size of an upload, in bytes. HeyGen fetches a larger file by its URL."""
+IN_PROGRESS_WORDS: Final = frozenset({"pending", "processing", "waiting", "queued"})
+"""Status words of work that continues: a submit says `waiting`, the bulk status `queued`, the single one `pending`."""
 
 Background = Annotated[str, Field(min_length=1, max_length=2048), Media(frozenset({Kind.IMAGE}), color=True)]
 """A background: an image or a color."""
 
 
 class _Speech(Fields):
-    """The speaker (avatar or image) and the speech (prompt or audio)."""
+    """A speaker (avatar or image) and the speech (prompt or audio)."""
 
     prompt: Text | None = None
     audio: AudioRef | None = None
@@ -73,7 +71,7 @@ class _Speech(Fields):
         json_schema_extra=dict(COLOR_SCHEMA),
     )
 
-    _color = field_validator("background")(check_color)
+    _check_color = field_validator("background")(check_color)
 
 
 _SPEECH_RULES: Final[Mapping[str, Any]] = {
@@ -83,13 +81,13 @@ _SPEECH_RULES: Final[Mapping[str, Any]] = {
     ],
     "dependentRequired": {"voice_id": ["prompt"]},
 }
-"""The rules of `_check_speech` in JSON Schema."""
+"""JSON Schema of the rules that `_check_speech` checks."""
 
 
 def _check_speech(fields: _Speech) -> None:
     check_exactly_one(fields, "prompt", "audio")
     check_exactly_one(fields, "avatar_id", "image")
-    check_goes_with(fields, "voice_id", "prompt")
+    check_dependency(fields, "voice_id", "prompt")
 
 
 class Scene(_Speech):
@@ -98,7 +96,7 @@ class Scene(_Speech):
     model_config = ConfigDict(json_schema_extra=dict(_SPEECH_RULES))
 
     @model_validator(mode="after")
-    def _one_of_each(self) -> "Scene":
+    def _check_fields(self) -> "Scene":
         _check_speech(self)
         return self
 
@@ -127,19 +125,19 @@ class HeyGenV3Fields(_Speech):
     captions: bool | None = None
     engine: Literal["avatar_iii", "avatar_iv", "avatar_v"] | None = None
     output_format: Literal["mp4", "webm"] | None = None
-    scenes: Annotated[list[Scene], Field(min_length=1, max_length=MOST_PARTS)] | None = None
+    scenes: Annotated[list[Scene], Field(min_length=1, max_length=MAX_PARTS)] | None = None
 
     @model_validator(mode="after")
-    def _one_form(self) -> "HeyGenV3Fields":
+    def _check_fields(self) -> "HeyGenV3Fields":
         given = [name for name in _FLAT if getattr(self, name) is not None]
         if self.scenes is None:
             _check_speech(self)
         elif given:
-            raise field_error(given[0], f"scenes goes without {', '.join(given)}")
+            raise field_error(given[0], f"{', '.join(given)} cannot be combined with scenes")
         return self
 
 
-def _units(fields: Mapping[str, Any]) -> int:
+def _scene_units(fields: Mapping[str, Any]) -> int:
     return len(fields.get("scenes") or [None])
 
 
@@ -148,13 +146,13 @@ MODEL: Final = Model(
     Kind.VIDEO,
     20,
     HeyGenV3Fields,
-    words(
+    name_set(
         """type avatar_id image script voice_id audio_url audio_asset_id title resolution aspect_ratio background
         caption engine output_format scenes"""
     ),
     typical_seconds=(120, 900),
     costly=COUNTS | DURATIONS | QUALITIES | PRIORITIES | {"video_inputs", "motion_engine"},
-    units=_units,
+    units=_scene_units,
     one_result=True,
     repeatable=True,
 )
@@ -162,40 +160,41 @@ MODEL: Final = Model(
 
 @dataclass(frozen=True, slots=True)
 class HeyGenV3:
-    """The calls of HeyGen's v3 API, with the key, the rate limit and the breaker of `upstream`."""
+    """The steps of an order at HeyGen's v3 API. Its client `upstream` is the one of v1."""
 
     upstream: Upstream
     public_url: str
     dialect: Dialect
 
     async def prepare(self, order: Order, inputs: Inputs) -> Request:
-        """Upload assets, then build the body. Public URLs are sent as they are."""
+        """Upload assets, then build the request. Public URLs are sent unchanged."""
         fields = HeyGenV3Fields(**order.fields)
-        body = await self.body(fields, inputs)
+        body = await self._build_body(fields, inputs)
         return Request("/v3/videos", json={**body, **order.extra})
 
-    async def body(self, fields: HeyGenV3Fields, inputs: Inputs) -> dict[str, Any]:
+    async def _build_body(self, fields: HeyGenV3Fields, inputs: Inputs) -> dict[str, Any]:
         """Return the body of a submit."""
         if fields.scenes is not None:
-            scenes = [await self._speech(scene, inputs, "avatar_video") for scene in fields.scenes]
+            scenes = [await self._build_speech(scene, inputs, "avatar_video") for scene in fields.scenes]
             return {"type": "studio", "scenes": scenes}
         return {
-            **await self._speech(fields, inputs, "avatar"),
+            **await self._build_speech(fields, inputs, "avatar"),
             **without_none(
                 title=fields.title,
                 resolution=fields.resolution,
                 aspect_ratio=fields.aspect_ratio,
-                # With a style, the captions are also drawn into a second video (public client code, 2026-12).
+                # With a style, HeyGen also makes a second video that shows the captions.
+                # Source: public client code, read 2026-12.
                 caption={"file_format": "srt", "style": "default"} if fields.captions else None,
                 engine={"type": fields.engine} if fields.engine else None,
                 output_format=fields.output_format,
             ),
         }
 
-    async def _speech(self, part: _Speech, inputs: Inputs, avatar_type: str) -> dict[str, Any]:
-        """Return the fields of a video or scene. A scene has those of a video (inferred, 2026-12)."""
-        audio = await self._place(part.audio, inputs) if part.audio else {}
-        image = await self._place(part.image, inputs) if part.image else None
+    async def _build_speech(self, part: _Speech, inputs: Inputs, avatar_type: str) -> dict[str, Any]:
+        """Return the fields of a video or scene. Inferred, 2026-12: a scene has the same fields as a video."""
+        audio = await self._locate(part.audio, inputs) if part.audio else {}
+        image = await self._locate(part.image, inputs) if part.image else None
         return without_none(
             type="image" if part.image else avatar_type,
             avatar_id=part.avatar_id,
@@ -204,55 +203,58 @@ class HeyGenV3:
             audio_url=audio.get("url"),
             audio_asset_id=audio.get("asset_id"),
             voice_id=part.voice_id,
-            background=await self._background(part.background, inputs),
+            background=await self._build_background(part.background, inputs),
         )
 
-    async def _background(self, background: str | None, inputs: Inputs) -> dict[str, Any] | None:
+    async def _build_background(self, background: str | None, inputs: Inputs) -> dict[str, Any] | None:
         if background is None or background.startswith("#"):
             return {"type": "color", "value": background} if background else None
-        return {"type": "image", **await self._place(background, inputs)}
+        return {"type": "image", **await self._locate(background, inputs)}
 
-    async def _place(self, ref: str, inputs: Inputs) -> dict[str, str]:
-        """Return where HeyGen finds a file: `{"asset_id": ...}` for one of our assets, else `{"url": ...}`."""
+    async def _locate(self, ref: str, inputs: Inputs) -> dict[str, str]:
+        """Return where HeyGen finds a file: `{"asset_id": ...}` after an upload, or `{"url": ...}`.
+
+        Assets are uploaded. Public URLs, and assets above the upload limit, are passed by URL.
+        """
         if not is_asset(ref):
             return {"url": ref}
-        uploaded = await inputs.uploaded(ref, self._upload)
-        if uploaded is not None:
-            return {"asset_id": uploaded}
+        asset_id = await inputs.upload(ref, self._upload)
+        if asset_id is not None:
+            return {"asset_id": asset_id}
         if is_loopback(self.public_url) and not is_loopback(self.upstream.base_url):
             raise UpstreamRejected(
-                f"{ref} is larger than {_UPLOAD_LIMIT} bytes, so HeyGen would have to fetch it, but "
-                "POLLCAST_PUBLIC_URL is a loopback address. Nothing was sent."
+                f"{ref} is larger than {_UPLOAD_LIMIT} bytes, so HeyGen must fetch it, but POLLCAST_PUBLIC_URL is a "
+                "loopback address. Nothing was sent."
             )
         return {"url": inputs.url(ref)}
 
     async def _upload(self, file: File) -> str | None:
-        """Upload a file and return its id at HeyGen; None if the file is too large."""
+        """Upload a file and return its id at HeyGen. Return None if the file is too large."""
         if len(file.data) > _UPLOAD_LIMIT:
             return None
         answer = await self.upstream.upload("/v3/assets", "file", file)
-        found = id_in(answer.exact(), "asset_id")
-        if not found and self.dialect.message_in(answer):
+        asset_id = id_in(answer.exact(), "asset_id")
+        if not asset_id and self.dialect.message_in(answer):
             raise self.dialect.refusal_in_success(answer)
-        if not found:
+        if not asset_id:
             raise UnreadableAnswer("HeyGen's answer to the upload names no id.")
-        return found
+        return asset_id
 
     async def submit(self, request: Request) -> Ticket:
-        """Send an order with its key. The reply is `{data: {video_id, status, output_format}}`."""
-        sent = replace(request, headers={"Idempotency-Key": request.key})
-        answer = await self.upstream.submit(sent, self.dialect)
+        """Send an order with its idempotency key. The reply is `{data: {video_id, status, output_format}}`."""
+        keyed = replace(request, headers={"Idempotency-Key": request.key})
+        answer = await self.upstream.submit(keyed, self.dialect)
         try:
-            found = id_in(answer.exact(), "video_id")
+            video = id_in(answer.exact(), "video_id")
         except UnreadableAnswer:
-            found = ""
-        if not found:
+            video = ""
+        if not video:
             raise self.dialect.missing_ticket(answer, "names no video_id")
-        return {"video": found}
+        return {"video": video}
 
-    async def check(self, ticket: Ticket, seen: LastAnswers) -> tuple[Answer, str | None, Update | None]:
-        """Return the answer, its status word, and the update of a video that has ended."""
-        answer, data = await self._status(ticket, seen)
+    async def check(self, ticket: Ticket, last_answers: LastAnswers) -> tuple[Answer, str | None, Update | None]:
+        """Return the answer, its status word, and an update if the video has ended. Raises as `Provider.check`."""
+        answer, data = await self._status(ticket, last_answers)
         word = data.get("status")
         if not isinstance(word, str) or not plain(word):
             return answer, None, None
@@ -273,8 +275,8 @@ class HeyGenV3:
         """Delete the video. Raises ReadFailed."""
         await self.upstream.delete(_path(ticket))
 
-    async def _status(self, ticket: Ticket, seen: LastAnswers | None = None) -> tuple[Answer, dict[str, Any]]:
-        answer = await self.upstream.get(_path(ticket), seen=seen)
+    async def _status(self, ticket: Ticket, last_answers: LastAnswers | None = None) -> tuple[Answer, dict[str, Any]]:
+        answer = await self.upstream.get(_path(ticket), last_answers=last_answers)
         return answer, data_of(self.dialect.json_object(answer))
 
     def _failure(self, data: Mapping[str, Any]) -> JobError:
@@ -284,18 +286,18 @@ class HeyGenV3:
         return kind(self.dialect.safe_text(" ".join(parts) or "HeyGen gave no reason."))
 
     def outputs(self, ticket: Ticket, data: Mapping[str, Any]) -> list[NewOutput]:
-        """Return the outputs of a completed video: the video first, then what else HeyGen made of it."""
+        """Return the outputs of a completed video: the video first, then HeyGen's further files of it."""
         thumbnail = self.upstream.url_or_none(data.get("thumbnail_url"))
         ids = {"id": ticket["video"]}
-        made = []
+        outputs = []
         for name, role in _OUTPUTS:
             url = self.upstream.url_or_none(data.get(name))
             if url is not None:
                 shown = thumbnail if role is Role.VIDEO else None
-                made.append(NewOutput(Output(role, _type(url, role), url=url, thumbnail_url=shown, ids=ids)))
-        if not any(output.output.role is Role.VIDEO for output in made):
-            raise NotReady("HeyGen says completed, but gives no video's URL yet.")
-        return made
+                outputs.append(NewOutput(Output(role, _media_type(url, role), url=url, thumbnail_url=shown, ids=ids)))
+        if not any(output.output.role is Role.VIDEO for output in outputs):
+            raise NotReady("HeyGen reports completed, but names no video URL yet.")
+        return outputs
 
 
 _OUTPUTS: Final = (
@@ -305,16 +307,19 @@ _OUTPUTS: Final = (
     ("subtitle_url", Role.TEXT),
     ("thumbnail_url", Role.THUMBNAIL),
 )
-"""The URLs of a completed video, in the order of its outputs."""
+"""Fields with the URLs of a completed video, in the order of its outputs."""
 
 
 def data_of(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the object in an answer's envelope. The table of v1's page shows it without an envelope."""
+    """Return the object in an answer's envelope `data`.
+
+    An answer without an envelope is returned whole. Source: HeyGen's v1 reference page, read 2026-11, shows that form.
+    """
     data = body.get("data", body)
     return data if isinstance(data, dict) else {}
 
 
-def _type(url: str, role: Role) -> str:
+def _media_type(url: str, role: Role) -> str:
     return "application/x-subrip" if role is Role.TEXT else by_url(url, role)
 
 

@@ -9,7 +9,7 @@ from proxy.core.errors import UpstreamRejected, UpstreamUnreachable
 from proxy.core.job import Job
 from proxy.core.links import Links
 from proxy.core.media_types import extension
-from proxy.providers.base import is_asset
+from proxy.providers.fields import is_asset
 from proxy.store.blobs import Blobs
 from proxy.store.contract import Assets
 from proxy.upstream import breaker
@@ -48,15 +48,15 @@ class JobInputs:
                 raise self._too_large()
         return [self._files[ref] for ref in refs]
 
-    async def uploaded(self, ref: str, upload: Callable[[File], Awaitable[Uploaded]]) -> Uploaded:
-        """Return the result of the provider's `upload` of an asset id or URL, which is uploaded once for the job."""
+    async def upload(self, ref: str, send: Callable[[File], Awaitable[Uploaded]]) -> Uploaded:
+        """Upload an asset or URL with the adapter's function `send`, once for the job, and return its result."""
         if ref not in self._uploads:
             file = await self._read(ref, self.limit)
             token = breaker.subject.set(
                 breaker.Subject(self.job.account, ref)
             )  # a bad file counts once, not for each job
             try:
-                self._uploads[ref] = await upload(file)
+                self._uploads[ref] = await send(file)
             finally:
                 breaker.subject.reset(token)
         uploaded: Uploaded = self._uploads[ref]

@@ -110,7 +110,7 @@ class Recording:
 
     async def _draft(self, update: Update) -> Draft:
         """Return the event with what the job's record does not have yet; its fields are empty without news."""
-        self.count_unknown_words(update.unknown)
+        self.count_unknown_words(update.unknown_words)
         job = self.job
         fields: dict[str, Any] = {}
         # An update without a detail still shows that the order was taken, so the wait is over.

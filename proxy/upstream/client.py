@@ -128,16 +128,18 @@ class Upstream:
 
     # --- reads: free, repeatable ---
 
-    async def get(self, path: str, query: Mapping[str, str] | None = None, seen: LastAnswers | None = None) -> Answer:
+    async def get(
+        self, path: str, query: Mapping[str, str] | None = None, last_answers: LastAnswers | None = None
+    ) -> Answer:
         """Read a path. Raises the ReadFailed that a failed answer means.
 
-        With `seen`, raises Unchanged for the same answer as before.
+        With `last_answers`, raises Unchanged for the same answer as before.
         """
         answer = await self._follow(path, query)
         if not answer.ok:
             raise self.dialect.read_error(answer)
-        if seen is not None:
-            seen.compare(path, answer)
+        if last_answers is not None:
+            last_answers.compare(path, answer)
         return answer
 
     async def check_key(self, path: str, query: Mapping[str, str] | None = None) -> None:

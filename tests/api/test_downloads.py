@@ -247,7 +247,7 @@ async def relay(answer: Handler, url: str = "/cat", *, keyed: bool = True) -> As
     async with Site(answer) as site, Fetcher() as fetcher:
         settings = load(GaiaSettings, base_url=site.url, api_key="sk-secret")
         gaia = Gaia(settings, JumpClock(), "https://cast.example.com")
-        source = Source(site.url + url if url.startswith("/") else url, keyed=keyed)
+        source = Source(site.url + url if url.startswith("/") else url, needs_key=keyed)
         yield site, lambda request: RelayedFiles(fetcher, WRITE_TIMEOUT).deliver(request, gaia, source, name="job_1-0")
 
 
@@ -363,7 +363,7 @@ async def relay_of(media_type: str, answer: Handler) -> AsyncIterator[Answer]:
     """Yield a function that relays an output of that type."""
     async with Site(answer) as site, Fetcher() as fetcher:
         gaia = Gaia(load(GaiaSettings, base_url=site.url, api_key="k"), JumpClock(), "https://cast.example.com")
-        source = Source(site.url, keyed=True)
+        source = Source(site.url, needs_key=True)
         yield lambda request: RelayedFiles(fetcher, WRITE_TIMEOUT).deliver(
             request, gaia, source, name="job_1-0", media_type=media_type
         )
@@ -474,6 +474,6 @@ async def test_a_provider_that_refuses_connections_is_unreachable() -> None:
         with pytest.raises(UpstreamUnreachable):
             await ask(
                 lambda request: RelayedFiles(fetcher, WRITE_TIMEOUT).deliver(
-                    request, gaia, Source(f"{gone}/cat", keyed=True), name="job_1-0"
+                    request, gaia, Source(f"{gone}/cat", needs_key=True), name="job_1-0"
                 )
             )

@@ -288,7 +288,7 @@ async def test_success_without_a_url_is_waited_for_until_the_deadline(
 ) -> None:
     final = ended(await hello(deployment, upstream, generation("Success")))
     assert (final["code"], final["refunded"]) == ("deadline_exceeded", 20)
-    assert final["message"].endswith("Gaga says Success, but gives no video's URL yet.")
+    assert final["message"].endswith("Gaga reports Success, but names no video URL yet.")
 
 
 PASSING = {

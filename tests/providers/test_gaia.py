@@ -566,7 +566,7 @@ async def test_a_text_ends_by_done_or_by_its_finish_reason(
 async def test_a_text_that_has_its_finish_reason_is_whole_whatever_becomes_of_the_connection(
     deployment: Deployment, upstream: Literal, end: dict[str, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.providers.gaia._PATIENCE", 0.1)
+    monkeypatch.setattr("proxy.providers.gaia._END_TIMEOUT", 0.1)
     final = ended(await chat(deployment, upstream, streamed(chunk("Hi"), chunk(None, "stop"), chunk("!"), **end)))
     assert (final["status"], final.get("text")) == ("Completed", "Hi!")
 

@@ -51,7 +51,7 @@ async def test_an_order_is_sent_once_and_gives_a_ticket(acme: Provider, acme_ups
 async def test_an_unknown_word_is_still_working_and_reported(acme: Provider, acme_upstream: Literal) -> None:
     acme_upstream.on("GET", "/v1/videos/7", said({"state": "dreaming"}))
     update = await acme.check({"id": "7"}, LastAnswers())
-    assert (update.status, update.detail, update.unknown) == (None, "dreaming", ("dreaming",))
+    assert (update.status, update.detail, update.unknown_words) == (None, "dreaming", ("dreaming",))
 
 
 async def test_success_needs_a_result(acme: Provider, acme_upstream: Literal) -> None:

@@ -144,8 +144,8 @@ class Scripted:
             cast("Provider", self), Pace(2.0), {}, self.clock, submitted_at=self.clock.at, interval=2.0, resumed=False
         )
 
-    async def check(self, ticket: Ticket, seen: LastAnswers) -> Update:
-        del ticket, seen
+    async def check(self, ticket: Ticket, last_answers: LastAnswers) -> Update:
+        del ticket, last_answers
         answer = self._answers[0] if len(self._answers) == 1 else self._answers.pop(0)
         if isinstance(answer, Exception):
             raise answer

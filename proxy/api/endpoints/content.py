@@ -76,7 +76,7 @@ class ProviderFiles:
 
     async def _deliver(self, request: Request, provider: Provider, job: Job, n: int) -> Response:
         source = await self._source(provider, job, n)
-        if not (self.relay or source.keyed):
+        if not (self.relay or source.needs_key):
             return redirect(source.url)
         name, media_type = f"{job.id}-{n}", job.outputs[n].type
         return await self.relayed_files.deliver(request, provider, source, name=name, media_type=media_type)

@@ -16,7 +16,7 @@ from proxy.api.body import validate
 from proxy.core import sse
 from proxy.core.clock import Clock, rfc3339
 from proxy.core.errors import Unavailable
-from proxy.providers.base import field_error
+from proxy.providers.fields import field_error
 
 _MAX_PING_SECONDS: Final = 90.0
 """Maximum duration of a stream of marks, in seconds."""

@@ -16,7 +16,8 @@ from proxy.api.openapi import shapes
 from proxy.api.openapi.parts import Json, ref
 from proxy.api.orders import Envelope
 from proxy.providers import MODELS
-from proxy.providers.base import PART_NAME, Model
+from proxy.providers.base import Model
+from proxy.providers.fields import PART_NAME
 
 _ROOTS: Final[tuple[type[BaseModel], ...]] = (
     shapes.Account,
