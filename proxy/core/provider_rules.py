@@ -3,7 +3,10 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+from pydantic import StringConstraints, TypeAdapter
+from pydantic_core import SchemaError
 
 from proxy.core import templates
 from proxy.core.provider_tables import (
@@ -136,6 +139,8 @@ def _field_faults(place: Place, name: str, field: FieldTable, file: ProviderFile
     for inner in templates.placeholders(field.shape):
         if inner not in {"value", "type"}:
             yield (*place, "shape"), f"may have the placeholders {{value}} and {{type}} only, not {{{inner}}}"
+        if inner == "type" and (field.type != "media" or field.send not in {"data", "base64"} or field.pass_urls):
+            yield (*place, "shape"), "may have {type} only where the bytes are sent (data or base64, without pass_urls)"
 
 
 def _value_faults(place: Place, field: FieldTable) -> _Faults:
@@ -151,9 +156,9 @@ def _value_faults(place: Place, field: FieldTable) -> _Faults:
         yield (*place, "default"), "must be one of the choices"
     if field.pattern is not None:
         try:
-            re.compile(field.pattern)
-        except re.error as error:
-            yield (*place, "pattern"), f"must be a regular expression: {error}"
+            TypeAdapter(Annotated[str, StringConstraints(pattern=field.pattern)])
+        except SchemaError:
+            yield (*place, "pattern"), "must be a regular expression without look-around and back-references"
 
 
 def choice_values(field: FieldTable) -> list[Scalar]:
@@ -216,7 +221,7 @@ def _body_faults(file: ProviderFile) -> _Faults:
     body = file.submit.body
     if not isinstance(body, dict) and body != "{fields}":
         yield place, 'must be a table, or "{fields}"'
-    known = {"fields", "model", "job", *(name for model in file.model for name in model.fields)}
+    known = {"fields", "model", *(name for model in file.model for name in model.fields)}
     for name in templates.placeholders(body):
         if name not in known:
             yield place, f"has {{{name}}}, which is no model's field. {nearest(name, sorted(known))}"

@@ -197,12 +197,12 @@ class Provider(ABC):
         """Send a paid request once, and return the ticket. Raises NotTaken if it may be sent again, else a JobError."""
         raise NotImplementedError(f"{self.name} streams; see `stream`.")
 
-    async def lookup(self, key: str) -> Ticket | None:
-        """Return the ticket of the order that was sent with `key`, or None if the provider has none.
+    async def lookup(self, request: Request) -> Ticket | None:
+        """Return the ticket of the order that was sent with `request.key`, or None if the provider has none.
 
         Called for models with `can_lookup`. It is free. Raises ReadFailed if no answer could be read.
         """
-        raise NotImplementedError(f"{self.name} cannot look up {key}.")
+        raise NotImplementedError(f"{self.name} cannot look up {request.key}.")
 
     def stream(self, request: Request) -> AsyncGenerator[Update]:
         """Send a paid request once, and yield updates as they arrive.

@@ -124,7 +124,7 @@ class Submission:
     async def _look_up(self, request: Request) -> tuple[Ticket | None, float | None]:
         """Look up the order's job by its key: return its ticket, or None with the provider's wait."""
         try:
-            return await self._provider.lookup(request.key), None
+            return await self._provider.lookup(request), None
         except ReadFailed as error:
             return None, error.wait
 
@@ -161,7 +161,7 @@ class Submission:
         where the provider offers that. Otherwise OutcomeUnknown is raised, which ends the job. Also raises other
         JobErrors, Canceled and DeadlinePassed.
         """
-        record = intent.dump(self._provider, request) if self._can_recover else None
+        record = intent.dump(self._provider, request, with_body=self._model.repeatable) if self._can_recover else None
         for pause in pauses():
             # Wait for the rate limit before recording the intent: if we are stopped while waiting, nothing was sent.
             async with self._scope.step():

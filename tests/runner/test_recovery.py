@@ -10,6 +10,7 @@ from proxy.providers.gaga import Gaga
 from proxy.runner import job_run as job_run_module
 from proxy.runner.services import RunnerTimes
 from proxy.upstream.answers import Transient
+from proxy.upstream.requests import Request
 from tests.runner.test_cancel import cancel
 from tests.runner.test_runner import final_of, wait_for_calls
 from tests.support.deployment import Deployment
@@ -176,8 +177,8 @@ class Lookups:
         monkeypatch.setattr(job_run_module, "MODELS", {model.name: model})
         monkeypatch.setattr(Gaga, "lookup", self.lookup)
 
-    async def lookup(self, key: str) -> Ticket | None:
-        self.keys.append(key)
+    async def lookup(self, request: Request) -> Ticket | None:
+        self.keys.append(request.key)
         answer = self.found.pop(0) if len(self.found) > 1 else self.found[0]
         if answer == {}:
             raise Transient("The provider cannot be reached.")
