@@ -316,7 +316,7 @@ class Errors(Table):
     code: Paths = Field(default_factory=list)
     message: Paths = Field(default_factory=list)
     success: list[str | int] = Field(default_factory=list)
-    """Values of the code that are no error. With them, any other value is one, whatever the HTTP status."""
+    """Values of the code that are no error. Any other value at the first path of `code` is one, also with HTTP 200."""
     rules: list[ErrorRule] = Field(default_factory=list)
     """The first rule that matches counts."""
 

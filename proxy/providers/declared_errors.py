@@ -6,6 +6,7 @@ order is sent again only if a rule says that the answer proves that nothing was 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 from proxy.core import errors
@@ -67,15 +68,20 @@ class FileDialect(Dialect):
 
     def rule(self, status: int | None, body: object) -> ErrorRule | None:
         """Return the first rule for an answer. `status` is None for the body of a failed job."""
-        code = first(self.table.code, body)
+        codes = [code for path in self.table.code if (code := path.find(body)) is not None]
+        code = next((code for code in codes if str(code) not in self._success), None)
         return next((rule for rule in self.table.rules if _matches(rule, status, code)), None)
 
     def is_failure(self, body: object) -> bool:
-        """Return whether a body with an HTTP status of success has a code that is no success."""
-        if not self.table.success:
+        """Return whether a body with an HTTP status of success has, at the first path, a code that is no success."""
+        if not self._success:
             return False
-        code = first(self.table.code, body)
-        return code is not None and str(code) not in map(str, self.table.success)
+        code = self.table.code[0].find(body)
+        return code is not None and str(code) not in self._success
+
+    @cached_property
+    def _success(self) -> frozenset[str]:
+        return frozenset(map(str, self.table.success))
 
     def submit_error(self, answer: Answer, status: int | None = None) -> errors.JobError | NotTaken:
         """Return what a failed answer means for the order. Only a rule with `paid = "no"` makes it be sent again."""
