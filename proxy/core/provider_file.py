@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, Final, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -133,6 +133,19 @@ def _with_fields(model: Any, shared: Mapping[str, Any]) -> Any:
     return model | {"fields": templates.merged(used, own)}
 
 
+_TYPE_MESSAGES: Final = {
+    "model_type": "must be a table",
+    "dict_type": "must be a table",
+    "list_type": "must be a list",
+    "string_type": "must be a text",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "date_type": "must be a date such as 2026-11-20, without quotes",
+}
+"""Messages for values of a wrong type, in TOML's words."""
+
+
 def _first_fault(source: _Source, error: ValidationError) -> BadFile:
     """Return the fault that stands first in the file. An unknown key comes before a missing one: it may be that one."""
     faults = [(_clean(detail["loc"]), detail) for detail in error.errors()]
@@ -143,7 +156,8 @@ def _first_fault(source: _Source, error: ValidationError) -> BadFile:
     elif kind == "missing":
         message = "is required, and missing"
     else:
-        message = message.removeprefix("Value error, ").replace("Input should be", "must be", 1)
+        plain = message.removeprefix("Value error, ").replace("Input should be", "must be", 1)
+        message = _TYPE_MESSAGES.get(kind, plain)
     return source.fault(place, message)
 
 

@@ -102,14 +102,13 @@ def _auth_faults(auth: Auth) -> _Faults:
 
 
 def _model_faults(file: ProviderFile) -> _Faults:
-    names: set[str] = set()
+    names = [model.name for model in file.model]
     for name, field in file.fields.items():
         yield from _field_faults(("fields", name), name, field, file)
     for n, model in enumerate(file.model):
         place: Place = ("model", n)
-        if model.name in names:
-            yield (*place, "name"), f"is taken: the file has another model {model.name!r}"
-        names.add(model.name)
+        if model.name in names[n + 1 :]:
+            yield (*place, "name"), f"is taken: the provider has another model {model.name!r}"
         for i, used in enumerate(model.use):
             if used not in file.fields:
                 yield (*place, "use", i), f"is not in [fields]. {nearest(used, list(file.fields))}"
@@ -221,7 +220,7 @@ def _body_faults(file: ProviderFile) -> _Faults:
     body = file.submit.body
     if not isinstance(body, dict) and body != "{fields}":
         yield place, 'must be a table, or "{fields}"'
-    known = {"fields", "model", *(name for model in file.model for name in model.fields)}
+    known = {"fields", "model", *file.fields, *(name for model in file.model for name in model.fields)}
     for name in templates.placeholders(body):
         if name not in known:
             yield place, f"has {{{name}}}, which is no model's field. {nearest(name, sorted(known))}"

@@ -170,7 +170,9 @@ class Price(Table):
 
 
 def _price(value: Any) -> Any:
-    return {"tokens": value} if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(value, dict | int) or isinstance(value, bool):
+        raise ValueError("must be a whole number of tokens, or a table with tokens and per, or with by and table")  # noqa: TRY004 -- pydantic reports a ValueError
+    return value if isinstance(value, dict) else {"tokens": value}
 
 
 class Submit(Table):

@@ -189,10 +189,11 @@ async def test_a_price_table_gives_each_order_its_price() -> None:
 
 async def test_fields_have_the_types_limits_and_choices_of_the_file() -> None:
     one = DeclaredKind(parse(ACME.read_text())).models[0]
-    for wrong in ({"duration": 7}, {"duration": "5"}, {"seed": -1}, {"references": []}, {"other": 1}, {"prompt": None}):
+    invalid: list[dict[str, Any]] = [{"duration": 7}, {"duration": "5"}, {"seed": -1}, {"references": []}, {"other": 1}]
+    for fields in [*invalid, {"prompt": None}, {"prompt": " "}]:
         with pytest.raises(ValueError, match="validation error"):
-            one.fields.model_validate({"prompt": "A", **wrong})
-    assert one.allowed_extra == {"camera"}
+            one.fields.model_validate({"prompt": "A", **fields})
+    assert one.allowed_extra == frozenset({"camera"})
 
 
 # --- the submit ---

@@ -16,8 +16,8 @@ TABLES = {
     "top": 'name = "short"\ntitle = "Short"\nbase_url = "https://api.short.example"\nchecked = 2026-11-20',
     "auth": 'header = "Authorization"\nvalue = "Bearer {key}"',
     "submit": 'path = "/jobs"\nid = "id"',
-    "poll": 'path = "/jobs/{id}"\nstatus = "status"\nwords = { waiting = "queued", working = "running", ready = "done", '
-    'broken = "failed" }',
+    "poll": 'path = "/jobs/{id}"\nstatus = "status"\n'
+    'words = { waiting = "queued", working = "running", ready = "done", broken = "failed" }',
     "result": 'output = "url"',
     "[model]": 'name = "one"\nkind = "video"\nprice = 5\ntypical_seconds = [1, 9]\n'
     'fields = { prompt = { type = "text", required = true } }',
@@ -40,7 +40,7 @@ def parse(text: str) -> ReadFile:
 async def adapter(text: str, origin: str, clock: Clock | None = None, key: str = KEY) -> AsyncIterator[Declared]:
     """The adapter of a file, with `origin` in its provider's place."""
     kind = DeclaredKind(parse(text))
-    settings = kind.settings_type(base_url=origin, api_key=key, rate=10_000)  # type: ignore[call-arg, arg-type]
+    settings = kind.settings_type(base_url=origin, api_key=key, rate=10_000)  # type: ignore[arg-type]
     provider = kind(settings, clock or SystemClock(), "http://127.0.0.1:8000")
     async with provider.upstream:
         yield provider
