@@ -15,18 +15,18 @@ from yarl import URL
 
 from proxy.core import templates
 from proxy.core.clock import Clock
-from proxy.core.errors import JobError, UpstreamFailed, UpstreamProtocol, UpstreamRejected
+from proxy.core.errors import UpstreamProtocol, UpstreamRejected
 from proxy.core.job import Order, Output, Status, Ticket
 from proxy.core.provider_file import ReadFile
 from proxy.core.provider_rules import body_of, choice_key
-from proxy.core.provider_tables import FieldTable, Keep, ModelTable, ProviderFile
+from proxy.core.provider_tables import FieldTable, ModelTable, ProviderFile
 from proxy.core.settings import ProviderSettings, is_loopback
-from proxy.providers.base import Inputs, Model, NewOutput, Provider, Source, Update, as_id
-from proxy.providers.declared_answers import OutputReader, Standing, StateReader
-from proxy.providers.declared_errors import Ended, FileDialect, first
+from proxy.providers.base import Inputs, Model, Provider, Source, Update
+from proxy.providers.declared_answers import Answers, kept
+from proxy.providers.declared_errors import Ended, FileDialect
 from proxy.providers.declared_models import make_model, settings_type
 from proxy.providers.fields import is_asset
-from proxy.upstream.answers import Answer, LastAnswers, NotReady, ReadFailed, UnknownToProvider, UnreadableAnswer
+from proxy.upstream.answers import Answer, LastAnswers, ReadFailed, UnknownToProvider, UnreadableAnswer
 from proxy.upstream.credentials import SignedHeader
 from proxy.upstream.requests import File, Request
 from proxy.upstream.times import DEFAULT_TIMES, UpstreamTimes
@@ -84,8 +84,8 @@ class Declared(Provider):
         super().__init__(settings, clock, public_url, times, others=others, public=own)
         self._tables = {model.name: model for model in self.file.model}
         self._bodies = {model.name: body_of(self.file, model) for model in self.file.model}
-        self._states = StateReader(self.file.poll)
-        self._outputs = {model.name: OutputReader(self.file.result, model, self.upstream) for model in self.file.model}
+        assert isinstance(self.dialect, FileDialect)  # noqa: S101 -- `declare_dialect` returned it
+        self._answers = Answers(self.file, self.dialect, self.upstream)
 
     def declare_dialect(self) -> FileDialect:
         """Return the key as `[auth]` has it sent, and the file's errors."""
@@ -179,29 +179,11 @@ class Declared(Provider):
         about = {"name": file.name, "type": file.type}
         form = {name: templates.fill_text(text, about) for name, text in upload.form.items()}
         answer = await self.upstream.upload(upload.path, upload.part, file, form)
-        body = answer.exact()
-        found = as_id(first(upload.id, body))
-        if self.dialect_of_file.is_failure(body) or (not found and self.dialect.message_in(answer)):
-            raise self.dialect.refusal_in_success(answer)
-        if not found:
-            raise UnreadableAnswer(f"{self.name}'s answer to the upload names no id.")
-        return templates.fill_text(upload.value, {"id": found})
+        return self._answers.uploaded(upload, answer)
 
     async def submit(self, request: Request) -> Ticket:
         """Send an order, with its key where the file says so."""
-        answer = await self.upstream.submit(self._with_key(request))
-        try:
-            body = answer.exact()
-        except UnreadableAnswer:
-            body = None
-        if self.dialect_of_file.is_failure(body):
-            raise self.dialect.submit_error(answer, 400)
-        ticket = self._ticket(request.model, body, self.file.submit.id, self.file.submit.keep)
-        if ticket is None:
-            raise self.dialect.missing_ticket(answer, "names no id")
-        if self._filled(self.file.poll.path, self._ticket_values(ticket)) is None:
-            raise self.dialect.missing_ticket(answer, "lacks what its polls need")
-        return ticket
+        return self._answers.ticket(request.model, await self.upstream.submit(self._with_key(request)))
 
     def _with_key(self, request: Request) -> Request:
         ours, headers = self.file.submit.idempotency, dict(self.file.submit.headers)
@@ -212,10 +194,6 @@ class Declared(Provider):
         body = request.json if isinstance(request.json, dict) else orjson.loads(orjson.dumps(request.json))
         return replace(request, headers=headers, json={**body, ours.field: request.key})
 
-    def _ticket(self, model: str, body: object, ids: Sequence[Any], keep: Keep) -> Ticket | None:
-        found = as_id(first(list(ids), body))
-        return {"model": model, "id": found, **_kept(keep, body)} if found else None
-
     async def lookup(self, request: Request) -> Ticket | None:
         """Read the job by its key, at the path that the file names."""
         lookup = self.file.lookup
@@ -225,92 +203,35 @@ class Declared(Provider):
             answer = await self._read(templates.fill_path(lookup.path, values))
         except UnknownToProvider:
             return None
-        return self._ticket(request.model, answer.exact(), lookup.id, lookup.keep)
+        return self._answers.found_ticket(request.model, answer)
 
     # --- the polls ---
 
     async def check(self, ticket: Ticket, last_answers: LastAnswers) -> Update:
         """Read the state, and the result once the job is done."""
+        table = self._table(ticket)
         try:
             answer = await self._read(self._url(self.file.poll.path, self._ticket_values(ticket)), last_answers)
-            return await self._update(ticket, answer)
+            result = await self._result(ticket, answer)
+            return self._answers.update(table, answer, result)
         except Ended as ended:
             return Update(status=Status.ERROR, error=ended.error)
 
-    async def _read(self, path: str, last_answers: LastAnswers | None = None, accepted: Sequence[int] = ()) -> Answer:
-        """Read a path. Raises the ReadFailed that an error means, also one with an HTTP status of success."""
-        answer = await self.upstream.get(path, last_answers=last_answers, accepted=accepted)
-        if self.file.errors.success and answer.ok and self.dialect_of_file.is_failure(answer.json()):
-            raise self.dialect.read_error(answer)
+    async def _read(self, path: str, last_answers: LastAnswers | None = None) -> Answer:
+        answer = await self.upstream.get(path, last_answers=last_answers)
+        self._answers.check(answer)
         return answer
 
-    async def _update(self, ticket: Ticket, answer: Answer) -> Update:
-        body = self.dialect.json_object(answer)
-        standing = self._states.standing(body, answer.status)
-        shown = self._shown(standing, body)
-        match standing.state:
-            case "queued" | "running":
-                return Update(detail=shown, progress=standing.progress, wait=answer.wait)
-            case "done":
-                return await self._finished(ticket, body, answer, shown)
-            case None if standing.word:
-                return self.in_progress(standing.word, (), answer, standing.progress)
-            case None:
-                return self.without_status(answer)
-            case "canceled":
-                return Update(detail=shown, status=Status.CANCELED, message=f"{self.name} canceled the job.")
-            case "gone":
-                raise UnknownToProvider(self._reason(body, f"{self.name} answers {standing.word}."), answer.wait)
-        return Update(detail=shown, status=Status.ERROR, error=self._failure(standing, body))
-
-    def _shown(self, standing: Standing, body: object) -> str | None:
-        detail = first(self.file.poll.detail, body)
-        text = detail if isinstance(detail, str) and detail.strip() else standing.word
-        return self.dialect.safe_text(text) if text else None
-
-    def _failure(self, standing: Standing, body: object) -> JobError:
-        if standing.state == "blocked":
-            return UpstreamRejected(self._reason(body, f"{self.name} blocked the result because of its content."))
-        if standing.state == "expired":
-            return UpstreamFailed(self._reason(body, f"{self.name} says that the job has expired."))
-        return self.dialect.failure(body, f"{self.name} gave no reason.")
-
-    def _reason(self, body: object, default: str) -> str:
-        return self.dialect_of_file.reason(body, default)
-
-    async def _finished(self, ticket: Ticket, body: object, answer: Answer, shown: str | None) -> Update:
-        answer = await self._result(ticket, body, answer)
-        if answer.status in self.file.result.http_failure:
-            error = self.dialect.failure(self._json(answer), self.dialect.explain(answer))
-            return Update(detail=shown, status=Status.ERROR, error=error)
-        outputs, blocked = self._outputs_in(ticket, answer)
-        if outputs:
-            return Update(detail=shown, status=Status.COMPLETED, outputs=outputs)
-        if blocked is not None:
-            reason = self.dialect.safe_text(blocked) or f"{self.name} blocked the result because of its content."
-            return Update(detail=shown, status=Status.ERROR, error=UpstreamRejected(reason))
-        raise NotReady(f"{self.name} says {shown or 'done'}, but gives no result yet.")
-
-    async def _result(self, ticket: Ticket, body: object, answer: Answer) -> Answer:
-        """Return the answer that has the result: that of the last poll, or of a further request."""
+    async def _result(self, ticket: Ticket, answer: Answer) -> Answer:
+        """Return the answer that has the outputs: that of the last poll, or of a further request once a job is done."""
         result = self.file.result
-        if not result.path:
+        if not result.path or self._answers.standing(answer).state != "done":
             return answer
-        values = {**self._ticket_values(ticket), **_kept(self.file.poll.keep, body)}
-        return await self._read(self._url(result.path, values), accepted=result.http_failure)
-
-    def _outputs_in(self, ticket: Ticket, answer: Answer) -> tuple[list[NewOutput], str | None]:
-        """Return the outputs in an answer, and why there are none if they were blocked."""
-        reader = self._reader(ticket)
-        document = reader.document(answer.exact() if self.file.result.ids else answer.json())
-        outputs = reader.outputs(document)
-        return outputs, None if outputs else reader.blocked_message(document)
-
-    def _json(self, answer: Answer) -> object:
-        try:
-            return answer.json()
-        except UnreadableAnswer:
-            return None
+        values = {**self._ticket_values(ticket), **kept(self.file.poll.keep, answer.json())}
+        found = await self.upstream.get(self._url(result.path, values), accepted=result.http_failure)
+        if found.ok:
+            self._answers.check(found)
+        return found
 
     async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
         """Return the URL as it was, or read it again if it needs the key or can be renewed."""
@@ -318,12 +239,10 @@ class Declared(Provider):
             return Source(output.url or "")
         try:
             answer = await self._read(self._url(self.file.poll.path, self._ticket_values(ticket)))
-            answer = await self._result(ticket, answer.json(), answer)
-            reader = self._reader(ticket)
-            found = reader.found(reader.document(answer.json()))
+            found = self._answers.urls(self._table(ticket), await self._result(ticket, answer))
         except (UnknownToProvider, UnreadableAnswer):
             found = []
-        url = found[n].url if n < len(found) else output.url
+        url = found[n] if n < len(found) else output.url
         if not url:
             raise UnreadableAnswer(f"{self.name} no longer names the result.")
         return Source(url, needs_key=self.file.result.keyed and self.upstream.is_own(url))
@@ -341,20 +260,11 @@ class Declared(Provider):
 
     # --- paths ---
 
-    @property
-    def dialect_of_file(self) -> FileDialect:
-        """The dialect, as the type that it has here."""
-        assert isinstance(self.dialect, FileDialect)  # noqa: S101 -- `declare_dialect` returned it
-        return self.dialect
-
     def _table(self, ticket: Ticket) -> ModelTable:
         table = self._tables.get(ticket["model"])
         if table is None:
             raise UnreadableAnswer(f"The file of {self.name} has no model {ticket['model']!r} any more.")
         return table
-
-    def _reader(self, ticket: Ticket) -> OutputReader:
-        return self._outputs[self._table(ticket).name]
 
     def _ticket_values(self, ticket: Ticket) -> dict[str, object]:
         return {**ticket, **_own_values(self._table(ticket))}
@@ -405,12 +315,6 @@ def _shaped(field: FieldTable, value: object, file: File | None) -> object:
     if field.shape is None:
         return value
     return templates.fill(field.shape, {"value": value, **({"type": file.type} if file else {})})
-
-
-def _kept(keep: Keep, body: object) -> dict[str, str]:
-    """Return the values of an answer that later requests need."""
-    found = {name: as_id(first(paths, body)) for name, paths in keep.items()}
-    return {name: value for name, value in found.items() if value}
 
 
 def _parts(body: Mapping[str, Any]) -> list[tuple[str, str | File]]:

@@ -1,30 +1,21 @@
-"""Answers of a provider that a file describes: the state of a job, and its outputs. No I/O."""
+"""What the answers of a provider mean whose file describes it: tickets, updates, outputs. No I/O."""
 
-import base64
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from proxy.core.job import Kind, Output, Role
-from proxy.core.json_path import JsonPath
-from proxy.core.media_types import SNIFFED, TEXT, UNKNOWN, by_url, sniff
-from proxy.core.provider_tables import ModelTable, Poll, Result, State
-from proxy.providers.base import NewOutput, as_id, urls_in
-from proxy.providers.declared_errors import first
-from proxy.upstream.answers import UnreadableAnswer, loads
-from proxy.upstream.classify import plain
+from proxy.core import templates
+from proxy.core.errors import JobError, UpstreamFailed, UpstreamRejected
+from proxy.core.job import Status, Ticket
+from proxy.core.provider_tables import Keep, ModelTable, Poll, ProviderFile, State, Upload
+from proxy.providers.base import Update, as_id
+from proxy.providers.declared_errors import FileDialect, first, is_set
+from proxy.providers.declared_outputs import OutputReader
+from proxy.upstream.answers import Answer, NotReady, UnknownToProvider, UnreadableAnswer
+from proxy.upstream.classify import is_error, plain
 from proxy.upstream.client import Upstream
 
 _FINAL_WORDS: Final = frozenset({"canceled", "blocked", "expired", "gone"})
 """States whose word outweighs an error in the same answer."""
-_ROLES: Final[Mapping[Kind, Role]] = {
-    Kind.VIDEO: Role.VIDEO,
-    Kind.IMAGE: Role.IMAGE,
-    Kind.AUDIO: Role.AUDIO,
-    Kind.TEXT: Role.TEXT,
-}
-_MAX_OUTPUTS: Final = 100
-"""Maximum number of values of a result that become outputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,106 +71,138 @@ def _equals(value: object, expected: object) -> bool:
     return isinstance(value, bool) == isinstance(expected, bool) and value == expected
 
 
-def is_set(value: object) -> bool:
-    """Return whether a value is there: not null, false, 0, an empty text, nor an empty list or object."""
-    return bool(value)
+class Answers:
+    """Reads the answers of one provider."""
+
+    def __init__(self, file: ProviderFile, dialect: FileDialect, upstream: Upstream) -> None:
+        self._file = file
+        self._dialect = dialect
+        self._states = StateReader(file.poll)
+        self._outputs = {model.name: OutputReader(file.result, model, upstream) for model in file.model}
+
+    def check(self, answer: Answer) -> None:
+        """Raise the ReadFailed of an answer that is an error, also with an HTTP status of success."""
+        if not answer.ok:
+            raise self._dialect.read_error(answer)
+        if self._file.errors.success and self._dialect.is_failure(answer.json()):
+            raise self._dialect.read_error(answer)
+
+    def ticket(self, model: str, answer: Answer) -> Ticket:
+        """Return the ticket of an order by the answer to its submit. Raises NotTaken, or the order's JobError."""
+        body = _exact(answer)
+        if not answer.ok or self._dialect.is_failure(body):
+            raise self._dialect.submit_error(answer, None if not answer.ok else 400)
+        submit = self._file.submit
+        found = as_id(first(submit.id, body))
+        if not found:
+            raise self._dialect.missing_ticket(answer, "names no id")
+        ticket = {"model": model, "id": found, **kept(submit.keep, body)}
+        known = {*ticket, "path"}
+        if not any(known.issuperset(templates.placeholders(path)) for path in self._file.poll.path):
+            raise self._dialect.missing_ticket(answer, "lacks what its polls need")
+        return ticket
+
+    def found_ticket(self, model: str, answer: Answer) -> Ticket | None:
+        """Return the ticket of a job that was looked up; None if the answer names none."""
+        lookup, body = self._file.lookup, answer.exact()
+        found = as_id(first(lookup.id, body)) if lookup else ""
+        return {"model": model, "id": found, **kept(lookup.keep, body)} if lookup and found else None
+
+    def uploaded(self, upload: Upload, answer: Answer) -> str:
+        """Return what an order names, by the answer to an upload. Raises a JobError, and UnreadableAnswer."""
+        body = answer.exact()
+        found = as_id(first(upload.id, body))
+        refused = not found and (is_error(body) or self._dialect.message_in(answer))
+        if self._dialect.is_failure(body) or refused:
+            raise self._dialect.refusal_in_success(answer)
+        if not found:
+            raise UnreadableAnswer(f"{self._file.title}'s answer to the upload names no id.")
+        return templates.fill_text(upload.value, {"id": found})
+
+    # --- polls ---
+
+    def standing(self, answer: Answer) -> Standing:
+        """Return how a job stands by the answer to a poll."""
+        return self._states.standing(self._dialect.json_object(answer), answer.status)
+
+    def update(self, table: ModelTable, answer: Answer, result: Answer | None) -> Update:
+        """Return the update of an answer to a poll. `result` is the answer that has the outputs of a done job.
+
+        Raises a ReadFailed.
+        """
+        body = self._dialect.json_object(answer)
+        standing = self._states.standing(body, answer.status)
+        shown = self._shown(standing, body)
+        match standing.state:
+            case "queued" | "running":
+                return Update(detail=shown, progress=standing.progress, wait=answer.wait)
+            case "done":
+                return self.result(table, answer if result is None else result, shown)
+            case None if standing.word:
+                unknown = (shown,) if shown else ()
+                return Update(detail=shown, progress=standing.progress, wait=answer.wait, unknown_words=unknown)
+            case None:
+                return self._without_status(answer)
+            case "canceled":
+                return Update(detail=shown, status=Status.CANCELED, message=f"{self._file.title} canceled the job.")
+            case "gone":
+                default = f"{self._file.title} answers {standing.word}."
+                raise UnknownToProvider(self._dialect.reason(body, default), answer.wait)
+        return Update(detail=shown, status=Status.ERROR, error=self._failure(standing, body))
+
+    def _shown(self, standing: Standing, body: object) -> str | None:
+        detail = first(self._file.poll.detail, body)
+        text = detail if isinstance(detail, str) and detail.strip() else standing.word
+        return self._dialect.safe_text(text) if text else None
+
+    def _without_status(self, answer: Answer) -> Update:
+        if is_error(answer.object()):
+            raise self._dialect.unreadable(answer, "reports an error")
+        self._dialect.check_access(answer)
+        return Update(detail=self._dialect.message_in(answer), wait=answer.wait)
+
+    def _failure(self, standing: Standing, body: object) -> JobError:
+        if standing.state == "blocked":
+            return UpstreamRejected(self._dialect.reason(body, self._blocked))
+        if standing.state == "expired":
+            return UpstreamFailed(self._dialect.reason(body, f"{self._file.title} says that the job has expired."))
+        return self._dialect.failure(body, f"{self._file.title} gave no reason.")
+
+    @property
+    def _blocked(self) -> str:
+        return f"{self._file.title} blocked the result because of its content."
+
+    # --- results ---
+
+    def result(self, table: ModelTable, answer: Answer, shown: str | None) -> Update:
+        """Return the final update of a done job, by the answer that has its outputs. Raises NotReady without any."""
+        if answer.status in self._file.result.http_failure:
+            return Update(detail=shown, status=Status.ERROR, error=self._dialect.answer_failure(answer))
+        reader = self._outputs[table.name]
+        document = reader.document(answer.exact() if self._file.result.ids else answer.json())
+        outputs = reader.outputs(document)
+        if outputs:
+            return Update(detail=shown, status=Status.COMPLETED, outputs=outputs)
+        blocked = reader.blocked_message(document)
+        if blocked is not None:
+            error = UpstreamRejected(self._dialect.safe_text(blocked) or self._blocked)
+            return Update(detail=shown, status=Status.ERROR, error=error)
+        raise NotReady(f"{self._file.title} says {shown or 'done'}, but gives no result yet.")
+
+    def urls(self, table: ModelTable, answer: Answer) -> list[str | None]:
+        """Return the URLs of a done job's outputs, in their order; None for bytes. Raises UnreadableAnswer."""
+        reader = self._outputs[table.name]
+        return [found.url for found in reader.found(reader.document(answer.json()))]
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """An output in an answer: its role, and its URL, or its bytes."""
-
-    role: Role
-    url: str | None = None
-    data: bytes | None = None
+def kept(keep: Keep, body: object) -> dict[str, str]:
+    """Return the values of an answer that later requests need."""
+    found = {name: as_id(first(paths, body)) for name, paths in keep.items()}
+    return {name: value for name, value in found.items() if value}
 
 
-class OutputReader:
-    """Reads the outputs of one model from answers."""
-
-    def __init__(self, result: Result, model: ModelTable, upstream: Upstream) -> None:
-        self._result = result
-        self._upstream = upstream
-        self._own = _ROLES[model.kind]
-        self._urls: Sequence[tuple[Role, list[JsonPath]]] = [
-            (role, paths)
-            for role, paths in (
-                (self._own, model.output or result.output),
-                (Role.VIDEO, result.video),
-                (Role.IMAGE, result.image),
-                (Role.AUDIO, result.audio),
-            )
-            if paths
-        ]
-
-    def document(self, body: object) -> object:
-        """Return the JSON in which the outputs are. Raises UnreadableAnswer."""
-        if self._result.decode is None:
-            return body
-        text = self._result.decode.find(body)
-        if text is None:
-            return None
-        inner = loads(text.encode()) if isinstance(text, str) else text
-        if inner is None:
-            raise UnreadableAnswer(f"The text at {self._result.decode.text} is not JSON.")
-        return inner
-
-    def found(self, document: object) -> list[Found]:
-        """Return the outputs in a result, with absolute URLs. Raises UnreadableAnswer."""
-        made = list(self._with_urls(document))
-        made += [Found(self._own, data=_decode(text)) for text in _texts(first(self._result.base64, document))]
-        made += [Found(Role.TEXT, data=text.encode()) for text in _texts(first(self._result.text, document))]
-        return made[:_MAX_OUTPUTS]
-
-    def _with_urls(self, document: object) -> Iterator[Found]:
-        for role, paths in self._urls:
-            for url in urls_in(*(path.find(document) for path in paths)):
-                if url[:5].lower() == "data:":
-                    yield Found(role, data=_decode(url))
-                else:
-                    yield Found(role, self._upstream.absolute(url))
-
-    def outputs(self, document: object) -> list[NewOutput]:
-        """Return the outputs in a result, as the job shows them. Raises UnreadableAnswer."""
-        thumbnails = [*map(self._upstream.url_or_none, _texts(first(self._result.thumbnail, document)))]
-        ids = {name: _listed(first(paths, document)) for name, paths in self._result.ids.items()}
-        made = []
-        for n, found in enumerate(self.found(document)):
-            own = {name: known for name, values in ids.items() if n < len(values) and (known := as_id(values[n]))}
-            made.append(self._output(found, thumbnails[n] if n < len(thumbnails) else None, own))
-        return made
-
-    def _output(self, found: Found, thumbnail: str | None, ids: Mapping[str, str]) -> NewOutput:
-        if found.data is not None:
-            kind = TEXT if found.role is Role.TEXT else sniff(found.data[:SNIFFED]) or UNKNOWN
-            return NewOutput(Output(found.role, kind, thumbnail_url=thumbnail, ids=ids), found.data)
-        url = found.url or ""
-        relayed = self._result.keyed and self._upstream.is_own(url)
-        shown = None if relayed else url
-        kind = by_url(url, found.role)
-        return NewOutput(Output(found.role, kind, url=shown, relayed=relayed, thumbnail_url=thumbnail, ids=ids))
-
-    def blocked_message(self, document: object) -> str | None:
-        """Return why a result without outputs was blocked; None if it was not."""
-        if not any(is_set(path.find(document)) for path in self._result.blocked):
-            return None
-        return "; ".join(_texts(first(self._result.blocked_message, document)))
-
-
-def _listed(value: object) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _texts(value: object) -> list[str]:
-    return [text for text in _listed(value) if isinstance(text, str) and text.strip()]
-
-
-def _decode(text: str) -> bytes:
-    """Return the bytes of base64 or of a data URI. Raises UnreadableAnswer."""
+def _exact(answer: Answer) -> object:
     try:
-        data = base64.b64decode(text.partition(",")[2] if text[:5].lower() == "data:" else text)
-    except ValueError:
-        data = b""
-    if not data:
-        raise UnreadableAnswer("The provider's result is not base64.")
-    return data
+        return answer.exact()
+    except UnreadableAnswer:
+        return None

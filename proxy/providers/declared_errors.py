@@ -60,6 +60,11 @@ def first(paths: list[JsonPath], document: object) -> Any:
     return None
 
 
+def is_set(value: object) -> bool:
+    """Return whether a value is there: not null, false, 0, an empty text, nor an empty list or object."""
+    return bool(value)
+
+
 @dataclass(frozen=True)
 class FileDialect(Dialect):
     """The errors of a provider file."""
@@ -113,6 +118,13 @@ class FileDialect(Dialect):
             usual = super().failure(body, default)
             return type(usual)(self.reason(body, default)) if isinstance(usual, errors.UpstreamFailed) else usual
         return _JOB_ERRORS[rule.means](self.reason(body, default))
+
+    def answer_failure(self, answer: Answer) -> errors.JobError:
+        """Return what a failed answer means that says that the job has failed."""
+        body = loads(answer.body)
+        rule = self.rule(answer.status, body)
+        message = self.explain(answer)
+        return self.failure(body, message) if rule is None else _JOB_ERRORS[rule.means](message)
 
     def reason(self, body: object, default: str) -> str:
         """Return the provider's message in a body, or `default`."""
