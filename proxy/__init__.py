@@ -6,14 +6,15 @@ A folder is a layer. It may import the folders below it in this list (checked by
     serving      uvicorn with our HTTP/1.1 protocol; worker processes
     app          the ASGI application: builds, starts and stops every part
     api, runner  HTTP for clients; the work on jobs. They meet only in the store
-    providers    adapters, one file each; `base` is their contract, `fields` the types of an order
+    providers    the registry, and adapters, one file each, which it finds; `base` is their contract
     streams      from the event log to the socket
     upstream     HTTP to providers and to clients' URLs
     store        accounts, jobs, events and assets, in SQLite or Redis
     telemetry    logs, metrics and traces
     core         words and rules: no I/O, no web framework
 
-`simulator` pretends to be the providers and imports nothing of the rest. `playground`, `deploy` and `docs` hold files.
+`simulator` pretends to be the providers, one file each, and imports nothing of the rest. `playground`, `deploy` and
+`docs` hold files.
 
 The way of an order:
 

@@ -37,8 +37,8 @@ from proxy.core.files import restrict_umask, warn_if_open
 from proxy.core.links import Links, route_path
 from proxy.core.origins import Origins
 from proxy.core.settings import BadSetting, ProviderSettings, Settings, load, proxy_secrets, through
-from proxy.providers import MODELS, PROVIDERS, by_model
-from proxy.providers.base import Provider
+from proxy.providers.base import Model, Provider
+from proxy.providers.registry import ProviderKind, Registry, installed_registry
 from proxy.runner import housekeeping
 from proxy.runner.runner import Runner
 from proxy.runner.services import DEFAULT_LIMITS, DEFAULT_TIMES, RunnerLimits, RunnerServices, RunnerTimes
@@ -69,7 +69,8 @@ _NO_LIFESPAN: Final = (
 class Pollcast:
     """The ASGI application. Raises BadSetting.
 
-    `providers` are settings by provider name; missing ones are read from the environment. One of several worker
+    `providers` are settings by provider name; missing ones are read from the environment. `registry` has the providers
+    that are served, all installed ones by default. One of several worker
     processes gets `worker_metrics`, through which it also serves the other workers' metrics.
     """
 
@@ -80,6 +81,7 @@ class Pollcast:
         clock: Clock | None = None,
         worker_metrics: WorkerMetrics | None = None,
         *,
+        registry: Registry | None = None,
         upstream_times: UpstreamTimes = DEFAULT_UPSTREAM_TIMES,
         runner_times: RunnerTimes = DEFAULT_TIMES,
         runner_limits: RunnerLimits = DEFAULT_LIMITS,
@@ -93,10 +95,12 @@ class Pollcast:
         self._runner_times = runner_times
         self._runner_limits = runner_limits
         self._stream_times = stream_times
-        self._prices = _prices(settings)
+        self._registry = registry or installed_registry()
+        self._prices = _prices(settings, self._registry.models)
         given = providers or {}
         self._providers = {
-            kind: through(given.get(kind.name) or load(kind.settings_type), settings) for kind in PROVIDERS
+            kind.name: through(given.get(kind.name) or load(kind.settings_type), settings)
+            for kind in self._registry.providers
         }
         self._clock = clock or SystemClock()
         self._feed: Feed | None = None
@@ -191,7 +195,10 @@ class Pollcast:
             relay=settings.results == "relay",
         )
         metrics = Metrics()
-        providers = by_model([await self._provider(stack, kind, metrics, store) for kind in PROVIDERS])
+        providers: dict[str, Provider] = {}
+        for kind in self._registry.providers:
+            provider = await self._provider(stack, kind, metrics, store)
+            providers |= {model.name: provider for model in kind.models}
         self._feed = Feed(
             store,
             settings.heartbeat,
@@ -211,6 +218,7 @@ class Pollcast:
             clock=clock,
             steps=steps,
             metrics=metrics,
+            registry=self._registry,
             providers=providers,
             asset_limit=settings.asset_limit,
             retention=settings.retention,
@@ -247,7 +255,7 @@ class Pollcast:
             feed=self._feed,
             links=links,
             auth=auth,
-            catalogue=Catalogue(providers, self._prices, clock),
+            catalogue=Catalogue(self._registry, providers, self._prices, clock),
             fetcher=fetcher,
             clock=clock,
             metrics=metrics,
@@ -269,8 +277,8 @@ class Pollcast:
         for setting, folder in places.items():
             warn_if_open(folder, setting)
 
-    async def _provider(self, stack: AsyncExitStack, kind: type[Provider], metrics: Metrics, store: Store) -> Provider:
-        provider = kind(self._providers[kind], self._clock, self._settings.base_url, self._upstream_times)
+    async def _provider(self, stack: AsyncExitStack, kind: ProviderKind, metrics: Metrics, store: Store) -> Provider:
+        provider = kind(self._providers[kind.name], self._clock, self._settings.base_url, self._upstream_times)
         provider.upstream.observe = partial(_observe, metrics, provider.name)
         if store.shared is not None:
             provider.upstream.rate_limiter.reserve = partial(store.shared.turns, provider.name)
@@ -300,10 +308,10 @@ def _blame_setting(setting: str) -> Iterator[None]:
         raise BadSetting(f"{setting}: {error}") from None
 
 
-def _prices(settings: Settings) -> Mapping[str, int]:
-    unknown = [model for model in settings.tokens if model not in MODELS]
+def _prices(settings: Settings, models: Mapping[str, Model]) -> Mapping[str, int]:
+    unknown = [model for model in settings.tokens if model not in models]
     if unknown:
-        raise BadSetting(f"POLLCAST_TOKENS: there is no model {unknown[0]!r}; there are {', '.join(MODELS)}")
+        raise BadSetting(f"POLLCAST_TOKENS: there is no model {unknown[0]!r}; there are {', '.join(models)}")
     return settings.tokens
 
 

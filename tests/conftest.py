@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from proxy.cli.run import loop_factory
+from proxy.providers.registry import prefix_of
 from proxy.telemetry.metrics import Metrics
 from tests.support.deployment import Deployment
+from tests.support.registry import REGISTRY
 
 pytest.register_assert_rewrite("tests.support.store")
 
@@ -48,8 +50,9 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    prefixes = ("POLLCAST_", *map(prefix_of, REGISTRY.providers))
     for name in list(os.environ):
-        if name.startswith(("POLLCAST_", "GAGA_", "GAIA_", "AINOW_", "GANAI_", "HEYGEN_")):
+        if name.startswith(prefixes):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)  # no .env here
 

@@ -24,10 +24,11 @@ from proxy.api.openapi import document
 from proxy.core import settings
 from proxy.core.errors import JobError, PollcastError, RequestError
 from proxy.core.settings import ClientSettings, ProviderSettings, Settings
-from proxy.providers import MODELS, PROVIDERS
 from proxy.providers.base import Model
 from proxy.providers.fields import COUNTS, DURATIONS, PRIORITIES, QUALITIES
+from proxy.providers.registry import prefix_of
 from proxy.simulator import PROMPT_FAULTS
+from tests.support.registry import REGISTRY
 
 ROOT: Final = Path(__file__).parent.parent
 PAGES: Final = (ROOT / "README.md", *sorted((ROOT / "proxy" / "docs").glob("*.md")))
@@ -72,7 +73,7 @@ def summary(text: str | None) -> str:
 
 def endpoints() -> str:
     """Return every operation of the OpenAPI document."""
-    found = document("")["paths"]
+    found = document("", REGISTRY)["paths"]
     return table(
         ["call", "credential", "does"],
         (
@@ -90,7 +91,7 @@ def caller(operation: Mapping[str, Any]) -> str:
 
 def does(operation: Mapping[str, Any]) -> str:
     """Return an operation's summary, description and query parameters."""
-    known = document("")["components"]["parameters"]
+    known = document("", REGISTRY)["components"]["parameters"]
     found = [known[each["$ref"].rpartition("/")[2]] for each in operation.get("parameters", ())]
     query = [f"`{each['name']}`" for each in found if each["in"] == "query"]
     parts = [operation["summary"].rstrip(".") + ".", operation.get("description", "")]
@@ -170,12 +171,12 @@ def provider_defaults() -> str:
     """Return a row for each provider with its prefix and defaults."""
     shown = ("base_url", "poll_interval", "deadline", "concurrency", "rate")
     rows = []
-    for provider in PROVIDERS:
+    for provider in REGISTRY.providers:
         kind = provider.settings_type
         own = [name for name in kind.model_fields if name not in ProviderSettings.model_fields]
         values = [default(kind.model_fields[name]) for name in shown]
         further = "; ".join(f"`{name.upper()}`: {field_docs(kind).get(name, '')}".rstrip(": ") for name in own)
-        rows.append([provider.name, code(kind.model_config.get("env_prefix")), *values, further])
+        rows.append([provider.name, code(prefix_of(provider)), *values, further])
     return table(["provider", "prefix", *(code(name.upper()) for name in shown), "further"], rows)
 
 
@@ -184,20 +185,21 @@ def provider_defaults() -> str:
 
 def provider_names() -> str:
     """Return a row for each provider with its models."""
-    rows = ((provider.name, ", ".join(code(model.name) for model in provider.models)) for provider in PROVIDERS)
-    return table(["provider", "models"], rows)
+    return table(
+        ["provider", "models"],
+        ((kind.name, ", ".join(code(model.name) for model in kind.models)) for kind in REGISTRY.providers),
+    )
 
 
 def model_rows() -> str:
     """Return a row for each model: price, kind and fields."""
-    provider = {model.name: kind.name for kind in PROVIDERS for model in kind.models}
-    return table(
-        ["model", "provider", "kind", "tokens", "fields", "note"],
-        (
-            (code(model.name), provider[model.name], str(model.kind), str(model.tokens), fields(model), model.note)
-            for model in MODELS.values()
-        ),
-    )
+    return table(["model", "provider", "kind", "tokens", "fields", "note"], map(model_row, REGISTRY.models.values()))
+
+
+def model_row(model: Model) -> Sequence[str]:
+    """Return a model's row."""
+    provider = REGISTRY.provider_of(model.name).name
+    return code(model.name), provider, str(model.kind), str(model.tokens), fields(model), model.note
 
 
 def fields(model: Model) -> str:
@@ -226,7 +228,7 @@ def styles() -> str:
         ["model", "`style`"],
         (
             (code(model.name), ", ".join(f"`{value}` ({name})" for value, name in model.styles.items()))
-            for model in MODELS.values()
+            for model in REGISTRY.models.values()
             if model.styles
         ),
     )
@@ -240,7 +242,7 @@ def extra_groups() -> str:
 def refused_extra() -> str:
     """Return the names that each model refuses in `extra`, by the groups of `extra_groups`."""
     by_names: dict[str, list[str]] = {}
-    for model in MODELS.values():
+    for model in REGISTRY.models.values():
         by_names.setdefault(refused_names(model), []).append(code(model.name))
     return table(["models", "refused in `extra`"], ((", ".join(models), text) for text, models in by_names.items()))
 

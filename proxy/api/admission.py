@@ -15,7 +15,6 @@ from proxy.api.request import BodyReader, idempotency_key, refuse_fields
 from proxy.core.errors import FieldError, RateLimited, RequestError
 from proxy.core.job import Order
 from proxy.core.media_types import kind_of
-from proxy.providers import MODELS
 from proxy.providers.base import MediaTransfer
 from proxy.providers.fields import Reference, is_asset
 from proxy.store.contract import Store
@@ -48,7 +47,7 @@ class OrderChecks:
         media = dict(zip(refs, found, strict=True))
         media_errors = [_media_error(reference, media[reference.ref]) for reference in references]
         faults = [*filter(None, media_errors), *self.catalogue.provider(order.model).validate(order)]
-        faults = faults or self._size_error(MODELS[order.model].media, references, media)
+        faults = faults or self._size_error(self.catalogue.models[order.model].media, references, media)
         if faults:
             refuse_fields(faults)
 
@@ -98,7 +97,7 @@ class Admissions:
         `refusal` is raised if the order is new. Other errors are those of the order, its body and the account.
         """
         repeated = idempotency_key(request)
-        parsed = orders.parse(await self.bodies.read(request))
+        parsed = orders.parse(await self.bodies.read(request), self.catalogue.models)
         admission = self._admission(parsed, key, repeated)
         try:
             if refusal is not None:

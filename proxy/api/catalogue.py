@@ -11,9 +11,9 @@ from typing import Any, Final
 from proxy.core.clock import Clock
 from proxy.core.errors import ProviderUnavailable
 from proxy.core.job import Order
-from proxy.providers import MODELS
 from proxy.providers.base import Model, Provider
 from proxy.providers.fields import Fields
+from proxy.providers.registry import Registry
 from proxy.upstream.answers import ReadFailed
 
 log = logging.getLogger(__name__)
@@ -40,9 +40,12 @@ class _Listing:
 
 
 class Catalogue:
-    """The models of all providers. `providers` are by model; `prices`, in tokens, replace the models' own."""
+    """The models of the registry. `providers` are by model; `prices`, in tokens, replace the models' own."""
 
-    def __init__(self, providers: Mapping[str, Provider], prices: Mapping[str, int], clock: Clock) -> None:
+    def __init__(
+        self, registry: Registry, providers: Mapping[str, Provider], prices: Mapping[str, int], clock: Clock
+    ) -> None:
+        self.registry = registry
         self._providers = providers
         self._prices = prices
         self._clock = clock
@@ -50,9 +53,14 @@ class Catalogue:
             name: _Listing(None, -math.inf, asyncio.Lock()) for name in {p.name for p in providers.values()}
         }
 
+    @property
+    def models(self) -> Mapping[str, Model]:
+        """All models by name."""
+        return self.registry.models
+
     def price(self, order: Order) -> int:
         """Return the price of an order, in tokens."""
-        model = MODELS[order.model]
+        model = self.models[order.model]
         return self._unit_price(model) * model.units(order.fields)
 
     def provider(self, model: str) -> Provider:
@@ -74,7 +82,7 @@ class Catalogue:
     async def as_json(self) -> list[dict[str, Any]]:
         """Return the models as JSON. `openapi.shapes.ModelEntry` describes one."""
         await asyncio.gather(*(self._listing(provider) for provider in set(self._providers.values())))
-        return [await self._model(model) for model in MODELS.values()]
+        return [await self._model(model) for model in self.models.values()]
 
     async def _model(self, model: Model) -> dict[str, Any]:
         provider = self._providers[model.name]

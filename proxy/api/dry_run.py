@@ -59,7 +59,7 @@ class DryRuns:
         Raises the errors of an order. `openapi.shapes.DryRun` describes the result.
         """
         idempotency_key(request)
-        parsed = orders.parse(await self.bodies.read(request))
+        parsed = orders.parse(await self.bodies.read(request), self.catalogue.models)
         await self.checks.check(key.account, parsed.order, parsed.references)
         provider = self.catalogue.provider(parsed.order.model)
         prepared = await provider.prepare(parsed.order, DryInputs(key.account, self.store, self.links))

@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from proxy.api.body import json_object, normalize_number, validate
 from proxy.core.errors import FieldError, InvalidRequest, UnknownModel
 from proxy.core.job import Order
-from proxy.providers import MODELS
 from proxy.providers.base import Model
 from proxy.providers.fields import PART_NAME, Reference, references
 
@@ -46,17 +45,17 @@ class ParsedOrder:
     """Hash of the body, equal for bodies that are equal as parsed JSON."""
 
 
-def parse(body: bytes) -> ParsedOrder:
-    """Parse and validate an order.
+def parse(body: bytes, models: Mapping[str, Model]) -> ParsedOrder:
+    """Parse and validate an order of one of the models, which are by name.
 
     Raises BadRequest (not JSON), UnknownModel, or InvalidRequest with the invalid fields.
     """
     parsed = json_object(body, "Send an order as a JSON object with a model")
     envelope = validate(Envelope, _present(parsed))
-    model = MODELS.get(envelope.model)
+    model = models.get(envelope.model)
     if model is None:
         name = envelope.model[:_MAX_MODEL_NAME]
-        raise UnknownModel(f"There is no model {name!r}. Available models: {', '.join(MODELS)}.")
+        raise UnknownModel(f"There is no model {name!r}. Available models: {', '.join(models)}.")
     fields = validate(model.fields, envelope.model_extra or {})
     _check_extra(model, envelope.extra)
     order = Order(model.name, fields.model_dump(exclude_none=True), envelope.metadata, envelope.extra)

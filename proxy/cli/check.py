@@ -5,7 +5,7 @@ Nothing is paid for, and nothing is left behind.
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -20,8 +20,8 @@ from proxy.core.errors import PollcastError
 from proxy.core.job import new_id
 from proxy.core.settings import ProviderSettings, Settings, is_loopback, load, through, unknown_variables
 from proxy.core.text import replace_unprintable
-from proxy.providers import PROVIDERS
 from proxy.providers.base import Provider
+from proxy.providers.registry import ProviderKind, installed_registry
 from proxy.store import open_store
 from proxy.store.blobs import Blobs
 from proxy.upstream.answers import CredentialRefused, ReadFailed
@@ -63,11 +63,11 @@ class CheckResult:
 
 
 async def check_all(
-    settings: Settings, providers: Mapping[type[Provider], ProviderSettings], clock: Clock
+    settings: Settings, providers: Sequence[tuple[ProviderKind, ProviderSettings]], clock: Clock
 ) -> AsyncIterator[CheckResult]:
-    """Check everything, the providers in parallel, and yield the results in a fixed order."""
+    """Check everything, the providers with their settings in parallel, and yield the results in a fixed order."""
     yield _public_url(settings)
-    for line in unknown_variables(kind.settings_type for kind in providers):
+    for line in unknown_variables(kind.settings_type for kind, _ in providers):
         yield CheckResult("settings", State.WARNING, line)
     if any(len(secret) < _MIN_SECRET_LENGTH for secret in settings.secrets):
         yield CheckResult(
@@ -77,7 +77,7 @@ async def check_all(
         )
     yield await _run_check("store", partial(_store, settings, clock), clock)
     yield await _run_check("assets", partial(_assets, settings), clock)
-    adapters = [kind(through(own, settings), clock, settings.base_url) for kind, own in providers.items()]
+    adapters = [kind(through(own, settings), clock, settings.base_url) for kind, own in providers]
     for result in await asyncio.gather(*(_provider(provider, clock) for provider in adapters)):
         yield result
 
@@ -144,9 +144,11 @@ def check() -> None:
 
 async def _check() -> bool:
     settings = load(Settings)
-    Pollcast(settings)  # raises BadSetting if settings contradict each other
+    registry = installed_registry()
+    Pollcast(settings, registry=registry)  # raises BadSetting if settings contradict each other
     works = True
-    async for result in check_all(settings, {kind: load(kind.settings_type) for kind in PROVIDERS}, SystemClock()):
+    providers = [(kind, load(kind.settings_type)) for kind in registry.providers]
+    async for result in check_all(settings, providers, SystemClock()):
         click.echo(replace_unprintable(str(result)))
         works = works and result.works
     return works

@@ -5,6 +5,7 @@ import logging
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Final
@@ -17,11 +18,10 @@ from proxy.cli.run import run
 from proxy.core import keys
 from proxy.core.clock import SystemClock
 from proxy.core.settings import BadSetting, ProviderSettings, Settings, load, unknown_variables
-from proxy.providers import MODELS, PROVIDERS
-from proxy.providers.base import Provider
+from proxy.providers.registry import Registry, installed_registry, prefix_of
 from proxy.serving.server import Server, listen
 from proxy.serving.workers import Supervisor, end_with_parent
-from proxy.simulator import DEFAULT_KEYS, Simulator
+from proxy.simulator import Simulator
 from proxy.store import open_store
 from proxy.telemetry import logs
 from proxy.telemetry.worker_metrics import WorkerMetrics
@@ -51,14 +51,14 @@ def serve(*, demo: bool, workers: int) -> None:
     if workers > 1:
         _serve_with_workers(workers, demo=demo)
     else:
-        run(_serve_demo if demo else lambda: _serve(load(Settings)))
+        run(_serve_demo if demo else lambda: _serve(load(Settings), installed_registry()))
 
 
 def _serve_with_workers(workers: int, *, demo: bool) -> None:
     if demo:
         raise click.ClickException("--workers: the demo runs in one process, together with its simulator.")
     try:
-        settings = load(Settings)
+        settings, registry = load(Settings), installed_registry()
         listening = listen(settings.host, settings.port)
     except BadSetting as error:
         raise click.ClickException(str(error)) from None
@@ -68,7 +68,7 @@ def _serve_with_workers(workers: int, *, demo: bool) -> None:
             "--workers: a SQLite file can be used by one process only. Set POLLCAST_STORE=redis://host:6379/0."
         )
     logs.configure(settings.log, settings.log_level)
-    _warn_about_settings(settings)
+    _warn_about_settings(settings, registry)
     with listening:
         try:
             sys.exit(Supervisor(workers, _run_worker, listening, grace=settings.drain + _WORKER_STOP_TIMEOUT).run())
@@ -76,12 +76,12 @@ def _serve_with_workers(workers: int, *, demo: bool) -> None:
             raise click.ClickException(str(error)) from None
 
 
-def _warn_about_settings(settings: Settings) -> None:
+def _warn_about_settings(settings: Settings, registry: Registry) -> None:
     """Log a warning for each unknown setting and for Links with a wildcard address.
 
     With several workers only the supervisor logs them.
     """
-    for line in unknown_variables(kind.settings_type for kind in PROVIDERS):
+    for line in unknown_variables(kind.settings_type for kind in registry.providers):
         log.warning("%s.", line)
     if not settings.public_url and settings.host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
         log.warning("%s.", local_url_warning(settings.base_url))
@@ -92,7 +92,9 @@ def _run_worker(listening: socket.socket, served: Event, worker_metrics: WorkerM
 
     async def work() -> None:
         end_with_parent()
-        await _serve(load(Settings), ready=served.set, listening=listening, worker_metrics=worker_metrics)
+        await _serve(
+            load(Settings), installed_registry(), ready=served.set, listening=listening, worker_metrics=worker_metrics
+        )
 
     try:
         run(work)
@@ -114,17 +116,19 @@ def _tune_garbage_collection() -> None:
 
 async def _serve(
     settings: Settings,
+    registry: Registry,
+    *,
     providers: dict[str, ProviderSettings] | None = None,
     ready: Callable[[], None] | None = None,
     listening: socket.socket | None = None,
     worker_metrics: WorkerMetrics | None = None,
 ) -> None:
-    app = Pollcast(settings, providers, worker_metrics=worker_metrics)
+    app = Pollcast(settings, providers, worker_metrics=worker_metrics, registry=registry)
     logs.configure(settings.log, settings.log_level).hide(app.secrets)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(logs.is_fault)
     if worker_metrics is None:
-        _warn_about_settings(settings)
+        _warn_about_settings(settings, registry)
     _tune_garbage_collection()
     with listening or listen(settings.host, settings.port) as bound:
         try:
@@ -141,38 +145,41 @@ async def _serve_demo() -> None:
         assets=str(_DEMO_FOLDER / "assets"),
         upstream_proxy=None,
     )
-    key = keys.new_key()
+    registry, key = installed_registry(), keys.new_key()
     async with open_store(settings.store, SystemClock()) as store:
         await store.create_key("demo", keys.digest(key), _DEMO_TOKENS)
     async with Simulator() as simulator:
         # These values override the environment, so that the demo can never reach a real provider.
         providers = {
             kind.name: load(
-                kind.settings_type, base_url=simulator.origin, api_key=_demo_key(kind), project_id="demo", proxy=None
+                kind.settings_type,
+                base_url=simulator.origin,
+                # The simulator's names are the prefixes of the environment variables, such as GAGA_. A provider
+                # without a simulator file gets no key, so its models are unavailable.
+                api_key=simulator.keys.get(prefix_of(kind).rstrip("_").lower(), ""),
+                project_id="demo",
+                proxy=None,
             )
-            for kind in PROVIDERS
+            for kind in registry.providers
         }
-        await _serve(settings, providers, lambda: _print_demo(settings.base_url, key, simulator.origin))
+        model = _demo_model(registry)
+        ready = partial(_print_demo, settings.base_url, key, simulator.origin, model)
+        await _serve(settings, registry, providers=providers, ready=ready)
 
 
-def _demo_key(kind: type[Provider]) -> str:
-    # The simulator's names are the prefixes of the environment variables, such as GAGA_.
-    return DEFAULT_KEYS[str(kind.settings_type.model_config["env_prefix"]).rstrip("_").lower()]
-
-
-def _demo_model() -> str:
+def _demo_model(registry: Registry) -> str:
     """Return the first model that can be ordered with a prompt alone."""
-    for model in MODELS.values():
+    for model in registry.models.values():
         schema = model.fields.model_json_schema()
         if "prompt" in schema["properties"] and set(schema.get("required", ())) <= {"prompt"}:
             return model.name
     raise LookupError("no model can be ordered with a prompt alone")
 
 
-def _print_demo(url: str, key: str, upstreams: str) -> None:
+def _print_demo(url: str, key: str, upstreams: str, model: str) -> None:
     log.info("The providers are simulated at %s. No real provider is called.", upstreams)
     click.echo(
         f"\nDemo key: {key}\n\nTry it at {url}/, or watch a stream ({url}/api/models lists all models):\n\n"
         f"curl -N {url}/api/generate -H 'Authorization: Bearer {key}' \\\n"
-        f"""  -d '{{"model": "{_demo_model()}", "prompt": "Hello, World!"}}'\n"""
+        f"""  -d '{{"model": "{model}", "prompt": "Hello, World!"}}'\n"""
     )

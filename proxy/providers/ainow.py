@@ -139,6 +139,7 @@ class AiNow(Provider):
     """Adapter for https://api.ai-now.space."""
 
     name = "AI-Now"
+    position = 30
     models = (
         _model("suno", Kind.AUDIO, 10),
         _model("luma", Kind.VIDEO, 30, note="May fail at peak hours."),

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any, Final, Literal, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol
 
 from yarl import URL
 
@@ -149,10 +149,12 @@ class Provider(ABC):
     The core creates one instance per process, and calls it for all jobs at once.
     """
 
-    name: str
+    name: ClassVar[str]
     """The provider's name, as users read it."""
-    models: tuple[Model, ...]
-    settings_type: type[ProviderSettings]
+    models: ClassVar[tuple[Model, ...]]
+    settings_type: ClassVar[type[ProviderSettings]]
+    position: ClassVar[int] = 100
+    """Place in the catalogue. Providers with the same position are sorted by name."""
 
     def __init__(
         self,

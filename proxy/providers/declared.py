@@ -62,7 +62,9 @@ class DeclaredKind:
         self, settings: ProviderSettings, clock: Clock, public_url: str, times: UpstreamTimes = DEFAULT_TIMES, /
     ) -> "Declared":
         """Build the provider."""
-        return Declared(self, settings, clock, public_url, times)
+        described = {"name": self.name, "models": self.models, "settings_type": self.settings_type}
+        adapter: type[Declared] = type(f"Declared[{self.name}]", (Declared,), described)
+        return adapter(self.read.file, settings, clock, public_url, times)
 
 
 class Declared(Provider):
@@ -70,14 +72,13 @@ class Declared(Provider):
 
     def __init__(
         self,
-        kind: DeclaredKind,
+        file: ProviderFile,
         settings: ProviderSettings,
         clock: Clock,
         public_url: str,
         times: UpstreamTimes = DEFAULT_TIMES,
     ) -> None:
-        self.file: ProviderFile = kind.read.file
-        self.name, self.models, self.settings_type = kind.name, kind.models, kind.settings_type
+        self.file = file
         self._clock = clock
         own = settings.base_url == self.file.base_url  # else the operator vouches for another host
         others = [URL(host) for host in self.file.hosts] if own else []

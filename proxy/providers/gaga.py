@@ -161,6 +161,7 @@ class Gaga(Provider):
     """Adapter for https://api.gaga.art."""
 
     name = "Gaga"
+    position = 10
     models = (
         _model("gaga-1", 20, GagaFields),
         _model("avatar-h1", 20, AvatarFields),

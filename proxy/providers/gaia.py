@@ -176,6 +176,7 @@ class Gaia(Provider):
     """Adapter for https://api.gaiavideofactory.com."""
 
     name = "Gaia"
+    position = 20
     models = (
         Model(
             "grok-imagine-video",

@@ -122,6 +122,7 @@ class GanAi(Provider):
     """The adapter for https://api.gan.ai."""
 
     name = "Gan.ai"
+    position = 40
     models = (
         Model(
             "ganai-bulk",

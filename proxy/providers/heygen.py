@@ -176,6 +176,7 @@ class HeyGen(Provider):
     """The adapter for https://api.heygen.com, v1."""
 
     name = "HeyGen"
+    position = 50
     models = (
         Model(
             "heygen-v1",

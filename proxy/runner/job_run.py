@@ -11,7 +11,6 @@ from contextlib import aclosing
 
 from proxy.core.errors import DeadlineExceeded, Internal, JobError, UpstreamProtocol, UpstreamRejected
 from proxy.core.job import Status, Ticket
-from proxy.providers import MODELS
 from proxy.providers.base import Update
 from proxy.runner.cancel_scope import Canceled, CancelScope, DeadlinePassed
 from proxy.runner.polling import Pace, Polling
@@ -36,7 +35,7 @@ class JobRun:
         self._clock = services.clock
         self._times = services.times
         self._pace = pace
-        self._model = MODELS[job.model]
+        self._model = services.registry.models[job.model]
         self._provider = services.providers[job.model]
         # Time in the account's backlog does not count: the jobs ahead of it there have deadlines.
         waits_since = claim.since or job.created_at

@@ -13,24 +13,18 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from .ainow import AINow
 from .dispatch import Dispatcher
 from .faults import Fault, Kind, Match
 from .files import Files
-from .gaga import Gaga
-from .gaia import Gaia
-from .ganai import GanAI
-from .heygen import HeyGen
 from .messages import Operation, Part, Received
 from .prompt_faults import PROMPT_FAULTS, UNDOCUMENTED, PromptFault
 from .provider import Provider
+from .registry import default_keys, provider_types
 from .replay import Replay
 from .state import Job, State
 
 __all__ = [
-    "DEFAULT_KEYS",
     "PROMPT_FAULTS",
-    "PROVIDERS",
     "UNDOCUMENTED",
     "Fault",
     "Job",
@@ -40,13 +34,9 @@ __all__ = [
     "Received",
     "Replay",
     "Simulator",
+    "default_keys",
+    "provider_types",
 ]
-
-PROVIDERS: tuple[type[Provider], ...] = (Gaga, Gaia, AINow, GanAI, HeyGen)
-"""The registry. A new provider is a file with its class, and one entry here."""
-
-DEFAULT_KEYS: Mapping[str, str] = {kind.name: kind.key for kind in PROVIDERS}
-"""API key of each provider, by its name."""
 
 MAX_BODY_SIZE = 256 * 1024 * 1024
 """Largest request body that is accepted, in bytes."""
@@ -56,7 +46,7 @@ STOP_TIMEOUT = 0.1
 
 
 class Simulator:
-    """All providers of the registry on one port.
+    """All simulated providers on one port.
 
     Each provider is an attribute with its name, such as `simulator.gaga`, and holds its own options.
     """
@@ -70,9 +60,9 @@ class Simulator:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         keys: Mapping[str, str] | None = None,
     ) -> None:
-        self.state = State(seed=seed, speed=speed, now=now, sleep=sleep, keys={**DEFAULT_KEYS, **(keys or {})})
+        self.state = State(seed=seed, speed=speed, now=now, sleep=sleep, keys={**default_keys(), **(keys or {})})
         self.files = Files(self.state)
-        self.providers = tuple(kind(self.state, self.files) for kind in PROVIDERS)
+        self.providers = tuple(kind(self.state, self.files) for kind in provider_types())
         self._by_name = {provider.name: provider for provider in self.providers}
         self._runner: web.AppRunner | None = None
 

@@ -5,12 +5,11 @@ from typing import Any
 import httpx
 import pytest
 
-from proxy.providers import MODELS, PROVIDERS
-from proxy.simulator import DEFAULT_KEYS, Received
+from proxy.simulator import Received, default_keys
 from tests.api.test_api import GAGA, error_of, fields_of, nothing_happened
 from tests.support.deployment import Deployment
+from tests.support.registry import REGISTRY
 
-PROVIDER = {model.name: kind.name for kind in PROVIDERS for model in kind.models}
 SPOKEN = {"prompt": "Hello", "avatar_id": "Anna"}
 ORDERS: list[dict[str, Any]] = [
     {"model": "gaga-1", "prompt": "Hello"},
@@ -37,7 +36,7 @@ ORDERS: list[dict[str, Any]] = [
 
 
 def test_every_model_is_tested() -> None:
-    assert {order["model"] for order in ORDERS} == set(MODELS)
+    assert {order["model"] for order in ORDERS} == set(REGISTRY.models)
 
 
 async def dry(deployment: Deployment, order: dict[str, Any], value: str = "1") -> httpx.Response:
@@ -93,7 +92,7 @@ async def test_it_shows_the_request_that_the_order_sends(deployment: Deployment,
     await deployment.ended(job["id"])
     paid = {operation.name for operation in deployment.simulator.operations if operation.role.is_paid}
     (submit,) = [request for request in deployment.simulator.requests if request.operation in paid]
-    assert (shown["provider"], shown["tokens"]) == (PROVIDER[order["model"]], job["tokens"])
+    assert (shown["provider"], shown["tokens"]) == (REGISTRY.provider_of(order["model"]).name, job["tokens"])
     request = shown["request"]
     assert (request["method"], request["url"]) == (submit.method, deployment.simulator.origin + submit.path)
     assert request["query"] == submit.query
@@ -110,7 +109,7 @@ async def test_it_shows_no_credential(deployment: Deployment, order: dict[str, A
     text = (await dry(deployment, order)).text
     assert "authorization" not in text.lower()
     assert "api-key" not in text.lower()
-    for secret in (*DEFAULT_KEYS.values(), deployment.key, "signature="):
+    for secret in (*default_keys().values(), deployment.key, "signature="):
         assert secret not in text
 
 

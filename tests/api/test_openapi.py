@@ -21,9 +21,9 @@ from proxy.api.openapi.calls import CALLS
 from proxy.api.openapi.shapes import codes
 from proxy.core.clock import SystemClock
 from proxy.core.errors import BadRequest, InvalidRequest, JobError, MethodNotAllowed, PollcastError, RequestError
-from proxy.providers import MODELS
 from tests.api.test_orders import FULL, MINIMAL, MISSING, TWO_FORMS
 from tests.support.deployment import Deployment, events_of
+from tests.support.registry import REGISTRY
 
 SERVER = "https://cast.example.com"
 BULK: dict[str, Any] = {"items": [{"unique_id": "a"}, {"unique_id": "b", "tag": "[fail]"}]}
@@ -43,7 +43,7 @@ def without_additional_fields(schema: Any) -> Any:
 
 def validator(name: str) -> jsonschema_rs.Draft202012Validator:
     """Return a schema of the document without additional fields."""
-    whole = without_additional_fields(document(SERVER)["components"])
+    whole = without_additional_fields(document(SERVER, REGISTRY)["components"])
     return jsonschema_rs.Draft202012Validator(
         {"$ref": f"#/components/schemas/{name}", "components": whole}, validate_formats=True
     )
@@ -53,7 +53,7 @@ def validator(name: str) -> jsonschema_rs.Draft202012Validator:
 
 
 def test_the_document_is_valid_openapi() -> None:
-    validate(document(SERVER))
+    validate(document(SERVER, REGISTRY))
 
 
 def sub_schemas(schema: Any) -> Iterator[Any]:
@@ -72,7 +72,8 @@ def sub_schemas(schema: Any) -> Iterator[Any]:
             yield from sub_schemas(schema[name])
 
 
-SCHEMAS = [inner for schema in document(SERVER)["components"]["schemas"].values() for inner in sub_schemas(schema)]
+ALL_SCHEMAS = document(SERVER, REGISTRY)["components"]["schemas"]
+SCHEMAS = [inner for schema in ALL_SCHEMAS.values() for inner in sub_schemas(schema)]
 
 
 def test_no_schema_is_a_boolean() -> None:
@@ -84,22 +85,22 @@ def test_no_schema_is_a_boolean() -> None:
 def test_defaults_are_only_in_descriptions() -> None:
     """openapi-typescript makes fields with defaults required."""
     assert not [schema for schema in SCHEMAS if "default" in schema]
-    resolution = document(SERVER)["components"]["schemas"]["order-gaga-1"]["properties"]["resolution"]
+    resolution = document(SERVER, REGISTRY)["components"]["schemas"]["order-gaga-1"]["properties"]["resolution"]
     assert resolution["description"] == 'Default: `"720p"`.'
-    assert "resolution" not in document(SERVER)["components"]["schemas"]["order-gaga-1"]["required"]
+    assert "resolution" not in document(SERVER, REGISTRY)["components"]["schemas"]["order-gaga-1"]["required"]
 
 
 def test_an_upload_is_described_only_as_a_form() -> None:
     """@hey-api/openapi-ts prefers a JSON body if one is described."""
-    content = document(SERVER)["paths"]["/api/assets"]["post"]["requestBody"]["content"]
+    content = document(SERVER, REGISTRY)["paths"]["/api/assets"]["post"]["requestBody"]["content"]
     assert list(content) == ["multipart/form-data"]
     assert content["multipart/form-data"]["schema"]["properties"]["file"]["format"] == "binary"
 
 
 def test_an_order_has_properties_without_alternatives() -> None:
     """openapi-python-client drops properties next to alternatives."""
-    orders_ = {name: schema for name, schema in document(SERVER)["components"]["schemas"].items() if "order-" in name}
-    assert len(orders_) == len(MODELS)
+    orders_ = {name: schema for name, schema in ALL_SCHEMAS.items() if "order-" in name}
+    assert len(orders_) == len(REGISTRY.models)
     assert all("properties" in schema and not {"oneOf", "anyOf", "allOf"} & set(schema) for schema in orders_.values())
 
 
@@ -107,7 +108,7 @@ async def test_every_counted_response_has_the_described_headers(deployment: Depl
     for path, status in (("/api/account", 200), ("/api/jobs", 200), ("/api/jobs/job_1", 404)):
         response = await deployment.http.get(path)
         template = path.replace("job_1", "{job}")
-        described = document(SERVER)["paths"][template]["get"]["responses"][str(status)]["headers"]
+        described = document(SERVER, REGISTRY)["paths"][template]["get"]["responses"][str(status)]["headers"]
         assert response.status_code == status
         for name in ("RateLimit", "RateLimit-Policy"):
             assert name in response.headers
@@ -127,13 +128,13 @@ async def test_the_document_and_the_routes_have_the_same_operations(deployment: 
 async def test_the_document_is_served_unchanged(deployment: Deployment) -> None:
     response = await deployment.http.get("/openapi.json", headers={"Authorization": ""})
     assert response.headers["content-type"] == "application/json"
-    assert response.json() == document(deployment.origin)
+    assert response.json() == document(deployment.origin, REGISTRY)
 
 
 def test_every_described_parameter_and_header_is_used() -> None:
-    text = orjson.dumps(document(SERVER)).decode()
+    text = orjson.dumps(document(SERVER, REGISTRY)).decode()
     for kind in ("parameters", "headers", "schemas"):
-        for name in document(SERVER)["components"][kind]:
+        for name in document(SERVER, REGISTRY)["components"][kind]:
             assert f'"#/components/{kind}/{name}"' in text, name
 
 
@@ -144,7 +145,7 @@ def test_every_request_error_is_described() -> None:
 
 
 def test_a_failed_event_has_one_of_the_codes_of_the_error_tree() -> None:
-    failed = document(SERVER)["components"]["schemas"]["Failed"]["properties"]["code"]
+    failed = document(SERVER, REGISTRY)["components"]["schemas"]["Failed"]["properties"]["code"]
     assert failed["enum"] == codes(JobError)
     assert set(failed["enum"]) < set(codes(PollcastError))
 
@@ -160,15 +161,15 @@ def test_an_accepted_order_fits_its_schema(model: str, fields: dict[str, Any]) -
 @pytest.mark.parametrize(("model", "fields"), [case[:2] for case in (*MISSING, *TWO_FORMS)])
 def test_a_refused_order_does_not_fit_its_schema(model: str, fields: dict[str, Any]) -> None:
     with pytest.raises((InvalidRequest, BadRequest)):
-        orders.parse(orjson.dumps({"model": model, **fields}))
+        orders.parse(orjson.dumps({"model": model, **fields}), REGISTRY.models)
     assert not validator("Order").is_valid({"model": model, **fields})
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", REGISTRY.models)
 def test_extra_excludes_the_fields_that_pollcast_sets(model: str) -> None:
     order = {"model": model, **MINIMAL[model]}
-    assert validator("Order").is_valid(order | {"extra": {"other": 1}}) is (MODELS[model].extra != "refused")
-    for name in MODELS[model].reserved:
+    assert validator("Order").is_valid(order | {"extra": {"other": 1}}) is (REGISTRY.models[model].extra != "refused")
+    for name in REGISTRY.models[model].reserved:
         assert not validator("Order").is_valid(order | {"extra": {name: 1}}), name
 
 
@@ -226,7 +227,7 @@ async def test_every_message_of_an_account_s_feed_is_as_described(deployment: De
 async def test_an_account_s_feed_is_refused_as_described(deployment: Deployment, header: str, status: int) -> None:
     response = await deployment.http.get("/api/events", headers={"Authorization": header})
     assert response.status_code == status
-    assert str(status) in document(SERVER)["paths"]["/api/events"]["get"]["responses"]
+    assert str(status) in document(SERVER, REGISTRY)["paths"]["/api/events"]["get"]["responses"]
     validator("Error").validate(response.json())
 
 
@@ -239,7 +240,7 @@ async def test_the_page_has_every_operation_and_schema(deployment: Deployment) -
     for call in CALLS:
         assert f"id='{call.name}'" in response.text
         assert f"<code>{call.path}</code>" in response.text
-    for name in document(deployment.origin)["components"]["schemas"]:
+    for name in document(deployment.origin, REGISTRY)["components"]["schemas"]:
         assert f"id='schema-{name}'" in response.text
 
 
@@ -253,12 +254,12 @@ async def test_the_page_has_no_scripts_and_no_external_resources(deployment: Dep
 
 
 def test_every_link_of_the_page_has_a_target() -> None:
-    text = page.page(SERVER).decode()
+    text = page.page(SERVER, REGISTRY).decode()
     assert set(re.findall(r"href='#([^']+)'", text)) <= set(re.findall(r"id='([^']+)'", text))
 
 
 def test_the_server_s_name_is_escaped() -> None:
-    assert b"<b>" not in page.page("https://x/<b>")
+    assert b"<b>" not in page.page("https://x/<b>", REGISTRY)
 
 
 # --- thousands of generated requests ---
@@ -297,7 +298,7 @@ async def document_with_ids(deployment: Deployment) -> dict[str, Any]:
     running = [(await deployment.submit("gaga-1", prompt=f"[stuck] {n}"))["id"] for n in range(5)]
     deleted = [(await deployment.generate("suno", prompt="A song"))[0]["job"] for _ in range(5)]
     assets = [await deployment.asset(kind) for kind in ("image", "audio", "video")]
-    whole: dict[str, Any] = deepcopy(without_additional_fields(document(deployment.origin)))
+    whole: dict[str, Any] = deepcopy(without_additional_fields(document(deployment.origin, REGISTRY)))
     for path in (ENDLESS,):
         del whole["paths"][path]
     parameters = whole["components"]["parameters"]
@@ -313,7 +314,7 @@ async def document_with_ids(deployment: Deployment) -> dict[str, Any]:
     ]
     for order in whole["components"]["schemas"].values():
         for name in ("image", "audio"):
-            if order.get("title") in MODELS and name in order["properties"]:
+            if order.get("title") in REGISTRY.models and name in order["properties"]:
                 order["properties"][name] = one_of(assets)
     return whole
 

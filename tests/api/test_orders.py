@@ -9,6 +9,7 @@ from proxy.api import orders
 from proxy.api.orders import ParsedOrder
 from proxy.core.errors import BadRequest, InvalidRequest, UnknownModel
 from proxy.core.job import Kind
+from tests.support.registry import REGISTRY
 
 CAT = {"prompt": "A cat"}
 IMAGE, AUDIO = "asset_1", "https://example.com/voice.mp3"
@@ -32,7 +33,7 @@ MINIMAL: dict[str, dict[str, Any]] = {
 
 
 def read(model: str, **fields: Any) -> ParsedOrder:
-    return orders.parse(orjson.dumps({"model": model, **fields}))
+    return orders.parse(orjson.dumps({"model": model, **fields}), REGISTRY.models)
 
 
 def faults(model: str, **fields: Any) -> dict[str, str]:
@@ -46,7 +47,7 @@ def faults(model: str, **fields: Any) -> dict[str, str]:
 
 def refusal(body: bytes) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
-        orders.parse(body)
+        orders.parse(body, REGISTRY.models)
     return caught.value
 
 
@@ -131,7 +132,7 @@ def test_a_blank_prompt_is_refused(prompt: str) -> None:
 )
 def test_invalid_json_is_a_bad_request(body: bytes) -> None:
     with pytest.raises(BadRequest, match="not valid JSON"):
-        orders.parse(body)
+        orders.parse(body, REGISTRY.models)
 
 
 @pytest.mark.parametrize(
@@ -469,7 +470,7 @@ def test_extra_is_an_object() -> None:
 
 
 def fingerprint(body: bytes) -> bytes:
-    return orders.parse(body).fingerprint
+    return orders.parse(body, REGISTRY.models).fingerprint
 
 
 @pytest.mark.parametrize(
@@ -516,7 +517,7 @@ def test_json_that_is_nested_too_deep_is_refused(depth: int) -> None:
     # Earlier bug: orjson writes at most 254 levels (TypeError), and Python recurses less than orjson reads: a 500.
     body = b'{"model":"gaga-1","prompt":"A cat","extra":{"a":' + b"[" * depth + b"]" * depth + b"}}"
     with pytest.raises((BadRequest, InvalidRequest)):
-        orders.parse(body)
+        orders.parse(body, REGISTRY.models)
 
 
 # --- references ---

@@ -10,6 +10,7 @@ from typing import Any, Final
 import orjson
 from aiohttp import ClientSession
 
+from proxy.providers.registry import installed_registry, prefix_of
 from tests.bench import machine
 from tests.bench.load import NUMBER, request
 from tests.bench.process import Process, python, started
@@ -29,7 +30,6 @@ WITHOUT_BOUNDS: Final[Mapping[str, object]] = {"RATE": 100_000, "CONCURRENCY": 1
 """Settings of every provider by which no job waits for another."""
 SERVE: Final = (sys.executable, str(ROOT / "server.py"), "serve")
 CREATE: Final = (*SERVE[:2], "keys", "create", "--name", "bench", "--tokens", str(10**12))
-_PROVIDERS: Final = ("GAGA", "GAIA", "AINOW", "GANAI", "HEYGEN")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,8 @@ async def serving(
 def _environment(port: int, upstream_port: int, folder: Path, provider: Mapping[str, object]) -> dict[str, str]:
     origin = f"http://127.0.0.1:{upstream_port}"
     settings = {"BASE_URL": origin, "API_KEY": "key-of-the-bench", "PROJECT_ID": "demo", **provider}
-    return {f"{name}_{setting}": str(value) for name in _PROVIDERS for setting, value in settings.items()} | {
+    prefixes = [prefix_of(kind) for kind in installed_registry().providers]
+    return {f"{prefix}{setting}": str(value) for prefix in prefixes for setting, value in settings.items()} | {
         "POLLCAST_PORT": str(port),
         "POLLCAST_STORE": f"sqlite:///{folder}/pollcast.db",
         "POLLCAST_ASSETS": f"{folder}/assets",

@@ -26,7 +26,7 @@ import httpx
 
 from proxy.core import keys as api_keys
 from proxy.core.clock import SystemClock
-from proxy.simulator import DEFAULT_KEYS, Fault, Received, Simulator
+from proxy.simulator import Fault, Received, Simulator, default_keys
 from proxy.store import open_store
 from tests.chaos import stores
 from tests.chaos.clients import BREAKS, Client, connected
@@ -185,7 +185,7 @@ def _refusing(chance: Random) -> Mischief:
 def _environment(origin: str) -> dict[str, str]:
     """This process's, without settings of a real installation, and with the simulator's for every provider."""
     found = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
-    for provider, key in DEFAULT_KEYS.items():
+    for provider, key in default_keys().items():
         settings: Mapping[str, object] = {
             "BASE_URL": origin,
             "API_KEY": key,

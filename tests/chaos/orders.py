@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
 
-from proxy.providers import MODELS
 from proxy.simulator import PromptFault
+from tests.support.registry import REGISTRY
 
 FINAL: Final = frozenset({"Completed", "Error", "Canceled"})
 _WORDS: Final = tuple(word for word in PromptFault if word is not PromptFault.TOO_MANY)
@@ -63,12 +63,12 @@ class Order:
     @property
     def streamed(self) -> bool:
         """Whether the provider answers with a stream that cannot be resumed."""
-        return MODELS[self.model].streamed
+        return REGISTRY.models[self.model].streamed
 
     @property
     def repeatable(self) -> bool:
         """True if its provider promises that a repeat buys once."""
-        return MODELS[self.model].repeatable
+        return REGISTRY.models[self.model].repeatable
 
     @property
     def over(self) -> bool:
@@ -99,7 +99,7 @@ class Orders:
 
     def new(self, assets: Mapping[str, str]) -> Order:
         """An order of any model; `assets` are an image's and an audio's id."""
-        model = self.chance.choice(tuple(MODELS))
+        model = self.chance.choice(tuple(REGISTRY.models))
         token = f"order-{len(self.made) + 1:06}"
         word = self._word()
         body = {"model": model, **self._fields(model, f"{token} {word or ''} A lake", assets)}

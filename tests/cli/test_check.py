@@ -10,13 +10,14 @@ from aiohttp import web
 from proxy.cli.check import CheckResult, State, check_all
 from proxy.core.clock import SystemClock
 from proxy.core.settings import Settings, load
-from proxy.providers import PROVIDERS
-from proxy.providers.base import Provider
-from proxy.simulator import DEFAULT_KEYS, Simulator
+from proxy.providers.registry import ProviderKind
+from proxy.simulator import Simulator, default_keys
 from tests.cli.test_cli import command
+from tests.support.registry import REGISTRY, provider_named, short
 from tests.support.site import Site
 
-each_provider = pytest.mark.parametrize("kind", PROVIDERS, ids=lambda kind: kind.name)
+FIRST = REGISTRY.providers[0]
+each_provider = pytest.mark.parametrize("kind", REGISTRY.providers, ids=lambda kind: kind.name)
 
 
 @pytest.fixture
@@ -25,17 +26,18 @@ async def simulator() -> AsyncIterator[Simulator]:
         yield running
 
 
-def right_key(kind: type[Provider]) -> str:
-    return DEFAULT_KEYS[str(kind.settings_type.model_config["env_prefix"]).rstrip("_").lower()]
+def right_key(kind: ProviderKind) -> str:
+    return default_keys()[short(kind)]
 
 
-async def findings(kind: type[Provider], settings: Settings | None = None, **given: Any) -> dict[str, CheckResult]:
+async def findings(kind: ProviderKind, settings: Settings | None = None, **given: Any) -> dict[str, CheckResult]:
     """Return the results by subject, for one provider and the server's settings."""
     own = load(kind.settings_type, **given)
-    return {found.subject: found async for found in check_all(settings or load(Settings), {kind: own}, SystemClock())}
+    results = check_all(settings or load(Settings), [(kind, own)], SystemClock())
+    return {found.subject: found async for found in results}
 
 
-async def finding(kind: type[Provider], **given: Any) -> CheckResult:
+async def finding(kind: ProviderKind, **given: Any) -> CheckResult:
     return (await findings(kind, **given))[kind.name]
 
 
@@ -43,7 +45,7 @@ async def finding(kind: type[Provider], **given: Any) -> CheckResult:
 
 
 @each_provider
-async def test_a_key_that_works_is_ok_and_nothing_is_ordered(kind: type[Provider], simulator: Simulator) -> None:
+async def test_a_key_that_works_is_ok_and_nothing_is_ordered(kind: ProviderKind, simulator: Simulator) -> None:
     found = await finding(kind, base_url=simulator.origin, api_key=right_key(kind))
     assert found.state is State.OK, str(found)
     assert not simulator.submits
@@ -51,7 +53,7 @@ async def test_a_key_that_works_is_ok_and_nothing_is_ordered(kind: type[Provider
 
 
 @each_provider
-async def test_a_refused_key_is_reported(kind: type[Provider], simulator: Simulator) -> None:
+async def test_a_refused_key_is_reported(kind: ProviderKind, simulator: Simulator) -> None:
     found = await finding(kind, base_url=simulator.origin, api_key="sk-wrong")
     assert found.state is State.REFUSED, str(found)
     assert "sk-wrong" not in str(found)
@@ -59,14 +61,14 @@ async def test_a_refused_key_is_reported(kind: type[Provider], simulator: Simula
 
 
 @each_provider
-async def test_without_a_key_nothing_is_asked(kind: type[Provider], simulator: Simulator) -> None:
+async def test_without_a_key_nothing_is_asked(kind: ProviderKind, simulator: Simulator) -> None:
     found = await finding(kind, base_url=simulator.origin)
     assert (found.state, found.works, str(found)) == (State.NO_KEY, True, f"{kind.name:11} no key")
     assert not simulator.calls
 
 
 @each_provider
-async def test_a_provider_that_cannot_be_reached_is_told(kind: type[Provider]) -> None:
+async def test_a_provider_that_cannot_be_reached_is_told(kind: ProviderKind) -> None:
     found = await finding(kind, base_url="http://127.0.0.1:9", api_key="sk-one")
     assert found.state is State.FAILED
     assert "cannot be reached" in found.remark
@@ -74,7 +76,7 @@ async def test_a_provider_that_cannot_be_reached_is_told(kind: type[Provider]) -
 
 @each_provider
 @pytest.mark.parametrize("status", [404, 502])
-async def test_a_page_of_some_other_server_proves_nothing(kind: type[Provider], status: int) -> None:
+async def test_a_page_of_some_other_server_proves_nothing(kind: ProviderKind, status: int) -> None:
     async def page(_: web.Request) -> web.Response:
         return web.Response(status=status, text="<h1>Welcome to nginx!</h1>", content_type="text/html")
 
@@ -88,13 +90,14 @@ async def test_heygen_refuses_a_key_with_http_200_too() -> None:
         return web.json_response({"code": 400112, "message": "Unauthorized"})
 
     async with Site(refusal) as site:
-        found = await finding(PROVIDERS[-1], base_url=site.url, api_key="sk-one")
-    assert (PROVIDERS[-1].name, found.state) == ("HeyGen", State.REFUSED)
+        found = await finding(provider_named("HeyGen"), base_url=site.url, api_key="sk-one")
+    assert found.state is State.REFUSED
 
 
 async def test_models_that_gaia_does_not_list_are_named(simulator: Simulator) -> None:
     simulator.gaia.models_listed = ["gpt-image-2", "image2", "gpt-5.4-mini"]
-    found = await finding(PROVIDERS[1], base_url=simulator.origin, api_key=right_key(PROVIDERS[1]))
+    gaia = provider_named("Gaia")
+    found = await finding(gaia, base_url=simulator.origin, api_key=right_key(gaia))
     assert (found.state, found.remark) == (State.OK, "it does not list grok-imagine-video")
 
 
@@ -102,7 +105,7 @@ async def test_models_that_gaia_does_not_list_are_named(simulator: Simulator) ->
 
 
 async def test_store_and_assets_are_tried_and_nothing_is_left(tmp_path: Path) -> None:
-    found = await findings(PROVIDERS[0], load(Settings, assets=str(tmp_path / "assets")))
+    found = await findings(FIRST, load(Settings, assets=str(tmp_path / "assets")))
     assert (found["store"].state, found["assets"].state) == (State.OK, State.OK)
     assert not [place for place in (tmp_path / "assets").rglob("*") if place.is_file()]
 
@@ -112,13 +115,13 @@ async def test_store_and_assets_are_tried_and_nothing_is_left(tmp_path: Path) ->
     [("store", {"store": "sqlite:////dev/null/pollcast.db"}), ("assets", {"assets": "/dev/null/assets"})],
 )
 async def test_storage_that_cannot_be_opened_is_told(subject: str, given: dict[str, str]) -> None:
-    found = await findings(PROVIDERS[0], load(Settings, **given))
+    found = await findings(FIRST, load(Settings, **given))
     assert (found[subject].state, found[subject].works) == (State.FAILED, False)
 
 
 async def test_a_public_url_that_only_this_machine_opens_is_a_warning() -> None:
-    near = (await findings(PROVIDERS[0]))["public URL"]
-    far = (await findings(PROVIDERS[0], load(Settings, public_url="https://cast.example.com")))["public URL"]
+    near = (await findings(FIRST))["public URL"]
+    far = (await findings(FIRST, load(Settings, public_url="https://cast.example.com")))["public URL"]
     assert (near.state, near.works) == (State.WARNING, True)
     assert "POLLCAST_PUBLIC_URL" in near.remark
     assert far.state is State.OK
@@ -126,16 +129,16 @@ async def test_a_public_url_that_only_this_machine_opens_is_a_warning() -> None:
 
 async def test_a_setting_that_nobody_reads_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLLCAST_MAXJOBS", "5")
-    found = (await findings(PROVIDERS[0]))["settings"]
+    found = (await findings(FIRST))["settings"]
     assert found.state is State.WARNING
     assert found.remark == "POLLCAST_MAXJOBS is not a setting; the nearest is POLLCAST_MAX_JOBS"
 
 
 async def test_a_secret_that_can_be_guessed_is_a_warning() -> None:
-    short = await findings(PROVIDERS[0], load(Settings, secret="0123456789abcdef,short"))
+    short = await findings(FIRST, load(Settings, secret="0123456789abcdef,short"))
     assert short["secret"].state is State.WARNING
     assert "short:" not in str(short["secret"])
-    assert "secret" not in await findings(PROVIDERS[0], load(Settings, secret="0123456789abcdef"))
+    assert "secret" not in await findings(FIRST, load(Settings, secret="0123456789abcdef"))
 
 
 # --- as a command ---

@@ -6,12 +6,12 @@ from pydantic import SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from proxy.core.settings import BadSetting, ProviderSettings, Settings, is_loopback, load, unknown_variables
-from proxy.providers import PROVIDERS
-from proxy.providers.base import Provider
 from proxy.providers.gaga import GagaSettings
 from proxy.providers.ganai import GanAiSettings
+from proxy.providers.registry import ProviderKind, prefix_of
+from tests.support.registry import REGISTRY
 
-SETTINGS_TYPES = [kind.settings_type for kind in PROVIDERS]
+SETTINGS_TYPES = [kind.settings_type for kind in REGISTRY.providers]
 
 
 @pytest.fixture
@@ -77,10 +77,10 @@ def test_every_duration_takes_a_unit(env: pytest.MonkeyPatch, name: str) -> None
     assert getattr(load(Settings), name) == 120
 
 
-@pytest.mark.parametrize("kind", PROVIDERS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", REGISTRY.providers, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("name", ["poll_interval", "deadline"])
-def test_every_duration_of_a_provider_takes_a_unit(env: pytest.MonkeyPatch, kind: type[Provider], name: str) -> None:
-    env.setenv(f"{kind.settings_type.model_config['env_prefix']}{name.upper()}", "2m")
+def test_every_duration_of_a_provider_takes_a_unit(env: pytest.MonkeyPatch, kind: ProviderKind, name: str) -> None:
+    env.setenv(f"{prefix_of(kind)}{name.upper()}", "2m")
     assert getattr(load(kind.settings_type), name) == 120
 
 

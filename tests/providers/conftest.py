@@ -6,9 +6,9 @@ from itertools import count
 import pytest
 import pytest_asyncio
 
-from proxy.providers import PROVIDERS
 from tests.support.deployment import Deployment
 from tests.support.literal import Literal
+from tests.support.registry import REGISTRY
 
 ACCOUNTS = count(1)
 KEY = "sk-the-operators-own"
@@ -45,5 +45,5 @@ def upstream(standing: tuple[Deployment, Literal]) -> Literal:
 
 def pointed(deployment: Deployment, upstream: Literal) -> Deployment:
     """The world with the literal provider in the place of all five."""
-    deployment.providers = {kind.name: {"base_url": upstream.origin, "api_key": KEY} for kind in PROVIDERS}
+    deployment.providers = {kind.name: {"base_url": upstream.origin, "api_key": KEY} for kind in REGISTRY.providers}
     return deployment

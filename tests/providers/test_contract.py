@@ -14,15 +14,15 @@ import pytest_asyncio
 from httpx_sse import EventSource
 
 from proxy.core.job import Kind
-from proxy.providers import MODELS, PROVIDERS
 from tests.providers.conftest import KEY, fresh_account, pointed
 from tests.support.deployment import NO_AUTHORITIES, Deployment, JumpClock
 from tests.support.literal import Literal, Reply, ended, page, said, streamed
+from tests.support.registry import REGISTRY, short
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 TYPES = {Kind.VIDEO: "video/mp4", Kind.AUDIO: "audio/mpeg", Kind.IMAGE: "image/png", Kind.TEXT: "text/plain"}
-each_model = pytest.mark.parametrize("model", MODELS)
+each_model = pytest.mark.parametrize("model", REGISTRY.models)
 
 WORDS = {
     "Gaga": "no face was found",
@@ -32,8 +32,6 @@ WORDS = {
     "HeyGen": "could not be rendered",
 }
 """What the simulated providers say of a failure."""
-
-PROVIDER = {model.name: kind.name for kind in PROVIDERS for model in kind.models}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -73,7 +71,7 @@ async def test_it_completes_with_a_url_that_opens_without_a_key_and_plays(deploy
     assert final["status"] == "Completed"
     assert final["url"] == final["outputs"][0]["url"]
     answer = await deployment.http.get(final["url"], headers={"Authorization": ""})
-    kind = MODELS[model].kind
+    kind = REGISTRY.models[model].kind
     assert (answer.status_code, answer.headers["Content-Type"].split(";")[0]) == (200, TYPES[kind])
     assert answer.content == (final["text"].encode() if kind is Kind.TEXT else deployment.media(kind))
 
@@ -82,7 +80,7 @@ async def test_it_completes_with_a_url_that_opens_without_a_key_and_plays(deploy
 async def test_its_content_leads_to_the_same_bytes(deployment: Deployment, model: str) -> None:
     job = ended(await ordered(deployment, model))["job"]
     answer = await deployment.http.get(f"/api/jobs/{job}/content", follow_redirects=True)
-    kind = MODELS[model].kind
+    kind = REGISTRY.models[model].kind
     assert answer.status_code == 200
     assert kind is Kind.TEXT or answer.content == deployment.media(kind)
 
@@ -90,12 +88,12 @@ async def test_its_content_leads_to_the_same_bytes(deployment: Deployment, model
 async def test_results_are_behind_our_own_links_where_the_operator_relays(unstarted: Deployment) -> None:
     unstarted.settings = {"results": "relay"}
     async with unstarted:
-        for model in MODELS:
+        for model in REGISTRY.models:
             url = ended(await ordered(unstarted, model))["url"]
             answer = await unstarted.http.get(url, headers={"Authorization": ""})
             assert url.startswith(unstarted.origin)
             assert answer.status_code == 200
-            assert answer.headers["Content-Type"].split(";")[0] == TYPES[MODELS[model].kind]
+            assert answer.headers["Content-Type"].split(";")[0] == TYPES[REGISTRY.models[model].kind]
 
 
 @each_model
@@ -105,9 +103,9 @@ async def test_it_is_submitted_once_and_charged_its_price_once(deployment: Deplo
     assert deployment.simulator.submits.total() - before == 1
     entries = (await deployment.http.get("/api/account/ledger")).json()["entries"]
     assert [(entry["cause"], entry["tokens"], entry["job"]) for entry in entries][:-1] == [
-        ("charge", -MODELS[model].tokens, job)
+        ("charge", -REGISTRY.models[model].tokens, job)
     ]
-    assert await deployment.balance() == 1000 - MODELS[model].tokens
+    assert await deployment.balance() == 1000 - REGISTRY.models[model].tokens
 
 
 @each_model
@@ -116,8 +114,8 @@ async def test_its_failure_is_an_error_with_the_providers_words_and_a_full_refun
 ) -> None:
     final = ended(await ordered(deployment, model, "x [fail]"))
     assert (final["status"], final["code"]) == ("Error", "upstream_failed")
-    assert WORDS[PROVIDER[model]] in final["message"]
-    assert final["refunded"] == MODELS[model].tokens
+    assert WORDS[REGISTRY.provider_of(model).name] in final["message"]
+    assert final["refunded"] == REGISTRY.models[model].tokens
     assert await deployment.balance() == 1000
 
 
@@ -136,17 +134,17 @@ async def test_it_lives_through_what_passes(deployment: Deployment, model: str, 
 )
 async def test_its_refusal_is_told_apart_and_refunded(deployment: Deployment, model: str, word: str, code: str) -> None:
     final = ended(await ordered(deployment, model, f"Hello {word}"))
-    assert (final["status"], final["code"], final["refunded"]) == ("Error", code, MODELS[model].tokens)
+    assert (final["status"], final["code"], final["refunded"]) == ("Error", code, REGISTRY.models[model].tokens)
 
 
 async def test_a_provider_that_cannot_be_reached_is_said_to_be_so(unstarted: Deployment) -> None:
     unstarted.provider = {"base_url": "http://127.0.0.1:9", "deadline": 40}
     async with unstarted:
         codes = {}
-        for model in MODELS:
+        for model in REGISTRY.models:
             unstarted.clock.at += 120
             codes[model] = ended(await ordered(unstarted, model)).get("code")
-        assert codes == dict.fromkeys(MODELS, "upstream_unreachable")
+        assert codes == dict.fromkeys(REGISTRY.models, "upstream_unreachable")
         assert await unstarted.balance() == 1000
 
 
@@ -180,7 +178,7 @@ async def test_an_answer_that_is_broken_ends_a_job_at_worst_and_is_never_asked_f
         simulator.clear_faults()
     assert final["status"] == "Completed" or final["code"] in KNOWN
     assert simulator.calls[SHAPES[model]] - before == 1
-    assert await deployment.balance() == 1000 - MODELS[model].tokens + final.get("refunded", 0)
+    assert await deployment.balance() == 1000 - REGISTRY.models[model].tokens + final.get("refunded", 0)
 
 
 @pytest.mark.parametrize("model", POLLED)
@@ -210,16 +208,15 @@ async def everything_shown(deployment: Deployment, events: list[dict[str, Any]])
 async def test_no_key_is_shown_by_any_model_however_it_ends(unstarted: Deployment) -> None:
     keys = {name: f"planted-{name}-Zq7" for name in unstarted.simulator.keys}
     unstarted.simulator.keys.update(keys)
-    for kind in PROVIDERS:
-        prefix = str(kind.settings_type.model_config["env_prefix"])
-        unstarted.providers[kind.name] = {"api_key": keys[prefix.rstrip("_").lower()]}
+    for kind in REGISTRY.providers:
+        unstarted.providers[kind.name] = {"api_key": keys[short(kind)]}
     async with unstarted:
         shown = [
             await everything_shown(unstarted, await ordered(unstarted, model, prompt))
-            for model in MODELS
+            for model in REGISTRY.models
             for prompt in ("Hello", "[fail]", "[reject]")
         ]
-        assert unstarted.simulator.submits.total() == 2 * len(MODELS)
+        assert unstarted.simulator.submits.total() == 2 * len(REGISTRY.models)
     assert "planted" not in "\n".join(shown)
 
 

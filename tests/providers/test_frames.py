@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from proxy.providers import PROVIDERS
 from proxy.upstream.times import UpstreamTimes
 from tests.providers.conftest import KEY, fresh_account
 from tests.support.deployment import Deployment
 from tests.support.raw import Frame, Raw, Said, chunk, head, sound
+from tests.support.registry import REGISTRY
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -322,4 +322,4 @@ async def test_a_ticket_that_is_cut_short_is_no_ticket(deployment: Deployment, u
 
 
 async def test_the_lives_are_those_of_all_providers() -> None:
-    assert {name.split(",")[0] for name in LIVES} == {kind.name for kind in PROVIDERS}
+    assert {name.split(",")[0] for name in LIVES} == {kind.name for kind in REGISTRY.providers}

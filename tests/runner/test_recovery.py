@@ -7,7 +7,7 @@ import pytest
 
 from proxy.core.job import Ticket
 from proxy.providers.gaga import Gaga
-from proxy.runner import job_run as job_run_module
+from proxy.providers.registry import Registry
 from proxy.runner.services import RunnerTimes
 from proxy.upstream.answers import Transient
 from proxy.upstream.requests import Request
@@ -167,15 +167,20 @@ async def test_an_order_canceled_before_a_stop_is_deleted_after_it(deployment: D
 # --- looking up ---
 
 
+class FindingGaga(Gaga):
+    """Gaga, if it could find a job by our key."""
+
+    models = (replace(Gaga.models[0], can_lookup=True), Gaga.models[1], Gaga.models[2])
+
+
 class Lookups:
     """A provider that finds a job by our key: `found` are its answers in order, the last one repeated."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *found: Ticket | None) -> None:
+    def __init__(self, unstarted: Deployment, monkeypatch: pytest.MonkeyPatch, *found: Ticket | None) -> None:
         self.keys: list[str] = []
         self.found = list(found)
-        model = replace(Gaga.models[0], can_lookup=True)
-        monkeypatch.setattr(job_run_module, "MODELS", {model.name: model})
-        monkeypatch.setattr(Gaga, "lookup", self.lookup)
+        unstarted.registry = Registry((FindingGaga,))
+        monkeypatch.setattr(FindingGaga, "lookup", self.lookup)
 
     async def lookup(self, request: Request) -> Ticket | None:
         self.keys.append(request.key)
@@ -190,14 +195,15 @@ async def looked_up(deployment: Deployment) -> dict[str, Any]:
     return final_of(await deployment.generate("gaga-1", prompt="Hello"))
 
 
-async def test_a_lost_order_is_found_by_its_key(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    lookups = Lookups(monkeypatch, {}, None)
-    deployment.simulator.fault("gaga.submit", "drop", times=1)
-    job = await deployment.submit("gaga-1", prompt="Hello")
-    await wait_for_calls(deployment, "gaga.submit")
-    (made,) = deployment.simulator.jobs("gaga")
-    lookups.found[-1] = {"id": made.id}
-    ended = await deployment.ended(job["id"])
+async def test_a_lost_order_is_found_by_its_key(unstarted: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    lookups = Lookups(unstarted, monkeypatch, {}, None)
+    async with unstarted as deployment:
+        deployment.simulator.fault("gaga.submit", "drop", times=1)
+        job = await deployment.submit("gaga-1", prompt="Hello")
+        await wait_for_calls(deployment, "gaga.submit")
+        (made,) = deployment.simulator.jobs("gaga")
+        lookups.found[-1] = {"id": made.id}
+        ended = await deployment.ended(job["id"])
     assert ended["status"] == "Completed", ended
     assert len(lookups.keys) > 1
     assert set(lookups.keys) == {job["id"]}
@@ -205,11 +211,12 @@ async def test_a_lost_order_is_found_by_its_key(deployment: Deployment, monkeypa
 
 
 async def test_an_order_that_is_not_found_for_minutes_is_unknown(
-    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+    unstarted: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lookups = Lookups(monkeypatch, None)
-    began = deployment.clock.now()
-    final = await looked_up(deployment)
+    lookups = Lookups(unstarted, monkeypatch, None)
+    async with unstarted as deployment:
+        began = deployment.clock.now()
+        final = await looked_up(deployment)
     assert (final["code"], final["refunded"]) == ("outcome_unknown", 20)
     assert deployment.clock.now() - began >= 300
     assert len(lookups.keys) > 5

@@ -26,7 +26,7 @@ from proxy.app import Pollcast
 from proxy.core import keys
 from proxy.core.clock import SystemClock
 from proxy.core.settings import Settings, load
-from proxy.simulator import DEFAULT_KEYS, Simulator
+from proxy.simulator import Simulator, default_keys
 from proxy.store import open_store
 from tests.support.deployment import NO_AUTHORITIES
 from tests.support.npm import without
@@ -275,7 +275,7 @@ async def test_orders_and_links_work_under_another_server(others: Path, tmp_path
         environment = {
             "PYTHONPATH": f"{ROOT}:{others}",
             "GAGA_BASE_URL": simulator.origin,
-            "GAGA_API_KEY": DEFAULT_KEYS["gaga"],
+            "GAGA_API_KEY": default_keys()["gaga"],
             "GAGA_POLL_INTERVAL": "0.1",
             "POLLCAST_PORT": str(port),
         }

@@ -7,7 +7,7 @@ import time
 import aiohttp
 import pytest
 
-from proxy.simulator import DEFAULT_KEYS, PROVIDERS, Simulator
+from proxy.simulator import Simulator, default_keys, provider_types
 from proxy.simulator.files import FOLDER, Sample
 from tests.simulator.wire import ALL, POLLED, Client, Clock, speech
 
@@ -21,16 +21,16 @@ READS = {
 }
 
 
-def test_each_provider_of_the_registry_is_an_attribute_with_its_own_key() -> None:
+def test_each_provider_of_the_folder_is_an_attribute_with_its_own_key() -> None:
     simulator = Simulator()
-    assert [getattr(simulator, kind.name) for kind in PROVIDERS] == list(simulator.providers)
-    assert len(set(simulator.keys.values())) == len(PROVIDERS)
+    assert [getattr(simulator, kind.name) for kind in provider_types()] == list(simulator.providers)
+    assert len(set(simulator.keys.values())) == len(provider_types())
     assert not hasattr(simulator, "unknown")
 
 
 def test_keys_given_to_the_simulator_override_the_default_keys() -> None:
-    assert Simulator().keys == dict(DEFAULT_KEYS)
-    assert Simulator(keys={"gaga": "mine"}).keys == {**DEFAULT_KEYS, "gaga": "mine"}
+    assert Simulator().keys == default_keys()
+    assert Simulator(keys={"gaga": "mine"}).keys == {**default_keys(), "gaga": "mine"}
 
 
 @pytest.mark.parametrize("provider", ALL)

@@ -16,14 +16,15 @@ from proxy.api.times import ApiTimes
 from proxy.app import Pollcast
 from proxy.core import keys
 from proxy.core.settings import ProviderSettings, Settings, load
-from proxy.providers import PROVIDERS
+from proxy.providers.registry import ProviderKind, Registry
 from proxy.runner.services import RunnerLimits, RunnerTimes
 from proxy.serving.protocol import Timeouts
 from proxy.serving.server import Server, listen
-from proxy.simulator import DEFAULT_KEYS, Simulator
+from proxy.simulator import Simulator, default_keys
 from proxy.store import open_store
 from proxy.streams.times import StreamTimes
 from proxy.upstream.times import UpstreamTimes
+from tests.support.registry import REGISTRY, short
 from tests.support.root import ROOT
 
 NO_AUTHORITIES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -55,7 +56,7 @@ def events_of(messages: list[ServerSentEvent]) -> list[dict[str, Any]]:
 
 @dataclass
 class Deployment:
-    """One server, one store, five pretend providers. `settings` and `provider` are given to the next `start`."""
+    """One server, one store, the pretend providers. `settings` and `provider` are given to the next `start`."""
 
     folder: Path
     clock: Any = field(default_factory=JumpClock)
@@ -76,6 +77,8 @@ class Deployment:
     runner_limits: RunnerLimits = field(default_factory=RunnerLimits)
     """Numbers at which the runner stops recording, counting or claiming."""
 
+    registry: Registry = REGISTRY
+    """The providers that are served."""
     api_times: ApiTimes = field(default_factory=ApiTimes)
     """Timeouts and intervals of the API."""
 
@@ -119,6 +122,7 @@ class Deployment:
             settings,
             self._provider_settings(),
             self.clock,
+            registry=self.registry,
             upstream_times=self.upstream_times,
             runner_times=self.runner_times,
             runner_limits=self.runner_limits,
@@ -138,15 +142,14 @@ class Deployment:
         )
 
     def _provider_settings(self) -> Mapping[str, ProviderSettings]:
-        def one(kind: Any) -> ProviderSettings:
-            short = str(kind.settings_type.model_config["env_prefix"]).rstrip("_").lower()
-            usual = {"base_url": self.simulator.origin, "api_key": DEFAULT_KEYS[short], "project_id": "demo"}
+        def one(kind: ProviderKind) -> ProviderSettings:
+            usual = {"base_url": self.simulator.origin, "api_key": default_keys()[short(kind)], "project_id": "demo"}
             settings: ProviderSettings = load(
                 kind.settings_type, **usual | self.provider | self.providers.get(kind.name, {})
             )
             return settings
 
-        return {kind.name: one(kind) for kind in PROVIDERS}
+        return {kind.name: one(kind) for kind in self.registry.providers}
 
     async def stop(self) -> None:
         await self.http.aclose()

@@ -16,7 +16,6 @@ from proxy.cli.check import check_all
 from proxy.core import errors
 from proxy.core.clock import SystemClock
 from proxy.core.settings import BadSetting, Settings, load, proxy_secrets, through
-from proxy.providers import PROVIDERS
 from proxy.providers.gaga import Gaga, GagaSettings
 from proxy.upstream.answers import NotTaken, Transient
 from proxy.upstream.classify import Dialect
@@ -27,6 +26,7 @@ from proxy.upstream.times import DEFAULT_TIMES, UpstreamTimes
 from tests.support.deployment import Deployment, JumpClock
 from tests.support.forward_proxy import ForwardProxy
 from tests.support.fronts import certificate, trusting
+from tests.support.registry import REGISTRY
 from tests.support.site import Rerouted, Site
 from tests.upstream.test_upstream import CREDENTIAL, KEY, reply
 
@@ -181,7 +181,7 @@ async def test_check_asks_providers_through_the_proxy(tmp_path: Path) -> None:
             Settings, store=f"sqlite:///{tmp_path}/s.db", assets=str(tmp_path / "a"), upstream_proxy=proxy.url
         )
         gaga = load(GagaSettings, base_url=site.url, api_key="sk-1")
-        found = [finding async for finding in check_all(settings, {Gaga: gaga}, SystemClock())]
+        found = [finding async for finding in check_all(settings, [(Gaga, gaga)], SystemClock())]
         assert found[-1].works
         assert proxy.targets() == [f"{site.url}/v1/assets/1"]
 
@@ -215,7 +215,7 @@ def test_a_providers_own_proxy_wins_over_the_installations(monkeypatch: pytest.M
     monkeypatch.setenv("POLLCAST_UPSTREAM_PROXY", "http://one.example.com:3128")
     monkeypatch.setenv("GAGA_PROXY", "http://two.example.com:3128")
     settings = load(Settings)
-    proxies = {kind.name: through(load(kind.settings_type), settings).proxy for kind in PROVIDERS}
+    proxies = {kind.name: through(load(kind.settings_type), settings).proxy for kind in REGISTRY.providers}
     assert proxies.pop("Gaga") == SecretStr("http://two.example.com:3128")
     assert set(proxies.values()) == {SecretStr("http://one.example.com:3128")}
 

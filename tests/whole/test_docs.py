@@ -7,9 +7,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.core.settings import Settings
-from proxy.providers import PROVIDERS
+from proxy.providers.registry import prefix_of
 from tests import docs
 from tests.support.deployment import Deployment
+from tests.support.registry import REGISTRY
 from tests.support.root import ROOT, page
 
 ENVIRONMENT = (ROOT / ".env.example").read_text()
@@ -51,7 +52,7 @@ def test_the_readme_has_at_most_200_lines() -> None:
 
 
 def test_the_example_environment_names_only_settings_that_exist() -> None:
-    prefixes = {str(kind.settings_type.model_config["env_prefix"]): kind.settings_type for kind in PROVIDERS}
+    prefixes = {prefix_of(kind): kind.settings_type for kind in REGISTRY.providers}
     for name in re.findall(r"^(\w+)=", ENVIRONMENT, re.MULTILINE):
         kind = prefixes.get(name.split("_")[0] + "_", Settings)
         assert name.split("_", 1)[1].lower() in kind.model_fields, name

@@ -12,24 +12,20 @@ from aiohttp import web
 
 from proxy.app import Pollcast
 from proxy.core.settings import Settings, load
-from proxy.providers import PROVIDERS
-from proxy.providers.base import Provider
+from proxy.providers.registry import ProviderKind
 from proxy.simulator import PROMPT_FAULTS
 from proxy.store.sqlite.store import SqliteStore
 from proxy.telemetry.logs import ConsoleFormatter, JsonFormatter, Mask
 from tests.cli.test_check import findings
 from tests.support.deployment import Deployment
+from tests.support.registry import REGISTRY, short
 from tests.support.site import Site
 
 PLANTED = "planted"
 LINKS = "the-secret-of-links-planted-too"
 
 
-def short(kind: type[Provider]) -> str:
-    return str(kind.settings_type.model_config["env_prefix"]).rstrip("_").lower()
-
-
-KEYS = {short(kind): f"sk-{short(kind)}-{PLANTED}" for kind in PROVIDERS}
+KEYS = {short(kind): f"sk-{short(kind)}-{PLANTED}" for kind in REGISTRY.providers}
 
 
 @pytest.fixture
@@ -66,7 +62,7 @@ class Told:
 @pytest.fixture
 async def planted(unstarted: Deployment) -> AsyncIterator[Deployment]:
     unstarted.settings = {"secret": LINKS}
-    unstarted.providers = {kind.name: {"api_key": KEYS[short(kind)]} for kind in PROVIDERS}
+    unstarted.providers = {kind.name: {"api_key": KEYS[short(kind)]} for kind in REGISTRY.providers}
     unstarted.simulator.keys.update(KEYS)
     async with unstarted as deployment:
         yield deployment
@@ -167,14 +163,14 @@ async def test_a_fault_of_ours_tells_no_secret_of_the_request(
 
 @pytest.mark.parametrize("metrics", ["", "public", "off", "a-token-planted"])
 def test_what_the_operator_keeps_secret_is_told_to_the_log(metrics: str) -> None:
-    providers = {kind.name: load(kind.settings_type, api_key=KEYS[short(kind)]) for kind in PROVIDERS}
+    providers = {kind.name: load(kind.settings_type, api_key=KEYS[short(kind)]) for kind in REGISTRY.providers}
     app = Pollcast(load(Settings, secret="one,two", metrics=metrics), providers)
     token = [metrics] if PLANTED in metrics else []
     assert sorted(app.secrets) == sorted(["one", "two", *KEYS.values(), *token])
 
 
-@pytest.mark.parametrize("kind", PROVIDERS, ids=lambda kind: kind.name)
-async def test_the_check_quotes_no_key(kind: type[Provider]) -> None:
+@pytest.mark.parametrize("kind", REGISTRY.providers, ids=lambda kind: kind.name)
+async def test_the_check_quotes_no_key(kind: ProviderKind) -> None:
     async def tell(request: web.Request) -> web.Response:
         return web.json_response({"message": f"What is {dict(request.headers)}?"}, status=401)
 

@@ -16,15 +16,15 @@ from typing import Any
 import httpx
 import pytest
 
-from proxy.providers import PROVIDERS
 from proxy.simulator import Kind, Simulator
 from proxy.simulator.provider import Provider
 from proxy.upstream.times import UpstreamTimes
 from tests.cli.test_cli import command, serving
 from tests.support.deployment import NO_AUTHORITIES, Deployment
 from tests.support.ports import free_port
+from tests.support.registry import REGISTRY, short
 
-KEYS = {short: f"planted-{short}-provider-key" for short in ("gaga", "gaia", "ainow", "ganai", "heygen")}
+KEYS = {name: f"planted-{name}-provider-key" for name in map(short, REGISTRY.providers)}
 METRICS = "planted-metrics-token"
 SIGNING = "planted-signing-secret"
 WRONG = "pollcast_planted-wrong-client-key"
@@ -100,10 +100,7 @@ async def told(unstarted: Deployment, caplog: pytest.LogCaptureFixture) -> Async
         "trace": str(deployment.folder / "traces"),
     }
     deployment.provider = {"deadline": 120, "rate": 10_000}
-    deployment.providers = {
-        kind.name: {"api_key": KEYS[str(kind.settings_type.model_config["env_prefix"]).rstrip("_").lower()]}
-        for kind in PROVIDERS
-    }
+    deployment.providers = {kind.name: {"api_key": KEYS[short(kind)]} for kind in REGISTRY.providers}
     deployment.simulator.keys.update(KEYS)
     async with deployment:
         await grant(deployment, "web", 1_000_000)

@@ -64,8 +64,8 @@ class About:
 
     async def openapi(self, _: Request) -> Response:
         """Return the OpenAPI document."""
-        return json_response(document(self.links.absolute("")))
+        return json_response(document(self.links.absolute(""), self.catalogue.registry))
 
     async def docs(self, _: Request) -> Response:
         """Return the OpenAPI document as an HTML page."""
-        return Response(page.page(self.links.absolute("")), headers=page.HEADERS)
+        return Response(page.page(self.links.absolute(""), self.catalogue.registry), headers=page.HEADERS)

@@ -5,7 +5,7 @@ the routes with the document in both directions, and run thousands of generated 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any, Final
 
 from proxy.api.openapi.calls import CALLS, TAGS, Call
@@ -13,7 +13,10 @@ from proxy.api.openapi.parts import HEADERS, PARAMETERS, Json, described_respons
 from proxy.api.openapi.schemas import schemas
 from proxy.api.openapi.shapes import Error
 from proxy.core.errors import PollcastError, RateLimited
+from proxy.providers.registry import Registry
 
+MAX_DOCUMENTS: Final = 8
+"""Number of documents that are cached. A running server needs one."""
 _VERSION: Final = "1"
 """Version of the API. Changes only add to it."""
 
@@ -49,9 +52,9 @@ _UNMETERED: Final = frozenset({401, 414, 431, 500})
 """Statuses of responses without `RateLimit` headers, because the request was refused before it was counted."""
 
 
-@cache
-def document(server: str) -> Json:
-    """Return the document of an installation with the base URL `server`.
+@lru_cache(maxsize=MAX_DOCUMENTS)
+def document(server: str, registry: Registry) -> Json:
+    """Return the document of an installation with the base URL `server` and the providers of `registry`.
 
     It is cached, so callers must not change it.
     """
@@ -65,7 +68,7 @@ def document(server: str) -> Json:
         "tags": [{"name": name, "description": description} for name, description in TAGS.items()],
         "paths": paths,
         "components": {
-            "schemas": schemas(),
+            "schemas": schemas(registry.models.values()),
             "parameters": dict(PARAMETERS),
             "headers": {name: {"description": text, "schema": {"type": "string"}} for name, text in HEADERS.items()},
             "securitySchemes": _SECURITY,

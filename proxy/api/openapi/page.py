@@ -2,7 +2,7 @@
 
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import lru_cache
 from hashlib import sha256
 from html import escape
 from http import HTTPStatus
@@ -11,8 +11,9 @@ from typing import Any, Final
 
 import orjson
 
-from proxy.api.openapi import document
+from proxy.api.openapi import MAX_DOCUMENTS, document
 from proxy.api.openapi.parts import Json
+from proxy.providers.registry import Registry
 
 _STYLE: Final = Path(__file__).with_name("page.css").read_text()
 _STYLE_HASH: Final = b64encode(sha256(_STYLE.encode()).digest()).decode()
@@ -27,10 +28,10 @@ HEADERS: Final[Mapping[str, str]] = {
 """Headers of the page's response. No script runs, nothing is loaded, and the page cannot be framed."""
 
 
-@cache
-def page(server: str) -> bytes:
-    """Return the page of an installation with the base URL `server`."""
-    whole = document(server)
+@lru_cache(maxsize=MAX_DOCUMENTS)
+def page(server: str, registry: Registry) -> bytes:
+    """Return the page of an installation with the base URL `server` and the providers of `registry`."""
+    whole = document(server, registry)
     components = whole["components"]
     common = _common_responses(whole)
     parts = [

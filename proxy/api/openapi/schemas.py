@@ -3,7 +3,7 @@
 Responses and events come from `shapes`, orders from the models that validate them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -15,7 +15,6 @@ from proxy.api.catalogue import without_nulls
 from proxy.api.openapi import shapes
 from proxy.api.openapi.parts import Json, ref
 from proxy.api.orders import Envelope
-from proxy.providers import MODELS
 from proxy.providers.base import Model
 from proxy.providers.fields import PART_NAME
 
@@ -62,19 +61,16 @@ def _without_booleans(schema: Any) -> Any:
     return {name: _without_booleans(inner) for name, inner in schema.items()}
 
 
-def schemas() -> Json:
-    """Return all schemas, by name."""
-    order_models: dict[type[BaseModel], None] = dict.fromkeys([Envelope, *(model.fields for model in MODELS.values())])
+def schemas(models: Collection[Model]) -> Json:
+    """Return all schemas, by name, with one of an order for each model."""
+    order_models: dict[type[BaseModel], None] = dict.fromkeys([Envelope, *(model.fields for model in models)])
     roots: list[tuple[type[BaseModel], JsonSchemaMode]] = [(kind, "validation") for kind in (*_ROOTS, *order_models)]
     names, generated = models_json_schema(
         roots, ref_template="#/components/schemas/{model}", schema_generator=_Untitled
     )
     found: Json = _without_booleans(without_nulls(generated["$defs"]))
     own = {kind: found.pop(_name(names[kind, "validation"])) for kind in order_models}
-    orders = {
-        f"order-{model.name}": _order(model, own[model.fields], own[Envelope]["properties"])
-        for model in MODELS.values()
-    }
+    orders = {f"order-{model.name}": _order(model, own[model.fields], own[Envelope]["properties"]) for model in models}
     all_schemas: Json = {
         "Order": _any_order(orders),
         **orders,
