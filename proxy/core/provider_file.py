@@ -16,11 +16,12 @@ from pydantic import ValidationError
 from proxy.core import templates
 from proxy.core.provider_rules import faults, nearest
 from proxy.core.provider_tables import ProviderFile, Table
+from proxy.core.settings import BadSetting
 from proxy.core.toml_lines import Place, key_lines
 
 
-class BadFile(Exception):
-    """A provider file with a fault: one line for the operator."""
+class BadFile(BadSetting):
+    """A provider file with a fault. The message is one line, with file, line, key, and what would be right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,11 @@ def read(source: FileText, bundled: Callable[[str], FileText | None]) -> ReadFil
     for place, message in faults(file, document):
         raise found.fault(place, message)
     return ReadFile(file, digest.hexdigest(), extends)
+
+
+def fault(source: FileText, place: Place, message: str) -> BadFile:
+    """Return the fault of a file that is valid by itself, such as a name that another provider has."""
+    return _Source(source.name, key_lines(source.text)).fault(place, message)
 
 
 def _parse(source: FileText) -> tuple[dict[str, Any], _Source]:

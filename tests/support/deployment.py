@@ -143,7 +143,11 @@ class Deployment:
 
     def _provider_settings(self) -> Mapping[str, ProviderSettings]:
         def one(kind: ProviderKind) -> ProviderSettings:
-            usual = {"base_url": self.simulator.origin, "api_key": default_keys()[short(kind)], "project_id": "demo"}
+            usual = {
+                "base_url": self.simulator.origin,
+                "api_key": default_keys().get(short(kind), "a-key"),
+                "project_id": "demo",
+            }
             settings: ProviderSettings = load(
                 kind.settings_type, **usual | self.provider | self.providers.get(kind.name, {})
             )

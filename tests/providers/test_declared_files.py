@@ -1,0 +1,143 @@
+"""Provider files of an installation: its folder, its settings, names that are taken, and a whole order."""
+
+import json
+from pathlib import Path
+
+import pytest
+from openapi_spec_validator import validate
+
+from proxy.core.provider_file import BadFile
+from proxy.core.settings import BadSetting, Settings, load
+from proxy.providers.declared import DeclaredKind
+from proxy.providers.declared_files import BUNDLED, read_folder
+from proxy.providers.declared_models import unpriced_fields
+from proxy.providers.registry import Registry, installed_registry
+from tests.support.deployment import Deployment
+from tests.support.literal import Literal, ended, said
+from tests.support.provider_file import ACME, parse, short
+
+MINE = '\n[[model]]\nname = "mine"\nkind = "video"\nprice = 7\ntypical_seconds = [1, 9]\nuse = ["prompt"]\n'
+
+
+@pytest.fixture
+def shipped(tmp_path: Path) -> Path:
+    """A folder of files that come with Pollcast: acme alone."""
+    folder = tmp_path / "shipped"
+    folder.mkdir()
+    (folder / "acme.toml").write_text(ACME.read_text())
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The operator's folder."""
+    monkeypatch.chdir(tmp_path)  # no .env here
+    own = tmp_path / "own"
+    own.mkdir()
+    return own
+
+
+def names(kinds: list[DeclaredKind]) -> list[str]:
+    return [model.name for kind in kinds for model in kind.models]
+
+
+def test_files_of_the_folder_are_added_to_those_that_come_with_pollcast(folder: Path, shipped: Path) -> None:
+    (folder / "short.toml").write_text(short())
+    assert names(read_folder(str(folder), shipped=shipped)) == ["acme/one", "acme/one-lite", "short/one"]
+    assert names(read_folder("", shipped=shipped)) == ["acme/one", "acme/one-lite"]
+
+
+def test_an_extension_of_the_same_name_replaces_the_file(folder: Path, shipped: Path) -> None:
+    (folder / "more.toml").write_text(f'extends = "acme"{MINE}')
+    (kind,) = read_folder(str(folder), shipped=shipped)
+    assert names([kind]) == ["acme/mine", "acme/one", "acme/one-lite"]
+    assert kind.settings_type.model_config["env_prefix"] == "ACME_"
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            {"a.toml": short(), "b.toml": short()},
+            r"^b\.toml, line 1: name: is taken: there is another provider 'short'$",
+        ),
+        ({"a.toml": short().replace("short", "gaga")}, r"^a\.toml, line 1: name: is taken: there is another provider"),
+        ({"a.toml": short().replace('"short"', '"acme"')}, r'^a\.toml, line 1: name: is taken: .* extends = "acme"'),
+    ],
+)
+def test_a_taken_name_is_one_line(folder: Path, shipped: Path, files: dict[str, str], message: str) -> None:
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    with pytest.raises(BadFile, match=message):
+        read_folder(str(folder), {"gaga"}, shipped)
+
+
+def test_a_missing_folder_names_its_setting() -> None:
+    with pytest.raises(BadSetting, match=r"^POLLCAST_PROVIDERS: there is no folder /nowhere$"):
+        read_folder("/nowhere")
+
+
+def test_the_registry_reads_the_folder_of_the_settings(folder: Path) -> None:
+    (folder / "short.toml").write_text(short())
+    registry = installed_registry(load(Settings, providers=str(folder)))
+    assert registry.provider_of("short/one").name == "short"
+    (folder / "gaga.toml").write_text(short().replace('"short"', '"gaga"'))
+    with pytest.raises(BadFile, match=r"^gaga\.toml, line 1: name: is taken"):
+        installed_registry(load(Settings, providers=str(folder)))
+
+
+def test_settings_have_the_prefix_and_the_files_defaults(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    del folder
+    monkeypatch.setenv("SHORT_TWO_API_KEY", "abc")
+    monkeypatch.setenv("SHORT_TWO_POLL_INTERVAL", "7s")
+    text = short(limits='deadline = "20m"\nconcurrency = 3').replace('"short"', '"short-two"')
+    settings = load(DeclaredKind(parse(text)).settings_type)
+    assert (settings.key, settings.poll_interval, settings.deadline, settings.concurrency) == ("abc", 7, 1200, 3)
+    assert settings.base_url == "https://api.short.example"
+
+
+def test_only_the_chosen_models_are_offered() -> None:
+    kind = DeclaredKind(parse(ACME.read_text()))
+    registry = Registry((kind,), ["acme/one-*"])
+    assert ([*registry.offered], [*registry.models]) == (["acme/one-lite"], ["acme/one", "acme/one-lite"])
+    assert [*Registry((kind,), ["*"]).offered] == [*registry.models]
+    with pytest.raises(
+        BadSetting, match=r"^POLLCAST_MODELS: there is no model 'acme/two'; there are acme/one, acme/one-lite$"
+    ):
+        Registry((kind,), ["acme/one", "acme/two"])
+
+
+def test_fields_that_the_price_ignores_are_reported() -> None:
+    one, lite = parse(ACME.read_text()).file.model
+    assert (unpriced_fields(one), unpriced_fields(lite)) == ([], [])
+    fields = "n = { type = 'integer', min = 1 }, size = { type = 'text' }, mood = { type = 'text' }"
+    model = f"name = 'one'\nkind = 'video'\nprice = 5\ntypical_seconds = [1, 9]\nfields = {{ {fields} }}"
+    assert unpriced_fields(parse(short(model=model)).file.model[0]) == ["n", "size"]
+
+
+def test_the_files_that_come_with_pollcast_have_no_fault() -> None:
+    assert [kind.name for kind in read_folder("")] == sorted(file.stem for file in BUNDLED.glob("*.toml"))
+
+
+async def test_an_order_of_a_file_runs_to_its_end(unstarted: Deployment) -> None:
+    async with Literal() as upstream:
+        upstream.on("POST", "/v1/videos/text2video", said({"code": 0, "data": {"task_id": "t1"}}))
+        working = said({"code": 0, "data": {"task_status": "processing", "percent": 50}})
+        result = {"videos": [{"id": "v1", "url": "https://cdn.example.com/v.mp4"}]}
+        done = said({"code": 0, "data": {"task_status": "succeed", "task_result": result}})
+        upstream.on("GET", "/v1/videos/text2video/t1", working, done)
+        unstarted.registry = Registry((DeclaredKind(parse(ACME.read_text())),))
+        unstarted.provider = {"base_url": upstream.origin, "api_key": "a-key"}
+        async with unstarted as deployment:
+            final = ended(await deployment.generate("acme/one", prompt="Hello", duration=10))
+            refused = await deployment.http.post(
+                "/api/jobs", json={"model": "acme/one", "prompt": "x", "extra": {"n": 2}}
+            )
+            document = (await deployment.http.get("/openapi.json")).json()
+            tokens = (await deployment.http.get("/api/account")).json()["tokens"]
+    assert (final["status"], final["url"]) == ("Completed", "https://cdn.example.com/v.mp4")
+    assert (tokens, refused.status_code) == (960, 422)
+    assert "Allowed: camera" in refused.json()["message"]
+    job = json.loads(upstream.once("POST", "/v1/videos/text2video").body)["external_id"]
+    assert job.startswith("job_")
+    validate(document)
