@@ -367,6 +367,8 @@ class Expect(Table):
     resend: bool | None = None
     """True if the order may be sent again, because nothing was bought."""
     paid: Paid | None = None
+    continues: bool | None = None
+    """True if the job goes on after this answer to a poll."""
 
 
 class Example(Table):

@@ -86,7 +86,7 @@ class Declared(Provider):
         self._tables = {model.name: model for model in self.file.model}
         self._bodies = {model.name: body_of(self.file, model) for model in self.file.model}
         assert isinstance(self.dialect, FileDialect)  # noqa: S101 -- `declare_dialect` returned it
-        self._answers = Answers(self.file, self.dialect, self.upstream)
+        self.answers = Answers(self.file, self.dialect, self.upstream)
 
     def declare_dialect(self) -> FileDialect:
         """Return the key as `[auth]` has it sent, and the file's errors."""
@@ -180,13 +180,14 @@ class Declared(Provider):
         about = {"name": file.name, "type": file.type}
         form = {name: templates.fill_text(text, about) for name, text in upload.form.items()}
         answer = await self.upstream.upload(upload.path, upload.part, file, form)
-        return self._answers.uploaded(upload, answer)
+        return self.answers.uploaded(upload, answer)
 
     async def submit(self, request: Request) -> Ticket:
         """Send an order, with its key where the file says so."""
-        return self._answers.ticket(request.model, await self.upstream.submit(self._with_key(request)))
+        return self.answers.ticket(request.model, await self.upstream.submit(self._with_key(request)))
 
     def _with_key(self, request: Request) -> Request:
+        """Return a request with the file's headers, and with `request.key` where the file has it sent."""
         ours, headers = self.file.submit.idempotency, dict(self.file.submit.headers)
         if ours is not None and ours.header:
             headers[ours.header] = request.key
@@ -204,7 +205,7 @@ class Declared(Provider):
             answer = await self._read(templates.fill_path(lookup.path, values))
         except UnknownToProvider:
             return None
-        return self._answers.found_ticket(request.model, answer)
+        return self.answers.found_ticket(request.model, answer)
 
     # --- the polls ---
 
@@ -214,24 +215,24 @@ class Declared(Provider):
         try:
             answer = await self._read(self._url(self.file.poll.path, self._ticket_values(ticket)), last_answers)
             result = await self._result(ticket, answer)
-            return self._answers.update(table, answer, result)
+            return self.answers.update(table, answer, result)
         except Ended as ended:
             return Update(status=Status.ERROR, error=ended.error)
 
     async def _read(self, path: str, last_answers: LastAnswers | None = None) -> Answer:
         answer = await self.upstream.get(path, last_answers=last_answers)
-        self._answers.check(answer)
+        self.answers.check(answer)
         return answer
 
     async def _result(self, ticket: Ticket, answer: Answer) -> Answer:
         """Return the answer that has the outputs: that of the last poll, or of a further request once a job is done."""
         result = self.file.result
-        if not result.path or self._answers.standing(answer).state != "done":
+        if not result.path or self.answers.standing(answer).state != "done":
             return answer
         values = {**self._ticket_values(ticket), **kept(self.file.poll.keep, answer.json())}
         found = await self.upstream.get(self._url(result.path, values), accepted=result.http_failure)
         if found.ok:
-            self._answers.check(found)
+            self.answers.check(found)
         return found
 
     async def content(self, ticket: Ticket, output: Output, n: int) -> Source:
@@ -240,7 +241,7 @@ class Declared(Provider):
             return Source(output.url or "")
         try:
             answer = await self._read(self._url(self.file.poll.path, self._ticket_values(ticket)))
-            found = self._answers.urls(self._table(ticket), await self._result(ticket, answer))
+            found = self.answers.urls(self._table(ticket), await self._result(ticket, answer))
         except (UnknownToProvider, UnreadableAnswer):
             found = []
         url = found[n] if n < len(found) else output.url

@@ -6,7 +6,7 @@ from typing import Final
 from proxy.core import templates
 from proxy.core.errors import JobError, UpstreamFailed, UpstreamRejected
 from proxy.core.job import Status, Ticket
-from proxy.core.provider_tables import Keep, ModelTable, Poll, ProviderFile, State, Upload
+from proxy.core.provider_tables import ErrorRule, Keep, ModelTable, Poll, ProviderFile, State, Upload
 from proxy.providers.base import Update, as_id
 from proxy.providers.declared_errors import FileDialect, first, is_set
 from proxy.providers.declared_outputs import OutputReader
@@ -86,6 +86,10 @@ class Answers:
             raise self._dialect.read_error(answer)
         if self._file.errors.success and self._dialect.is_failure(answer.json()):
             raise self._dialect.read_error(answer)
+
+    def rule(self, answer: Answer) -> ErrorRule | None:
+        """Return the rule for a failed answer, if there is one."""
+        return self._dialect.rule(answer.status, _exact(answer))
 
     def ticket(self, model: str, answer: Answer) -> Ticket:
         """Return the ticket of an order by the answer to its submit. Raises NotTaken, or the order's JobError."""

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from openapi_spec_validator import validate
 
-from proxy.core.provider_file import BadFile
+from proxy.core.provider_file import BadFile, FileText, read
 from proxy.core.settings import BadSetting, Settings, load
 from proxy.providers.declared import DeclaredKind
-from proxy.providers.declared_files import BUNDLED, read_folder
+from proxy.providers.declared_examples import examine
+from proxy.providers.declared_files import BUNDLED, bundled, read_folder
 from proxy.providers.declared_models import unpriced_fields
 from proxy.providers.registry import Registry, installed_registry
 from tests.support.deployment import Deployment
@@ -141,3 +142,35 @@ async def test_an_order_of_a_file_runs_to_its_end(unstarted: Deployment) -> None
     job = json.loads(upstream.once("POST", "/v1/videos/text2video").body)["external_id"]
     assert job.startswith("job_")
     validate(document)
+
+
+# --- examples ---
+
+FILES = [ACME, *sorted(BUNDLED.glob("*.toml"))]
+
+
+@pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
+async def test_examples_are_read_as_their_author_expects(file: Path) -> None:
+    assert await examine(DeclaredKind(read(FileText.at(file), bundled))) == []
+
+
+@pytest.mark.parametrize(
+    ("example", "difference"),
+    [
+        ('step = "submit"\nanswer = \'{"id": 5}\'\nexpect = { id = "6" }', "expect.id (submit): expected '6'"),
+        ('step = "submit"\nhttp = 429\nexpect = { resend = true }', "expect.resend (submit): expected True"),
+        ('step = "poll"\nanswer = \'{"status": "working"}\'\nexpect = { state = "done" }', "it is 'running'"),
+        ('step = "poll"\nanswer = \'{"status": "new"}\'\nexpect = { unknown = "old" }', "it is 'new'"),
+        ('step = "poll"\nanswer = \'{"status": "broken"}\'\nexpect = { continues = true }', "it is False"),
+        ('step = "poll"\nhttp = 404\nanswer = "{}"\nexpect = { error = "upstream_failed" }', "it is None"),
+        (
+            'step = "request"\norder = { prompt = "A" }\nexpect = { body = \'{"prompt": "B"}\' }',
+            "it is {'prompt': 'A'}",
+        ),
+    ],
+)
+async def test_a_difference_from_an_example_is_one_line(example: str, difference: str) -> None:
+    text = f'{short()}\n[[example]]\nsource = "https://short.example"\ndate = 2026-11-20\n{example}'
+    (line,) = await examine(DeclaredKind(parse(text)))
+    assert line.startswith("example.0.expect.")
+    assert difference in line
