@@ -68,21 +68,20 @@ class ReadFile:
 
     file: ProviderFile
     digest: str
-    """SHA-256 of its text, and of the text that it extends."""
-    extends: str | None
-    """The name of the file that it extends."""
+    """SHA-256 of the texts."""
+    texts: tuple[FileText, ...]
+    """Its text, and the text of the file that it extends. They suffice to read it again."""
 
 
 def read(source: FileText, bundled: Callable[[str], FileText | None]) -> ReadFile:
     """Read a provider file. `bundled` finds the one that it extends. Raises BadFile."""
     document, found = _parse(source)
-    digest = hashlib.sha256(source.text.encode())
-    extends = document.pop("extends", None)
-    if extends is not None:
+    texts: tuple[FileText, ...] = (source,)
+    if (extends := document.get("extends")) is not None:
         base = bundled(extends) if isinstance(extends, str) else None
         if base is None:
             raise found.fault(("extends",), "must be the name of a provider whose file comes with Pollcast")
-        digest.update(base.text.encode())
+        texts = (source, base)
         document = _extended(_parse(base)[0], document)
     document = _with_shared_fields(document)
     try:
@@ -91,7 +90,7 @@ def read(source: FileText, bundled: Callable[[str], FileText | None]) -> ReadFil
         raise _first_fault(found, error) from None
     for place, message in faults(file, document):
         raise found.fault(place, message)
-    return ReadFile(file, digest.hexdigest(), extends)
+    return ReadFile(file, hashlib.sha256("\0".join(text.text for text in texts).encode()).hexdigest(), texts)
 
 
 def fault(source: FileText, place: Place, message: str) -> BadFile:
@@ -112,14 +111,13 @@ def _parse(source: FileText) -> tuple[dict[str, Any], _Source]:
 def _extended(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """Return a file with its own keys over those of another.
 
-    Under the other's name its models are added. Under a name of its own it has its own models only.
+    Under the other's name its models are added. Under a name of its own it has its own models only. Examples are the
+    evidence of one file, so they are not inherited.
     """
     both: dict[str, Any] = templates.merged(base, own)
-    if own.get("name", base["name"]) == base["name"]:
-        for name in ("model", "example"):
-            both[name] = [*own.get(name, []), *base.get(name, [])]
-    else:
-        both["example"] = own.get("example", [])
+    if own.get("name", base["name"]) == base["name"] and isinstance(own.get("model", []), list):
+        both["model"] = [*own.get("model", []), *base["model"]]
+    both["example"] = own.get("example", [])
     return both
 
 

@@ -411,6 +411,8 @@ Origin = Annotated[str, AfterValidator(_public_origin)]
 class ProviderFile(Table):
     """One provider."""
 
+    extends: str | None = None
+    """The name of a file that comes with Pollcast, and whose tables this one has too."""
     name: str
     title: str
     """The name that people read."""

@@ -30,7 +30,7 @@ def read_folder(folder: str, taken: Collection[str] = (), shipped: Path = BUNDLE
         name = found.file.name
         if name in taken or name in own:
             raise fault(source, ("name",), f"is taken: there is another provider {name!r}")
-        if bundled(name, shipped) is not None and found.extends != name:
+        if bundled(name, shipped) is not None and found.file.extends != name:
             rule = f'write extends = "{name}" to add models to it'
             raise fault(source, ("name",), f"is taken: {name} comes with Pollcast; {rule}")
         own[name] = found

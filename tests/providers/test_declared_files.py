@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from openapi_spec_validator import validate
 
+from proxy.core.clock import SystemClock
+from proxy.core.job import Order
 from proxy.core.provider_file import BadFile, FileText, read
 from proxy.core.settings import BadSetting, Settings, load
 from proxy.providers.declared import DeclaredKind
@@ -15,7 +17,7 @@ from proxy.providers.declared_models import unpriced_fields
 from proxy.providers.registry import Registry, installed_registry
 from tests.support.deployment import Deployment
 from tests.support.literal import Literal, ended, said
-from tests.support.provider_file import ACME, parse, short
+from tests.support.provider_file import ACME, Brought, parse, short
 
 MINE = '\n[[model]]\nname = "mine"\nkind = "video"\nprice = 7\ntypical_seconds = [1, 9]\nuse = ["prompt"]\n'
 
@@ -174,3 +176,49 @@ async def test_a_difference_from_an_example_is_one_line(example: str, difference
     (line,) = await examine(DeclaredKind(parse(text)))
     assert line.startswith("example.0.expect.")
     assert difference in line
+
+
+# --- fields ---
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "sent"),
+    [
+        ("type = 'number', choices = { '0.5' = 'half', '1' = 'full' }", 0.5, "half"),
+        ("type = 'number', min = 0, max = 2.5", 2.5, 2.5),
+        ("type = 'number'", 2, 2),
+        ("type = 'boolean', as_text = true", True, "true"),
+        ("type = 'boolean', choices = { true = 'on', false = 'off' }", False, "off"),
+        ("type = 'text', many = true, max_items = 2", ["a", "b"], ["a", "b"]),
+        ("type = 'integer', many = true, as_text = true", [1, 2], ["1", "2"]),
+        ("type = 'text', pattern = '^[a-z]+$'", "abc", "abc"),
+        ("type = 'text', shape = { text = '{value}' }", "abc", {"text": "abc"}),
+    ],
+)
+async def test_a_value_is_sent_as_its_field_says(field: str, given: object, sent: object) -> None:
+    model = f"name = 'one'\nkind = 'video'\nprice = 5\ntypical_seconds = [1, 9]\nfields = {{ f = {{ {field} }} }}"
+    kind = DeclaredKind(parse(short(model=model)))
+    fields = kind.models[0].fields.model_validate({"f": given}).model_dump(exclude_none=True)
+    provider = kind(kind.settings_type(base_url="https://api.short.example", api_key="k"), SystemClock(), "http://127.0.0.1:8000")  # type: ignore[arg-type]
+    request = await provider.prepare(Order("short/one", fields), Brought())
+    assert request.json == {"f": sent}
+
+
+@pytest.mark.parametrize(
+    ("field", "given"),
+    [
+        ("type = 'number', min = 0, max = 2.5", 2.6),
+        ("type = 'number', choices = [0.5, 1]", 0.6),
+        ("type = 'integer'", 1.5),
+        ("type = 'integer'", True),
+        ("type = 'boolean'", 1),
+        ("type = 'text', max_length = 2", "abc"),
+        ("type = 'text', pattern = '^[a-z]+$'", "ABC"),
+        ("type = 'text', many = true, max_items = 2", ["a", "b", "c"]),
+        ("type = 'media'", 5),
+    ],
+)
+def test_a_value_outside_its_field_is_refused(field: str, given: object) -> None:
+    model = f"name = 'one'\nkind = 'video'\nprice = 5\ntypical_seconds = [1, 9]\nfields = {{ f = {{ {field} }} }}"
+    with pytest.raises(ValueError, match="validation error"):
+        DeclaredKind(parse(short(model=model))).models[0].fields.model_validate({"f": given})
