@@ -11,10 +11,13 @@ import ast
 import io
 import re
 import sys
+import tempfile
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+
+from tests.support.further import copy_checkout, lines_that_name_a_provider, places_without_it
 
 LIMITS: Final = {
     "modules in proxy/ itself": 2,
@@ -23,6 +26,7 @@ LIMITS: Final = {
     "mannered turns per 100 words": 0.25,
     "functions named by a participle, %": 3.0,
     "lines of README.md": 200.0,
+    "shared lines that a further provider touches": 0.0,
 }
 """The largest value of each figure that `make check` accepts."""
 
@@ -75,6 +79,16 @@ def share(count: int, total: int, of: int = 100) -> float:
     return round(of * count / max(total, 1), 2)
 
 
+def shared_lines(root: Path) -> int:
+    """Return how many shared lines a further provider needs: one for each place that does not find it by itself.
+
+    They are counted with a copy of an adapter under another name, in a copy of the checkout. Imports of single
+    providers in shared files count too.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        return places_without_it(copy_checkout(root, Path(folder))) + len(lines_that_name_a_provider(root))
+
+
 def figures(root: Path) -> dict[str, float]:
     """Return the figures of a checkout by their names."""
     sources = [path.read_text() for path in sorted((root / "proxy").rglob("*.py"))]
@@ -100,6 +114,7 @@ def figures(root: Path) -> dict[str, float]:
         ),
         "mannered turns per 100 words": share(sum(len(MANNERED.findall(text)) for text in prose), words),
         "functions named by a participle, %": share(sum(map(is_participle, names)), len(names)),
+        "shared lines that a further provider touches": shared_lines(root),
         "lines of README.md": len((root / "README.md").read_text().splitlines()),
     }
 

@@ -8,48 +8,23 @@ import pytest
 from proxy.simulator import Received, default_keys
 from tests.api.test_api import GAGA, error_of, fields_of, nothing_happened
 from tests.support.deployment import Deployment
+from tests.support.examples import AUDIO, IMAGE, PROMPT, examples_of, filled, small_order
 from tests.support.registry import REGISTRY
 
-SPOKEN = {"prompt": "Hello", "avatar_id": "Anna"}
 ORDERS: list[dict[str, Any]] = [
-    {"model": "gaga-1", "prompt": "Hello"},
-    {"model": "gaga-1", "prompt": "Hello", "image": "IMAGE", "audio": "AUDIO", "seed": 7, "extra": {"tier": "pro"}},
-    {"model": "gaga-1", "chunks": [{"prompt": "Hello", "audio": "AUDIO"}, {"prompt": "and bye", "duration": 2.5}]},
-    {"model": "avatar-h1", "image": "IMAGE", "audio": "AUDIO"},
-    {"model": "avatar-h1-pro", "image": "IMAGE", "chunks": [{"audio": "AUDIO"}, {"audio": "AUDIO"}]},
-    {"model": "grok-imagine-video", "prompt": "rain", "extra": {"watermark": False}},
-    {"model": "grok-imagine-video", "prompt": "rain", "images": ["IMAGE", "IMAGE"]},
-    {"model": "gpt-image-2", "prompt": "studio", "n": 2},
-    {"model": "gpt-image-2", "prompt": "studio", "images": ["IMAGE"]},
-    {"model": "image2", "prompt": "studio", "images": ["IMAGE", "IMAGE"]},
-    {"model": "gpt-5.4-mini", "prompt": "Why stream?"},
-    {"model": "gpt-5.4-mini", "messages": [{"role": "user", "content": "Why?"}], "temperature": 0.5},
-    {"model": "suno", "prompt": "song"},
-    {"model": "luma", "prompt": "lake"},
-    {"model": "pika", "prompt": "lake", "style": "4"},
-    {"model": "run", "prompt": "lake", "style": "anime"},
-    {"model": "ganai-bulk", "items": [{"unique_id": "a", "names": "Ada"}, {"unique_id": "b", "names": "Bob"}]},
-    {"model": "heygen-v1", **SPOKEN, "background": "IMAGE", "test": True},
-    {"model": "heygen-v3", **SPOKEN, "captions": True},
-    {"model": "heygen-v1", "clips": [SPOKEN, {"audio": "AUDIO", "avatar_id": "Bob"}], "background": "#FAFAFA"},
+    *map(small_order, REGISTRY.models),
+    *(dict(order) for kind in REGISTRY.providers for order in examples_of(kind).further_orders),
 ]
-
-
-def test_every_model_is_tested() -> None:
-    assert {order["model"] for order in ORDERS} == set(REGISTRY.models)
 
 
 async def dry(deployment: Deployment, order: dict[str, Any], value: str = "1") -> httpx.Response:
     return await deployment.http.post("/api/jobs", json=order, params={"dry_run": value})
 
 
-def with_assets(order: Any, assets: dict[str, str]) -> Any:
-    """Return the order with ids of real assets instead of IMAGE and AUDIO."""
-    if isinstance(order, dict):
-        return {name: with_assets(value, assets) for name, value in order.items()}
-    if isinstance(order, list):
-        return [with_assets(value, assets) for value in order]
-    return assets.get(order, order) if isinstance(order, str) else order
+async def with_values(deployment: Deployment, order: dict[str, Any]) -> dict[str, Any]:
+    """Return the order with a prompt and the ids of real assets."""
+    assets = {IMAGE: await deployment.asset("image"), AUDIO: await deployment.asset("audio")}
+    return dict(filled(order, assets | {PROMPT: "Hello"}))
 
 
 def alike(shown: Any, sent: Any) -> bool:
@@ -81,7 +56,7 @@ def form_of(received: Received) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("order", ORDERS, ids=lambda order: order["model"])
 async def test_it_shows_the_request_that_the_order_sends(deployment: Deployment, order: dict[str, Any]) -> None:
-    order = with_assets(order, {"IMAGE": await deployment.asset("image"), "AUDIO": await deployment.asset("audio")})
+    order = await with_values(deployment, order)
     answer = await dry(deployment, order)
     assert answer.status_code == 200, answer.text
     shown = answer.json()
@@ -105,7 +80,7 @@ async def test_it_shows_the_request_that_the_order_sends(deployment: Deployment,
 
 @pytest.mark.parametrize("order", ORDERS, ids=lambda order: order["model"])
 async def test_it_shows_no_credential(deployment: Deployment, order: dict[str, Any]) -> None:
-    order = with_assets(order, {"IMAGE": await deployment.asset("image"), "AUDIO": await deployment.asset("audio")})
+    order = await with_values(deployment, order)
     text = (await dry(deployment, order)).text
     assert "authorization" not in text.lower()
     assert "api-key" not in text.lower()
@@ -122,7 +97,7 @@ async def test_uploads_and_files_are_shown_as_placeholders(deployment: Deploymen
     assert video["form"][-1] == {"name": "input_reference[]", "value": f"<file {image}.png, {size} bytes>"}
     picture = (await dry(deployment, {"model": "image2", "prompt": "x", "images": [image]})).json()["request"]
     assert picture["json"]["image"] == f"data:image/png;base64,<file {image}.png, {size} bytes>"
-    spoken = {"model": "heygen-v1", **SPOKEN, "background": image}
+    spoken = {"model": "heygen-v1", "prompt": "Hello", "avatar_id": "Anna", "background": image}
     heygen = (await dry(deployment, spoken)).json()["request"]
     assert heygen["json"]["background"] == f"<Link to {deployment.origin}/api/assets/{image}/content>"
 

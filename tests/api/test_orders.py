@@ -9,27 +9,18 @@ from proxy.api import orders
 from proxy.api.orders import ParsedOrder
 from proxy.core.errors import BadRequest, InvalidRequest, UnknownModel
 from proxy.core.job import Kind
+from tests.support import examples
+from tests.support.examples import examples_of, filled
 from tests.support.registry import REGISTRY
 
 CAT = {"prompt": "A cat"}
 IMAGE, AUDIO = "asset_1", "https://example.com/voice.mp3"
 SPOKEN = {"prompt": "Hello", "avatar_id": "Anna"}
+VALUES = {examples.PROMPT: "A cat", examples.IMAGE: IMAGE, examples.AUDIO: AUDIO}
+ITEMS = {"items": [{"unique_id": "row-1", "name": "Ada", "age": 36, "vip": True}]}
 MINIMAL: dict[str, dict[str, Any]] = {
-    "gaga-1": CAT,
-    "avatar-h1": {"image": IMAGE, "audio": AUDIO},
-    "avatar-h1-pro": {"image": IMAGE, "audio": AUDIO},
-    "grok-imagine-video": CAT,
-    "gpt-image-2": CAT,
-    "image2": CAT,
-    "gpt-5.4-mini": CAT,
-    "suno": CAT,
-    "luma": CAT,
-    "pika": CAT,
-    "run": CAT,
-    "ganai-bulk": {"items": [{"unique_id": "row-1", "name": "Ada", "age": 36, "vip": True}]},
-    "heygen-v1": SPOKEN,
-    "heygen-v3": SPOKEN,
-}
+    name: filled(examples_of(REGISTRY.provider_of(name)).orders[name], VALUES) for name in REGISTRY.models
+} | {"ganai-bulk": ITEMS}
 
 
 def read(model: str, **fields: Any) -> ParsedOrder:

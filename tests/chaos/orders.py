@@ -10,16 +10,13 @@ from random import Random
 from typing import Any, Final
 
 from proxy.simulator import PromptFault
+from tests.support.examples import AUDIO, IMAGE, PROMPT, examples_of, filled, small_order
 from tests.support.registry import REGISTRY
 
 FINAL: Final = frozenset({"Completed", "Error", "Canceled"})
 _WORDS: Final = tuple(word for word in PromptFault if word is not PromptFault.TOO_MANY)
 """The campaigns choose by themselves whom they refuse by 429, to know which submits were refused."""
 _TOKEN: Final = re.compile(r"order-\d{6}")
-_CANCELED_BY_WORD: Final = frozenset(
-    {"gaga-1", "avatar-h1", "avatar-h1-pro", "grok-imagine-video", "gpt-image-2", "image2"}
-)
-"""Models whose provider has a word for a job that it canceled; the others fail it."""
 _ENDS: Final[Mapping[PromptFault, str]] = {
     PromptFault.FAIL: "upstream_failed",
     PromptFault.CANCEL: "upstream_failed",
@@ -80,7 +77,10 @@ class Order:
         """How it ends when all goes as asked for: `Completed`, `Canceled`, or an Error's code."""
         if self.word is PromptFault.CUT and self.streamed:
             return "interrupted"
-        if self.word is PromptFault.CANCEL and self.model in _CANCELED_BY_WORD:
+        if (
+            self.word is PromptFault.CANCEL
+            and self.model in examples_of(REGISTRY.provider_of(self.model)).canceled_by_word
+        ):
             return "Canceled"
         if self.word is None or (self.word in _OF_ONE_ITEM and len(self.body.get("items", ())) > 1):
             return "Completed"
@@ -117,18 +117,17 @@ class Orders:
     def _fields(self, model: str, prompt: str, assets: Mapping[str, str]) -> dict[str, Any]:
         some = self.chance.random() < 0.5
         image, audio = assets["image"], assets["audio"]
+        small: dict[str, Any] = filled(small_order(model), {PROMPT: prompt, IMAGE: image, AUDIO: audio})
         match model:
-            case "avatar-h1" | "avatar-h1-pro":
-                return {"image": image, "audio": audio, "prompt": prompt}
             case "gaga-1":
                 return {"chunks": [{"prompt": prompt, "audio": audio}]} if some else {"prompt": prompt}
             case "grok-imagine-video" | "gpt-image-2" | "image2":
-                return {"prompt": prompt, **({"images": [image]} if some else {})}
+                return {**small, **({"images": [image]} if some else {})}
             case "ganai-bulk":
                 return {"items": self._items(prompt)}
             case "heygen-v1" | "heygen-v3":
-                return {"prompt": prompt, "avatar_id": "Angela", **({"background": image} if some else {})}
-        return {"prompt": prompt}
+                return {**small, **({"background": image} if some else {})}
+        return small
 
     def _items(self, prompt: str) -> list[dict[str, str]]:
         plain = token_in(prompt) or ""

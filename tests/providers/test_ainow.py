@@ -6,9 +6,30 @@ import pytest
 
 from tests.providers.conftest import KEY
 from tests.support.deployment import Deployment
+from tests.support.examples import PROMPT, Examples, Way
 from tests.support.literal import Literal, Reply, ended, page, said, streamed, words, written
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+EXAMPLES = Examples(
+    orders={model: {"prompt": PROMPT} for model in ("suno", "luma", "pika", "run")},
+    further_orders=[
+        {"model": "pika", "prompt": "lake", "style": "4"},
+        {"model": "run", "prompt": "lake", "style": "anime"},
+    ],
+    failure="was not accepted by the model",
+    ways=[
+        Way(
+            order={"model": "luma", "prompt": "x"},
+            operation="ainow.generate",
+            submit="/api/generate",
+            frames=lambda url: [{"status": "Processing"}, {"status": "Completed", "url": url}],
+            failure=lambda text: {"status": "Error", "message": text},
+        )
+    ],
+    every_call=[{"model": "pika", "prompt": "Hello"}],
+    unused=frozenset({"ainow.ping"}),
+)
 
 GENERATE = ("POST", "/api/generate")
 SONG = "https://dl.ai-now.space/summer_pop_song_12345.mp3"

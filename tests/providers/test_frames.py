@@ -12,8 +12,8 @@ import pytest_asyncio
 from proxy.upstream.times import UpstreamTimes
 from tests.providers.conftest import KEY, fresh_account
 from tests.support.deployment import Deployment
+from tests.support.examples import Way, ways
 from tests.support.raw import Frame, Raw, Said, chunk, head, sound
-from tests.support.registry import REGISTRY
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -28,62 +28,20 @@ class Life:
     answers: Mapping[tuple[str, str], object]
 
 
-def stream(*frames: object) -> bytes:
-    return b"".join(
-        b"data: %b\n\n" % (frame if isinstance(frame, bytes) else json.dumps(frame).encode()) for frame in frames
-    )
+def life_of(way: Way) -> Life:
+    """The course of an order whose answers are as the provider's page shows them."""
+    if not way.polled:
+        return Life(way.order, {("POST", way.submit): way.stream(VIDEO)})
+    documents = {path: document for path, document in way.documents(VIDEO).items() if path != way.submit}
+    polls = {("GET", path): document for path, document in documents.items()}
+    return Life(way.order, {("POST", way.submit): way.receipt, **polls})
 
 
-GANAI_ITEM = {"inference_id": 1, "unique_id": "a", "video_url": VIDEO, "permalink": "https://gan.ai/a"}
 COMPLETED = {"status": "Completed", "url": VIDEO}
 CHUNK = {"choices": [{"index": 0, "delta": {"content": "Hello"}, "finish_reason": None}]}
 STOP = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
-POLLED = {
-    "Gaga": Life(
-        {"model": "gaga-1", "prompt": "x"},
-        {
-            ("POST", "/v1/generations"): {"id": 7},
-            ("GET", "/v1/generations/7"): {"id": 7, "status": "Success", "resultVideoURL": VIDEO},
-        },
-    ),
-    "Gaia, video": Life(
-        {"model": "grok-imagine-video", "prompt": "x"},
-        {
-            ("POST", "/v1/videos/async"): {"id": "v1"},
-            ("GET", "/v1/videos/async/v1"): {"id": "v1", "status": "completed"},
-        },
-    ),
-    "Gaia, image": Life(
-        {"model": "image2", "prompt": "x"},
-        {
-            ("POST", "/v1/images/generations/async"): {"id": "i1"},
-            ("GET", "/v1/images/generations/async/i1"): {"id": "i1", "status": "completed"},
-            ("GET", "/v1/images/generations/async/i1/result"): {"data": [{"url": "https://cdn.example.com/i.png"}]},
-        },
-    ),
-    "Gan.ai": Life(
-        {"model": "ganai-bulk", "items": [{"unique_id": "a", "names": "A"}], "project_id": "p"},
-        {
-            ("POST", "/create_video/bulk"): [GANAI_ITEM],
-            ("GET", "/projects/p/inference/1/video_status"): {"gen_status": "SUCCEEDED", "video_url": VIDEO},
-        },
-    ),
-    "HeyGen": Life(
-        {"model": "heygen-v1", "prompt": "x", "avatar_id": "Anna"},
-        {
-            ("POST", "/v1/video.generate"): {"code": 100, "data": {"video_id": "h"}},
-            ("GET", "/v1/video_status.get"): {"code": 100, "data": {"status": "completed", "video_url": VIDEO}},
-        },
-    ),
-}
-STREAMED = {
-    "AI-Now": Life(
-        {"model": "pika", "prompt": "x"}, {("POST", "/api/generate"): stream({"status": "Processing"}, COMPLETED)}
-    ),
-    "Gaia, text": Life(
-        {"model": "gpt-5.4-mini", "prompt": "x"}, {("POST", "/v1/chat/completions"): stream(CHUNK, STOP, b"[DONE]")}
-    ),
-}
+POLLED = {way.model: life_of(way) for way in ways() if way.polled}
+STREAMED = {way.model: life_of(way) for way in ways() if not way.polled}
 LIVES = POLLED | STREAMED
 
 
@@ -235,15 +193,15 @@ async def test_a_stream_may_begin_with_any_field(
 
 WHOLE_TEXT = {"object": "chat.completion", "choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}]}
 IN_PLACE = {
-    "AI-Now": (STREAMED["AI-Now"], json.dumps(COMPLETED).encode()),
-    "AI-Now, indented": (STREAMED["AI-Now"], json.dumps(COMPLETED, indent=2).encode()),
+    "AI-Now": (STREAMED["luma"], json.dumps(COMPLETED).encode()),
+    "AI-Now, indented": (STREAMED["luma"], json.dumps(COMPLETED, indent=2).encode()),
     "AI-Now, a line for each": (
-        STREAMED["AI-Now"],
+        STREAMED["luma"],
         b'{"status":"Processing"}\n' + json.dumps(COMPLETED).encode() + b"\n",
     ),
-    "AI-Now, an array": (STREAMED["AI-Now"], json.dumps([{"status": "Processing"}, COMPLETED]).encode()),
-    "Gaia": (STREAMED["Gaia, text"], json.dumps(WHOLE_TEXT).encode()),
-    "Gaia, indented": (STREAMED["Gaia, text"], json.dumps(WHOLE_TEXT, indent=2).encode()),
+    "AI-Now, an array": (STREAMED["luma"], json.dumps([{"status": "Processing"}, COMPLETED]).encode()),
+    "Gaia": (STREAMED["gpt-5.4-mini"], json.dumps(WHOLE_TEXT).encode()),
+    "Gaia, indented": (STREAMED["gpt-5.4-mini"], json.dumps(WHOLE_TEXT, indent=2).encode()),
 }
 
 
@@ -270,7 +228,7 @@ async def test_a_line_of_json_is_a_frame_as_soon_as_it_comes(
         pieces = (head("Connection: close", content_type="text/event-stream"), b'{"status":"Processing"}\n')
         return Said((*pieces, json.dumps(COMPLETED).encode() + held), "hold")
 
-    assert (await lived(deployment, upstream, STREAMED["AI-Now"], frame))["status"] == "Completed"
+    assert (await lived(deployment, upstream, STREAMED["luma"], frame))["status"] == "Completed"
 
 
 def joined(end: bytes, *lines: bytes) -> bytes:
@@ -298,7 +256,7 @@ FRAMES = {
 async def test_each_line_that_is_json_is_a_frame(
     deployment: Deployment, upstream: Raw, life: Life, written: Any, *, cut: bool
 ) -> None:
-    first, last = ({"status": "Warming up"}, COMPLETED) if life is STREAMED["AI-Now"] else (CHUNK, STOP)
+    first, last = ({"status": "Warming up"}, COMPLETED) if life is STREAMED["luma"] else (CHUNK, STOP)
     body = written(json.dumps(first).encode(), json.dumps(last).encode())
     final = await lived(
         deployment,
@@ -319,7 +277,3 @@ async def test_a_ticket_that_is_cut_short_is_no_ticket(deployment: Deployment, u
         deployment, upstream, life, lambda body: closed(head(f"Content-Length: {len(body)}") + body[: len(body) - 1])
     )
     assert (final["status"], final["code"]) == ("Error", "outcome_unknown")
-
-
-async def test_the_lives_are_those_of_all_providers() -> None:
-    assert {name.split(",")[0] for name in LIVES} == {kind.name for kind in REGISTRY.providers}

@@ -6,9 +6,37 @@ import pytest
 
 from tests.providers.conftest import KEY
 from tests.support.deployment import Deployment
+from tests.support.examples import AUDIO, IMAGE, PROMPT, Examples, Way
 from tests.support.literal import Literal, Reply, data, ended, page, said, words, written
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SPOKEN_BY = {"image": IMAGE, "audio": AUDIO, "prompt": PROMPT}
+EXAMPLES = Examples(
+    orders={"gaga-1": {"prompt": PROMPT}, "avatar-h1": SPOKEN_BY, "avatar-h1-pro": SPOKEN_BY},
+    further_orders=[
+        {"model": "gaga-1", "prompt": PROMPT, "image": IMAGE, "audio": AUDIO, "seed": 7, "extra": {"tier": "pro"}},
+        {"model": "gaga-1", "chunks": [{"prompt": "Hello", "audio": AUDIO}, {"prompt": "and bye", "duration": 2.5}]},
+        {"model": "avatar-h1", "image": IMAGE, "audio": AUDIO},
+        {"model": "avatar-h1-pro", "image": IMAGE, "chunks": [{"audio": AUDIO}, {"audio": AUDIO}]},
+    ],
+    failure="no face was found",
+    ways=[
+        Way(
+            order={"model": "gaga-1", "prompt": "x"},
+            operation="gaga.submit",
+            submit="/v1/generations",
+            receipt={"id": 7},
+            poll="/v1/generations/7",
+            documents=lambda url: {"/v1/generations/7": {"id": 7, "status": "Success", "resultVideoURL": url}},
+            late={"/v1/generations/7": {"status": "Success"}},
+            failure=lambda text: {"status": "Fail", "message": text},
+        )
+    ],
+    every_call=[{"model": "avatar-h1", **SPOKEN_BY}],
+    unused=frozenset({"gaga.asset"}),
+    canceled_by_word=frozenset({"gaga-1", "avatar-h1", "avatar-h1-pro"}),
+)
 
 ASSETS = ("POST", "/v1/assets")
 SUBMIT = ("POST", "/v1/generations")

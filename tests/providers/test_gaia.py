@@ -5,11 +5,72 @@ from typing import Any
 
 import pytest
 
+from proxy.providers.gaia import Gaia
 from tests.providers.conftest import KEY, pointed
+from tests.support import examples
 from tests.support.deployment import Deployment
+from tests.support.examples import Examples, Way
 from tests.support.literal import Literal, Reply, data, ended, moved, page, said, streamed, words, written
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+EXAMPLES = Examples(
+    orders={model.name: {"prompt": examples.PROMPT} for model in Gaia.models},
+    further_orders=[
+        {"model": "grok-imagine-video", "prompt": "rain", "extra": {"watermark": False}},
+        {"model": "grok-imagine-video", "prompt": "rain", "images": [examples.IMAGE, examples.IMAGE]},
+        {"model": "gpt-image-2", "prompt": "studio", "n": 2},
+        {"model": "gpt-image-2", "prompt": "studio", "images": [examples.IMAGE]},
+        {"model": "image2", "prompt": "studio", "images": [examples.IMAGE, examples.IMAGE]},
+        {"model": "gpt-5.4-mini", "messages": [{"role": "user", "content": "Why?"}], "temperature": 0.5},
+    ],
+    failure="model failed to",
+    ways=[
+        Way(
+            order={"model": "grok-imagine-video", "prompt": "x"},
+            operation="gaia.submit",
+            submit="/v1/videos/async",
+            receipt={"id": "7"},
+            poll="/v1/videos/async/7",
+            documents=lambda url: {"/v1/videos/async/7": {"id": "7", "status": "completed", "result_url": url}},
+            failure=lambda text: {"status": "failed", "error": text},
+        ),
+        Way(
+            order={"model": "gpt-image-2", "prompt": "x", "n": 3},
+            operation="gaia.submit",
+            submit="/v1/images/generations/async",
+            receipt={"id": "7"},
+            poll="/v1/images/generations/async/7",
+            documents=lambda url: {
+                "/v1/images/generations/async/7": {"id": "7", "status": "completed"},
+                "/v1/images/generations/async/7/result": {"data": [{"url": url}] * 3},
+            },
+            late={
+                "/v1/images/generations/async/7": {"status": "completed"},
+                "/v1/images/generations/async/7/result": {"data": []},
+            },
+            failure=lambda text: {"status": "failed", "error": text},
+        ),
+        Way(
+            order={"model": "gpt-5.4-mini", "prompt": "x"},
+            operation="gaia.chat",
+            submit="/v1/chat/completions",
+            frames=lambda _: [
+                {"choices": [{"index": 0, "delta": {"content": "Hello"}, "finish_reason": None}]},
+                {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+            ],
+            last_frame=b"data: [DONE]\n\n",
+            failure=lambda text: {"error": {"message": text}},
+        ),
+    ],
+    every_call=[
+        {"model": "grok-imagine-video", "prompt": "Hello", "images": [examples.IMAGE]},
+        {"model": "gpt-image-2", "prompt": "Hello [b64]"},
+        {"model": "gpt-5.4-mini", "prompt": "Hello"},
+    ],
+    unused=frozenset({"gaia.models"}),
+    canceled_by_word=frozenset({"grok-imagine-video", "gpt-image-2", "image2"}),
+)
 
 VIDEOS = ("POST", "/v1/videos/async")
 VIDEO = ("GET", "/v1/videos/async/vidjob_xxx")

@@ -8,9 +8,36 @@ import pytest
 
 from tests.providers.conftest import KEY, pointed
 from tests.support.deployment import Deployment
+from tests.support.examples import PROMPT, Examples, Way
 from tests.support.literal import Literal, Reply, data, ended, page, said, words, written
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+EXAMPLES = Examples(
+    orders={"ganai-bulk": {"items": [{"unique_id": "a", "names": PROMPT}]}},
+    further_orders=[
+        {"model": "ganai-bulk", "items": [{"unique_id": "a", "names": "Ada"}, {"unique_id": "b", "names": "Bob"}]}
+    ],
+    failure="no voice was found",
+    ways=[
+        Way(
+            order={"model": "ganai-bulk", "items": [{"unique_id": "a"}], "project_id": "p"},
+            operation="ganai.submit",
+            submit="/create_video/bulk",
+            receipt=[{"unique_id": "a", "inference_id": "7", "project_id": "p"}],
+            poll="/projects/p/inference/7/video_status",
+            documents=lambda url: {
+                "/create_video/bulk": [
+                    {"unique_id": "a", "inference_id": "7", "project_id": "p", "video_url": url, "permalink": url}
+                ],
+                "/projects/p/inference/7/video_status": {"gen_status": "SUCCEEDED", "video_url": url},
+            },
+            late={"/projects/p/inference/7/video_status": {"gen_status": "SUCCEEDED"}},
+            failure=lambda text: {"gen_status": "FAILED", "error": {"message": text}},
+        )
+    ],
+    every_call=[{"model": "ganai-bulk", "items": [{"unique_id": "a", "names": "Ada"}]}],
+)
 
 BULK = ("POST", "/create_video/bulk")
 ITEMS = [{"names": "Manash", "unique_id": "abc123"}, {"names": "Manash2", "unique_id": "cba321"}]

@@ -5,10 +5,42 @@ from typing import Any
 import pytest
 
 from tests.providers.conftest import KEY, pointed
+from tests.support import examples
 from tests.support.deployment import Deployment
+from tests.support.examples import IMAGE, PROMPT, Examples, Way
 from tests.support.literal import Literal, Reply, data, ended, page, said, words, written
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SPOKEN = {"prompt": PROMPT, "avatar_id": "Anna"}
+EXAMPLES = Examples(
+    orders={"heygen-v1": SPOKEN, "heygen-v3": SPOKEN},
+    further_orders=[
+        {"model": "heygen-v1", **SPOKEN, "background": IMAGE, "test": True},
+        {"model": "heygen-v3", **SPOKEN, "captions": True},
+        {
+            "model": "heygen-v1",
+            "clips": [SPOKEN, {"audio": examples.AUDIO, "avatar_id": "Bob"}],
+            "background": "#FAFAFA",
+        },
+    ],
+    failure="could not be rendered",
+    ways=[
+        Way(
+            order={"model": "heygen-v1", "prompt": "x", "avatar_id": "a"},
+            operation="heygen.submit",
+            submit="/v1/video.generate",
+            receipt={"code": 100, "data": {"video_id": "7"}},
+            poll="/v1/video_status.get",
+            documents=lambda url: {
+                "/v1/video_status.get": {"code": 100, "data": {"status": "completed", "video_url": url}}
+            },
+            late={"/v1/video_status.get": {"code": 100, "data": {"status": "completed"}}},
+            failure=lambda text: {"code": 100, "data": {"status": "failed", "error": {"message": text}}},
+        )
+    ],
+    every_call=[{"model": "heygen-v1", "prompt": "Hello", "avatar_id": "Angela", "voice_id": "en-1"}],
+)
 
 SUBMIT = ("POST", "/v1/video.generate")
 STATUS = ("GET", "/v1/video_status.get")

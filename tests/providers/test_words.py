@@ -4,71 +4,24 @@ import base64
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from tests.providers.conftest import KEY, fresh_account, pointed
 from tests.support.deployment import Deployment
+from tests.support.examples import ways
 from tests.support.literal import Literal, Reply, data, ended, moved, page, said, streamed, words
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-class Case(NamedTuple):
-    """A model's order, its submit, a receipt, a poll's path, and a poll's answer of success."""
-
-    order: dict[str, Any]
-    submit: str
-    receipt: Any
-    poll: str = ""
-    success: Any = None
-
-    @property
-    def polled(self) -> bool:
-        return bool(self.poll)
-
-
 PNG64 = base64.b64encode(Deployment.media("image")).decode()
 FILM = "https://cdn.example.com/a.mp4"
-CASES = {
-    "gaga-1": Case(
-        {"prompt": "x"},
-        "/v1/generations",
-        {"id": 7},
-        "/v1/generations/7",
-        {"status": "Success", "resultVideoURL": FILM},
-    ),
-    "grok-imagine-video": Case(
-        {"prompt": "x"}, "/v1/videos/async", {"id": "7"}, "/v1/videos/async/7", {"status": "completed"}
-    ),
-    "gpt-image-2": Case(
-        {"prompt": "x", "n": 3},
-        "/v1/images/generations/async",
-        {"id": "7"},
-        "/v1/images/generations/async/7",
-        {"status": "completed"},
-    ),
-    "ganai-bulk": Case(
-        {"items": [{"unique_id": "a"}], "project_id": "p"},
-        "/create_video/bulk",
-        [{"unique_id": "a", "inference_id": "7"}],
-        "/projects/p/inference/7/video_status",
-        {"gen_status": "SUCCEEDED", "video_url": FILM},
-    ),
-    "heygen-v1": Case(
-        {"prompt": "x", "avatar_id": "a"},
-        "/v1/video.generate",
-        {"code": 100, "data": {"video_id": "7"}},
-        "/v1/video_status.get",
-        {"code": 100, "data": {"status": "completed", "video_url": FILM}},
-    ),
-    "luma": Case({"prompt": "x"}, "/api/generate", None),
-    "gpt-5.4-mini": Case({"prompt": "x"}, "/v1/chat/completions", None),
-}
-POLLED = [name for name, case in CASES.items() if case.polled]
-STREAMED = [name for name, case in CASES.items() if not case.polled]
+WAYS = {way.model: way for way in ways()}
+POLLED = [name for name, way in WAYS.items() if way.polled]
+STREAMED = [name for name, way in WAYS.items() if not way.polled]
 RESULT = ("GET", "/v1/images/generations/async/7/result")
 
 
@@ -94,21 +47,27 @@ def upstream(everyone: tuple[Deployment, Literal]) -> Literal:
     return everyone[1]
 
 
+def success(model: str) -> Any:
+    """The poll's answer of success."""
+    way = WAYS[model]
+    return way.documents(FILM)[way.poll]
+
+
 async def submitted(deployment: Deployment, upstream: Literal, model: str, reply: Reply) -> dict[str, Any]:
     """The end of an order whose submit is answered so; it was sent once, and all of its tokens are back."""
-    upstream.on("POST", CASES[model].submit, reply)
-    final = ended(await deployment.generate(model, **CASES[model].order))
-    assert len(upstream.asked("POST", CASES[model].submit)) == 1
+    upstream.on("POST", WAYS[model].submit, reply)
+    final = ended(await deployment.generate(**WAYS[model].order))
+    assert len(upstream.asked("POST", WAYS[model].submit)) == 1
     assert await deployment.balance() == 1000
     return final
 
 
 async def polled(deployment: Deployment, upstream: Literal, model: str, *answers: Reply) -> list[dict[str, Any]]:
-    case = CASES[model]
-    upstream.on("POST", case.submit, said(case.receipt))
-    upstream.on("GET", case.poll, *answers, said(case.success))
-    upstream.on(*RESULT, said({"data": [{"b64_json": PNG64}] * 3}))
-    return await deployment.generate(model, **case.order)
+    way = WAYS[model]
+    upstream.on("POST", way.submit, said(way.receipt))
+    for path, document in way.documents(FILM).items():
+        upstream.on("GET", path, *(answers if path == way.poll else ()), said(document))
+    return await deployment.generate(**way.order)
 
 
 def text(body: str, status: int = 200, content_type: str = "text/plain") -> Reply:
@@ -149,7 +108,7 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize("model", CASES)
+@pytest.mark.parametrize("model", WAYS)
 @pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
 async def test_a_refusal_reaches_the_client_in_the_providers_words(
     deployment: Deployment, upstream: Literal, model: str, refusal: tuple[Reply, str, str]
@@ -168,7 +127,7 @@ async def test_an_empty_account_in_plain_text_with_http_200_is_the_operators(
     assert final["code"] == "upstream_credits"
 
 
-@pytest.mark.parametrize("model", CASES)
+@pytest.mark.parametrize("model", WAYS)
 async def test_a_refusal_in_plain_text_shows_neither_the_key_nor_its_length(
     deployment: Deployment, upstream: Literal, model: str
 ) -> None:
@@ -250,11 +209,11 @@ async def test_a_gateways_words_about_a_key_suspend_no_job(
 
 
 async def test_a_refusal_in_plain_text_in_place_of_a_result_is_shown(deployment: Deployment, upstream: Literal) -> None:
-    case = CASES["gpt-image-2"]
-    upstream.on("POST", case.submit, said(case.receipt))
-    upstream.on("GET", case.poll, said(case.success))
+    way = WAYS["gpt-image-2"]
+    upstream.on("POST", way.submit, said(way.receipt))
+    upstream.on("GET", way.poll, said(way.documents(FILM)[way.poll]))
     upstream.on(*RESULT, text("The queue is broken"), said({"data": [{"b64_json": PNG64}] * 3}))
-    events = await deployment.generate("gpt-image-2", **case.order)
+    events = await deployment.generate(**way.order)
     assert any("The queue is broken" in word for word in words(events))
     assert ended(events)["status"] == "Completed"
 
@@ -306,7 +265,7 @@ async def test_words_about_credits_that_were_not_spent_are_no_empty_account(
 # --- K: gateways ---
 
 
-@pytest.mark.parametrize("model", CASES)
+@pytest.mark.parametrize("model", WAYS)
 @pytest.mark.parametrize("status", [408, 499, 502, 504, 520, 522, 524, 530, 598])
 async def test_a_gateways_answer_to_a_submit_is_an_unknown_outcome(
     deployment: Deployment, upstream: Literal, model: str, status: int
@@ -315,7 +274,7 @@ async def test_a_gateways_answer_to_a_submit_is_an_unknown_outcome(
     assert (final["code"], "Insufficient credits" in final["message"]) == ("outcome_unknown", True)
 
 
-@pytest.mark.parametrize("model", CASES)
+@pytest.mark.parametrize("model", WAYS)
 @pytest.mark.parametrize(
     ("reply", "code"),
     [
@@ -335,7 +294,7 @@ async def test_a_5xx_is_the_providers_failure_only_in_its_own_json(
 async def test_an_upload_behind_a_gateways_timeout_is_repeated(deployment: Deployment, upstream: Literal) -> None:
     upstream.on("POST", "/v1/assets", said({"message": "timed out"}, 524), said({"m": 1}, 499), said({"id": 3}))
     upstream.on("POST", "/v1/generations", said({"id": 7}))
-    upstream.on("GET", "/v1/generations/7", said(CASES["gaga-1"].success))
+    upstream.on("GET", "/v1/generations/7", said(success("gaga-1")))
     final = ended(await deployment.generate("gaga-1", prompt="x", image=await deployment.asset("image")))
     assert (final["status"], len(upstream.asked("POST", "/v1/assets"))) == ("Completed", 3)
 
@@ -366,9 +325,9 @@ SPELLINGS = {
 async def test_a_state_ends_a_job_however_it_is_spelt(
     deployment: Deployment, upstream: Literal, model: str, spell: Any
 ) -> None:
-    events = await polled(deployment, upstream, model, said(spelt(CASES[model].success, spell)))
+    events = await polled(deployment, upstream, model, said(spelt(success(model), spell)))
     assert ended(events)["status"] == "Completed"
-    assert len(upstream.asked("GET", CASES[model].poll)) == 1
+    assert len(upstream.asked("GET", WAYS[model].poll)) == 1
 
 
 IDS = {
@@ -386,19 +345,19 @@ IDS = {
 async def test_an_id_keeps_all_its_digits(
     deployment: Deployment, upstream: Literal, model: str, written: bytes, id_: str
 ) -> None:
-    case = CASES[model]
-    upstream.on("POST", case.submit, data(b'{"id": ' + written + b"}", "application/json"))
-    path = case.poll.removesuffix("7") + id_
-    upstream.on("GET", path, said(case.success))
-    assert ended(await deployment.generate(model, **case.order))["status"] == "Completed"
+    way = WAYS[model]
+    upstream.on("POST", way.submit, data(b'{"id": ' + written + b"}", "application/json"))
+    path = way.poll.removesuffix("7") + id_
+    upstream.on("GET", path, said(way.documents(FILM)[way.poll]))
+    assert ended(await deployment.generate(**way.order))["status"] == "Completed"
     assert upstream.asked("GET", path)
 
 
 async def test_an_id_beside_a_number_that_is_none_keeps_its_digits(deployment: Deployment, upstream: Literal) -> None:
-    case = CASES["gaga-1"]
+    way = WAYS["gaga-1"]
     reply = b'{"eta": NaN, "cost": -Infinity, "id": 36893488147419103233}'
-    upstream.on("POST", case.submit, data(reply, "application/json"))
-    upstream.on("GET", "/v1/generations/36893488147419103233", said(case.success))
+    upstream.on("POST", way.submit, data(reply, "application/json"))
+    upstream.on("GET", "/v1/generations/36893488147419103233", said(way.documents(FILM)[way.poll]))
     assert ended(await deployment.generate("gaga-1", prompt="x"))["status"] == "Completed"
 
 
@@ -411,7 +370,7 @@ async def test_what_is_no_id_is_no_ticket(deployment: Deployment, upstream: Lite
 async def test_an_uploads_large_id_is_sent_as_it_came(deployment: Deployment, upstream: Literal) -> None:
     upstream.on("POST", "/v1/assets", data(b'{"id": 36893488147419103233}', "application/json"))
     upstream.on("POST", "/v1/generations", said({"id": 7}))
-    upstream.on("GET", "/v1/generations/7", said(CASES["gaga-1"].success))
+    upstream.on("GET", "/v1/generations/7", said(success("gaga-1")))
     order = {"image": await deployment.asset("image"), "audio": await deployment.asset("audio")}
     assert ended(await deployment.generate("avatar-h1", **order))["status"] == "Completed"
     assert upstream.once("POST", "/v1/generations").json["source"]["content"] == 36893488147419103233
@@ -431,11 +390,11 @@ RECEIPTS = [
 async def test_a_receipts_id_is_found_under_other_names(
     deployment: Deployment, upstream: Literal, model: str, receipt: dict[str, Any]
 ) -> None:
-    case = CASES[model]
-    upstream.on("POST", case.submit, said(receipt))
-    upstream.on("GET", case.poll, said(case.success))
+    way = WAYS[model]
+    upstream.on("POST", way.submit, said(receipt))
+    upstream.on("GET", way.poll, said(way.documents(FILM)[way.poll]))
     upstream.on(*RESULT, said({"data": [{"b64_json": PNG64}] * 3}))
-    assert ended(await deployment.generate(model, **case.order))["status"] == "Completed"
+    assert ended(await deployment.generate(**way.order))["status"] == "Completed"
 
 
 @pytest.mark.parametrize("model", POLLED)
@@ -443,7 +402,7 @@ async def test_a_receipts_id_is_found_under_other_names(
 async def test_a_poll_follows_a_redirect_within_the_providers_origin(
     deployment: Deployment, upstream: Literal, model: str, status: int
 ) -> None:
-    upstream.on("GET", "/elsewhere", said(CASES[model].success))
+    upstream.on("GET", "/elsewhere", said(success(model)))
     events = await polled(deployment, upstream, model, Reply((b"",), status, headers={"Location": "/elsewhere"}))
     assert ended(events)["status"] == "Completed"
     assert upstream.asked("GET", "/elsewhere")
@@ -503,9 +462,9 @@ async def test_a_large_number_in_json_in_place_of_a_stream_loses_nothing(
 
 
 async def pictured(deployment: Deployment, upstream: Literal, result: Any, n: int = 3) -> dict[str, Any]:
-    case = CASES["gpt-image-2"]
-    upstream.on("POST", case.submit, said(case.receipt))
-    upstream.on("GET", case.poll, said(case.success))
+    way = WAYS["gpt-image-2"]
+    upstream.on("POST", way.submit, said(way.receipt))
+    upstream.on("GET", way.poll, said(way.documents(FILM)[way.poll]))
     upstream.on(*RESULT, said(result))
     return ended(await deployment.generate("gpt-image-2", prompt="x", n=n))
 
