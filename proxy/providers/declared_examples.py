@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from multidict import CIMultiDict
+from pydantic import SecretStr
 
 from proxy.core.clock import SystemClock
 from proxy.core.errors import JobError, OutcomeUnknown
@@ -20,7 +21,7 @@ from proxy.providers.declared_errors import Ended
 from proxy.upstream.answers import Answer, NotTaken, ReadFailed, UnreadableAnswer, loads
 from proxy.upstream.requests import File, dump_json
 
-_KEY: Final = "example-key"
+_KEY: Final = SecretStr("example-key")
 """The key of a provider that is never asked."""
 
 
@@ -65,7 +66,7 @@ async def examine(kind: DeclaredKind) -> list[str]:
 async def explain(kind: DeclaredKind, example: Example) -> Reading:
     """Return what the adapter makes of an example. Nothing is sent."""
     file = kind.read.file
-    settings = kind.settings_type(base_url=file.base_url, api_key=_KEY)  # type: ignore[arg-type]
+    settings = kind.settings_type(base_url=file.base_url, api_key=_KEY)
     provider = kind(settings, SystemClock(), file.base_url)
     table = next((model for model in file.model if model.name == example.model), file.model[0])
     answer = Answer(example.http, CIMultiDict(example.headers), example.answer.encode(), 0.0)

@@ -199,7 +199,8 @@ async def test_a_value_is_sent_as_its_field_says(field: str, given: object, sent
     model = f"name = 'one'\nkind = 'video'\nprice = 5\ntypical_seconds = [1, 9]\nfields = {{ f = {{ {field} }} }}"
     kind = DeclaredKind(parse(short(model=model)))
     fields = kind.models[0].fields.model_validate({"f": given}).model_dump(exclude_none=True)
-    provider = kind(kind.settings_type(base_url="https://api.short.example", api_key="k"), SystemClock(), "http://127.0.0.1:8000")  # type: ignore[arg-type]
+    settings = kind.settings_type(base_url="https://api.short.example")
+    provider = kind(settings, SystemClock(), "http://127.0.0.1:8000")
     request = await provider.prepare(Order("short/one", fields), Brought())
     assert request.json == {"f": sent}
 

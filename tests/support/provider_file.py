@@ -5,6 +5,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
 from proxy.core.clock import Clock, SystemClock
 from proxy.core.provider_file import FileText, ReadFile, read
 from proxy.providers.declared import Declared, DeclaredKind
@@ -40,7 +42,7 @@ def parse(text: str) -> ReadFile:
 async def adapter(text: str, origin: str, clock: Clock | None = None, key: str = KEY) -> AsyncIterator[Declared]:
     """The adapter of a file, with `origin` in its provider's place."""
     kind = DeclaredKind(parse(text))
-    settings = kind.settings_type(base_url=origin, api_key=key, rate=10_000)  # type: ignore[arg-type]
+    settings = kind.settings_type(base_url=origin, api_key=SecretStr(key), rate=10_000)
     provider = kind(settings, clock or SystemClock(), "http://127.0.0.1:8000")
     async with provider.upstream:
         yield provider
