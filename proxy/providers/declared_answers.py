@@ -1,5 +1,6 @@
 """What the answers of a provider mean whose file describes it: tickets, updates, outputs. No I/O."""
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -54,7 +55,7 @@ class StateReader:
             number = float(value.strip().removesuffix("%") if isinstance(value, str) else value)
         except (TypeError, ValueError):
             return None
-        return min(max(number / self._poll.progress_scale * 100, 0.0), 100.0) if number == number else None  # noqa: PLR0124
+        return min(max(number / self._poll.progress_scale * 100, 0.0), 100.0) if math.isfinite(number) else None
 
 
 def _word(value: object) -> str | None:
@@ -113,12 +114,12 @@ class Answers:
         return {"model": model, "id": found, **kept(lookup.keep, body)} if lookup and found else None
 
     def uploaded(self, upload: Upload, answer: Answer) -> str:
-        """Return what an order names, by the answer to an upload. Raises a JobError, and UnreadableAnswer."""
+        """Return what an order names, by the answer to an upload. Raises a JobError, Transient and UnreadableAnswer."""
         body = answer.exact()
         found = as_id(first(upload.id, body))
         refused = not found and (is_error(body) or self._dialect.message_in(answer))
         if self._dialect.is_failure(body) or refused:
-            raise self._dialect.refusal_in_success(answer)
+            raise self._dialect.upload_error(answer)
         if not found:
             raise UnreadableAnswer(f"{self._file.title}'s answer to the upload names no id.")
         return templates.fill_text(upload.value, {"id": found})

@@ -101,6 +101,14 @@ class FileDialect(Dialect):
             return NotTaken(errors.UpstreamRejected(message), answer.wait)
         return _JOB_ERRORS[rule.means](message)
 
+    def upload_error(self, answer: Answer) -> errors.JobError | Transient:
+        """Return what an upload's answer means that is a refusal with an HTTP status of success."""
+        error = self.submit_error(answer, 400)
+        if isinstance(error, NotTaken):
+            return Transient(str(error), error.wait)
+        # An upload orders nothing, so its outcome cannot be unknown.
+        return errors.UpstreamRejected(self.explain(answer)) if isinstance(error, errors.OutcomeUnknown) else error
+
     def read_error(self, answer: Answer) -> ReadFailed:
         """Return the error that a failed read means."""
         rule = self.rule(answer.status, loads(answer.body))

@@ -18,7 +18,7 @@ from proxy.core.provider_tables import Example, ModelTable
 from proxy.providers.base import Update
 from proxy.providers.declared import Declared, DeclaredKind
 from proxy.providers.declared_errors import Ended
-from proxy.upstream.answers import Answer, NotTaken, ReadFailed, UnreadableAnswer, loads
+from proxy.upstream.answers import Answer, NotTaken, ReadFailed, loads
 from proxy.upstream.requests import File, dump_json
 
 _KEY: Final = SecretStr("example-key")
@@ -184,7 +184,7 @@ def _upload(provider: Declared, answer: Answer) -> Reading:
     upload = provider.file.upload
     try:
         return Reading(id=provider.answers.uploaded(upload, answer)) if upload else Reading()
-    except (JobError, UnreadableAnswer) as error:
+    except (JobError, ReadFailed) as error:
         return Reading(error=getattr(error, "code", None), message=error.message)
 
 

@@ -190,6 +190,8 @@ class Upstream:
             raise Transient(self.dialect.explain(answer), answer.wait)
         if not answer.ok:
             error = self.dialect.submit_error(answer)
+            if isinstance(error, NotTaken):
+                raise Transient(str(error), error.wait)
             # An upload orders nothing, so its outcome cannot be unknown and no work can fail.
             unpaid = isinstance(error, errors.OutcomeUnknown | errors.UpstreamFailed)
             raise errors.UpstreamRejected(str(error)) if unpaid else error

@@ -177,6 +177,25 @@ async def test_a_file_above_the_limit_is_not_uploaded(acme: Declared) -> None:
         await acme.prepare(order, Brought(bytes((10 << 20) + 1)))
 
 
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (said({"code": 1302, "message": "Slow down."}), Transient),
+        (said({"code": 1302, "message": "Slow down."}, 400), Transient),
+        (said({"code": 1101, "message": "Used up."}), errors.UpstreamCredits),
+        (said({"code": 9, "message": "No."}), errors.UpstreamRejected),
+        (said({"message": "No."}, 500), Transient),
+        (said({"code": 0}), UnreadableAnswer),
+    ],
+)
+async def test_a_refused_upload_orders_nothing(
+    acme: Declared, upstream: Literal, reply: Reply, error: type[Exception]
+) -> None:
+    upstream.on("POST", "/v1/files", reply)
+    with pytest.raises(error):
+        await body_of(acme, prompt="A", references=["asset_1"])
+
+
 # --- prices and fields ---
 
 
