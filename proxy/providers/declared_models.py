@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, StringConstraints, create_model
+from pydantic import BeforeValidator, Field, StringConstraints, create_model
 from pydantic_settings import SettingsConfigDict
 
 from proxy.core.job import Kind
@@ -12,7 +12,7 @@ from proxy.core.provider_rules import choice_key, choice_values
 from proxy.core.provider_tables import FieldTable, ModelTable, Price, ProviderFile
 from proxy.core.settings import ProviderSettings
 from proxy.providers.base import MediaTransfer, Model
-from proxy.providers.fields import COUNTS, DURATIONS, PRIORITIES, QUALITIES, Fields, Media, Text
+from proxy.providers.fields import COUNTS, DURATIONS, PRIORITIES, QUALITIES, Fields, Media, Text, field_error
 
 COSTLY: Final = COUNTS | DURATIONS | QUALITIES | PRIORITIES
 """Names by which a request may cost the operator more."""
@@ -93,7 +93,9 @@ def _definition(field: FieldTable) -> tuple[Any, Any]:
     if field.required:
         return value, Field(description=description)
     if field.default is not None:
-        return value, Field(default=field.default, description=description)
+        # The choice itself, because 1.0 equals the choice 1 and is not a key of its table.
+        default = next((choice for choice in choice_values(field) if choice == field.default), field.default)
+        return value, Field(default=default, description=description)
     return value | None, Field(default=None, description=description)
 
 
@@ -102,12 +104,20 @@ def _value_type(field: FieldTable) -> Any:
         kinds = frozenset(map(Kind, field.kinds))
         return Annotated[str, StringConstraints(min_length=1, max_length=2048), Media(kinds)]
     if choices := choice_values(field):
-        return Literal[tuple(choices)]
+        named: Any = Literal[tuple(choices)]
+        return named if field.type in {"text", "boolean"} else Annotated[named, BeforeValidator(_check_number)]
     if field.type == "text":
         return Annotated[Text, StringConstraints(max_length=field.max_length, pattern=field.pattern)]
     whole = field.type == "integer"
     low, high = (int(limit) if whole and limit is not None else limit for limit in (field.min, field.max))
     return Annotated[_TYPES[field.type], Field(ge=low, le=high)] if field.type != "boolean" else bool
+
+
+def _check_number(value: Any) -> Any:
+    """Refuse a boolean, which to Python equals 0 or 1."""
+    if isinstance(value, bool):
+        raise field_error("", "must be a number")
+    return value
 
 
 # --- prices ---

@@ -185,6 +185,7 @@ async def test_a_difference_from_an_example_is_one_line(example: str, difference
     ("field", "given", "sent"),
     [
         ("type = 'number', choices = { '0.5' = 'half', '1' = 'full' }", 0.5, "half"),
+        ("type = 'number', choices = { '0.5' = 'half', '1' = 'full' }, default = 1.0", None, "full"),
         ("type = 'number', min = 0, max = 2.5", 2.5, 2.5),
         ("type = 'number'", 2, 2),
         ("type = 'boolean', as_text = true", True, "true"),
@@ -210,6 +211,7 @@ async def test_a_value_is_sent_as_its_field_says(field: str, given: object, sent
     [
         ("type = 'number', min = 0, max = 2.5", 2.6),
         ("type = 'number', choices = [0.5, 1]", 0.6),
+        ("type = 'integer', choices = [1, 2]", True),
         ("type = 'integer'", 1.5),
         ("type = 'integer'", True),
         ("type = 'boolean'", 1),
