@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp import web
 from openapi_spec_validator import validate
 
 from proxy.core.clock import SystemClock
@@ -18,6 +20,7 @@ from proxy.providers.registry import Registry, installed_registry
 from tests.support.deployment import Deployment
 from tests.support.literal import Literal, ended, said
 from tests.support.provider_file import ACME, Brought, parse, short
+from tests.support.site import Site
 
 MINE = '\n[[model]]\nname = "mine"\nkind = "video"\nprice = 7\ntypical_seconds = [1, 9]\nuse = ["prompt"]\n'
 
@@ -225,3 +228,29 @@ def test_a_value_outside_its_field_is_refused(field: str, given: object) -> None
     model = f"name = 'one'\nkind = 'video'\nprice = 5\ntypical_seconds = [1, 9]\nfields = {{ f = {{ {field} }} }}"
     with pytest.raises(ValueError, match="validation error"):
         DeclaredKind(parse(short(model=model))).models[0].fields.model_validate({"f": given})
+
+
+# --- a lost answer ---
+
+
+async def test_a_lost_order_with_inline_media_is_found_by_its_key(unstarted: Deployment) -> None:
+    ordered: list[dict[str, Any]] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if request.method == "POST":
+            ordered.append(await request.json())
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
+        if request.path.endswith(ordered[0]["external_id"]):
+            return web.json_response({"code": 0, "data": {"task_id": "t1"}})
+        result = {"videos": [{"url": "https://cdn.example.com/v.mp4"}]}
+        return web.json_response({"code": 0, "data": {"task_status": "succeed", "task_result": result}})
+
+    async with Site(answer) as site:
+        unstarted.registry = Registry((DeclaredKind(parse(ACME.read_text())),))
+        unstarted.provider = {"base_url": site.url, "api_key": "a-key"}
+        async with unstarted as deployment:
+            asset = await deployment.asset("image")
+            final = ended(await deployment.generate("acme/one", prompt="Hello", image=asset))
+    assert (final["status"], len(ordered)) == ("Completed", 1)
