@@ -95,7 +95,7 @@ class Pollcast:
         self._runner_times = runner_times
         self._runner_limits = runner_limits
         self._stream_times = stream_times
-        self._registry = registry or installed_registry()
+        self._registry = registry or installed_registry(settings)
         self._prices = _prices(settings, self._registry.models)
         given = providers or {}
         self._providers = {

@@ -60,6 +60,8 @@ class Model:
     styles: Mapping[str, str] = field(default_factory=dict)
     """Display names of the values of `style`."""
     extra: ExtraRule = "any"
+    allowed_extra: frozenset[str] | None = None
+    """The only names that `extra` may contain; None if it may contain any other."""
     costly: frozenset[str] = frozenset()
     """Names that raise the provider's cost at an unchanged price. `extra` must not contain them."""
     media: MediaTransfer = "uploaded"
@@ -160,13 +162,29 @@ class Provider(ABC):
     """Place in the catalogue. Providers with the same position are sorted by name."""
 
     def __init__(
-        self, settings: ProviderSettings, clock: Clock, public_url: str, times: UpstreamTimes = DEFAULT_TIMES
+        self,
+        settings: ProviderSettings,
+        clock: Clock,
+        public_url: str,
+        times: UpstreamTimes = DEFAULT_TIMES,
+        *,
+        others: Sequence[URL] = (),
+        public: bool = False,
     ) -> None:
         self.settings = settings
         self.public_url = public_url
         self.dialect = replace(self.declare_dialect(), proxy_secrets=tuple(proxy_secrets(settings.proxy)))
         proxy = URL(settings.proxy.get_secret_value()) if settings.proxy is not None else None
-        self.upstream = Upstream(settings.base_url, self.dialect, clock, rate=settings.rate, proxy=proxy, times=times)
+        self.upstream = Upstream(
+            settings.base_url,
+            self.dialect,
+            clock,
+            rate=settings.rate,
+            proxy=proxy,
+            times=times,
+            others=others,
+            public=public,
+        )
 
     @abstractmethod
     def declare_dialect(self) -> Dialect:

@@ -175,7 +175,7 @@ class Submission:
         """
         model = self._sent_model(request)
         can_recover = model.repeatable or model.can_lookup
-        record = intent.dump(self._provider, request) if can_recover else None
+        record = intent.dump(self._provider, request, with_body=model.repeatable) if can_recover else None
         for pause in pauses():
             # Wait for the rate limit before recording the intent: if we are stopped while waiting, nothing was sent.
             async with self._scope.step():
