@@ -241,7 +241,7 @@ class Pollcast:
             await stack.enter_async_context(self._worker_metrics.serve(metrics.scrape))
         limits = AccountLimits(
             await stack.enter_async_context(storage(settings.store)),
-            self._feed.watched,
+            self._feed.streams_by_account,
             metrics,
             requests=settings.max_requests,
             streams=settings.max_streams,
@@ -281,7 +281,7 @@ class Pollcast:
         provider = kind(self._providers[kind.name], self._clock, self._settings.base_url, self._upstream_times)
         provider.upstream.observe = partial(_observe, metrics, provider.name)
         if store.shared is not None:
-            provider.upstream.rate_limiter.reserve = partial(store.shared.turns, provider.name)
+            provider.upstream.rate_limiter.reserve = partial(store.shared.reserve_slots, provider.name)
         await stack.enter_async_context(provider.upstream)
         return provider
 

@@ -14,10 +14,10 @@ from proxy.api.admission import Admissions, OrderChecks
 from proxy.api.downloads import RelayedFiles, StoredFiles
 from proxy.api.dry_run import DryRuns
 from proxy.api.endpoints.about import About, MetricsPage, Probes
-from proxy.api.endpoints.account import AccountEvents, Accounts
-from proxy.api.endpoints.assets import Assets, AssetSource, NewAssets
+from proxy.api.endpoints.account import AccountEndpoints, AccountEvents
+from proxy.api.endpoints.assets import AssetEndpoints, AssetSource, NewAssets
 from proxy.api.endpoints.content import Contents, ProviderFiles
-from proxy.api.endpoints.jobs import Jobs, Orders, WatchedJobs
+from proxy.api.endpoints.jobs import JobEndpoints, Orders, WatchedJobs
 from proxy.api.endpoints.links import NewLinks
 from proxy.api.endpoints.ping import Ping
 from proxy.api.job_view import JobView
@@ -38,15 +38,15 @@ def routes(services: ApiServices) -> list[Route]:
     stored, relayed = StoredFiles(s.blobs, s.times.write_timeout), RelayedFiles(s.fetcher, s.times.write_timeout)
     view = JobView(s.links, s.eta, s.polled)
     orders = _orders(s, bodies, view)
-    jobs = Jobs(s.store, s.blobs, s.feed, view)
+    jobs = JobEndpoints(s.store, s.blobs, s.feed, view)
     watched = WatchedJobs(auth=s.auth, store=s.store, feed=s.feed, limits=s.limits, view=view)
     files = ProviderFiles(relayed, s.clock, s.relay, s.times.content_timeout)
     contents = Contents(s.store, s.catalogue, stored, files)
-    assets = Assets(s.store, s.blobs, s.links, stored)
+    assets = AssetEndpoints(s.store, s.blobs, s.links, stored)
     source = AssetSource(bodies, s.fetcher, s.asset_limit)
     new_assets = NewAssets(store=s.store, blobs=s.blobs, links=s.links, limits=s.limits, clock=s.clock, source=source)
     new_links = NewLinks(s.store, s.links, bodies)
-    accounts, account_events = Accounts(s.store), AccountEvents(s.auth, s.feed, s.limits, s.clock)
+    accounts, account_events = AccountEndpoints(s.store), AccountEvents(s.auth, s.feed, s.limits, s.clock)
     probes, about, metrics = Probes(s.store, s.feed), About(s.catalogue, s.links), MetricsPage(s.auth, s.scrape)
     return [
         _route("/api/jobs/{job}/events", GET=watched.events),

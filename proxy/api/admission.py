@@ -122,8 +122,8 @@ class Admissions:
             fingerprint=parsed.fingerprint,
             assets=tuple({reference.ref for reference in parsed.references if is_asset(reference.ref)}),
             queue=self.catalogue.provider(parsed.order.model).name,
-            most=self.limits.jobs,
-            line=self.limits.backlog,
+            max_jobs=self.limits.jobs,
+            max_backlog=self.limits.backlog,
         )
 
     async def _make_job(self, parsed: orders.ParsedOrder, admission: Admission) -> Admitted:

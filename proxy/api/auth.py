@@ -83,7 +83,7 @@ class Auth:
         while True:
             await asyncio.sleep(self._times.revocation_interval)
             with suppress(Unavailable):  # while the store is unavailable, no key can be revoked
-                if revoked := await self._find_revoked(list(feed.keys)):
+                if revoked := await self._find_revoked(list(feed.streams_by_key)):
                     self._key_cache.clear()  # otherwise a client that reconnects at once would be accepted again
                     feed.revoke(revoked)
 

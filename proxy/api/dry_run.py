@@ -12,8 +12,8 @@ from starlette.requests import Request
 from proxy.api import orders
 from proxy.api.admission import OrderChecks
 from proxy.api.catalogue import Catalogue
-from proxy.api.lookup import find_asset
 from proxy.api.request import BodyReader, idempotency_key, refuse_fields
+from proxy.api.services import find_asset
 from proxy.core.errors import FieldError
 from proxy.core.links import Links
 from proxy.core.media_types import UNKNOWN, extension

@@ -122,17 +122,17 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
 
 
-def query_number(request: Request, name: str, default: int, *, most: int, least: int = 0) -> int:
-    """Return a whole number from `least` to `most` in the query. Raises InvalidRequest."""
+def query_number(request: Request, name: str, default: int, *, maximum: int, minimum: int = 0) -> int:
+    """Return a whole number from `minimum` to `maximum` in the query. Raises InvalidRequest."""
     text = request.query_params.get(name, str(default))
-    if not (_is_number(text) and least <= int(text) <= most):
-        refuse_fields([FieldError(name, f"must be a whole number from {least} to {most}")])
+    if not (_is_number(text) and minimum <= int(text) <= maximum):
+        refuse_fields([FieldError(name, f"must be a whole number from {minimum} to {maximum}")])
     return int(text)
 
 
 def page_size(request: Request) -> int:
     """Return the maximum number of entries for a page, from the query. Raises InvalidRequest."""
-    return query_number(request, "limit", _PAGE_SIZE, least=1, most=_MAX_PAGE_SIZE)
+    return query_number(request, "limit", _PAGE_SIZE, minimum=1, maximum=_MAX_PAGE_SIZE)
 
 
 def idempotency_key(request: Request) -> str | None:

@@ -1,4 +1,4 @@
-"""The parts that the endpoints use, built once by the application."""
+"""The parts that the endpoints use, built once by the application, and look-ups that several endpoints share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,9 +10,11 @@ from proxy.api.limits import AccountLimits
 from proxy.api.times import DEFAULT_TIMES, ApiTimes
 from proxy.core.clock import Clock
 from proxy.core.errors import Unavailable
+from proxy.core.job import Job
 from proxy.core.links import Links
 from proxy.store.blobs import Blobs
-from proxy.store.contract import Store
+from proxy.store.contract import Assets, Jobs, Store
+from proxy.store.types import Asset, no_asset, no_job
 from proxy.streams.feed import Feed
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.worker_metrics import WorkerMetrics
@@ -53,3 +55,19 @@ def check_running(feed: Feed) -> None:
     """Raise Unavailable when the server is stopping."""
     if feed.stopping:
         raise Unavailable("The server is stopping.")
+
+
+async def find_job(store: Jobs, account: str, job_id: str) -> Job:
+    """Return the account's job. Raises NotFound, also for another account's job."""
+    job = await store.job(account, job_id)
+    if job is None:
+        raise no_job(job_id)
+    return job
+
+
+async def find_asset(store: Assets, account: str, asset_id: str) -> Asset:
+    """Return the account's asset. Raises NotFound, also for another account's asset."""
+    asset = await store.asset(account, asset_id)
+    if asset is None:
+        raise no_asset(asset_id)
+    return asset

@@ -32,7 +32,7 @@ _MIN_SECRET_LENGTH: Final = 16
 """Characters. Anyone with one Link could guess a shorter secret."""
 
 
-class State(StrEnum):
+class CheckState(StrEnum):
     """Outcome of one check."""
 
     OK = "ok"
@@ -47,14 +47,14 @@ class CheckResult:
     """Result of checking `subject`, and the seconds that the check took."""
 
     subject: str
-    state: State
+    state: CheckState
     remark: str = ""
     seconds: float | None = None
 
     @property
     def works(self) -> bool:
         """True unless the check failed. A provider without a key is not a failure."""
-        return self.state not in {State.REFUSED, State.FAILED}
+        return self.state not in {CheckState.REFUSED, CheckState.FAILED}
 
     def __str__(self) -> str:
         took = f" ({self.seconds:.1f} s)" if self.seconds is not None else ""
@@ -68,11 +68,11 @@ async def check_all(
     """Check everything, the providers with their settings in parallel, and yield the results in a fixed order."""
     yield _public_url(settings)
     for line in unknown_variables(kind.settings_type for kind, _ in providers):
-        yield CheckResult("settings", State.WARNING, line)
+        yield CheckResult("settings", CheckState.WARNING, line)
     if any(len(secret) < _MIN_SECRET_LENGTH for secret in settings.secrets):
         yield CheckResult(
             "secret",
-            State.WARNING,
+            CheckState.WARNING,
             f"POLLCAST_SECRET is shorter than {_MIN_SECRET_LENGTH} characters and can be guessed",
         )
     yield await _run_check("store", partial(_store, settings, clock), clock)
@@ -90,8 +90,8 @@ def local_url_warning(url: str) -> str:
 def _public_url(settings: Settings) -> CheckResult:
     url = settings.base_url
     if is_loopback(url):
-        return CheckResult("public URL", State.WARNING, local_url_warning(url))
-    return CheckResult("public URL", State.OK, url)
+        return CheckResult("public URL", CheckState.WARNING, local_url_warning(url))
+    return CheckResult("public URL", CheckState.OK, url)
 
 
 async def _store(settings: Settings, clock: Clock) -> str:
@@ -114,7 +114,7 @@ async def _assets(settings: Settings) -> str:
 
 async def _provider(provider: Provider, clock: Clock) -> CheckResult:
     if not provider.is_configured:
-        return CheckResult(provider.name, State.NO_KEY)
+        return CheckResult(provider.name, CheckState.NO_KEY)
     async with provider.upstream:
         return await _run_check(provider.name, provider.check_key, clock)
 
@@ -123,13 +123,13 @@ async def _run_check(subject: str, check: Callable[[], Awaitable[str]], clock: C
     began = clock.monotonic()
     try:
         async with asyncio.timeout(_CHECK_TIMEOUT):
-            state, remark = State.OK, await check()
+            state, remark = CheckState.OK, await check()
     except CredentialRefused as error:
-        state, remark = State.REFUSED, error.message
+        state, remark = CheckState.REFUSED, error.message
     except TimeoutError:
-        state, remark = State.FAILED, f"no answer within {_CHECK_TIMEOUT:g} seconds"
+        state, remark = CheckState.FAILED, f"no answer within {_CHECK_TIMEOUT:g} seconds"
     except (ReadFailed, PollcastError, OSError, ValueError) as error:
-        state, remark = State.FAILED, str(error)
+        state, remark = CheckState.FAILED, str(error)
     return CheckResult(subject, state, remark, clock.monotonic() - began)
 
 

@@ -84,13 +84,13 @@ class ClockSteps:
 
         This is the largest amount by which the wall clock was set forward since then; usually 0.
         """
-        now, moved, most = self.look(), 0.0, 0.0
+        now, moved, largest = self.look(), 0.0, 0.0
         for at, step in reversed(self._steps):
             if now - at > seconds:
                 break
             moved += step
-            most = max(most, moved)
-        return most
+            largest = max(largest, moved)
+        return largest
 
 
 def cut_short(bound: asyncio.Timeout) -> None:

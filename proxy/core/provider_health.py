@@ -15,7 +15,7 @@ class Outcome(NamedTuple):
     succeeded: bool
 
 
-class Told(NamedTuple):
+class NodeMessage(NamedTuple):
     """A message of a node to the others: its place in the list of messages, its age in seconds, and its text."""
 
     place: str
@@ -23,10 +23,10 @@ class Told(NamedTuple):
     text: bytes
 
 
-class Shared(Protocol):
+class SharedHealth(Protocol):
     """The part of a store that connects the breakers of several nodes."""
 
-    async def exchange(self, after: str, text: bytes) -> Sequence[Told]:
+    async def exchange(self, after: str, text: bytes) -> Sequence[NodeMessage]:
         """Send `text` to the other nodes, unless it is empty. Return all nodes' messages after the place `after`."""
 
     async def trial(self, provider: str, seconds: float) -> bool:

@@ -65,11 +65,11 @@ async def delete_expired(services: RunnerServices) -> None:
                 swept = await services.store.sweep(now - age, services.limits.swept_jobs)
             for name in swept.blobs:
                 await services.blobs.delete(name)
-            if services.traces is not None and not swept.forgotten:
+            if services.traces is not None and not swept.deleted:
                 await asyncio.to_thread(services.traces.sweep, file_time - age)
         except Unavailable as error:
             log.warning("Cannot delete expired jobs and assets: %s", error.message)
-        await services.sleep(services.times.sweep_pause if swept.forgotten else services.times.sweep)
+        await services.sleep(services.times.sweep_pause if swept.deleted else services.times.sweep)
 
 
 def _expiry_age(services: RunnerServices) -> float:
@@ -112,7 +112,7 @@ async def delete_orphans(store: Store, blobs: Blobs, *, before: float) -> int:
     """
     await blobs.drop_unfinished(before)
     # List all names first: a slowly read listing may break off when files disappear.
-    orphans = [name async for name in blobs.older("assets", before) if await _is_orphan(store, name)]
+    orphans = [name async for name in blobs.list_older("assets", before) if await _is_orphan(store, name)]
     for name in orphans:
         await blobs.delete(name)
     if orphans:

@@ -128,7 +128,7 @@ class JobRun:
         submission = Submission(self._services, self._provider, self._model, self._recording, self._scope)
         self._submission = submission
         async with aclosing(submission):
-            recovered = await submission.recover_sent()
+            recovered = await submission.recover_order()
             if recovered is not None:
                 await self._accept(submission, recovered)
             else:

@@ -57,7 +57,7 @@ class Submission:
         self.may_be_taken = False
         """True from the moment of sending, unless the provider certainly did not take the order."""
 
-    async def recover_sent(self) -> Update | None:
+    async def recover_order(self) -> Update | None:
         """Return the first update of an order that an earlier run may have sent; None if it certainly sent nothing.
 
         After a crash this decides what happens to the order, as `send_until_taken` does after a lost answer. Raises

@@ -19,7 +19,8 @@ pipelined requests wait for the current one. Then the socket is not read.
 **Turns.** One turn of the event loop parses at most `_PIECES_PER_TURN` pieces of a connection's data, so that one
 client cannot block all others. The rest is parsed in the next turns, and the socket is not read until then.
 
-**Time.** At every moment the client, or the application, has a limited time. The states of a connection (`State`) are:
+**Time.** At every moment the client, or the application, has a limited time. The states of a connection
+(`ConnectionState`) are:
 
 - `HEAD`: a head must be complete 30 s after the connection opened, or after the head's own first byte.
 - `BODY`: in every 30 s, 15,000 bytes of a body must arrive, unless the server itself is not reading.
@@ -91,8 +92,8 @@ _HOST_PATTERN: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%-]*(:[0-9]*)?|\[[0
 _ABSOLUTE_URL: Final = re.compile(rb"(?i:https?)://([^/?#@]+)([^#]*)")
 
 
-class State(Enum):
-    """State of a connection: the thing that it waits for. The module's docstring lists the limits."""
+class ConnectionState(Enum):
+    """ConnectionState of a connection: the thing that it waits for. The module's docstring lists the limits."""
 
     HEAD = "head"
     BODY = "body"
@@ -103,7 +104,7 @@ class State(Enum):
 
 
 # In Python 3.11 a lookup of a member in its class takes ten times as long as one of these names.
-_HEAD, _BODY, _ANSWER, _DRAIN, _IDLE, _LINGER = State
+_HEAD, _BODY, _ANSWER, _DRAIN, _IDLE, _LINGER = ConnectionState
 
 
 @dataclass(frozen=True, slots=True)
@@ -573,7 +574,7 @@ class Http(HttpToolsProtocol):
         if state is not self._state:
             self._enter_state(state)
 
-    def _enter_state(self, state: State) -> None:
+    def _enter_state(self, state: ConnectionState) -> None:
         self._cancel_timer()
         if state is not _ANSWER:
             self._state, self._received_before, self._drop_intervals = state, self._received, 0
@@ -597,12 +598,12 @@ class Http(HttpToolsProtocol):
 
     def _expire(self) -> None:
         match self._state:
-            case State.HEAD:
+            case ConnectionState.HEAD:
                 self._refuse(None)
                 self._update_state()
-            case State.BODY:
+            case ConnectionState.BODY:
                 self._check_body()
-            case State.IDLE:
+            case ConnectionState.IDLE:
                 self.close()
             case _:
                 self._check_dropped()

@@ -101,7 +101,7 @@ class Blobs:
         except (BaseError, OSError) as error:
             raise _unavailable(error) from None
 
-    async def older(self, prefix: str, before: float) -> AsyncIterator[str]:
+    async def list_older(self, prefix: str, before: float) -> AsyncIterator[str]:
         """Yield the names under `prefix` that were last written before `before`, in seconds since the epoch.
 
         `prefix` is whole parts of a path, such as `assets`.

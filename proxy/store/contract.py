@@ -96,8 +96,9 @@ class Jobs(Protocol):
         An idempotency key that is known with the same fingerprint returns its job and charges nothing, even if the
         account is at its limits.
 
-        If the account has `most` unfinished jobs, or a backlog, the job joins the backlog. Its event 2 then says its
-        position. If the backlog is full, the order is refused with errors.RateLimited, also under concurrent calls.
+        If the account has `max_jobs` unfinished jobs, or a backlog, the job joins the backlog. Its event 2 then
+        says its position. If the backlog is full, the order is refused with errors.RateLimited, also under concurrent
+        calls.
 
         Raises errors.InsufficientTokens, errors.IdempotencyConflict for another fingerprint, and errors.NotFound if the
         key's job was deleted or a named asset is missing. A refused order records nothing, and its idempotency key
@@ -153,11 +154,11 @@ class Jobs(Protocol):
 class Claims(Protocol):
     """Claims: the queues of waiting jobs, leases, and the records that a claim's holder writes."""
 
-    async def release_backlog(self, most: int | None, limit: int) -> int:
+    async def release_backlog(self, max_jobs: int | None, limit: int) -> int:
         """Move jobs from account backlogs to provider queues, oldest first, and return how many moved.
 
-        For each account at most `limit` jobs move, until it has `most` unfinished jobs outside its backlog (None: no
-        limit). From then on they wait for room. Jobs left behind are notified of their new position if it is in
+        For each account at most `limit` jobs move, until it has `max_jobs` unfinished jobs outside its backlog (None:
+        no limit). From then on they wait for room. Jobs left behind are notified of their new position if it is in
         `announced_positions`. After the first call, only accounts with a newly finished job are examined.
         """
 
@@ -179,7 +180,7 @@ class Claims(Protocol):
         """Extend the leases of all the node's claims."""
 
     async def unknown_claims(self, node: str, driven: Collection[str]) -> Sequence[Claim]:
-        """Return up to `AT_ONCE` claims of the node for jobs other than `driven`.
+        """Return up to `JOBS_PER_READ` claims of the node for jobs other than `driven`.
 
         They exist if the store was restored to an earlier state.
         """
@@ -259,10 +260,10 @@ class Assets(Protocol):
         """
 
 
-class Shared(provider_health.Shared, Protocol):
+class Shared(provider_health.SharedHealth, Protocol):
     """State about the providers that several nodes share. It is short-lived."""
 
-    async def turns(self, provider: str, number: int, gap: float) -> float:
+    async def reserve_slots(self, provider: str, number: int, gap: float) -> float:
         """Reserve `number` request slots in a row, `gap` seconds apart; return the seconds to the first.
 
         No two callers, on any node, get the same slot.

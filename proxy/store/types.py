@@ -16,7 +16,7 @@ BACKLOG: Final = "line"
 PAGE_BYTES: Final = 4 << 20
 """Bytes of records or events in one page, approximately. A page ends early at this size, after at least one item."""
 
-AT_ONCE: Final = 200
+JOBS_PER_READ: Final = 200
 """Maximum number of jobs read in one transaction. An account may have tens of thousands, and other reads wait."""
 
 _MAX_SHOWN_ID: Final = 100
@@ -96,9 +96,9 @@ class Admission:
     """Name of the provider's queue. The jobs in one queue share its room."""
     version: str = ""
     """Name under which the store keeps the provider file that the job continues with; "" for a provider in Python."""
-    most: int | None = None
+    max_jobs: int | None = None
     """Maximum number of the account's unfinished jobs outside its backlog, with this one. None: no limit."""
-    line: int = 0
+    max_backlog: int = 0
     """Maximum length of the account's backlog. `release_backlog` moves its jobs to their queues."""
 
 
@@ -199,15 +199,15 @@ class Page(Generic[T]):
 class SweepResult:
     """Result of one step of retention: the number of deleted jobs and assets, and the names of their blobs."""
 
-    forgotten: int
+    deleted: int
     blobs: Sequence[str]
 
 
-def too_many_jobs(most: int, backlog: int = 0) -> errors.RateLimited:
-    """Return the refusal of an order whose account has `most` unfinished jobs and `backlog` more in its backlog."""
+def too_many_jobs(max_jobs: int, backlog: int = 0) -> errors.RateLimited:
+    """Return the refusal of an order whose account has `max_jobs` unfinished jobs and `backlog` more in its backlog."""
     more = f" and {backlog} more that wait in line" if backlog else ""
     return errors.RateLimited(
-        f"The account has {most} unfinished jobs{more}, which is its limit: wait for the end of one."
+        f"The account has {max_jobs} unfinished jobs{more}, which is its limit: wait for the end of one."
     )
 
 

@@ -315,14 +315,14 @@ class _Waiter:
         self.cursor = 0
         self.last_write_tick = math.inf
         self.key = key
-        self.came = asyncio.Event()
+        self.new_event = asyncio.Event()
 
     def push(self, _: bytes) -> bool:
-        self.came.set()
+        self.new_event.set()
         return True
 
     def wake(self) -> None:
-        self.came.set()
+        self.new_event.set()
 
 
 class Feed:
@@ -352,11 +352,11 @@ class Feed:
         self._published_at = 0.0
         self._refreshes: set[asyncio.Task[None]] = set()
         """Running reads. They are cancelled and awaited when `run` ends."""
-        self.watched: Counter[str] = Counter()
+        self.streams_by_account: Counter[str] = Counter()
         """Open streams, by account."""
-        self.keys: Counter[str] = Counter()
+        self.streams_by_key: Counter[str] = Counter()
         """Open streams, by the id of the API key that authenticated each."""
-        self.revoked: set[str] = set()
+        self.revoked_keys: set[str] = set()
         """The `keys` that were revoked. Their streams break off."""
         self.tick = 0
         """Number of rounds of the heartbeat timer."""
@@ -391,7 +391,7 @@ class Feed:
     @property
     def streams(self) -> int:
         """Number of open streams."""
-        return self.watched.total()
+        return self.streams_by_account.total()
 
     def stop(self) -> None:
         """Break off every stream. New streams break off at once."""
@@ -401,10 +401,10 @@ class Feed:
 
     def revoke(self, keys: set[str]) -> None:
         """Break off the streams of these keys."""
-        self.revoked |= self.keys.keys() & keys  # a key may have lost its last stream meanwhile
+        self.revoked_keys |= self.streams_by_key.keys() & keys  # a key may have lost its last stream meanwhile
         for tail in (*self._jobs.values(), *self._accounts.values()):
             for subscriber in tail.live:
-                if subscriber.key in self.revoked:
+                if subscriber.key in self.revoked_keys:
                     subscriber.wake()
 
     def _on_change(self, change: Change) -> None:
@@ -540,17 +540,17 @@ class Feed:
             registered = self._jobs.setdefault((tail.account, tail.job), tail)
         self._schedule(registered)
         registered.watchers += 1
-        self.watched[tail.account] += 1
-        self.keys[key] += 1
+        self.streams_by_account[tail.account] += 1
+        self.streams_by_key[key] += 1
         return registered
 
     def leave(self, tail: JobTail | AccountTail, key: str) -> None:
         """Remove a watcher that `join` counted."""
         tail.watchers -= 1
         tail.last_used_tick = self.tick
-        _count_down(self.watched, tail.account)
-        if not _count_down(self.keys, key):
-            self.revoked.discard(key)
+        _count_down(self.streams_by_account, tail.account)
+        if not _count_down(self.streams_by_key, key):
+            self.revoked_keys.discard(key)
 
     async def wait_for_event(self, tail: JobTail, beyond: int, seconds: float, key: str) -> None:
         """Wait until the job has an event above `beyond` or has ended, for at most `seconds`.
@@ -561,9 +561,9 @@ class Feed:
         registered.live.add(waiter)
         try:
             async with asyncio.timeout(seconds):
-                while not (registered.head > beyond or registered.ended or self.stopping or key in self.revoked):
-                    waiter.came.clear()
-                    await waiter.came.wait()
+                while not (registered.head > beyond or registered.ended or self.stopping or key in self.revoked_keys):
+                    waiter.new_event.clear()
+                    await waiter.new_event.wait()
         except TimeoutError:
             return
         finally:

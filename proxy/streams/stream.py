@@ -193,7 +193,7 @@ class Stream:
         return self._heartbeat if self.push is _push_nothing else None
 
     def _must_break_off(self) -> bool:
-        return self._feed.stopping or self.key in self._feed.revoked
+        return self._feed.stopping or self.key in self._feed.revoked_keys
 
     def _first_lines(self) -> bytes:
         return sse.RETRY

@@ -19,7 +19,7 @@ import orjson
 
 from proxy.core.clock import Clock
 from proxy.core.errors import Unavailable
-from proxy.core.provider_health import MEMORY, Outcome, Shared
+from proxy.core.provider_health import MEMORY, Outcome, SharedHealth
 from proxy.upstream.times import DEFAULT_TIMES, UpstreamTimes
 
 log = logging.getLogger(__name__)
@@ -62,9 +62,9 @@ class Breaker:
         """Time of each job's last success within the last minute, oldest first."""
         self._pending: deque[Outcome] = deque(maxlen=_MAX_OUTCOMES)
         self._provider = ""
-        self._shared: Shared | None = None
+        self._shared: SharedHealth | None = None
 
-    def share(self, provider: str, shared: Shared) -> None:
+    def share(self, provider: str, shared: SharedHealth) -> None:
         """Share outcomes and trials with other nodes under the provider's name."""
         self._provider, self._shared = provider, shared
 
@@ -194,7 +194,7 @@ class Breaker:
 
 
 async def exchange_outcomes(
-    breakers: Mapping[str, Breaker], shared: Shared, times: UpstreamTimes = DEFAULT_TIMES
+    breakers: Mapping[str, Breaker], shared: SharedHealth, times: UpstreamTimes = DEFAULT_TIMES
 ) -> None:
     """Exchange the outcomes of the breakers, by provider, among all nodes, until cancelled.
 
@@ -202,7 +202,7 @@ async def exchange_outcomes(
     """
     for provider, breaker in breakers.items():
         breaker.share(provider, shared)
-    exchange = Exchange(breakers, shared)
+    exchange = OutcomeExchange(breakers, shared)
     while True:
         try:
             await exchange.once()
@@ -211,10 +211,10 @@ async def exchange_outcomes(
         await asyncio.sleep(times.breaker_exchange)
 
 
-class Exchange:
+class OutcomeExchange:
     """One node's end of the exchange of outcomes."""
 
-    def __init__(self, breakers: Mapping[str, Breaker], shared: Shared) -> None:
+    def __init__(self, breakers: Mapping[str, Breaker], shared: SharedHealth) -> None:
         self._breakers = breakers
         self._shared = shared
         self._node = secrets.token_hex(8)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from proxy.cli.check import CheckResult, State, check_all
+from proxy.cli.check import CheckResult, CheckState, check_all
 from proxy.core.clock import SystemClock
 from proxy.core.settings import Settings, load
 from proxy.providers.registry import ProviderKind
@@ -47,7 +47,7 @@ async def finding(kind: ProviderKind, **given: Any) -> CheckResult:
 @each_provider
 async def test_a_key_that_works_is_ok_and_nothing_is_ordered(kind: ProviderKind, simulator: Simulator) -> None:
     found = await finding(kind, base_url=simulator.origin, api_key=right_key(kind))
-    assert found.state is State.OK, str(found)
+    assert found.state is CheckState.OK, str(found)
     assert not simulator.submits
     assert simulator.calls.total() == 1
 
@@ -55,7 +55,7 @@ async def test_a_key_that_works_is_ok_and_nothing_is_ordered(kind: ProviderKind,
 @each_provider
 async def test_a_refused_key_is_reported(kind: ProviderKind, simulator: Simulator) -> None:
     found = await finding(kind, base_url=simulator.origin, api_key="sk-wrong")
-    assert found.state is State.REFUSED, str(found)
+    assert found.state is CheckState.REFUSED, str(found)
     assert "sk-wrong" not in str(found)
     assert not found.works
 
@@ -63,14 +63,14 @@ async def test_a_refused_key_is_reported(kind: ProviderKind, simulator: Simulato
 @each_provider
 async def test_without_a_key_nothing_is_asked(kind: ProviderKind, simulator: Simulator) -> None:
     found = await finding(kind, base_url=simulator.origin)
-    assert (found.state, found.works, str(found)) == (State.NO_KEY, True, f"{kind.name:11} no key")
+    assert (found.state, found.works, str(found)) == (CheckState.NO_KEY, True, f"{kind.name:11} no key")
     assert not simulator.calls
 
 
 @each_provider
 async def test_a_provider_that_cannot_be_reached_is_told(kind: ProviderKind) -> None:
     found = await finding(kind, base_url="http://127.0.0.1:9", api_key="sk-one")
-    assert found.state is State.FAILED
+    assert found.state is CheckState.FAILED
     assert "cannot be reached" in found.remark
 
 
@@ -82,7 +82,7 @@ async def test_a_page_of_some_other_server_proves_nothing(kind: ProviderKind, st
 
     async with Site(page) as site:
         found = await finding(kind, base_url=site.url, api_key="sk-one")
-    assert found.state is State.FAILED
+    assert found.state is CheckState.FAILED
 
 
 async def test_heygen_refuses_a_key_with_http_200_too() -> None:
@@ -91,13 +91,13 @@ async def test_heygen_refuses_a_key_with_http_200_too() -> None:
 
     async with Site(refusal) as site:
         found = await finding(provider_named("HeyGen"), base_url=site.url, api_key="sk-one")
-    assert found.state is State.REFUSED
+    assert found.state is CheckState.REFUSED
 
 
 async def test_heygens_key_is_proven_by_its_own_user(simulator: Simulator) -> None:
     heygen = provider_named("HeyGen")
     found = await finding(heygen, base_url=simulator.origin, api_key=right_key(heygen))
-    assert found.state is State.OK
+    assert found.state is CheckState.OK
     assert simulator.calls == {"heygen3.me": 1}
 
 
@@ -105,7 +105,7 @@ async def test_models_that_gaia_does_not_list_are_named(simulator: Simulator) ->
     simulator.gaia.listed_models = ["gpt-image-2", "image2", "gpt-5.4-mini"]
     gaia = provider_named("Gaia")
     found = await finding(gaia, base_url=simulator.origin, api_key=right_key(gaia))
-    assert (found.state, found.remark) == (State.OK, "it does not list grok-imagine-video")
+    assert (found.state, found.remark) == (CheckState.OK, "it does not list grok-imagine-video")
 
 
 # --- the rest ---
@@ -113,7 +113,7 @@ async def test_models_that_gaia_does_not_list_are_named(simulator: Simulator) ->
 
 async def test_store_and_assets_are_tried_and_nothing_is_left(tmp_path: Path) -> None:
     found = await findings(FIRST, load(Settings, assets=str(tmp_path / "assets")))
-    assert (found["store"].state, found["assets"].state) == (State.OK, State.OK)
+    assert (found["store"].state, found["assets"].state) == (CheckState.OK, CheckState.OK)
     assert not [place for place in (tmp_path / "assets").rglob("*") if place.is_file()]
 
 
@@ -123,27 +123,27 @@ async def test_store_and_assets_are_tried_and_nothing_is_left(tmp_path: Path) ->
 )
 async def test_storage_that_cannot_be_opened_is_told(subject: str, given: dict[str, str]) -> None:
     found = await findings(FIRST, load(Settings, **given))
-    assert (found[subject].state, found[subject].works) == (State.FAILED, False)
+    assert (found[subject].state, found[subject].works) == (CheckState.FAILED, False)
 
 
 async def test_a_public_url_that_only_this_machine_opens_is_a_warning() -> None:
     near = (await findings(FIRST))["public URL"]
     far = (await findings(FIRST, load(Settings, public_url="https://cast.example.com")))["public URL"]
-    assert (near.state, near.works) == (State.WARNING, True)
+    assert (near.state, near.works) == (CheckState.WARNING, True)
     assert "POLLCAST_PUBLIC_URL" in near.remark
-    assert far.state is State.OK
+    assert far.state is CheckState.OK
 
 
 async def test_a_setting_that_nobody_reads_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLLCAST_MAXJOBS", "5")
     found = (await findings(FIRST))["settings"]
-    assert found.state is State.WARNING
+    assert found.state is CheckState.WARNING
     assert found.remark == "POLLCAST_MAXJOBS is not a setting; the nearest is POLLCAST_MAX_JOBS"
 
 
 async def test_a_secret_that_can_be_guessed_is_a_warning() -> None:
     short = await findings(FIRST, load(Settings, secret="0123456789abcdef,short"))
-    assert short["secret"].state is State.WARNING
+    assert short["secret"].state is CheckState.WARNING
     assert "short:" not in str(short["secret"])
     assert "secret" not in await findings(FIRST, load(Settings, secret="0123456789abcdef"))
 

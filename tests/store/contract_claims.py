@@ -305,10 +305,10 @@ class ClaimsContract(StoreFixtures):
         queues = ["gaga", "gaia"]
         assert await store.waiting(queues) == {"gaga": 0, "gaia": 0, BACKLOG: 0}
         for _ in range(5):
-            await caller.admit(1, queue="gaga", most=3, line=9)
+            await caller.admit(1, queue="gaga", max_jobs=3, max_backlog=9)
         other = await new_caller(store, "other")
         for _ in range(2):
-            await other.admit(1, queue="gaia", most=1, line=9)
+            await other.admit(1, queue="gaia", max_jobs=1, max_backlog=9)
         assert await store.waiting(queues) == {"gaga": 3, "gaia": 1, BACKLOG: 3}
         await store.claim("node-a", {"gaga": QueueRoom(2, 60)}, 10)
         assert await store.waiting(queues) == {"gaga": 1, "gaia": 1, BACKLOG: 3}
@@ -318,8 +318,8 @@ class ClaimsContract(StoreFixtures):
     async def test_an_order_above_the_limit_joins_the_backlog_and_is_charged(
         self, store: Store, caller: Caller
     ) -> None:
-        first = await caller.admit(20, most=1, line=2)
-        job = await caller.admit(20, most=1, line=2)
+        first = await caller.admit(20, max_jobs=1, max_backlog=2)
+        job = await caller.admit(20, max_jobs=1, max_backlog=2)
         assert (job.detail, job.status, job.event) == ("Waiting: number 1 in line", Status.PROCESSING, 2)
         assert await store.job(caller.account, job.id) == job
         assert await caller.balance() == 60
@@ -331,14 +331,14 @@ class ClaimsContract(StoreFixtures):
         self, store: Store, caller: Caller
     ) -> None:
         for _ in range(3):
-            await caller.admit(20, most=1, line=2)
+            await caller.admit(20, max_jobs=1, max_backlog=2)
         with pytest.raises(errors.RateLimited, match="1 unfinished jobs and 2 more that wait in line"):
-            await caller.admit(20, most=1, line=2)
+            await caller.admit(20, max_jobs=1, max_backlog=2)
         assert await caller.balance() == 40
-        await (await new_caller(store, "other")).admit(20, most=1, line=2)
+        await (await new_caller(store, "other")).admit(20, max_jobs=1, max_backlog=2)
 
     async def test_concurrent_orders_cannot_exceed_the_backlog_s_limit(self, caller: Caller) -> None:
-        orders = (caller.admit(5, most=3, line=4) for _ in range(10))
+        orders = (caller.admit(5, max_jobs=3, max_backlog=4) for _ in range(10))
         admitted = [job for job in await asyncio.gather(*orders, return_exceptions=True) if isinstance(job, Job)]
         positions = [job.detail for job in admitted if job.detail]
         assert positions == [f"Waiting: number {position} in line" for position in (1, 2, 3, 4)]
@@ -346,7 +346,7 @@ class ClaimsContract(StoreFixtures):
         assert await caller.balance() == 65
 
     async def test_the_first_job_of_a_backlog_is_released_when_another_ends(self, store: Store, caller: Caller) -> None:
-        jobs = [await caller.admit(1, most=2, line=9) for _ in range(5)]
+        jobs = [await caller.admit(1, max_jobs=2, max_backlog=9) for _ in range(5)]
         claims = await store.claim("node-a", ROOMS, 10)
         await store.release_backlog(2, 10)
         assert await store.claim("node-a", ROOMS, 10) == []
@@ -357,7 +357,7 @@ class ClaimsContract(StoreFixtures):
             assert [claim.job.id for claim in await store.claim("node-a", ROOMS, 10)] == [jobs[next_job].id]
 
     async def test_jobs_in_a_backlog_get_events_with_their_new_positions(self, store: Store, caller: Caller) -> None:
-        jobs = [await caller.admit(1, most=1, line=9) for _ in range(4)]
+        jobs = [await caller.admit(1, max_jobs=1, max_backlog=9) for _ in range(4)]
         changes = store.changes()
         await store.append(await claim_one(store), DONE)
         await store.release_backlog(1, 10)
@@ -369,13 +369,13 @@ class ClaimsContract(StoreFixtures):
         assert await details(store, jobs[1]) == [None, *positions[2:]]
 
     async def test_an_unchanged_backlog_gets_no_events(self, store: Store, caller: Caller) -> None:
-        jobs = [await caller.admit(1, most=1, line=9) for _ in range(3)]
+        jobs = [await caller.admit(1, max_jobs=1, max_backlog=9) for _ in range(3)]
         for _ in range(3):
             await store.release_backlog(1, 10)
         assert [len(await store.read(job.id, 0)) for job in jobs] == [1, 2, 2]
 
     async def test_a_long_backlog_announces_few_positions(self, store: Store, caller: Caller) -> None:
-        jobs = [await caller.admit(1, most=1, line=99) for _ in range(31)]
+        jobs = [await caller.admit(1, max_jobs=1, max_backlog=99) for _ in range(31)]
         for _ in range(30):
             await store.append(await claim_one(store), DONE)
             await store.release_backlog(1, 10)
@@ -386,17 +386,17 @@ class ClaimsContract(StoreFixtures):
         ]
 
     async def test_a_new_order_does_not_overtake_the_backlog(self, store: Store, caller: Caller) -> None:
-        jobs = [await caller.admit(1, most=1, line=9) for _ in range(2)]
+        jobs = [await caller.admit(1, max_jobs=1, max_backlog=9) for _ in range(2)]
         await store.append(await claim_one(store), DONE)
-        late = await caller.admit(1, most=1, line=9)
+        late = await caller.admit(1, max_jobs=1, max_backlog=9)
         await store.release_backlog(1, 10)
         assert (await claim_one(store)).job.id == jobs[1].id
         assert await details(store, late) == [None, "Waiting: number 2 in line", "Waiting: number 1 in line"]
 
     async def test_a_released_job_takes_its_turn_among_the_accounts(self, store: Store, caller: Caller) -> None:
         other = await new_caller(store, "other")
-        jobs = [await caller.admit(1, most=1, line=9) for _ in range(3)]
-        theirs = [await other.admit(1, most=2, line=9) for _ in range(2)]
+        jobs = [await caller.admit(1, max_jobs=1, max_backlog=9) for _ in range(3)]
+        theirs = [await other.admit(1, max_jobs=2, max_backlog=9) for _ in range(2)]
         served = []
         for _ in range(5):
             (claim,) = await store.claim("node-a", {"": QueueRoom(1, 1e9)}, 10)
@@ -406,8 +406,8 @@ class ClaimsContract(StoreFixtures):
         assert served == [job.id for job in (jobs[0], theirs[0], jobs[1], theirs[1], jobs[2])]
 
     async def test_a_released_job_enters_the_queue_of_its_order(self, store: Store, caller: Caller) -> None:
-        await caller.admit(1, most=1, line=9, queue="here")
-        job = await caller.admit(1, most=1, line=9, queue="there")
+        await caller.admit(1, max_jobs=1, max_backlog=9, queue="here")
+        job = await caller.admit(1, max_jobs=1, max_backlog=9, queue="there")
         (claim,) = await store.claim("node-a", {"here": QueueRoom(9, 1e9)}, 10)
         await store.append(claim, DONE)
         await store.release_backlog(1, 10)
@@ -417,7 +417,7 @@ class ClaimsContract(StoreFixtures):
     async def test_time_in_the_backlog_does_not_count_towards_max_wait(
         self, store: Store, caller: Caller, clock: ManualClock
     ) -> None:
-        jobs = [await caller.admit(1, most=1, line=9) for _ in range(2)]
+        jobs = [await caller.admit(1, max_jobs=1, max_backlog=9) for _ in range(2)]
         claim = await claim_one(store)
         clock.time += 1000
         assert await store.claim("node-a", {"": QueueRoom(0, 60.0)}, 10) == []
@@ -433,7 +433,7 @@ class ClaimsContract(StoreFixtures):
     async def test_a_job_canceled_in_the_backlog_is_claimed_and_others_advance(
         self, store: Store, caller: Caller
     ) -> None:
-        jobs = [await caller.admit(20, most=1, line=9) for _ in range(3)]
+        jobs = [await caller.admit(20, max_jobs=1, max_backlog=9) for _ in range(3)]
         running = await claim_one(store)
         await store.request_cancel(caller.account, jobs[1].id)
         claim = await claim_one(store)
@@ -450,7 +450,7 @@ class ClaimsContract(StoreFixtures):
     async def test_a_job_claimed_from_the_backlog_for_its_cancel_can_be_released(
         self, store: Store, caller: Caller
     ) -> None:
-        jobs = [await caller.admit(20, most=1, line=9) for _ in range(2)]
+        jobs = [await caller.admit(20, max_jobs=1, max_backlog=9) for _ in range(2)]
         await claim_one(store)
         await store.request_cancel(caller.account, jobs[1].id)
         await store.release(await claim_one(store))
@@ -459,7 +459,7 @@ class ClaimsContract(StoreFixtures):
         assert (claim.job.id, claim.job.cancel_requested) == (jobs[1].id, True)
 
     async def test_jobs_behind_one_that_returns_to_the_backlog_are_notified(self, store: Store, caller: Caller) -> None:
-        jobs = [await caller.admit(20, most=1, line=9) for _ in range(3)]
+        jobs = [await caller.admit(20, max_jobs=1, max_backlog=9) for _ in range(3)]
         await claim_one(store)
         await store.request_cancel(caller.account, jobs[1].id)
         claim = await claim_one(store)
@@ -469,22 +469,22 @@ class ClaimsContract(StoreFixtures):
         positions = [f"Waiting: number {position} in line" for position in (2, 1, 2)]
         assert await details(store, jobs[2]) == [None, *positions]
 
-    @pytest.mark.parametrize(("most", "released"), [(None, 3), (3, 2), (1, 0), (0, 0)])
+    @pytest.mark.parametrize(("max_jobs", "released"), [(None, 3), (3, 2), (1, 0), (0, 0)])
     async def test_a_backlog_survives_reopening_and_obeys_the_new_limit(
-        self, opened: Opened, most: int | None, released: int
+        self, opened: Opened, max_jobs: int | None, released: int
     ) -> None:
         async with opened() as store:
             caller = await new_caller(store)
-            jobs = [await caller.admit(1, most=1, line=9) for _ in range(4)]
+            jobs = [await caller.admit(1, max_jobs=1, max_backlog=9) for _ in range(4)]
             await store.release_backlog(1, 10)
         async with opened() as store:
-            await store.release_backlog(most, 10)
+            await store.release_backlog(max_jobs, 10)
             claims = await store.claim("node-a", ROOMS, 10)
             assert [claim.job.id for claim in claims] == [job.id for job in jobs[: released + 1]]
 
     async def test_a_replay_returns_a_job_in_the_backlog(self, store: Store, caller: Caller) -> None:
-        await caller.admit(1, most=1, line=1)
-        order = caller.order(1, most=1, line=1, idempotency_key="once", fingerprint=b"1")
+        await caller.admit(1, max_jobs=1, max_backlog=1)
+        order = caller.order(1, max_jobs=1, max_backlog=1, idempotency_key="once", fingerprint=b"1")
         first = await store.admit(order)
         again = await store.admit(order)
         assert again.replayed

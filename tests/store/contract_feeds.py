@@ -10,7 +10,7 @@ import pytest
 from proxy.core import errors
 from proxy.core.job import Draft, Output, Role, Status
 from proxy.store.contract import Store
-from proxy.store.types import AT_ONCE, PAGE_BYTES, Change, ClaimLost
+from proxy.store.types import JOBS_PER_READ, PAGE_BYTES, Change, ClaimLost
 from tests.support.store import (
     DONE,
     FAILED,
@@ -260,13 +260,13 @@ class FeedsContract(StoreFixtures):
 
     async def test_a_snapshot_of_several_read_batches_is_complete(self, store: Store) -> None:
         caller = await new_caller(store, tokens=1000)
-        jobs = [(await caller.admit(1)).id for _ in range(AT_ONCE * 2 + 1)]
+        jobs = [(await caller.admit(1)).id for _ in range(JOBS_PER_READ * 2 + 1)]
         assert [event.job for event in (await store.snapshot(caller.account)).events] == jobs
         assert [event.job for event in (await store.snapshot(caller.account, jobs)).events] == jobs
 
     async def test_a_snapshot_read_during_writes_is_consistent_with_its_head(self, store: Store) -> None:
         caller = await new_caller(store, tokens=1000)
-        claims = [await claim_one(store) for _ in range(AT_ONCE + 1) if await caller.admit(1)]
+        claims = [await claim_one(store) for _ in range(JOBS_PER_READ + 1) if await caller.admit(1)]
 
         async def go_on() -> None:
             for claim in claims:

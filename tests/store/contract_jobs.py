@@ -106,30 +106,30 @@ class JobsContract(StoreFixtures):
     # --- the limit of unfinished jobs ---
 
     async def test_an_order_above_the_limit_of_unfinished_jobs_is_refused(self, store: Store, caller: Caller) -> None:
-        first = [await caller.admit(most=2), await caller.admit(most=2)]
+        first = [await caller.admit(max_jobs=2), await caller.admit(max_jobs=2)]
         with pytest.raises(errors.RateLimited):
-            await caller.admit(most=2, idempotency_key="once", fingerprint=b"1")
+            await caller.admit(max_jobs=2, idempotency_key="once", fingerprint=b"1")
         assert await caller.balance() == 60
         assert {job.id for job in (await store.jobs(caller.account, 10)).items} == {job.id for job in first}
         assert await store.replay(caller.order(idempotency_key="once", fingerprint=b"1")) is None
 
     async def test_unfinished_jobs_of_another_account_do_not_count(self, store: Store, caller: Caller) -> None:
-        await (await new_caller(store, "other")).admit(most=1)
-        await caller.admit(most=1)
+        await (await new_caller(store, "other")).admit(max_jobs=1)
+        await caller.admit(max_jobs=1)
 
     async def test_the_end_of_a_job_makes_room_for_another(self, store: Store, caller: Caller) -> None:
-        await caller.admit(most=1)
+        await caller.admit(max_jobs=1)
         await store.append(await claim_one(store), FAILED)
-        await caller.admit(most=1)
+        await caller.admit(max_jobs=1)
 
     async def test_concurrent_orders_cannot_exceed_the_limit_of_unfinished_jobs(self, caller: Caller) -> None:
-        orders = (caller.admit(5, most=3) for _ in range(10))
+        orders = (caller.admit(5, max_jobs=3) for _ in range(10))
         outcomes = await asyncio.gather(*orders, return_exceptions=True)
         assert sum(isinstance(outcome, errors.RateLimited) for outcome in outcomes) == 7
         assert await caller.balance() == 85
 
     async def test_a_replay_is_not_subject_to_the_limit_of_jobs(self, store: Store, caller: Caller) -> None:
-        order = caller.order(most=1, idempotency_key="once", fingerprint=b"1")
+        order = caller.order(max_jobs=1, idempotency_key="once", fingerprint=b"1")
         first = await store.admit(order)
         again = await store.admit(order)
         assert (again.job.id, again.replayed) == (first.job.id, True)
@@ -328,7 +328,7 @@ class JobsContract(StoreFixtures):
         new = await self.done(store, caller)
         running = await caller.admit()
         swept = await store.sweep(since, 10)
-        assert (swept.forgotten, swept.blobs) == (1, ["outputs/old"])
+        assert (swept.deleted, swept.blobs) == (1, ["outputs/old"])
         assert [job.id for job in (await store.jobs(caller.account, 10)).items] == [running.id, new.id]
         assert await store.job(caller.account, old.id) is None
         assert await caller.ledger() == [100, -20, -20, -20]
@@ -337,7 +337,7 @@ class JobsContract(StoreFixtures):
         for _ in range(3):
             await self.done(store, caller)
         clock.time += 1
-        assert [(await store.sweep(clock.now(), 2)).forgotten for _ in range(3)] == [2, 1, 0]
+        assert [(await store.sweep(clock.now(), 2)).deleted for _ in range(3)] == [2, 1, 0]
 
     async def test_a_sweep_deletes_old_assets_that_no_unfinished_job_names(self, store: Store, caller: Caller) -> None:
         for name in ("asset_free", "asset_held"):

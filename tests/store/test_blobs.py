@@ -146,9 +146,9 @@ async def test_older_lists_blobs_by_prefix_and_time(blobs: Blobs) -> None:
     await blobs.put("assets/a/2", b"bytes")
     await blobs.put("outputs/b/1", b"bytes")
     now = time.time()
-    assert sorted([name async for name in blobs.older("assets", now + 60)]) == ["assets/a/1", "assets/a/2"]
-    assert [name async for name in blobs.older("assets", now - 60)] == []
-    assert [name async for name in blobs.older("nothing", now + 60)] == []
+    assert sorted([name async for name in blobs.list_older("assets", now + 60)]) == ["assets/a/1", "assets/a/2"]
+    assert [name async for name in blobs.list_older("assets", now - 60)] == []
+    assert [name async for name in blobs.list_older("nothing", now + 60)] == []
 
 
 async def test_an_empty_folder_is_deleted_with_its_last_file(blobs: Blobs, tmp_path: Path) -> None:

@@ -203,8 +203,8 @@ async def test_concurrent_sweeps_of_two_nodes_delete_each_item_once(
         await nodes[0].append(claim, replace(DONE, outputs=(Output(Role.IMAGE, "image/png", blob="b"),)))
     clock.time += 1
     swept = await asyncio.gather(*(node.sweep(clock.now(), 10) for node in nodes))
-    assert all(len(each.blobs) == each.forgotten for each in swept)
-    assert max(each.forgotten for each in swept) == 10
+    assert all(len(each.blobs) == each.deleted for each in swept)
+    assert max(each.deleted for each in swept) == 10
     assert (await nodes[0].jobs(caller.account, 10)).items == []
 
 
@@ -255,15 +255,15 @@ async def test_a_lost_reply_grants_tokens_only_once(behind_proxy: Store, faulty_
 
 async def test_a_lost_reply_keeps_the_backlog_position_event(behind_proxy: Store, faulty_proxy: FaultyProxy) -> None:
     caller = await new_caller(behind_proxy)
-    await caller.admit(1, most=1, line=2)
+    await caller.admit(1, max_jobs=1, max_backlog=2)
     faulty_proxy.lose_replies(1)
-    job = await caller.admit(1, most=1, line=2)
+    job = await caller.admit(1, max_jobs=1, max_backlog=2)
     assert await details(behind_proxy, job) == [None, "Waiting: number 1 in line"]
 
 
 async def test_a_lost_reply_releases_only_one_job_of_a_backlog(behind_proxy: Store, faulty_proxy: FaultyProxy) -> None:
     caller = await new_caller(behind_proxy)
-    jobs = [await caller.admit(1, most=1, line=2) for _ in range(3)]
+    jobs = [await caller.admit(1, max_jobs=1, max_backlog=2) for _ in range(3)]
     await behind_proxy.append(await claim_one(behind_proxy), DONE)
     faulty_proxy.lose_replies(1)
     await behind_proxy.release_backlog(1, 10)
@@ -399,8 +399,8 @@ async def test_a_deletion_with_a_lost_reply_returns_all_blob_names(
     assert await behind_proxy.delete_job(caller.account, jobs[1].id) == ["outputs/0"]
     faulty_proxy.lose_replies(2)
     swept = await behind_proxy.sweep(clock.now(), 10)
-    assert (swept.forgotten, sorted(swept.blobs)) == (2, ["blob-of-asset_1", "outputs/1"])
-    assert (await behind_proxy.sweep(clock.now(), 10)).forgotten == 0
+    assert (swept.deleted, sorted(swept.blobs)) == (2, ["blob-of-asset_1", "outputs/1"])
+    assert (await behind_proxy.sweep(clock.now(), 10)).deleted == 0
 
 
 # --- Redis is away ---
@@ -663,8 +663,8 @@ async def test_a_clock_that_is_ahead_delays_no_other_node(nodes: tuple[Store, St
     ahead = ManualClock()
     ahead.time += 7200
     async with RedisStore(server.url, ahead, lease=LEASE) as other:
-        await other.shared.turns("Gaga", 1, 0.5)
-        assert await nodes[0].shared.turns("Gaga", 1, 0.5) <= 2  # type: ignore[union-attr]
+        await other.shared.reserve_slots("Gaga", 1, 0.5)
+        assert await nodes[0].shared.reserve_slots("Gaga", 1, 0.5) <= 2  # type: ignore[union-attr]
 
 
 async def test_a_flushed_script_is_loaded_again(opened: Opened, server: RedisServer) -> None:
@@ -685,7 +685,7 @@ async def test_a_full_memory_refuses_orders_but_allows_retention(own_server: Red
             with pytest.raises(errors.Unavailable, match="memory"):
                 await caller.admit(1)
             assert await caller.ledger() == [100, -1]
-            assert (await store.sweep(clock.now(), 1)).forgotten == 1
+            assert (await store.sweep(clock.now(), 1)).deleted == 1
             assert await store.job(caller.account, old.id) is None
             client.config_set("maxmemory", 0)
         await caller.admit(1)
@@ -768,7 +768,7 @@ async def test_retention_leaves_no_keys_of_a_deleted_job(
             await caller.admit(idempotency_key=str(draft.refund), assets=["asset_1"])
             await store.append(await claim_one(store), draft)
         clock.time += 2 * 24 * 3600
-        assert (await store.sweep(clock.now(), 10)).forgotten == 3
+        assert (await store.sweep(clock.now(), 10)).deleted == 3
         remaining = set(contents(server)) - before
         account = caller.account.encode()
         assert remaining == {

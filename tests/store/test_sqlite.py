@@ -273,7 +273,7 @@ async def test_a_database_of_the_first_schema_is_migrated_completely(path: Path,
         ]
         assert await store.read_account("acct_1", head - 4, 10) is None  # under the floor
         clock.time += 10
-        assert (await store.sweep(clock.now(), 10)).forgotten == 1
+        assert (await store.sweep(clock.now(), 10)).deleted == 1
         assert await store.job("acct_1", "job_1") is None
         clock.time += 2 * 86400
         await store.sweep(clock.now(), 10)

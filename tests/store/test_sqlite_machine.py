@@ -99,7 +99,7 @@ class SqliteMachine(RuleBasedStateMachine):
 
     @rule(name=NAMES, tokens=st.integers(0, 30), key=st.sampled_from([None, "1", "2"]), body=st.binary(max_size=1))
     def admit(self, name: str, tokens: int, key: str | None, body: bytes) -> None:
-        limits = {"most": MAX_UNFINISHED, "line": MAX_BACKLOG} if name == LIMITED else {}
+        limits = {"max_jobs": MAX_UNFINISHED, "max_backlog": MAX_BACKLOG} if name == LIMITED else {}
         order = self.callers[name].order(tokens, idempotency_key=key, fingerprint=body, **limits)
         earlier = self.replays.get((name, key or ""))
         try:

@@ -18,7 +18,7 @@ from proxy.runner.services import RunnerTimes
 from proxy.simulator import Simulator
 from proxy.store import open_store
 from proxy.store.contract import Shared
-from proxy.upstream.breaker import Breaker, Exchange
+from proxy.upstream.breaker import Breaker, OutcomeExchange
 from proxy.upstream.rate_limit import RateLimiter
 from tests.support.deployment import NO_AUTHORITIES, Deployment, JumpClock, events_of
 from tests.support.outcomes import failed, sending_for
@@ -293,8 +293,8 @@ async def test_two_nodes_never_get_the_same_rate_limit_slot() -> None:
     async with open_store(shared_server().url, clock) as a, open_store(shared_server().url, clock) as b:
         assert a.shared
         assert b.shared
-        firsts = [await store.shared.turns("Gaga", 2, 0.5) for store in (a, b) * 3 if store.shared]
-        other = await a.shared.turns("Gaia", 1, 0.5)
+        firsts = [await store.shared.reserve_slots("Gaga", 2, 0.5) for store in (a, b) * 3 if store.shared]
+        other = await a.shared.reserve_slots("Gaia", 1, 0.5)
     assert [round(first - firsts[0], 3) for first in firsts] == [0, 1, 2, 3, 4, 5]
     assert other == pytest.approx(firsts[0])
 
@@ -308,7 +308,7 @@ async def test_the_rate_limit_of_a_provider_covers_all_nodes() -> None:
             assert store.shared
 
             def reserve(number: int, gap: float, shared: Shared = store.shared) -> Awaitable[float]:
-                return shared.turns("Gaga", number, gap)
+                return shared.reserve_slots("Gaga", number, gap)
 
             limiter.reserve = reserve
         started = clock.now()
@@ -363,7 +363,7 @@ async def test_circuit_breakers_of_two_nodes_open_and_close_together() -> None:
     async with open_store(shared_server().url, clock) as store:
         assert store.shared
         a, b = Breaker(clock), Breaker(clock)
-        exchanges = [Exchange({"Gaga": breaker}, store.shared) for breaker in (a, b)]
+        exchanges = [OutcomeExchange({"Gaga": breaker}, store.shared) for breaker in (a, b)]
         for breaker in (a, b):
             breaker.share("Gaga", store.shared)
 

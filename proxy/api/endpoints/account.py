@@ -20,7 +20,7 @@ from proxy.streams.stream import AccountStream
 
 
 @dataclass(frozen=True, slots=True)
-class Accounts:
+class AccountEndpoints:
     """The endpoints that show an account."""
 
     store: contract.Accounts

@@ -11,9 +11,9 @@ from starlette.responses import Response
 from proxy.api.body import AssetUrl
 from proxy.api.downloads import StoredFiles
 from proxy.api.limits import AccountLimits
-from proxy.api.lookup import find_asset
 from proxy.api.multipart import file_of
 from proxy.api.request import BodyReader, json_response, refuse_fields
+from proxy.api.services import find_asset
 from proxy.core.clock import Clock, rfc3339
 from proxy.core.errors import FieldError, TooLarge, UnsupportedType
 from proxy.core.job import new_id
@@ -121,7 +121,7 @@ class NewAssets:
 
 
 @dataclass(frozen=True, slots=True)
-class Assets:
+class AssetEndpoints:
     """The endpoints that show, deliver and delete assets."""
 
     store: contract.Assets

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from proxy.api.catalogue import Catalogue
 from proxy.api.downloads import RelayedFiles, SourceGone, StoredFiles, redirect
-from proxy.api.lookup import find_job
+from proxy.api.services import find_job
 from proxy.core.clock import Clock
 from proxy.core.errors import Conflict, NotFound, UpstreamFailed
 from proxy.core.job import Job

@@ -13,7 +13,6 @@ from proxy.api.auth import Auth
 from proxy.api.dry_run import DryRuns
 from proxy.api.job_view import JobView
 from proxy.api.limits import AccountLimits
-from proxy.api.lookup import find_job
 from proxy.api.negotiation import wants_lines
 from proxy.api.request import (
     json_response,
@@ -23,7 +22,7 @@ from proxy.api.request import (
     query_number,
     refuse_fields,
 )
-from proxy.api.services import check_running
+from proxy.api.services import check_running, find_job
 from proxy.core.errors import Conflict, FieldError, RateLimited, Unavailable
 from proxy.core.job import Event, Status
 from proxy.store import contract
@@ -80,7 +79,7 @@ class Orders:
 
 
 @dataclass(frozen=True, slots=True)
-class Jobs:
+class JobEndpoints:
     """The endpoints that list, cancel and delete jobs."""
 
     store: contract.Jobs
@@ -126,8 +125,8 @@ class WatchedJobs:
     async def job(self, request: Request, key: Key) -> Response:
         """Return a job; with `wait`, as soon as it has an event above `after` or has ended (long polling)."""
         job = await find_job(self.store, key.account, request.path_params["job"])
-        seconds = query_number(request, "wait", 0, most=_MAX_WAIT)
-        after = query_number(request, "after", job.event, most=_MAX_EVENT_NUMBER)
+        seconds = query_number(request, "wait", 0, maximum=_MAX_WAIT)
+        after = query_number(request, "after", job.event, maximum=_MAX_EVENT_NUMBER)
         if seconds and job.event <= after and not job.status.final:
             tail = await _find_tail(self.feed, key, job.id)
             self.limits.check_stream(key.account)

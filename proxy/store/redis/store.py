@@ -23,15 +23,15 @@ from typing import Any, Final, Self
 from proxy.core import errors
 from proxy.core.clock import Clock, SystemClock
 from proxy.core.job import Draft, Event, Job, Status, Ticket, encode, new_id, position_event
-from proxy.core.provider_health import MEMORY, Told
+from proxy.core.provider_health import MEMORY, NodeMessage
 from proxy.store import job_json
 from proxy.store.redis import checks, replies
 from proxy.store.redis.changes import BLOCK_SECONDS, ChangeReader
 from proxy.store.redis.connection import DEFAULT_TIMES, LIBRARY, Pipeline, RedisConnection, RedisTimes, check_url
 from proxy.store.redis.holdings import Argument, Holdings, NodeLeases, apply_draft, is_recorded
 from proxy.store.types import (
-    AT_ONCE,
     BACKLOG,
+    JOBS_PER_READ,
     PAGE_BYTES,
     Account,
     Admission,
@@ -228,8 +228,8 @@ class RedisStore:
             job_json.dump(job),
             encode(job, Draft(job.status), job.event, now),
             now,
-            "" if admission.most is None else admission.most,
-            admission.line,
+            "" if admission.max_jobs is None else admission.max_jobs,
+            admission.max_backlog,
             admission.version,
         )
         match reply:
@@ -238,8 +238,8 @@ class RedisStore:
                 return Admitted(await self._record_position(job, int(position)) if int(position) else job)
             case [b"no asset", asset]:
                 raise no_asset(asset.decode())
-            case [b"full", in_backlog] if admission.most is not None:
-                raise too_many_jobs(admission.most, int(in_backlog))
+            case [b"full", in_backlog] if admission.max_jobs is not None:
+                raise too_many_jobs(admission.max_jobs, int(in_backlog))
             case [b"no account"]:
                 raise no_account(job.account)
             case [b"short", balance]:
@@ -252,11 +252,11 @@ class RedisStore:
         reply = await self._read("replay", *query)
         return None if reply == [b"new"] else replies.parse_replay(reply)
 
-    async def release_backlog(self, most: int | None, limit: int) -> int:
+    async def release_backlog(self, max_jobs: int | None, limit: int) -> int:
         """Move jobs from account backlogs to provider queues and return how many moved."""
         examine_all = 0 if self._has_released else 1
         backlogs = await self._write(
-            "release_backlog", "" if most is None else most, limit, self._clock.now(), examine_all
+            "release_backlog", "" if max_jobs is None else max_jobs, limit, self._clock.now(), examine_all
         )
         self._has_released = True
         for account, _, length in backlogs:
@@ -324,7 +324,7 @@ class RedisStore:
         """Return claims of the node for jobs that are not in `driven`."""
         held = await self._reads.call("ZRANGE", f"pollcast:held:{node}", 0, -1)
         unknown = [job for job in held if job.decode() not in driven]
-        return replies.parse_claims(node, await self._read("read_claims", node, *unknown[:AT_ONCE]))
+        return replies.parse_claims(node, await self._read("read_claims", node, *unknown[:JOBS_PER_READ]))
 
     async def release(self, claim: Claim) -> None:
         """Give the job back unfinished."""
@@ -460,13 +460,13 @@ class RedisStore:
         unfinished = () if jobs is not None else await self._reads.call("SMEMBERS", f"pollcast:running:{account}")
         named = list(dict.fromkeys(jobs if jobs is not None else (job.decode() for job in unfinished)))
         places: list[Place] = []
-        for start in range(0, len(named), AT_ONCE):
-            found = await self._read("newest_events", account, head, *named[start : start + AT_ONCE])
+        for start in range(0, len(named), JOBS_PER_READ):
+            found = await self._read("newest_events", account, head, *named[start : start + JOBS_PER_READ])
             places += (Place(int(position), job.decode(), int(n), size) for position, job, n, size in found)
         first, rest = first_places(places)
         events: list[Event] = []
-        for start in range(0, len(first), AT_ONCE):
-            wanted = [part for place in first[start : start + AT_ONCE] for part in (place.job, place.n)]
+        for start in range(0, len(first), JOBS_PER_READ):
+            wanted = [part for place in first[start : start + JOBS_PER_READ] for part in (place.job, place.n)]
             found = await self._read("events_at", *wanted)
             events += (replies.parse_event(job.decode(), int(n), entry) for job, n, entry in found)
         return FeedSlice(events, head, rest=rest)
@@ -508,15 +508,15 @@ class RedisStore:
         """The state that all nodes on this Redis share."""
         return self
 
-    async def turns(self, provider: str, number: int, gap: float) -> float:
+    async def reserve_slots(self, provider: str, number: int, gap: float) -> float:
         """Reserve `number` slots of the provider's rate limit and return the seconds until the first."""
         now = self._clock.now()
         return float(await self._read("reserve_slots", provider, number, gap, _EARLY_SECONDS, now)) - now
 
-    async def exchange(self, after: str, text: bytes) -> Sequence[Told]:
+    async def exchange(self, after: str, text: bytes) -> Sequence[NodeMessage]:
         """Add the outcomes that one node reports. Those older than a circuit breaker remembers are removed."""
         found = await self._read("exchange", after, int(MEMORY), text)
-        return [Told(stream_id.decode(), float(age), outcomes) for stream_id, age, outcomes in found]
+        return [NodeMessage(stream_id.decode(), float(age), outcomes) for stream_id, age, outcomes in found]
 
     async def trial(self, provider: str, seconds: float) -> bool:
         """Reserve the one trial request of an open circuit breaker, under a key that expires."""

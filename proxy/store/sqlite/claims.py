@@ -10,8 +10,8 @@ from proxy.core.job import Job
 from proxy.store.sqlite.connection import SqliteConnection
 from proxy.store.sqlite.log import job_from_row, record_position, write_job
 from proxy.store.types import (
-    AT_ONCE,
     BACKLOG,
+    JOBS_PER_READ,
     Admission,
     Claim,
     ClaimLost,
@@ -30,13 +30,13 @@ def backlog_queue(account: str) -> str:
 
 def choose_queue(db: SqliteConnection, admission: Admission) -> str:
     """Return the queue in which the order waits first. Raises errors.RateLimited if the account's backlog is full."""
-    if admission.most is None:
+    if admission.max_jobs is None:
         return admission.queue
     in_backlog, outside = count_jobs(db, admission.account)
-    if not in_backlog and outside < admission.most:
+    if not in_backlog and outside < admission.max_jobs:
         return admission.queue
-    if in_backlog >= admission.line:
-        raise too_many_jobs(admission.most, in_backlog)
+    if in_backlog >= admission.max_backlog:
+        raise too_many_jobs(admission.max_jobs, in_backlog)
     return backlog_queue(admission.account)
 
 
@@ -86,7 +86,7 @@ def _write_turn(db: SqliteConnection, queue: str, account: str, turn: int) -> No
     )
 
 
-def release_backlog(db: SqliteConnection, most: int | None, limit: int, now: float, *, every_account: bool) -> int:
+def release_backlog(db: SqliteConnection, max_jobs: int | None, limit: int, now: float, *, every_account: bool) -> int:
     """Move jobs from backlogs to provider queues; return how many moved. See `Claims.release_backlog`.
 
     Only the backlogs marked by `mark_backlog` are examined, or with `every_account` all of them.
@@ -94,13 +94,13 @@ def release_backlog(db: SqliteConnection, most: int | None, limit: int, now: flo
     if every_account:
         db.execute("UPDATE account SET moved = 1 WHERE id IN (SELECT account FROM work WHERE waiting)")
     marked = db.execute("SELECT id FROM account WHERE moved").fetchall()
-    return sum(_release_account(db, row["id"], most, limit, now) for row in marked)
+    return sum(_release_account(db, row["id"], max_jobs, limit, now) for row in marked)
 
 
-def _release_account(db: SqliteConnection, account: str, most: int | None, limit: int, now: float) -> int:
+def _release_account(db: SqliteConnection, account: str, max_jobs: int | None, limit: int, now: float) -> int:
     backlog = backlog_queue(account)
     in_backlog, outside = count_jobs(db, account)
-    room = limit if most is None else max(min(most - outside, limit), 0)
+    room = limit if max_jobs is None else max(min(max_jobs - outside, limit), 0)
     oldest = "SELECT job, onward FROM work WHERE waiting AND queue = ? ORDER BY turn, job LIMIT ?"
     released = db.execute(oldest, (backlog, room)).fetchall()
     for job, onward in released:
@@ -204,12 +204,12 @@ def renew(db: SqliteConnection, node: str, lapses_at: float) -> None:
 
 
 def unknown_claims(db: SqliteConnection, node: str, driven: Collection[str]) -> list[Claim]:
-    """Return up to `AT_ONCE` of the node's claims for jobs other than `driven`."""
+    """Return up to `JOBS_PER_READ` of the node's claims for jobs other than `driven`."""
     rows = db.execute(
         "SELECT record, epoch, since, version FROM work JOIN job ON job.id = work.job WHERE node = ?", (node,)
     )
     held = (Claim(job_from_row(row), node, row["epoch"], row["since"], row["version"]) for row in rows)
-    return list(islice((claim for claim in held if claim.job.id not in driven), AT_ONCE))
+    return list(islice((claim for claim in held if claim.job.id not in driven), JOBS_PER_READ))
 
 
 def release(db: SqliteConnection, claim: Claim) -> None:

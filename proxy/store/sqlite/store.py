@@ -24,7 +24,7 @@ from proxy.store.listeners import ChangeListener
 from proxy.store.sqlite import accounts, assets, claims, feeds, file, jobs, log, retention
 from proxy.store.sqlite.connection import ConnectionThread, SqliteConnection
 from proxy.store.types import (
-    AT_ONCE,
+    JOBS_PER_READ,
     Account,
     Admission,
     Admitted,
@@ -175,10 +175,10 @@ class SqliteStore:
         """Return the job that the admission's idempotency key created."""
         return await self._reader.run(jobs.replay, admission)
 
-    async def release_backlog(self, most: int | None, limit: int) -> int:
+    async def release_backlog(self, max_jobs: int | None, limit: int) -> int:
         """Move jobs from account backlogs to provider queues."""
         every = not self._backlogs_examined
-        number = await self._writer.run(claims.release_backlog, most, limit, self._clock.now(), every_account=every)
+        number = await self._writer.run(claims.release_backlog, max_jobs, limit, self._clock.now(), every_account=every)
         self._backlogs_examined = True
         return number
 
@@ -263,12 +263,12 @@ class SqliteStore:
         head = await self._reader.run(feeds.head, account) if head is None else head
         named = list(dict.fromkeys(await self._reader.run(feeds.unfinished_jobs, account) if jobs is None else jobs))
         places: list[Place] = []
-        for start in range(0, len(named), AT_ONCE):
-            places += await self._reader.run(feeds.newest_events, account, named[start : start + AT_ONCE], head)
+        for start in range(0, len(named), JOBS_PER_READ):
+            places += await self._reader.run(feeds.newest_events, account, named[start : start + JOBS_PER_READ], head)
         first, rest = first_places(places)
         events: list[Event] = []
-        for start in range(0, len(first), AT_ONCE):
-            events += await self._reader.run(feeds.read_places, first[start : start + AT_ONCE])
+        for start in range(0, len(first), JOBS_PER_READ):
+            events += await self._reader.run(feeds.read_places, first[start : start + JOBS_PER_READ])
         return FeedSlice(events, head, rest=rest)
 
     def changes(self) -> AsyncIterator[Change]:

@@ -42,12 +42,12 @@ local function mark_backlog(account)
   end
 end
 
--- Move the oldest jobs of the account's backlog to their queues, until `most` unfinished jobs are outside of it.
+-- Move the oldest jobs of the account's backlog to their queues, until `max_jobs` unfinished jobs are outside of it.
 -- Return the account, how many jobs moved, and how many stay.
-local function release_account(account, most, limit, now)
+local function release_account(account, max_jobs, limit, now)
   local backlog = backlog_queue(account)
   local waiting, outside = count_jobs(account)
-  local room = math.min(most == '' and limit or most - outside, limit, waiting)
+  local room = math.min(max_jobs == '' and limit or max_jobs - outside, limit, waiting)
   local released = room > 0 and call('ZRANGE', 'pollcast:waiting:' .. backlog, 0, room - 1) or {}
   for _, job in ipairs(released) do
     local queue = call('HGET', 'pollcast:work:' .. job, 'onward')
@@ -68,13 +68,13 @@ end
 -- Release jobs from the backlogs that must be examined. Return an entry per backlog, as `release_account` does.
 -- With `all` = '1' examine every backlog: a node does so in its first call, because its limit may differ from the last.
 -- A repeated call does not return the entries of the first one again.
-function commands.release_backlog(most, limit, now, all)
+function commands.release_backlog(max_jobs, limit, now, all)
   if all == '1' then
     call('SUNIONSTORE', 'pollcast:moved', 'pollcast:lines')
   end
   local found = {}
   for _, account in ipairs(call('SMEMBERS', 'pollcast:moved')) do
-    table.insert(found, release_account(account, most, tonumber(limit), now))
+    table.insert(found, release_account(account, max_jobs, tonumber(limit), now))
   end
   return found
 end

@@ -45,12 +45,12 @@ local function set_listed_status(account, job, status)
 end
 
 -- Choose where a new job waits: in `queue`, or in its account's backlog. If that is full, return false and its length.
-local function choose_queue(account, queue, most, max_backlog)
-  if most == '' then
+local function choose_queue(account, queue, max_jobs, max_backlog)
+  if max_jobs == '' then
     return queue
   end
   local waiting, outside = count_jobs(account)
-  if waiting == 0 and outside < tonumber(most) then
+  if waiting == 0 and outside < tonumber(max_jobs) then
     return queue
   end
   return waiting < tonumber(max_backlog) and backlog_queue(account), waiting
@@ -65,7 +65,7 @@ end
 -- or the reason why there is no new job: a reply of `find_replay`, {'full', length of the backlog},
 -- {'no asset', asset}, {'no account'} or {'short', balance}. `onward` is the queue of the job's provider.
 function commands.admit(
-  job, account, price, onward, assets, once, fingerprint, status, model, record, data, now, most, max_backlog, version)
+  job, account, price, onward, assets, once, fingerprint, status, model, record, data, now, max_jobs, max_backlog, version)
   if call('EXISTS', 'pollcast:job:' .. job) == 1 then
     return {'done', call('GET', 'pollcast:told'), backlog_position(account, job)}
   end
@@ -73,7 +73,7 @@ function commands.admit(
   if earlier then
     return earlier
   end
-  local queue, waiting = choose_queue(account, onward, most, max_backlog)
+  local queue, waiting = choose_queue(account, onward, max_jobs, max_backlog)
   if not queue then
     return {'full', waiting}
   end
