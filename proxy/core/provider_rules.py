@@ -309,6 +309,10 @@ def _state_faults(file: ProviderFile) -> _Faults:
         yield ("poll",), "must have status (with words) or http"
     if bool(poll.status) != bool(poll.words):
         yield ("poll", "words"), "and status go together"
+    words: dict[str, str] = {}
+    for word, state in poll.words.items():
+        if words.setdefault(re.sub(r"[\W_]+", "", word).lower(), state) != state:
+            yield ("poll", "words", word), "means something else than the same word in other letters"
     if "done" not in {*poll.words.values(), *poll.http.values(), poll.absent}:
         yield ("poll", "words"), "must have a word that means done"
     for status in poll.http:

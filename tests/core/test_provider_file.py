@@ -53,6 +53,7 @@ FAULTS: list[tuple[dict[str, str], str, str, str]] = [
     ({"polls": ""}, "[polls]", "polls", "Did you mean poll?"),
     ({"poll": WORD + 'words = { a = "over" }'}, "words", "poll.words.a", "must be 'queued'"),
     ({"poll": WORD + 'words = { a = "running" }'}, "words", "poll.words", "means done"),
+    ({"poll": WORD + 'words = { a = "done", A = "failed" }'}, "words", "poll.words.A", "in other letters"),
     ({"poll": 'path = "/j"\nstatus = "s"'}, "[poll]", "poll.words", "go together"),
     ({"poll": 'path = "/j"'}, "[poll]", "poll", "must have status (with words) or http"),
     ({"poll": 'path = "/j"\nhttp = { ok = "done" }'}, "http", "poll.http.ok", "must be an HTTP status"),
