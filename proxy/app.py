@@ -70,8 +70,8 @@ class Pollcast:
     """The ASGI application. Raises BadSetting.
 
     `providers` are settings by provider name; missing ones are read from the environment. `registry` has the providers
-    that are served, all installed ones by default. One of several worker
-    processes gets `worker_metrics`, through which it also serves the other workers' metrics.
+    that are served, all installed ones by default. One of several worker processes gets `worker_metrics`, through which
+    it also serves the other workers' metrics.
     """
 
     def __init__(

@@ -39,7 +39,11 @@ EXAMPLES = Examples(
             failure=lambda text: {"code": 100, "data": {"status": "failed", "error": {"message": text}}},
         )
     ],
-    every_call=[{"model": "heygen-v1", "prompt": "Hello", "avatar_id": "Angela", "voice_id": "en-1"}],
+    every_call=[
+        {"model": "heygen-v1", "prompt": "Hello", "avatar_id": "Angela", "voice_id": "en-1"},
+        {"model": "heygen-v3", "prompt": "Hello", "avatar_id": "Angela", "background": IMAGE},
+    ],
+    unused=frozenset({"heygen3.delete", "heygen3.me", "heygen3.statuses"}),
 )
 
 SUBMIT = ("POST", "/v1/video.generate")
