@@ -118,8 +118,10 @@ def _model_faults(file: ProviderFile) -> _Faults:
         low, high = model.typical_seconds
         if not 0 < low <= high:
             yield (*place, "typical_seconds"), "must be two numbers of seconds, the smaller one first"
-        if model.path.startswith("/") or templates.check_text(model.path) != model.path or "{" in model.path:
+        if not re.fullmatch(r"([A-Za-z0-9_.~:@-]+(/|$))*", model.path):
             yield (*place, "path"), "must be a text for {path}, without a slash before it and without placeholders"
+        if "{" in model.id:
+            yield (*place, "id"), "must be the provider's name of the model, without placeholders"
 
 
 def _field_faults(place: Place, name: str, field: FieldTable, file: ProviderFile) -> _Faults:
@@ -132,8 +134,8 @@ def _field_faults(place: Place, name: str, field: FieldTable, file: ProviderFile
         yield (*place, "send"), "is upload, but the file has no [upload]"
     if field.type == "media" and field.send == "part" and file.submit.encoding != "multipart":
         yield (*place, "send"), 'is part, but [submit] has no encoding = "multipart"'
-    if field.required and field.default is not None:
-        yield (*place, "default"), "goes without required"
+    if field.default is not None and (field.required or field.many):
+        yield (*place, "default"), "goes without required and many"
     yield from _value_faults(place, field)
     for inner in templates.placeholders(field.shape):
         if inner not in {"value", "type"}:
@@ -144,7 +146,7 @@ def _field_faults(place: Place, name: str, field: FieldTable, file: ProviderFile
 
 def _value_faults(place: Place, field: FieldTable) -> _Faults:
     choices = choice_values(field)
-    if field.choices is not None and not choices:
+    if field.choices is not None and len(choices) != len(field.choices or [None]):
         yield (*place, "choices"), f"must be a list or table of values of the type {field.type}"
     values = [("default", field.default)] if field.default is not None else []
     values += [("choices", value) for value in choices]
@@ -180,8 +182,8 @@ def _price_faults(place: Place, model: ModelTable) -> _Faults:
         yield place, "must be a number, or { tokens, per }, or { by, table }"
     for name in (*price.by, *([price.per] if price.per else [])):
         field = model.fields.get(name)
-        if field is None or not (field.required or field.default is not None):
-            yield place, f"depends on {name}, which must be a field of the model that is required or has a default"
+        if field is None or field.many or not (field.required or field.default is not None):
+            yield place, f"depends on {name}, which must be one value of the model that is required or has a default"
         elif price.per and field.type not in {"integer", "number"}:
             yield place, f"is per {name}, which must be a number"
         elif price.by and not field.choices:
@@ -309,6 +311,10 @@ def _state_faults(file: ProviderFile) -> _Faults:
         yield ("poll",), "must have status (with words) or http"
     if bool(poll.status) != bool(poll.words):
         yield ("poll", "words"), "and status go together"
+    words: dict[str, str] = {}
+    for word, state in poll.words.items():
+        if words.setdefault(re.sub(r"[\W_]+", "", word).lower(), state) != state:
+            yield ("poll", "words", word), "means something else than the same word in other letters"
     if "done" not in {*poll.words.values(), *poll.http.values(), poll.absent}:
         yield ("poll", "words"), "must have a word that means done"
     for status in poll.http:

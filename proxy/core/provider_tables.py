@@ -76,7 +76,8 @@ def _headers(headers: dict[str, str]) -> dict[str, str]:
             raise ValueError(f"{name!r} is not a header that a file may set")
         if SECRET_HEADER.search(name) or "{key}" in value:
             raise ValueError(f"{name} is for a secret, and secrets stand in [auth] only")
-        _template(value)
+        if re.search(r"[{}]|[^\x20-\x7e]", value):
+            raise ValueError(f"{name} must be printable ASCII without placeholders")
     return headers
 
 

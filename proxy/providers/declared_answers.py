@@ -128,14 +128,14 @@ class Answers:
 
     def standing(self, answer: Answer) -> Standing:
         """Return how a job stands by the answer to a poll."""
-        return self._states.standing(self._dialect.json_object(answer), answer.status)
+        return self._states.standing(self._json(answer), answer.status)
 
     def update(self, table: ModelTable, answer: Answer, result: Answer | None) -> Update:
         """Return the update of an answer to a poll. `result` is the answer that has the outputs of a done job.
 
         Raises a ReadFailed.
         """
-        body = self._dialect.json_object(answer)
+        body = self._json(answer)
         standing = self._states.standing(body, answer.status)
         shown = self._shown(standing, body)
         match standing.state:
@@ -154,6 +154,12 @@ class Answers:
                 default = f"{self._file.title} answers {standing.word}."
                 raise UnknownToProvider(self._dialect.reason(body, default), answer.wait)
         return Update(detail=shown, status=Status.ERROR, error=self._failure(standing, body))
+
+    def _json(self, answer: Answer) -> object:
+        try:
+            return answer.json()
+        except UnreadableAnswer:
+            raise self._dialect.unreadable(answer, f"(HTTP {answer.status}) is not JSON") from None
 
     def _shown(self, standing: Standing, body: object) -> str | None:
         detail = first(self._file.poll.detail, body)

@@ -1,7 +1,7 @@
 """Models and settings of a provider file: their fields as pydantic types, their prices, their note on media."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, create_model
@@ -37,7 +37,7 @@ def make_model(file: ProviderFile, table: ModelTable) -> Model:
     """Return a model of a file, as clients can order it."""
     tokens, units = _units(table.price)
     ours, inline = file.submit.idempotency, _transfer(table) == "inline"
-    extra = file.submit.extra if table.extra is None else table.extra
+    extra = _extra(file, table)
     return Model(
         f"{file.name}/{table.name}",
         table.kind,
@@ -57,14 +57,19 @@ def make_model(file: ProviderFile, table: ModelTable) -> Model:
     )
 
 
-def unpriced_fields(table: ModelTable) -> list[str]:
-    """Return the fields of a model that may raise the provider's cost, and do not change the price."""
+def unpriced_fields(file: ProviderFile, table: ModelTable) -> list[str]:
+    """Return the names, also those of `extra`, that may raise the provider's cost and do not change the price."""
     priced = {table.price.per, *table.price.by}
-    return [
+    fields = [
         name
         for name, field in table.fields.items()
         if name not in priced and not COSTLY.isdisjoint({name, field.name}) and len(choice_values(field)) != 1
     ]
+    return fields + [f"extra.{name}" for name in _extra(file, table) if name in COSTLY]
+
+
+def _extra(file: ProviderFile, table: ModelTable) -> Sequence[str]:
+    return file.submit.extra if table.extra is None else table.extra
 
 
 def _transfer(table: ModelTable) -> MediaTransfer:

@@ -114,11 +114,12 @@ def test_only_the_chosen_models_are_offered() -> None:
 
 
 def test_fields_that_the_price_ignores_are_reported() -> None:
-    one, lite = parse(ACME.read_text()).file.model
-    assert (unpriced_fields(one), unpriced_fields(lite)) == ([], [])
+    acme = parse(ACME.read_text()).file
+    assert [unpriced_fields(acme, model) for model in acme.model] == [[], []]
     fields = "n = { type = 'integer', min = 1 }, size = { type = 'text' }, mood = { type = 'text' }"
     model = f"name = 'one'\nkind = 'video'\nprice = 5\ntypical_seconds = [1, 9]\nfields = {{ {fields} }}"
-    assert unpriced_fields(parse(short(model=model)).file.model[0]) == ["n", "size"]
+    file = parse(short(model=model, submit='path = "/jobs"\nid = "id"\nextra = ["fps", "hue"]')).file
+    assert unpriced_fields(file, file.model[0]) == ["n", "size", "extra.fps"]
 
 
 def test_the_files_that_come_with_pollcast_have_no_fault() -> None:
