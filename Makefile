@@ -79,7 +79,7 @@ soak: $(READY)  ## half an hour of streams and jobs that come and go: memory, de
 
 chaos: $(READY)  ## kill the server and break its providers, hundreds of times, on both stores, and check what must hold
 	$(BIN)/python -m tests.chaos
-	$(BIN)/python -m tests.chaos --store redis --kills 40 --exchanges 1500 --odd 1000
+	$(BIN)/python -m tests.chaos --store redis --kills 40 --exchanges 1500 --odd 1000 --cuts 60
 	$(BIN)/python -m tests.chaos cluster
 
 clean:  ## remove what was built, not what was stored (var/)

@@ -6,7 +6,7 @@ A folder is a layer. It may import the folders below it in this list (checked by
     serving      uvicorn with our HTTP/1.1 protocol; worker processes
     app          the ASGI application: builds, starts and stops every part
     api, runner  HTTP for clients; the work on jobs. They meet only in the store
-    providers    the registry; adapters, one file each; `base` is their contract, `fields` the types of an order
+    providers    the registry, and adapters, which it finds: classes, and the TOML of `files`. `base` is their contract
     streams      from the event log to the socket
     upstream     HTTP to providers and to clients' URLs
     store        accounts, jobs, events and assets, in SQLite or Redis

@@ -72,8 +72,8 @@ class Pollcast:
     """The ASGI application. Raises BadSetting.
 
     `providers` are settings by provider name; missing ones are read from the environment. `registry` has the providers
-    that are served, all installed ones by default. One of several worker
-    processes gets `worker_metrics`, through which it also serves the other workers' metrics.
+    that are served, all installed ones by default. One of several worker processes gets `worker_metrics`, through which
+    it also serves the other workers' metrics.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Pollcast:
         self._runner_times = runner_times
         self._runner_limits = runner_limits
         self._stream_times = stream_times
-        self._registry = registry or installed_registry()
+        self._registry = registry or installed_registry(settings)
         self._prices = _prices(settings, self._registry.models)
         given = providers or {}
         self._providers = {

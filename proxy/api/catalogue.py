@@ -55,8 +55,8 @@ class Catalogue:
 
     @property
     def models(self) -> Mapping[str, Model]:
-        """All models by name."""
-        return self.registry.models
+        """The models that clients can order, by name."""
+        return self.registry.offered
 
     def price(self, order: Order) -> int:
         """Return the price of an order, in tokens."""

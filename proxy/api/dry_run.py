@@ -100,6 +100,10 @@ class Placeholder(File):
         """Return a `data:` URL with the placeholder instead of the bytes."""
         return f"data:{self.type};base64,{self.shown}"
 
+    def base64(self) -> str:
+        """Return the placeholder in place of the bytes."""
+        return self.shown
+
 
 @dataclass(frozen=True, slots=True)
 class DryInputs:

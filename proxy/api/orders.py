@@ -70,6 +70,10 @@ def _present(order: Mapping[str, Any]) -> dict[str, Any]:
 def _check_extra(model: Model, extra: Mapping[str, Any]) -> None:
     if extra and model.extra == "refused":
         raise _extra_error("extra", f"{model.name} does not support extra: its request is a list of items only")
+    for name in extra:
+        if model.allowed_extra is not None and name not in model.allowed_extra:
+            allowed = ", ".join(sorted(model.allowed_extra)) or "none"
+            raise _extra_error(f"extra.{name}", f"is not a parameter that {model.name} passes on. Allowed: {allowed}")
     _check_cost(model, extra)
     for name, value in extra.items():
         if model.extra == "scalars" and not isinstance(value, str | int | float):

@@ -144,7 +144,7 @@ def check() -> None:
 
 async def _check() -> bool:
     settings = load(Settings)
-    registry = installed_registry()
+    registry = installed_registry(settings)
     Pollcast(settings, registry=registry)  # raises BadSetting if settings contradict each other
     works = True
     providers = [(kind, load(kind.settings_type)) for kind in registry.providers]

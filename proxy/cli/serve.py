@@ -4,7 +4,7 @@ import gc
 import logging
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -51,14 +51,15 @@ def serve(*, demo: bool, workers: int) -> None:
     if workers > 1:
         _serve_with_workers(workers, demo=demo)
     else:
-        run(_serve_demo if demo else lambda: _serve(load(Settings), installed_registry()))
+        run(_serve_demo if demo else _serve_installed)
 
 
 def _serve_with_workers(workers: int, *, demo: bool) -> None:
     if demo:
         raise click.ClickException("--workers: the demo runs in one process, together with its simulator.")
     try:
-        settings, registry = load(Settings), installed_registry()
+        settings = load(Settings)
+        registry = installed_registry(settings)
         listening = listen(settings.host, settings.port)
     except BadSetting as error:
         raise click.ClickException(str(error)) from None
@@ -68,7 +69,7 @@ def _serve_with_workers(workers: int, *, demo: bool) -> None:
             "--workers: a SQLite file can be used by one process only. Set POLLCAST_STORE=redis://host:6379/0."
         )
     logs.configure(settings.log, settings.log_level)
-    _warn_about_settings(settings, registry)
+    _report_settings(settings, registry)
     with listening:
         try:
             sys.exit(Supervisor(workers, _run_worker, listening, grace=settings.drain + _WORKER_STOP_TIMEOUT).run())
@@ -76,15 +77,20 @@ def _serve_with_workers(workers: int, *, demo: bool) -> None:
             raise click.ClickException(str(error)) from None
 
 
-def _warn_about_settings(settings: Settings, registry: Registry) -> None:
-    """Log a warning for each unknown setting and for Links with a wildcard address.
+def _report_settings(
+    settings: Settings, registry: Registry, providers: Mapping[str, ProviderSettings] | None = None
+) -> None:
+    """Log the providers with a key, and a warning for each unknown setting and for Links with a wildcard address.
 
-    With several workers only the supervisor logs them.
+    A key that was set for another program must not surprise the operator. `providers` are settings by name, where they
+    are not those of the environment. With several workers only the supervisor logs them.
     """
     for line in unknown_variables(kind.settings_type for kind in registry.providers):
         log.warning("%s.", line)
     if not settings.public_url and settings.host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
         log.warning("%s.", local_url_warning(settings.base_url))
+    own = [(kind, (providers or {}).get(kind.name) or load(kind.settings_type)) for kind in registry.providers]
+    log.info("Providers with a key: %s.", ", ".join(kind.name for kind, found in own if found.key) or "none")
 
 
 def _run_worker(listening: socket.socket, served: Event, worker_metrics: WorkerMetrics) -> None:
@@ -92,9 +98,9 @@ def _run_worker(listening: socket.socket, served: Event, worker_metrics: WorkerM
 
     async def work() -> None:
         end_with_parent()
-        await _serve(
-            load(Settings), installed_registry(), ready=served.set, listening=listening, worker_metrics=worker_metrics
-        )
+        settings = load(Settings)
+        registry = installed_registry(settings)
+        await _serve(settings, registry, ready=served.set, listening=listening, worker_metrics=worker_metrics)
 
     try:
         run(work)
@@ -128,7 +134,7 @@ async def _serve(
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(logs.is_fault)
     if worker_metrics is None:
-        _warn_about_settings(settings, registry)
+        _report_settings(settings, registry, providers)
     _tune_garbage_collection()
     with listening or listen(settings.host, settings.port) as bound:
         try:
@@ -138,6 +144,11 @@ async def _serve(
             sys.exit(1)
 
 
+async def _serve_installed() -> None:
+    settings = load(Settings)
+    await _serve(settings, installed_registry(settings))
+
+
 async def _serve_demo() -> None:
     settings = load(
         Settings,
@@ -145,7 +156,7 @@ async def _serve_demo() -> None:
         assets=str(_DEMO_FOLDER / "assets"),
         upstream_proxy=None,
     )
-    registry, key = installed_registry(), keys.new_key()
+    registry, key = installed_registry(settings), keys.new_key()
     async with open_store(settings.store, SystemClock()) as store:
         await store.create_key("demo", keys.digest(key), _DEMO_TOKENS)
     async with Simulator() as simulator:
@@ -169,7 +180,7 @@ async def _serve_demo() -> None:
 
 def _demo_model(registry: Registry) -> str:
     """Return the first model that can be ordered with a prompt alone."""
-    for model in registry.models.values():
+    for model in registry.offered.values():
         schema = model.fields.model_json_schema()
         if "prompt" in schema["properties"] and set(schema.get("required", ())) <= {"prompt"}:
             return model.name

@@ -164,6 +164,10 @@ class Settings(BaseSettings):
     """Time, in seconds, after which other nodes take over the jobs of a silent node. Equal on all nodes."""
     drain: Duration = Field(default=0, ge=0)
     """Time, in seconds, that a shutdown waits for submits and for streams that a provider cannot resume."""
+    providers: str = ""
+    """Folder of provider files (TOML). Empty: only the files that come with Pollcast."""
+    models: Annotated[list[str], NoDecode, BeforeValidator(_comma_list)] = Field(default_factory=list)
+    """The models that are offered, separated by commas: names, or prefixes that end in `*`. Empty: all."""
     tokens: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     """Prices that differ from the catalogue, as JSON: `{"gaga-1": 25}`."""
     log: Literal["console", "json"] = "console"

@@ -59,6 +59,8 @@ class Model:
     styles: Mapping[str, str] = field(default_factory=dict)
     """Display names of the values of `style`."""
     extra: ExtraRule = "any"
+    allowed_extra: frozenset[str] | None = None
+    """The only names that `extra` may contain; None if it may contain any other."""
     costly: frozenset[str] = frozenset()
     """Names that raise the provider's cost at an unchanged price. `extra` must not contain them."""
     media: MediaTransfer = "uploaded"
@@ -164,6 +166,9 @@ class Provider(ABC):
         clock: Clock,
         public_url: str,
         options: UpstreamOptions = DEFAULT_OPTIONS,
+        *,
+        others: Sequence[URL] = (),
+        public: bool = False,
     ) -> None:
         self.settings = settings
         self.public_url = public_url
@@ -178,6 +183,8 @@ class Provider(ABC):
             times=options.times,
             observe=options.observe,
             reserve=options.reserve,
+            others=others,
+            public=public,
         )
 
     @abstractmethod
@@ -246,6 +253,26 @@ class Provider(ABC):
         Pass `last_answers` to each read. An answer equal to the last one then raises Unchanged before it is parsed.
         """
         raise NotImplementedError(f"{self.name} streams; see `stream`.")
+
+    def batch_size(self, ticket: Ticket) -> int:
+        """Return how many tickets `check_many` reads at most with this one, or 1 if it cannot read this ticket."""
+        del ticket
+        return 1
+
+    async def check_many(self, tickets: Sequence[Ticket]) -> Sequence[Answer | None]:
+        """Read the states of several orders with one request. Return each ticket's own part of the answer.
+
+        A ticket without a part has None. Raises UnknownToProvider if the request is refused because of a ticket, and
+        other ReadFailed as `check` does.
+        """
+        raise NotImplementedError(f"{self.name} reads {len(tickets)} states one by one.")
+
+    def read_part(self, ticket: Ticket, part: Answer, last_answers: LastAnswers) -> Update | None:
+        """Return the update in a ticket's part of an answer to `check_many`, or None if only `check` can tell.
+
+        Raises Unchanged for the same part as before, and ReadFailed as `check` does.
+        """
+        raise NotImplementedError(f"{self.name} has no part for {len(ticket)} names.")
 
     async def cancel(self, ticket: Ticket) -> None:
         """Ask the provider to stop the work. The default sends nothing, as most APIs document no cancel call."""

@@ -200,7 +200,7 @@ class HeyGen(Provider):
             HeyGenFields,
             frozenset({"background", "ratio", "test", "version", "caption_open", "clips"}),
             typical_seconds=(300, 900),
-            note="The provider refuses avatars made after 2024-03-21, and has announced the end of v1.",
+            note="The provider refuses avatars made after 2024-03-21. It has announced the end of v1: order heygen-v3.",
             costly=_COSTLY_NAMES,
             media="linked",
             units=_video_units,
@@ -338,6 +338,19 @@ class HeyGen(Provider):
         return (
             self.without_status(answer) if word is None else self.in_progress(word, heygen_v3.IN_PROGRESS_WORDS, answer)
         )
+
+    def batch_size(self, ticket: Ticket) -> int:
+        """Return the size of a bulk status, which v3 has and v1 has not."""
+        return heygen_v3.BATCH_SIZE if "video" in ticket else 1
+
+    async def check_many(self, tickets: Sequence[Ticket]) -> Sequence[Answer | None]:
+        """Read the bulk status of videos of v3."""
+        return await self._v3.check_many(tickets)
+
+    def read_part(self, ticket: Ticket, part: Answer, last_answers: LastAnswers) -> Update | None:
+        """Return the update of a video that is still made; the single status tells how one has ended."""
+        word = self._v3.read_part(ticket, part, last_answers)
+        return self.in_progress(word, heygen_v3.IN_PROGRESS_WORDS, part) if word is not None else None
 
     async def cancel(self, ticket: Ticket) -> None:
         """Delete a video of v3. v1 documents no call for it."""

@@ -20,7 +20,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from proxy.core.errors import JobError
 from proxy.core.job import Kind, Order, Output, Role, Status, Ticket
 from proxy.core.media_types import by_url
-from proxy.providers.base import Inputs, Model, NewOutput, Update, id_in, without_none
+from proxy.providers.base import Inputs, Model, NewOutput, Update, as_id, id_in, without_none
 from proxy.providers.fields import (
     COLOR_SCHEMA,
     COUNTS,
@@ -43,12 +43,17 @@ from proxy.providers.fields import (
 from proxy.upstream.answers import Answer, LastAnswers, NotReady, UnreadableAnswer
 from proxy.upstream.classify import Dialect, plain
 from proxy.upstream.client import Upstream
-from proxy.upstream.requests import File, Request
+from proxy.upstream.requests import File, Request, dump_json
 
 REPEAT_IN_PROGRESS: Final = "request_in_progress"
 """Error code of the answer to a repeat while the first request with its key has no answer yet."""
 UPLOAD_LIMIT: Final = 32 << 20
 """Maximum size of an upload, in bytes. HeyGen fetches a larger file by its URL."""
+BATCH_SIZE: Final = 100
+"""Maximum number of videos in one bulk status. Source: HeyGen's v3 API reference, read 2026-11."""
+_STATUSES: Final = "/v3/videos/statuses"
+_SINGLE_WORDS: Final = {"queued": "pending"}
+"""Words of the bulk status that the single one spells otherwise. A client sees one word for one state."""
 IN_PROGRESS_WORDS: Final = frozenset({"pending", "processing", "waiting", "queued"})
 """Status words of work that continues: a submit says `waiting`, the bulk status `queued`, the single one `pending`."""
 
@@ -59,11 +64,13 @@ Background = Annotated[str, Field(min_length=1, max_length=2048), Media(frozense
 class _Speech(Fields):
     """A speaker (avatar or image) and the speech (prompt or audio)."""
 
-    prompt: Text | None = None
+    prompt: Text | None = Field(default=None, description="The text to speak. Give either this or audio.")
     audio: AudioRef | None = None
-    avatar_id: Text | None = None
+    avatar_id: Text | None = Field(default=None, description="An avatar of HeyGen. Give either this or image.")
     image: ImageRef | None = None
-    voice_id: Text | None = None
+    voice_id: Text | None = Field(
+        default=None, description="A voice of HeyGen that speaks the prompt. Default: the avatar's own."
+    )
     background: Background | None = Field(
         default=None,
         description="An image (asset id or public URL), or a color such as #FAFAFA.",
@@ -121,7 +128,9 @@ class HeyGenV3Fields(_Speech):
     title: Text | None = None
     resolution: Literal["720p", "1080p", "4k"] | None = None
     aspect_ratio: Literal["16:9", "9:16", "4:5", "5:4", "1:1", "auto"] | None = None
-    captions: bool | None = None
+    captions: bool | None = Field(
+        default=None, description="Also make a video that shows captions, and a file of subtitles."
+    )
     engine: Literal["avatar_iii", "avatar_iv", "avatar_v"] | None = None
     output_format: Literal["mp4", "webm"] | None = None
     scenes: Annotated[list[Scene], Field(min_length=1, max_length=MAX_PARTS)] | None = None
@@ -150,6 +159,7 @@ MODEL: Final = Model(
         caption engine output_format scenes"""
     ),
     typical_seconds=(120, 900),
+    note="With scenes, the price is for each scene.",
     costly=COUNTS | DURATIONS | QUALITIES | PRIORITIES | {"video_inputs", "motion_engine"},
     units=_scene_units,
     one_result=True,
@@ -256,6 +266,35 @@ class HeyGenV3:
             case "failed":
                 return answer, word, Update(detail=shown, status=Status.ERROR, error=self._failure(data))
         return answer, word, None
+
+    async def check_many(self, tickets: Sequence[Ticket]) -> Sequence[Answer | None]:
+        """Return each video's part of the bulk status.
+
+        Source: HeyGen's v3 API reference, read 2026-11, for the call. Public client code, read 2026-12, for the list.
+        """
+        answer = await self.upstream.get(_STATUSES, {"video_ids": ",".join(ticket["video"] for ticket in tickets)})
+        items = self.dialect.json_object(answer).get("data")
+        if not isinstance(items, list):
+            raise self.dialect.unreadable(answer, "has no list of videos")
+        parts = {
+            as_id(item.get("video_id") or item.get("id")): replace(answer, body=dump_json(item))
+            for item in items
+            if isinstance(item, dict)
+        }
+        return [parts.get(ticket["video"]) for ticket in tickets]
+
+    def read_part(self, ticket: Ticket, part: Answer, last_answers: LastAnswers) -> str | None:
+        """Return the word of work that continues, as the single status spells it. None if only that can tell more.
+
+        An item of the bulk status has no URLs and no failure. Inferred, 2026-12: an unknown video has the status
+        `not_found`, which the single status has to confirm.
+        """
+        self.upstream.accept_part(_STATUSES, {"video_ids": ticket["video"]}, part, last_answers)
+        word = part.object().get("status")
+        if isinstance(word, str) and plain(word) in IN_PROGRESS_WORDS:
+            return _SINGLE_WORDS.get(plain(word), word)
+        last_answers.forget(_STATUSES)
+        return None
 
     async def fresh_outputs(self, ticket: Ticket) -> Sequence[NewOutput]:
         """Return the outputs of a completed video, with new URLs. Raises ReadFailed."""

@@ -4,7 +4,7 @@
 `pollcast.providers`. The composition root builds one registry and hands it on. Nothing else lists providers or models.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -14,8 +14,9 @@ from typing import Final, Protocol, TypeGuard, runtime_checkable
 
 from proxy import providers
 from proxy.core.clock import Clock
-from proxy.core.settings import BadSetting, ProviderSettings
+from proxy.core.settings import BadSetting, ProviderSettings, Settings
 from proxy.providers.base import Model, Provider
+from proxy.providers.declared_files import read_folder
 from proxy.upstream.client import UpstreamOptions
 
 ENTRY_POINTS: Final = "pollcast.providers"
@@ -60,8 +61,12 @@ class Registry:
     """
 
     providers: tuple[ProviderKind, ...]
+    patterns: Sequence[str] = ()
+    """Names of the offered models, or prefixes that end in `*`; empty if all are offered."""
     models: Mapping[str, Model] = field(init=False)
     """All models by name, in the order of the catalogue."""
+    offered: Mapping[str, Model] = field(init=False)
+    """The models that clients can order. Jobs of the others are still finished."""
     _by_model: Mapping[str, ProviderKind] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -71,6 +76,7 @@ class Registry:
         by_model = _check_unique("have a model", ((model.name, kind) for kind in ordered for model in kind.models))
         object.__setattr__(self, "providers", ordered)
         object.__setattr__(self, "models", {model.name: model for kind in ordered for model in kind.models})
+        object.__setattr__(self, "offered", _offered(self.models, self.patterns))
         object.__setattr__(self, "_by_model", by_model)
 
     def provider_of(self, model: str) -> ProviderKind:
@@ -78,9 +84,24 @@ class Registry:
         return self._by_model[model]
 
 
-def installed_registry() -> Registry:
-    """Return the registry of all installed providers. Raises BadRegistry."""
-    return Registry((*_adapters(), *map(_load, entry_points(group=ENTRY_POINTS))))
+def installed_registry(settings: Settings | None = None) -> Registry:
+    """Return the registry of all installed providers, and of those in the folder of the settings. Raises BadSetting."""
+    adapters = (*_adapters(), *map(_load, entry_points(group=ENTRY_POINTS)))
+    prefixes = {prefix_of(kind).rstrip("_").lower().replace("_", "-") for kind in adapters}
+    files = read_folder(settings.providers if settings else "", prefixes)
+    return Registry((*adapters, *files), settings.models if settings else ())
+
+
+def _offered(models: Mapping[str, Model], patterns: Sequence[str]) -> Mapping[str, Model]:
+    """Return the models that match a pattern. Raises BadRegistry for a pattern that matches none."""
+    names: set[str] = set()
+    for pattern in patterns:
+        prefix = pattern.removesuffix("*")
+        matching = {name for name in models if name == pattern or (prefix != pattern and name.startswith(prefix))}
+        if not matching:
+            raise BadRegistry(f"POLLCAST_MODELS: there is no model {pattern!r}; there are {', '.join(models)}")
+        names |= matching
+    return {name: model for name, model in models.items() if name in names} if patterns else models
 
 
 def prefix_of(kind: ProviderKind) -> str:

@@ -12,14 +12,14 @@ from proxy.providers.base import Provider
 from proxy.upstream.requests import Request, dump_json
 
 
-def dump(provider: Provider, request: Request) -> bytes:
-    """Return the record of a request. It has a JSON body without files: the caller sees to that."""
+def dump(provider: Provider, request: Request, *, with_body: bool) -> bytes:
+    """Return the record of a request. A body is JSON without files. A request that is only looked up needs none."""
     record = {
         "path": request.path,
         "query": dict(request.query),
         "key": request.key,
         "model": request.model,
-        "body": dump_json(request.json).decode(),
+        "body": dump_json(request.json if with_body else None).decode(),
         "fingerprint": fingerprint(provider),
     }
     return orjson.dumps(record)
@@ -31,10 +31,10 @@ def load(record: bytes, provider: Provider) -> Request | None:
     if fields["fingerprint"] != fingerprint(provider):
         return None
     body = orjson.Fragment(fields["body"])
-    return Request(fields["path"], json=body, query=fields["query"], key=fields["key"], model=fields["model"])
+    return Request(fields["path"], json=body, query=fields["query"], key=fields["key"], model=fields.get("model", ""))
 
 
 def fingerprint(provider: Provider) -> str:
     """Return a digest of the provider's base URL and credential, from which neither can be read."""
-    place = [provider.upstream.base_url, sorted(provider.dialect.credential.items())]
+    place = [provider.upstream.base_url, provider.dialect.account]
     return hashlib.sha256(orjson.dumps(place)).hexdigest()

@@ -13,6 +13,7 @@ from proxy.core.errors import DeadlineExceeded, Internal, JobError, UpstreamProt
 from proxy.core.job import Status, Ticket
 from proxy.providers.base import Update
 from proxy.runner.cancel_scope import Canceled, CancelScope, DeadlinePassed
+from proxy.runner.poll_batches import BatchedPoll, PollBatches
 from proxy.runner.polling import Pace, Polling
 from proxy.runner.recording import Recording
 from proxy.runner.services import RunnerServices
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 class JobRun:
     """One run of one job, under one claim. The runner calls `run` for each step."""
 
-    def __init__(self, services: RunnerServices, claim: Claim, pace: Pace) -> None:
+    def __init__(self, services: RunnerServices, claim: Claim, pace: Pace, batches: PollBatches) -> None:
         self.claim = claim
         job = claim.job
         self._services = services
@@ -37,6 +38,7 @@ class JobRun:
         self._pace = pace
         self._model = services.registry.models[job.model]
         self._provider = services.providers[job.model]
+        self._batches = batches
         # Time in the account's backlog does not count: the jobs ahead of it there have deadlines.
         waits_since = claim.since or job.created_at
         age = self._age(job.intended_at or waits_since)
@@ -169,7 +171,7 @@ class JobRun:
         job = self._recording.job
         self._last_poll_at = possible_since
         self._polling = Polling(
-            self._provider,
+            BatchedPoll(self._provider, self._batches),
             self._pace,
             ticket,
             self._clock,

@@ -13,12 +13,12 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
 from proxy.core.clock import Clock
 from proxy.core.errors import JobError, UpstreamFailed, UpstreamProtocol
 from proxy.core.job import UNDER_WAY, Ticket
-from proxy.providers.base import Provider, Update
+from proxy.providers.base import Update
 from proxy.upstream.answers import (
     BreakerOpen,
     CredentialRefused,
@@ -113,6 +113,17 @@ def _window(durations: Sequence[float]) -> tuple[float, float]:
     return early * (early / middle) ** (_EARLY_MARGIN + doubt), late * (late / middle) ** (_LATE_MARGIN + doubt)
 
 
+class StateSource(Protocol):
+    """Where the state of an order is read: its provider, alone or in a batch with other polls."""
+
+    @property
+    def name(self) -> str:
+        """The provider's name."""
+
+    async def check(self, ticket: Ticket, last_answers: LastAnswers) -> Update:
+        """Read the state of the work. Raises as `Provider.check`."""
+
+
 class Polling:
     """The polls of one job: its ticket, its interval, and its unreadable answers so far.
 
@@ -124,7 +135,7 @@ class Polling:
         "_interval",
         "_last_answers",
         "_pace",
-        "_provider",
+        "_source",
         "_submitted_at",
         "_trouble_since",
         "_unreadable",
@@ -136,7 +147,7 @@ class Polling:
 
     def __init__(
         self,
-        provider: Provider,
+        source: StateSource,
         pace: Pace,
         ticket: Ticket,
         clock: Clock,
@@ -152,7 +163,7 @@ class Polling:
         """Reason why the last poll failed, as text for the client; empty after a readable answer."""
         self.delay = 0.0 if resumed else _add_jitter(interval)
         """Seconds until the next poll. A resumed job is polled at once, because it may have ended long ago."""
-        self._provider = provider
+        self._source = source
         self._pace = pace
         self._clock = clock
         self._interval = interval
@@ -192,11 +203,11 @@ class Polling:
     async def _check(self) -> Update:
         """Return the adapter's update. An error inside the adapter is an unreadable answer, and ends no paid work."""
         try:
-            return await self._provider.check(self.ticket, self._last_answers)
+            return await self._source.check(self.ticket, self._last_answers)
         except (ReadFailed, Unchanged, JobError):
             raise
         except Exception:
-            log.exception("Internal error while reading an answer of %s", self._provider.name)
+            log.exception("Internal error while reading an answer of %s", self._source.name)
             raise UnreadableAnswer("Pollcast cannot read the provider's answer.") from None
 
     def age(self, now: float) -> float:

@@ -23,6 +23,8 @@ WAITING_TO_BE_TAKEN: Final = "Waiting to be taken"
 """Start of the detail of an order that the provider did not take, and that is sent again."""
 REPEATING_THE_UPLOAD: Final = "Repeating the upload"
 """Start of the detail of an order whose inputs did not reach the provider, and are sent again."""
+ASKING_AGAIN: Final = "Asking again for the provider's answer"
+"""Start of the detail of an order whose answer was lost, and which is repeated with its key or looked up."""
 
 
 class Recording:
@@ -114,7 +116,7 @@ class Recording:
         job = self.job
         fields: dict[str, Any] = {}
         # An update without a detail still shows that the order was taken, so the wait is over.
-        is_waiting = (job.detail or "").startswith((WAITING_TO_BE_TAKEN, REPEATING_THE_UPLOAD))
+        is_waiting = (job.detail or "").startswith((WAITING_TO_BE_TAKEN, REPEATING_THE_UPLOAD, ASKING_AGAIN))
         detail = update.detail or (UNDER_WAY if is_waiting else None)
         if detail and detail != job.detail:
             fields["detail"] = detail

@@ -16,6 +16,7 @@ from prometheus_client import Metric
 from proxy.core.errors import Unavailable
 from proxy.runner.housekeeping import QueueCounter, delete_expired
 from proxy.runner.job_run import JobRun
+from proxy.runner.poll_batches import PollBatches
 from proxy.runner.polling import MAX_DURATIONS, Pace
 from proxy.runner.services import RunnerServices
 from proxy.runner.timer_wheel import TimerWheel
@@ -56,6 +57,7 @@ class Runner:
         That is so after missed changes, and after a failed release."""
         self._canceled_early: set[str] = set()
         """Ids of jobs that clients canceled after the last claim began, and perhaps before its reply was read."""
+        self._batches = PollBatches(services.clock, services.times)
         self._wheel = TimerWheel[JobRun](services.clock, self._start_step)
         providers = {provider.name: provider.settings for provider in services.providers.values()}
         # Waiting for room at a provider has its own deadline, as long as the deadline of the work.
@@ -74,6 +76,7 @@ class Runner:
                     self._queue_counter.run(),
                     delete_expired(self._services),
                     self._wheel.run(),
+                    self._batches.run(),
                 ):
                     self._tasks.create_task(work)
                 await self._load_durations()
@@ -153,7 +156,7 @@ class Runner:
         job_id = claim.job.id
         if lost := self._job_runs.get(job_id):  # this node lost the job without noticing, and has claimed it again
             self._idle.discard(lost)
-        job_run = self._job_runs[job_id] = JobRun(self._services, claim, self.paces[claim.job.model])
+        job_run = self._job_runs[job_id] = JobRun(self._services, claim, self.paces[claim.job.model], self._batches)
         if job_id in self._canceled_early:  # canceled between the claim and its reply
             job_run.cancel()
         self._idle.add(job_run)

@@ -52,6 +52,12 @@ class RunnerTimes:
     The job may have ended while this process was stopped or suspended."""
     suspension: float = 10.0
     """Delay of a poll from which this process counts as suspended: a stopped laptop or container, not a busy one."""
+    batch_window: float = 0.25
+    """Time for which polls of one provider are collected, if it reads the states of several orders with one request.
+
+    A poll comes that much later: a twentieth of the fastest interval."""
+    batch_pause: float = 60.0
+    """Time without batches after several of them have failed in a row. The jobs are polled one by one."""
     cancel_timeout: float = 10.0
     """Time limit of a provider's cancel call."""
     repeat_limit: float = 23 * 3600.0

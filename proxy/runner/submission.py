@@ -7,7 +7,7 @@ is sent again only where the provider promises that a repeat with the same key b
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from proxy.core.clock import Clock
@@ -26,10 +26,18 @@ from proxy.providers.base import Model, Provider, Update
 from proxy.runner import intent
 from proxy.runner.cancel_scope import CancelScope, DeadlinePassed
 from proxy.runner.inputs import JobInputs
-from proxy.runner.recording import REPEATING_THE_UPLOAD, WAITING_TO_BE_TAKEN, Recording, pauses
+from proxy.runner.recording import ASKING_AGAIN, REPEATING_THE_UPLOAD, WAITING_TO_BE_TAKEN, Recording, pauses
 from proxy.runner.services import RunnerServices
 from proxy.upstream.answers import NotTaken, ReadFailed, Transient, UnreadableAnswer
 from proxy.upstream.requests import Request
+
+
+@dataclass(frozen=True, slots=True)
+class _NotLearnt:
+    """The result of an attempt to learn a ticket that did not. `wait` is the provider's hint in seconds."""
+
+    reason: str
+    wait: float | None = None
 
 
 class Submission:
@@ -58,7 +66,7 @@ class Submission:
         job = self._recording.job
         if job.intended_at is None:
             return None
-        lost: JobError = OutcomeUnknown(
+        lost = OutcomeUnknown(
             "Pollcast stopped while it sent the order. The provider may have taken it, so it is not sent again."
         )
         record = await self._recording.intended_request()
@@ -76,34 +84,38 @@ class Submission:
         """Return the model as which a request is sent. What its provider promises holds for this model."""
         return next((model for model in self._provider.models if model.name == request.model), self._model)
 
-    async def _recover(self, request: Request, lost: JobError) -> Update:
+    async def _recover(self, request: Request, lost: OutcomeUnknown) -> Update:
         """Learn the ticket of an order that was sent, and whose answer was lost with the error `lost`.
 
         A client's cancel does not end it, because the order can be deleted at the provider only with its ticket.
-        Raises `lost` if the ticket is not learnt in time, and another JobError if the provider refused the order.
+        Raises OutcomeUnknown if the ticket is not learnt in time, and another JobError if the provider refused the
+        order.
         """
         times, now = self._services.times, self._clock.now()
         if self._sent_model(request).repeatable:
             attempt, since, limit = self._repeat, self._recording.job.intended_at or now, times.repeat_limit
         else:
             attempt, since, limit = self._look_up, now, times.lookup_limit
+        reason = ""
         try:
             for pause in pauses():
                 if self._clock.now() - since >= limit:
                     break
                 async with self._scope.recovery():
                     await self._provider.upstream.wait_for_rate()
-                    ticket, wait = await attempt(request)
-                if ticket is not None:
-                    return Update(ticket=ticket)
+                    found = await attempt(request)
+                if not isinstance(found, _NotLearnt):
+                    return Update(ticket=found)
+                reason = f" The last attempt to learn its outcome: {found.reason}"
+                await self._recording.record(Update(detail=f"{ASKING_AGAIN}: {found.reason}"))
                 async with self._scope.recovery():
-                    await self._clock.sleep(max(pause, wait or 0))
+                    await self._clock.sleep(max(pause, found.wait or 0))
         except DeadlinePassed:
             pass
-        raise lost
+        raise OutcomeUnknown(f"{lost.message}{reason}")
 
-    async def _repeat(self, request: Request) -> tuple[Ticket | None, float | None]:
-        """Send the same order again, with the same key: return its ticket, or None with the provider's wait.
+    async def _repeat(self, request: Request) -> "Ticket | _NotLearnt":
+        """Send the same order again, with the same key, and return its ticket.
 
         Only a refusal of the order itself is final. Others (the key, credit, the load) are about the repeat: the
         provider may have taken the first request.
@@ -111,21 +123,22 @@ class Submission:
         try:
             ticket = await self._provider.submit(request)
         except NotTaken as refusal:
-            return None, refusal.wait
+            return _NotLearnt(refusal.error.message, refusal.wait)
         except UpstreamRejected:
             self.count_submit(UpstreamRejected.code)
             raise
-        except JobError:
-            return None, None
+        except JobError as error:
+            return _NotLearnt(error.message)
         self.count_submit("repeated")
-        return ticket, None
+        return ticket
 
-    async def _look_up(self, request: Request) -> tuple[Ticket | None, float | None]:
-        """Look up the order's job by its key: return its ticket, or None with the provider's wait."""
+    async def _look_up(self, request: Request) -> "Ticket | _NotLearnt":
+        """Look up the order's job by its key, and return its ticket."""
         try:
-            return await self._provider.lookup(request), None
+            ticket = await self._provider.lookup(request)
         except ReadFailed as error:
-            return None, error.wait
+            return _NotLearnt(error.message, error.wait)
+        return _NotLearnt("The provider finds no such order.") if ticket is None else ticket
 
     async def prepare(self) -> Request:
         """Make the request to send: fetch and upload the order's inputs, which is unpaid and may be repeated.
@@ -162,7 +175,7 @@ class Submission:
         """
         model = self._sent_model(request)
         can_recover = model.repeatable or model.can_lookup
-        record = intent.dump(self._provider, request) if can_recover else None
+        record = intent.dump(self._provider, request, with_body=model.repeatable) if can_recover else None
         for pause in pauses():
             # Wait for the rate limit before recording the intent: if we are stopped while waiting, nothing was sent.
             async with self._scope.step():

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from pydantic import Field, ValidationError, model_validator
 
-from .files import Files, Sample
+from .files import Files, Inline, Sample
 from .messages import Answer, Operation, ReceivedRequest, Refusal, Role
 from .provider import Strict
 from .state import Job, Outcome, State, Timeline
@@ -181,6 +181,8 @@ class V3:
     """Duration of a submit, in simulated seconds. A repeat during this time gets 409."""
     conflicts: int = 0
     """Number of further repeats that get 409, even after the first submit has ended."""
+    bulk_finds_videos: bool = True
+    """False if the bulk status answers `not_found` for every video."""
     blocked_words: set[str] = field(default_factory=lambda: {"blockedword"})
     """Words in lower case that a script must not contain."""
     purchases: Counter[str] = field(default_factory=Counter)
@@ -258,8 +260,9 @@ class V3:
         )
         self.state.add(job)
         self.purchases[key] += 1
-        for name, sample in _FILES:
-            self.files.publish(f"heygen3/{job.id}/{name}", sample, signed=True)
+        subtitles = Inline(f"1\n00:00:00,000 --> 00:00:02,000\n{order.prompt}\n".encode(), "application/x-subrip")
+        for name, content in {**_SAMPLES, "captions.srt": subtitles}.items():
+            self.files.publish(f"heygen3/{job.id}/{name}", content, signed=True)
         return web.json_response({"data": {"video_id": job.id, "status": "waiting", "output_format": "mp4"}})
 
     def _open_files(self, order: Video | Studio) -> None:
@@ -286,7 +289,7 @@ class V3:
 
     def _summary(self, video: str) -> dict[str, object]:
         job = self.state.jobs.get((self.provider, video))
-        if not isinstance(job, Rendering) or job.id in self.deleted:
+        if not isinstance(job, Rendering) or job.id in self.deleted or not self.bulk_finds_videos:
             return {"video_id": video, "status": "not_found"}
         word = self._word(job)
         return {"video_id": video, "status": "queued" if word in {"waiting", "pending"} else word}
@@ -346,13 +349,12 @@ class V3:
         }
 
 
-_FILES = (
-    ("video.mp4", Sample.VIDEO),
-    ("captioned.mp4", Sample.VIDEO),
-    ("captions.srt", Sample.VIDEO),
-    ("preview.gif", Sample.PREVIEW),
-    ("thumbnail.jpg", Sample.THUMBNAIL),
-)
+_SAMPLES: dict[str, Sample | Inline] = {
+    "video.mp4": Sample.VIDEO,
+    "captioned.mp4": Sample.VIDEO,
+    "preview.gif": Sample.PREVIEW,
+    "thumbnail.jpg": Sample.THUMBNAIL,
+}
 
 
 def parse(body: object) -> Video | Studio:

@@ -33,12 +33,17 @@ class NotTaken(Exception):
 
 
 class ReadFailed(Exception):
-    """A read without a usable answer. `wait` is the provider's hint in seconds."""
+    """A read without a usable answer.
 
-    def __init__(self, message: str, wait: float | None = None) -> None:
+    `wait` is the provider's hint in seconds. `is_refusal` is True if the provider itself refused the request (4xx in
+    JSON), and not its key, its pace or a gateway.
+    """
+
+    def __init__(self, message: str, wait: float | None = None, *, is_refusal: bool = False) -> None:
         super().__init__(message)
         self.message = message
         self.wait = wait
+        self.is_refusal = is_refusal
 
 
 class Transient(ReadFailed):

@@ -73,6 +73,11 @@ class Breaker:
         """Seconds until the provider is tried again; 0 while the breaker is closed."""
         return max(self._until - self._clock.monotonic(), 0.0)
 
+    @property
+    def is_open(self) -> bool:
+        """True while requests are refused, and until a trial has succeeded."""
+        return self._is_open(self._clock.monotonic())
+
     def wait_of(self, account: str) -> float:
         """Return `wait` for an account: 0 if its own requests succeed."""
         return 0.0 if self._until and self._is_healthy(account) else self.wait

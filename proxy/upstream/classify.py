@@ -6,7 +6,7 @@ functions below it find the message, the code and the error state in bodies of a
 
 import html
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -52,6 +52,12 @@ class Dialect:
 
     credential: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Headers that hold the key."""
+    query_credential: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Parameters of the query that hold the key."""
+    signing_key: str = field(default="", repr=False)
+    """The key itself, if the credential is a token that is signed with it and changes."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Further headers of every request. They are no secrets."""
     no_credit: Collection[str] = ()
     """Codes and phrases for an empty account."""
     refused_key: Collection[str] = ()
@@ -64,12 +70,18 @@ class Dialect:
     """Phrases with which a 5xx answer to an upload blames the file, not the provider."""
     proxy_secrets: Collection[str] = field(default=(), repr=False)
     """Parts of the proxy's credential, masked like the key."""
-    secrets: Collection[str] = field(init=False, repr=False)
-    """Texts that no message may contain."""
 
-    def __post_init__(self) -> None:
-        words = [word for value in self.credential.values() for word in value.split() if word != "Bearer"]
-        object.__setattr__(self, "secrets", (*words, *self.proxy_secrets))
+    @property
+    def secrets(self) -> Sequence[str]:
+        """Texts that no message may contain."""
+        values = (*self.credential.values(), *self.query_credential.values())
+        words = [word for value in values for word in value.split()[-1:]]
+        return (*words, *filter(None, self.signing_key.split(":")), *self.proxy_secrets)
+
+    @property
+    def account(self) -> Sequence[object]:
+        """What identifies the operator's account at the provider: it stays the same while a signed token changes."""
+        return [self.signing_key] if self.signing_key else sorted({**self.credential, **self.query_credential}.items())
 
     # --- reads ---
 
@@ -78,11 +90,12 @@ class Dialect:
         if refusal := self.access_error(answer):
             return refusal
         message = self.explain(answer)
-        if answer.status in _NOT_FOUND_STATUSES and isinstance(loads(answer.body), dict):
-            return UnknownToProvider(message, answer.wait)
+        is_refusal = 400 <= answer.status < 500 and isinstance(loads(answer.body), dict)
+        if answer.status in _NOT_FOUND_STATUSES and is_refusal:
+            return UnknownToProvider(message, answer.wait, is_refusal=True)
         if is_transient(answer):
             return Transient(message, answer.wait)
-        return UnreadableAnswer(message, answer.wait)
+        return UnreadableAnswer(message, answer.wait, is_refusal=is_refusal)
 
     def access_error(self, answer: Answer) -> CredentialRefused | None:
         """Return the error for a read that the operator's key or account, in its current state, does not permit.

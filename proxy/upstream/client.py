@@ -9,12 +9,14 @@ as if the answer was lost.
 
 import asyncio
 import re
+import socket
 import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
     Awaitable,
     Callable,
+    Collection,
     Iterable,
     Iterator,
     Mapping,
@@ -26,6 +28,7 @@ from types import SimpleNamespace, TracebackType
 from typing import Any, Final, Literal, Self
 
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, FormData, TraceConfig
+from aiohttp.abc import ResolveResult
 from yarl import URL
 
 from proxy.core import errors, sse
@@ -36,6 +39,7 @@ from proxy.upstream.answers import (
     BreakerOpen,
     LastAnswers,
     NotTaken,
+    ReadFailed,
     Transient,
     UnreadableAnswer,
     is_whole,
@@ -48,7 +52,7 @@ from proxy.upstream.fetch import ProviderOrigin
 from proxy.upstream.rate_limit import RateLimiter, ReserveSlots
 from proxy.upstream.requests import File, Request, describe_body, dump_json, encode_form, encode_json
 from proxy.upstream.sessions import Body, Connector, failure_reason, session
-from proxy.upstream.ssrf import parse_verbatim
+from proxy.upstream.ssrf import NotPublic, PublicResolver, parse_verbatim
 from proxy.upstream.times import DEFAULT_TIMES, UpstreamTimes
 
 _ANSWER_LIMIT: Final = 96 << 20
@@ -89,10 +93,11 @@ DEFAULT_OPTIONS: Final = UpstreamOptions()
 
 
 class Upstream:
-    """HTTP client of one provider. The credential of its `dialect` is sent to its origin only.
+    """HTTP client of one provider. The credential of its `dialect` is sent to its origin (and to `others`) only.
 
     `rate` is the number of requests per second, evenly spaced; requests above it wait. With `reserve`, several nodes
     share it. Every request to the origin goes through `proxy`, if there is one. `observe` is called after each wait.
+    With `public`, names that resolve to a private address are refused.
     """
 
     def __init__(
@@ -106,11 +111,14 @@ class Upstream:
         times: UpstreamTimes = DEFAULT_TIMES,
         observe: Observe = _ignore,
         reserve: ReserveSlots | None = None,
+        others: Sequence[URL] = (),
+        public: bool = False,
     ) -> None:
         self.base_url = base_url
         self.dialect = dialect
-        self.origin = ProviderOrigin(URL(base_url), dialect.credential, proxy)
+        self.origin = ProviderOrigin(URL(base_url), dialect.credential, proxy, dialect.query_credential, others)
         """The origin with its credential, for reading results that require the key."""
+        self._public = public and proxy is None  # a proxy looks names up itself
         self._clock = clock
         self._times = times
         self.breaker = Breaker(clock, times)
@@ -124,11 +132,10 @@ class Upstream:
             "headers": {"Accept-Encoding": "gzip, deflate"},
             "proxy": self.origin.proxy,
         }
-        # Connections are not limited, because the rate limiter paces the requests.
+        reads, paid = self._connector(), self._connector(force_close=True)
         self._reads = await self._stack.enter_async_context(
-            session(Connector(self._times.connect_in_all, limit=0), self._timeout(self._times.read_silence), **options)
+            session(reads, self._timeout(self._times.read_silence), **options)
         )
-        paid = Connector(self._times.connect_in_all, force_close=True, limit=0)
         self._paid = await self._stack.enter_async_context(
             session(paid, self._timeout(self._times.submit_silence), trace_configs=[_header_trace()], **options)
         )
@@ -138,6 +145,12 @@ class Upstream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+
+    def _connector(self, **options: Any) -> Connector:
+        """Return a connector without a limit of connections, because the rate limiter paces the requests."""
+        if self._public:
+            options["resolver"] = _PublicNames(self._times.lookup_to_connect)
+        return Connector(self._times.connect_in_all, limit=0, **options)
 
     def _timeout(self, silence: float | None) -> ClientTimeout:
         return ClientTimeout(total=None, sock_connect=self._times.connect, sock_read=silence)
@@ -150,18 +163,39 @@ class Upstream:
     # --- reads: free, repeatable ---
 
     async def get(
-        self, path: str, query: Mapping[str, str] | None = None, last_answers: LastAnswers | None = None
+        self,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        last_answers: LastAnswers | None = None,
+        accepted: Collection[int] = (),
     ) -> Answer:
-        """Read a path. Raises the ReadFailed that a failed answer means.
+        """Read a path. Raises the ReadFailed that a failed answer means, unless its status is `accepted`.
 
         With `last_answers`, raises Unchanged for the same answer as before.
         """
-        answer = await self._follow(path, query)
-        if not answer.ok:
+        answer = await self._follow(path, query, accepted)
+        if not answer.ok and answer.status not in accepted:
             raise self.dialect.read_error(answer)
         if last_answers is not None:
             last_answers.compare(path, answer)
         return answer
+
+    def accept_part(
+        self, path: str, query: Mapping[str, str], part: Answer, last_answers: LastAnswers | None = None
+    ) -> None:
+        """Treat a part of an answer that several jobs share as the answer to this job's own read of `path`.
+
+        It counts as this job's success and is in its trace. With `last_answers`, raises Unchanged for the same part as
+        before.
+        """
+        self.breaker.record_success()
+        self._trace("GET", Request(path, query=query), time.monotonic(), part)
+        if last_answers is not None:
+            last_answers.compare(path, part)
+
+    def trace_failed_batch(self, error: ReadFailed) -> None:
+        """Record in the job's trace that a read which it shares with other jobs has failed."""
+        self._trace("GET", Request("(a batch of polls)"), time.monotonic(), error=error)
 
     async def check_key(self, path: str, query: Mapping[str, str] | None = None) -> None:
         """Prove the key by reading a path that requires one. "Not found" also proves it. Raises a ReadFailed."""
@@ -172,29 +206,44 @@ class Upstream:
 
     async def delete(self, path: str) -> None:
         """Delete a path's object, which may be gone already. It is free and may be repeated. Raises a ReadFailed."""
-        answer = await self._read("DELETE", path)
+        await self.call("DELETE", path)
+
+    async def call(self, method: str, path: str) -> None:
+        """Send a free request without a body that may be repeated, such as a cancel. Raises a ReadFailed.
+
+        Its object may be gone already.
+        """
+        answer = await self._read(method, path)
         if not answer.ok and answer.status not in {404, 410}:
             raise self.dialect.read_error(answer)
 
-    async def upload(self, path: str, name: str, file: File) -> Answer:
-        """Post one file as multipart. It is free and may be repeated.
+    async def upload(self, path: str, name: str, file: File, form: Mapping[str, str] | None = None) -> Answer:
+        """Post one file as multipart, after the texts of `form`. It is free and may be repeated.
 
         Raises Transient if a repeat may help, else the JobError that the refusal means.
         """
-        answer = await self._read("POST", path, data=encode_form(((name, file),)))
+        parts: tuple[tuple[str, str | File], ...] = (*(form or {}).items(), (name, file))
+        answer = await self._read("POST", path, data=encode_form(parts))
         if self.dialect.blames_file(answer):  # probably the file, possibly the provider, for a moment
-            answer = await self._read("POST", path, data=encode_form(((name, file),)))
+            answer = await self._read("POST", path, data=encode_form(parts))
         if is_transient(answer) and not self.dialect.blames_file(answer):
             raise Transient(self.dialect.explain(answer), answer.wait)
         if not answer.ok:
             error = self.dialect.submit_error(answer)
+            if isinstance(error, NotTaken):
+                raise Transient(str(error), error.wait)
             # An upload orders nothing, so its outcome cannot be unknown and no work can fail.
             unpaid = isinstance(error, errors.OutcomeUnknown | errors.UpstreamFailed)
             raise errors.UpstreamRejected(str(error)) if unpaid else error
         return answer
 
     async def _read(
-        self, method: str, path: str, query: Mapping[str, str] | None = None, data: FormData | None = None
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        data: FormData | None = None,
+        accepted: Collection[int] = (),
     ) -> Answer:
         if wait := await self.breaker.hold():
             raise BreakerOpen(_BREAKER_OPEN, wait)
@@ -204,8 +253,8 @@ class Upstream:
             async with self._reads.request(
                 method,
                 URL(self.url(path)),
-                params=query,
-                headers=self.origin.credential,  # to the provider's origin only: redirects are not followed here
+                params=self._with_key(query),
+                headers=self._headers,  # to the provider's origin only: redirects are not followed here
                 data=None if data is None else Body(data, self._times.send_silence),
                 timeout=self._timeout(self._times.read_silence if data is None else self._times.upload_silence),
                 allow_redirects=False,
@@ -213,7 +262,8 @@ class Upstream:
                 self._observe("read", time.monotonic() - began)
                 if response.status == 407:
                     raise Transient(_PROXY_UNAUTHORIZED)
-                answer = self._answer(response, await _body(response, self._times.body_tail), uploaded=data is not None)
+                body = await _body(response, self._times.body_tail)
+                answer = self._answer(response, body, uploaded=data is not None, accepted=accepted)
                 if trace.recorder.get() is not None:
                     self._trace(method, Request(path, query=query or {}), began, answer)
                 return answer
@@ -222,14 +272,23 @@ class Upstream:
             self.breaker.record_failure()
             raise Transient(f"The provider cannot be reached: {failure_reason(error)}.") from None
 
-    async def _follow(self, path: str, query: Mapping[str, str] | None = None) -> Answer:
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {**self.dialect.headers, **self.origin.credential}
+
+    def _with_key(self, query: Mapping[str, str] | None) -> Mapping[str, str] | None:
+        return {**(query or {}), **self.origin.query} if self.origin.query else query
+
+    async def _follow(
+        self, path: str, query: Mapping[str, str] | None = None, accepted: Collection[int] = ()
+    ) -> Answer:
         """Read a path. Follow redirects within the provider's origin, because only it may get the credential."""
-        answer, place = await self._read("GET", path, query=query), path
+        answer, place = await self._read("GET", path, query=query, accepted=accepted), path
         for _ in range(_MAX_REDIRECTS):
             target = self._redirect_target(answer, place)
             if target is None:
                 break
-            answer, place = await self._read("GET", target), target
+            answer, place = await self._read("GET", target, accepted=accepted), target
         return answer
 
     def _redirect_target(self, answer: Answer, path: str) -> str | None:
@@ -303,8 +362,8 @@ class Upstream:
         try:
             response = await self._paid.post(
                 URL(self.url(request.path)),
-                params=request.query,
-                headers={**request.headers, **self.origin.credential},
+                params=self._with_key(request.query),
+                headers={**request.headers, **self._headers},
                 data=body,
                 allow_redirects=False,
                 timeout=self._timeout(self._times.submit_silence if call == "submit" else self._times.stream_silence),
@@ -369,7 +428,7 @@ class Upstream:
     @property
     def without_credential(self) -> ProviderOrigin:
         """The provider's origin without the credential, for reading public results."""
-        return replace(self.origin, credential={})
+        return replace(self.origin, credential={}, query={})
 
     def absolute(self, path: str) -> str:
         """Return a result's URL as an absolute one. Providers also send paths relative to their origin.
@@ -399,7 +458,7 @@ class Upstream:
         return self.base_url + path if path.startswith("/") else path
 
     def is_own(self, url: str) -> bool:
-        """Return whether a URL is on the provider's configured origin."""
+        """Return whether a URL is on one of the provider's origins, which get the key."""
         return self.origin.covers(URL(url))
 
     # --- shared ---
@@ -433,15 +492,30 @@ class Upstream:
         )
         recorder.record(exchange, list(self.dialect.secrets))
 
-    def _answer(self, response: ClientResponse, body: bytes, *, uploaded: bool = False) -> Answer:
+    def _answer(
+        self, response: ClientResponse, body: bytes, *, uploaded: bool = False, accepted: Collection[int] = ()
+    ) -> Answer:
         answer = Answer(response.status, response.headers, body, self._clock.now())
-        if answer.status < 500:
+        if answer.status < 500 or answer.status in accepted:
             self.breaker.record_success()
         elif not (
             uploaded and self.dialect.blames_file(answer)
         ):  # one account's bad file must not close the provider to all
             self.breaker.record_failure()
         return answer
+
+
+class _PublicNames(PublicResolver):
+    """The resolver of public names, whose refusal is a failed lookup to aiohttp."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Resolve a name. Raises OSError if any of its addresses is private."""
+        try:
+            return await super().resolve(host, port, family)
+        except NotPublic as error:
+            raise OSError(str(error)) from None
 
 
 # --- bodies ---

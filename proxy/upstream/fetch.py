@@ -6,7 +6,7 @@ without the credential.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -49,15 +49,21 @@ class FileTooLarge(FetchFailed):
 
 @dataclass(frozen=True, slots=True)
 class ProviderOrigin:
-    """A provider's configured origin, its credential headers, and the HTTP proxy in front of it."""
+    """A provider's configured origin, its credential (headers and query), and the HTTP proxy in front of it.
+
+    `others` are further origins of the provider, which get the credential too.
+    """
 
     origin: URL
     credential: Mapping[str, str] = field(default_factory=dict, repr=False)
     proxy: URL | None = field(default=None, repr=False)
+    query: Mapping[str, str] = field(default_factory=dict, repr=False)
+    others: Sequence[URL] = ()
 
     def covers(self, url: URL) -> bool:
-        """Return whether `url` has this scheme, host and port."""
-        return (url.scheme, url.host, url.port) == (self.origin.scheme, self.origin.host, self.origin.port)
+        """Return whether `url` has the scheme, host and port of this origin, or of another one of the provider."""
+        place = url.scheme, url.host, url.port
+        return any(place == (own.scheme, own.host, own.port) for own in (self.origin, *self.others))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +171,7 @@ class Fetcher:
         if own is not None and own.covers(url):
             opened, proxy = self._own, own.proxy
             headers |= own.credential
+            url = url.extend_query(own.query) if own.query else url
         else:
             check_result_url(url)
         # Content-Length and ranges count the bytes of the identity encoding, and relayed bodies must match them.

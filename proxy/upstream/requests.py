@@ -29,20 +29,26 @@ class File:
     type: str
     data: bytes = field(repr=False)
 
-    def data_url(self) -> "DataUrl | str":
+    def data_url(self) -> "InlineFile | str":
         """Return the bytes as a data URL for a request's JSON."""
-        return DataUrl(self)
+        return InlineFile(self, f"data:{self.type};base64,")
+
+    def base64(self) -> "InlineFile | str":
+        """Return the bytes as base64 for a request's JSON."""
+        return InlineFile(self)
 
 
 @dataclass(frozen=True, slots=True)
-class DataUrl:
-    """A file in a request's JSON. It is encoded only while the request is sent, to save memory."""
+class InlineFile:
+    """A file in a request's JSON, as base64. It is encoded only while the request is sent, to save memory."""
 
     file: File
+    prefix: str = ""
+    """Text before the base64, such as that of a data URL."""
 
     def __str__(self) -> str:
-        """Return the whole URL."""
-        return f"data:{self.file.type};base64,{base64.b64encode(self.file.data).decode()}"
+        """Return the whole text."""
+        return self.prefix + base64.b64encode(self.file.data).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,7 @@ class Request:
     """A paid request: `json`, or a multipart `form` of names with texts or files, in order.
 
     `key` is our own id of the order. The runner sets it, and an adapter sends it where its provider takes one. `model`
-    is the model as which the order is sent, if it is not the ordered one. It is not sent itself.
+    is the model as which the order is sent; empty for the ordered one. It is not sent itself.
     """
 
     path: str
@@ -75,22 +81,22 @@ def encode_json(body: Any) -> Payload:
     return _ChunkedBody(*_json_parts(body), "application/json")
 
 
-def _json_parts(body: Any) -> tuple[Sequence["bytes | DataUrl"], int]:
+def _json_parts(body: Any) -> tuple[Sequence["bytes | InlineFile"], int]:
     """Return the parts of a body as JSON, with its files separate, and its total size in bytes."""
-    files: list[DataUrl] = []
+    files: list[InlineFile] = []
     mark = token_hex(16)
 
     def separate_file(value: Any) -> str:
-        if not isinstance(value, DataUrl):
+        if not isinstance(value, InlineFile):
             raise TypeError(f"{type(value).__name__} is not JSON.")
         files.append(value)
         return mark
 
     first, *others = dump_json(body, separate_file).split(mark.encode())
-    parts: list[bytes | DataUrl] = [first]
+    parts: list[bytes | InlineFile] = [first]
     files = files[len(files) - len(others) :]
     for file, text in zip(files, others, strict=True):
-        parts += [b"data:%b;base64," % file.file.type.encode(), file, text]
+        parts += [file.prefix.encode(), file, text]
     encoded = sum((len(file.file.data) + 2) // 3 * 4 for file in files)
     return parts, encoded + sum(len(part) for part in parts if isinstance(part, bytes))
 
@@ -100,7 +106,7 @@ class _ChunkedBody(Payload):
 
     _autoclose = True
 
-    def __init__(self, parts: Sequence[bytes | DataUrl], size: int, media_type: str) -> None:
+    def __init__(self, parts: Sequence[bytes | InlineFile], size: int, media_type: str) -> None:
         super().__init__(parts, content_type=media_type)
         self._size = size
 
@@ -115,7 +121,7 @@ class _ChunkedBody(Payload):
             await asyncio.sleep(0)
 
 
-def _chunks(parts: Sequence[bytes | DataUrl]) -> Iterator[bytes]:
+def _chunks(parts: Sequence[bytes | InlineFile]) -> Iterator[bytes]:
     for part in parts:
         data = memoryview(part if isinstance(part, bytes) else part.file.data)
         for start in range(0, len(data), _CHUNK_SIZE):
@@ -147,5 +153,5 @@ def describe_body(request: Request) -> str:
 
 def _describe_file(value: object) -> str:
     """Return a file's type and size."""
-    file = value.file if isinstance(value, DataUrl) else None
+    file = value.file if isinstance(value, InlineFile) else None
     return f"<{file.type}, {len(file.data)} bytes>" if file else str(value)

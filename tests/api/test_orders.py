@@ -150,14 +150,15 @@ def test_an_order_needs_a_model(body: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["", "Suno", "suno ", "gpt-5"])
 def test_an_unknown_model_is_refused_with_the_available_ones(name: str) -> None:
-    with pytest.raises(UnknownModel, match=r"no model .*Available models: gaga-1, avatar-h1, .*heygen-v1"):
+    with pytest.raises(UnknownModel, match=f"no model .*Available models: {', '.join(REGISTRY.models)}"):
         read(name, **CAT)
 
 
 def test_a_long_model_name_is_truncated_in_the_error() -> None:
     with pytest.raises(UnknownModel) as caught:
         read("x" * 10_000)
-    assert len(caught.value.message) < 500
+    assert "x" * 100 in caught.value.message
+    assert "x" * 101 not in caught.value.message
 
 
 # --- invalid fields ---

@@ -19,7 +19,21 @@ from pathlib import Path
 
 import uvloop
 
-from tests.bench import delivery, jobs, journal, lag, load, machine, nodes, orders, report, servers, soak, stopping
+from tests.bench import (
+    batches,
+    delivery,
+    jobs,
+    journal,
+    lag,
+    load,
+    machine,
+    nodes,
+    orders,
+    report,
+    servers,
+    soak,
+    stopping,
+)
 from tests.bench.book import Book
 from tests.bench.plan import Plan
 
@@ -27,6 +41,7 @@ ROWS = {
     "delivery": delivery.run,
     "orders": orders.run,
     "jobs": jobs.run,
+    "batches": batches.run,
     "lag": lag.run,
     "journal": journal.run,
     "nodes": nodes.run,

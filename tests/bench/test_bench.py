@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.bench import delivery, jobs, journal, lag, nchan, nodes, orders, pollcast, report, soak, stopping
+from tests.bench import batches, delivery, jobs, journal, lag, nchan, nodes, orders, pollcast, report, soak, stopping
 from tests.bench.book import Book
 from tests.bench.load import built, request
 from tests.bench.plan import Plan
@@ -58,6 +58,14 @@ async def test_orders_and_polls_are_as_many_as_with_the_bare_loops(plan: Plan, m
     polls = {name[2]: figure.median for name, figure in plan.book.under("jobs") if name[1] == "polls"}
     assert set(polls) == {"pollcast", "bare loop, a task each"}
     assert all(rate > 0 for rate in polls.values())
+
+
+@pytest.mark.wide
+async def test_the_bulk_status_needs_fewer_requests(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "JOBS", 50)
+    await batches.run(plan)
+    requests = {name[2]: figure.median for name, figure in plan.book.under("batches") if name[1] == "requests"}
+    assert 0 < requests["pollcast"] < requests[batches.SINGLY]
 
 
 @pytest.mark.wide

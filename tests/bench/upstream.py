@@ -2,7 +2,8 @@
 
 Answers equal those of `proxy/simulator`, without its checks. Jobs are endless, or have a duration that is chosen at
 submit. The result's URL of an ended job holds its end (`?t=`, nanoseconds of CLOCK_MONOTONIC). Standard input accepts
-`{"do": "stats"}` and `{"do": "last", "mean": SECONDS, "spread": SHARE}` (mean 0: endless).
+`{"do": "stats"}`, `{"do": "last", "mean": SECONDS, "spread": SHARE}` (mean 0: endless) and
+`{"do": "bulk", "offered": BOOLEAN}` (the bulk status of HeyGen v3).
 """
 
 import asyncio
@@ -28,6 +29,9 @@ class World:
     def __init__(self) -> None:
         self.polls = 0
         self.submits = 0
+        self.status_requests = 0
+        """Number of requests for the states of HeyGen v3, single or bulk."""
+        self.bulk_offered = True
         self.ended_at: list[int] = []
         """End of each job, by its number, in nanoseconds. 0: never."""
         self.asked: list[int] = []
@@ -41,11 +45,17 @@ class World:
         self._mean, self._spread = mean, spread
         return {}
 
+    def bulk(self, *, offered: bool) -> dict[str, Any]:
+        """Offer the bulk status of HeyGen v3, or answer it with 404."""
+        self.bulk_offered = offered
+        return {}
+
     def stats(self) -> dict[str, Any]:
         """Return the counts since the start."""
         now = time.monotonic_ns()
         running = sum(not end or end > now for end in self.ended_at)
-        return {"polls": self.polls, "submits": self.submits, "running": running, "asked": self.asked}
+        counts = {"polls": self.polls, "submits": self.submits, "status_requests": self.status_requests}
+        return {**counts, "running": running, "asked": self.asked}
 
     def new(self) -> int:
         """Add a job, and return its number."""
@@ -68,6 +78,8 @@ class World:
         """Return the document that answers a request, or None for an unknown path."""
         path, _, query = url.partition("?")
         head, _, last = path.rpartition("/")
+        if method == "GET" and head == "/v3/videos":
+            return self._heygen_v3(last, query)
         if method == "GET" and (poll := self._polls.get(head)):
             return poll(int(last))
         if last == "video_status.get":
@@ -88,6 +100,7 @@ class World:
             "/v1/videos/async": lambda _: {"id": str(self.new()), "object": "video", "status": "queued", "progress": 0},
             "/v1/models": lambda _: MODELS,
             "/v1/video.generate": lambda _: {"code": 100, "message": "ok", "data": {"video_id": str(self.new())}},
+            "/v3/videos": lambda _: {"data": {"video_id": str(self.new()), "status": "waiting"}},
             "/create_video/bulk": lambda body: [self._item(item["unique_id"]) for item in orjson.loads(body)],
         }
 
@@ -119,6 +132,18 @@ class World:
         status = "completed" if url else "processing"
         data = {"id": str(n), "status": status, "video_url": url, "thumbnail_url": None, "duration": None}
         return {"code": 100, "message": "Success", "data": data | {"error": None}}
+
+    def _heygen_v3(self, name: str, query: str) -> Any:
+        self.status_requests += 1
+        if name == "statuses":
+            videos = query.partition("=")[2].replace("%2C", ",").split(",") if self.bulk_offered else []
+            return {"data": [self._item_v3(int(n)) for n in videos]} if videos else None
+        n = int(name)
+        url = self.url(n)
+        return {"data": {"id": name, "status": "completed" if url else "processing", "video_url": url}}
+
+    def _item_v3(self, n: int) -> dict[str, str]:
+        return {"video_id": str(n), "status": "completed" if self.url(n) else "processing"}
 
 
 class Connection(asyncio.Protocol):
@@ -159,7 +184,7 @@ async def serve(port: int) -> None:
     loop = asyncio.get_running_loop()
     async with await loop.create_server(lambda: Connection(world), "127.0.0.1", port, backlog=4096):
         async for order in lines():
-            answer = world.stats() if order.pop("do") == "stats" else world.last(**order)
+            answer = getattr(world, order.pop("do"))(**order)
             print(orjson.dumps(answer).decode(), flush=True)  # noqa: T201
 
 

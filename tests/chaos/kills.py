@@ -26,7 +26,7 @@ import httpx
 
 from proxy.core import keys as api_keys
 from proxy.core.clock import SystemClock
-from proxy.simulator import Fault, ReceivedRequest, Simulator, default_keys
+from proxy.simulator import Fault, PromptFault, ReceivedRequest, Simulator, default_keys
 from proxy.store import open_store
 from tests.chaos import stores
 from tests.chaos.clients import BREAKS, Client, connected
@@ -65,6 +65,8 @@ class Step:
         return any(fnmatchcase(operation, pattern) for pattern in self.heard)
 
 
+REFUSING_REPEATS = {PromptFault.CREDITS, PromptFault.SERVER_ERROR}
+"""Words that have every repeat refused for reasons of the provider's account or server, and so for no final reason."""
 STREAMS = ("ainow.generate", "gaia.chat")
 PAID = ("*.submit", *STREAMS)
 START = Step("start", ("server.start",), (0.25, 0.6))
@@ -335,7 +337,7 @@ def untrue(ear: Ear, kills: Sequence[float], order: Order, events: Sequence[Even
         return None
     if end == "outcome_unknown" and ear.polled(order.token):
         return "its outcome is called unknown, and yet its ticket was polled"
-    if end == "outcome_unknown" and order.repeatable:
+    if end == "outcome_unknown" and order.repeatable and order.word not in REFUSING_REPEATS:
         return "its outcome is called unknown, and yet its order could be sent again"
     in_flight = end == "outcome_unknown" or (end == "interrupted" and order.streamed and bought)
     if in_flight and any(time_of(events[0]) - 0.1 <= kill <= time_of(final) for kill in kills):

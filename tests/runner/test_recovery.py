@@ -65,12 +65,25 @@ async def test_a_refusal_of_the_repeat_itself_does_not_end_the_job(deployment: D
     assert (len(keys_of(deployment)), bought(deployment)) == (4, 1)
 
 
+async def test_the_client_sees_why_an_answer_is_asked_for_again(deployment: Deployment) -> None:
+    deployment.simulator.fault("heygen3.submit", "drop", times=1)
+    deployment.simulator.fault("heygen3.submit", "402", times=3)
+    events = await deployment.generate("heygen-v3", **ORDER)
+    assert final_of(events)["status"] == "Completed"
+    details = [event["detail"] for event in events if "detail" in event]
+    assert details[0].startswith("Asking again for the provider's answer: The operator's account")
+    assert sum(detail.startswith("Asking again") for detail in details) == 1
+    assert details[1] == "Under way"
+
+
 async def test_an_answer_lost_until_the_deadline_is_an_unknown_outcome(unstarted: Deployment) -> None:
     unstarted.providers["HeyGen"] = {"deadline": 120}
     async with unstarted as deployment:
-        deployment.simulator.fault("heygen3.submit", "drop")
+        deployment.simulator.fault("heygen3.submit", "drop", times=1)
+        deployment.simulator.fault("heygen3.submit", "402")
         final = final_of(await deployment.generate("heygen-v3", **ORDER))
         assert (final["code"], final["refunded"]) == ("outcome_unknown", 20)
+        assert "Payment Required" in final["message"]
         assert bought(deployment) == 1
         assert await deployment.balance() == 1000
 

@@ -109,6 +109,23 @@ async def test_a_bad_order_is_refused_with_400_and_its_field(
     assert simulator.jobs("heygen") == []
 
 
+async def test_a_captioned_video_has_files_of_their_types(client: Client, clock: Clock) -> None:
+    video = await made(client, caption={"file_format": "srt", "style": "default"})
+    clock.time += 100
+    _, document = await client.get("heygen", f"/v3/videos/{video}")
+    types = {}
+    for name in ("video_url", "captioned_video_url", "subtitle_url", "gif_url", "thumbnail_url"):
+        async with client.session.get(document["data"][name]) as response:
+            types[name] = (response.status, response.content_type)
+    assert types == {
+        "video_url": (200, "video/mp4"),
+        "captioned_video_url": (200, "video/mp4"),
+        "subtitle_url": (200, "application/x-subrip"),
+        "gif_url": (200, "image/gif"),
+        "thumbnail_url": (200, "image/jpeg"),
+    }
+
+
 async def test_a_failed_video_has_a_code_and_a_message(client: Client, clock: Clock) -> None:
     video = await made(client, script="Hi [fail]")
     clock.time += 100

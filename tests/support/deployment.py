@@ -145,7 +145,7 @@ class Deployment:
         def one(kind: ProviderKind) -> ProviderSettings:
             usual = {
                 "base_url": self.simulator.origin,
-                "api_key": default_keys().get(short(kind)),
+                "api_key": default_keys().get(short(kind), "a-key"),
                 "project_id": "demo",
             }
             settings: ProviderSettings = load(

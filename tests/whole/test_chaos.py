@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.chaos import exchanges, kills, oddities
+from tests.chaos import cuts, exchanges, kills, oddities
 from tests.chaos.odd_answers import cells
 
 
@@ -27,6 +27,13 @@ async def test_odd_answers_end_no_paid_job_early() -> None:
     campaign, line = await oddities.run(60, seed=7)
     assert not campaign.findings, f"{line}\n{campaign.evidence()}"
     assert campaign.odd >= 60
+
+
+@pytest.mark.timeout(120)
+async def test_answers_that_are_cut_buy_one_video_whatever_is_killed() -> None:
+    campaign, line = await cuts.run(6, seed=7)
+    assert not campaign.findings, f"{line}\n{campaign.evidence()}"
+    assert campaign.server.kills
 
 
 @pytest.mark.wide

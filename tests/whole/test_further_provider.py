@@ -26,6 +26,25 @@ def test_a_copy_of_an_adapter_passes_its_own_tests(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+SHARED_TESTS = (
+    *(
+        "tests/api/test_dry_run.py",
+        "tests/api/test_orders.py",
+        "tests/cli/test_check.py",
+        "tests/core/test_settings.py",
+    ),
+    *("tests/providers/test_registry.py", "tests/simulator/test_simulator.py", "tests/simulator/test_words.py"),
+)
+
+
+@pytest.mark.wide
+@pytest.mark.timeout(600)
+def test_the_shared_tests_pass_with_a_copy_of_an_adapter(tmp_path: Path) -> None:
+    copy = copy_checkout(ROOT, tmp_path)
+    done = run_in(copy, "-m", "pytest", "-p", "no:cacheprovider", *SHARED_TESTS)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_a_further_provider_touches_no_shared_line() -> None:
     assert prose.shared_lines(ROOT) == 0
 

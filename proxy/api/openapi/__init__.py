@@ -68,7 +68,7 @@ def document(server: str, registry: Registry) -> Json:
         "tags": [{"name": name, "description": description} for name, description in TAGS.items()],
         "paths": paths,
         "components": {
-            "schemas": schemas(registry.models.values()),
+            "schemas": schemas(registry.offered.values()),
             "parameters": dict(PARAMETERS),
             "headers": {name: {"description": text, "schema": {"type": "string"}} for name, text in HEADERS.items()},
             "securitySchemes": _SECURITY,

@@ -70,7 +70,11 @@ def schemas(models: Collection[Model]) -> Json:
     )
     found: Json = _without_booleans(without_nulls(generated["$defs"]))
     own = {kind: found.pop(_name(names[kind, "validation"])) for kind in order_models}
-    orders = {f"order-{model.name}": _order(model, own[model.fields], own[Envelope]["properties"]) for model in models}
+    orders = {
+        # Names of schemas have no slash (OpenAPI 3.1, section 4.8.7), unlike `fal/veo3`.
+        f"order-{model.name.replace('/', '.')}": _order(model, own[model.fields], own[Envelope]["properties"])
+        for model in models
+    }
     all_schemas: Json = {
         "Order": _any_order(orders),
         **orders,
@@ -133,9 +137,11 @@ def _order(model: Model, fields: Json, envelope: Json) -> Json:
 
 
 def _extra(model: Model, schema: Json) -> Json | None:
-    if model.extra == "refused":
+    if model.extra == "refused" or model.allowed_extra == frozenset():
         return None
     names: Json = {"not": {"enum": sorted(model.reserved | model.costly)}}
+    if model.allowed_extra is not None:
+        names = {"enum": sorted(model.allowed_extra)}
     scalars: Json = {}
     if model.extra == "scalars":
         names["pattern"] = PART_NAME
