@@ -23,9 +23,9 @@ from tests.support.further import copy_checkout, lines_that_name_a_provider, pla
 LIMITS: Final = {
     "modules in proxy/ itself": 2,
     "words per sentence, mean": 12.0,
-    "docstrings that open with What, Who, Whether or How, %": 0.5,
+    "docstrings that open with What, Who, Whether or How, %": 1.0,
     "mannered turns per 100 words": 0.2,
-    "functions named by a participle, %": 1.5,
+    "functions named by a participle, %": 2.0,
     "lines of README.md": 200.0,
     "test names of more than 12 words": 0.0,
     "mannered turns per 100 words, in tests": 0.25,

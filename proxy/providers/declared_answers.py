@@ -1,4 +1,4 @@
-"""What the answers of a provider mean whose file describes it: tickets, updates, outputs. No I/O."""
+"""Reads the answers of a provider that a file describes, as tickets, updates and outputs. No I/O."""
 
 import math
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _FINAL_WORDS: Final = frozenset({"canceled", "blocked", "expired", "gone"})
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a job stands: its state (None: unknown), the provider's word, and the progress in percent."""
+    """Progress of a job: its state (None: unknown), the provider's word, and the progress in percent."""
 
     state: State | None
     word: str | None = None
