@@ -14,6 +14,7 @@ from proxy.core.provider_tables import (
     Auth,
     Errors,
     FieldTable,
+    Keep,
     ModelTable,
     ProviderFile,
     Scalar,
@@ -256,6 +257,8 @@ def _step_faults(file: ProviderFile) -> _Faults:
         yield from _path_faults(("lookup", "path"), [file.lookup.path], {"job", "model", "path"}, urls=False)
     if file.auth.check:
         yield from _path_faults(("auth", "check"), [file.auth.check], set(), urls=False)
+    yield from _keep_faults(("submit", "keep"), file.submit.keep)
+    yield from _keep_faults(("poll", "keep"), file.poll.keep)
     yield from _idempotency_faults(file)
     if file.upload is not None:
         yield from _upload_faults(file.upload)
@@ -264,6 +267,11 @@ def _step_faults(file: ProviderFile) -> _Faults:
     for n, host in enumerate(file.hosts):
         if host.count("/") > 2:
             yield ("hosts", n), "must be an origin without a path"
+
+
+def _keep_faults(place: Place, keep: Keep) -> _Faults:
+    for name in sorted({"id", "model", "path", "job"} & keep.keys()):
+        yield (*place, name), f"has a name that placeholders have for something else: not {name}"
 
 
 def _path_faults(place: Place, paths: Sequence[str], known: set[str], *, urls: bool = True) -> _Faults:
@@ -279,13 +287,11 @@ def _idempotency_faults(file: ProviderFile) -> _Faults:
     ours = file.submit.idempotency
     if ours is not None and (ours.header is None) == (ours.field is None):
         yield ("submit", "idempotency"), "must have either header or field"
-    if (
-        ours is not None
-        and ours.header
-        and SECRET_HEADER.search(ours.header)
-        and "idempotency" not in ours.header.lower()
-    ):
+    header = ours.header if ours and ours.header else ""
+    if SECRET_HEADER.search(header) and "idempotency" not in header.lower():
         yield ("submit", "idempotency", "header"), "is a header for secrets"
+    if ours is not None and ours.field and isinstance(file.submit.body, dict) and ours.field in file.submit.body:
+        yield ("submit", "idempotency", "field"), "is in the body already"
     if ours is not None and ours.field and file.submit.encoding == "multipart":
         yield ("submit", "idempotency", "field"), "goes with JSON only"
     if file.lookup is not None and ours is None:
@@ -299,7 +305,7 @@ def _upload_faults(upload: Upload) -> _Faults:
         if name not in {"name", "type"}:
             yield (
                 ("upload", "form"),
-                f"has {{{name}}}: an upload loop. Only {{name}} and {{type}} of the file are known",
+                f"has {{{name}}}: an upload loop. Allowed: {{name}} and {{type}} of the file",
             )
     if templates.lone(upload.value) != "id" and set(templates.placeholders(upload.value)) != {"id"}:
         yield ("upload", "value"), "must have {id}, and no other placeholder"
