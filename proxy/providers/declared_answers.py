@@ -163,7 +163,8 @@ class Answers:
 
     def _shown(self, standing: Standing, body: object) -> str | None:
         detail = first(self._file.poll.detail, body)
-        text = detail if isinstance(detail, str) and detail.strip() else standing.word
+        is_boolean = standing.word in {"true", "false"}  # says nothing to a client
+        text = detail if isinstance(detail, str) and detail.strip() else None if is_boolean else standing.word
         return self._dialect.safe_text(text) if text else None
 
     def _without_status(self, answer: Answer) -> Update:
