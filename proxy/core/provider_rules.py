@@ -215,7 +215,7 @@ def choice_key(value: object) -> str:
 
 def body_of(file: ProviderFile, model: ModelTable) -> Any:
     """Return the template of a model's request."""
-    return templates.merged(file.submit.body, model.body) if model.body else file.submit.body
+    return templates.merge(file.submit.body, model.body) if model.body else file.submit.body
 
 
 def _body_faults(file: ProviderFile) -> _Faults:

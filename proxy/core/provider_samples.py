@@ -49,77 +49,79 @@ def step_to(poll: Poll, state: State) -> Step | None:
     return Step(state, found) if found is not None else None
 
 
-def submitted(file: ProviderFile, identity: str, keep: Mapping[str, str] | None = None) -> Sample:
+def submit_answer(file: ProviderFile, identity: str, keep: Mapping[str, str] | None = None) -> Sample:
     """Return the answer to a submit: the job's id, and the values that the file keeps, as far as they are given."""
-    return Sample(200, _joined(_success(file), file.submit.id[0].build(identity), *_kept(file.submit.keep, keep or {})))
+    return Sample(
+        200, _join(_success(file), file.submit.id[0].build(identity), *_kept_values(file.submit.keep, keep or {}))
+    )
 
 
-def polled(
+def poll_answer(
     file: ProviderFile, step: Step, *, progress: float | None = None, keep: Mapping[str, str] | None = None
 ) -> Sample:
     """Return the answer to a poll without a result. `progress` is in percent."""
     poll = file.poll
-    parts = [_success(file), *_kept(poll.keep, keep or {})]
+    parts = [_success(file), *_kept_values(poll.keep, keep or {})]
     if step.word is not None:
         parts.append(poll.status[0].build(_value(step.word)))
     if progress is not None and poll.progress:
         parts.append(poll.progress[0].build(progress / 100 * poll.progress_scale))
-    return Sample(step.http, _joined(*parts))
+    return Sample(step.http, _join(*parts))
 
 
-def result(file: ProviderFile, model: ModelTable, urls: Sequence[str], step: Step | None = None) -> Sample:
+def result_answer(file: ProviderFile, model: ModelTable, urls: Sequence[str], step: Step | None = None) -> Sample:
     """Return the answer that has the outputs: the last poll's, if the file has no further request for them."""
     found = file.result
     paths = model.output or found.output or found.video or found.image or found.audio or found.base64 or found.text
-    document = _joined(*(_at(paths[0], url, n) for n, url in enumerate(urls)))
+    document = _join(*(_at(paths[0], url, n) for n, url in enumerate(urls)))
     if found.decode is not None:
         document = found.decode.build(orjson.dumps(document).decode())
-    base = _success(file) if found.path or step is None else polled(file, step).body
-    return Sample(200, _joined(base, document))
+    base = _success(file) if found.path or step is None else poll_answer(file, step).body
+    return Sample(200, _join(base, document))
 
 
-def failed(file: ProviderFile, message: str, code: str | int | None = None) -> Sample:
+def failure_answer(file: ProviderFile, message: str, code: str | int | None = None) -> Sample:
     """Return the answer to a poll of a job that has failed.
 
-    A provider that says so only where the result is, answers like one whose job is done (`failed_result`).
+    A provider that says so only where the result is, answers like one whose job is done (`failed_result_answer`).
     """
     step = step_to(file.poll, "failed")
     if step is None and not file.poll.failed:
-        return polled(file, _done(file.poll))
-    parts = [polled(file, step or Step("failed")).body, *_error(file, message, code, last=True)]
-    if not any(path.find(_joined(*parts)) for path in file.poll.failed):
+        return poll_answer(file, _done(file.poll))
+    parts = [poll_answer(file, step or Step("failed")).body, *_error(file, message, code, last=True)]
+    if not any(path.find(_join(*parts)) for path in file.poll.failed):
         parts += [path.build(message) for path in file.poll.failed[:1]]
-    return Sample(200, _joined(*parts))
+    return Sample(200, _join(*parts))
 
 
-def failed_result(file: ProviderFile, message: str, code: str | int | None = None) -> Sample | None:
+def failed_result_answer(file: ProviderFile, message: str, code: str | int | None = None) -> Sample | None:
     """Return the answer in place of a result that says that the job has failed; None if there is none."""
     statuses = file.result.http_failure
-    return Sample(statuses[0], _joined(*_error(file, message, code))) if statuses else None
+    return Sample(statuses[0], _join(*_error(file, message, code))) if statuses else None
 
 
-def blocked(file: ProviderFile, message: str) -> Sample | None:
+def blocked_answer(file: ProviderFile, message: str) -> Sample | None:
     """Return the answer to a poll of a job that was blocked; None if no such answer says so."""
-    done = polled(file, _done(file.poll)).body
+    done = poll_answer(file, _done(file.poll)).body
     if (step := step_to(file.poll, "blocked")) is not None:
-        return Sample(200, _joined(polled(file, step).body, *_error(file, message, None, last=True)))
+        return Sample(200, _join(poll_answer(file, step).body, *_error(file, message, None, last=True)))
     if file.poll.blocked:
         path, value = next(iter(file.poll.blocked.items()))
-        return Sample(200, _joined(done, path.build(value)))
+        return Sample(200, _join(done, path.build(value)))
     if file.result.blocked:
         reasons = [path.build(message) for path in file.result.blocked_message[:1]]
-        return Sample(200, _joined(done, file.result.blocked[0].build(1), *reasons))
+        return Sample(200, _join(done, file.result.blocked[0].build(1), *reasons))
     rule = next((rule for rule in file.errors.rules if rule.means == "blocked" and rule.code), None)
     fails = bool(file.poll.failed) or step_to(file.poll, "failed") is not None
-    return failed(file, message, rule.code[0]) if rule and fails else None
+    return failure_answer(file, message, rule.code[0]) if rule and fails else None
 
 
-def refused(file: ProviderFile, rule: ErrorRule | None, message: str, status: int = 400) -> Sample:
+def refusal_answer(file: ProviderFile, rule: ErrorRule | None, message: str, status: int = 400) -> Sample:
     """Return the answer that a rule is about: its HTTP status and its code. Without a rule: `status`."""
     code = rule.code[0] if rule and rule.code else None
     usual = 200 if code is not None and file.errors.success and not (rule and rule.http) else status
     http = rule.http[0] if rule and rule.http else usual
-    return Sample(http, _joined(*_error(file, message, code)))
+    return Sample(http, _join(*_error(file, message, code)))
 
 
 def _error(file: ProviderFile, message: str, code: str | int | None, *, last: bool = False) -> list[Any]:
@@ -139,7 +141,7 @@ def _success(file: ProviderFile) -> Any:
     return file.errors.code[0].build(file.errors.success[0]) if file.errors.success else {}
 
 
-def _kept(keep: Keep, values: Mapping[str, str]) -> list[Any]:
+def _kept_values(keep: Keep, values: Mapping[str, str]) -> list[Any]:
     return [paths[0].build(values[name]) for name, paths in keep.items() if name in values]
 
 
@@ -160,19 +162,19 @@ def _at(path: JsonPath, value: str, n: int) -> Any:
     return document
 
 
-def _joined(*documents: Any) -> Any:
+def _join(*documents: Any) -> Any:
     """Return documents as one: objects key by key, lists item by item, and of other values the last."""
     whole: Any = {}
     for document in documents:
-        whole = _joined_two(whole, document)
+        whole = _join_two(whole, document)
     return whole
 
 
-def _joined_two(one: Any, other: Any) -> Any:
+def _join_two(one: Any, other: Any) -> Any:
     if isinstance(one, dict) and isinstance(other, dict):
-        return {**one, **{name: _joined_two(one.get(name), value) for name, value in other.items()}}
+        return {**one, **{name: _join_two(one.get(name), value) for name, value in other.items()}}
     if isinstance(one, list) and isinstance(other, list):
         longest = max(len(one), len(other))
         pairs = zip(one + [None] * (longest - len(one)), other + [None] * (longest - len(other)), strict=True)
-        return [_joined_two(left, right) for left, right in pairs]
+        return [_join_two(left, right) for left, right in pairs]
     return one if other is None else other

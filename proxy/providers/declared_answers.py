@@ -101,7 +101,7 @@ class Answers:
         found = as_id(first(submit.id, body))
         if not found:
             raise self._dialect.missing_ticket(answer, "names no id")
-        ticket = {"model": model, "id": found, **kept(submit.keep, body)}
+        ticket = {"model": model, "id": found, **kept_values(submit.keep, body)}
         known = {*ticket, "path"}
         if not any(known.issuperset(templates.placeholders(path)) for path in self._file.poll.path):
             raise self._dialect.missing_ticket(answer, "lacks what its polls need")
@@ -111,7 +111,7 @@ class Answers:
         """Return the ticket of a job that was looked up; None if the answer names none."""
         lookup, body = self._file.lookup, answer.exact()
         found = as_id(first(lookup.id, body)) if lookup else ""
-        return {"model": model, "id": found, **kept(lookup.keep, body)} if lookup and found else None
+        return {"model": model, "id": found, **kept_values(lookup.keep, body)} if lookup and found else None
 
     def uploaded(self, upload: Upload, answer: Answer) -> str:
         """Return what an order names, by the answer to an upload. Raises a JobError, Transient and UnreadableAnswer."""
@@ -207,7 +207,7 @@ class Answers:
         return [found.url for found in reader.found(reader.document(answer.json()))]
 
 
-def kept(keep: Keep, body: object) -> dict[str, str]:
+def kept_values(keep: Keep, body: object) -> dict[str, str]:
     """Return the values of an answer that later requests need."""
     found = {name: as_id(first(paths, body)) for name, paths in keep.items()}
     return {name: value for name, value in found.items() if value}

@@ -59,7 +59,7 @@ def answer(sample: Sample) -> Answer:
 @every_file
 def test_a_ticket_has_what_the_polls_need(file: ProviderFile) -> None:
     keep = {name: f"/{name}" for name in file.submit.keep}
-    ticket = reader(file).ticket("one", answer(samples.submitted(file, "job-1", keep)))
+    ticket = reader(file).ticket("one", answer(samples.submit_answer(file, "job-1", keep)))
     assert ticket == {"model": "one", "id": "job-1", **keep}
 
 
@@ -68,7 +68,7 @@ def test_each_step_of_a_job_is_read_as_its_state(file: ProviderFile) -> None:
     shown = samples.steps(file.poll)
     assert shown[-1].state == "done"
     for step in shown:
-        found = answer(samples.polled(file, step, progress=50))
+        found = answer(samples.poll_answer(file, step, progress=50))
         reader(file).check(found)
         standing = reader(file).standing(found)
         assert (standing.state, standing.progress) == (step.state, 50 if file.poll.progress else None)
@@ -77,7 +77,7 @@ def test_each_step_of_a_job_is_read_as_its_state(file: ProviderFile) -> None:
 @every_file
 def test_a_result_has_its_outputs(file: ProviderFile) -> None:
     for model in file.model:
-        found = answer(samples.result(file, model, URLS, samples.steps(file.poll)[-1]))
+        found = answer(samples.result_answer(file, model, URLS, samples.steps(file.poll)[-1]))
         reader(file).check(found)
         assert reader(file).urls(model, found) == URLS
         assert reader(file).result(model, found, None).status is Status.COMPLETED
@@ -85,14 +85,14 @@ def test_a_result_has_its_outputs(file: ProviderFile) -> None:
 
 @every_file
 def test_a_failed_job_gives_its_reason(file: ProviderFile) -> None:
-    polled, result = answer(samples.failed(file, "It broke.")), samples.failed_result(file, "It broke.")
+    polled, result = answer(samples.failure_answer(file, "It broke.")), samples.failed_result_answer(file, "It broke.")
     reader(file).check(polled)
     update = reader(file).update(file.model[0], polled, answer(result) if result else None)
     assert update.error is not None
     assert "It broke." in update.error.message
 
 
-BLOCKED = {name: found for name, file in FILES.items() if (found := samples.blocked(file, "Not this."))}
+BLOCKED = {name: found for name, file in FILES.items() if (found := samples.blocked_answer(file, "Not this."))}
 
 
 @pytest.mark.parametrize("name", BLOCKED)
@@ -104,9 +104,9 @@ def test_a_blocked_job_is_rejected(name: str) -> None:
 
 def test_a_result_that_failed_has_the_code_of_its_rule() -> None:
     file = FILES["elsewhere"]
-    result = samples.failed_result(file, "Not this.", "nsfw")
+    result = samples.failed_result_answer(file, "Not this.", "nsfw")
     assert result is not None
-    update = reader(file).update(file.model[0], answer(samples.failed(file, "Not this.")), answer(result))
+    update = reader(file).update(file.model[0], answer(samples.failure_answer(file, "Not this.")), answer(result))
     assert update.error is not None
     assert (update.error.code, result.status) == ("upstream_rejected", 422)
 
@@ -115,7 +115,7 @@ def test_a_result_that_failed_has_the_code_of_its_rule() -> None:
 def test_a_refusal_is_read_by_its_rule(file: ProviderFile) -> None:
     for rule in file.errors.rules:
         with pytest.raises((JobError, NotTaken)) as refused:
-            reader(file).ticket("one", answer(samples.refused(file, rule, "No.")))
+            reader(file).ticket("one", answer(samples.refusal_answer(file, rule, "No.")))
         assert isinstance(refused.value, OutcomeUnknown) == (rule.paid != "no")
         assert isinstance(refused.value, NotTaken) == (rule.means == "busy")
         assert "No." in str(refused.value)
