@@ -311,17 +311,23 @@ def _upload_faults(upload: Upload) -> _Faults:
         yield ("upload", "value"), "must have {id}, and no other placeholder"
 
 
+def _word_faults(words: Mapping[str, str]) -> _Faults:
+    found: dict[str, str] = {}
+    for word, state in words.items():
+        if found.setdefault(re.sub(r"[\W_]+", "", word).lower(), state) != state:
+            yield ("poll", "words", word), "means something else than the same word in other letters"
+
+
 def _state_faults(file: ProviderFile) -> _Faults:
     poll, result = file.poll, file.result
     if not poll.status and not poll.http:
-        yield ("poll",), "must have status (with words) or http"
-    if bool(poll.status) != bool(poll.words):
-        yield ("poll", "words"), "and status go together"
-    words: dict[str, str] = {}
-    for word, state in poll.words.items():
-        if words.setdefault(re.sub(r"[\W_]+", "", word).lower(), state) != state:
-            yield ("poll", "words", word), "means something else than the same word in other letters"
-    if "done" not in {*poll.words.values(), *poll.http.values(), poll.absent}:
+        yield ("poll",), "must have status (with words or present) or http"
+    if bool(poll.status) != (bool(poll.words) or poll.present is not None):
+        yield ("poll", "words"), "and status go together, or present and status"
+    if poll.words and poll.present is not None:
+        yield ("poll", "present"), "goes without words"
+    yield from _word_faults(poll.words)
+    if "done" not in {*poll.words.values(), *poll.http.values(), poll.absent, poll.present}:
         yield ("poll", "words"), "must have a word that means done"
     for status in poll.http:
         if not re.fullmatch("[1-5][0-9][0-9]", status):

@@ -37,6 +37,8 @@ class Step:
 def steps(poll: Poll) -> list[Step]:
     """Return the steps of a job that succeeds: each word for queued, running and done, in the file's order."""
     named = [Step(state, word) for word, state in poll.words.items()]
+    if poll.present is not None:
+        named.append(Step(poll.present, "present"))
     if poll.absent is not None:
         named.append(Step(poll.absent))
     named += [Step(state, None, int(status)) for status, state in poll.http.items()]

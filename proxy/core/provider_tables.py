@@ -219,6 +219,8 @@ class Poll(Table):
     """The status word; a boolean counts as the word `true` or `false`."""
     words: dict[str, State] = Field(default_factory=dict)
     """What each word means, in the order in which a job has them."""
+    present: State | None = None
+    """What any value at `status` means, in place of words: for a field that only appears in that state."""
     absent: State | None = None
     """What an answer without a status word means."""
     http: dict[str, State] = Field(default_factory=dict)

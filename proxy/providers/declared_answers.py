@@ -39,8 +39,11 @@ class StateReader:
     def standing(self, body: object, status: int) -> Standing:
         """Return how the job stands by an answer."""
         poll = self._poll
-        word = _word(first(poll.status, body))
+        value = first(poll.status, body)
+        word = _word(value) if poll.present is None else None
         state = self._words.get(plain(word)) if word else None
+        if poll.present is not None and is_set(value):
+            state = poll.present
         if any(_equals(path.find(body), value) for path, value in poll.blocked.items()):
             state = "blocked"
         elif state not in _FINAL_WORDS and any(is_set(path.find(body)) for path in poll.failed):

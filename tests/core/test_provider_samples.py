@@ -38,10 +38,12 @@ INSIDE = short(
     errors='code = "base.code"\nmessage = "base.text"\nsuccess = [0]\n'
     'rules = [{ code = 1008, means = "upstream_credits", paid = "no" }]',
 )
+PRESENT = short(poll='path = "/j/{id}"\nstatus = "response"\npresent = "done"\nabsent = "running"\nfailed = "error"')
 FILES: dict[str, ProviderFile] = {
     "boolean": parse(BOOLEAN).file,
     "elsewhere": parse(ELSEWHERE).file,
     "inside": parse(INSIDE).file,
+    "present": parse(PRESENT).file,
     **{path.stem: read(FileText.at(path), bundled).file for path in (ACME, *sorted(Path(BUNDLED).glob("*.toml")))},
 }
 every_file = pytest.mark.parametrize("file", FILES.values(), ids=FILES)
