@@ -22,7 +22,7 @@ from proxy.core.provider_rules import body_of, choice_key
 from proxy.core.provider_tables import FieldTable, ModelTable, ProviderFile
 from proxy.core.settings import ProviderSettings, is_loopback
 from proxy.providers.base import Inputs, Model, Provider, Source, Update
-from proxy.providers.declared_answers import Answers, kept
+from proxy.providers.declared_answers import Answers, kept_values
 from proxy.providers.declared_errors import Ended, FileDialect
 from proxy.providers.declared_models import make_model, settings_type
 from proxy.providers.fields import is_asset
@@ -229,7 +229,7 @@ class Declared(Provider):
         result = self.file.result
         if not result.path or self.answers.standing(answer).state != "done":
             return answer
-        values = {**self._ticket_values(ticket), **kept(self.file.poll.keep, answer.json())}
+        values = {**self._ticket_values(ticket), **kept_values(self.file.poll.keep, answer.json())}
         found = await self.upstream.get(self._url(result.path, values), accepted=result.http_failure)
         if found.ok:
             self.answers.check(found)

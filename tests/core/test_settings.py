@@ -40,6 +40,8 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "retention": 604_800,
         "lease": 30,
         "results": "direct",
+        "providers": "",
+        "models": [],
         "tokens": {},
         "log": "console",
         "log_level": "info",
@@ -55,6 +57,11 @@ def test_the_seconds_that_streams_are_drained_are_a_setting(env: pytest.MonkeyPa
     assert load(Settings).model_dump()["drain"] == 0
     env.setenv("POLLCAST_DRAIN", "30")
     assert load(Settings).model_dump()["drain"] == 30
+
+
+def test_offered_models_are_separated_by_commas(env: pytest.MonkeyPatch) -> None:
+    env.setenv("POLLCAST_MODELS", "gaga-1, fal/*")
+    assert load(Settings).models == ["gaga-1", "fal/*"]
 
 
 @pytest.mark.parametrize(
