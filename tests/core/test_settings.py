@@ -48,8 +48,6 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "playground": "on",
         "metrics": SecretStr(""),
         "upstream_proxy": None,
-        "providers": "",
-        "models": [],
     }
 
 
