@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -39,10 +39,11 @@ from proxy.core.links import Links, route_path
 from proxy.core.origins import Origins
 from proxy.core.settings import BadSetting, ProviderSettings, Settings, load, proxy_secrets, through
 from proxy.providers.base import Model, Provider
-from proxy.providers.registry import Registry, installed_registry
+from proxy.providers.registry import ProviderKind, Registry, installed_registry
 from proxy.runner import housekeeping
 from proxy.runner.runner import Runner
 from proxy.runner.services import DEFAULT_LIMITS, DEFAULT_TIMES, RunnerLimits, RunnerServices, RunnerTimes
+from proxy.runner.versions import ProviderVersions
 from proxy.store import open_store
 from proxy.store.blobs import Blobs, check_shared
 from proxy.store.contract import Store
@@ -210,6 +211,7 @@ class Pollcast:
             ttl=settings.retention,
             relay=settings.results == "relay",
         )
+        build = partial(self._build_provider, metrics, store)
         with _blame_setting("POLLCAST_TRACE"):
             traces = Traces(settings.trace) if settings.trace else None
         return RunnerServices(
@@ -220,8 +222,8 @@ class Pollcast:
             clock=clock,
             steps=ClockSteps(clock),
             metrics=metrics,
-            registry=self._registry,
-            providers=self._build_providers(metrics, store),
+            providers=self._build_providers(build),
+            versions=ProviderVersions(store, self._registry, build),
             asset_limit=settings.asset_limit,
             retention=settings.retention,
             traces=traces,
@@ -229,18 +231,23 @@ class Pollcast:
             limits=self._runner_limits,
         )
 
-    def _build_providers(self, metrics: Metrics, store: Store) -> dict[str, Provider]:
+    def _build_providers(self, build: Callable[[ProviderKind], Provider]) -> dict[str, Provider]:
         """Return the adapters by model. An adapter serves all its models with one HTTP client."""
         providers: dict[str, Provider] = {}
         for kind in self._registry.providers:
-            options = UpstreamOptions(
-                times=self._upstream_times,
-                observe=partial(_observe, metrics, kind.name),
-                reserve=partial(store.shared.reserve_slots, kind.name) if store.shared is not None else None,
-            )
-            provider = kind(self._providers[kind.name], self._clock, self._settings.base_url, options)
+            provider = build(kind)
             providers |= {model.name: provider for model in kind.models}
         return providers
+
+    def _build_provider(self, metrics: Metrics, store: Store, kind: ProviderKind) -> Provider:
+        """Return an adapter with the operator's settings. Raises BadSetting for settings of a file that is gone."""
+        options = UpstreamOptions(
+            times=self._upstream_times,
+            observe=partial(_observe, metrics, kind.name),
+            reserve=partial(store.shared.reserve_slots, kind.name) if store.shared is not None else None,
+        )
+        settings = self._providers.get(kind.name) or through(load(kind.settings_type), self._settings)
+        return kind(settings, self._clock, self._settings.base_url, options)
 
     def _build_runner(self, services: RunnerServices) -> Runner:
         settings = self._settings
@@ -288,6 +295,7 @@ class Pollcast:
         store, metrics, feed = services.store, services.metrics, api_services.feed
         upstreams = {provider.name: provider.upstream for provider in services.providers.values()}
         await stack.enter_async_context(services.fetcher)
+        await stack.enter_async_context(services.versions)
         for upstream in upstreams.values():
             await stack.enter_async_context(upstream)
         if services.traces is not None:

@@ -122,6 +122,7 @@ class Admissions:
             fingerprint=parsed.fingerprint,
             assets=tuple({reference.ref for reference in parsed.references if is_asset(reference.ref)}),
             queue=self.catalogue.provider(parsed.order.model).name,
+            version=self.catalogue.registry.provider_of(parsed.order.model).version,
             max_jobs=self.limits.jobs,
             max_backlog=self.limits.backlog,
         )

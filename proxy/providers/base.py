@@ -159,6 +159,8 @@ class Provider(ABC):
     """Class of the provider's settings, with their prefix and defaults."""
     position: ClassVar[int] = 100
     """Place in the catalogue. Providers with the same position are sorted by name."""
+    version: ClassVar[str] = ""
+    """Name under which the store keeps the provider's file; "" for an adapter in Python."""
 
     def __init__(
         self,

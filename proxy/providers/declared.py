@@ -48,6 +48,11 @@ class DeclaredKind:
         """The provider's name."""
         return self.read.file.name
 
+    @property
+    def version(self) -> str:
+        """The name under which the store keeps the texts."""
+        return f"provider-file:{self.read.digest}"
+
     @functools.cached_property
     def models(self) -> tuple[Model, ...]:
         """The models that clients can order."""

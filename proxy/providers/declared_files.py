@@ -6,6 +6,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
+import orjson
+
 from proxy.core.provider_file import FileText, ReadFile, fault, read
 from proxy.core.settings import BadSetting
 from proxy.providers.declared import DeclaredKind
@@ -18,6 +20,17 @@ def bundled(name: str, folder: Path = BUNDLED) -> FileText | None:
     """Return the text of the provider `name` that comes with Pollcast; None if there is none."""
     file = folder / f"{name}.toml"
     return FileText.at(file) if file in folder.glob("*.toml") else None
+
+
+def dump_texts(kind: DeclaredKind) -> bytes:
+    """Return the texts of a provider's file. `load_texts` reads them."""
+    return orjson.dumps([{"name": text.name, "text": text.text} for text in kind.read.texts])
+
+
+def load_texts(record: bytes) -> DeclaredKind:
+    """Return the provider of a file whose texts `dump_texts` wrote. Raises BadFile if this version cannot read it."""
+    source, *bases = (FileText(**text) for text in orjson.loads(record))
+    return DeclaredKind(read(source, lambda _: bases[0] if bases else None))
 
 
 def read_folder(folder: str, taken: Collection[str] = (), shipped: Path = BUNDLED) -> list[DeclaredKind]:

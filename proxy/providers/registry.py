@@ -43,6 +43,10 @@ class ProviderKind(Protocol):
     def position(self) -> int:
         """The provider's place in the catalogue. Providers with the same position are sorted by name."""
 
+    @property
+    def version(self) -> str:
+        """The name under which the store keeps the provider's file, which its jobs continue with; "" without a file."""
+
     def __call__(
         self, settings: ProviderSettings, clock: Clock, public_url: str, options: UpstreamOptions = ..., /
     ) -> Provider:
@@ -132,7 +136,7 @@ def _load(entry_point: EntryPoint) -> ProviderKind:
     except (ImportError, AttributeError) as error:
         raise BadRegistry(f"{place} cannot be loaded: {error}") from None
     if not isinstance(loaded, ProviderKind):
-        raise BadRegistry(f"{place} is not a provider: it needs name, models, settings_type and position")
+        raise BadRegistry(f"{place} is not a provider: it needs name, models, settings_type, position and version")
     return loaded
 
 

@@ -11,7 +11,7 @@ from contextlib import aclosing
 
 from proxy.core.errors import DeadlineExceeded, Internal, JobError, UpstreamProtocol, UpstreamRejected
 from proxy.core.job import Status, Ticket
-from proxy.providers.base import Update
+from proxy.providers.base import Provider, Update
 from proxy.runner.cancel_scope import Canceled, CancelScope, DeadlinePassed
 from proxy.runner.poll_batches import BatchedPoll, PollBatches
 from proxy.runner.polling import Pace, Polling
@@ -29,22 +29,24 @@ log = logging.getLogger(__name__)
 class JobRun:
     """One run of one job, under one claim. The runner calls `run` for each step."""
 
-    def __init__(self, services: RunnerServices, claim: Claim, pace: Pace, batches: PollBatches) -> None:
+    def __init__(
+        self, services: RunnerServices, claim: Claim, provider: Provider, pace: Pace, batches: PollBatches
+    ) -> None:
         self.claim = claim
         job = claim.job
         self._services = services
         self._clock = services.clock
         self._times = services.times
         self._pace = pace
-        self._model = services.registry.models[job.model]
-        self._provider = services.providers[job.model]
+        self._model = next(model for model in provider.models if model.name == job.model)
+        self._provider = provider
         self._batches = batches
         # Time in the account's backlog does not count: the jobs ahead of it there have deadlines.
         waits_since = claim.since or job.created_at
         age = self._age(job.intended_at or waits_since)
         deadline = self._clock.monotonic() + self._provider.settings.deadline - age
         self._scope = CancelScope(self._clock, deadline, is_canceled=job.cancel_requested)
-        self._recording = Recording(services, claim, self._model, self._scope)
+        self._recording = Recording(services, claim, provider.name, self._model, self._scope)
         self._submission: Submission | None = None
         """The order until its ticket is recorded."""
         self._polling: Polling | None = None

@@ -32,13 +32,13 @@ class Recording:
 
     __slots__ = ("_claim", "_model", "_provider", "_scope", "_services", "_text_length", "job")
 
-    def __init__(self, services: RunnerServices, claim: Claim, model: Model, scope: CancelScope) -> None:
+    def __init__(self, services: RunnerServices, claim: Claim, provider: str, model: Model, scope: CancelScope) -> None:
         self.job = claim.job
         """The job as it was last recorded."""
         self._services = services
         self._claim = claim
         self._model = model
-        self._provider = services.providers[model.name].name
+        self._provider = provider
         self._scope = scope
         self._text_length = 0
         """Characters of streamed text that were recorded."""

@@ -14,6 +14,7 @@ from typing import Final
 from prometheus_client import Metric
 
 from proxy.core.errors import Unavailable
+from proxy.providers.base import Provider
 from proxy.runner.housekeeping import QueueCounter, delete_expired
 from proxy.runner.job_run import JobRun
 from proxy.runner.poll_batches import PollBatches
@@ -120,10 +121,7 @@ class Runner:
         while True:
             self._wake.clear()
             claims = await self._claim()
-            for claim in claims:
-                if claim.job.model in self.paces:
-                    self._start(claim)
-            await self._release_unknown_models([claim for claim in claims if claim.job.model not in self.paces])
+            await self._release_unknown_models([claim for claim in claims if not await self._start(claim)])
             if await self._release_strays() or await self._advance_backlogs():
                 continue
             with contextlib.suppress(TimeoutError):
@@ -151,16 +149,31 @@ class Runner:
             name: QueueRoom(room.limit, room.max_wait + forward(room.max_wait)) for name, room in self._rooms.items()
         }
 
-    def _start(self, claim: Claim) -> None:
-        """Run a claimed job."""
+    async def _start(self, claim: Claim) -> bool:
+        """Run a claimed job. Return False if this version of Pollcast knows neither its model nor its provider file."""
+        provider = await self._provider_of(claim)
+        if provider is None:
+            return False
         job_id = claim.job.id
+        pace = self.paces.setdefault(claim.job.model, Pace(provider.settings.poll_interval))
         if lost := self._job_runs.get(job_id):  # this node lost the job without noticing, and has claimed it again
             self._idle.discard(lost)
-        job_run = self._job_runs[job_id] = JobRun(self._services, claim, self.paces[claim.job.model], self._batches)
+        job_run = self._job_runs[job_id] = JobRun(self._services, claim, provider, pace, self._batches)
         if job_id in self._canceled_early:  # canceled between the claim and its reply
             job_run.cancel()
         self._idle.add(job_run)
         self._start_step(job_run)
+        return True
+
+    async def _provider_of(self, claim: Claim) -> Provider | None:
+        """Return the provider with which the claimed job runs, in the version that the job began with."""
+        versions = self._services.versions
+        if versions.is_current(claim):
+            return self._services.providers[claim.job.model]
+        try:
+            return await versions.earlier(claim.version)
+        except Unavailable:
+            return None
 
     # --- steps ---
 

@@ -11,7 +11,7 @@ from typing import Final
 from proxy.core.clock import Clock, ClockSteps, SystemClock
 from proxy.core.links import Links
 from proxy.providers.base import Provider
-from proxy.providers.registry import Registry
+from proxy.runner.versions import ProviderVersions
 from proxy.store.blobs import Blobs
 from proxy.store.contract import Store
 from proxy.telemetry.metrics import Metrics
@@ -103,9 +103,9 @@ class RunnerServices:
     clock: Clock
     steps: ClockSteps
     metrics: Metrics
-    registry: Registry
     providers: Mapping[str, Provider]
     """By model."""
+    versions: ProviderVersions
     asset_limit: int
     """Bytes of all inputs of one order together."""
     retention: float

@@ -47,6 +47,7 @@ class Declared:
         self.models = (replace(Gaga.models[0], name=f"{name}-1"),)
         self.settings_type = type(name, (GagaSettings,), {"model_config": {"env_prefix": f"{name.upper()}_"}})
         self.position = 100
+        self.version = ""
 
     def __call__(self, settings: ProviderSettings, clock: Clock, public_url: str, *times: object) -> Provider:
         del times
