@@ -8,6 +8,7 @@ command's output, so run it after a change of the code.
 """
 
 import ast
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,8 +22,9 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from proxy.api.openapi import document
-from proxy.core import settings
+from proxy.core import provider_tables, settings
 from proxy.core.errors import JobError, PollcastError, RequestError
+from proxy.core.provider_schema import key_descriptions
 from proxy.core.settings import ClientSettings, ProviderSettings, Settings
 from proxy.providers.base import Model
 from proxy.providers.fields import COUNTS, DURATIONS, PRIORITIES, QUALITIES
@@ -305,6 +307,54 @@ def prompt_words() -> str:
     return table(["word", "effect"], ((code(word), text) for word, text in PROMPT_FAULTS.items()))
 
 
+# --- provider files ---
+
+FILE_TABLES: Final[Mapping[str, type[BaseModel]]] = {
+    "": provider_tables.ProviderFile,
+    "auth": provider_tables.Auth,
+    "auth.jwt": provider_tables.Jwt,
+    "limits": provider_tables.Limits,
+    "fields.NAME": provider_tables.FieldTable,
+    "submit": provider_tables.Submit,
+    "submit.idempotency": provider_tables.Idempotency,
+    "poll": provider_tables.Poll,
+    "result": provider_tables.Result,
+    "cancel": provider_tables.Cancel,
+    "upload": provider_tables.Upload,
+    "lookup": provider_tables.Lookup,
+    "callback": provider_tables.Callback,
+    "errors": provider_tables.Errors,
+    "errors.rules[]": provider_tables.ErrorRule,
+    "model[]": provider_tables.ModelTable,
+    "model[].price": provider_tables.Price,
+    "example[]": provider_tables.Example,
+    "example[].expect": provider_tables.Expect,
+}
+"""The tables of a provider file, by their names in the file."""
+
+
+def provider_file_keys() -> str:
+    """Return every key of a provider file, by table."""
+    described = key_descriptions()
+    rows = (
+        (code(f"{place}.{key}" if place else key), file_default(info), described.get(kind.__name__, {}).get(key, ""))
+        for place, kind in FILE_TABLES.items()
+        for key, info in kind.model_fields.items()
+        if not (place == "" and isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel))
+    )
+    return table(["key", "default", "meaning"], rows)
+
+
+def file_default(info: FieldInfo) -> str:
+    """Return the default of a key: `required`, nothing for an empty one, or the value as TOML writes it."""
+    if info.is_required():
+        return "required"
+    value = info.get_default(call_default_factory=True)
+    if value in (None, "", [], {}) or isinstance(value, BaseModel):
+        return ""
+    return code(json.dumps(value))
+
+
 TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "endpoints": endpoints,
     "request errors": request_errors,
@@ -320,6 +370,7 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "refused extra": refused_extra,
     "metrics": metrics,
     "prompt words": prompt_words,
+    "provider file keys": provider_file_keys,
 }
 
 

@@ -118,10 +118,13 @@ class Auth(Table):
     """Where the operator's key is sent: a header, or a parameter of the query."""
 
     header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] | None = None
+    """The name of the header with the key."""
     query: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] | None = None
+    """The name of the parameter with the key."""
     value: Annotated[str, AfterValidator(_template)] = "{key}"
     """The header's value, such as `Bearer {key}`."""
     jwt: Jwt | None = None
+    """Signs a key of the form `ACCESS:SECRET`."""
     check: RequestPath | None = None
     """A free path that only a valid key may read. "Not found" proves the key too."""
 
@@ -130,9 +133,13 @@ class Limits(Table):
     """Defaults of the provider's settings, which have the same names."""
 
     poll_interval: Duration = Field(default=5, gt=0)
+    """Seconds between polls while a job is likely to end."""
     deadline: Duration = Field(default=1800, gt=0)
+    """Seconds until a job ends as `deadline_exceeded`, or a text such as `30m`."""
     concurrency: int = Field(default=64, gt=0)
+    """Jobs that run at once."""
     rate: float = Field(default=20, gt=0)
+    """Requests per second."""
 
 
 FieldType = Literal["text", "integer", "number", "boolean", "media"]
@@ -144,18 +151,27 @@ class FieldTable(Table):
     """One field of an order."""
 
     type: FieldType
+    """`text`, `integer`, `number`, `boolean` or `media`."""
     note: str = ""
+    """A remark for those who order."""
     required: bool = False
+    """True if an order must have the field."""
     default: Scalar | None = None
+    """The value of an order without the field."""
     choices: list[Scalar] | dict[str, Scalar] | None = None
     """The permitted values: a list, or a table from each value to the provider's own."""
     min: float | None = None
+    """The smallest number."""
     max: float | None = None
+    """The largest number."""
     max_length: int | None = Field(default=None, gt=0)
+    """The largest number of a text's characters."""
     pattern: str | None = None
+    """A regular expression that a text must match."""
     many: bool = False
     """True for a list of such values."""
     max_items: int = Field(default=16, gt=0, le=200)
+    """The largest number of values in a list."""
     name: str | None = None
     """The field's name in `{fields}`, if the provider calls it otherwise."""
     as_text: bool = False
@@ -163,6 +179,7 @@ class FieldTable(Table):
     kinds: list[Literal["image", "video", "audio"]] = Field(default=["image"], min_length=1)
     """The kinds of media that the field takes."""
     send: SendForm = "url"
+    """The form in which a medium is sent: `url`, `data`, `base64`, `part` or `upload`."""
     pass_urls: bool = False
     """True if the client's URLs are sent as they are, and only assets in the form `send`."""
     shape: Template = None
@@ -173,9 +190,13 @@ class Price(Table):
     """Tokens of an order: a number, a number per unit of a field, or a table over the values of one or two fields."""
 
     tokens: int | None = Field(default=None, ge=0)
+    """The price of one unit."""
     per: str | None = None
+    """The field that has the number of units."""
     by: list[str] = Field(default_factory=list, max_length=2)
+    """Up to two fields whose values choose the price."""
     table: dict[str, Any] = Field(default_factory=dict)
+    """The prices by the values of these fields."""
 
 
 def _price(value: Any) -> Any:
@@ -188,13 +209,19 @@ class Submit(Table):
     """The paid request, and what its answer gives."""
 
     path: RequestPath
+    """The path. Placeholders: `{model}` and `{path}`."""
     headers: Headers = Field(default_factory=dict)
+    """Sent with this request."""
     encoding: Literal["json", "multipart"] = "json"
+    """`json` or `multipart`."""
     body: Template = "{fields}"
+    """The template of the body."""
     id: Paths
     """The provider's id of the job, or whatever the placeholder `{id}` is to be."""
     keep: Keep = Field(default_factory=dict)
+    """Values of the answer that later paths use as placeholders."""
     idempotency: "Idempotency | None" = None
+    """Where Pollcast's own id of the order is sent."""
     extra: list[str] = Field(default_factory=list)
     """The names that an order's `extra` may have."""
     extra_in: str | None = None
@@ -205,8 +232,11 @@ class Idempotency(Table):
     """Where our key of the order is sent: a header or a field of the body. `repeats`: a repeat buys once, for 24 h."""
 
     header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] | None = None
+    """The name of the header with the id."""
     field: str | None = None
+    """The name of the field of the body with the id."""
     repeats: bool = False
+    """True if the provider promises that a repeat with the same id buys once, for 24 hours."""
     in_progress: list[str] = Field(default_factory=list)
     """Codes of a 409 that says that the first request with the key is still being worked on."""
 
@@ -215,6 +245,7 @@ class Poll(Table):
     """The question how the job stands."""
 
     path: RequestPaths
+    """The path, or several in order of preference."""
     status: Paths = Field(default_factory=list)
     """The status word; a boolean counts as the word `true` or `false`."""
     words: dict[str, State] = Field(default_factory=dict)
@@ -230,10 +261,13 @@ class Poll(Table):
     blocked: dict[JsonPath, Scalar] = Field(default_factory=dict)
     """Paths, each with the value that means that the result was blocked."""
     detail: Paths = Field(default_factory=list)
+    """Paths of a text that clients see in place of the word."""
     progress: Paths = Field(default_factory=list)
+    """Paths of the progress."""
     progress_scale: float = Field(default=1, gt=0)
     """The progress of finished work: 1 or 100."""
     keep: Keep = Field(default_factory=dict)
+    """Values of the answer for `result.path`."""
 
 
 class Result(Table):
@@ -248,13 +282,17 @@ class Result(Table):
     output: Paths = Field(default_factory=list)
     """URLs (or data URIs) of outputs of the model's own kind."""
     video: Paths = Field(default_factory=list)
+    """Paths of videos."""
     image: Paths = Field(default_factory=list)
+    """Paths of images."""
     audio: Paths = Field(default_factory=list)
+    """Paths of sounds."""
     text: Paths = Field(default_factory=list)
     """A text itself, not its URL."""
     base64: Paths = Field(default_factory=list)
     """Bytes of outputs of the model's own kind, as base64."""
     thumbnail: Paths = Field(default_factory=list)
+    """Paths of thumbnails, output by output."""
     ids: Keep = Field(default_factory=dict)
     """The provider's ids, which outputs show."""
     keyed: bool = False
@@ -266,13 +304,16 @@ class Result(Table):
     blocked: Paths = Field(default_factory=list)
     """Paths of which one is set (not null, false, 0 or empty) if there is no output because it was blocked."""
     blocked_message: Paths = Field(default_factory=list)
+    """Paths of the reason, in place of the value at `blocked`."""
 
 
 class Cancel(Table):
     """The request that stops a job."""
 
     method: Literal["DELETE", "POST", "PUT"] = "DELETE"
+    """`DELETE`, `POST` or `PUT`."""
     path: RequestPaths
+    """The path, or several in order of preference."""
     states: list[State] = Field(default=["queued", "running"])
     """The states in which the provider accepts it."""
 
@@ -281,10 +322,13 @@ class Upload(Table):
     """The free request that uploads one file (multipart)."""
 
     path: RequestPath
+    """The path."""
     part: str = "file"
+    """The name of the part with the file."""
     form: dict[str, str] = Field(default_factory=dict)
     """Further parts; they may have `{name}` and `{type}`."""
     id: Paths
+    """Paths of the file's id."""
     value: str = "{id}"
     """What the order names, such as `mm_file://{id}`."""
     limit: int | None = Field(default=None, gt=0)
@@ -295,18 +339,24 @@ class Lookup(Table):
     """The request that finds a job by our key, after a lost answer. `{job}` is the key."""
 
     path: RequestPath
+    """The path. The placeholder `{job}` is Pollcast's own id."""
     id: Paths
+    """Paths of the provider's id."""
     keep: Keep = Field(default_factory=dict)
+    """Values of the answer for later paths."""
 
 
 class Callback(Table):
     """What the provider offers for callbacks. Pollcast polls, so it is a note for the reader of the file."""
 
     field: str
+    """The name of the field that takes the URL."""
     signature: Literal["none", "hmac-sha256", "ed25519", "standard-webhooks"] = "none"
+    """How callbacks are signed: `none`, `hmac-sha256`, `ed25519` or `standard-webhooks`."""
     challenge: bool = False
     """True if the provider first sends a challenge that has to be echoed."""
     note: str = ""
+    """A remark for readers of the file."""
 
 
 Paid = Literal["no", "yes", "unknown"]
@@ -318,11 +368,15 @@ class ErrorRule(Table):
     http: Annotated[list[int], BeforeValidator(_listed, json_schema_input_type=int | list[int])] = Field(
         default_factory=list
     )
+    """The HTTP status, or several."""
     code: Annotated[list[Code], BeforeValidator(_listed, json_schema_input_type=Code | list[Code])] = Field(
         default_factory=list
     )
+    """The provider's code, or several. With `http`, both must match."""
     means: Meaning
+    """`busy`, `blocked`, `gone`, or a code with which a job ends."""
     paid: Paid = "unknown"
+    """`no`, `yes` or `unknown`: whether an order with this answer was bought."""
     ends: bool = False
     """True if it also ends a job when it answers a poll. Otherwise polling goes on."""
 
@@ -331,7 +385,9 @@ class Errors(Table):
     """Where an error answer has its code and message, and what the codes mean."""
 
     code: Paths = Field(default_factory=list)
+    """Paths of the provider's code."""
     message: Paths = Field(default_factory=list)
+    """Paths of its message."""
     success: list[str | int] = Field(default_factory=list)
     """Values of the code that are no error. Any other value at the first path of `code` is one, also with HTTP 200."""
     rules: list[ErrorRule] = Field(default_factory=list)
@@ -342,46 +398,66 @@ class ModelTable(Table):
     """One model. Its fields are those of `use`, from the table `[fields]`, and its own."""
 
     name: Annotated[str, Field(pattern=_MODEL_NAME)]
+    """The name: the model is ordered as `<provider>/<name>`."""
     id: Annotated[str, AfterValidator(_template)] = ""
     """The provider's name of it, for `{model}`; by default `name`."""
     path: str = ""
     """A text for `{path}`, for providers with a path per model."""
     kind: Kind = Field(strict=False)
+    """`video`, `image`, `audio` or `text`."""
     price: Annotated[Price, BeforeValidator(_price, json_schema_input_type=int | Price)]
+    """The price in tokens: a number or a table."""
     typical_seconds: list[int] = Field(min_length=2, max_length=2)
+    """The shortest and the longest usual duration."""
     note: str = ""
+    """A remark for those who order."""
     docs: str = ""
+    """The URL of the model's documents."""
     use: list[str] = Field(default_factory=list)
+    """The names of shared fields that the model has."""
     fields: dict[Annotated[str, Field(pattern=_FIELD_NAME)], FieldTable] = Field(default_factory=dict)
+    """Further fields, or changed keys of the shared ones."""
     body: dict[str, Template] = Field(default_factory=dict)
     """Changes of `submit.body` for this model, key by key."""
     output: Paths = Field(default_factory=list)
     """In place of `result.output`."""
     extra: list[str] | None = None
+    """The names that an order's `extra` may have, in place of those of `[submit]`."""
     retired_on: dt.date | None = None
+    """The date from which the provider may refuse the model."""
 
 
 class Expect(Table):
     """What Pollcast makes of an example, written by hand."""
 
     path: str | None = None
+    """The path of the request."""
     body: str | None = None
     """The request's JSON."""
     form: dict[str, str] | None = None
+    """The parts of a multipart request."""
     id: str | None = None
+    """The provider's id."""
     keep: dict[str, str] | None = None
+    """The values that are kept."""
     state: State | None = None
+    """The state."""
     unknown: str | None = None
+    """The status word, if the file does not have it."""
     detail: str | None = None
+    """The detail that clients see."""
     progress: float | None = None
+    """The progress in percent."""
     outputs: list[str] | None = None
     """The URLs of all outputs."""
     error: str | None = None
     """The error code in the job's last event."""
     message: str | None = None
+    """The message of the end."""
     resend: bool | None = None
     """True if the order may be sent again, because nothing was bought."""
     paid: Paid | None = None
+    """Whether the order was bought."""
     continues: bool | None = None
     """True if the job goes on after this answer to a poll."""
 
@@ -390,19 +466,25 @@ class Example(Table):
     """A literal answer of the provider, or a request as its page shows it."""
 
     step: Literal["request", "upload", "submit", "poll", "result", "cancel", "lookup"]
+    """`request`, `upload`, `submit`, `poll`, `result`, `cancel` or `lookup`."""
     source: str
     """The page, or where else it was seen."""
     date: dt.date
+    """The date of the source."""
     note: str = ""
+    """A remark for readers of the file."""
     model: str | None = None
     """A model's `name`; by default the first."""
     order: dict[str, Any] = Field(default_factory=dict)
     """For `request`: the fields of the order."""
     http: int = Field(default=200, ge=100, le=599)
+    """The HTTP status of the answer."""
     headers: dict[str, str] = Field(default_factory=dict)
+    """Headers of the answer."""
     answer: str = ""
     """The answer's body, to the letter."""
     expect: Expect
+    """What the answer or request means."""
 
 
 def _public_origin(url: str) -> str:
@@ -429,15 +511,19 @@ class ProviderFile(Table):
     extends: str | None = None
     """The name of a file that comes with Pollcast, and whose tables this one has too."""
     name: str
+    """The name in models and settings: lower case letters, digits and `-`."""
     title: str
     """The name that people read."""
     base_url: Origin
+    """A public https origin. It may have a path."""
     hosts: list[Origin] = Field(default_factory=list)
     """Further origins that answers may name for polls, cancels and keyed results. They get the key."""
     docs: str = ""
+    """The URL of the provider's documents."""
     checked: dt.date
     """The date of the newest evidence."""
     note: str = ""
+    """A remark for readers of the file."""
     headers: Headers = Field(default_factory=dict)
     """Sent with each request."""
     auth: Auth
@@ -448,9 +534,15 @@ class ProviderFile(Table):
     poll: Poll
     result: Result
     cancel: Cancel | None = None
+    """The call that stops a job."""
     upload: Upload | None = None
+    """The call that takes a file."""
     lookup: Lookup | None = None
+    """The call that finds a job by Pollcast's own id."""
     callback: Callback | None = None
+    """A note on callbacks, which Pollcast does not use."""
     errors: Errors = Field(default_factory=Errors)
     model: list[ModelTable] = Field(min_length=1)
+    """The models."""
     example: list[Example] = Field(default_factory=list)
+    """The evidence."""

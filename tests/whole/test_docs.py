@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from proxy.core.provider_file import FileText, read
 from proxy.core.settings import Settings
-from proxy.providers.registry import prefix_of
+from proxy.providers.declared import DeclaredKind
+from proxy.providers.declared_examples import examine
+from proxy.providers.registry import Registry, prefix_of
 from tests import docs
 from tests.support.deployment import Deployment
 from tests.support.registry import REGISTRY
@@ -45,6 +48,17 @@ def test_each_link_to_a_file_or_a_heading_leads_there(path: Path) -> None:
 
 def test_no_setting_is_without_a_description() -> None:
     assert not re.findall(r"^\| `[A-Z_<>]+` \|.*\| \|$", page("settings"), re.MULTILINE)
+
+
+async def test_the_guides_provider_file_has_no_fault() -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", page("provider-files"), re.DOTALL)
+    kind = DeclaredKind(read(FileText("short.toml", text), lambda _: None))
+    assert await examine(kind) == []
+    assert [*Registry((kind,)).models] == ["short/one"]
+
+
+def test_no_key_of_a_provider_file_is_without_a_description() -> None:
+    assert not re.findall(r"^\| `[a-z]\S*` \|.*\| \|$", page("provider-files"), re.MULTILINE)
 
 
 def test_the_readme_has_at_most_200_lines() -> None:
