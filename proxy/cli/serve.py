@@ -21,7 +21,6 @@ from proxy.core.settings import BadSetting, ProviderSettings, Settings, load, un
 from proxy.providers.registry import Registry, installed_registry, prefix_of
 from proxy.serving.server import Server, listen
 from proxy.serving.workers import Supervisor, end_with_parent
-from proxy.simulator import Simulator
 from proxy.store import open_store
 from proxy.telemetry import logs
 from proxy.telemetry.worker_metrics import WorkerMetrics
@@ -162,6 +161,8 @@ async def _serve_installed() -> None:
 
 
 async def _serve_demo() -> None:
+    from proxy.simulator import Simulator  # noqa: PLC0415 - only the demo needs it, and it takes time to load
+
     settings = load(
         Settings,
         store=f"sqlite:///{_DEMO_FOLDER}/pollcast.db",

@@ -102,7 +102,7 @@ Keep = dict[Annotated[str, Field(pattern=_FIELD_NAME)], Paths]
 class Table(BaseModel):
     """A table of a provider file. Unknown keys are refused, and no type is guessed from another."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 class Jwt(Table):

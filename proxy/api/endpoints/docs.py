@@ -7,7 +7,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
-from markdown_it import MarkdownIt
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -16,7 +15,6 @@ from proxy.api.openapi import page as api_page
 from proxy.core.errors import NotFound
 
 _FOLDER: Final = Path(__file__).parents[2] / "docs"
-_MARKDOWN: Final = MarkdownIt("commonmark", {"html": False}).enable("table")
 _MARKDOWN_HEADERS: Final = {"Content-Type": "text/markdown; charset=utf-8", "X-Content-Type-Options": "nosniff"}
 
 
@@ -57,11 +55,14 @@ def _html(name: str) -> str:
 
 def _body(text: str) -> str:
     """Return Markdown as HTML whose headings have the ids that GitHub gives them."""
-    tokens = _MARKDOWN.parse(text)
+    from markdown_it import MarkdownIt  # noqa: PLC0415 - takes time to load, and most servers never show a page
+
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = markdown.parse(text)
     for opening, content in pairwise(tokens):
         if opening.type == "heading_open":
             opening.attrSet("id", re.sub(r"[^\w -]", "", content.content.lower()).replace(" ", "-"))
-    return str(_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {}))
+    return str(markdown.renderer.render(tokens, markdown.options, {}))
 
 
 @cache
