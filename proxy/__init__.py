@@ -26,5 +26,5 @@ The way of an order:
       -> runner/recording: Update -> store.append: event n (the final one refunds), in one transaction
             | the log: the only source of truth
     store.changes() -> streams/feed: one tail per watched job -> one timer -> publish
-      -> streams/stream -> serving/protocol: push -> EventSource, curl, app
+      -> streams/stream, the body of streams/responses -> serving/protocol: push -> EventSource, curl, app
 """

@@ -15,6 +15,7 @@ from secrets import token_hex
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+from limits.aio.storage import Storage
 from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -38,7 +39,7 @@ from proxy.core.links import Links, route_path
 from proxy.core.origins import Origins
 from proxy.core.settings import BadSetting, ProviderSettings, Settings, load, proxy_secrets, through
 from proxy.providers.base import Model, Provider
-from proxy.providers.registry import ProviderKind, Registry, installed_registry
+from proxy.providers.registry import Registry, installed_registry
 from proxy.runner import housekeeping
 from proxy.runner.runner import Runner
 from proxy.runner.services import DEFAULT_LIMITS, DEFAULT_TIMES, RunnerLimits, RunnerServices, RunnerTimes
@@ -54,6 +55,7 @@ from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.trace import Traces
 from proxy.telemetry.worker_metrics import WorkerMetrics
 from proxy.upstream.breaker import exchange_outcomes
+from proxy.upstream.client import UpstreamOptions
 from proxy.upstream.fetch import Fetcher
 from proxy.upstream.times import DEFAULT_TIMES as DEFAULT_UPSTREAM_TIMES
 from proxy.upstream.times import UpstreamTimes
@@ -163,110 +165,149 @@ class Pollcast:
     async def opened(self) -> AsyncIterator[None]:
         """Open the store and the providers, and run jobs, while the body runs. This is the ASGI lifespan."""
         async with AsyncExitStack() as stack:
-            services = await self._services(stack)
-            # The routes need the services, so they are added now.
-            self._app.router.routes.extend(api.routes(services))
-            self._app.router.routes.extend(playground.routes(playground=self._settings.playground == "on"))
-            self._app.router.routes.extend(docs.routes())
-            self._app.router.default = self._app.router.not_found
+            store, blobs = await self._open_storage(stack)
+            metrics = Metrics()
+            self._feed = self._build_feed(store, metrics)
+            runner_services = await self._build_runner_services(store, blobs, metrics)
+            self._runner = self._build_runner(runner_services)
+            counts = await stack.enter_async_context(storage(self._settings.store))
+            api_services = self._build_api_services(runner_services, self._feed, counts)
+            await self._start(stack, runner_services, api_services)
+            self._add_routes(api_services)
             try:
                 yield
             finally:
                 self.stop_streams()
             await self._runner.drain(self._settings.drain)
 
-    async def _services(self, stack: AsyncExitStack) -> ApiServices:
-        settings, clock = self._settings, self._clock
+    async def _open_storage(self, stack: AsyncExitStack) -> tuple[Store, Blobs]:
+        settings = self._settings
         with _blame_setting("POLLCAST_STORE"):
-            opened = open_store(settings.store, clock, lease=settings.lease, exclusive=True)
+            unopened = open_store(settings.store, self._clock, lease=settings.lease, exclusive=True)
         with _blame_setting("POLLCAST_ASSETS"):
             blobs = Blobs(settings.assets)
         with _blame_setting("POLLCAST_STORE"):
-            store = await stack.enter_async_context(opened)
+            store = await stack.enter_async_context(unopened)
         self._warn_of_open_folders()
         if store.shared is not None:
             await check_shared(store, blobs)
-        fetcher = await stack.enter_async_context(Fetcher(self._upstream_times))
+        return store, blobs
+
+    def _build_feed(self, store: Store, metrics: Metrics) -> Feed:
+        def observe_lag(at: float) -> None:
+            metrics.delivery_lag.observe(max(self._clock.now() - at, 0))
+
+        feed = Feed(store=store, heartbeat=self._settings.heartbeat, observe_lag=observe_lag, times=self._stream_times)
+        metrics.watch(feed.metrics)
+        return feed
+
+    async def _build_runner_services(self, store: Store, blobs: Blobs, metrics: Metrics) -> RunnerServices:
+        settings, clock = self._settings, self._clock
         links = Links(
-            await _secrets(settings, store),
-            settings.base_url,
-            clock,
+            secrets=await _secrets(settings, store),
+            public_url=settings.base_url,
+            clock=clock,
             ttl=settings.retention,
             relay=settings.results == "relay",
         )
-        metrics = Metrics()
-        providers: dict[str, Provider] = {}
-        for kind in self._registry.providers:
-            provider = await self._provider(stack, kind, metrics, store)
-            providers |= {model.name: provider for model in kind.models}
-        self._feed = Feed(
-            store,
-            settings.heartbeat,
-            lambda at: metrics.delivery_lag.observe(max(clock.now() - at, 0)),
-            self._stream_times,
-        )
         with _blame_setting("POLLCAST_TRACE"):
             traces = Traces(settings.trace) if settings.trace else None
-        if traces is not None:
-            stack.enter_context(traces.writing())
-        steps = ClockSteps(clock)
-        runner_services = RunnerServices(
+        return RunnerServices(
             store=store,
             blobs=blobs,
-            fetcher=fetcher,
+            fetcher=Fetcher(self._upstream_times),
             links=links,
             clock=clock,
-            steps=steps,
+            steps=ClockSteps(clock),
             metrics=metrics,
             registry=self._registry,
-            providers=providers,
+            providers=self._build_providers(metrics, store),
             asset_limit=settings.asset_limit,
             retention=settings.retention,
             traces=traces,
             times=self._runner_times,
             limits=self._runner_limits,
         )
-        self._runner = Runner(runner_services, node=_node(), lease=settings.lease, max_jobs=settings.max_jobs or None)
-        orphans = housekeeping.delete_orphans_periodically(store, blobs, steps, self._runner_times)
-        await stack.enter_async_context(_running(orphans))
-        await stack.enter_async_context(_running(self._feed.run(), self._runner.run(), metrics.watch_loop()))
-        auth = Auth(store, links, clock, settings.metrics.get_secret_value(), self._api_times)
-        await stack.enter_async_context(_running(auth.watch(self._feed)))
-        if store.shared is not None:
-            breakers = {provider.name: provider.upstream.breaker for provider in providers.values()}
-            await stack.enter_async_context(_running(exchange_outcomes(breakers, store.shared, self._upstream_times)))
-        metrics.watch(self._runner.metrics)
-        metrics.watch(self._feed.metrics)
-        if self._worker_metrics is not None:
-            await stack.enter_async_context(self._worker_metrics.serve(metrics.scrape))
+
+    def _build_providers(self, metrics: Metrics, store: Store) -> dict[str, Provider]:
+        """Return the adapters by model. An adapter serves all its models with one HTTP client."""
+        providers: dict[str, Provider] = {}
+        for kind in self._registry.providers:
+            options = UpstreamOptions(
+                times=self._upstream_times,
+                observe=partial(_observe, metrics, kind.name),
+                reserve=partial(store.shared.reserve_slots, kind.name) if store.shared is not None else None,
+            )
+            provider = kind(self._providers[kind.name], self._clock, self._settings.base_url, options)
+            providers |= {model.name: provider for model in kind.models}
+        return providers
+
+    def _build_runner(self, services: RunnerServices) -> Runner:
+        settings = self._settings
+        runner = Runner(services=services, node=_node(), lease=settings.lease, max_jobs=settings.max_jobs or None)
+        services.metrics.watch(runner.metrics)
+        return runner
+
+    def _build_api_services(self, services: RunnerServices, feed: Feed, counts: Storage) -> ApiServices:
+        """Return the parts of the endpoints. `counts` stores how many requests each account has made."""
+        settings, clock, store, links = self._settings, self._clock, services.store, services.links
         limits = AccountLimits(
-            await stack.enter_async_context(storage(settings.store)),
-            self._feed.streams_by_account,
-            metrics,
+            storage=counts,
+            streams_open=feed.streams_by_account,
+            metrics=services.metrics,
             requests=settings.max_requests,
             streams=settings.max_streams,
             uploads=settings.max_uploads,
             jobs=settings.max_jobs,
             backlog=settings.queue,
         )
+        scrapers = settings.metrics.get_secret_value()
         return ApiServices(
             store=store,
-            blobs=blobs,
-            feed=self._feed,
+            blobs=services.blobs,
+            feed=feed,
             links=links,
-            auth=auth,
-            catalogue=Catalogue(self._registry, providers, self._prices, clock),
-            fetcher=fetcher,
+            auth=Auth(store=store, links=links, clock=clock, scrapers=scrapers, times=self._api_times),
+            catalogue=Catalogue(
+                registry=self._registry, providers=services.providers, prices=self._prices, clock=clock
+            ),
+            fetcher=services.fetcher,
             clock=clock,
-            metrics=metrics,
+            metrics=services.metrics,
             limits=limits,
-            eta=Eta(store, clock),
-            polled=runner_services.polled,
+            eta=Eta(store=store, clock=clock),
+            polled=services.polled,
             asset_limit=settings.asset_limit,
             relay=settings.results == "relay",
             worker_metrics=self._worker_metrics,
             times=self._api_times,
         )
+
+    async def _start(self, stack: AsyncExitStack, services: RunnerServices, api_services: ApiServices) -> None:
+        """Open the HTTP clients and start the background tasks. `stack` stops them in reverse order."""
+        store, metrics, feed = services.store, services.metrics, api_services.feed
+        upstreams = {provider.name: provider.upstream for provider in services.providers.values()}
+        await stack.enter_async_context(services.fetcher)
+        for upstream in upstreams.values():
+            await stack.enter_async_context(upstream)
+        if services.traces is not None:
+            stack.enter_context(services.traces.writing())
+        orphans = housekeeping.delete_orphans_periodically(store, services.blobs, services.steps, services.times)
+        await stack.enter_async_context(_running(orphans))
+        await stack.enter_async_context(_running(feed.run(), self._runner.run(), metrics.watch_loop()))
+        await stack.enter_async_context(_running(api_services.auth.watch(feed)))
+        if store.shared is not None:
+            breakers = {name: upstream.breaker for name, upstream in upstreams.items()}
+            await stack.enter_async_context(_running(exchange_outcomes(breakers, store.shared, self._upstream_times)))
+        if self._worker_metrics is not None:
+            await stack.enter_async_context(self._worker_metrics.serve(metrics.scrape))
+
+    def _add_routes(self, services: ApiServices) -> None:
+        routes = self._app.router.routes
+        routes.extend(api.routes(services))
+        routes.extend(playground.routes(playground=self._settings.playground == "on"))
+        routes.extend(docs.routes())
+        self._app.router.default = self._app.router.not_found
 
     def _warn_of_open_folders(self) -> None:
         places = {"POLLCAST_STORE": Path(self._settings.store.removeprefix("sqlite:///")).parent}
@@ -276,14 +317,6 @@ class Pollcast:
             places["POLLCAST_ASSETS"] = Path(self._settings.assets)
         for setting, folder in places.items():
             warn_if_open(folder, setting)
-
-    async def _provider(self, stack: AsyncExitStack, kind: ProviderKind, metrics: Metrics, store: Store) -> Provider:
-        provider = kind(self._providers[kind.name], self._clock, self._settings.base_url, self._upstream_times)
-        provider.upstream.observe = partial(_observe, metrics, provider.name)
-        if store.shared is not None:
-            provider.upstream.rate_limiter.reserve = partial(store.shared.reserve_slots, provider.name)
-        await stack.enter_async_context(provider.upstream)
-        return provider
 
 
 def hosted() -> Pollcast:

@@ -1,7 +1,7 @@
-"""Known vulnerabilities of what Pollcast needs to run, as far as advisories can be read from here.
+"""Known vulnerabilities of the packages that Pollcast needs to run.
 
-`make check` runs it. One that a newer version mends is an error; one without a cure is told; where no advisory can be
-read (no network, a mirror without them) that is said, and nothing fails.
+`make check` runs it. A vulnerability that a newer version fixes is an error. One without a fix is only reported. Where
+no advisories can be read (no network, a mirror without them), that is reported, and nothing fails.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ Report = list[dict[str, Any]]
 
 
 def declared() -> list[str]:
-    """What the project itself requires to run."""
+    """Return the requirements of the project itself."""
     project = tomllib.loads(PROJECT.read_text())["project"]
     return [*project["dependencies"], *project["optional-dependencies"]["redis"]]
 
 
 def needed(requirements: Iterable[str], known: set[str] | None = None) -> set[str]:
-    """The names of all that these requirements bring with them."""
+    """Return the names of these requirements and of all their dependencies."""
     known = set() if known is None else known
     for requirement in requirements:
         name = normal(re.split(r"[^A-Za-z0-9._-]", requirement)[0])
@@ -42,12 +42,12 @@ def needed(requirements: Iterable[str], known: set[str] | None = None) -> set[st
 
 
 def normal(name: str) -> str:
-    """A package's name as it is compared (PEP 503)."""
+    """Return a package's name in the normal form of PEP 503."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def advisories() -> Report | None:
-    """What pip-audit finds out about each installed package; None when it cannot ask."""
+    """Return the findings of pip-audit for each installed package, or None if it reaches no advisories."""
     command = [sys.executable, "-m", "pip_audit", "--skip-editable", "--progress-spinner=off", "--format=json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)  # noqa: S603
     try:
@@ -58,15 +58,15 @@ def advisories() -> Report | None:
 
 
 def vulnerable(report: Report, names: set[str]) -> Iterator[tuple[str, bool]]:
-    """A line for each vulnerability, and whether there is a cure."""
+    """Yield a line for each vulnerability, and True if a version fixes it."""
     for package in report:
         for found in package.get("vulns", ()) if normal(package["name"]) in names else ():
             cure = ", ".join(found["fix_versions"])
-            yield f"{package['name']} {package['version']}: {found['id']}, mended in {cure or 'no version'}", bool(cure)
+            yield f"{package['name']} {package['version']}: {found['id']}, fixed in {cure or 'no version'}", bool(cure)
 
 
 def main() -> int:
-    """Print what is known; returns the exit status."""
+    """Print the known vulnerabilities. Return the exit status."""
     report = advisories() or []
     names = needed(declared())
     asked = [package for package in report if "vulns" in package and normal(package["name"]) in names]

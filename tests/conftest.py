@@ -1,4 +1,4 @@
-"""What every test may ask for: a world, and an environment that holds nothing of this machine's."""
+"""Fixtures of all tests: a deployment, and an environment without the variables of this machine."""
 
 import asyncio
 import faulthandler
@@ -22,7 +22,7 @@ STDERR = 2
 
 
 def _give_up(name: str) -> None:
-    os.write(STDERR, f"{name} hangs; where, the stacks say:\n".encode())
+    os.write(STDERR, f"{name} hangs. The stacks:\n".encode())
     faulthandler.dump_traceback(STDERR)
     os._exit(1)
 
@@ -31,7 +31,7 @@ def _give_up(name: str) -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """End the process of a test that its own time limit does not end.
 
-    That limit raises in whatever runs at the time: a task may swallow it, and a teardown after a failure has none.
+    That limit raises in the running code: a task may suppress it, and a teardown after a failure has no limit.
     """
     own = item.get_closest_marker("timeout")
     limit = own.args[0] if own else float(item.config.getini("timeout"))
@@ -51,7 +51,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """The server's own loop, which is stricter than asyncio's: it raises where that is silent."""
+    """Return the server's own event loop. It is stricter than asyncio's, and raises where that is silent."""
     return {"server": loop_factory() or asyncio.new_event_loop}
 
 

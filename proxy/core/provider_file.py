@@ -82,8 +82,8 @@ def read(source: FileText, bundled: Callable[[str], FileText | None]) -> ReadFil
         if base is None:
             raise found.fault(("extends",), "must be the name of a provider whose file comes with Pollcast")
         texts = (source, base)
-        document = _extended(_parse(base)[0], document)
-    document = _with_shared_fields(document)
+        document = _extend(_parse(base)[0], document)
+    document = _add_shared_fields(document)
     try:
         file = ProviderFile.model_validate(document)
     except ValidationError as error:
@@ -108,33 +108,33 @@ def _parse(source: FileText) -> tuple[dict[str, Any], _Source]:
     return document, _Source(source.name, key_lines(source.text))
 
 
-def _extended(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def _extend(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """Return a file with its own keys over those of another.
 
     Under the other's name its models are added. Under a name of its own it has its own models only. Examples are the
     evidence of one file, so they are not inherited.
     """
-    both: dict[str, Any] = templates.merged(base, own)
+    both: dict[str, Any] = templates.merge(base, own)
     if own.get("name", base["name"]) == base["name"] and isinstance(own.get("model", []), list):
         both["model"] = [*own.get("model", []), *base["model"]]
     both["example"] = own.get("example", [])
     return both
 
 
-def _with_shared_fields(document: dict[str, Any]) -> dict[str, Any]:
+def _add_shared_fields(document: dict[str, Any]) -> dict[str, Any]:
     """Return a file in which each model has the definitions of the fields that it uses."""
     shared, models = document.get("fields"), document.get("model")
     if not isinstance(models, list):
         return document
-    return document | {"model": [_with_fields(model, shared if isinstance(shared, dict) else {}) for model in models]}
+    return document | {"model": [_add_fields(model, shared if isinstance(shared, dict) else {}) for model in models]}
 
 
-def _with_fields(model: Any, shared: Mapping[str, Any]) -> Any:
+def _add_fields(model: Any, shared: Mapping[str, Any]) -> Any:
     if not isinstance(model, dict) or not isinstance(model.get("use", []), list):
         return model
     own = model.get("fields", {})
     used = {name: shared[name] for name in model.get("use", []) if isinstance(name, str) and name in shared}
-    return model | {"fields": templates.merged(used, own)}
+    return model | {"fields": templates.merge(used, own)}
 
 
 _TYPE_MESSAGES: Final = {
@@ -152,7 +152,7 @@ _TYPE_MESSAGES: Final = {
 
 def _first_fault(source: _Source, error: ValidationError) -> BadFile:
     """Return the fault that stands first in the file. An unknown key comes before a missing one: it may be that one."""
-    faults = [(_clean(detail["loc"]), detail) for detail in error.errors()]
+    faults = [(_place_of(detail["loc"]), detail) for detail in error.errors()]
     place, detail = min(faults, key=lambda fault: (fault[1]["type"] == "missing", source.line(fault[0])))
     kind, message = detail["type"], detail["msg"]
     if kind == "extra_forbidden":
@@ -165,7 +165,7 @@ def _first_fault(source: _Source, error: ValidationError) -> BadFile:
     return source.fault(place, message)
 
 
-def _clean(loc: Sequence[int | str]) -> Place:
+def _place_of(loc: Sequence[int | str]) -> Place:
     """Return pydantic's place of an error without its own words, such as `[key]`."""
     return tuple(part for part in loc if part != "[key]")
 

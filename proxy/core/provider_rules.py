@@ -14,6 +14,7 @@ from proxy.core.provider_tables import (
     Auth,
     Errors,
     FieldTable,
+    Keep,
     ModelTable,
     ProviderFile,
     Scalar,
@@ -214,7 +215,7 @@ def choice_key(value: object) -> str:
 
 def body_of(file: ProviderFile, model: ModelTable) -> Any:
     """Return the template of a model's request."""
-    return templates.merged(file.submit.body, model.body) if model.body else file.submit.body
+    return templates.merge(file.submit.body, model.body) if model.body else file.submit.body
 
 
 def _body_faults(file: ProviderFile) -> _Faults:
@@ -256,6 +257,8 @@ def _step_faults(file: ProviderFile) -> _Faults:
         yield from _path_faults(("lookup", "path"), [file.lookup.path], {"job", "model", "path"}, urls=False)
     if file.auth.check:
         yield from _path_faults(("auth", "check"), [file.auth.check], set(), urls=False)
+    yield from _keep_faults(("submit", "keep"), file.submit.keep)
+    yield from _keep_faults(("poll", "keep"), file.poll.keep)
     yield from _idempotency_faults(file)
     if file.upload is not None:
         yield from _upload_faults(file.upload)
@@ -264,6 +267,11 @@ def _step_faults(file: ProviderFile) -> _Faults:
     for n, host in enumerate(file.hosts):
         if host.count("/") > 2:
             yield ("hosts", n), "must be an origin without a path"
+
+
+def _keep_faults(place: Place, keep: Keep) -> _Faults:
+    for name in sorted({"id", "model", "path", "job"} & keep.keys()):
+        yield (*place, name), f"has a name that placeholders have for something else: not {name}"
 
 
 def _path_faults(place: Place, paths: Sequence[str], known: set[str], *, urls: bool = True) -> _Faults:
@@ -279,13 +287,11 @@ def _idempotency_faults(file: ProviderFile) -> _Faults:
     ours = file.submit.idempotency
     if ours is not None and (ours.header is None) == (ours.field is None):
         yield ("submit", "idempotency"), "must have either header or field"
-    if (
-        ours is not None
-        and ours.header
-        and SECRET_HEADER.search(ours.header)
-        and "idempotency" not in ours.header.lower()
-    ):
+    header = ours.header if ours and ours.header else ""
+    if SECRET_HEADER.search(header) and "idempotency" not in header.lower():
         yield ("submit", "idempotency", "header"), "is a header for secrets"
+    if ours is not None and ours.field and isinstance(file.submit.body, dict) and ours.field in file.submit.body:
+        yield ("submit", "idempotency", "field"), "is in the body already"
     if ours is not None and ours.field and file.submit.encoding == "multipart":
         yield ("submit", "idempotency", "field"), "goes with JSON only"
     if file.lookup is not None and ours is None:
@@ -299,23 +305,29 @@ def _upload_faults(upload: Upload) -> _Faults:
         if name not in {"name", "type"}:
             yield (
                 ("upload", "form"),
-                f"has {{{name}}}: an upload loop. Only {{name}} and {{type}} of the file are known",
+                f"has {{{name}}}: an upload loop. Allowed: {{name}} and {{type}} of the file",
             )
     if templates.lone(upload.value) != "id" and set(templates.placeholders(upload.value)) != {"id"}:
         yield ("upload", "value"), "must have {id}, and no other placeholder"
 
 
+def _word_faults(words: Mapping[str, str]) -> _Faults:
+    found: dict[str, str] = {}
+    for word, state in words.items():
+        if found.setdefault(re.sub(r"[\W_]+", "", word).lower(), state) != state:
+            yield ("poll", "words", word), "means something else than the same word in other letters"
+
+
 def _state_faults(file: ProviderFile) -> _Faults:
     poll, result = file.poll, file.result
     if not poll.status and not poll.http:
-        yield ("poll",), "must have status (with words) or http"
-    if bool(poll.status) != bool(poll.words):
-        yield ("poll", "words"), "and status go together"
-    words: dict[str, str] = {}
-    for word, state in poll.words.items():
-        if words.setdefault(re.sub(r"[\W_]+", "", word).lower(), state) != state:
-            yield ("poll", "words", word), "means something else than the same word in other letters"
-    if "done" not in {*poll.words.values(), *poll.http.values(), poll.absent}:
+        yield ("poll",), "must have status (with words or present) or http"
+    if bool(poll.status) != (bool(poll.words) or poll.present is not None):
+        yield ("poll", "words"), "and status go together, or present and status"
+    if poll.words and poll.present is not None:
+        yield ("poll", "present"), "goes without words"
+    yield from _word_faults(poll.words)
+    if "done" not in {*poll.words.values(), *poll.http.values(), poll.absent, poll.present}:
         yield ("poll", "words"), "must have a word that means done"
     for status in poll.http:
         if not re.fullmatch("[1-5][0-9][0-9]", status):

@@ -37,13 +37,14 @@ Meaning = Literal[
 ]
 """What an error means: our code, or `busy` (later it may succeed), `blocked` (content), `gone` (the job is unknown)."""
 Scalar = str | int | float | bool
+Code = str | int
 
 
 def _listed(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
 
-Paths = Annotated[list[JsonPath], BeforeValidator(_listed)]
+Paths = Annotated[list[JsonPath], BeforeValidator(_listed, json_schema_input_type=JsonPath | list[JsonPath])]
 """Paths into an answer, in order of preference. One path may stand alone, without a list."""
 
 
@@ -83,8 +84,15 @@ def _headers(headers: dict[str, str]) -> dict[str, str]:
 
 RequestPath = Annotated[str, AfterValidator(_request_path)]
 """A path at the provider with placeholders, or one placeholder alone whose value is a URL from an answer."""
-RequestPaths = Annotated[list[RequestPath], BeforeValidator(_listed), Field(min_length=1)]
+RequestPaths = Annotated[
+    list[RequestPath],
+    BeforeValidator(_listed, json_schema_input_type=RequestPath | list[RequestPath]),
+    Field(min_length=1),
+]
 """Such paths, in order of preference: the first one whose placeholders all have values counts."""
+OptionalPaths = Annotated[
+    list[RequestPath], BeforeValidator(_listed, json_schema_input_type=RequestPath | list[RequestPath])
+]
 Headers = Annotated[dict[str, str], AfterValidator(_headers)]
 Template = Annotated[Any, AfterValidator(_check_template)]
 Keep = dict[Annotated[str, Field(pattern=_FIELD_NAME)], Paths]
@@ -211,6 +219,8 @@ class Poll(Table):
     """The status word; a boolean counts as the word `true` or `false`."""
     words: dict[str, State] = Field(default_factory=dict)
     """What each word means, in the order in which a job has them."""
+    present: State | None = None
+    """What any value at `status` means, in place of words: for a field that only appears in that state."""
     absent: State | None = None
     """What an answer without a status word means."""
     http: dict[str, State] = Field(default_factory=dict)
@@ -229,7 +239,7 @@ class Poll(Table):
 class Result(Table):
     """Where the outputs are: in the answer to the last poll, or behind `path`."""
 
-    path: Annotated[list[RequestPath], BeforeValidator(_listed)] = Field(default_factory=list)
+    path: OptionalPaths = Field(default_factory=list)
     """A further request for the result, once the job is done."""
     http_failure: list[int] = Field(default_factory=list)
     """Statuses with which `path` says that the job has failed."""
@@ -305,8 +315,12 @@ Paid = Literal["no", "yes", "unknown"]
 class ErrorRule(Table):
     """What an HTTP status, a code or both mean, and whether the order was bought all the same."""
 
-    http: Annotated[list[int], BeforeValidator(_listed)] = Field(default_factory=list)
-    code: Annotated[list[str | int], BeforeValidator(_listed)] = Field(default_factory=list)
+    http: Annotated[list[int], BeforeValidator(_listed, json_schema_input_type=int | list[int])] = Field(
+        default_factory=list
+    )
+    code: Annotated[list[Code], BeforeValidator(_listed, json_schema_input_type=Code | list[Code])] = Field(
+        default_factory=list
+    )
     means: Meaning
     paid: Paid = "unknown"
     ends: bool = False
@@ -333,7 +347,7 @@ class ModelTable(Table):
     path: str = ""
     """A text for `{path}`, for providers with a path per model."""
     kind: Kind = Field(strict=False)
-    price: Annotated[Price, BeforeValidator(_price)]
+    price: Annotated[Price, BeforeValidator(_price, json_schema_input_type=int | Price)]
     typical_seconds: list[int] = Field(min_length=2, max_length=2)
     note: str = ""
     docs: str = ""

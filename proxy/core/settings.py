@@ -65,7 +65,7 @@ def _scrapers(value: Any) -> Any:
     return folded if folded in {"public", "off"} else value
 
 
-Duration = Annotated[float, BeforeValidator(_seconds)]
+Duration = Annotated[float, BeforeValidator(_seconds, json_schema_input_type=float | str)]
 """A duration in seconds, also written as `90s`, `15m`, `12h` or `7d`."""
 
 _ENV_FILE: Final = ".env"

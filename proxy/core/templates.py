@@ -93,8 +93,8 @@ def _fill_items(template: list[Any], values: Mapping[str, object]) -> Iterator[o
             yield value
 
 
-def merged(base: Any, over: Any) -> Any:
+def merge(base: Any, over: Any) -> Any:
     """Return two templates as one: tables key by key, and everything else from `over`."""
     if not (isinstance(base, Mapping) and isinstance(over, Mapping)):
         return over
-    return {**base, **{name: merged(base.get(name), value) for name, value in over.items()}}
+    return {**base, **{name: merge(base.get(name), value) for name, value in over.items()}}

@@ -24,9 +24,8 @@ from proxy.providers.fields import Fields
 from proxy.store.types import Asset
 from proxy.upstream.answers import Answer, LastAnswers
 from proxy.upstream.classify import Dialect, is_error, plain
-from proxy.upstream.client import Upstream
+from proxy.upstream.client import DEFAULT_OPTIONS, Upstream, UpstreamOptions
 from proxy.upstream.requests import File, Request
-from proxy.upstream.times import DEFAULT_TIMES, UpstreamTimes
 
 
 def _one_unit(_: Mapping[str, Any]) -> int:
@@ -166,7 +165,7 @@ class Provider(ABC):
         settings: ProviderSettings,
         clock: Clock,
         public_url: str,
-        times: UpstreamTimes = DEFAULT_TIMES,
+        options: UpstreamOptions = DEFAULT_OPTIONS,
         *,
         others: Sequence[URL] = (),
         public: bool = False,
@@ -181,7 +180,9 @@ class Provider(ABC):
             clock,
             rate=settings.rate,
             proxy=proxy,
-            times=times,
+            times=options.times,
+            observe=options.observe,
+            reserve=options.reserve,
             others=others,
             public=public,
         )

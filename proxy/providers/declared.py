@@ -22,14 +22,14 @@ from proxy.core.provider_rules import body_of, choice_key
 from proxy.core.provider_tables import FieldTable, ModelTable, ProviderFile
 from proxy.core.settings import ProviderSettings, is_loopback
 from proxy.providers.base import Inputs, Model, Provider, Source, Update
-from proxy.providers.declared_answers import Answers, kept
+from proxy.providers.declared_answers import Answers, kept_values
 from proxy.providers.declared_errors import Ended, FileDialect
 from proxy.providers.declared_models import make_model, settings_type
 from proxy.providers.fields import is_asset
 from proxy.upstream.answers import Answer, LastAnswers, ReadFailed, UnknownToProvider, UnreadableAnswer
+from proxy.upstream.client import DEFAULT_OPTIONS, UpstreamOptions
 from proxy.upstream.credentials import SignedHeader
 from proxy.upstream.requests import File, Request
-from proxy.upstream.times import DEFAULT_TIMES, UpstreamTimes
 
 _INLINE_FORMS: Final = frozenset({"data", "base64", "part"})
 """Forms of a medium for which its bytes are read."""
@@ -59,12 +59,12 @@ class DeclaredKind:
         return settings_type(self.read.file)
 
     def __call__(
-        self, settings: ProviderSettings, clock: Clock, public_url: str, times: UpstreamTimes = DEFAULT_TIMES, /
+        self, settings: ProviderSettings, clock: Clock, public_url: str, options: UpstreamOptions = DEFAULT_OPTIONS, /
     ) -> "Declared":
         """Build the provider."""
         described = {"name": self.name, "models": self.models, "settings_type": self.settings_type}
         adapter: type[Declared] = type(f"Declared[{self.name}]", (Declared,), described)
-        return adapter(self.read.file, settings, clock, public_url, times)
+        return adapter(self.read.file, settings, clock, public_url, options)
 
 
 class Declared(Provider):
@@ -76,13 +76,13 @@ class Declared(Provider):
         settings: ProviderSettings,
         clock: Clock,
         public_url: str,
-        times: UpstreamTimes = DEFAULT_TIMES,
+        options: UpstreamOptions = DEFAULT_OPTIONS,
     ) -> None:
         self.file = file
         self._clock = clock
         own = settings.base_url == self.file.base_url  # else the operator vouches for another host
         others = [URL(host) for host in self.file.hosts] if own else []
-        super().__init__(settings, clock, public_url, times, others=others, public=own)
+        super().__init__(settings, clock, public_url, options, others=others, public=own)
         self._tables = {model.name: model for model in self.file.model}
         self._bodies = {model.name: body_of(self.file, model) for model in self.file.model}
         assert isinstance(self.dialect, FileDialect)  # noqa: S101 -- `declare_dialect` returned it
@@ -229,7 +229,7 @@ class Declared(Provider):
         result = self.file.result
         if not result.path or self.answers.standing(answer).state != "done":
             return answer
-        values = {**self._ticket_values(ticket), **kept(self.file.poll.keep, answer.json())}
+        values = {**self._ticket_values(ticket), **kept_values(self.file.poll.keep, answer.json())}
         found = await self.upstream.get(self._url(result.path, values), accepted=result.http_failure)
         if found.ok:
             self.answers.check(found)

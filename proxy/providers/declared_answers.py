@@ -1,4 +1,4 @@
-"""What the answers of a provider mean whose file describes it: tickets, updates, outputs. No I/O."""
+"""Reads the answers of a provider that a file describes, as tickets, updates and outputs. No I/O."""
 
 import math
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _FINAL_WORDS: Final = frozenset({"canceled", "blocked", "expired", "gone"})
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a job stands: its state (None: unknown), the provider's word, and the progress in percent."""
+    """Progress of a job: its state (None: unknown), the provider's word, and the progress in percent."""
 
     state: State | None
     word: str | None = None
@@ -39,8 +39,11 @@ class StateReader:
     def standing(self, body: object, status: int) -> Standing:
         """Return how the job stands by an answer."""
         poll = self._poll
-        word = _word(first(poll.status, body))
+        value = first(poll.status, body)
+        word = _word(value) if poll.present is None else None
         state = self._words.get(plain(word)) if word else None
+        if poll.present is not None and is_set(value):
+            state = poll.present
         if any(_equals(path.find(body), value) for path, value in poll.blocked.items()):
             state = "blocked"
         elif state not in _FINAL_WORDS and any(is_set(path.find(body)) for path in poll.failed):
@@ -101,7 +104,7 @@ class Answers:
         found = as_id(first(submit.id, body))
         if not found:
             raise self._dialect.missing_ticket(answer, "names no id")
-        ticket = {"model": model, "id": found, **kept(submit.keep, body)}
+        ticket = {"model": model, "id": found, **kept_values(submit.keep, body)}
         known = {*ticket, "path"}
         if not any(known.issuperset(templates.placeholders(path)) for path in self._file.poll.path):
             raise self._dialect.missing_ticket(answer, "lacks what its polls need")
@@ -111,7 +114,7 @@ class Answers:
         """Return the ticket of a job that was looked up; None if the answer names none."""
         lookup, body = self._file.lookup, answer.exact()
         found = as_id(first(lookup.id, body)) if lookup else ""
-        return {"model": model, "id": found, **kept(lookup.keep, body)} if lookup and found else None
+        return {"model": model, "id": found, **kept_values(lookup.keep, body)} if lookup and found else None
 
     def uploaded(self, upload: Upload, answer: Answer) -> str:
         """Return what an order names, by the answer to an upload. Raises a JobError, Transient and UnreadableAnswer."""
@@ -163,7 +166,8 @@ class Answers:
 
     def _shown(self, standing: Standing, body: object) -> str | None:
         detail = first(self._file.poll.detail, body)
-        text = detail if isinstance(detail, str) and detail.strip() else standing.word
+        is_boolean = standing.word in {"true", "false"}  # says nothing to a client
+        text = detail if isinstance(detail, str) and detail.strip() else None if is_boolean else standing.word
         return self._dialect.safe_text(text) if text else None
 
     def _without_status(self, answer: Answer) -> Update:
@@ -206,7 +210,7 @@ class Answers:
         return [found.url for found in reader.found(reader.document(answer.json()))]
 
 
-def kept(keep: Keep, body: object) -> dict[str, str]:
+def kept_values(keep: Keep, body: object) -> dict[str, str]:
     """Return the values of an answer that later requests need."""
     found = {name: as_id(first(paths, body)) for name, paths in keep.items()}
     return {name: value for name, value in found.items() if value}

@@ -451,13 +451,13 @@ def _translation_errors(
     Source: HeyGen's endpoint comparison, read 2026-11. `extra` has options of v1's body, of which v3 has none.
     """
     for name in _untranslatable_fields(fields, assets):
-        yield FieldError(name, f"{_SENT_TO_V3} does not have this field. See the fields of {V3_MODEL}.")
+        yield FieldError(name, f"{_SENT_TO_V3} does not have this field (see the fields of {V3_MODEL})")
     for name in extra:
-        rule = f"{_SENT_TO_V3} does not have the options of v1. Order {V3_MODEL} to send options of v3."
+        rule = f"{_SENT_TO_V3} does not have the options of v1 (order {V3_MODEL} to send those of v3)"
         yield FieldError(f"extra.{name}", rule)
 
 
-_SENT_TO_V3 = "This installation sends orders of heygen-v1 to HeyGen's v3 API, which"
+_SENT_TO_V3 = "this installation sends orders of heygen-v1 to HeyGen's v3 API, which"
 
 
 def _untranslatable_fields(fields: HeyGenFields, assets: Mapping[str, Asset]) -> Iterator[str]:

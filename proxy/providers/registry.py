@@ -17,7 +17,7 @@ from proxy.core.clock import Clock
 from proxy.core.settings import BadSetting, ProviderSettings, Settings
 from proxy.providers.base import Model, Provider
 from proxy.providers.declared_files import read_folder
-from proxy.upstream.times import UpstreamTimes
+from proxy.upstream.client import UpstreamOptions
 
 ENTRY_POINTS: Final = "pollcast.providers"
 """Group of the entry points through which other packages add providers."""
@@ -44,7 +44,7 @@ class ProviderKind(Protocol):
         """The provider's place in the catalogue. Providers with the same position are sorted by name."""
 
     def __call__(
-        self, settings: ProviderSettings, clock: Clock, public_url: str, times: UpstreamTimes = ..., /
+        self, settings: ProviderSettings, clock: Clock, public_url: str, options: UpstreamOptions = ..., /
     ) -> Provider:
         """Build the provider."""
 

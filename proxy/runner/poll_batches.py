@@ -65,7 +65,7 @@ class _Place(NamedTuple):
 
 @dataclass(slots=True)
 class _Record:
-    """What is known of a provider's batches."""
+    """Failures of a provider's batches, and the pause after them."""
 
     failures: int = 0
     """Failed batches since the last one that succeeded."""

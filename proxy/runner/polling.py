@@ -127,6 +127,9 @@ class StateSource(Protocol):
 class Polling:
     """The polls of one job: its ticket, its interval, and its unreadable answers so far.
 
+    An answer that cannot be read, such as a gateway's HTML page, is shown to the client. Only 20 of them in a row, over
+    five minutes, end the job.
+
     All of it is lost with this process: a resumed job begins to count unreadable answers at zero.
     """
 

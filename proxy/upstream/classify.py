@@ -80,7 +80,7 @@ class Dialect:
 
     @property
     def account(self) -> Sequence[object]:
-        """What identifies the operator's account at the provider: it stays the same while a signed token changes."""
+        """The part of the credential that identifies the account and stays the same while a signed token changes."""
         return [self.signing_key] if self.signing_key else sorted({**self.credential, **self.query_credential}.items())
 
     # --- reads ---

@@ -23,7 +23,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace, TracebackType
 from typing import Any, Final, Literal, Self
 
@@ -49,7 +49,7 @@ from proxy.upstream.breaker import Breaker
 from proxy.upstream.classify import NOT_SENT_AGAIN, Dialect, is_transient
 from proxy.upstream.decompression import GZIP, Decompressor, TooLarge, decompress
 from proxy.upstream.fetch import ProviderOrigin
-from proxy.upstream.rate_limit import RateLimiter
+from proxy.upstream.rate_limit import RateLimiter, ReserveSlots
 from proxy.upstream.requests import File, Request, describe_body, dump_json, encode_form, encode_json
 from proxy.upstream.sessions import Body, Connector, failure_reason, session
 from proxy.upstream.ssrf import NotPublic, PublicResolver, parse_verbatim
@@ -71,11 +71,33 @@ _CONNECTION_ERRORS: Final = (ClientError, TimeoutError, OSError)
 _PROXY_UNAUTHORIZED: Final = "The proxy refuses the credentials (HTTP 407)."
 
 
+Observe = Callable[[str, float], None]
+"""Takes the name and the seconds of a wait: for headers (`read`, `submit`, `stream`) or the rate limit (`turn`)."""
+
+
+def _ignore(_: str, __: float) -> None:
+    """Observe nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamOptions:
+    """The arguments of an `Upstream` that the application chooses. An adapter hands them on."""
+
+    times: UpstreamTimes = DEFAULT_TIMES
+    observe: Observe = _ignore
+    reserve: ReserveSlots | None = None
+    """Reserves slots of the rate limit for this node, where several nodes share it."""
+
+
+DEFAULT_OPTIONS: Final = UpstreamOptions()
+
+
 class Upstream:
     """HTTP client of one provider. The credential of its `dialect` is sent to its origin (and to `others`) only.
 
-    `rate` is the number of requests per second, evenly spaced; requests above it wait. Every request to the origin goes
-    through `proxy`, if there is one. With `public`, names that resolve to a private address are refused.
+    `rate` is the number of requests per second, evenly spaced; requests above it wait. With `reserve`, several nodes
+    share it. Every request to the origin goes through `proxy`, if there is one. `observe` is called after each wait.
+    With `public`, names that resolve to a private address are refused.
     """
 
     def __init__(
@@ -87,6 +109,8 @@ class Upstream:
         rate: float,
         proxy: URL | None = None,
         times: UpstreamTimes = DEFAULT_TIMES,
+        observe: Observe = _ignore,
+        reserve: ReserveSlots | None = None,
         others: Sequence[URL] = (),
         public: bool = False,
     ) -> None:
@@ -98,11 +122,9 @@ class Upstream:
         self._clock = clock
         self._times = times
         self.breaker = Breaker(clock, times)
-        self.rate_limiter = RateLimiter(clock, rate, times)
+        self.rate_limiter = RateLimiter(clock, rate, times, reserve=reserve)
         self._stack = AsyncExitStack()
-        self.observe: Callable[[str, float], None] = _ignore
-        """Called with the name and the seconds of each wait: for headers (`read`, `submit`, `stream`) or for the rate
-        limit (`turn`)."""
+        self._observe = observe
 
     async def __aenter__(self) -> Self:
         options: dict[str, Any] = {
@@ -136,7 +158,7 @@ class Upstream:
     async def wait_for_rate(self) -> None:
         """Wait until the rate limit allows another request."""
         if (waited := await self.rate_limiter.acquire()) > 0:
-            self.observe("turn", waited)
+            self._observe("turn", waited)
 
     # --- reads: free, repeatable ---
 
@@ -237,7 +259,7 @@ class Upstream:
                 timeout=self._timeout(self._times.read_silence if data is None else self._times.upload_silence),
                 allow_redirects=False,
             ) as response:
-                self.observe("read", time.monotonic() - began)
+                self._observe("read", time.monotonic() - began)
                 if response.status == 407:
                     raise Transient(_PROXY_UNAUTHORIZED)
                 body = await _body(response, self._times.body_tail)
@@ -351,7 +373,7 @@ class Upstream:
             self._trace("POST", request, began, error=error)
             self.breaker.record_failure()
             raise _lost_error(error, sent=progress.sent) from None
-        self.observe(call, time.monotonic() - began)
+        self._observe(call, time.monotonic() - began)
         async with response:
             if response.status == 407:  # from a proxy, never from the provider (RFC 9110, section 15.5.8)
                 raise NotTaken(errors.UpstreamUnreachable(f"{_PROXY_UNAUTHORIZED} Nothing was sent."))
@@ -638,10 +660,6 @@ def _split_frames(messages: Iterable[sse.Message]) -> Iterator[sse.Message]:
 
 def _is_frame(data: str) -> bool:
     return data.rstrip()[-1:] in {"}", "]"} and is_whole(data.encode())
-
-
-def _ignore(_: str, __: float) -> None:
-    """Observe nothing: the default of `Upstream.observe`."""
 
 
 def _header_trace() -> TraceConfig:

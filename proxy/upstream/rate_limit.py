@@ -16,7 +16,14 @@ ReserveSlots = Callable[[int, float], Awaitable[float]]
 class RateLimiter:
     """Paces the requests to one provider. With `reserve`, the nodes of a cluster share its `rate`."""
 
-    def __init__(self, clock: Clock, rate: float, times: UpstreamTimes = DEFAULT_TIMES) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        rate: float,
+        times: UpstreamTimes = DEFAULT_TIMES,
+        *,
+        reserve: ReserveSlots | None = None,
+    ) -> None:
         self._clock = clock
         self._times = times
         self._interval = 1 / rate
@@ -24,11 +31,11 @@ class RateLimiter:
         self._reserved: deque[float] = deque()
         self._reserve_lock = asyncio.Lock()
         self._alone_until = 0.0
-        self.reserve: ReserveSlots | None = None
+        self._reserve = reserve
 
     async def acquire(self) -> float:
         """Take the next slot and wait for it. Return the seconds to the slot; 0 or less means that it was free."""
-        wait = self._local_wait() if self.reserve is None else await self._shared_wait(self.reserve)
+        wait = self._local_wait() if self._reserve is None else await self._shared_wait(self._reserve)
         if wait > 0:
             await self._clock.sleep(wait)
         return wait

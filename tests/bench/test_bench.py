@@ -47,9 +47,7 @@ async def test_nchan_delivers_every_event(plan: Plan) -> None:
 
 
 @pytest.mark.wide
-async def test_orders_are_answered_and_jobs_are_polled_as_often_as_by_the_bare_loops(
-    plan: Plan, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_orders_and_polls_are_as_many_as_with_the_bare_loops(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "WARM", 4)
     monkeypatch.setattr(jobs, "PACE", {True: 0.5})
     monkeypatch.setattr(jobs, "COUNTED", {True: 1.5})
@@ -81,7 +79,7 @@ async def test_the_soak_looks_at_the_server_every_minute(plan: Plan, monkeypatch
     assert said[-1] in {"flat", "NOT FLAT"}
 
 
-def test_what_grows_all_the_time_is_not_flat() -> None:
+def test_steady_growth_is_not_flat() -> None:
     growing = [dict.fromkeys(soak.FLAT, 100.0 + minute) for minute in range(30)]
     steady = [dict.fromkeys(soak.FLAT, 100.0 + minute % 2) for minute in range(30)]
     assert all(ratio > soak.FLAT[name] for name, ratio in soak.growth(growing).items())

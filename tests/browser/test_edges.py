@@ -232,7 +232,7 @@ REFUSE = "() => { throw new DOMException('The page may not.', 'SecurityError'); 
         f"Object.defineProperty(window, 'localStorage', {{ get: {REFUSE} }}); delete window.indexedDB",
     ],
 )
-async def test_what_a_browser_refuses_is_done_without(
+async def test_a_feature_that_a_browser_refuses_is_not_needed(
     deployment: Deployment, context: BrowserContext, open_page: Open, elsewhere: str, without: str
 ) -> None:
     await context.add_init_script(without)
@@ -300,7 +300,7 @@ async def test_a_refused_origin_is_warned_of_once_with_the_setting(
 
 
 @pytest.mark.usefixtures("hasten")
-async def test_a_server_that_is_away_is_no_matter_of_cors(
+async def test_an_unreachable_server_is_not_reported_as_cors(
     deployment: Deployment,
     open_page: Open,
     elsewhere: str,

@@ -86,14 +86,14 @@ async def test_a_dropped_file_is_uploaded(enter: Enter) -> None:
 
 
 @pytest.mark.parametrize(("model", "result"), [("suno", "audio"), ("gpt-image-2", "img")])
-async def test_a_sound_and_an_image_are_shown_as_what_they_are(enter: Enter, model: str, result: str) -> None:
+async def test_audio_and_images_have_their_own_elements(enter: Enter, model: str, result: str) -> None:
     page = await enter()
     await order(page, "A song about the sea", model)
     await completed(page)
     await eventually(stage(page).locator(f"figure {result}"), "(e) => e.naturalWidth > 0 || e.readyState > 0")
 
 
-async def test_a_text_grows_as_it_comes(deployment: Deployment, enter: Enter) -> None:
+async def test_a_text_grows_while_it_is_streamed(deployment: Deployment, enter: Enter) -> None:
     clock: PacedClock = deployment.clock
     clock.run(2)
     page = await enter()
@@ -150,7 +150,7 @@ async def test_a_running_job_is_canceled_by_its_button(deployment: Deployment, e
     assert (await deployment.http.get("/api/jobs")).json()["jobs"][0]["status"] == "Canceled"
 
 
-async def test_the_time_left_is_told_by_the_jobs_that_were_completed_here(deployment: Deployment, enter: Enter) -> None:
+async def test_the_remaining_time_is_estimated_from_completed_jobs(deployment: Deployment, enter: Enter) -> None:
     await asyncio.gather(*(deployment.generate("gaga-1", prompt="Hello") for _ in range(10)))
     page = await enter()
     clock: PacedClock = deployment.clock
@@ -170,7 +170,7 @@ async def test_progress_moves_the_bar(deployment: Deployment, enter: Enter) -> N
     assert 0 < shown <= job["progress"]
 
 
-async def test_a_failed_job_says_why_and_what_was_given_back(enter: Enter) -> None:
+async def test_a_failed_job_shows_its_reason_and_refund(enter: Enter) -> None:
     page = await enter()
     await order(page, "[fail]", "gaga-1")
     await expect(stage(page).get_by_role("alert")).to_contain_text("no face was found in the image")
@@ -190,7 +190,7 @@ async def test_the_raw_frames_are_those_of_the_wire(deployment: Deployment, ente
         assert await shown.text_content() == (await response.aread()).decode()
 
 
-async def test_what_a_client_or_a_provider_says_never_becomes_markup(enter: Enter) -> None:
+async def test_text_of_clients_and_providers_never_becomes_markup(enter: Enter) -> None:
     page = await enter()
     evil = "<img src=x onerror=alert(1)><script>alert(2)</script>"
     await order(page, evil, "suno")
@@ -216,7 +216,7 @@ async def copied(page: Page, name: str) -> str:
     return text
 
 
-async def test_the_copied_curl_command_does_what_was_done(deployment: Deployment, enter: Enter) -> None:
+async def test_the_copied_curl_command_repeats_the_order(deployment: Deployment, enter: Enter) -> None:
     page = await enter()
     await order(page, "It's a 'song'", "suno")
     await completed(page)
@@ -232,7 +232,7 @@ async def test_the_copied_curl_command_does_what_was_done(deployment: Deployment
     assert first["order"] == second["order"]
 
 
-async def test_the_copied_javascript_does_what_was_done(
+async def test_the_copied_javascript_repeats_the_order(
     deployment: Deployment, enter: Enter, open_page: Open, elsewhere: str
 ) -> None:
     page = await enter()
@@ -252,7 +252,7 @@ async def test_the_copied_javascript_does_what_was_done(
 # --- the list ---
 
 
-async def test_the_list_survives_a_reload_and_shows_what_others_order(
+async def test_the_list_survives_a_reload_and_shows_other_clients_orders(
     deployment: Deployment, enter: Enter, asked: list[Request]
 ) -> None:
     page = await enter()
@@ -267,7 +267,7 @@ async def test_the_list_survives_a_reload_and_shows_what_others_order(
     assert sum("/api/events?" in request.url for request in asked) == 2  # one for each load of the page
 
 
-async def test_older_jobs_are_shown_when_asked_for(deployment: Deployment, enter: Enter) -> None:
+async def test_older_jobs_are_shown_on_request(deployment: Deployment, enter: Enter) -> None:
     for n in range(22):
         await deployment.submit("suno", prompt=f"Song {n}")
     page = await enter()
@@ -298,7 +298,7 @@ async def test_an_order_that_a_reload_interrupts_is_made_once(
 # --- errors ---
 
 
-async def test_a_wrong_key_is_said_and_asked_for_again(enter: Enter, complaints: list[str]) -> None:
+async def test_a_wrong_key_is_reported_and_requested_again(enter: Enter, complaints: list[str]) -> None:
     page = await enter("pollcast_wrong")
     await expect(page.get_by_role("alert").first).to_have_text("This key is unknown or was revoked.")
     await expect(page.get_by_label("API key")).to_be_focused()
@@ -321,7 +321,7 @@ async def test_a_key_that_is_revoked_meanwhile_leads_back_to_the_gate(
     complaints.clear()
 
 
-async def test_an_account_without_tokens_is_told_the_price_and_its_balance(
+async def test_an_account_without_tokens_sees_the_price_and_its_balance(
     deployment: Deployment, enter: Enter, complaints: list[str]
 ) -> None:
     page = await enter(await deployment.new_key("poor", 3))
@@ -361,7 +361,7 @@ async def test_an_address_with_another_job_s_name_shows_that_job(deployment: Dep
         await expect(stage(page)).to_contain_text(job)
 
 
-async def test_refused_fields_are_told_where_they_stand(enter: Enter, complaints: list[str]) -> None:
+async def test_an_error_is_shown_at_its_field(enter: Enter, complaints: list[str]) -> None:
     page = await enter()
     await page.get_by_label("Model").select_option("gaga-1")
     await page.get_by_text("More options").click()
@@ -375,7 +375,7 @@ async def test_refused_fields_are_told_where_they_stand(enter: Enter, complaints
     complaints.clear()
 
 
-async def test_what_is_no_json_is_told_before_it_is_sent(deployment: Deployment, enter: Enter) -> None:
+async def test_invalid_json_is_reported_before_it_is_sent(deployment: Deployment, enter: Enter) -> None:
     page = await enter()
     await page.get_by_label("Model").select_option("ganai-bulk")
     await page.get_by_label("Items").fill('[{"unique_id": ]')
@@ -393,7 +393,7 @@ async def test_a_file_that_is_no_media_is_refused_at_its_field(enter: Enter, com
     complaints.clear()
 
 
-async def test_a_lost_connection_is_said_until_it_is_back(
+async def test_a_lost_connection_is_shown_until_it_is_restored(
     deployment: Deployment, enter: Enter, complaints: list[str]
 ) -> None:
     page = await enter()
@@ -441,7 +441,7 @@ async def test_every_control_has_a_name(enter: Enter) -> None:
     assert unnamed == []
 
 
-async def test_a_control_s_name_begins_with_what_is_written_on_it(enter: Enter) -> None:
+async def test_a_control_s_name_begins_with_its_visible_label(enter: Enter) -> None:
     page = await enter()
     await page.get_by_text("More options").click()
     others = await page.evaluate("""() => {
@@ -470,7 +470,7 @@ async def test_the_page_is_dark_where_the_system_is(enter: Enter) -> None:
     assert await page.evaluate(lightness) < 60
 
 
-async def test_nothing_comes_from_another_host_but_results(
+async def test_only_results_are_loaded_from_another_host(
     deployment: Deployment, enter: Enter, asked: list[Request]
 ) -> None:
     page = await enter()

@@ -125,7 +125,7 @@ async def test_a_failed_job_rejects_its_promise_and_yields_its_final_event(calle
     assert statuses[-1] == "Error"
 
 
-async def test_a_text_comes_piece_by_piece(caller: Caller) -> None:
+async def test_a_text_arrives_piece_by_piece(caller: Caller) -> None:
     done = await caller.run('return await pollcast.generate({ model: "gpt-5.4-mini", prompt: "Hello" }, { onEvent })')
     pieces = [event["delta"] for event in await caller.seen() if "delta" in event]
     assert len(pieces) > 1
@@ -194,7 +194,7 @@ async def test_a_wrong_key_rejects_as_unauthorized(
         "pollcast.watch('https://example.com/foo')",
     ],
 )
-async def test_what_can_never_be_sent_rejects_and_is_no_lost_connection(
+async def test_an_order_that_cannot_be_sent_rejects_without_a_retry(
     caller: Caller, call: str, deployment: Deployment
 ) -> None:
     refused, states = await caller.run(
@@ -209,7 +209,7 @@ async def test_what_can_never_be_sent_rejects_and_is_no_lost_connection(
     assert states is None
 
 
-async def test_what_link_throws_rejects_as_it_is(caller: Caller) -> None:
+async def test_an_error_thrown_by_link_rejects_unchanged(caller: Caller) -> None:
     assert await caller.run("""
       const mistake = new TypeError("undefined is not a function");
       const visitor = connect({ link: () => { throw mistake; } });
@@ -253,9 +253,7 @@ async def test_thirty_orders_of_a_page_need_one_connection(caller: Caller, strea
     assert streams() == ["/api/events"]
 
 
-async def test_orders_that_are_made_before_the_one_connection_stands_miss_nothing(
-    caller: Caller, streams: Streams
-) -> None:
+async def test_orders_before_the_shared_connection_opens_miss_no_event(caller: Caller, streams: Streams) -> None:
     done = await caller.run("""
       const order = { model: "gaga-1", prompt: "Hello" };
       return await Promise.all(Array.from({ length: 5 }, () => pollcast.generate(order, { onEvent })));
@@ -286,7 +284,7 @@ async def test_two_tabs_share_one_connection_and_both_see_everything(
     assert streams() == ["/api/events"]
 
 
-async def test_a_tab_that_comes_later_is_told_what_runs(
+async def test_a_later_tab_is_notified_of_running_jobs(
     deployment: Deployment, caller: Caller, streams: Streams, open_page: Open, elsewhere: str
 ) -> None:
     await caller.run("await new Promise((onReady) => pollcast.watchAll({ onReady }))")
@@ -297,7 +295,7 @@ async def test_a_tab_that_comes_later_is_told_what_runs(
     assert streams() == ["/api/events"]
 
 
-async def test_when_the_reading_tab_closes_the_next_goes_on_without_a_gap(
+async def test_the_next_tab_continues_without_a_gap_when_the_reading_one_closes(
     deployment: Deployment, caller: Caller, streams: Streams, open_page: Open, elsewhere: str
 ) -> None:
     clock: PacedClock = deployment.clock
@@ -370,7 +368,7 @@ async def test_an_html_page_instead_of_a_stream_is_not_requested_repeatedly(
     assert "no stream" in failed["message"]
 
 
-async def test_watch_reads_a_job_from_its_first_event_whenever_it_comes(deployment: Deployment, caller: Caller) -> None:
+async def test_watch_always_reads_a_job_from_its_first_event(deployment: Deployment, caller: Caller) -> None:
     running = (await deployment.submit("gaga-1", prompt="[slow]"))["id"]
     over = (await deployment.generate("suno", prompt="A song"))[0]["job"]
     for job in (running, over):
@@ -389,7 +387,7 @@ async def test_leaving_a_loop_over_all_jobs_lets_the_connection_go(deployment: D
 # --- breaks ---
 
 
-async def test_a_restarted_server_costs_no_event_and_repeats_none(
+async def test_a_server_restart_loses_and_repeats_no_event(
     deployment: Deployment, caller: Caller, complaints: list[str]
 ) -> None:
     clock: PacedClock = deployment.clock
@@ -442,7 +440,7 @@ async def test_after_a_reload_a_job_is_watched_from_its_last_event(deployment: D
     assert numbers(events, done["job"]) == list(range(1, done["n"] + 1))
 
 
-async def test_what_is_kept_for_a_reload_does_not_hold_the_key(deployment: Deployment, caller: Caller) -> None:
+async def test_the_state_stored_for_a_reload_omits_the_key(deployment: Deployment, caller: Caller) -> None:
     await caller.run('pollcast.generate({ model: "gaga-1", prompt: "[stuck]" }, { onEvent })')
     await caller.until("seen.length > 0")
     kept = await caller.page.evaluate("JSON.stringify([Object.entries(sessionStorage), Object.entries(localStorage)])")
@@ -505,7 +503,7 @@ async def test_a_link_that_nothing_can_replace_rejects_when_it_is_refused(
     complaints.clear()
 
 
-async def test_the_account_s_stream_goes_on_when_its_link_expires(
+async def test_the_account_s_stream_continues_when_its_link_expires(
     deployment: Deployment, caller: Caller, streams: Streams, complaints: list[str]
 ) -> None:
     clock: PacedClock = deployment.clock

@@ -62,7 +62,7 @@ async def test_a_finished_job_is_not_replayed_every_two_seconds(
     await page.evaluate("control.close(), source.close()")
 
 
-async def test_nothing_in_a_reconnect_tells_it_from_a_first_request(open_page: Open, site: Site) -> None:
+async def test_a_reconnect_looks_like_a_first_request(open_page: Open, site: Site) -> None:
     """So no answer can stop the reconnects: a reload, or another viewer, sends the same request."""
     page = await open_page(site.url)
     await page.evaluate(CONTROLLED)

@@ -61,14 +61,14 @@ async def test_a_refused_key_is_reported(kind: ProviderKind, simulator: Simulato
 
 
 @each_provider
-async def test_without_a_key_nothing_is_asked(kind: ProviderKind, simulator: Simulator) -> None:
+async def test_without_a_key_no_request_is_sent(kind: ProviderKind, simulator: Simulator) -> None:
     found = await finding(kind, base_url=simulator.origin)
     assert (found.state, found.works, str(found)) == (CheckState.NO_KEY, True, f"{kind.name:11} no key")
     assert not simulator.calls
 
 
 @each_provider
-async def test_a_provider_that_cannot_be_reached_is_told(kind: ProviderKind) -> None:
+async def test_an_unreachable_provider_is_reported(kind: ProviderKind) -> None:
     found = await finding(kind, base_url="http://127.0.0.1:9", api_key="sk-one")
     assert found.state is CheckState.FAILED
     assert "cannot be reached" in found.remark
@@ -121,7 +121,7 @@ async def test_store_and_assets_are_tried_and_nothing_is_left(tmp_path: Path) ->
     ("subject", "given"),
     [("store", {"store": "sqlite:////dev/null/pollcast.db"}), ("assets", {"assets": "/dev/null/assets"})],
 )
-async def test_storage_that_cannot_be_opened_is_told(subject: str, given: dict[str, str]) -> None:
+async def test_storage_that_cannot_be_opened_is_reported(subject: str, given: dict[str, str]) -> None:
     found = await findings(FIRST, load(Settings, **given))
     assert (found[subject].state, found[subject].works) == (CheckState.FAILED, False)
 
@@ -134,7 +134,7 @@ async def test_a_public_url_that_only_this_machine_opens_is_a_warning() -> None:
     assert far.state is CheckState.OK
 
 
-async def test_a_setting_that_nobody_reads_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unknown_setting_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLLCAST_MAXJOBS", "5")
     found = (await findings(FIRST))["settings"]
     assert found.state is CheckState.WARNING

@@ -1,4 +1,4 @@
-"""The commands, each as a user runs it: in a process of its own."""
+"""The commands, each in its own process, as a user runs it."""
 
 import asyncio
 import contextlib
@@ -67,7 +67,7 @@ def test_help_names_every_command() -> None:
     assert "keys" in text
 
 
-def test_the_version_can_be_asked_for() -> None:
+def test_the_version_option_prints_the_version() -> None:
     assert command("--version").stdout == f"pollcast, version {version('pollcast')}\n"
 
 
@@ -99,12 +99,12 @@ def test_a_bad_setting_stops_the_start_with_one_line_that_names_it(name: str, va
     assert name in done.stderr
 
 
-def test_a_start_says_which_version_listens(tmp_path: Path) -> None:
+def test_the_start_logs_the_version(tmp_path: Path) -> None:
     with serving(log=tmp_path / "log", POLLCAST_PORT=str(free_port())):
         assert f"Pollcast {version('pollcast')} listens on 127.0.0.1:" in (tmp_path / "log").read_text()
 
 
-def test_a_setting_that_nobody_reads_is_warned_of_and_stops_nothing(tmp_path: Path) -> None:
+def test_an_unknown_setting_is_logged_and_does_not_stop_the_start(tmp_path: Path) -> None:
     with serving(log=tmp_path / "log", POLLCAST_PORT=str(free_port()), POLLCAST_MAXJOBS="5"):
         text = (tmp_path / "log").read_text()
     assert "POLLCAST_MAXJOBS is not a setting; the nearest is POLLCAST_MAX_JOBS." in text
@@ -150,7 +150,7 @@ def test_the_demo_prints_a_curl_command_that_streams_to_completed(tmp_path: Path
     assert not (tmp_path / "var/pollcast.db").exists()
 
 
-def test_keys_are_made_listed_granted_and_revoked_beside_a_running_server(tmp_path: Path) -> None:
+def test_keys_can_be_managed_while_a_server_runs(tmp_path: Path) -> None:
     port = str(free_port())
     with serving(log=tmp_path / "log", POLLCAST_PORT=port):
         made = command("keys", "create", "--name", "web", "--tokens", "500")
@@ -187,7 +187,7 @@ def test_a_second_key_of_an_account_spends_the_same_tokens() -> None:
         (("keys", "grant", "--name", "nobody", "5"), "nobody"),
     ],
 )
-def test_a_command_that_cannot_be_carried_out_says_so_in_one_line(arguments: tuple[str, ...], named: str) -> None:
+def test_a_failing_command_prints_one_line(arguments: tuple[str, ...], named: str) -> None:
     done = command(*arguments)
     assert done.returncode == 1
     assert re.fullmatch(r"Error: [^\n]+\n", done.stderr)

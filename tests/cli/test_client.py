@@ -1,4 +1,4 @@
-"""The client commands, each as a user runs it; and what becomes of them on a bad line."""
+"""The client commands, as a user runs them, also over a bad connection."""
 
 import asyncio
 import os
@@ -139,7 +139,7 @@ def test_files_for_a_directory_are_named_by_job_number_and_type(tmp_path: Path) 
     assert paths(tmp_path, "job_1", outputs) == [tmp_path / "job_1-0.mp4", tmp_path / "job_1-2.txt"]
 
 
-async def test_what_cannot_be_read_whole_leaves_no_file(deployment: Deployment, tmp_path: Path) -> None:
+async def test_an_incomplete_download_leaves_no_file(deployment: Deployment, tmp_path: Path) -> None:
     deployment.simulator.fault("media.get", "cut")
     done = await command(deployment, "generate", "gaga-1", "Hello", "-o", "out.mp4")
     assert done.status == 1
@@ -153,7 +153,7 @@ async def test_the_key_is_not_shown_to_the_host_of_a_file(deployment: Deployment
     assert not any("Authorization" in asked.headers for asked in files)
 
 
-def test_what_is_printed_moves_no_cursor() -> None:
+def test_printed_text_does_not_move_the_cursor() -> None:
     assert replace_unprintable("a\x1b[2J\x07b\n") == "a\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}b\n"
 
 
@@ -194,7 +194,7 @@ async def test_several_images_are_sent_as_a_list_and_asset_ids_unchanged(deploym
     assert (await order_of(deployment))["images"][0] == asset
 
 
-async def test_a_field_is_what_the_model_wants_it_to_be(deployment: Deployment) -> None:
+async def test_a_field_is_converted_to_the_model_s_type(deployment: Deployment) -> None:
     done = await command(
         deployment, "generate", "pika", "A lake", "--field", "style=4", "--field", 'metadata={"order": "4711"}'
     )
@@ -325,7 +325,7 @@ async def test_bytes_that_are_no_text_are_refused_in_one_line(deployment: Deploy
         (("generate", "suno", "A song", "--idempotency-key", "two\nlines"), {}),
     ],
 )
-async def test_what_no_request_can_carry_is_a_wrong_command(
+async def test_an_argument_that_no_request_can_carry_is_a_usage_error(
     deployment: Deployment, arguments: tuple[str, ...], environment: dict[str, str]
 ) -> None:
     assert (await command(deployment, *arguments, **environment)).status == 2
@@ -430,14 +430,14 @@ async def test_plain_calls_are_repeated_when_an_edge_answers(deployment: Deploym
         assert len(front.answered) == 9
 
 
-async def test_what_an_edge_refuses_for_good_is_told_with_its_status(deployment: Deployment) -> None:
+async def test_a_final_refusal_of_a_gateway_is_reported_with_its_status(deployment: Deployment) -> None:
     async with edge(deployment) as front, Client(front.url, deployment.key, sleep=at_once) as client:
         front.statuses = {"/api/assets": [413]}
         with pytest.raises(Refused, match="413"):
             await client.upload(MEDIA / "image.png")
 
 
-async def test_why_a_server_cannot_be_reached_is_told_in_plain_words(tmp_path: Path) -> None:
+async def test_the_reason_for_an_unreachable_server_is_in_plain_words(tmp_path: Path) -> None:
     made, key = certificate(tmp_path)
     secured = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     secured.load_cert_chain(made, key)

@@ -95,7 +95,7 @@ async def test_a_buffering_proxy_is_detected_by_marks_that_arrive_together(real:
         assert "proxy_buffering off;" in trouble.fixes[0]
 
 
-async def test_heartbeats_that_are_held_back_are_told(real: Deployment) -> None:
+async def test_delayed_heartbeats_are_reported(real: Deployment) -> None:
     async with hoarding(real.origin) as front:
         texts = [trouble.text for trouble in await troubles(front, idle=3)]
         assert any(text.startswith("heartbeats were delayed: no byte arrived for 3") for text in texts)
@@ -105,7 +105,7 @@ GZIP = "proxy_http_version 1.1; gzip on; gzip_types text/event-stream; gzip_prox
 HOARD = "proxy_buffering on; proxy_ignore_headers X-Accel-Buffering;"
 
 
-async def test_an_nginx_that_compresses_and_buffers_is_told(real: Deployment, tmp_path: Path) -> None:
+async def test_an_nginx_that_compresses_and_buffers_is_reported(real: Deployment, tmp_path: Path) -> None:
     with plain_nginx(tmp_path / "nginx", real.origin, location=GZIP + HOARD) as front:
         (trouble,) = await troubles(front)
         assert "compressed (gzip)" in trouble.text
@@ -114,19 +114,19 @@ async def test_an_nginx_that_compresses_and_buffers_is_told(real: Deployment, tm
         assert "gzip off;" in trouble.fixes[0]
 
 
-async def test_an_nginx_that_only_compresses_is_told_too(real: Deployment, tmp_path: Path) -> None:
+async def test_an_nginx_that_only_compresses_is_reported(real: Deployment, tmp_path: Path) -> None:
     with plain_nginx(tmp_path / "nginx", real.origin, location=GZIP) as front:
         (trouble,) = await troubles(front)
         assert "compressed (gzip)" in trouble.text
         assert "one by one" in trouble.text
 
 
-async def test_an_nginx_that_only_ignores_what_streams_say_does_no_harm(real: Deployment, tmp_path: Path) -> None:
+async def test_an_nginx_that_only_ignores_the_stream_s_headers_is_harmless(real: Deployment, tmp_path: Path) -> None:
     with plain_nginx(tmp_path / "nginx", real.origin, location=HOARD) as front:
         assert await troubles(front) == []
 
 
-async def test_a_proxy_that_cuts_an_idle_stream_is_told_with_its_time(real: Deployment, tmp_path: Path) -> None:
+async def test_a_proxy_that_cuts_idle_streams_is_reported_with_its_timeout(real: Deployment, tmp_path: Path) -> None:
     real.settings["heartbeat"] = 4
     await real.restart()
     impatient = "proxy_http_version 1.1; proxy_read_timeout 1s;"
@@ -145,20 +145,20 @@ async def test_a_time_out_that_heartbeats_hide_is_found_by_silence(real: Deploym
         assert re.search(r"cut after 2\.\d s", trouble.text)
 
 
-async def test_a_proxy_that_changes_what_streams_say_is_told(real: Deployment, tmp_path: Path) -> None:
+async def test_a_proxy_that_changes_stream_headers_is_reported(real: Deployment, tmp_path: Path) -> None:
     wrong = "proxy_hide_header Cache-Control; add_header Cache-Control public;"
     with plain_nginx(tmp_path / "nginx", real.origin, location=wrong) as front:
         (trouble,) = await troubles(front)
         assert "'public', without no-store, no-transform" in trouble.text
 
 
-async def test_a_key_that_does_not_get_through_is_told(real: Deployment, tmp_path: Path) -> None:
+async def test_a_key_removed_by_a_proxy_is_reported(real: Deployment, tmp_path: Path) -> None:
     assert "refused" in (await troubles(real.origin, key="nobody"))[0].text
     with plain_nginx(tmp_path / "nginx", real.origin, location='proxy_set_header Authorization "";') as front:
         assert "removes the Authorization header" in (await troubles(front, key=real.key))[0].text
 
 
-async def test_links_that_lead_elsewhere_are_told(real: Deployment, tmp_path: Path) -> None:
+async def test_links_to_another_address_are_reported(real: Deployment, tmp_path: Path) -> None:
     with plain_nginx(tmp_path / "nginx", real.origin) as front:
         (trouble,) = await troubles(front, key=real.key)
         assert trouble.text == f"Links lead to {real.origin}, not to {front}"
@@ -166,7 +166,7 @@ async def test_links_that_lead_elsewhere_are_told(real: Deployment, tmp_path: Pa
 
 
 @pytest.mark.parametrize("url", ["cast.example.com", "ftp://cast.example.com", "http://127.0.0.1:1", "http://[", ""])
-async def test_what_cannot_be_asked_is_said_in_one_line(url: str) -> None:
+async def test_an_unreachable_server_is_reported_in_one_line(url: str) -> None:
     with pytest.raises(NoAnswer) as caught:
         await found(url)
     assert "\n" not in str(caught.value)
@@ -177,7 +177,7 @@ async def test_another_kind_of_server_is_no_pollcast(real: Deployment) -> None:
         await found(f"{real.origin}/elsewhere")
 
 
-async def test_the_command_s_status_says_whether_all_is_well(real: Deployment, tmp_path: Path) -> None:
+async def test_the_exit_status_is_0_only_without_findings(real: Deployment, tmp_path: Path) -> None:
     well = await asyncio.to_thread(command, "doctor", real.origin, "--idle", "0.5")
     assert (well.returncode, well.stderr) == (0, "")
     assert all(line.startswith("ok ") for line in well.stdout.splitlines())

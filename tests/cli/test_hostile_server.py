@@ -92,7 +92,7 @@ async def test_an_event_of_another_form_is_refused(fields: Mapping[str, Any]) ->
 
 
 @pytest.mark.parametrize("media_type", ["../../x", "a/../b", "video/mp4;/../x", "\0", "", "image/png\x1b"])
-async def test_a_media_type_names_no_other_file(tmp_path: Path, media_type: str) -> None:
+async def test_a_media_type_cannot_choose_another_file(tmp_path: Path, media_type: str) -> None:
     out = tmp_path / "out"
     out.mkdir()
     await deliver(stream(outputs=[{**OUTPUT, "type": media_type}]), out)
@@ -112,7 +112,7 @@ async def test_a_symbolic_link_in_the_folder_is_replaced_not_followed(tmp_path: 
     assert (out / "job_1-0.mp4").read_bytes() == b"bytes"
 
 
-async def test_content_from_another_host_is_asked_for_without_the_key(tmp_path: Path) -> None:
+async def test_content_from_another_host_is_requested_without_the_key(tmp_path: Path) -> None:
     async with Site(stream()) as elsewhere:
 
         async def answer(request: web.Request) -> web.StreamResponse:
@@ -126,7 +126,7 @@ async def test_content_from_another_host_is_asked_for_without_the_key(tmp_path: 
 
 
 @pytest.mark.parametrize("letter", CONTROLS)
-def test_a_line_of_json_escapes_what_a_terminal_may_act_upon(letter: str) -> None:
+def test_json_output_escapes_terminal_control_characters(letter: str) -> None:
     line = json_line({letter: f"a{letter}b"})
     assert line.decode().isprintable()
     assert orjson.loads(line) == {letter: f"a{letter}b"}

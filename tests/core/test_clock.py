@@ -1,4 +1,4 @@
-"""The wall clock may be set at any moment: what counts seconds goes on as if nothing had happened."""
+"""Changes of the wall clock: durations are measured on, unaffected by them."""
 
 import asyncio
 import os
@@ -105,7 +105,7 @@ def test_a_slow_correction_is_no_step(clock: SettableClock) -> None:
 
 
 @pytest.mark.parametrize("step", [7200, -7200])
-async def test_a_text_goes_on_when_the_clock_is_set(settable: Deployment, clock: SettableClock, step: float) -> None:
+async def test_a_text_continues_when_the_clock_is_set(settable: Deployment, clock: SettableClock, step: float) -> None:
     seen: list[dict[str, Any]] = []
     order = {"model": "gpt-5.4-mini", "prompt": "Why stream?"}
     async with settable.open("POST", "/api/generate", json=order) as response:
@@ -117,7 +117,7 @@ async def test_a_text_goes_on_when_the_clock_is_set(settable: Deployment, clock:
 
 
 @pytest.mark.parametrize("step", [7200, -7200])
-async def test_a_polled_job_goes_on_when_the_clock_is_set(
+async def test_a_polled_job_continues_when_the_clock_is_set(
     settable: Deployment, clock: SettableClock, step: float
 ) -> None:
     job = await settable.submit("gaga-1", prompt="A fox")
@@ -128,7 +128,7 @@ async def test_a_polled_job_goes_on_when_the_clock_is_set(
     assert event["status"] == "Completed"
 
 
-async def test_an_order_goes_on_waiting_for_room_when_the_clock_is_set(unset: Deployment, clock: SettableClock) -> None:
+async def test_an_order_keeps_waiting_for_room_when_the_clock_is_set(unset: Deployment, clock: SettableClock) -> None:
     unset.provider = {"concurrency": 1}
     async with unset:
         jobs = [await unset.submit("gaga-1", prompt="A fox") for _ in range(3)]
@@ -136,9 +136,7 @@ async def test_an_order_goes_on_waiting_for_room_when_the_clock_is_set(unset: De
         assert [(await unset.ended(job["id"]))["status"] for job in jobs] == ["Completed"] * 3
 
 
-async def test_a_key_is_asked_about_again_after_the_clock_was_set_back(
-    settable: Deployment, clock: SettableClock
-) -> None:
+async def test_a_cached_key_expires_after_the_clock_was_set_back(settable: Deployment, clock: SettableClock) -> None:
     await settable.balance()
     clock.ahead = -7200
     async with open_store(settable.store_url, clock) as store:
@@ -208,7 +206,7 @@ async def test_a_process_started_eight_days_ahead_deletes_nothing(kept: Deployme
     assert await left(kept) == before
 
 
-async def test_what_ended_while_the_clock_was_behind_is_kept_as_long(unset: Deployment, clock: SettableClock) -> None:
+async def test_a_job_that_ended_under_a_slow_clock_is_kept_as_long(unset: Deployment, clock: SettableClock) -> None:
     unset.settings["trace"] = str(unset.folder / "trace")
     async with unset:
         clock.ahead = -8 * DAY
@@ -221,7 +219,7 @@ async def test_what_ended_while_the_clock_was_behind_is_kept_as_long(unset: Depl
         assert await left(unset) == (1, 2, 1)
 
 
-async def test_what_is_old_is_deleted_once_the_clock_has_settled(kept: Deployment, clock: SettableClock) -> None:
+async def test_old_jobs_are_deleted_once_the_clock_has_settled(kept: Deployment, clock: SettableClock) -> None:
     clock.at += 8 * DAY
     while (await left(kept))[:2] != (0, 0):
         await asyncio.sleep(0.005)

@@ -69,7 +69,7 @@ def answers(url: str) -> bool:
 
 @pytest.mark.timeout(90)
 @pytest.mark.parametrize("first", [["keys", "list"], ["check"], ["trace", "job_1"]])
-def test_a_command_that_comes_first_writes_for_its_operator_alone(tmp_path: Path, first: list[str]) -> None:
+def test_files_of_a_first_command_are_private_to_the_operator(tmp_path: Path, first: list[str]) -> None:
     (tmp_path / ".env").write_text("POLLCAST_TRACE=var/a/b\n")
     (tmp_path / ".env").chmod(0o600)
     command(tmp_path, *first)
@@ -79,7 +79,7 @@ def test_a_command_that_comes_first_writes_for_its_operator_alone(tmp_path: Path
 
 @pytest.mark.timeout(90)
 @pytest.mark.parametrize("options", [[], ["--demo"]])
-def test_a_server_that_comes_first_writes_for_its_operator_alone(tmp_path: Path, options: list[str]) -> None:
+def test_files_of_a_first_server_are_private_to_the_operator(tmp_path: Path, options: list[str]) -> None:
     with serving(tmp_path, *options) as url:
         if not options:
             headers = {"Authorization": f"Bearer {command(tmp_path, 'keys', 'create', '--name', 'web')}"}

@@ -1,3 +1,5 @@
+"""Jobs: the table of legal status changes, ids, and outputs."""
+
 from dataclasses import fields, replace
 from typing import Any
 
@@ -60,7 +62,7 @@ def test_an_update_adds_its_outputs() -> None:
     assert first.after(Draft(Status.PROCESSING, outputs=(other,)), AT).outputs == (VIDEO, other)
 
 
-def test_what_an_event_does_not_speak_of_stays() -> None:
+def test_fields_that_an_event_omits_are_kept() -> None:
     told = {"status", "event", "updated_at", "message", "code", "finish_reason"}
     given: dict[str, Any] = {field.name: object() for field in fields(Job) if field.name not in told}
     before = replace(STARTED, **given | {"outputs": (VIDEO,), "refunded": 5})
@@ -167,6 +169,6 @@ def test_the_line_separators_that_json_allows_are_escaped() -> None:
     assert data.endswith(b'"detail":"\\u0085\\u2028\\u2029"}')
 
 
-def test_letters_beyond_ascii_stay_as_they_are() -> None:
+def test_letters_beyond_ascii_are_not_escaped() -> None:
     data = job.encode(STARTED, Draft(Status.PROCESSING, {"detail": "猫 é Â…"}), 2, AT)
     assert data.endswith('"detail":"猫 é Â…"}'.encode())

@@ -1,3 +1,5 @@
+"""API keys: their form, checksum and digest."""
+
 import hashlib
 import re
 import zlib
@@ -15,7 +17,7 @@ def test_a_key_s_last_digits_are_the_checksum_of_its_secret() -> None:
     assert int(key[-6:]) == zlib.crc32(secret.encode()) % 1_000_000
 
 
-def test_no_two_keys_are_alike() -> None:
+def test_every_key_is_different() -> None:
     assert len({keys.new_key() for _ in range(100)}) == 100
 
 

@@ -1,3 +1,5 @@
+"""Links: signatures, expiry, and changed or foreign URLs."""
+
 import string
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -140,7 +142,7 @@ def test_a_query_cannot_be_moved_into_the_path(links: Links) -> None:
 
 
 @pytest.mark.parametrize("query", ["key=key_theirs", "jobs=job_1&expires=9999999999", "expires=never", "signature="])
-def test_a_link_s_own_query_cannot_hold_what_a_link_adds(links: Links, query: str) -> None:
+def test_a_path_with_a_link_s_parameters_cannot_be_signed(links: Links, query: str) -> None:
     # It would be signed along; moved behind the real one, it would win.
     with pytest.raises(InvalidRequest, match="cannot hold expires, key, signature"):
         links.sign(PATH, "key_mine", query=query)
@@ -156,7 +158,7 @@ def test_the_order_of_a_repeated_parameter_is_signed_too(links: Links) -> None:
 # --- time and secrets ---
 
 
-def test_a_link_tells_until_when_it_is_valid(links: Links) -> None:
+def test_check_returns_the_expiry_of_a_link(links: Links) -> None:
     assert links.check(PATH, query_of(links.sign(PATH, "key_1", 1_800_000_007))) == Signed("key_1", 1_800_000_007)
 
 
@@ -173,7 +175,7 @@ def test_a_link_of_another_secret_is_refused(links: Links, clock: JumpClock) -> 
     assert refused(links, PATH, query_of(make(clock, b"t" * 32).sign(PATH, "key_1")))
 
 
-def test_an_old_secret_verifies_links_but_signs_none(clock: JumpClock) -> None:
+def test_an_old_secret_verifies_links_and_signs_no_new_ones(clock: JumpClock) -> None:
     old, new = b"o" * 32, b"n" * 32
     before, during, after = make(clock, old), make(clock, new, old), make(clock, new)
     link = query_of(before.sign(PATH, "key_1"))

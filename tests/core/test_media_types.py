@@ -1,3 +1,5 @@
+"""Media types: recognized by the first bytes, and limited to the types that are served."""
+
 import pytest
 
 from proxy.core.job import Kind, Role
@@ -45,7 +47,7 @@ def test_a_real_file_is_known_by_its_first_512_bytes(name: str, media_type: str)
         (b"\x1a\x45\xdf\xa3\x9fB\x86\x81", "video/webm"),
     ],
 )
-def test_a_signature_tells_the_type(head: bytes, media_type: str) -> None:
+def test_a_signature_determines_the_type(head: bytes, media_type: str) -> None:
     assert sniff(head) == media_type
 
 
@@ -73,7 +75,7 @@ def test_a_signature_tells_the_type(head: bytes, media_type: str) -> None:
         b"GIF88a",
     ],
 )
-def test_bytes_of_any_other_type_are_none_of_ours(head: bytes) -> None:
+def test_bytes_of_any_other_type_are_unknown(head: bytes) -> None:
     assert sniff(head) is None
 
 
@@ -147,7 +149,7 @@ def test_any_other_type_is_served_as_bytes(media_type: str) -> None:
         ("", Role.VIDEO, "video/mp4"),
     ],
 )
-def test_a_url_s_extension_tells_the_type_where_it_fits_the_role(url: str, role: Role, media_type: str) -> None:
+def test_a_url_s_extension_determines_a_type_that_fits_the_role(url: str, role: Role, media_type: str) -> None:
     assert by_url(url, role) == media_type
 
 

@@ -2,12 +2,15 @@
 
 import re
 import tomllib
+from datetime import date
 from typing import Any
 
 import pytest
+from jsonschema_rs import validator_for
 
 from proxy.core.json_path import JsonPath
 from proxy.core.provider_file import BadFile, FileText, read
+from proxy.core.provider_schema import json_schema
 from proxy.core.templates import ABSENT, fill, fill_path
 from proxy.core.toml_lines import key_lines
 from tests.support.provider_file import ACME, TABLES, parse, short
@@ -55,7 +58,8 @@ FAULTS: list[tuple[dict[str, str], str, str, str]] = [
     ({"poll": WORD + 'words = { a = "running" }'}, "words", "poll.words", "means done"),
     ({"poll": WORD + 'words = { a = "done", A = "failed" }'}, "words", "poll.words.A", "in other letters"),
     ({"poll": 'path = "/j"\nstatus = "s"'}, "[poll]", "poll.words", "go together"),
-    ({"poll": 'path = "/j"'}, "[poll]", "poll", "must have status (with words) or http"),
+    ({"poll": WORD + 'present = "done"\nwords = { a = "done" }'}, "present", "poll.present", "goes without words"),
+    ({"poll": 'path = "/j"'}, "[poll]", "poll", "must have status (with words or present) or http"),
     ({"poll": 'path = "/j"\nhttp = { ok = "done" }'}, "http", "poll.http.ok", "must be an HTTP status"),
     ({"poll": 'path = "/j"\nstatus = "a | b"\nwords = { a = "done" }'}, "status", "poll.status.0", "path of names"),
     ({"result": 'output = "length(@)"'}, "output", "result.output.0", "such as data.videos[].url"),
@@ -266,3 +270,35 @@ def _places(value: Any, place: tuple[str | int, ...] = ()) -> Any:
     for key, inner in items:
         yield (*place, key)
         yield from _places(inner, (*place, key))
+
+
+# --- the schema for editors ---
+
+
+def plain(value: Any) -> Any:
+    """A document as JSON has it."""
+    if isinstance(value, dict):
+        return {name: plain(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [plain(inner) for inner in value]
+    return value.isoformat() if isinstance(value, date) else value
+
+
+SCHEMA = validator_for(json_schema())
+
+
+@pytest.mark.parametrize("text", [ACME.read_text(), short(), MORE], ids=["acme", "short", "extension"])
+def test_the_schema_accepts_a_file_without_faults(text: str) -> None:
+    assert [error.message for error in SCHEMA.iter_errors(plain(tomllib.loads(text)))] == []
+
+
+@pytest.mark.parametrize(
+    "text", [short(polls=""), short(auth='headers = "X-Key"'), short(limits='rate = "x"'), "title = 5"]
+)
+def test_the_schema_refuses_wrong_keys_and_types(text: str) -> None:
+    assert not SCHEMA.is_valid(plain(tomllib.loads(text)))
+
+
+def test_the_schema_describes_keys() -> None:
+    keys = json_schema()["$defs"]["Poll"]["properties"]
+    assert keys["words"]["description"] == "What each word means, in the order in which a job has them."

@@ -1,3 +1,5 @@
+"""Settings: defaults, invalid values, and errors that name the variable."""
+
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +40,14 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "retention": 604_800,
         "lease": 30,
         "results": "direct",
+        "providers": "",
+        "models": [],
         "tokens": {},
         "log": "console",
         "log_level": "info",
         "playground": "on",
         "metrics": SecretStr(""),
         "upstream_proxy": None,
-        "providers": "",
-        "models": [],
     }
 
 
@@ -53,6 +55,11 @@ def test_the_seconds_that_streams_are_drained_are_a_setting(env: pytest.MonkeyPa
     assert load(Settings).model_dump()["drain"] == 0
     env.setenv("POLLCAST_DRAIN", "30")
     assert load(Settings).model_dump()["drain"] == 30
+
+
+def test_offered_models_are_separated_by_commas(env: pytest.MonkeyPatch) -> None:
+    env.setenv("POLLCAST_MODELS", "gaga-1, fal/*")
+    assert load(Settings).models == ["gaga-1", "fal/*"]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +94,7 @@ def test_every_duration_of_a_provider_takes_a_unit(env: pytest.MonkeyPatch, kind
 
 
 @pytest.mark.parametrize("text", ["7 days", "7w", "soon", "d", "inf", "nan"])
-def test_what_is_no_duration_is_told_what_would_be_one(env: pytest.MonkeyPatch, text: str) -> None:
+def test_the_error_of_an_invalid_duration_shows_a_valid_one(env: pytest.MonkeyPatch, text: str) -> None:
     env.setenv("POLLCAST_RETENTION", text)
     assert complaint(Settings) == "POLLCAST_RETENTION: write 90s, 15m, 12h or 7d"
 
@@ -158,7 +165,7 @@ def test_without_a_public_url_links_are_based_on_host_and_port(env: pytest.Monke
     assert load(Settings).base_url == "http://127.0.0.1:9001"
 
 
-def test_an_ipv6_host_stands_in_brackets_in_the_base_url(env: pytest.MonkeyPatch) -> None:
+def test_an_ipv6_host_is_in_brackets_in_the_base_url(env: pytest.MonkeyPatch) -> None:
     env.setenv("POLLCAST_HOST", "::1")
     assert load(Settings).base_url == "http://[::1]:8000"
 
@@ -246,12 +253,12 @@ def complaint(kind: Any) -> str:
     return str(caught.value)
 
 
-def test_a_price_that_is_none_is_told_with_its_model(env: pytest.MonkeyPatch) -> None:
+def test_the_error_of_an_invalid_price_names_its_model(env: pytest.MonkeyPatch) -> None:
     env.setenv("POLLCAST_TOKENS", '{"gaga-1": -5}')
     assert complaint(Settings).startswith("POLLCAST_TOKENS: 'gaga-1': ")
 
 
-def test_prices_that_are_not_json_are_told_so(env: pytest.MonkeyPatch) -> None:
+def test_prices_that_are_not_json_are_refused(env: pytest.MonkeyPatch) -> None:
     env.setenv("POLLCAST_TOKENS", "gaga-1=20")
     assert complaint(Settings) == "POLLCAST_TOKENS: must be JSON"
 
@@ -322,12 +329,12 @@ def test_a_provider_key_unfit_for_a_header_is_refused_unquoted(env: pytest.Monke
         ("POLLCAST_XYZZY", "POLLCAST_XYZZY is not a setting"),
     ],
 )
-def test_an_unknown_setting_is_told_with_the_nearest_known(env: pytest.MonkeyPatch, name: str, line: str) -> None:
+def test_an_unknown_setting_is_reported_with_the_nearest_known(env: pytest.MonkeyPatch, name: str, line: str) -> None:
     env.setenv(name, "5")
     assert unknown_variables() == [line]
 
 
-def test_an_unknown_setting_in_the_file_dot_env_is_told_too(tmp_path: Path) -> None:
+def test_an_unknown_setting_in_dot_env_is_reported(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("POLLCAST_RETENTIONS=7d\n")
     assert unknown_variables() == ["POLLCAST_RETENTIONS is not a setting; the nearest is POLLCAST_RETENTION"]
 
@@ -364,7 +371,7 @@ def test_no_secret_appears_in_a_repr(env: pytest.MonkeyPatch) -> None:
     assert load(GagaSettings).key == "hush-2"
 
 
-def test_a_bad_setting_s_line_does_not_hold_the_secret_beside_it(env: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_bad_setting_contains_no_secret(env: pytest.MonkeyPatch) -> None:
     env.setenv("GAGA_API_KEY", "hush-2")
     env.setenv("GAGA_RATE", "0")
     assert "hush" not in complaint(GagaSettings)
@@ -418,7 +425,7 @@ def test_other_hosts_are_not(url: str) -> None:
     assert not is_loopback(url)
 
 
-def test_no_account_is_held_to_fewer_than_ten_thousand_streams_unasked() -> None:
+def test_the_default_stream_limit_is_at_least_ten_thousand() -> None:
     assert load(Settings).max_streams >= 10_000
 
 
@@ -460,7 +467,7 @@ def test_a_byte_order_mark_in_the_file_is_skipped(tmp_path: Path) -> None:
         ("GAGA_TOKEN_API_KEY", "GAGA_API_KEY"),
     ],
 )
-def test_a_misspelled_setting_of_a_provider_is_told_with_the_nearest(
+def test_a_misspelled_provider_setting_is_reported_with_the_nearest(
     env: pytest.MonkeyPatch, name: str, nearest: str
 ) -> None:
     env.setenv("A_FIRST_ONE", "x")

@@ -1,3 +1,5 @@
+"""Server-sent events: encoding, and parsing of streams in pieces of every size."""
+
 from itertools import pairwise
 
 import orjson
@@ -85,7 +87,7 @@ def test_line_ends_in_a_message_survive_framing(separator: str) -> None:
 
 
 @given(st.text(), st.lists(st.integers(0, 400)))
-def test_any_text_survives_the_wire_however_it_is_cut(message: str, places: list[int]) -> None:
+def test_any_text_survives_encoding_and_any_cut(message: str, places: list[int]) -> None:
     frame = sse.frame(encoded(message), 2)
     assert len(frame.decode().splitlines()) == 3
     (received,) = parse(*cut(frame, places))
@@ -156,13 +158,13 @@ def test_a_stream_cut_at_any_two_places_reads_the_same(end: str) -> None:
 
 
 @pytest.mark.parametrize("end", ["\n", "\r", "\r\n"], ids=["LF", "CR", "CRLF"])
-def test_a_stream_that_comes_byte_by_byte_reads_the_same(end: str) -> None:
+def test_a_stream_read_byte_by_byte_gives_the_same_messages(end: str) -> None:
     stream = STREAM.replace("\n", end).encode()
     assert parse(*(stream[place : place + 1] for place in range(len(stream)))) == MESSAGES
 
 
 @given(st.text(alphabet="\r\n\ufeff:adtie \0x"), st.lists(st.integers(0, 100)))
-def test_no_cut_changes_what_any_stream_says(text: str, places: list[int]) -> None:
+def test_any_stream_gives_the_same_messages_at_any_cut(text: str, places: list[int]) -> None:
     stream = text.encode()
     assert parse(*cut(stream, places)) == parse(stream)
 
@@ -190,7 +192,7 @@ def test_a_clean_end_yields_a_message_without_blank_line(rest: bytes) -> None:
 
 
 @pytest.mark.parametrize("stream", [b"", b"data: 1\n\n", b"data: 1\n\n: bye", b"data: 1\n\nid: 3\n"])
-def test_a_stream_that_ends_after_a_whole_message_gives_no_other(stream: bytes) -> None:
+def test_a_stream_that_ends_after_a_message_yields_no_further_one(stream: bytes) -> None:
     parser = Parser()
     list(parser.feed(stream))
     assert list(parser.end()) == []
@@ -217,7 +219,7 @@ def test_a_message_that_drips_is_refused_when_it_passes_the_limit() -> None:
         list(parser.feed(b"d"))
 
 
-def test_the_messages_before_one_that_is_too_long_are_still_told() -> None:
+def test_messages_before_a_too_long_one_are_still_yielded() -> None:
     messages = Parser(limit=10).feed(b"data: 1\n\ndata: 12345\n\n")
     assert next(messages) == Message("1")
     with pytest.raises(MessageTooLong):
@@ -228,7 +230,7 @@ def test_heartbeats_do_not_add_up_to_a_message_that_is_too_long() -> None:
     assert list(Parser(limit=100).feed(sse.HEARTBEAT * 20)) == []
 
 
-def test_a_chunk_says_its_length_in_hexadecimal() -> None:
+def test_a_chunk_begins_with_its_length_in_hexadecimal() -> None:
     assert sse.chunk(b"x" * 31) == b"1f\r\n" + b"x" * 31 + b"\r\n"
 
 

@@ -1,4 +1,4 @@
-"""Containers that hold sound alone, written box by box and element by element."""
+"""Containers with audio only, built box by box (MP4) and element by element (WebM)."""
 
 import pytest
 

@@ -28,7 +28,7 @@ def bought(deployment: Deployment) -> int:
 @pytest.mark.parametrize(
     "fault", ["drop", "cut", "malformed", "empty", "wrong types", "html", "502 html", "504", "reset", "unfinished"]
 )
-async def test_a_lost_answer_is_asked_for_again_and_buys_once(deployment: Deployment, fault: str) -> None:
+async def test_an_order_with_a_lost_answer_is_repeated_and_bought_once(deployment: Deployment, fault: str) -> None:
     deployment.simulator.fault("heygen3.submit", fault, times=2)
     final = final_of(await deployment.generate("heygen-v3", **ORDER))
     assert final["status"] == "Completed", final
@@ -110,7 +110,7 @@ async def stopped_while_sending(deployment: Deployment, model: str = "heygen-v3"
     return str(job["id"])
 
 
-async def test_an_order_cut_off_by_a_stop_is_sent_again_with_its_bytes(deployment: Deployment) -> None:
+async def test_an_order_interrupted_by_a_stop_is_sent_again_unchanged(deployment: Deployment) -> None:
     job = await stopped_while_sending(deployment)
     await deployment.start()
     ended = await deployment.ended(job)

@@ -416,7 +416,7 @@ async def test_endless_text_ends_the_job(unstarted: Deployment) -> None:
         assert (final["code"], final["refunded"]) == ("upstream_protocol", 1)
 
 
-async def test_an_answer_that_comes_in_drips_is_cut_off(
+async def test_an_answer_that_arrives_too_slowly_is_cut_off(
     deployment: Deployment,
 ) -> None:
     deployment.upstream_times = UpstreamTimes(read_silence=0.05)

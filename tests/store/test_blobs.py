@@ -1,3 +1,5 @@
+"""Blob storage: in a folder and in an object store."""
+
 import asyncio
 import time
 from collections.abc import AsyncIterator

@@ -1,3 +1,5 @@
+"""Tests of the Redis store: the contract, lost replies, several nodes, and failures of the server."""
+
 import asyncio
 import builtins
 import gc

@@ -1,3 +1,5 @@
+"""The feed: live and catching-up subscribers, heartbeats, and the end of tails."""
+
 import asyncio
 import math
 import re

@@ -1,4 +1,4 @@
-"""Streams under churn: readers that are quick, slow or come and go, while events come faster than some can read."""
+"""Streams under load: fast, slow and reconnecting readers, and events that arrive faster than some can read."""
 
 import asyncio
 import random
@@ -95,7 +95,7 @@ async def visit(port: int, *, pause: float = 0, leave: float = 0) -> list[int]:
     return seen
 
 
-async def test_no_reader_sees_a_gap_or_a_repetition_however_it_reads(served: tuple[Served, int]) -> None:
+async def test_no_reader_sees_a_gap_or_a_repetition(served: tuple[Served, int]) -> None:
     app, port = served
     random.seed(7)
     quick = [visit(port) for _ in range(10)]

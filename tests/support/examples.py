@@ -24,7 +24,7 @@ class Way:
     order: Order
     """An order without media."""
     operation: str
-    """The simulator's name of the paid call. The name of a poll has `check` in the place of `submit`."""
+    """The simulator's name of the paid call. The name of a poll has `check` instead of `submit`."""
     submit: str
     """The path of the paid call."""
     receipt: Any = None
@@ -57,7 +57,7 @@ class Way:
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """What the tests of all providers ask of one provider's test file."""
+    """Examples that the tests of all providers take from one provider's test file."""
 
     orders: Mapping[str, Order]
     """A small order of each model, with PROMPT for its prompt."""
@@ -94,7 +94,7 @@ def small_order(model: str) -> dict[str, Any]:
 
 
 def filled(order: Any, values: Mapping[str, Any]) -> Any:
-    """Return the order with values in the place of its placeholders."""
+    """Return the order with values instead of its placeholders."""
     if isinstance(order, Mapping):
         return {name: filled(value, values) for name, value in order.items()}
     if isinstance(order, list):

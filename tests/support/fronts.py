@@ -52,7 +52,7 @@ def block(language: str) -> str:
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that nobody has signed, and its key."""
+    """Return a self-signed certificate for 127.0.0.1, and its key."""
     made, key = folder / "made.pem", folder / "made.key"
     command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=127.0.0.1"
     names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(made)]
@@ -61,7 +61,7 @@ def certificate(folder: Path) -> tuple[Path, Path]:
 
 
 def trusting(folder: Path) -> ssl.SSLContext:
-    """Who believes that certificate."""
+    """Return an SSL context that trusts the certificate."""
     return ssl.create_default_context(cafile=folder / "made.pem")
 
 

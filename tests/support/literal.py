@@ -1,6 +1,6 @@
 """A provider with scripted answers, which records its requests.
 
-It knows no provider: the documents stand in the tests, in the shape of the providers' own pages.
+It knows no provider: the tests hold the documents, in the shape of the providers' own pages.
 """
 
 import asyncio

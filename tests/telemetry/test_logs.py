@@ -61,13 +61,13 @@ def test_a_record_is_one_line_for_a_person() -> None:
     assert text == "2027-01-15T08:00:00.500Z INFO    proxy.test: job ordered job=job_1"
 
 
-def test_nobody_makes_a_second_line_or_a_colour() -> None:
+def test_foreign_text_adds_no_line_and_no_color() -> None:
     text = ConsoleFormatter(Mask()).format(record("path %s", "/a\nERROR fake\x1b[31m\u2028", detail="b\r\nc"))
     assert text.endswith(r"path /a\nERROR fake\x1b[31m\u2028 detail=b\r\nc")
     assert len(JsonFormatter(Mask()).format(record("path %s", "/a\nb")).splitlines()) == 1
 
 
-def test_a_traceback_is_told_in_both_forms() -> None:
+def test_a_traceback_is_logged_in_both_formats() -> None:
     made = raised("no number")
     assert "ValueError: invalid literal" in ConsoleFormatter(Mask()).format(made)
     assert "'no number'" in orjson.loads(JsonFormatter(Mask()).format(made))["trace"]
@@ -97,7 +97,7 @@ SECRETS = [
 
 @pytest.mark.parametrize("form", [JsonFormatter, ConsoleFormatter])
 @pytest.mark.parametrize(("text", "secret"), SECRETS)
-def test_no_secret_is_written_wherever_it_stands(form: type[JsonFormatter], text: str, secret: str) -> None:
+def test_a_secret_is_masked_in_every_part_of_a_record(form: type[JsonFormatter], text: str, secret: str) -> None:
     mask = Mask()
     mask.hide(["sk-operator"])
     for made in (record(text), record("%s", text), record("x", detail=text), record("x", path=[text]), raised(text)):
@@ -106,7 +106,7 @@ def test_no_secret_is_written_wherever_it_stands(form: type[JsonFormatter], text
         assert "***" in line
 
 
-def test_what_stands_beside_a_secret_is_still_told() -> None:
+def test_text_next_to_a_secret_is_still_logged() -> None:
     line = ConsoleFormatter(Mask()).format(record("/api/events?key=key_1&signature=aBc&jobs=a"))
     assert line.endswith("/api/events?key=key_1&signature=***&jobs=a")
 

@@ -63,7 +63,7 @@ async def test_an_order_whose_answer_is_a_stream_is_counted_as_sent_too(
     assert sent == {f'pollcast_submits_total{{outcome="{outcome}",provider="AI-Now"}}': 1}
 
 
-async def test_the_wait_for_a_turn_is_told(unstarted: Deployment) -> None:
+async def test_the_wait_for_the_rate_limit_is_measured(unstarted: Deployment) -> None:
     unstarted.provider = {"rate": 4}
     async with unstarted as deployment, asyncio.timeout(10):
         for _ in range(4):
@@ -73,7 +73,7 @@ async def test_the_wait_for_a_turn_is_told(unstarted: Deployment) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_open_streams_and_jobs_under_way_are_told_as_they_are(unstarted: Deployment) -> None:
+async def test_open_streams_and_running_jobs_have_their_current_number(unstarted: Deployment) -> None:
     unstarted.provider = {"deadline": 1e9}
     async with unstarted as deployment:
         job = await deployment.submit("gaga-1", prompt="[stuck]")
@@ -85,7 +85,7 @@ async def test_open_streams_and_jobs_under_way_are_told_as_they_are(unstarted: D
             assert sum(value for name, value in told.items() if name.startswith("pollcast_jobs{")) == 1
 
 
-async def test_jobs_that_wait_are_told_by_what_they_wait_for(
+async def test_waiting_jobs_are_counted_by_queue(
     unstarted: Deployment,
 ) -> None:
     unstarted.runner_times = RunnerTimes(queue_count=0.01)
@@ -106,7 +106,7 @@ async def test_an_undocumented_status_word_raises_its_metric(deployment: Deploym
     assert [value for name, value in told.items() if name.startswith("pollcast_unknown_words_total")]
 
 
-async def test_a_provider_that_is_left_alone_is_told(deployment: Deployment) -> None:
+async def test_an_open_circuit_breaker_is_in_the_metrics(deployment: Deployment) -> None:
     deployment.simulator.fault("gaga.check", "500", times=20)
     jobs = [await deployment.submit("gaga-1", prompt=prompt) for prompt in ("one", "two")]
     while 'pollcast_breaker_open{provider="Gaga"} 1.0' not in (await deployment.http.get("/metrics")).text:
@@ -116,7 +116,7 @@ async def test_a_provider_that_is_left_alone_is_told(deployment: Deployment) -> 
 
 
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "Via", "X-Real-IP"])
-async def test_metrics_are_not_told_to_whom_a_proxy_speaks_for(deployment: Deployment, header: str) -> None:
+async def test_metrics_are_refused_to_clients_behind_a_proxy(deployment: Deployment, header: str) -> None:
     answer = await deployment.http.get("/metrics", headers={header: "127.0.0.1"})
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
 

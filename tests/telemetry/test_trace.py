@@ -34,7 +34,7 @@ def polled(body: bytes = b'{"status": "Pending"}', **changes: Any) -> Exchange:
     return Exchange(**values | {"method": "GET", "path": "/v1/jobs/1", "query": {}, "sent": ""} | changes)
 
 
-async def test_nothing_is_recorded_unless_it_is_asked_for(deployment: Deployment) -> None:
+async def test_nothing_is_recorded_by_default(deployment: Deployment) -> None:
     await deployment.generate("gaga-1", prompt="Hello")
     assert {path.name for path in deployment.folder.iterdir()} >= {"pollcast.db"}
     assert not list(deployment.folder.rglob("*.jsonl"))
@@ -52,7 +52,7 @@ async def test_unchanged_poll_answers_are_recorded_once_with_a_count(recorded: D
     assert any(poll.get("count", 1) > 1 and poll["until"] > poll["at"] for poll in polls)
 
 
-async def test_a_submit_is_recorded_with_what_was_sent_and_answered_and_when(recorded: Deployment) -> None:
+async def test_a_submit_is_recorded_with_its_request_answer_and_time(recorded: Deployment) -> None:
     async with recorded as deployment:
         events = await deployment.generate("gaga-1", prompt="A red balloon")
     submit = next(each for each in traces(deployment).read(events[-1]["job"]) if each["method"] == "POST")
@@ -156,12 +156,12 @@ def test_an_unwritable_trace_does_not_block_others(tmp_path: Path) -> None:
     assert len(kept.read("job_2")) == 1
 
 
-async def test_what_is_dropped_is_told_at_a_scrape(recorded: Deployment) -> None:
+async def test_dropped_exchanges_are_counted_in_the_metrics(recorded: Deployment) -> None:
     async with recorded as deployment:
         assert "pollcast_trace_dropped_total 0.0" in (await deployment.http.get("/metrics")).text
 
 
-def test_a_line_that_a_power_cut_has_torn_spoils_no_other(tmp_path: Path) -> None:
+def test_a_line_torn_by_a_power_cut_leaves_the_others_readable(tmp_path: Path) -> None:
     kept = Traces(str(tmp_path))
     kept.of("job_1").record(polled(b"one"), [])
     with (tmp_path / "job_1.jsonl").open("ab") as file:
@@ -231,7 +231,7 @@ async def test_the_command_prints_a_trace_as_json_lines_that_can_be_replayed(rec
         ("../job_1", {"POLLCAST_TRACE": "traces"}, "../job_1"),
     ],
 )
-def test_a_trace_that_is_not_there_is_said_in_one_line(job: str, environment: dict[str, str], named: str) -> None:
+def test_a_missing_trace_is_reported_in_one_line(job: str, environment: dict[str, str], named: str) -> None:
     done = command("trace", job, **environment)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1

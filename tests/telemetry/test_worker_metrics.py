@@ -11,7 +11,7 @@ METRICS = b"# HELP x Something.\n# TYPE x gauge\nx 1234.0\n"
 
 
 @pytest.mark.parametrize("length", [0, len(METRICS) - 7, len(METRICS) - 5])
-async def test_a_worker_killed_while_answering_spoils_no_other_metrics(tmp_path: Path, length: int) -> None:
+async def test_a_worker_killed_while_answering_leaves_the_other_metrics_intact(tmp_path: Path, length: int) -> None:
     async def killed(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(METRICS[:length])
         writer.close()

@@ -1,4 +1,4 @@
-"""Slow lines: silence in either direction ends an exchange, the total duration does not."""
+"""Slow connections: silence in either direction ends an exchange, the total duration does not."""
 
 import asyncio
 import socket

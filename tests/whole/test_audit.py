@@ -1,3 +1,5 @@
+"""The audit of known vulnerabilities (`tests/audit.py`)."""
+
 import pytest
 
 from tests import audit
@@ -10,7 +12,7 @@ TOOL = {"name": "pytest", "version": "9", "vulns": [{"id": "PYSEC-3", "fix_versi
 UNKNOWN = {"name": "click", "skip_reason": "not found"}
 
 
-def test_what_is_needed_is_what_runs_and_not_what_tests() -> None:
+def test_the_audited_packages_are_those_that_run() -> None:
     names = needed(declared())
     assert {"aiohttp", "yarl", "starlette", "anyio", "pydantic-core"} <= names
     assert not {"pytest", "ruff", "mypy"} & names
@@ -19,14 +21,14 @@ def test_what_is_needed_is_what_runs_and_not_what_tests() -> None:
 @pytest.mark.parametrize(
     ("report", "status", "said"),
     [
-        ([BAD, FINE], 1, "PYSEC-1, mended in 3.14.9"),
-        ([HOPELESS], 0, "PYSEC-2, mended in no version"),
+        ([BAD, FINE], 1, "PYSEC-1, fixed in 3.14.9"),
+        ([HOPELESS], 0, "PYSEC-2, fixed in no version"),
         ([FINE, TOOL], 0, "1 packages, 0 known vulnerabilities"),
         ([UNKNOWN], 0, "nothing was audited"),
         (None, 0, "nothing was audited"),
     ],
 )
-def test_a_vulnerability_that_can_be_cured_is_an_error(
+def test_a_vulnerability_with_a_fix_is_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], report: audit.Report, status: int, said: str
 ) -> None:
     monkeypatch.setattr(audit, "advisories", lambda: report)

@@ -1,4 +1,4 @@
-"""A small instance of each part of the fault campaign (`make chaos`), so that the campaign itself cannot rot."""
+"""A small instance of each part of the fault campaign (`make chaos`), so that the campaign itself stays runnable."""
 
 import pytest
 

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,7 +18,6 @@ from proxy.core.settings import BadSetting
 from proxy.runner.services import RunnerTimes
 from proxy.simulator import Simulator
 from proxy.store import open_store
-from proxy.store.contract import Shared
 from proxy.upstream.breaker import Breaker, OutcomeExchange
 from proxy.upstream.rate_limit import RateLimiter
 from tests.support.deployment import NO_AUTHORITIES, Deployment, JumpClock, events_of
@@ -303,14 +303,11 @@ async def test_the_rate_limit_of_a_provider_covers_all_nodes() -> None:
     flush(shared_server())
     clock = SystemClock()
     async with open_store(shared_server().url, clock) as a, open_store(shared_server().url, clock) as b:
-        nodes = [RateLimiter(clock, 100), RateLimiter(clock, 100)]
-        for limiter, store in zip(nodes, (a, b), strict=True):
-            assert store.shared
-
-            def reserve(number: int, gap: float, shared: Shared = store.shared) -> Awaitable[float]:
-                return shared.reserve_slots("Gaga", number, gap)
-
-            limiter.reserve = reserve
+        assert a.shared
+        assert b.shared
+        nodes = [
+            RateLimiter(clock, 100, reserve=partial(shared.reserve_slots, "Gaga")) for shared in (a.shared, b.shared)
+        ]
         started = clock.now()
         await asyncio.gather(*(limiter.acquire() for limiter in nodes for _ in range(40)))
         elapsed = clock.now() - started
@@ -319,14 +316,13 @@ async def test_the_rate_limit_of_a_provider_covers_all_nodes() -> None:
 
 async def test_a_node_limits_its_own_rate_while_redis_is_away() -> None:
     clock = JumpClock()
-    limiter = RateLimiter(clock, 2)
     asked = []
 
     async def away(number: int, gap: float) -> float:
         asked.append((number, gap))
         raise errors.Unavailable("The store cannot serve now.")
 
-    limiter.reserve = away
+    limiter = RateLimiter(clock, 2, reserve=away)
     started = clock.now()
     for _ in range(4):
         await limiter.acquire()

@@ -102,7 +102,7 @@ def test_systemd_takes_every_line_of_the_unit(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed here")
-def test_the_unit_is_as_exposed_as_the_page_says() -> None:
+def test_the_unit_s_exposure_is_the_documented_one() -> None:
     stated = re.search(r"rates its exposure ([\d.]+),", page("operating"))
     assert stated is not None
     done = subprocess.run(  # noqa: S603
@@ -127,7 +127,7 @@ def test_unit_and_container_use_existing_commands_and_settings() -> None:
         assert name.lower() in Settings.model_fields
 
 
-def test_the_container_s_health_check_says_whether_the_server_is_alive(tmp_path: Path) -> None:
+def test_the_container_s_health_check_reports_a_dead_server(tmp_path: Path) -> None:
     text = (DEPLOY / "Containerfile").read_text()
     check = re.search(r'CMD \["python", "-c", "(import os.*)"\]', text)
     assert check is not None

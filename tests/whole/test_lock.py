@@ -81,7 +81,7 @@ def test_tests_run_with_the_versions_that_are_served() -> None:
 
 
 @pytest.mark.parametrize("name", ["Makefile", "proxy/deploy/Containerfile"])
-def test_what_is_installed_is_checked_by_its_hashes(name: str) -> None:
+def test_every_installed_package_is_checked_by_its_hashes(name: str) -> None:
     text = (ROOT / name).read_text()
     assert "--require-hashes -r .requirements.lock" in text
     assert "--no-deps --no-build-isolation" in text

@@ -1,4 +1,4 @@
-"""The wheel, as a stranger uses it: in an environment of its own, with no checkout in sight.
+"""The wheel, as a new user has it: in its own environment, without a checkout.
 
 It is built and installed from the package index. Where that cannot be reached the test is skipped, except in CI.
 """

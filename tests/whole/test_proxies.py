@@ -94,7 +94,7 @@ async def arriving(response: httpx.Response) -> list[tuple[float, dict[str, Any]
 
 
 @each_front
-async def test_events_come_one_by_one_and_after_the_end_comes_204(real: Deployment, front: Front) -> None:
+async def test_events_arrive_one_by_one_and_204_follows_the_end(real: Deployment, front: Front) -> None:
     async with behind(real, front) as served:
         order = {"model": "gaga-1", "prompt": "Hello"}
         async with served.http.stream("POST", "/api/generate", json=order) as response:
@@ -147,7 +147,7 @@ async def test_uploads_links_ranges_and_head_work(real: Deployment, front: Front
 
 
 @each_documented_front
-async def test_a_large_file_goes_in_and_comes_out_again(real: Deployment, front: Front) -> None:
+async def test_a_large_file_is_uploaded_and_downloaded_unchanged(real: Deployment, front: Front) -> None:
     film = Deployment.media("video") + bytes(20 << 20)
     async with behind(real, front) as served:
         asset = await served.http.post("/api/assets", files={"file": ("film.mp4", film, "video/mp4")})

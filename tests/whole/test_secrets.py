@@ -129,7 +129,7 @@ async def test_no_secret_reaches_a_log_an_error_or_a_page(planted: Deployment, l
 
 
 @pytest.mark.parametrize("model", ["gaga-1", "gpt-image-2", "suno", "ganai-bulk", "heygen-v1"])
-async def test_a_provider_that_says_our_key_in_its_error_is_not_quoted(
+async def test_a_provider_s_error_that_contains_our_key_is_masked(
     planted: Deployment, log: dict[str, io.StringIO], model: str
 ) -> None:
     async def tell(request: web.Request) -> web.Response:
@@ -147,7 +147,7 @@ async def test_a_provider_that_says_our_key_in_its_error_is_not_quoted(
         assert PLANTED not in text
 
 
-async def test_a_fault_of_ours_tells_no_secret_of_the_request(
+async def test_an_internal_error_reveals_no_secret_of_the_request(
     planted: Deployment, log: dict[str, io.StringIO], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: object, **__: object) -> None:
@@ -162,7 +162,7 @@ async def test_a_fault_of_ours_tells_no_secret_of_the_request(
 
 
 @pytest.mark.parametrize("metrics", ["", "public", "off", "a-token-planted"])
-def test_what_the_operator_keeps_secret_is_told_to_the_log(metrics: str) -> None:
+def test_the_app_lists_the_operator_s_secrets(metrics: str) -> None:
     providers = {kind.name: load(kind.settings_type, api_key=KEYS[short(kind)]) for kind in REGISTRY.providers}
     app = Pollcast(load(Settings, secret="one,two", metrics=metrics), providers)
     token = [metrics] if PLANTED in metrics else []

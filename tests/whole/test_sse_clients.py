@@ -1,4 +1,4 @@
-"""The stream as clients of others read it: curl, and npm's eventsource and fetch-event-source."""
+"""Streams read by other projects' clients: curl, and npm's eventsource and fetch-event-source."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""pollcast.d.ts: TypeScript, at its strictest, takes what we tell people to write; its fields are those there are."""
+"""pollcast.d.ts: the documented examples compile in strict TypeScript, and the types match the JSON models."""
 
 import re
 import subprocess
@@ -48,7 +48,7 @@ console.log(asJavaScript(process.argv[2], order));
 
 @pytest.fixture(scope="module")
 def typescript(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the compiler in it, to which the server's module is the one beside it."""
+    """Return a folder with the compiler, in which the server's module is a local file."""
     folder = install(tmp_path_factory.mktemp("types"), "typescript@5")
     for name in ("pollcast.d.ts", "dom.js"):
         (folder / name).write_text((PLAYGROUND / name).read_text())
@@ -79,7 +79,7 @@ def test_the_examples_of_the_client_compile(typescript: Path, path: Path) -> Non
 
 
 @pytest.mark.timeout(120)
-def test_what_the_playground_copies_as_javascript_compiles(typescript: Path) -> None:
+def test_the_playground_s_copied_javascript_compiles(typescript: Path) -> None:
     (typescript / "copied.js").write_text(COPIED)
     command = ["node", "copied.js", SERVER]
     copied = subprocess.run(command, cwd=typescript, check=True, timeout=30, stdout=subprocess.PIPE, text=True).stdout  # noqa: S603
@@ -87,12 +87,12 @@ def test_what_the_playground_copies_as_javascript_compiles(typescript: Path) -> 
 
 
 @pytest.mark.timeout(120)
-def test_an_event_s_status_tells_what_else_it_surely_has(typescript: Path) -> None:
+def test_an_event_s_status_determines_its_fields(typescript: Path) -> None:
     assert complaints(typescript, ENDS) == ""
 
 
 @pytest.mark.parametrize("shape", [shapes.Job, shapes.JobLinks, shapes.Eta, shapes.Output, shapes.Asset])
-def test_the_types_name_every_field_of_what_the_server_answers(shape: type[BaseModel]) -> None:
+def test_the_types_name_every_field_of_the_responses(shape: type[BaseModel]) -> None:
     interface = {shapes.JobLinks: "Job", shapes.Eta: "Job"}.get(shape, shape.__name__)
     found = re.search(rf"^export interface {interface} {{\n(.*?)^}}", TYPES, re.MULTILINE | re.DOTALL)
     assert found

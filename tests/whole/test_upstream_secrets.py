@@ -1,7 +1,7 @@
 """Secrets never leak while providers fail in every way and repeat them in their errors.
 
-The pretend providers are indiscreet on purpose: every error of theirs, and every status word that nobody knows, repeats
-the key that they were shown.
+The simulated providers are indiscreet on purpose: each of their errors, and each unknown status word, repeats the key
+of the request.
 """
 
 import asyncio
@@ -212,7 +212,7 @@ async def suffer(
     return met
 
 
-async def test_no_refusal_of_ours_brings_out_a_secret(told: Told, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_refusal_reveals_a_secret(told: Told, caplog: pytest.LogCaptureFixture) -> None:
     deployment = told.deployment
     job = await deployment.submit("gaga-1", prompt="Hello")
     await deployment.ended(job["id"])
@@ -262,7 +262,7 @@ async def test_cancels_restarts_and_refused_keys_reveal_no_secret(told: Told, ca
     assert_kept(told, logged(caplog))
 
 
-async def test_what_a_server_and_its_commands_print_holds_no_secret(tmp_path: Path) -> None:
+async def test_output_of_the_server_and_commands_contains_no_secret(tmp_path: Path) -> None:
     """The real thing: what `serve`, `check`, `doctor` and `generate` write to their terminals."""
     port, log = str(free_port()), tmp_path / "log"
     url = f"http://127.0.0.1:{port}"
