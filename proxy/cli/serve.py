@@ -69,7 +69,8 @@ def _serve_with_workers(workers: int, *, demo: bool) -> None:
             "--workers: a SQLite file can be used by one process only. Set POLLCAST_STORE=redis://host:6379/0."
         )
     logs.configure(settings.log, settings.log_level)
-    _report_settings(settings, registry)
+    _warn_of_settings(settings, registry)
+    _log_configured(registry)
     with listening:
         try:
             sys.exit(Supervisor(workers, _run_worker, listening, grace=settings.drain + _WORKER_STOP_TIMEOUT).run())
@@ -77,18 +78,22 @@ def _serve_with_workers(workers: int, *, demo: bool) -> None:
             raise click.ClickException(str(error)) from None
 
 
-def _report_settings(
-    settings: Settings, registry: Registry, providers: Mapping[str, ProviderSettings] | None = None
-) -> None:
-    """Log the providers with a key, and a warning for each unknown setting and for Links with a wildcard address.
+def _warn_of_settings(settings: Settings, registry: Registry) -> None:
+    """Log a warning for each unknown setting, and for Links with a wildcard address.
 
-    A key that was set for another program must not surprise the operator. `providers` are settings by name, where they
-    are not those of the environment. With several workers only the supervisor logs them.
+    With several workers only the supervisor logs them.
     """
     for line in unknown_variables(kind.settings_type for kind in registry.providers):
         log.warning("%s.", line)
     if not settings.public_url and settings.host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
         log.warning("%s.", local_url_warning(settings.base_url))
+
+
+def _log_configured(registry: Registry, providers: Mapping[str, ProviderSettings] | None = None) -> None:
+    """Log the providers with a key. A key that was set for another program must not surprise the operator.
+
+    `providers` are settings by name, where they are not those of the environment.
+    """
     own = [(kind, (providers or {}).get(kind.name) or load(kind.settings_type)) for kind in registry.providers]
     log.info("Providers with a key: %s.", ", ".join(kind.name for kind, found in own if found.key) or "none")
 
@@ -134,11 +139,18 @@ async def _serve(
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(logs.is_fault)
     if worker_metrics is None:
-        _report_settings(settings, registry, providers)
+        _warn_of_settings(settings, registry)
+
+    def report_start() -> None:
+        if worker_metrics is None:
+            _log_configured(registry, providers)
+        if ready is not None:
+            ready()
+
     _tune_garbage_collection()
     with listening or listen(settings.host, settings.port) as bound:
         try:
-            await Server(app, settings, ready).serve(sockets=[bound])
+            await Server(app, settings, report_start).serve(sockets=[bound])
         except BaseExceptionGroup:  # of a background task. Python's own traceback would show secrets
             log.critical("Internal error: Pollcast has stopped.", exc_info=True)
             sys.exit(1)
