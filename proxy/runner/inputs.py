@@ -52,13 +52,12 @@ class JobInputs:
         """Upload an asset or URL with the adapter's function `send`, once for the job, and return its result."""
         if ref not in self._uploads:
             file = await self._read(ref, self.limit)
-            token = breaker.subject.set(
-                breaker.Subject(self.job.account, ref)
-            )  # a bad file counts once, not for each job
+            # a bad file counts once, not for each job
+            token = breaker.subjects.set((breaker.Subject(self.job.account, ref),))
             try:
                 self._uploads[ref] = await send(file)
             finally:
-                breaker.subject.reset(token)
+                breaker.subjects.reset(token)
         uploaded: Uploaded = self._uploads[ref]
         return uploaded
 

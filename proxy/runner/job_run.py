@@ -84,7 +84,7 @@ class JobRun:
 
         Returns the seconds to the next step, or None when the job has ended. Raises ClaimLost.
         """
-        breaker.subject.set(self._subject)  # for this step's own task, and for those that it starts
+        breaker.subjects.set((self._subject,))  # for this step's own task, and for those that it starts
         if self._recorder is not None:
             trace.recorder.set(self._recorder)
         try:

@@ -10,7 +10,6 @@ row the provider gets none for a while, because its single status may still work
 
 import asyncio
 import logging
-import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,15 @@ from proxy.core.job import Ticket
 from proxy.providers.base import Provider, Update
 from proxy.runner.services import RunnerTimes
 from proxy.upstream import breaker
-from proxy.upstream.answers import Answer, BreakerOpen, LastAnswers, ReadFailed, UnreadableAnswer
+from proxy.upstream.answers import (
+    Answer,
+    BreakerOpen,
+    CredentialRefused,
+    LastAnswers,
+    RateLimited,
+    ReadFailed,
+    UnreadableAnswer,
+)
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +66,7 @@ class _Place(NamedTuple):
 
     member: BatchedPoll
     ticket: Ticket
-    subject: breaker.Subject | None
+    subjects: tuple[breaker.Subject, ...]
     part: asyncio.Future[Answer | None]
 
 
@@ -102,7 +109,7 @@ class PollBatches:
         if provider.batch_size(ticket) == 1 or not self._may_batch(provider):
             return None
         part = asyncio.get_running_loop().create_future()
-        place = _Place(member, ticket, breaker.subject.get(), part)
+        place = _Place(member, ticket, breaker.subjects.get(), part)
         self._waiting[provider].append(place)
         self._has_waiting.set()
         try:
@@ -131,7 +138,7 @@ class PollBatches:
         places = [place for place in places if not place.part.done()]  # the others were canceled
         if len(places) <= 1:
             return
-        breaker.subject.set(random.choice(places).subject)  # one failed request counts once, for one of its jobs
+        breaker.subjects.set(tuple(subject for place in places for subject in place.subjects))
         try:
             parts = await provider.check_many([place.ticket for place in places])
         except ReadFailed as error:
@@ -158,8 +165,8 @@ class PollBatches:
                 await self._send(provider, half)
 
     def _count_failure(self, provider: Provider, error: ReadFailed) -> None:
-        if isinstance(error, BreakerOpen):
-            return
+        if isinstance(error, BreakerOpen | RateLimited | CredentialRefused):
+            return  # polls one by one would be refused too, and a rate limit asks for fewer requests
         record = self._records[provider]
         record.failures += 1
         if record.failures >= _MAX_FAILED_BATCHES:

@@ -50,6 +50,10 @@ class Transient(ReadFailed):
     """A network error, a 5xx or 429: the next read may succeed."""
 
 
+class RateLimited(Transient):
+    """429: the provider gets too many requests at present."""
+
+
 class BreakerOpen(Transient):
     """The circuit breaker is open. Nothing was sent, and `wait` comes from the breaker."""
 

@@ -1,8 +1,9 @@
 """Circuit breaker. After five consecutive failures a provider gets no requests for ten seconds, then one trial.
 
 A failure is a 5xx answer or a network error. Repeated failures of one job (or uploaded asset) count once until another
-job fails, so one bad job cannot block a provider. Nodes that share a store exchange their outcomes twice a second
-(`exchange_outcomes`) and agree which node sends the trial.
+job fails, so one bad job cannot block a provider. A failed request for several jobs is one failure, and its success is
+one of each. Nodes that share a store exchange their outcomes twice a second (`exchange_outcomes`) and agree which node
+sends the trial.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import logging
 import math
 import secrets
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextvars import ContextVar
 from itertools import islice
 from typing import Final, NamedTuple
@@ -37,8 +38,9 @@ class Subject(NamedTuple):
     job: str
 
 
-subject: ContextVar[Subject | None] = ContextVar("subject", default=None)
-"""The subject of this task's requests. Requests without one (a list of models, a key check) do not count."""
+subjects: ContextVar[tuple[Subject, ...]] = ContextVar("subjects", default=())
+"""The subjects of this task's requests: one, or all those of a batch of polls. Requests without any (a list of models,
+a key check) do not count."""
 
 
 class Breaker:
@@ -86,12 +88,12 @@ class Breaker:
         """Return the seconds that a request must wait. With 0 it is sent now, as the trial if one is due."""
         if not self._until:
             return 0.0
-        now, sender = self._clock.monotonic(), subject.get()
-        if not self._is_open(now) or (sender and self._is_healthy(sender.account)):
+        now, senders = self._clock.monotonic(), subjects.get()
+        if not self._is_open(now) or any(map(self._is_healthy, {sender.account for sender in senders})):
             return 0.0
-        if sender is None:
+        if not senders:
             return max(self._until - now, self._times.trial_retry)
-        allowed = self._until + self._delay(sender, paid=paid)
+        allowed = self._until + self._delay(senders, paid=paid)
         if now < allowed:
             return allowed - now
         if now < self._trial_until or not await self._reserve():
@@ -100,11 +102,16 @@ class Breaker:
 
     def record_failure(self) -> None:
         """Record a failure: a 5xx answer, or no answer."""
-        self._record_here(succeeded=False)
+        if not (senders := subjects.get()):
+            return
+        # A batch may fail because of one of its jobs, perhaps of the one that failed last.
+        last = self._failures[-1][0] if self._failures else None
+        self._record_here(last if last in senders else senders[0], succeeded=False)
 
     def record_success(self) -> None:
-        """Record a success: any other answer proves that the provider works."""
-        self._record_here(succeeded=True)
+        """Record a success: any other answer proves that the provider works. In a batch it is each job's."""
+        for sender in subjects.get():
+            self._record_here(sender, succeeded=True)
 
     def take_outcomes(self) -> Sequence[Outcome]:
         """Return the outcomes on this node since the last call, for the other nodes."""
@@ -117,10 +124,7 @@ class Breaker:
         for account, job, succeeded in outcomes:
             self._record(Subject(account, job), self._clock.monotonic() - age, succeeded=succeeded)
 
-    def _record_here(self, *, succeeded: bool) -> None:
-        sender = subject.get()
-        if sender is None:
-            return
+    def _record_here(self, sender: Subject, *, succeeded: bool) -> None:
         self._record(sender, self._clock.monotonic(), succeeded=succeeded)
         if self._shared is not None and (outcome := Outcome(*sender, succeeded)) not in islice(
             reversed(self._pending), 1
@@ -175,11 +179,11 @@ class Breaker:
         succeeded = any(sender.account == account and at >= recent for sender, at in self._succeeded.items())
         return succeeded and not any(sender.account == account for sender, _ in self._failures)
 
-    def _delay(self, sender: Subject, *, paid: bool) -> float:
+    def _delay(self, senders: Collection[Subject], *, paid: bool) -> float:
         if paid:
             return self._times.trial_delay_of_submits
-        is_failing = any(failing == sender for failing, _ in self._failures)
-        return self._times.trial_delay_of_failing_jobs if is_failing else 0.0
+        failing = {sender for sender, _ in self._failures}
+        return self._times.trial_delay_of_failing_jobs if failing.issuperset(senders) else 0.0
 
     async def _reserve(self) -> bool:
         """Reserve the trial among all nodes. A node that cannot reach the store decides alone."""

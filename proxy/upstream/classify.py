@@ -17,6 +17,7 @@ from proxy.upstream.answers import (
     CredentialRefused,
     CreditRefused,
     NotTaken,
+    RateLimited,
     ReadFailed,
     Transient,
     UnknownToProvider,
@@ -93,6 +94,8 @@ class Dialect:
         is_refusal = 400 <= answer.status < 500 and isinstance(loads(answer.body), dict)
         if answer.status in _NOT_FOUND_STATUSES and is_refusal:
             return UnknownToProvider(message, answer.wait, is_refusal=True)
+        if answer.status == 429:
+            return RateLimited(message, answer.wait)
         if is_transient(answer):
             return Transient(message, answer.wait)
         return UnreadableAnswer(message, answer.wait, is_refusal=is_refusal)

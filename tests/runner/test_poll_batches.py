@@ -14,7 +14,16 @@ from proxy.providers.base import Provider, Update
 from proxy.runner.poll_batches import BatchedPoll, PollBatches
 from proxy.runner.services import RunnerTimes
 from proxy.upstream import breaker
-from proxy.upstream.answers import Answer, CredentialRefused, LastAnswers, ReadFailed, Transient, UnreadableAnswer
+from proxy.upstream.answers import (
+    Answer,
+    CredentialRefused,
+    CreditRefused,
+    LastAnswers,
+    RateLimited,
+    ReadFailed,
+    Transient,
+    UnreadableAnswer,
+)
 from proxy.upstream.breaker import Subject
 from tests.support.deployment import Deployment, JumpClock
 
@@ -75,7 +84,7 @@ class ManyStates:
         return [each.detail if isinstance(each, Update) else each for each in found]
 
     async def _check(self, member: BatchedPoll, each: str) -> Update:
-        breaker.subject.set(Subject(f"account of {each}", each))
+        breaker.subjects.set((Subject(f"account of {each}", each),))
         return await member.check({"id": each}, LastAnswers())
 
 
@@ -161,6 +170,14 @@ async def test_several_failed_batches_in_a_row_pause_the_batches() -> None:
             await provider.poll(*ids(2))
         assert await provider.poll(*ids(2)) == ["alone", "alone"]
         provider.clock.at += RunnerTimes().batch_pause
+        assert await provider.poll(*ids(2)) == ["batch", "batch"]
+
+
+@pytest.mark.parametrize("error", [RateLimited("HTTP 429"), CredentialRefused("HTTP 401"), CreditRefused("HTTP 402")])
+async def test_refusals_of_the_pace_or_the_key_do_not_pause_the_batches(error: ReadFailed) -> None:
+    async with running(ManyStates(*[error] * 4)) as provider:
+        for _ in range(4):
+            await provider.poll(*ids(2))
         assert await provider.poll(*ids(2)) == ["batch", "batch"]
 
 

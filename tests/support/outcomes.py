@@ -3,17 +3,24 @@
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from proxy.upstream.breaker import Breaker, Subject, subject
+from proxy.upstream.breaker import Breaker, Subject, subjects
 
 
 @contextmanager
 def sending_for(job: str, account: str = "a") -> Generator[None]:
     """Requests in here are the job's."""
-    before = subject.set(Subject(account, job))
+    with sending_for_all(Subject(account, job)):
+        yield
+
+
+@contextmanager
+def sending_for_all(*senders: Subject) -> Generator[None]:
+    """Requests in here are for all these jobs at once."""
+    before = subjects.set(senders)
     try:
         yield
     finally:
-        subject.reset(before)
+        subjects.reset(before)
 
 
 def failed(breaker: Breaker, *jobs: str, account: str = "a") -> None:

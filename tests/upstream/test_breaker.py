@@ -2,9 +2,9 @@
 
 import pytest
 
-from proxy.upstream.breaker import Breaker
+from proxy.upstream.breaker import Breaker, Subject
 from tests.support.deployment import JumpClock
-from tests.support.outcomes import failed, sending_for, succeeded
+from tests.support.outcomes import failed, sending_for, sending_for_all, succeeded
 
 
 @pytest.fixture
@@ -127,4 +127,61 @@ async def test_a_trial_without_an_answer_is_followed_by_another(breaker: Breaker
         assert await breaker.hold() == 0
     clock.at += 9
     with sending_for("7"):
+        assert await breaker.hold() == 0
+
+
+# --- requests for several jobs ---
+
+SIX = tuple(Subject(account, job) for account in "ab" for job in "123")
+
+
+def test_a_failed_request_for_several_jobs_counts_once(breaker: Breaker) -> None:
+    with sending_for_all(*SIX):
+        breaker.record_failure()
+    failed(breaker, "7", "8", "9")
+    assert breaker.wait == 0
+    failed(breaker, "10")
+    assert breaker.wait == 9
+
+
+def test_failed_requests_with_a_common_job_count_once_together(breaker: Breaker) -> None:
+    """The common job may be why they fail."""
+    for others in (SIX[1:], SIX[2:], SIX[3:], SIX[1:3], SIX[4:]):
+        with sending_for_all(*others, SIX[1]):
+            breaker.record_failure()
+    failed(breaker, "7", "8", "9")
+    assert breaker.wait == 0
+
+
+def test_failed_requests_for_different_jobs_count_each(breaker: Breaker) -> None:
+    for sender in SIX[:5]:
+        with sending_for_all(sender, Subject(sender.account, f"{sender.job} too")):
+            breaker.record_failure()
+    assert breaker.wait == 9
+
+
+async def test_a_success_for_several_jobs_keeps_each_account_s_requests(breaker: Breaker) -> None:
+    with sending_for_all(*SIX):
+        breaker.record_success()
+    failed(breaker, "1", "2", "3", "4", account="c")
+    failed(breaker, "5", account="d")
+    assert [breaker.wait_of(account) for account in "abcd"] == [0, 0, 9, 9]
+
+
+async def test_a_request_for_a_healthy_account_among_others_is_sent(breaker: Breaker) -> None:
+    succeeded(breaker, "9", "c")
+    failed(breaker, "1", "2", "3", "4")
+    failed(breaker, "5", account="b")
+    with sending_for_all(Subject("a", "1"), Subject("b", "5")):
+        assert await breaker.hold() > 0
+    with sending_for_all(Subject("a", "1"), Subject("c", "9")):
+        assert await breaker.hold() == 0
+
+
+async def test_one_job_without_a_failure_makes_a_shared_poll_an_early_trial(breaker: Breaker, clock: JumpClock) -> None:
+    failed(breaker, "1", "2", "3", "4", "5")
+    clock.at += 9.1
+    with sending_for_all(Subject("a", "1"), Subject("a", "2")):
+        assert await breaker.hold() == pytest.approx(0.4)
+    with sending_for_all(Subject("a", "1"), Subject("a", "6")):
         assert await breaker.hold() == 0

@@ -97,7 +97,7 @@ class ProviderFiles:
     async def _request_source(self, provider: Provider, job: Job, n: int) -> Source:
         """Ask the provider for the output's URL. If it cannot be reached now, return the URL in the job's record."""
         output = job.outputs[n]
-        breaker.subject.set(breaker.Subject(job.account, job.id))
+        breaker.subjects.set((breaker.Subject(job.account, job.id),))
         try:
             async with asyncio.timeout(self.timeout):
                 return await provider.content(job.ticket or {}, output, n)
