@@ -42,10 +42,10 @@ run: $(RUNS)  ## a server against the built-in simulator, with a ready curl comm
 test test-wide cover: export PYTHONDONTWRITEBYTECODE =
 
 test: $(READY)  ## every test but the wide ones, in under five minutes
-	$(BIN)/python -m pytest -n 4 --max-worker-restart 4 -m 'not wide'
+	$(BIN)/python -m pytest -n 4 --dist worksteal --max-worker-restart 4 -m 'not wide'
 
 test-wide: $(READY)  ## the wide tests: other projects installed and built, cases repeated many times
-	$(BIN)/python -m pytest -n 2 --max-worker-restart 4 -m wide
+	$(BIN)/python -m pytest -n 2 --dist worksteal --max-worker-restart 4 -m wide
 
 check: $(READY)  ## formatter, linter (with bandit's rules), types, import arrows, known vulnerabilities
 	$(BIN)/ruff format --check .

@@ -1,6 +1,7 @@
 """Finds the simulated providers: every concrete `Provider` class in this folder, in the order of their names."""
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib import import_module
 from inspect import isabstract
 from pkgutil import iter_modules
@@ -11,6 +12,7 @@ from proxy import simulator
 from .provider import Provider
 
 
+@cache
 def provider_types() -> tuple[type[Provider], ...]:
     """Return the classes of all simulated providers."""
     return tuple(sorted(_provider_types(), key=lambda kind: kind.name))

@@ -36,7 +36,7 @@ def shipped(tmp_path: Path) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The operator's folder."""
-    monkeypatch.chdir(tmp_path)  # no .env here
+    monkeypatch.chdir(tmp_path)  # a folder without .env
     own = tmp_path / "own"
     own.mkdir()
     return own

@@ -1,6 +1,7 @@
 """A whole Pollcast on a real port, with the simulated providers at its other end, and a clock that does not wait."""
 
 import asyncio
+import os
 import ssl
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -52,6 +53,19 @@ class JumpClock:
 
 def events_of(messages: list[ServerSentEvent]) -> list[dict[str, Any]]:
     return [orjson.loads(message.data) for message in messages]
+
+
+_loaded_settings: dict[tuple[type[ProviderSettings], str], ProviderSettings] = {}
+
+
+def provider_settings(kind: type[ProviderSettings], **given: Any) -> ProviderSettings:
+    """Return a provider's settings, read once for the same values: to read them takes half of a server's start."""
+    prefix = str(kind.model_config["env_prefix"])
+    environment = {name: value for name, value in os.environ.items() if name.startswith(prefix)}
+    key = kind, repr((given, environment))
+    if key not in _loaded_settings:
+        _loaded_settings[key] = load(kind, **given)
+    return _loaded_settings[key]
 
 
 @dataclass
@@ -143,15 +157,10 @@ class Deployment:
 
     def _provider_settings(self) -> Mapping[str, ProviderSettings]:
         def one(kind: ProviderKind) -> ProviderSettings:
-            usual = {
-                "base_url": self.simulator.origin,
-                "api_key": default_keys().get(short(kind), "a-key"),
-                "project_id": "demo",
-            }
-            settings: ProviderSettings = load(
-                kind.settings_type, **usual | self.provider | self.providers.get(kind.name, {})
-            )
-            return settings
+            usual = {"api_key": default_keys().get(short(kind), "a-key"), "project_id": "demo"}
+            given = usual | self.provider | self.providers.get(kind.name, {})
+            base_url = given.pop("base_url", self.simulator.origin)
+            return provider_settings(kind.settings_type, **given).model_copy(update={"base_url": base_url})
 
         return {kind.name: one(kind) for kind in self.registry.providers}
 

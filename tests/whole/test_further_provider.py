@@ -20,6 +20,7 @@ def test_a_copy_of_an_adapter_is_in_the_catalogue_and_completes_orders(tmp_path:
     assert re.search(r"\b12 passed", done.stdout), done.stdout
 
 
+@pytest.mark.wide
 def test_a_copy_of_an_adapter_passes_its_own_tests(tmp_path: Path) -> None:
     copy = copy_checkout(ROOT, tmp_path)
     done = run_in(copy, "-m", "pytest", "-p", "no:cacheprovider", "tests/providers/test_further.py")
