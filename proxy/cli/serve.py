@@ -69,7 +69,6 @@ def _serve_with_workers(workers: int, *, demo: bool) -> None:
         )
     logs.configure(settings.log, settings.log_level)
     _warn_of_settings(settings, registry)
-    _log_configured(registry)
     with listening:
         try:
             sys.exit(Supervisor(workers, _run_worker, listening, grace=settings.drain + _WORKER_STOP_TIMEOUT).run())
@@ -104,7 +103,14 @@ def _run_worker(listening: socket.socket, served: Event, worker_metrics: WorkerM
         end_with_parent()
         settings = load(Settings)
         registry = installed_registry(settings)
-        await _serve(settings, registry, ready=served.set, listening=listening, worker_metrics=worker_metrics)
+        is_first = not served.is_set()
+
+        def report_start() -> None:
+            if is_first:
+                _log_configured(registry)
+            served.set()
+
+        await _serve(settings, registry, ready=report_start, listening=listening, worker_metrics=worker_metrics)
 
     try:
         run(work)
