@@ -8,7 +8,6 @@ from starlette.responses import Response
 
 from proxy.api.auth import Auth
 from proxy.api.catalogue import Catalogue
-from proxy.api.openapi import document, page
 from proxy.api.request import json_response
 from proxy.api.services import check_running
 from proxy.core.errors import Unavailable
@@ -64,8 +63,12 @@ class About:
 
     async def openapi(self, _: Request) -> Response:
         """Return the OpenAPI document."""
+        from proxy.api.openapi import document  # noqa: PLC0415 - a tenth of a server's start, seldom needed
+
         return json_response(document(self.links.absolute(""), self.catalogue.registry))
 
     async def docs(self, _: Request) -> Response:
         """Return the OpenAPI document as an HTML page."""
+        from proxy.api.openapi import page  # noqa: PLC0415
+
         return Response(page.page(self.links.absolute(""), self.catalogue.registry), headers=page.HEADERS)

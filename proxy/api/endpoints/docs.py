@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from proxy.api.openapi import page as api_page
 from proxy.core.errors import NotFound
 
 _FOLDER: Final = Path(__file__).parents[2] / "docs"
@@ -35,6 +34,8 @@ async def _serve(request: Request) -> Response:
         raise NotFound(f"There is no page {name!r}. There are {', '.join(names())}.")
     if page.endswith(".md"):
         return Response(_read(name), headers=_MARKDOWN_HEADERS)
+    from proxy.api.openapi import page as api_page  # noqa: PLC0415 - a tenth of a server's start, seldom needed
+
     return Response(_html(name), headers=api_page.HEADERS)
 
 
@@ -45,6 +46,8 @@ def _read(name: str) -> str:
 @cache
 def _html(name: str) -> str:
     """Return a page as HTML. Its links are relative, so that they keep the prefix of a proxy."""
+    from proxy.api.openapi import page as api_page  # noqa: PLC0415
+
     text = re.sub(r"<!--.*?-->\n", "", _read(name))
     text = re.sub(r"\]\(([a-z-]+)\.md", r"](\1", text)
     text = re.sub(r"\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", text)  # files of the repository, which are not served
