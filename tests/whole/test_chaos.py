@@ -7,6 +7,7 @@ from tests.chaos.odd_answers import cells
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.wide
 async def test_killing_the_server_loses_nothing_and_buys_nothing_twice() -> None:
     verdict, line = await kills.run(3, seed=7)
     assert not verdict.findings, f"{line}\n{verdict.evidence()}"
@@ -30,6 +31,7 @@ async def test_odd_answers_end_no_paid_job_early() -> None:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.wide
 async def test_answers_that_are_cut_buy_one_video_whatever_is_killed() -> None:
     campaign, line = await cuts.run(6, seed=7)
     assert not campaign.findings, f"{line}\n{campaign.evidence()}"
