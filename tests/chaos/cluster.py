@@ -24,6 +24,7 @@ from tests.chaos.ear import Ear
 from tests.chaos.kills import PATIENCE, Server
 from tests.chaos.orders import Order, Orders
 from tests.chaos.verdict import Broken, Event, Verdict
+from tests.support.deployment import NO_AUTHORITIES
 from tests.support.redis_server import RedisServer
 
 NODES = 3
@@ -46,7 +47,8 @@ class Spread(httpx.AsyncHTTPTransport):
     """Sends each request to a random node, like a load balancer without health checks."""
 
     def __init__(self, ports: Sequence[int], chance: Random) -> None:
-        super().__init__(limits=httpx.Limits(max_connections=None, max_keepalive_connections=20))
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+        super().__init__(limits=limits, verify=NO_AUTHORITIES)
         self._ports = ports
         self._chance = chance
 
