@@ -28,7 +28,7 @@ from proxy.runner.cancel_scope import CancelScope, DeadlinePassed
 from proxy.runner.inputs import JobInputs
 from proxy.runner.recording import ASKING_AGAIN, REPEATING_THE_UPLOAD, WAITING_TO_BE_TAKEN, Recording, pauses
 from proxy.runner.services import RunnerServices
-from proxy.upstream.answers import NotTaken, ReadFailed, Transient, UnreadableAnswer
+from proxy.upstream.answers import GatewayRefusal, NotTaken, ReadFailed, Transient, UnreadableAnswer
 from proxy.upstream.requests import Request
 
 
@@ -117,13 +117,15 @@ class Submission:
     async def _repeat(self, request: Request) -> "Ticket | _NotLearnt":
         """Send the same order again, with the same key, and return its ticket.
 
-        Only a refusal of the order itself is final. Others (the key, credit, the load) are about the repeat: the
-        provider may have taken the first request.
+        Only the provider's refusal of the order itself is final. Others (the key, credit, the load, a gateway's) are
+        about the repeat: the provider may have taken the first request.
         """
         try:
             ticket = await self._provider.submit(request)
         except NotTaken as refusal:
             return _NotLearnt(refusal.error.message, refusal.wait)
+        except GatewayRefusal as error:
+            return _NotLearnt(error.message)
         except UpstreamRejected:
             self.count_submit(UpstreamRejected.code)
             raise

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from proxy.core.errors import JobError
+from proxy.core.errors import JobError, UpstreamRejected
 
 _MAX_WAIT: Final = 120.0
 """Maximum wait, in seconds, that a provider's hint can request."""
@@ -30,6 +30,13 @@ class NotTaken(Exception):
         super().__init__(error.message)
         self.error = error
         self.wait = wait
+
+
+class GatewayRefusal(UpstreamRejected):
+    """A refusal that may be a gateway's, and not the provider's own: a redirect, or 4xx without JSON.
+
+    It ends an order that was sent once. A repeat of an order that may have been taken continues after it.
+    """
 
 
 class ReadFailed(Exception):

@@ -16,6 +16,7 @@ from proxy.upstream.answers import (
     Answer,
     CredentialRefused,
     CreditRefused,
+    GatewayRefusal,
     NotTaken,
     RateLimited,
     ReadFailed,
@@ -169,9 +170,10 @@ class Dialect:
         if status == 503 and answer.wait is not None:
             return NotTaken(errors.UpstreamFailed(message), answer.wait)
         if 400 <= status < 500:
-            return errors.UpstreamRejected(message)
+            is_json = isinstance(loads(answer.body), dict | list)
+            return errors.UpstreamRejected(message) if is_json else GatewayRefusal(message)
         if status in {301, 302, 307, 308}:
-            return errors.UpstreamRejected(f"The provider redirects elsewhere; check its base URL. {message}")
+            return GatewayRefusal(f"The provider redirects elsewhere; check its base URL. {message}")
         # A gateway's pages are HTML or plain text. JSON comes from the provider itself, even with a 503 without a time.
         if status >= 500 and message_of(loads(answer.body)):
             return errors.UpstreamFailed(message)

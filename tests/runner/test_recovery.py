@@ -39,6 +39,14 @@ async def test_an_order_with_a_lost_answer_is_repeated_and_bought_once(deploymen
     assert await deployment.balance() == 980
 
 
+async def test_a_redirected_repeat_does_not_end_an_order(deployment: Deployment) -> None:
+    deployment.simulator.fault("heygen3.submit", "drop", times=1)
+    deployment.simulator.fault("heygen3.submit", "redirect", times=2)
+    final = final_of(await deployment.generate("heygen-v3", **ORDER))
+    assert final["status"] == "Completed", final
+    assert bought(deployment) == 1
+
+
 async def test_a_request_in_progress_is_waited_for(deployment: Deployment) -> None:
     deployment.simulator.fault("heygen3.submit", "drop", times=1)
     deployment.simulator.heygen.v3.conflicts = 3

@@ -9,6 +9,7 @@ from proxy.upstream.answers import (
     Answer,
     CredentialRefused,
     CreditRefused,
+    GatewayRefusal,
     NotTaken,
     RateLimited,
     ReadFailed,
@@ -107,7 +108,7 @@ def test_neither_the_key_nor_the_proxys_password_is_shown() -> None:
         (b'{"code":40009,"message":"No."}', errors.UpstreamCredits),
         (b'{"code":400112,"message":"No."}', errors.UpstreamAuth),
         (b'{"code":1,"message":"No."}', errors.UpstreamRejected),
-        (HTML, errors.UpstreamRejected),
+        (HTML, GatewayRefusal),
     ],
 )
 def test_a_refusal_with_200_means_the_same_as_with_400(body: bytes, kind: type[errors.JobError]) -> None:
